@@ -1,0 +1,160 @@
+"""The array libraries under tapegrad: which there are, which are usable here, and how to find one.
+
+An adapter is a module `_<name>.py` in this folder with one class, `Adapter`, that derives from
+`tapegrad.backends.Backend`. It is imported when its library is first used, never before.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from tapegrad.backends._base import Array, Backend, Namespace
+
+__all__ = [
+    "Array",
+    "Availability",
+    "Backend",
+    "Namespace",
+    "available",
+    "is_available",
+    "load",
+    "of_array",
+    "of_device",
+    "of_type",
+]
+
+# Device prefix -> adapter module, install command. "cpu" and "cuda" name NumPy and CuPy themselves.
+_LIBRARIES = {
+    "cpu": ("_numpy", "pip install numpy"),
+    "cuda": ("_cupy", "pip install 'tapegrad[cuda13]' (or [cuda12])"),
+    "torch": ("_torch", "pip install 'tapegrad[torch]'"),
+    "jax": ("_jax", "pip install 'tapegrad[jax]'"),
+    "strict": ("_strict", "pip install array-api-strict"),
+}
+# Root package of an array's type -> device prefix.
+_ROOTS = {
+    "numpy": "cpu",
+    "cupy": "cuda",
+    "torch": "torch",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "array_api_strict": "strict",
+}
+_loaded: dict[str, Backend] = {}
+
+
+class Availability(dict[str, str | None]):
+    """Device prefix -> None where it is usable, else the reason why not, in one line."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:8}{'available' if why is None else why}" for name, why in self.items())
+
+
+def available() -> Availability:
+    """Say which device prefixes this machine can run, and why it cannot run the others.
+
+    Returns a mapping from prefix ("cpu", "cuda", "torch", "jax", "strict") to None, or to the reason
+    with the install command. Imports every installed library, so it may take seconds.
+
+    >>> from tapegrad import backends
+    >>> backends.available()["cpu"] is None
+    True
+    """
+    return Availability({prefix: _why_not(prefix) for prefix in _LIBRARIES})
+
+
+def is_available(device: str) -> bool:
+    """Say whether arrays can be made on a device string here.
+
+    >>> from tapegrad import backends
+    >>> backends.is_available("cpu")
+    True
+    """
+    try:
+        of_device(device)
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _why_not(prefix: str) -> str | None:
+    module, install = _LIBRARIES[prefix]
+    try:
+        adapter: type[Backend] = importlib.import_module(f"{__name__}.{module}").Adapter
+    except ImportError as error:
+        return f"{error}; {install}"
+    return adapter.why_not()
+
+
+def load(prefix: str) -> Backend:
+    """Return the adapter for a device prefix, importing its library on the first call.
+
+    Raises RuntimeError, with the reason and the install command, where the library is not usable.
+
+    >>> from tapegrad import backends
+    >>> backends.load("cpu").name
+    'numpy'
+    """
+    backend = _loaded.get(prefix)
+    if backend is None:
+        why = _why_not(prefix)
+        if why is not None:
+            raise RuntimeError(f"device {prefix!r} is not available here: {why}")
+        module = importlib.import_module(f"{__name__}.{_LIBRARIES[prefix][0]}")
+        backend = _loaded.setdefault(prefix, module.Adapter())
+    return backend
+
+
+def of_device(device: str) -> tuple[Backend, object]:
+    """Split a device string into its adapter and that library's own device object.
+
+    `"cpu"` is NumPy, `"cuda"` and `"cuda:1"` are CuPy, `"torch:cpu"`, `"jax:cpu"`, `"strict:device1"` and
+    the like name the library first. Raises ValueError for an unknown string, RuntimeError where the
+    device is not there.
+
+    >>> from tapegrad import backends
+    >>> backends.of_device("cpu")[0].name
+    'numpy'
+    """
+    if not isinstance(device, str):
+        raise TypeError(
+            f"a device is a string such as 'cpu', 'cuda:1' or 'torch:cpu', not {type(device).__name__}"
+        )
+    prefix, _, rest = device.partition(":")
+    if prefix not in _LIBRARIES:
+        raise ValueError(
+            f"unknown device {device!r}: it starts with one of {', '.join(_LIBRARIES)}, "
+            "as in 'cpu', 'cuda:1', 'torch:cpu'"
+        )
+    backend = load(prefix)
+    return backend, backend.native_device(rest)
+
+
+def of_type(array_type: type) -> Backend | None:
+    """Return the adapter whose library made arrays of this type, or None if there is none."""
+    for base in array_type.__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in _ROOTS:
+            backend = load(_ROOTS[root])
+            return backend if backend.owns(array_type) else None
+        if root in _loaded:
+            return _loaded[root]
+    return None
+
+
+def of_array(array: object) -> Backend | None:
+    """Return the adapter for an array, also for a library that has none of its own (Dask, ndonnx).
+
+    Such a library is used through its array API namespace and the defaults of `Backend`.
+    """
+    backend = of_type(type(array))
+    if backend is None and _looks_like_an_array(array):
+        from array_api_compat import array_namespace
+
+        root = type(array).__module__.partition(".")[0]
+        backend = _loaded.setdefault(root, Backend(root, array_namespace(array)))
+    return backend
+
+
+def _looks_like_an_array(array: object) -> bool:
+    return hasattr(array, "__array_namespace__") or type(array).__module__.startswith("dask.array")

@@ -1,0 +1,258 @@
+"""The reverse walk: records by falling sequence number, each handing its cotangent to its parents.
+
+One loop serves two purposes. On raw arrays it is the fast first-order pass. On Tensors the same rules record
+themselves, and that record is the higher-order derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from operator import attrgetter
+from typing import Any
+
+from tapegrad._dtypes import isdtype
+from tapegrad._namespace import backend_of, dtype_of, namespace_of
+from tapegrad._record import LEAF, OUT, RELEASED, STATIC, Record, mode, mode_set
+from tapegrad._tensor import Tensor, check_like, wrap
+from tapegrad.backends import Array
+
+_by_seq = attrgetter("seq")
+
+
+def collect(root: Record, floor: int = 0) -> list[Record]:
+    """Return a record and all it descends from, latest first; nothing older than `floor`."""
+    seen = {root}
+    stack = [root]
+    order = []
+    while stack:
+        r = stack.pop()
+        order.append(r)
+        for p in r.parents:
+            if p is not None and p not in seen and p.seq >= floor:
+                seen.add(p)
+                stack.append(p)
+    order.sort(key=_by_seq, reverse=True)
+    return order
+
+
+class Walk:
+    """One reverse pass: what `pull` functions of operations may use.
+
+    cotangents: of the records still to come; owned: the records whose cotangent is a buffer of this walk
+    that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
+    all; xp: the namespace to compute in; taped: whether cotangents are Tensors.
+    """
+
+    __slots__ = ("cotangents", "live", "owned", "taped", "xp")
+
+    def __init__(self, root: Record, seed: Any, live: Collection[Record] | None, taped: bool) -> None:
+        from tapegrad import ops
+
+        self.cotangents: dict[Record, Any] = {root: seed}
+        self.owned: set[Record] = set()
+        self.live = live
+        self.taped = taped
+        self.xp: Any = ops if taped else namespace_of[type(seed)]
+
+    def run(self, order: list[Record], retain: bool) -> list[tuple[Record, Any]]:
+        """Go through records, latest first; return (record, cotangent) of leaves and retained gradients.
+
+        retain: whether records keep what they saved.
+        """
+        cotangents, owned, live, taped = self.cotangents, self.owned, self.live, self.taped
+        pop, get, own = cotangents.pop, cotangents.get, owned.add
+        xp = self.xp
+        kind = type(cotangents[order[0]])
+        found = []
+        for r in order:
+            t = pop(r, None)
+            if t is None:
+                continue
+            if r.tensor is not None:
+                owned.discard(r)  # it is somebody's .grad now
+                found.append((r, t))
+            op = r.op
+            if op is LEAF:
+                continue
+            saved = r.saved
+            if saved is RELEASED:
+                raise _second_backward(r)
+            if type(t) is not kind and type(t) is not list:
+                kind = type(t)  # the other side of a to_device
+                xp = self.xp = namespace_of[kind]
+            if taped:
+                saved = _as_tensors(r)
+            if op.pull is not None:
+                op.pull(self, r, t, saved)
+            elif op.joint:
+                rule, n, pick = op.vjps[0]
+                parts = rule(xp, t, *saved)
+                for p, s in zip(r.parents, parts, strict=True):
+                    if self.wants(p):
+                        self.give(p, self.fit(s, p, r, t))
+            else:
+                for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
+                    if p is None or (live is not None and p not in live):
+                        continue
+                    rule, n, pick = vjp
+                    if n == 1:
+                        s = rule(xp, t, saved[pick])
+                    elif n == 0:
+                        s = rule(xp, t)
+                    else:
+                        s = rule(xp, t, *pick(saved))
+                    if taped or s.shape != p.shape or (s.dtype is not p.dtype and s.dtype != p.dtype):
+                        s = self.fit(s, p, r, t)
+                    old = get(p)
+                    if old is None:
+                        cotangents[p] = s
+                    elif p in owned:
+                        old += s
+                        cotangents[p] = old
+                    else:
+                        cotangents[p] = old + s
+                        own(p)
+            if not retain:
+                r.saved = RELEASED
+                r.parents = ()
+        return found
+
+    def wants(self, p: Record | None) -> bool:
+        """Say whether a parent is to get a cotangent."""
+        return p is not None and (self.live is None or p in self.live)
+
+    def give(self, p: Record, s: Any, owned: bool = False) -> None:
+        """Add a fitted cotangent to a parent's; owned says that nobody else holds its buffer."""
+        old = self.cotangents.get(p)
+        if old is None:
+            self.cotangents[p] = s
+            if owned:
+                self.owned.add(p)
+        elif p in self.owned:
+            old += s
+            self.cotangents[p] = old
+        else:
+            self.cotangents[p] = old + s
+            self.owned.add(p)
+
+    def accumulator(self, p: Record, like: Any, lead: int) -> Any:
+        """Return a parent's cotangent as a buffer that may be written, zeros if it has none yet.
+
+        like: a cotangent on the same device; lead: how many extra leading axes it has.
+        """
+        t = self.cotangents.get(p)
+        if t is None:
+            shape = tuple(like.shape[:lead]) + tuple(p.shape)
+            t = self.xp.zeros(shape, dtype=like.dtype, device=like.device)
+        elif p not in self.owned:
+            t = self.copy(t)
+        elif not self.taped:
+            t = _as_value(t)
+        self.owned.add(p)
+        return t
+
+    def copy(self, t: Any) -> Any:
+        """Return a copy of a cotangent in a buffer of its own."""
+        return self.xp.positive(t) if self.taped else backend_of[type(t)].copy(t)
+
+    def fit(self, s: Any, p: Record, r: Record, t: Any) -> Any:
+        """Fit a rule's result to the parent: sum what was broadcast, cast to the parent's dtype.
+
+        s: what a rule of record `r` made of its cotangent `t`, for parent `p`.
+        """
+        xp, shape = self.xp, tuple(p.shape)
+        lead = len(t.shape) - len(r.shape) if type(t) is not list else 0
+        got = tuple(s.shape)
+        if got[lead:] != shape:
+            extra = len(got) - lead - len(shape)
+            if extra > 0:
+                s = xp.sum(s, axis=tuple(range(lead, lead + extra)))
+            got = tuple(s.shape)
+            axes = tuple(lead + i for i, n in enumerate(shape) if n == 1 and got[lead + i] != 1)
+            if axes:
+                s = xp.sum(s, axis=axes, keepdims=True)
+            if not r.op.broadcasts or tuple(s.shape)[lead:] != shape:
+                raise AssertionError(f"the rule of {r.op.name} gave shape {got} for an operand of {shape}")
+        dtype = s._array.dtype if self.taped else s.dtype
+        if dtype != p.dtype:
+            raw = s._array if self.taped else s
+            if isdtype(dtype_of(raw), "complex floating"):
+                raise NotImplementedError(
+                    f"{r.op.name}: the gradient of a real Tensor came out complex; complex derivatives are not "
+                    "supported, so take real parts before an operation makes a complex number of it"
+                )
+            s = xp.astype(s, p.dtype)
+        return s
+
+
+def _as_tensors(r: Record) -> list[Any]:
+    """Return what a record saved with arrays wrapped again, tied to the tape where they came from.
+
+    Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
+    """
+    return [
+        v
+        if source == STATIC or not hasattr(v, "shape")
+        else wrap(v, r if source == OUT else r.parents[source])
+        for v, source in zip(r.saved, r.op.sources, strict=True)
+    ]
+
+
+def _second_backward(r: Record) -> RuntimeError:
+    return RuntimeError(
+        f"backward: the tape was released by an earlier backward pass (at operation {r.op.name}): pass "
+        "retain_graph=True to the earlier one, or run the forward pass again"
+    )
+
+
+def backward(
+    x: Tensor, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False
+) -> None:
+    """Add the gradient of this Tensor to `.grad` of every leaf it was computed from.
+
+    gradient: the cotangent to start from, of this Tensor's shape, dtype and device; 1 if the Tensor has one element.
+    retain_graph: keep the tape, so that it can be walked again. create_graph: record the
+    walk itself, for higher derivatives (keeps the tape too).
+
+    Raises RuntimeError if the Tensor is not recorded or its tape was released, ValueError or TypeError for a gradient
+    that does not fit. No `.grad` is touched unless the whole walk succeeds.
+
+    >>> import tapegrad as tg
+    >>> x = tg.tensor([1.0, 2.0], requires_grad=True)
+    >>> tg.sum(x * x).backward()
+    >>> x.grad
+    Tensor([2., 4.])
+    """
+    root = x._record
+    if root is None:
+        raise RuntimeError(
+            "backward: this Tensor has no record. Either nothing it was computed from has requires_grad=True, or "
+            "the chain was cut by detach(), no_grad(), a conversion, or an operation without a derivative"
+        )
+    if gradient is None:
+        if x.size != 1:
+            raise RuntimeError(
+                f"backward: a Tensor of shape {x.shape} is not a scalar: reduce it first, as in tapegrad.sum(x), "
+                "or pass gradient="
+            )
+        gradient = wrap(namespace_of[type(x._array)].ones_like(x._array))
+    else:
+        from tapegrad._operands import as_tensor
+
+        gradient = as_tensor(gradient)
+        check_like("backward: the gradient", gradient, x.shape, x._array)
+    with mode_set(recording=create_graph, watch=mode().watch if create_graph else None):
+        walk = Walk(root, gradient if create_graph else gradient._array, None, create_graph)
+        found = walk.run(collect(root), retain=retain_graph or create_graph)
+        grads = []
+        for r, t in found:
+            tensor = r.tensor() if r.tensor is not None else None
+            if tensor is not None:
+                grad = t if create_graph else wrap(_as_value(t))
+                grads.append((tensor, grad if tensor.grad is None else tensor.grad + grad))
+    for tensor, grad in grads:
+        tensor._grad = grad
+
+
+def _as_value(t: Array) -> Array:
+    return backend_of[type(t)].as_array(t)

@@ -1,0 +1,100 @@
+"""The dtypes of the standard, one object for each on all libraries."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from tapegrad.backends._base import DTYPE_NAMES
+
+_BITS = {name: int("".join(filter(str.isdigit, name)) or 8) for name in DTYPE_NAMES}
+_KINDS = {
+    "bool": ("bool",),
+    "signed integer": ("int8", "int16", "int32", "int64"),
+    "unsigned integer": ("uint8", "uint16", "uint32", "uint64"),
+    "real floating": ("float16", "bfloat16", "float32", "float64"),
+    "complex floating": ("complex64", "complex128"),
+}
+_KINDS["integral"] = _KINDS["signed integer"] + _KINDS["unsigned integer"]
+_KINDS["numeric"] = _KINDS["integral"] + _KINDS["real floating"] + _KINDS["complex floating"]
+
+
+@final
+class DType:
+    """A dtype of the array API standard, the same object whichever library holds the data.
+
+    Equal to itself, and to a library's own dtype of the same name, so that `x.dtype == np.float32` says
+    what it seems to say.
+
+    >>> import numpy as np, tapegrad as tg
+    >>> tg.float32, tg.float32 == np.float32, tg.float32 == tg.float64
+    (tapegrad.float32, True, False)
+    """
+
+    __slots__ = ("itemsize", "kind", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.kind = next(kind for kind, names in _KINDS.items() if name in names)
+        self.itemsize = _BITS[name] // 8
+
+    def __repr__(self) -> str:
+        return f"tapegrad.{self.name}"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, DType):
+            return self is other
+        try:
+            return as_dtype(other) is self
+        except TypeError:
+            return False
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (as_dtype, (self.name,))
+
+
+DTYPES = {name: DType(name) for name in DTYPE_NAMES}
+
+
+def as_dtype(dtype: object) -> DType:
+    """Return the dtype that a DType, a name or a library's own dtype object means.
+
+    Raises TypeError for what is none of the standard's dtypes, such as objects and strings.
+
+    >>> from tapegrad._dtypes import as_dtype
+    >>> as_dtype("float64")
+    tapegrad.float64
+    """
+    if isinstance(dtype, DType):
+        return dtype
+    if isinstance(dtype, str):
+        name = dtype
+    else:  # np.float32, np.dtype("float32"), torch.float32, array_api_strict.float32
+        name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+        name = name.rpartition(".")[2]
+    found = DTYPES.get(name)
+    if found is None:
+        raise TypeError(f"{dtype!r} is not a dtype of the array API standard: use one of {', '.join(DTYPES)}")
+    return found
+
+
+def isdtype(dtype: object, kind: str | object | tuple[Any, ...]) -> bool:
+    """Say whether a dtype is of a kind: a dtype, a kind's name, or a tuple of those.
+
+    Kinds: "bool", "signed integer", "unsigned integer", "integral", "real floating", "complex floating",
+    "numeric". Raises ValueError for another name.
+
+    >>> import tapegrad as tg
+    >>> tg.isdtype(tg.float32, ("integral", "real floating"))
+    True
+    """
+    found = as_dtype(dtype)
+    if isinstance(kind, tuple):
+        return any(isdtype(found, k) for k in kind)
+    if isinstance(kind, str):
+        if kind not in _KINDS:
+            raise ValueError(f"unknown kind of dtype {kind!r}: use one of {', '.join(_KINDS)}")
+        return found.name in _KINDS[kind]
+    return found is as_dtype(kind)

@@ -1,0 +1,84 @@
+"""From an array to the adapter of its library, cached by type: one dict look-up on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tapegrad import backends
+from tapegrad._dtypes import DTYPES, DType, as_dtype
+from tapegrad.backends import Array, Backend
+
+
+class _Backends(dict[type, Backend]):
+    def __missing__(self, array_type: type) -> Backend:
+        backend = backends.of_type(array_type)
+        if backend is None:
+            raise TypeError(f"{array_type.__module__}.{array_type.__qualname__} is not an array tapegrad knows")
+        return self.setdefault(array_type, backend)
+
+
+class _Namespaces(dict[type, Any]):
+    def __missing__(self, array_type: type) -> Any:
+        return self.setdefault(array_type, backend_of[array_type].xp)
+
+
+class Kernels(dict[type, Callable[..., Any]]):
+    """Array type -> the function that computes one operation on it."""
+
+    def __init__(self, name: str, forward: Callable[..., Any] | None = None) -> None:
+        self._name = name
+        self._forward = forward
+
+    def __missing__(self, array_type: type) -> Callable[..., Any]:
+        xp = namespace_of[array_type]
+        forward = self._forward
+        if forward is None:
+            kernel: Callable[..., Any] = getattr(xp, self._name)
+        else:
+
+            def kernel(*arrays: Array) -> Array:
+                return forward(xp, *arrays)
+
+        return self.setdefault(array_type, kernel)
+
+
+backend_of = _Backends()
+namespace_of = _Namespaces()
+
+
+def find_backend(array: object) -> Backend | None:
+    """Return the adapter for an array object, or None if it is no array."""
+    backend = backend_of.get(type(array))
+    if backend is None:
+        backend = backends.of_array(array)
+        if backend is not None:
+            backend_of[type(array)] = backend
+    return backend
+
+
+def device_of(array: Array) -> str:
+    """Return the device string of a raw array."""
+    return backend_of[type(array)].device_string(array)
+
+
+def dtype_of(array: Array) -> DType:
+    """Return the dtype of a raw array; TypeError where the standard has none for it."""
+    name = backend_of[type(array)].dtype_names.get(array.dtype)
+    return DTYPES[name] if name is not None else as_dtype(array.dtype)
+
+
+def native_dtype(array: Array, dtype: object) -> Any:
+    """Return a dtype as the library of a raw array spells it; TypeError where its device lacks it."""
+    backend = backend_of[type(array)]
+    return checked_dtype(backend, as_dtype(dtype), array.device if backend.prefix != "cpu" else "cpu")
+
+
+def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
+    """Return a library's own dtype object, or raise TypeError where its device lacks it."""
+    if not backend.has_dtype(dtype.name, device):
+        where = backend.prefix if device is None else f"{backend.prefix} device {device}"
+        raise TypeError(
+            f"{dtype.name} is not available on {where}: pass dtype=, or set tapegrad.default_dtype"
+        )
+    return backend.native_dtype(dtype.name)

@@ -1,0 +1,92 @@
+"""What an operation does with operands that are no Tensors, and with errors of the library below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tapegrad._namespace import backend_of, device_of, find_backend
+from tapegrad._tensor import Tensor, wrap
+from tapegrad.backends import Array
+
+SCALARS = frozenset((bool, int, float, complex))
+
+
+def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
+    """Return an operand that is no Tensor as a Python scalar or a raw array of `like`'s library.
+
+    An array is a constant, copied if `keep` says that a rule will read it later; scalars, NumPy's too,
+    stay weak. NotImplemented for what is neither; TypeError for an array of another library.
+    """
+    if type(x) in SCALARS:
+        return x
+    backend = find_backend(x)
+    if backend is None:
+        return x if isinstance(x, (int, float, complex)) else NotImplemented
+    scalar = backend.as_scalar(x)
+    if scalar is not None:
+        return scalar
+    same_library(name, x, like)
+    return backend.copy(x) if keep else x
+
+
+def same_library(name: str, a: Array, b: Array) -> None:
+    """Raise TypeError unless two raw arrays are of one library."""
+    if backend_of[type(a)] is not backend_of[type(b)]:
+        raise TypeError(
+            f"{name}: operands on {device_of(a)} and {device_of(b)}; "
+            f"move one first, as in x.to_device({device_of(b)!r})"
+        )
+
+
+def not_an_operand(name: str, x: object) -> TypeError:
+    """Return the error for an operand that is no array and no number."""
+    return TypeError(
+        f"{name}: an operand is a Tensor, an array or a number, not {type(x).__name__}; "
+        "convert it with tapegrad.asarray"
+    )
+
+
+def as_tensor(x: object) -> Tensor:
+    """Return an operand as a Tensor, a constant if it is none."""
+    if type(x) is Tensor:
+        return x
+    from tapegrad.ops.creation import asarray
+
+    return asarray(x)
+
+
+def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
+    """Return operands as Tensors of one library; Python scalars become arrays of the first one's dtype."""
+    first = next((x for x in operands if type(x) is Tensor), None)
+    if first is None:
+        first = as_tensor(next((x for x in operands if type(x) not in SCALARS), operands[0]))
+    like = first._array
+    return tuple(x if type(x) is Tensor else _constant(name, x, like) for x in operands)
+
+
+def _constant(name: str, x: object, like: Array) -> Tensor:
+    array = coerce(name, x, like, keep=True)
+    if array is NotImplemented:
+        raise not_an_operand(name, x)
+    if type(array) in SCALARS:
+        xp = backend_of[type(like)].xp
+        array = xp.full_like(like, array) if like.shape == () else xp.zeros_like(like[(0,) * like.ndim]) + array
+    return wrap(array)
+
+
+def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
+    """Return the error to raise for one that a library raised: naming the operation, shapes and fix."""
+    devices = dict.fromkeys(device_of(a) for a in arrays if hasattr(a, "shape"))
+    if len(devices) > 1:
+        where = " and ".join(devices)
+        return TypeError(f"{name}: operands on {where}; move one first, as in x.to_device({list(devices)[-1]!r})")
+    shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
+    return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}")
+
+
+def _same_kind(error: Exception) -> Callable[[str], Exception]:
+    for kind in (IndexError, ValueError, TypeError, NotImplementedError, MemoryError):
+        if isinstance(error, kind):
+            return kind
+    return RuntimeError

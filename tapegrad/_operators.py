@@ -1,0 +1,124 @@
+"""Binds operators and the methods that need operations to Tensor, so that neither file imports the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tapegrad._backward import backward
+from tapegrad._namespace import backend_of
+from tapegrad._operands import coerce
+from tapegrad._record import mode
+from tapegrad._tensor import Tensor
+from tapegrad.ops import creation, elementwise, indexing, products
+
+Binary = Callable[[Any, Any], Any]
+
+
+def _reflected(operator: Binary) -> Binary:
+    return lambda self, other: operator(other, self)
+
+
+def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
+    """Return `x op= y`: x gets the new value, written into its own buffer where nobody can see it."""
+    what = f"x {symbol}= y"
+
+    def update(self: Tensor, other: Any) -> Any:
+        indexing.check_not_leaf(self, what)
+        recorded = mode().recording and (self._record is not None or getattr(other, "_record", None) is not None)
+        shape, a = self._array.shape, self._array
+        if not recorded and mode().watch is None:
+            b = other._array if type(other) is Tensor else coerce(what, other, a, keep=False)
+            if b is NotImplemented:
+                return b
+            del a
+            backend = backend_of[type(self._array)]
+            fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
+            if fits and backend.is_private(self):
+                indexing.rebind(self, write(self._array, b), indexing.SETITEM, (), ())
+                return self
+        out = operator(self, other)
+        if out is NotImplemented:
+            return out
+        if out.shape != tuple(shape) or out.dtype is not self.dtype:
+            raise ValueError(
+                f"{what}: the result has shape {out.shape} and dtype {out.dtype.name}, which do not fit x with "
+                f"{self.shape} and {self.dtype.name}: write x = x {symbol} y"
+            )
+        self._array = out._array
+        if out._record is not None:
+            self._record = out._record
+        elif self._record is not None and not self.is_leaf:
+            self._record = None
+        return self
+
+    return update
+
+
+def _bind(name: str, symbol: str, operator: Binary, write: Binary) -> None:
+    setattr(Tensor, f"__{name}__", operator)
+    setattr(Tensor, f"__r{name}__", _reflected(operator))
+    setattr(Tensor, f"__i{name}__", _in_place(symbol, operator, write))
+
+
+def _operator_matmul(x1: Any, x2: Any) -> Any:
+    if type(x2) is not Tensor and coerce("matmul", x2, x1._array, keep=False) is NotImplemented:
+        return NotImplemented
+    return products.matmul(x1, x2)
+
+
+def _reflected_matmul(x2: Any, x1: Any) -> Any:
+    if coerce("matmul", x1, x2._array, keep=False) is NotImplemented:
+        return NotImplemented
+    return products.matmul(x1, x2)
+
+
+def bind() -> None:
+    """Give Tensor its operators and methods; done once, when tapegrad is imported."""
+    import operator as python
+
+    e: Any = elementwise
+    _bind("add", "+", e.operator_add, python.iadd)
+    _bind("sub", "-", e.operator_subtract, python.isub)
+    _bind("mul", "*", e.operator_multiply, python.imul)
+    _bind("truediv", "/", e.operator_divide, python.itruediv)
+    _bind("floordiv", "//", e.operator_floor_divide, python.ifloordiv)
+    _bind("mod", "%", e.operator_remainder, python.imod)
+    _bind("pow", "**", e.operator_pow, python.ipow)
+    _bind("and", "&", e.operator_bitwise_and, python.iand)
+    _bind("or", "|", e.operator_bitwise_or, python.ior)
+    _bind("xor", "^", e.operator_bitwise_xor, python.ixor)
+    _bind("lshift", "<<", e.operator_bitwise_left_shift, python.ilshift)
+    _bind("rshift", ">>", e.operator_bitwise_right_shift, python.irshift)
+    methods: dict[str, Any] = {
+        "__matmul__": _operator_matmul,
+        "__rmatmul__": _reflected_matmul,
+        "__imatmul__": _in_place("@", _operator_matmul, lambda a, b: a @ b),
+        "__eq__": e.operator_equal,
+        "__ne__": e.operator_not_equal,
+        "__lt__": e.operator_less,
+        "__le__": e.operator_less_equal,
+        "__gt__": e.operator_greater,
+        "__ge__": e.operator_greater_equal,
+        "__neg__": e.negative,
+        "__pos__": e.positive,
+        "__abs__": e.abs,
+        "__invert__": e.bitwise_invert,
+        "__getitem__": indexing.getitem,
+        "__setitem__": indexing.setitem,
+        "__iter__": indexing.iterate,
+        "to_device": creation.to_device,
+        "backward": backward,
+        "T": property(_transposed, doc="The transpose of a Tensor of two axes."),
+        "mT": property(products.matrix_transpose, doc="The Tensor with its last two axes swapped."),
+    }
+    for name, method in methods.items():
+        setattr(Tensor, name, method)
+
+
+def _transposed(x: Tensor) -> Tensor:
+    if x.ndim != 2:
+        raise ValueError(f"x.T is for Tensors of two axes, not of shape {x.shape}: use x.mT")
+    return products.matrix_transpose(x)
+
+

@@ -1,0 +1,142 @@
+"""Records, what they are records of, and the mode that decides whether operations leave any.
+
+A record is one operation on the tape. It links to the records of its operands, never to Tensors, so a
+graph lives as long as somebody holds its last Tensor and is freed by reference counts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from itertools import count
+from typing import TYPE_CHECKING, Any, final
+from weakref import ref
+
+if TYPE_CHECKING:
+    from tapegrad._tensor import Tensor
+
+next_seq = count(1).__next__
+RELEASED: Any = type("Released", (), {"__repr__": lambda self: "<released>"})()
+
+
+@final
+class Operation:
+    """What a primitive operation is, for every record of it.
+
+    name: the public name; vjps: for each operand (rule, number of saved values it reads, how to pick
+    them from `saved`), or None where no gradient flows; saves: the names of what a record keeps;
+    sources: for each of those the operand it is (its index), OUT for the result, STATIC for what is
+    no array; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether
+    the one rule gives the cotangents of all operands at once; pull: a function of the walk, used
+    instead of rules where a cotangent is better written into its accumulator than handed over.
+    """
+
+    __slots__ = ("broadcasts", "joint", "name", "pull", "saves", "sources", "vjps")
+
+    def __init__(
+        self,
+        name: str,
+        vjps: tuple[Any, ...] = (),
+        saves: tuple[str, ...] = (),
+        sources: tuple[int, ...] = (),
+        *,
+        broadcasts: bool = False,
+        joint: bool = False,
+        pull: Callable[..., None] | None = None,
+    ) -> None:
+        self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
+        self.broadcasts, self.joint, self.pull = broadcasts, joint, pull
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}>"
+
+
+OUT, STATIC = -1, -2
+LEAF = Operation("leaf")
+
+
+@final
+class Record:
+    """One operation on the tape.
+
+    seq: position in time; parents: a record or None for each operand; saved: what the rules read, laid
+    out as `op.saves` says (raw arrays and static arguments), RELEASED after a backward pass; shape and
+    dtype: the result's, native; tensor: for a leaf or a retained gradient, the Tensor whose `.grad` this
+    record feeds, held weakly; line: the user's line, under an open Tape or debug() only.
+    """
+
+    __slots__ = ("dtype", "line", "op", "parents", "saved", "seq", "shape", "tensor")
+
+    seq: int
+    op: Operation
+    parents: tuple[Record | None, ...]
+    saved: tuple[Any, ...]
+    shape: Any
+    dtype: Any
+    tensor: ref[Tensor] | None
+    line: str
+
+    def __repr__(self) -> str:
+        return f"<record {self.seq}: {self.op.name} {self.shape}>"
+
+
+class Mode:
+    """Whether operations are recorded, and who else is told of each (an open Tape, debug)."""
+
+    __slots__ = ("recording", "watch")
+
+    def __init__(self, recording: bool, watch: Callable[..., None] | None) -> None:
+        self.recording = recording
+        self.watch = watch
+
+
+_mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=Mode(True, None))  # noqa: B039 (never mutated)
+mode = _mode.get
+
+
+class mode_set(ContextDecorator):
+    """A `with` block, or a decorator, in which the mode is changed; safe under threads and exceptions."""
+
+    def __init__(self, recording: bool | None = None, watch: Callable[..., None] | None = None) -> None:
+        self._recording = recording
+        self._watch = watch
+        self._tokens: list[Token[Mode]] = []
+
+    def _recreate_cm(self) -> mode_set:  # a decorated function may run in many threads at once
+        return mode_set(self._recording, self._watch)
+
+    def __enter__(self) -> None:
+        old = mode()
+        recording = old.recording if self._recording is None else self._recording
+        self._tokens.append(_mode.set(Mode(recording, self._watch or old.watch)))
+
+    def __exit__(self, *error: object) -> None:
+        _mode.reset(self._tokens.pop())
+
+
+def no_grad() -> mode_set:
+    """Record nothing inside this `with` block or decorated function: results need no gradient.
+
+    An in-place update of a leaf is allowed inside, and is the way to train.
+
+    >>> import tapegrad as tg
+    >>> w = tg.tensor([1.0], requires_grad=True)
+    >>> with tg.no_grad():
+    ...     w -= 0.5
+    >>> w.requires_grad
+    True
+    """
+    return mode_set(recording=False)
+
+
+def enable_grad() -> mode_set:
+    """Record inside this `with` block again, where a surrounding `no_grad` had turned it off.
+
+    >>> import tapegrad as tg
+    >>> w = tg.tensor([1.0], requires_grad=True)
+    >>> with tg.no_grad(), tg.enable_grad():
+    ...     (w * 2).requires_grad
+    True
+    """
+    return mode_set(recording=True)

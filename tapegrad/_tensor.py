@@ -1,0 +1,395 @@
+"""Tensor: an array of the array API standard, on any library, that operations can be recorded on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn, final
+from weakref import ref
+
+from tapegrad._dtypes import DType, isdtype
+from tapegrad._namespace import backend_of, device_of, dtype_of
+from tapegrad._record import LEAF, Record, mode, next_seq
+from tapegrad.backends import Array
+
+if TYPE_CHECKING:
+    import numpy as np
+
+new = object.__new__
+
+
+@final
+class Tensor:
+    """A differentiable array: a value, on a device, in a dtype.
+
+    Make one with `tapegrad.tensor`, `tapegrad.asarray` or a creation function. Functions of the array API
+    standard are in the namespace `tapegrad` (`tg.sum(x)`, `tg.reshape(x, shape)`); the array's own
+    methods and operators are the standard's.
+
+    A Tensor is a value: slices never alias, `x[i] = v` and `x += y` give this Tensor a new value and no
+    other Tensor sees it.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_grad", "_record")
+
+    _array: Array
+    _record: Record | None
+    _grad: Tensor | None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("make a Tensor with tapegrad.tensor(data) or tapegrad.asarray(data)")
+
+    # -- attributes of the standard ------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return tuple(self._array.shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self._array.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        n = 1
+        for length in self._array.shape:
+            n *= length
+        return n
+
+    @property
+    def dtype(self) -> DType:
+        """The element type, the same object on every library."""
+        return dtype_of(self._array)
+
+    @property
+    def device(self) -> str:
+        """The device string, which names the library too: "cpu", "cuda:0", "torch:cpu"."""
+        return device_of(self._array)
+
+    @property
+    def array(self) -> Array:
+        """The value as its library's own array: a read-only view on NumPy, a copy where there are none.
+
+        Raises TypeError while this Tensor is being recorded: what is done with the raw array would
+        be lost to the gradient.
+        """
+        self._leave("reading .array")
+        return backend_of[type(self._array)].export(self._array)
+
+    # -- gradients -----------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this Tensor are recorded. Set it on a Tensor to make it a leaf."""
+        return self._record is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value and self._record is None:
+            make_leaf(self)
+        elif not value and self._record is not None:
+            if not self.is_leaf:
+                raise RuntimeError(
+                    "requires_grad cannot be unset on the result of an operation: use x.detach()"
+                )
+            self._record = None
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this Tensor is no result of a recorded operation."""
+        return self._record is None or self._record.op is LEAF
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward` added up here, or None. Set it to None to start anew."""
+        try:
+            return self._grad
+        except AttributeError:
+            return None
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            check_like("the gradient", value, self._array.shape, self._array)
+        self._grad = value
+
+    def detach(self) -> Tensor:
+        """Return the same value, cut from the tape: a constant to everything that follows.
+
+        >>> import tapegrad as tg
+        >>> x = tg.tensor([1.0], requires_grad=True)
+        >>> (x * x.detach()).requires_grad, x.detach().requires_grad
+        (True, False)
+        """
+        return wrap(self._array)
+
+    def retain_grad(self) -> None:
+        """Have `backward` keep the gradient of this intermediate result in `.grad`.
+
+        Call it before `backward`. Raises RuntimeError on a Tensor that is not recorded.
+
+        >>> import tapegrad as tg
+        >>> x = tg.tensor(3.0, requires_grad=True)
+        >>> a = x * x
+        >>> a.retain_grad()
+        >>> (a * 5.0).backward()
+        >>> a.grad
+        Tensor(5.)
+        """
+        if self._record is None:
+            raise RuntimeError("retain_grad: this Tensor is not recorded, so it will get no gradient")
+        self._record.tensor = ref(self)
+
+    # -- looking at the value ------------------------------------------------------------------------
+
+    def item(self) -> bool | int | float | complex:
+        """Return the value of a one-element Tensor as a Python scalar. It is only looked at: no error.
+
+        Raises ValueError if there is more than one element.
+
+        >>> import tapegrad as tg
+        >>> tg.tensor([2.5]).item()
+        2.5
+        """
+        if self.size != 1:
+            raise ValueError(f"item: a Tensor of shape {self.shape} has {self.size} elements, not one")
+        return host(self).item()  # type: ignore[no-any-return]
+
+    def tolist(self) -> Any:
+        """Return the values as nested Python lists. They are only looked at: no error.
+
+        >>> import tapegrad as tg
+        >>> tg.tensor([[1.0, 2.0]]).tolist()
+        [[1.0, 2.0]]
+        """
+        return host(self).tolist()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len() of a Tensor with no axes")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        import numpy as np
+
+        device, dtype = self.device, self.dtype
+        text = np.array2string(host(self), separator=", ", prefix="Tensor(")
+        if dtype.name not in ("float64", "int64", "bool"):
+            text += f", dtype={dtype.name}"
+        if device != "cpu":
+            text += f", device={device!r}"
+        if self._record is not None:
+            text += ", requires_grad=True" if self.is_leaf else f", op={self._record.op.name}"
+        return f"Tensor({text})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    __hash__ = object.__hash__  # by identity: == compares elements
+
+    # -- leaving the tape ----------------------------------------------------------------------------
+
+    def _leave(self, how: str, instead: str = "") -> None:
+        if self._record is not None and mode().recording:
+            raise TypeError(
+                f"{how} would take this Tensor off the tape and lose its gradient: use x.detach() first, "
+                f"or x.item() to look at one number{instead}"
+            )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        self._leave("conversion to a NumPy array", ", or the function of the same name in tapegrad")
+        values = host(self)
+        if copy or (dtype is not None and np.dtype(dtype) != values.dtype):
+            if copy is False:
+                raise ValueError(f"a conversion from {values.dtype} to {dtype} needs a copy")
+            return np.array(values, dtype=dtype)
+        view = values.view()
+        view.flags.writeable = False
+        return view
+
+    def __float__(self) -> float:
+        self._leave("float()", ", or tapegrad.sqrt(x) for math.sqrt(x)")
+        return float(self.item())  # type: ignore[arg-type]
+
+    def __int__(self) -> int:
+        self._leave("int()")
+        return int(self.item())  # type: ignore[arg-type]
+
+    def __complex__(self) -> complex:
+        self._leave("complex()")
+        return complex(self.item())
+
+    def __index__(self) -> int:
+        if not isdtype(self.dtype, "integral"):
+            raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
+        return int(self.item())  # type: ignore[arg-type]
+
+    def __dlpack__(self, **options: Any) -> Any:
+        self._leave("DLPack export")
+        backend = backend_of[type(self._array)]
+        newest = options.get("max_version") or (0, 0)
+        # Only from version 1 on can a capsule say that it is read-only.
+        array = backend.export(self._array) if newest >= (1, 0) else backend.copy(self._array)
+        return array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+    # -- copies of the object ------------------------------------------------------------------------
+
+    def __copy__(self) -> Tensor:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copy = wrap(backend_of[type(self._array)].copy(self._array))
+        if self._record is not None:
+            make_leaf(copy)
+        memo[id(self)] = copy
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_unpickle, (host(self), self.device, self._record is not None))
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        import tapegrad
+
+        if api_version is not None and api_version > tapegrad.__array_api_version__:
+            raise ValueError(
+                f"tapegrad follows the array API {tapegrad.__array_api_version__}, not {api_version}"
+            )
+        return tapegrad
+
+    def __getattr__(self, name: str) -> NoReturn:
+        import tapegrad
+
+        if not name.startswith("_") and callable(getattr(tapegrad, name, None)):
+            raise AttributeError(
+                f"a Tensor has no method {name!r}: the array API has it as a function, tapegrad.{name}(x)"
+            )
+        raise AttributeError(f"a Tensor has no attribute {name!r}")
+
+    if TYPE_CHECKING:  # bound in _operators.py and _interop.py
+        T: Tensor
+        mT: Tensor
+        __array_priority__: float
+
+        def backward(
+            self,
+            gradient: Any = None,
+            retain_graph: bool = False,
+            create_graph: bool = False,
+        ) -> None: ...
+        def to_device(self, device: str, /, *, stream: Any = None) -> Tensor: ...
+        def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any: ...
+        def __iter__(self) -> Any: ...
+        def __getitem__(self, key: Any) -> Tensor: ...
+        def __setitem__(self, key: Any, value: Any) -> None: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __iadd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __isub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __imul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __itruediv__(self, other: Any) -> Tensor: ...
+        def __floordiv__(self, other: Any) -> Tensor: ...
+        def __rfloordiv__(self, other: Any) -> Tensor: ...
+        def __ifloordiv__(self, other: Any) -> Tensor: ...
+        def __mod__(self, other: Any) -> Tensor: ...
+        def __rmod__(self, other: Any) -> Tensor: ...
+        def __imod__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __ipow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __imatmul__(self, other: Any) -> Tensor: ...
+        def __and__(self, other: Any) -> Tensor: ...
+        def __rand__(self, other: Any) -> Tensor: ...
+        def __iand__(self, other: Any) -> Tensor: ...
+        def __or__(self, other: Any) -> Tensor: ...
+        def __ror__(self, other: Any) -> Tensor: ...
+        def __ior__(self, other: Any) -> Tensor: ...
+        def __xor__(self, other: Any) -> Tensor: ...
+        def __rxor__(self, other: Any) -> Tensor: ...
+        def __ixor__(self, other: Any) -> Tensor: ...
+        def __lshift__(self, other: Any) -> Tensor: ...
+        def __rlshift__(self, other: Any) -> Tensor: ...
+        def __ilshift__(self, other: Any) -> Tensor: ...
+        def __rshift__(self, other: Any) -> Tensor: ...
+        def __rrshift__(self, other: Any) -> Tensor: ...
+        def __irshift__(self, other: Any) -> Tensor: ...
+        def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __pos__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+
+
+def wrap(array: Array, record: Record | None = None) -> Tensor:
+    """Return a Tensor around a raw array that nobody will write to."""
+    x: Tensor = new(Tensor)
+    x._array = array
+    x._record = record
+    return x
+
+
+def host(x: Tensor) -> np.ndarray[Any, Any]:
+    """Return the values on the host, to look at."""
+    return backend_of[type(x._array)].to_host(x._array)
+
+
+def make_leaf(x: Tensor) -> None:
+    """Have a Tensor collect gradients; TypeError unless its dtype is a real floating one."""
+    dtype = dtype_of(x._array)
+    if not isdtype(dtype, "real floating"):
+        raise TypeError(
+            f"requires_grad needs a real floating dtype, not {dtype.name}: "
+            "convert with tapegrad.astype(x, tapegrad.float32) first"
+        )
+    r = x._record = new(Record)
+    r.seq = next_seq()
+    r.op = LEAF
+    r.parents = r.saved = ()
+    r.shape = x._array.shape
+    r.dtype = x._array.dtype
+    r.tensor = ref(x)
+
+
+def check_like(what: str, value: object, shape: tuple[int, ...], like: Array) -> None:
+    """Raise unless a Tensor has this shape and the dtype and device of a raw array."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{what} must be a Tensor, not {type(value).__name__}")
+    if value.shape != tuple(shape):
+        raise ValueError(f"{what} has shape {value.shape}, but the Tensor it belongs to has {tuple(shape)}")
+    if value.device != device_of(like):
+        raise ValueError(
+            f"{what} is on {value.device}, but the Tensor it belongs to is on {device_of(like)}: "
+            "move it with to_device"
+        )
+    if value.dtype != dtype_of(like):
+        raise TypeError(
+            f"{what} has dtype {value.dtype.name}, but the Tensor it belongs to has "
+            f"{dtype_of(like).name}: convert it with tapegrad.astype"
+        )
+
+
+def _unpickle(values: Any, device: str, requires_grad: bool) -> Tensor:
+    from tapegrad.ops.creation import tensor
+
+    return tensor(values, device=device, requires_grad=requires_grad)

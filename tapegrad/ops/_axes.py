@@ -1,0 +1,54 @@
+"""Axes and shapes, normalised.
+
+Axes count from the end, as negative numbers: then a rule that uses them also holds for a cotangent with extra leading
+axes.
+"""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any
+
+
+def axis_of(name: str, ndim: int, axis: Any) -> int:
+    """Return one axis as a negative number; ValueError if there is none such."""
+    i = index(axis)
+    if not -ndim <= i < ndim:
+        raise ValueError(f"{name}: axis {i} of a Tensor with {ndim} axes")
+    return i if i < 0 else i - ndim
+
+
+def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
+    """Return an axis, a tuple of axes or None for all of them as negative numbers, rising."""
+    if axis is None:
+        return tuple(range(-ndim, 0))
+    axes = tuple(sorted(axis_of(name, ndim, i) for i in (axis if isinstance(axis, (tuple, list)) else (axis,))))
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"{name}: an axis is named twice in {axis}")
+    return axes
+
+
+def count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """Return how many elements the axes of a shape hold."""
+    n = 1
+    for i in axes:
+        n *= shape[i]
+    return n
+
+
+def spread(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Any:
+    """Return the result of a reduction over axes of `shape` with these axes back, of length 1.
+
+    Extra leading axes of `t` pass through.
+    """
+    if keepdims or not axes:
+        return t
+    kept = tuple(1 if i - len(shape) in axes else n for i, n in enumerate(shape))
+    lead = t.ndim - len(shape) + len(axes)
+    return xp.reshape(t, tuple(t.shape[:lead]) + kept)
+
+
+def fill(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Any:
+    """Return the result of a reduction broadcast to the shape it was reduced from."""
+    t = spread(xp, t, shape, axes, keepdims)
+    return xp.broadcast_to(t, tuple(t.shape[: t.ndim - len(shape)]) + tuple(shape))

@@ -1,0 +1,133 @@
+"""Index keys, normalised: one entry an axis, no Ellipsis, no negative integers, arrays of the right library."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any
+
+from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend
+from tapegrad._operands import same_library
+from tapegrad._tensor import Tensor
+from tapegrad.backends import Array
+
+Key = tuple[Any, ...]
+ALL = slice(None)
+
+
+def full_key(x: Tensor, key: Any) -> Key:
+    """Return a key as a tuple of ints, slices, None and raw integer or boolean arrays, for every axis of `x`.
+
+    A boolean array stays alone; beside other entries it becomes the integer arrays of its true places. Raises
+    IndexError for too many entries, an integer out of range, a mask of another shape, and for what is no index.
+    """
+    a = x._array
+    shape = a.shape
+    ndim = len(shape)
+    if type(key) is int:  # the hot path: x[i]
+        if ndim == 0 or not -shape[0] <= key < shape[0]:
+            raise _out_of_range(key, 0, shape)
+        return (key if key >= 0 else key + shape[0], *(ALL,) * (ndim - 1))
+    entries = _entries(key if isinstance(key, tuple) else (key,), a)
+    if len(entries) == 1 and hasattr(entries[0], "shape") and dtype_of(entries[0]).kind == "bool":
+        return tuple(entries)
+    used = sum(i is not None and i is not Ellipsis for i in entries)
+    if used > ndim or sum(i is Ellipsis for i in entries) > 1:
+        raise IndexError(f"x[...]: {used} indices, or more than one '...', for a Tensor of shape {tuple(shape)}")
+    if Ellipsis not in [i for i in entries if not hasattr(i, "shape")]:
+        entries.append(Ellipsis)
+    out: list[Any] = []
+    axis = 0
+    for i in entries:
+        if i is Ellipsis:
+            out += [ALL] * (ndim - used)
+            axis += ndim - used
+        elif i is None:
+            out.append(i)
+        else:
+            out.append(_checked(i, axis, shape))
+            axis += 1
+    return tuple(out)
+
+
+def _entries(key: tuple[Any, ...], like: Array) -> list[Any]:
+    """Return a key's entries, masks among others spelt out as integer arrays."""
+    entries: list[Any] = []
+    for i in key:
+        if type(i) is int or i is None or i is Ellipsis or isinstance(i, slice):
+            entries.append(i)
+            continue
+        if isinstance(i, bool):
+            raise IndexError("x[...]: True and False are no indices; use a boolean array of the shape of x")
+        array = _index_array(i, like)
+        if array is None:
+            try:
+                entries.append(index(i))
+            except TypeError:
+                raise IndexError(
+                    f"x[...]: an index is an integer, a slice, '...', None or an array of integers or booleans, "
+                    f"not {type(i).__name__}"
+                ) from None
+        elif dtype_of(array).kind == "bool":
+            entries += _mask(array, len(entries), like, alone=len(key) == 1)
+        else:
+            entries.append(array)
+    return entries
+
+
+def _index_array(i: Any, like: Array) -> Array | None:
+    """Return an index as a raw array of integers or booleans that nobody will change, None if it is a number."""
+    if isinstance(i, Tensor):
+        array = i._array
+    elif isinstance(i, list):
+        from tapegrad.ops.creation import asarray
+
+        array = asarray(i, device=device_of(like))._array if i else asarray(i, dtype="int64", device=device_of(like))._array
+    else:
+        backend = find_backend(i)
+        if backend is None or backend.as_scalar(i) is not None:
+            return None
+        array = i
+    same_library("x[...]", array, like)
+    kind = dtype_of(array).kind
+    if kind not in ("bool", "signed integer", "unsigned integer"):
+        raise IndexError(f"x[...]: an array of {dtype_of(array).name} is no index: use integers or booleans")
+    if len(array.shape) == 0 and kind != "bool":
+        return None
+    return backend_of[type(array)].copy(array) if array is i else array
+
+
+def _mask(mask: Array, axis: int, like: Array, alone: bool) -> list[Any]:
+    if alone and tuple(mask.shape) == tuple(like.shape):
+        return [mask]
+    if axis == 0 and tuple(mask.shape) != tuple(like.shape[: len(mask.shape)]):
+        raise IndexError(f"x[mask]: a mask of shape {tuple(mask.shape)} for a Tensor of shape {tuple(like.shape)}")
+    return list(backend_of[type(like)].xp.nonzero(mask))
+
+
+def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
+    if isinstance(i, int):
+        if not -shape[axis] <= i < shape[axis]:
+            raise _out_of_range(i, axis, shape)
+        return i if i >= 0 else i + shape[axis]
+    if isinstance(i, slice):
+        return _slice(i, shape[axis])
+    return i
+
+
+def _slice(s: slice, n: int) -> slice:
+    """Return a slice within its axis, spelt as every library accepts it."""
+    if s == ALL:
+        return ALL
+    start, stop, step = s.indices(n)
+    if step > 0:
+        return slice(start, stop, step) if start < stop else slice(0, 0, 1)
+    return slice(start, stop if stop >= 0 else None, step) if start > stop else slice(0, 0, 1)
+
+
+def _out_of_range(i: int, axis: int, shape: tuple[int, ...]) -> IndexError:
+    return IndexError(f"x[...]: index {i} is out of range for axis {axis} of a Tensor of shape {tuple(shape)}")
+
+
+def has_integer_arrays(key: Key) -> bool:
+    """Say whether a full key holds integer arrays, whose items may repeat."""
+    return any(hasattr(i, "shape") and dtype_of(i).kind != "bool" for i in key)

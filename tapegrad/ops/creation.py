@@ -1,0 +1,471 @@
+"""Making Tensors: from data, from nothing, and from others in another dtype or on another device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad import backends
+from tapegrad._dtypes import DType, as_dtype, isdtype
+from tapegrad._namespace import (
+    backend_of,
+    checked_dtype,
+    device_of,
+    dtype_of,
+    find_backend,
+    namespace_of,
+    native_dtype,
+)
+from tapegrad._operands import SCALARS, as_tensor
+from tapegrad._rules import CONSTANT, composed, constant, primitive
+from tapegrad._settings import default_device, float_dtype_on
+from tapegrad._tensor import Tensor, make_leaf, wrap
+from tapegrad.backends import Array, Backend
+
+# -- from data -------------------------------------------------------------------------------------------
+
+
+def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Make a new Tensor from numbers, nested lists, an array of any library, or another Tensor's value.
+
+    The data is always copied. dtype: by default that of an array, `default_dtype` for Python floats; device: by
+    default that of an array, `default_device` for Python data. requires_grad: make it a leaf, whose `.grad`
+    `backward` fills. Raises TypeError for objects, strings and ragged lists, and for a leaf that is not real floating;
+    ValueError and RuntimeError for a device that does not exist or is not there.
+
+    >>> import tapegrad as tg
+    >>> tg.tensor([1, 2, 3])
+    Tensor([1, 2, 3])
+    >>> tg.tensor([1.0], dtype=tg.float32, requires_grad=True)
+    Tensor([1.], dtype=float32, requires_grad=True)
+    """
+    if isinstance(data, Tensor):
+        data = data._array
+    x = asarray(data, dtype=dtype, device=device, copy=True)
+    if requires_grad:
+        make_leaf(x)
+    return x
+
+
+@composed
+def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """Return a Tensor of an object; an array stays on its library and device unless `device` says otherwise.
+
+    obj: a Tensor (returned as it is if nothing changes; conversions of it are recorded), an array of any
+    library, a number, or nested lists of numbers. copy: an array that others may write to is copied unless this
+    is False, which is for arrays that nobody will write to again; False raises ValueError if a copy is unavoidable.
+
+    >>> import numpy as np, tapegrad as tg
+    >>> tg.asarray(np.asarray([1.0, 2.0]))
+    Tensor([1., 2.])
+    """
+    if isinstance(obj, Tensor):
+        return _asarray_of_tensor(obj, dtype, device, copy)
+    backend = find_backend(obj)
+    if backend is None:
+        return wrap(_from_python(obj, dtype, device, copy))
+    array = backend.as_array(obj)
+    checked = dtype_of(array)  # object and string arrays stop here
+    if dtype is not None and as_dtype(dtype) is not checked:
+        if copy is False:
+            raise ValueError(f"asarray: from {checked.name} to {as_dtype(dtype).name} needs a copy")
+        array = namespace_of[type(array)].astype(array, native_dtype(array, dtype))
+        copy = False
+    if device is not None and device_of(array) != _full_name(device):
+        if copy is False and array is obj:
+            raise ValueError(f"asarray: from {device_of(array)} to {device} needs a copy")
+        return wrap(transfer(array, device))
+    return wrap(array if copy is False else backend.copy(array))
+
+
+def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | None) -> Tensor:
+    if dtype is not None and as_dtype(dtype) is not x.dtype:
+        x = astype(x, dtype)
+        copy = None
+    if device is not None:
+        y = to_device(x, device)
+        copy = copy if y is x else None
+        x = y
+    return _positive_copy(x) if copy else x
+
+
+def _positive_copy(x: Tensor) -> Tensor:
+    """Return another Tensor of the same value: a Tensor is a value, so the buffer may be shared."""
+    return wrap(x._array, x._record) if x._record is None else astype(x, x.dtype)
+
+
+def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) -> Array:
+    """Return numbers, or nested lists of them, as a raw array on the default or named device."""
+    import numpy as np
+
+    if copy is False:
+        raise ValueError("asarray: Python data always needs a copy")
+    if isinstance(obj, (list, tuple)) and _holds_tensor(obj):
+        raise TypeError("asarray: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
+    try:
+        values = np.asarray(obj)
+    except ValueError as error:
+        raise TypeError(f"asarray: {error}") from error
+    if values.dtype.kind not in "biufc":
+        raise TypeError(
+            f"asarray: {type(obj).__name__} gives an array of {values.dtype.name}; a Tensor holds numbers and booleans"
+        )
+    backend, native = backends.of_device(device or default_device())
+    if dtype is not None:
+        to = checked_dtype(backend, as_dtype(dtype), native)
+        if values.dtype.kind == "c" and not isdtype(dtype, "complex floating"):
+            raise TypeError(f"asarray: complex numbers do not fit in {as_dtype(dtype).name}")
+    elif values.dtype.kind == "f":
+        to = float_dtype_on(backend, native)
+    elif values.dtype.kind == "c":
+        double = dtype_name(backend, float_dtype_on(backend, native)) == "float64"
+        to = backend.native_dtype("complex128" if double else "complex64")
+    else:
+        name = values.dtype.name
+        to = backend.native_dtype(name if backend.has_dtype(name, native) else "int32")
+    name = dtype_name(backend, to)
+    if name == "bfloat16":  # which NumPy lacks
+        return backend.xp.astype(backend.from_host(values.astype("float32"), native), to)
+    return backend.from_host(values.astype(name, copy=False), native)
+
+
+def _holds_tensor(obj: Any) -> bool:
+    while isinstance(obj, (list, tuple)) and obj:
+        obj = obj[0]
+    return isinstance(obj, Tensor)
+
+
+def dtype_name(backend: Backend, native: Any) -> str:
+    """Return the standard's name of a library's dtype."""
+    return backend.dtype_names[native]
+
+
+def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """Make a Tensor of an object that speaks DLPack; its memory is copied unless copy=False.
+
+    >>> import numpy as np, tapegrad as tg
+    >>> tg.from_dlpack(np.asarray([1.0]))
+    Tensor([1.])
+    """
+    if isinstance(x, Tensor) or find_backend(x) is not None:
+        return asarray(x, device=device, copy=copy)
+    import numpy as np
+
+    return asarray(np.from_dlpack(x), device=device or default_device(), copy=copy)
+
+
+CONSTANT.add("from_dlpack")
+
+# -- another dtype, another device -------------------------------------------------------------------------
+
+_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), lambda xp, t: t)
+
+
+def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor:
+    """Convert to another dtype. Derivative: t, converted back; integers and booleans get none.
+
+    Raises TypeError for complex values to a real dtype, and for a dtype that the device lacks.
+
+    >>> import tapegrad as tg
+    >>> tg.astype(tg.asarray([1.5]), tg.int32)
+    Tensor([1], dtype=int32)
+    """
+    x = as_tensor(x)
+    to, now = as_dtype(dtype), x.dtype
+    if now is to and not copy:
+        return x if device is None else to_device(x, device)
+    if now.kind == "complex floating" and to.kind != "complex floating":
+        raise TypeError(f"astype: from {now.name} to {to.name} would drop imaginary parts: use tapegrad.real(x)")
+    native = native_dtype(x._array, to)
+    y = _astype(x if isdtype(to, ("real floating", "complex floating")) else x.detach(), native)
+    return y if device is None else to_device(y, device)
+
+
+def _full_name(device: str) -> str:
+    """Return a device string as arrays on it report it ("cuda" is "cuda:0")."""
+    backend, native = backends.of_device(device)
+    return backend.full_name(native)
+
+
+def transfer(array: Array, device: str) -> Array:
+    """Return a raw array on another device, of another library if that is what the device names."""
+    backend = backend_of[type(array)]
+    to, native = backends.of_device(device)
+    if to is backend:
+        return backend.move(array, native)
+    name = dtype_of(array).name
+    checked_dtype(to, as_dtype(name), native)
+    if name == "bfloat16":  # which NumPy lacks, and float32 holds exactly
+        wide = backend.xp.astype(array, backend.native_dtype("float32"))
+        return to.xp.astype(to.from_host(backend.to_host(wide), native), to.native_dtype(name))
+    return to.from_host(backend.to_host(array), native)
+
+
+def _move_back(xp: Any, t: Any, source: str) -> Any:
+    return to_device(t, source) if type(t) is Tensor else transfer(t, source)
+
+
+_to_device = primitive("to_device", lambda xp, x, device, source: transfer(x, device), _move_back)
+
+
+def to_device(x: Tensor, device: str, /, *, stream: Any = None) -> Tensor:
+    """Move to another device, and to another library if the string names one. Derivative: t, moved back.
+
+    stream: must be None; the libraries order their own work. Raises ValueError for an unknown string and
+    RuntimeError for a device that is not there.
+
+    >>> import tapegrad as tg
+    >>> tg.asarray([1.0]).to_device("cpu").device
+    'cpu'
+    """
+    if stream is not None:
+        raise ValueError("to_device: stream= is not supported; pass None")
+    name = _full_name(device)
+    if name == x.device:
+        return x
+    return _to_device(x, name, x.device)
+
+
+# -- from nothing ------------------------------------------------------------------------------------------
+
+
+def _place(dtype: Any, device: str | None, integer: bool = False) -> tuple[Backend, Any, Any]:
+    """Return the adapter, native device and native dtype for a new array."""
+    backend, native = backends.of_device(device or default_device())
+    if dtype is not None:
+        return backend, native, checked_dtype(backend, as_dtype(dtype), native)
+    if integer:
+        name = "int64" if backend.has_dtype("int64", native) else "int32"
+        return backend, native, backend.native_dtype(name)
+    return backend, native, float_dtype_on(backend, native)
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    from tapegrad.ops.shaping import _sizes
+
+    sizes = _sizes("creation", shape)
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"a shape has no negative lengths, but {shape} has")
+    return sizes
+
+
+def _like(x: Any, dtype: Any, device: str | None) -> tuple[Tensor, DType, str]:
+    x = as_tensor(x)
+    return x, x.dtype if dtype is None else as_dtype(dtype), device or x.device
+
+
+@constant
+def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of zeros, of the default float dtype unless said otherwise.
+
+    >>> import tapegrad as tg
+    >>> tg.zeros(2)
+    Tensor([0., 0.])
+    """
+    return full(shape, 0, dtype=_default_if(dtype, device), device=device)
+
+
+@constant
+def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of ones, of the default float dtype unless said otherwise.
+
+    >>> import tapegrad as tg
+    >>> tg.ones(2)
+    Tensor([1., 1.])
+    """
+    return full(shape, 1, dtype=_default_if(dtype, device), device=device)
+
+
+def _default_if(dtype: Any, device: str | None) -> Any:
+    if dtype is not None:
+        return dtype
+    backend, _, native = _place(None, device)
+    return dtype_name(backend, native)
+
+
+@constant
+def empty(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make a Tensor whose values are not set, of the default float dtype unless said otherwise.
+
+    >>> import tapegrad as tg
+    >>> tg.empty((2, 3)).shape
+    (2, 3)
+    """
+    backend, native, to = _place(dtype, device)
+    return wrap(backend.xp.empty(_shape(shape), dtype=to, device=native))
+
+
+@constant
+def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of one value, a number; its dtype follows the number unless said otherwise.
+
+    >>> import tapegrad as tg
+    >>> tg.full(2, 7)
+    Tensor([7, 7])
+    """
+    if type(fill_value) not in SCALARS:
+        fill_value = as_tensor(fill_value).item()
+    if dtype is None and isinstance(fill_value, bool):
+        dtype = "bool"
+    if dtype is None and isinstance(fill_value, complex):
+        dtype = "complex64" if _default_if(None, device) == "float32" else "complex128"
+    backend, native, to = _place(dtype, device, integer=isinstance(fill_value, int))
+    return wrap(backend.xp.full(_shape(shape), fill_value, dtype=to, device=native))
+
+
+@constant
+def zeros_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make zeros of the shape, dtype and device of another Tensor.
+
+    >>> import tapegrad as tg
+    >>> tg.zeros_like(tg.asarray([1.0]))
+    Tensor([0.])
+    """
+    x, dtype, device = _like(x, dtype, device)
+    return full(x.shape, 0, dtype=dtype, device=device)
+
+
+@constant
+def ones_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make ones of the shape, dtype and device of another Tensor.
+
+    >>> import tapegrad as tg
+    >>> tg.ones_like(tg.asarray([3.0]))
+    Tensor([1.])
+    """
+    x, dtype, device = _like(x, dtype, device)
+    return full(x.shape, 1, dtype=dtype, device=device)
+
+
+@constant
+def empty_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of another's shape, dtype and device whose values are not set.
+
+    >>> import tapegrad as tg
+    >>> tg.empty_like(tg.asarray([3.0])).shape
+    (1,)
+    """
+    x, dtype, device = _like(x, dtype, device)
+    return empty(x.shape, dtype=dtype, device=device)
+
+
+@constant
+def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of one value in the shape, dtype and device of another.
+
+    >>> import tapegrad as tg
+    >>> tg.full_like(tg.asarray([3.0]), 2)
+    Tensor([2.])
+    """
+    x, dtype, device = _like(x, dtype, device)
+    return full(x.shape, fill_value, dtype=dtype, device=device)
+
+
+@constant
+def arange(
+    start: float,
+    /,
+    stop: float | None = None,
+    step: float = 1,
+    *,
+    dtype: Any = None,
+    device: str | None = None,
+) -> Tensor:
+    """Make numbers from start (0 if one is given) up to and without stop; integers if all three are.
+
+    >>> import tapegrad as tg
+    >>> tg.arange(3)
+    Tensor([0, 1, 2])
+    """
+    if stop is None:
+        start, stop = 0, start
+    integer = all(isinstance(v, int) for v in (start, stop, step))
+    backend, native, to = _place(dtype, device, integer)
+    return wrap(backend.xp.arange(start, stop, step, dtype=to, device=native))
+
+
+@constant
+def linspace(
+    start: float,
+    stop: float,
+    /,
+    num: int,
+    *,
+    dtype: Any = None,
+    device: str | None = None,
+    endpoint: bool = True,
+) -> Tensor:
+    """Make `num` evenly spaced numbers from start to stop, which endpoint=False leaves out.
+
+    >>> import tapegrad as tg
+    >>> tg.linspace(0.0, 1.0, 3)
+    Tensor([0. , 0.5, 1. ])
+    """
+    backend, native, to = _place(dtype, device)
+    return wrap(backend.xp.linspace(start, stop, num, dtype=to, device=native, endpoint=endpoint))
+
+
+@constant
+def eye(
+    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: str | None = None
+) -> Tensor:
+    """Make a matrix with ones on the k-th diagonal and zeros elsewhere.
+
+    >>> import tapegrad as tg
+    >>> tg.eye(2)
+    Tensor([[1., 0.],
+            [0., 1.]])
+    """
+    backend, native, to = _place(dtype, device)
+    return wrap(backend.xp.eye(n_rows, n_rows if n_cols is None else n_cols, k=k, dtype=to, device=native))
+
+
+_tril = primitive("tril", lambda xp, x, k: xp.tril(x, k=k), lambda xp, t, k: xp.tril(t, k=k))
+_triu = primitive("triu", lambda xp, x, k: xp.triu(x, k=k), lambda xp, t, k: xp.triu(t, k=k))
+
+
+def tril(x: Any, /, *, k: int = 0) -> Tensor:
+    """Keep what is on and below the k-th diagonal of matrices, zero the rest. Derivative: the same of t.
+
+    >>> import tapegrad as tg
+    >>> tg.tril(tg.ones((2, 2)))
+    Tensor([[1., 0.],
+            [1., 1.]])
+    """
+    return _tril(as_tensor(x), k)
+
+
+def triu(x: Any, /, *, k: int = 0) -> Tensor:
+    """Keep what is on and above the k-th diagonal of matrices, zero the rest. Derivative: the same of t.
+
+    >>> import tapegrad as tg
+    >>> tg.triu(tg.ones((2, 2)))
+    Tensor([[1., 1.],
+            [0., 1.]])
+    """
+    return _triu(as_tensor(x), k)
+
+
+@composed
+def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Tensor]:
+    """Spread vectors over a grid: "xy" puts the first along the second axis, "ij" along the first.
+
+    >>> import tapegrad as tg
+    >>> [x.shape for x in tg.meshgrid(tg.zeros(2), tg.zeros(3), indexing="ij")]
+    [(2, 3), (2, 3)]
+    """
+    from tapegrad._operands import as_tensors
+    from tapegrad.ops.shaping import broadcast_arrays, reshape
+
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
+    xs = as_tensors("meshgrid", *arrays)
+    places = list(range(len(xs)))
+    if indexing == "xy" and len(xs) > 1:
+        places[:2] = [1, 0]
+    spread = [
+        reshape(x, tuple(x.size if i == place else 1 for i in range(len(xs))))
+        for x, place in zip(xs, places, strict=True)
+    ]
+    return broadcast_arrays(*spread)
+
+

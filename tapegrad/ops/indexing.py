@@ -1,0 +1,403 @@
+"""Reading and writing parts of arrays.
+
+The derivative of reading adds into the operand's one accumulator, and that of writing works on the cotangent it owns:
+a loop over all rows costs what it touches, not the whole array for each row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of
+from tapegrad._operands import SCALARS, as_tensor, as_tensors, coerce, not_an_operand
+from tapegrad._record import LEAF, STATIC, Operation, Record, mode
+from tapegrad._rules import CONSTANT, OPERATIONS, composed, primitive, record
+from tapegrad._tensor import Tensor, wrap
+from tapegrad.backends import Array
+from tapegrad.ops._axes import axis_of
+from tapegrad.ops._keys import ALL, Key, full_key, has_integer_arrays
+
+
+def _led(t: Any, ndim: int, key: Key) -> Key:
+    """Return a key for a cotangent with extra leading axes, given how many axes it should have."""
+    return (ALL,) * (t.ndim - ndim) + key
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
+    p = r.parents[0]
+    lead = t.ndim - len(r.shape)
+    acc = walk.accumulator(p, t, lead)
+    (key,) = saved
+    walk.cotangents[p] = walk.xp.index_add(acc, (ALL,) * lead + key, t)
+
+
+_getitem = primitive(
+    "getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read
+)
+
+
+def getitem(x: Tensor, key: Any) -> Tensor:
+    """Return `x[key]`: integers, slices, `...`, None, integer arrays and masks, as in NumPy; never a view.
+
+    Derivative: t, added at the places that were read, as often as they were read.
+
+    >>> import tapegrad as tg
+    >>> tg.asarray([1.0, 2.0, 3.0])[1:]
+    Tensor([2., 3.])
+    """
+    return _getitem(x, full_key(x, key))
+
+
+def iterate(x: Tensor) -> Any:
+    """Iterate over the first axis; every item is recorded."""
+    if x.ndim == 0:
+        raise TypeError("a Tensor with no axes is not iterable")
+    return (getitem(x, i) for i in range(x.shape[0]))
+
+
+def _pull_take(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
+    p = r.parents[0]
+    indices, axis = saved
+    acc = walk.accumulator(p, t, t.ndim - len(r.shape))
+    key = (ALL,) * (acc.ndim + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
+    walk.cotangents[p] = walk.xp.index_add(acc, key, t)
+
+
+_take = primitive(
+    "take",
+    lambda xp, x, indices, axis: xp.take(x, indices, axis=axis),
+    None,
+    saves=("indices", "axis"),
+    pull=_pull_take,
+)
+
+
+def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Tensor:
+    """Take elements at integer indices along an axis, which a 1-D Tensor need not name.
+
+    Derivative: t, added at the indices; repeated ones add up.
+
+    >>> import tapegrad as tg
+    >>> tg.take(tg.asarray([1.0, 2.0, 3.0]), tg.asarray([2, 0]))
+    Tensor([3., 1.])
+    """
+    x, indices = as_tensors("take", x, indices)
+    if axis is None and x.ndim != 1:
+        raise ValueError(f"take: a Tensor of {x.ndim} axes needs axis=")
+    return _take(x, _indices("take", indices), axis_of("take", x.ndim, -1 if axis is None else axis))
+
+
+def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
+    p = r.parents[0]
+    indices, axis = saved
+    acc = walk.accumulator(p, t, t.ndim - len(r.shape))
+    walk.cotangents[p] = walk.xp.index_add(acc, _grid(acc, _raw(indices), axis), t)
+
+
+def _grid(acc: Any, indices: Array, axis: int) -> Key:
+    """Return the key of integer arrays that says for every element of `indices` where it was taken."""
+    xp = namespace_of[type(indices)]
+    n = len(indices.shape)
+    key: list[Any] = []
+    for i in range(-acc.ndim, 0):
+        if i == axis:
+            key.append(indices)
+        elif i < -n:
+            key.append(ALL)  # an extra leading axis
+        else:
+            numbers = xp.arange(indices.shape[i], dtype=indices.dtype, device=_device(indices))
+            key.append(xp.reshape(numbers, (-1,) + (1,) * (-i - 1)))
+    return tuple(key)
+
+
+def _device(array: Array) -> Any:
+    return getattr(array, "device", None)
+
+
+_take_along_axis = primitive(
+    "take_along_axis",
+    lambda xp, x, indices, axis: xp.take_along_axis(x, indices, axis=axis),
+    None,
+    saves=("indices", "axis"),
+    pull=_pull_take_along_axis,
+)
+
+
+def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
+    """Take elements at integer indices along an axis, other ones in each place of the other axes.
+
+    x and indices have as many axes, and broadcast along all but the named one. Derivative: t, added at the indices.
+
+    >>> import tapegrad as tg
+    >>> tg.take_along_axis(tg.asarray([[1.0, 2.0], [3.0, 4.0]]), tg.asarray([[1], [0]]))
+    Tensor([[2.],
+            [3.]])
+    """
+    x, indices = as_tensors("take_along_axis", x, indices)
+    if x.ndim != indices.ndim:
+        raise ValueError(f"take_along_axis: {indices.ndim} axes of indices for {x.ndim} of x")
+    place = axis_of("take_along_axis", x.ndim, axis)
+    from tapegrad.ops.shaping import broadcast_shapes, broadcast_to
+
+    def without(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
+        at = len(shape) + place
+        return (*shape[:at], n, *shape[at + 1 :])
+
+    rest = broadcast_shapes(without(x.shape, 1), without(indices.shape, 1))
+    x = broadcast_to(x, without(rest, x.shape[place]))
+    indices = broadcast_to(indices, without(rest, indices.shape[place]))
+    return _take_along_axis(x, _indices("take_along_axis", indices), place)
+
+
+def _indices(name: str, indices: Tensor) -> Array:
+    if "integer" not in indices.dtype.kind:
+        raise TypeError(f"{name}: indices must be integers, not {indices.dtype.name}")
+    return indices._array
+
+
+def _raw(x: Any) -> Array:
+    return x._array if type(x) is Tensor else x
+
+
+# -- writing ---------------------------------------------------------------------------------------------
+
+
+def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
+    """Take the written places out of the cotangent, and hand the rest on in the same buffer."""
+    old, value = r.parents
+    (key,) = saved
+    xp = walk.xp
+    key = _led(t, len(r.shape), key)
+    if walk.wants(value):
+        part = xp.index_get(t, key)
+        if has_integer_arrays(key):
+            part = xp.where(_last_writes(xp, t, key), part, 0)
+        elif not walk.taped and walk.wants(old):
+            part = backend_of[type(part)].copy(part)  # it may be a view of what is zeroed next
+        walk.give(value, walk.fit(part, value, r, t))
+    if walk.wants(old):
+        rest = t if r in walk.owned else walk.copy(t)
+        walk.give(old, xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=t.device)), owned=True)
+
+
+def _last_writes(xp: Any, t: Any, key: Key) -> Any:
+    """Say for each written element whether it stayed: where indices repeat, the last write wins."""
+    t = _raw(t)
+    raw = namespace_of[type(t)]
+    places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype("int64"), device=_device(t))
+    shape = raw.index_get(places, key).shape
+    n = 1
+    for length in shape:
+        n *= length
+    numbers = raw.reshape(raw.arange(n, dtype=places.dtype, device=_device(t)), shape)
+    kept = raw.index_get(raw.index_set(places, key, numbers), key) == numbers
+    return wrap(kept) if xp is not raw else kept
+
+
+SETITEM = Operation("setitem", (None, None), ("key",), (STATIC,), broadcasts=True, pull=_pull_write)
+OPERATIONS["setitem"] = SETITEM
+
+
+def setitem(x: Tensor, key: Any, value: Any) -> None:
+    """Give `x` the value it has with `x[key] = value`; no other Tensor changes.
+
+    value: broadcast to the shape of `x[key]` and cast to the dtype of x. Derivatives: t, zero where written; t at
+    the places written. Raises RuntimeError for a leaf that requires a gradient while recording, TypeError for a
+    value whose dtype does not fit in x's, ValueError for one that does not broadcast.
+
+    >>> import tapegrad as tg
+    >>> x = tg.asarray([1.0, 2.0])
+    >>> x[0] = 5.0
+    >>> x
+    Tensor([5., 2.])
+    """
+    check_not_leaf(x, "x[...] = v")
+    key = full_key(x, key)
+    a = x._array
+    backend = backend_of[type(a)]
+    if type(value) is Tensor:
+        v = value._array
+        if type(v) is not type(a):
+            coerce("x[...] = v", v, a, keep=False)
+    else:
+        v = coerce("x[...] = v", value, a, keep=False)
+        if v is NotImplemented:
+            v = as_tensor(value)._array if isinstance(value, (list, tuple)) else None
+        if v is None:
+            raise not_an_operand("x[...] = v", value)
+    v = _cast_value(v, a)
+    parents = (x._record, value._record if type(value) is Tensor else None)
+    try:
+        if backend.is_private(x):
+            out = backend.xp.index_set(x._array, key, v)
+        else:
+            out = backend.xp.index_set(backend.copy(x._array), key, v)
+    except Exception as error:
+        shapes = f"a value of shape {tuple(v.shape)}" if hasattr(v, "shape") else repr(v)
+        raise ValueError(f"x[...] = v of {shapes} for a Tensor of shape {x.shape}: {error}") from error
+    rebind(x, out, SETITEM, parents, (key,))
+    m = mode()
+    if m.watch is not None:
+        m.watch(SETITEM, (x, value), (key,), x)
+
+
+_ORDER = ("bool", "unsigned integer", "signed integer", "real floating", "complex floating")
+
+
+def _cast_value(v: Any, a: Array) -> Array:
+    """Return what is written as an array in the dtype of where it goes; TypeError if that loses its kind."""
+    to = dtype_of(a)
+    xp = namespace_of[type(a)]
+    if type(v) in SCALARS:
+        kind = {bool: "bool", int: "signed integer", float: "real floating", complex: "complex floating"}[type(v)]
+        if to.kind == "unsigned integer" and kind == "signed integer":
+            kind = to.kind
+    else:
+        kind = dtype_of(v).kind
+    if _ORDER.index(kind) > _ORDER.index(to.kind):
+        raise TypeError(
+            f"x[...] = v: a {kind} value does not fit in a Tensor of {to.name}: convert one of them "
+            "with tapegrad.astype"
+        )
+    if type(v) in SCALARS:
+        return xp.asarray(v, dtype=a.dtype, device=_device(a))
+    return v if v.dtype == a.dtype else xp.astype(v, a.dtype)
+
+
+def check_not_leaf(x: Tensor, what: str) -> None:
+    """Raise RuntimeError for an in-place update of a leaf that requires a gradient, while recording."""
+    if x._record is not None and x._record.op is LEAF and mode().recording:
+        raise RuntimeError(
+            f"{what} on a leaf that requires a gradient would leave its gradient without a home: train under "
+            "tapegrad.no_grad(), or work on a copy such as y = x * 1"
+        )
+
+
+def rebind(
+    x: Tensor, out: Array, op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...]
+) -> None:
+    """Give a Tensor a new value that an operation on these records made."""
+    x._array = out
+    if not mode().recording:
+        if x._record is not None and x._record.op is not LEAF:
+            x._record = None  # a value nobody recorded; a leaf stays the same leaf
+    elif any(p is not None for p in parents):
+        x._record = record(op, parents, saved, out)
+
+
+# -- the index functions of the walk -----------------------------------------------------------------------
+
+
+def index_get(x: Any, key: Key) -> Tensor:
+    """Return `x[key]` for a full key."""
+    return _getitem(x, key)
+
+
+def index_set(x: Tensor, key: Key, value: Tensor) -> Tensor:
+    """Write into a Tensor that nobody else uses, and return it."""
+    setitem(x, key, value)
+    return x
+
+
+def _pull_add(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
+    old, value = r.parents
+    if walk.wants(value):
+        part = walk.xp.index_get(t, _led(t, len(r.shape), saved[0]))
+        walk.give(value, part if walk.taped else backend_of[type(part)].copy(part))
+    if walk.wants(old):
+        walk.give(old, t)
+
+
+INDEX_ADD = Operation("index_add", (None, None), ("key",), (STATIC,), pull=_pull_add)
+OPERATIONS["index_add"] = INDEX_ADD
+
+
+def index_add(x: Tensor, key: Key, value: Tensor) -> Tensor:
+    """Add values into a Tensor that nobody else uses, repeated indices adding up, and return it."""
+    backend = backend_of[type(x._array)]
+    parents = (x._record, value._record)
+    if backend.is_private(x):
+        out = backend.xp.index_add(x._array, key, value._array)
+    else:
+        out = backend.xp.index_add(backend.copy(x._array), key, value._array)
+    rebind(x, out, INDEX_ADD, parents, (key,))
+    return x
+
+
+# -- searching and sorting -----------------------------------------------------------------------------------
+
+_argsort = primitive(
+    "argsort",
+    lambda xp, x, axis, descending, stable: xp.argsort(x, axis=axis, descending=descending, stable=stable),
+    None,
+)
+_argmax = primitive(
+    "argmax", lambda xp, x, axis, keepdims: xp.argmax(x, axis=axis, keepdims=keepdims), None
+)
+_argmin = primitive(
+    "argmin", lambda xp, x, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims), None
+)
+
+
+def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """Indices that sort along an axis. Not differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.argsort(tg.asarray([3.0, 1.0, 2.0]))
+    Tensor([1, 2, 0])
+    """
+    x = as_tensor(x)
+    return _argsort(x, axis_of("argsort", x.ndim, axis), descending, stable)
+
+
+@composed
+def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """Sort along an axis. Derivative: t, put where the elements came from; ties by the stable order.
+
+    >>> import tapegrad as tg
+    >>> tg.sort(tg.asarray([3.0, 1.0, 2.0]))
+    Tensor([1., 2., 3.])
+    """
+    x = as_tensor(x)
+    return take_along_axis(x, argsort(x, axis=axis, descending=descending, stable=stable), axis=axis)
+
+
+def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Index of the first greatest element along an axis, or in the flat array for None. Not differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.argmax(tg.asarray([3.0, 1.0, 5.0]))
+    Tensor(2)
+    """
+    x = as_tensor(x)
+    return _argmax(x, None if axis is None else axis_of("argmax", x.ndim, axis), keepdims)
+
+
+def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Index of the first least element along an axis, or in the flat array for None. Not differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.argmin(tg.asarray([3.0, 1.0, 5.0]))
+    Tensor(1)
+    """
+    x = as_tensor(x)
+    return _argmin(x, None if axis is None else axis_of("argmin", x.ndim, axis), keepdims)
+
+
+def nonzero(x: Any, /) -> tuple[Tensor, ...]:
+    """Indices of the elements that are not zero, one Tensor for each axis. Not differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.nonzero(tg.asarray([0.0, 2.0]))
+    (Tensor([1]),)
+    """
+    x = as_tensor(x)
+    if x.ndim == 0:
+        raise ValueError("nonzero: a Tensor with no axes")
+    return tuple(wrap(a) for a in namespace_of[type(x._array)].nonzero(x._array))
+
+
+CONSTANT.add("nonzero")

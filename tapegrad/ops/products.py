@@ -1,0 +1,126 @@
+"""Products of matrices and vectors: the linear algebra in the standard's main namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tapegrad._operands import as_tensor, as_tensors
+from tapegrad._rules import composed, primitive
+from tapegrad._tensor import Tensor
+from tapegrad.ops._axes import axis_of
+from tapegrad.ops.shaping import permute_dims, reshape
+
+
+def _transpose(xp: Any, x: Any) -> Any:
+    return x.T if x.ndim == 2 else xp.matrix_transpose(x)
+
+
+def _matmul_1(xp: Any, t: Any, x1_shape: tuple[int, ...], x2: Any) -> Any:
+    if x2.ndim == 1:
+        return t[..., None] * x2
+    if len(x1_shape) == 1:
+        return (x2 @ t[..., None])[..., 0]
+    return t @ _transpose(xp, x2)
+
+
+def _matmul_2(xp: Any, t: Any, x1: Any, x2_shape: tuple[int, ...]) -> Any:
+    if x1.ndim == 1:
+        return t[..., None] * x1 if len(x2_shape) == 1 else x1[:, None] * t[..., None, :]
+    if len(x2_shape) == 1:
+        return (_transpose(xp, x1) @ t[..., None])[..., 0]
+    return _transpose(xp, x1) @ t
+
+
+_matmul = primitive("matmul", lambda xp, x1, x2: xp.matmul(x1, x2), _matmul_1, _matmul_2, broadcasts=True)
+
+
+def matmul(x1: Any, x2: Any, /) -> Tensor:
+    """Matrix product of (..., n, k) and (..., k, m); leading axes broadcast; 1-D operands are vectors.
+
+    Raises ValueError for shapes that do not fit. Derivatives: t x2^T; x1^T t.
+
+    >>> import tapegrad as tg
+    >>> tg.matmul(tg.asarray([[1.0, 2.0]]), tg.asarray([3.0, 4.0]))
+    Tensor([11.])
+    """
+    if type(x1) is not Tensor or type(x2) is not Tensor:
+        x1, x2 = as_tensors("matmul", x1, x2)
+    return _matmul(x1, x2)
+
+
+_matrix_transpose = primitive(
+    "matrix_transpose", lambda xp, x: xp.matrix_transpose(x), lambda xp, t: xp.matrix_transpose(t)
+)
+
+
+def matrix_transpose(x: Any, /) -> Tensor:
+    """Swap the last two axes; ValueError if there are fewer. Derivative: t, transposed.
+
+    >>> import tapegrad as tg
+    >>> tg.matrix_transpose(tg.zeros((2, 3))).shape
+    (3, 2)
+    """
+    x = as_tensor(x)
+    if x.ndim < 2:
+        raise ValueError(f"matrix_transpose: a shape {x.shape} has fewer than two axes")
+    return _matrix_transpose(x)
+
+
+_vecdot = primitive(
+    "vecdot",
+    lambda xp, x1, x2, axis: xp.vecdot(x1, x2, axis=axis),
+    lambda xp, t, x2, axis: xp.expand_dims(t, axis=axis) * x2,
+    lambda xp, t, x1, axis: xp.expand_dims(t, axis=axis) * x1,
+    broadcasts=True,
+)
+
+
+def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Tensor:
+    """Dot product of vectors along an axis, counted from the end; the other axes broadcast.
+
+    Derivatives: t x2; t x1.
+
+    >>> import tapegrad as tg
+    >>> tg.vecdot(tg.asarray([1.0, 2.0]), tg.asarray([3.0, 4.0]))
+    Tensor(11.)
+    """
+    x1, x2 = as_tensors("vecdot", x1, x2)
+    place = axis_of("vecdot", min(x1.ndim, x2.ndim), axis)
+    if x1.shape[place] != x2.shape[place]:
+        raise ValueError(f"vecdot: shapes {x1.shape} and {x2.shape} differ in length along axis {axis}")
+    return _vecdot(x1, x2, place)
+
+
+@composed
+def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
+    """Sum of products over several axes: the last `axes` of x1 with the first of x2, or those named.
+
+    >>> import tapegrad as tg
+    >>> tg.tensordot(tg.ones((2, 3)), tg.ones((3, 4)), axes=1).shape
+    (2, 4)
+    """
+    x1, x2 = as_tensors("tensordot", x1, x2)
+    if isinstance(axes, int):
+        if not 0 <= axes <= min(x1.ndim, x2.ndim):
+            raise ValueError(f"tensordot: axes={axes} of shapes {x1.shape} and {x2.shape}")
+        first, second = list(range(x1.ndim - axes, x1.ndim)), list(range(axes))
+    else:
+        first = [axis_of("tensordot", x1.ndim, i) + x1.ndim for i in axes[0]]
+        second = [axis_of("tensordot", x2.ndim, i) + x2.ndim for i in axes[1]]
+    if [x1.shape[i] for i in first] != [x2.shape[i] for i in second]:
+        raise ValueError(f"tensordot: shapes {x1.shape} and {x2.shape} do not fit along axes {axes}")
+    kept1 = [i for i in range(x1.ndim) if i not in first]
+    kept2 = [i for i in range(x2.ndim) if i not in second]
+    n = 1
+    for i in first:
+        n *= x1.shape[i]
+    shape1, shape2 = [x1.shape[i] for i in kept1], [x2.shape[i] for i in kept2]
+    rows, columns = 1, 1
+    for length in shape1:
+        rows *= length
+    for length in shape2:
+        columns *= length
+    left = reshape(permute_dims(x1, (*kept1, *first)), (rows, n))
+    right = reshape(permute_dims(x2, (*second, *kept2)), (n, columns))
+    return reshape(matmul(left, right), (*shape1, *shape2))

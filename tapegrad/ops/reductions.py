@@ -1,0 +1,318 @@
+"""Reductions of the standard: statistics, cumulative sums and products, logic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad._operands import as_tensor
+from tapegrad._rules import primitive
+from tapegrad._tensor import Tensor
+from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
+from tapegrad.ops.elementwise import over
+
+Axis = int | tuple[int, ...] | None
+
+
+_sum = primitive(
+    "sum",
+    lambda xp, x, axis, keepdims: xp.sum(x, axis=axis, keepdims=keepdims),
+    lambda xp, t, x_shape, axis, keepdims: fill(xp, t, x_shape, axis, keepdims),
+)
+
+
+def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """Sum over axes; over all of them for None.
+
+    dtype: the dtype to sum in and return; small integers are summed in the default one. Derivative: t, broadcast back.
+
+    >>> import tapegrad as tg
+    >>> tg.sum(tg.asarray([[1.0, 2.0], [3.0, 4.0]]), axis=0)
+    Tensor([4., 6.])
+    """
+    x = _cast(x, dtype)
+    return _sum(x, axes_of("sum", x.ndim, axis), keepdims)
+
+
+_mean = primitive(
+    "mean",
+    lambda xp, x, axis, keepdims: xp.mean(x, axis=axis, keepdims=keepdims),
+    lambda xp, t, x_shape, axis, keepdims: fill(xp, t / max1(count(x_shape, axis)), x_shape, axis, keepdims),
+)
+
+
+def max1(n: int) -> int:
+    """Return n, or 1 for 0: the mean of nothing is NaN, its gradient is empty."""
+    return n or 1
+
+
+def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Arithmetic mean over axes; over all of them for None. Floating dtypes. Derivative: t / n, broadcast back.
+
+    >>> import tapegrad as tg
+    >>> tg.mean(tg.asarray([1.0, 2.0, 6.0]))
+    Tensor(3.)
+    """
+    x = as_tensor(x)
+    return _mean(x, axes_of("mean", x.ndim, axis), keepdims)
+
+
+def _var_vjp(xp: Any, t: Any, x: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
+    t = spread(xp, t, x.shape, axis, keepdims)
+    n = count(x.shape, axis) - correction
+    return t * (x - xp.mean(x, axis=axis, keepdims=True)) * (2 / n)
+
+
+_var = primitive(
+    "var",
+    lambda xp, x, axis, correction, keepdims: xp.var(x, axis=axis, correction=correction, keepdims=keepdims),
+    _var_vjp,
+)
+
+
+def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+    """Variance over axes: the sum of squared deviations over n - correction.
+
+    correction: 0 for a population, 1 (Bessel's) for a sample. Derivative: 2 t (x - mean) / (n - correction).
+
+    >>> import tapegrad as tg
+    >>> tg.var(tg.asarray([1.0, 3.0]))
+    Tensor(1.)
+    """
+    x = as_tensor(x)
+    return _var(x, axes_of("var", x.ndim, axis), correction, keepdims)
+
+
+def _std_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
+    n = count(x.shape, axis) - correction
+    t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
+    return over(xp, t * (x - xp.mean(x, axis=axis, keepdims=True)) / n, out)
+
+
+_std = primitive(
+    "std",
+    lambda xp, x, axis, correction, keepdims: xp.std(x, axis=axis, correction=correction, keepdims=keepdims),
+    _std_vjp,
+)
+
+
+def std(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+    """Standard deviation over axes: the square root of `var`.
+
+    Derivative: t (x - mean) / (out (n - correction)), 0 where all values are equal.
+
+    >>> import tapegrad as tg
+    >>> tg.std(tg.asarray([1.0, 3.0]))
+    Tensor(1.)
+    """
+    x = as_tensor(x)
+    return _std(x, axes_of("std", x.ndim, axis), correction, keepdims)
+
+
+def _extreme_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
+    mask = (x == out) | (x != x)  # NaN is the extreme of what holds one
+    ties = xp.sum(xp.astype(mask, out.dtype), axis=axis, keepdims=True)
+    return xp.where(mask, t / ties, 0)
+
+
+_max = primitive("max", lambda xp, x, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims), _extreme_vjp)
+_min = primitive("min", lambda xp, x, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims), _extreme_vjp)
+
+
+def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Greatest value over axes; ValueError if there is none. Derivative: t, shared equally by ties.
+
+    >>> import tapegrad as tg
+    >>> tg.max(tg.asarray([1.0, 3.0]))
+    Tensor(3.)
+    """
+    x = as_tensor(x)
+    return _max(x, axes_of("max", x.ndim, axis), keepdims)
+
+
+def min(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Least value over axes; ValueError if there is none. Derivative: t, shared equally by ties.
+
+    >>> import tapegrad as tg
+    >>> tg.min(tg.asarray([1.0, 3.0]))
+    Tensor(1.)
+    """
+    x = as_tensor(x)
+    return _min(x, axes_of("min", x.ndim, axis), keepdims)
+
+
+# -- products --------------------------------------------------------------------------------------------
+
+
+def _part(start: int | None, stop: int | None, axis: int) -> tuple[Any, ...]:
+    """Return the index that cuts one axis, counted from the end."""
+    return (..., slice(start, stop), *(slice(None),) * (-axis - 1))
+
+
+def _cumprod_vjp(xp: Any, t: Any, x: Any, axis: int) -> Any:
+    """Return L_i s_i, where L_i is the product before i and s_i = t_i + x_(i+1) s_(i+1).
+
+    No division, so zeros are exact. The recurrence is solved by doubling in log2(n) steps.
+    """
+    n = x.shape[axis]
+    if n == 0:
+        return t
+    b = t
+    a = xp.concat([x[_part(1, None, axis)], xp.zeros_like(x[_part(0, 1, axis)])], axis=axis)
+    step = 1
+    while step < n:
+        keep, rest = _part(None, n - step, axis), _part(step, None, axis)
+        b = xp.concat([b[keep] + a[keep] * b[rest], b[_part(n - step, None, axis)]], axis=axis)
+        a = xp.concat([a[keep] * a[rest], xp.zeros_like(a[_part(n - step, None, axis)])], axis=axis)
+        step *= 2
+    return _before(xp, x, axis) * b
+
+
+def _before(xp: Any, x: Any, axis: int) -> Any:
+    """Return for each element the product of those before it along an axis."""
+    ones = xp.ones_like(x[_part(0, 1, axis)])
+    return xp.cumulative_prod(xp.concat([ones, x[_part(None, -1, axis)]], axis=axis), axis=axis)
+
+
+_cumulative_prod = primitive(
+    "cumulative_prod",
+    lambda xp, x, axis: xp.cumulative_prod(x, axis=axis),
+    _cumprod_vjp,
+)
+
+
+def cumulative_prod(
+    x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+) -> Tensor:
+    """Product of the elements up to each one along an axis, which a 1-D Tensor need not name.
+
+    include_initial: put a 1 before. Derivative: exact with zeros too; it costs log2(n) passes.
+
+    >>> import tapegrad as tg
+    >>> tg.cumulative_prod(tg.asarray([1.0, 2.0, 3.0]))
+    Tensor([1., 2., 6.])
+    """
+    return _cumulative("cumulative_prod", _cumulative_prod, 1, x, axis, dtype, include_initial)
+
+
+_cumulative_sum = primitive(
+    "cumulative_sum",
+    lambda xp, x, axis: xp.cumulative_sum(x, axis=axis),
+    lambda xp, t, axis: xp.flip(xp.cumulative_sum(xp.flip(t, axis=axis), axis=axis), axis=axis),
+)
+
+
+def cumulative_sum(
+    x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+) -> Tensor:
+    """Sum of the elements up to each one along an axis, which a 1-D Tensor need not name.
+
+    include_initial: put a 0 before. Derivative: the cumulative sum of t from the end.
+
+    >>> import tapegrad as tg
+    >>> tg.cumulative_sum(tg.asarray([1.0, 2.0, 3.0]))
+    Tensor([1., 3., 6.])
+    """
+    return _cumulative("cumulative_sum", _cumulative_sum, 0, x, axis, dtype, include_initial)
+
+
+def _cumulative(
+    name: str, op: Any, initial: int, x: Any, axis: int | None, dtype: Any, include_initial: bool
+) -> Tensor:
+    x = _cast(x, dtype)
+    if axis is None and x.ndim != 1:
+        raise ValueError(f"{name}: a Tensor of {x.ndim} axes needs axis=")
+    place = axis_of(name, x.ndim, -1 if axis is None else axis)
+    out: Tensor = op(x, place)
+    if include_initial:
+        from tapegrad.ops.creation import full
+        from tapegrad.ops.shaping import concat
+
+        shape = list(out.shape)
+        shape[place] = 1
+        first = full(tuple(shape), initial, dtype=out.dtype, device=out.device)
+        out = concat([first, out], axis=place)
+    return out
+
+
+def _prod_vjp(xp: Any, t: Any, x: Any, axis: int) -> Any:
+    """Return t times the product of the others: those before times those after, with no division."""
+    after = xp.flip(_before(xp, xp.flip(x, axis=axis), axis), axis=axis)
+    return t * (_before(xp, x, axis) * after)
+
+
+_prod = primitive("prod", lambda xp, x, axis: xp.prod(x, axis=axis, keepdims=True), _prod_vjp)
+
+
+def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """Product over axes; over all of them for None. Derivative: t times the product of the others, exact with zeros.
+
+    >>> import tapegrad as tg
+    >>> tg.prod(tg.asarray([2.0, 3.0]))
+    Tensor(6.)
+    """
+    x = _cast(x, dtype)
+    axes = axes_of("prod", x.ndim, axis)
+    for i in axes:  # one at a time is what all libraries have
+        x = _prod(x, i)
+    return x if keepdims or not axes else _squeeze(x, axes)
+
+
+def _squeeze(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    from tapegrad.ops.shaping import squeeze
+
+    return squeeze(x, axes)
+
+
+def _cast(x: Any, dtype: Any) -> Tensor:
+    x = as_tensor(x)
+    if dtype is None:
+        return x
+    from tapegrad.ops.creation import astype
+
+    return astype(x, dtype, copy=False)
+
+
+# -- logic -----------------------------------------------------------------------------------------------
+
+
+_all = primitive("all", lambda xp, x, axis, keepdims: xp.all(x, axis=axis, keepdims=keepdims), None)
+_any = primitive("any", lambda xp, x, axis, keepdims: xp.any(x, axis=axis, keepdims=keepdims), None)
+_count_nonzero = primitive(
+    "count_nonzero",
+    lambda xp, x, axis, keepdims: xp.count_nonzero(x, axis=axis, keepdims=keepdims),
+    None,
+)
+
+
+def all(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements over axes are true (not zero). Not differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.all(tg.asarray([True, False]))
+    Tensor(False)
+    """
+    x = as_tensor(x)
+    return _all(x, axes_of("all", x.ndim, axis), keepdims)
+
+
+def any(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether any element over axes is true (not zero). Not differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.any(tg.asarray([True, False]))
+    Tensor(True)
+    """
+    x = as_tensor(x)
+    return _any(x, axes_of("any", x.ndim, axis), keepdims)
+
+
+def count_nonzero(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """How many elements over axes are not zero. Not differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.count_nonzero(tg.asarray([0.0, 2.0, 3.0]))
+    Tensor(2)
+    """
+    x = as_tensor(x)
+    return _count_nonzero(x, axes_of("count_nonzero", x.ndim, axis), keepdims)

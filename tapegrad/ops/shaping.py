@@ -1,0 +1,343 @@
+"""Functions of the standard that move elements and change none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+from tapegrad._operands import as_tensor, as_tensors
+from tapegrad._rules import composed, primitive, several, variadic
+from tapegrad._tensor import Tensor
+from tapegrad.ops._axes import axes_of, axis_of
+
+# -- the primitives --------------------------------------------------------------------------------------
+
+
+def _lead(t: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the extra leading axes of the cotangent of a result of this shape."""
+    return tuple(t.shape[: t.ndim - len(shape)])
+
+
+_reshape = primitive(
+    "reshape",
+    lambda xp, x, shape: xp.reshape(x, shape),
+    lambda xp, t, x_shape, shape: xp.reshape(t, _lead(t, shape) + tuple(x_shape)),
+)
+_broadcast_to = primitive(
+    "broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), lambda xp, t: t, broadcasts=True
+)
+
+
+def _permute_vjp(xp: Any, t: Any, axes: tuple[int, ...]) -> Any:
+    lead = t.ndim - len(axes)
+    back = sorted(range(len(axes)), key=axes.__getitem__)
+    return xp.permute_dims(t, (*range(lead), *(lead + i for i in back)))
+
+
+_permute_dims = primitive("permute_dims", lambda xp, x, axes: xp.permute_dims(x, axes), _permute_vjp)
+_flip = primitive(
+    "flip", lambda xp, x, axis: xp.flip(x, axis=axis), lambda xp, t, axis: xp.flip(t, axis=axis)
+)
+_roll = primitive(
+    "roll",
+    lambda xp, x, shift, axis: xp.roll(x, shift, axis=axis),
+    lambda xp, t, shift, axis: xp.roll(t, tuple(-n for n in shift), axis=axis),
+)
+
+
+def _along(axis: int, what: Any) -> tuple[Any, ...]:
+    """Return the index with `what` at an axis counted from the end."""
+    return (..., what, *(slice(None),) * (-axis - 1))
+
+
+def _concat_vjp(xp: Any, t: Any, shapes: tuple[tuple[int, ...], ...], axis: int) -> list[Any]:
+    parts, start = [], 0
+    for shape in shapes:
+        stop = start + shape[axis]
+        parts.append(t[_along(axis, slice(start, stop))])
+        start = stop
+    return parts
+
+
+_concat = variadic("concat", lambda xp, arrays, axis: xp.concat(arrays, axis=axis), _concat_vjp)
+_stack = variadic(
+    "stack",
+    lambda xp, arrays, axis: xp.stack(arrays, axis=axis),
+    lambda xp, t, shapes, axis: [t[_along(axis, i)] for i in range(len(shapes))],
+)
+
+
+def _unstack_vjp(xp: Any, ts: list[Any], axis: int) -> Any:
+    like = next(t for t in ts if t is not None)
+    return xp.stack([xp.zeros_like(like) if t is None else t for t in ts], axis=axis)
+
+
+_unstack = several("unstack", lambda xp, x, axis: xp.unstack(x, axis=axis), _unstack_vjp)
+
+
+# -- one array -------------------------------------------------------------------------------------------
+
+
+def _sizes(name: str, shape: Any) -> tuple[int, ...]:
+    """Return a shape, or one length, as a tuple of ints."""
+    sizes = tuple(index(n) for n in shape) if isinstance(shape, (tuple, list)) else (index(shape),)
+    if any(n < -1 for n in sizes):
+        raise ValueError(f"{name}: a shape has no negative lengths, but {shape} has")
+    return sizes
+
+
+def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Tensor:
+    """Give the elements, in order, another shape, in which one length may be -1.
+
+    copy: accepted for the standard's sake; a Tensor is a value, so it makes no difference. Raises ValueError if
+    the number of elements differs. Derivative: t in the old shape.
+
+    >>> import tapegrad as tg
+    >>> tg.reshape(tg.asarray([1.0, 2.0]), (2, 1)).shape
+    (2, 1)
+    """
+    x = as_tensor(x)
+    sizes = _sizes("reshape", shape)
+    known = 1
+    for n in sizes:
+        known *= n
+    if -1 in sizes:
+        known = -known
+        if sizes.count(-1) > 1 or known == 0 or x.size % known:
+            raise ValueError(f"reshape: {x.shape} has {x.size} elements, which do not fill the shape {sizes}")
+        sizes = tuple(x.size // known if n == -1 else n for n in sizes)
+    elif known != x.size:
+        raise ValueError(f"reshape: {x.shape} has {x.size} elements, the shape {sizes} has {known}")
+    return _reshape(x, sizes)
+
+
+def broadcast_to(x: Any, /, shape: Any) -> Tensor:
+    """Repeat along new and length-1 axes to a shape. Derivative: t, summed over what was repeated.
+
+    >>> import tapegrad as tg
+    >>> tg.broadcast_to(tg.asarray(1.0), (2,))
+    Tensor([1., 1.])
+    """
+    return _broadcast_to(as_tensor(x), _sizes("broadcast_to", shape))
+
+
+def permute_dims(x: Any, /, axes: tuple[int, ...]) -> Tensor:
+    """Put the axes in another order. Derivative: t in the old order.
+
+    >>> import tapegrad as tg
+    >>> tg.permute_dims(tg.zeros((2, 3)), (1, 0)).shape
+    (3, 2)
+    """
+    x = as_tensor(x)
+    order = tuple(axis_of("permute_dims", x.ndim, i) + x.ndim for i in axes)
+    if sorted(order) != list(range(x.ndim)):
+        raise ValueError(f"permute_dims: {tuple(axes)} is no permutation of the axes of a shape {x.shape}")
+    return _permute_dims(x, order)
+
+
+def flip(x: Any, /, *, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """Reverse the order of elements along axes; along all of them for None. Derivative: t, flipped.
+
+    >>> import tapegrad as tg
+    >>> tg.flip(tg.asarray([1.0, 2.0]))
+    Tensor([2., 1.])
+    """
+    x = as_tensor(x)
+    return _flip(x, axes_of("flip", x.ndim, axis))
+
+
+def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """Shift elements along axes, those that fall off coming back at the start; None rolls the flat array.
+
+    Derivative: t, rolled back.
+
+    >>> import tapegrad as tg
+    >>> tg.roll(tg.asarray([1.0, 2.0, 3.0]), 1)
+    Tensor([3., 1., 2.])
+    """
+    x = as_tensor(x)
+    if axis is None:
+        return reshape(roll(reshape(x, -1), shift, axis=0), x.shape) if x.size else x
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    shifts = (shift,) * len(axes) if isinstance(shift, int) else tuple(shift)
+    if len(shifts) != len(axes):
+        raise ValueError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
+    return _roll(x, shifts, tuple(axis_of("roll", x.ndim, i) for i in axes))
+
+
+@composed
+def expand_dims(x: Any, /, *, axis: int = 0) -> Tensor:
+    """Insert an axis of length 1 at a position of the result's shape.
+
+    >>> import tapegrad as tg
+    >>> tg.expand_dims(tg.zeros(3), axis=-1).shape
+    (3, 1)
+    """
+    x = as_tensor(x)
+    place = axis_of("expand_dims", x.ndim + 1, axis) + x.ndim + 1
+    return _reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
+
+
+@composed
+def squeeze(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
+    """Remove axes of length 1; ValueError for one that is longer.
+
+    >>> import tapegrad as tg
+    >>> tg.squeeze(tg.zeros((1, 3)), axis=0).shape
+    (3,)
+    """
+    x = as_tensor(x)
+    axes = axes_of("squeeze", x.ndim, axis)
+    for i in axes:
+        if x.shape[i] != 1:
+            raise ValueError(f"squeeze: axis {i} of {x.shape} has length {x.shape[i]}, not 1")
+    return _reshape(x, tuple(n for i, n in enumerate(x.shape, -x.ndim) if i not in axes))
+
+
+@composed
+def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int, ...], /) -> Tensor:
+    """Move axes to other positions; the others keep their order.
+
+    >>> import tapegrad as tg
+    >>> tg.moveaxis(tg.zeros((2, 3, 4)), 0, -1).shape
+    (3, 4, 2)
+    """
+    x = as_tensor(x)
+    n = x.ndim
+    sources = [axis_of("moveaxis", n, i) + n for i in _as_tuple(source)]
+    places = [axis_of("moveaxis", n, i) + n for i in _as_tuple(destination)]
+    if len(set(sources)) != len(sources) or len(set(places)) != len(places) or len(sources) != len(places):
+        raise ValueError(f"moveaxis: from {source} to {destination}: as many axes, none twice")
+    order = [i for i in range(n) if i not in sources]
+    for place, i in sorted(zip(places, sources, strict=True)):
+        order.insert(place, i)
+    return _permute_dims(x, tuple(order))
+
+
+def _as_tuple(axis: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (axis,) if isinstance(axis, int) else tuple(axis)
+
+
+@composed
+def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
+    """Repeat each element along an axis, or of the flat array for None.
+
+    repeats: how often, an int or one integer for each position. Derivative: the sum of t over the repeats.
+
+    >>> import tapegrad as tg
+    >>> tg.repeat(tg.asarray([1.0, 2.0]), 2)
+    Tensor([1., 1., 2., 2.])
+    """
+    x = as_tensor(x)
+    if axis is None:
+        x, axis = reshape(x, -1), 0
+    place = axis_of("repeat", x.ndim, axis) + x.ndim
+    if isinstance(repeats, int):
+        before, n, after = x.shape[:place], x.shape[place], x.shape[place + 1 :]
+        wide = broadcast_to(_reshape(x, (*before, n, 1, *after)), (*before, n, repeats, *after))
+        return _reshape(wide, (*before, n * repeats, *after))
+    from tapegrad._tensor import host
+    from tapegrad.ops.creation import asarray
+    from tapegrad.ops.indexing import take
+
+    counts = [int(n) for n in host(as_tensor(repeats)).reshape(-1)]
+    if len(counts) == 1:
+        counts *= x.shape[place]
+    if len(counts) != x.shape[place] or any(n < 0 for n in counts):
+        raise ValueError(f"repeat: axis {axis} of {x.shape} needs {x.shape[place]} counts, none negative")
+    where = [i for i, n in enumerate(counts) for _ in range(n)]
+    return take(x, asarray(where, dtype="int64", device=x.device), axis=place)
+
+
+@composed
+def tile(x: Any, repetitions: tuple[int, ...], /) -> Tensor:
+    """Put copies of the whole array side by side, as many along each axis as said.
+
+    >>> import tapegrad as tg
+    >>> tg.tile(tg.asarray([1.0, 2.0]), (2,))
+    Tensor([1., 2., 1., 2.])
+    """
+    x = as_tensor(x)
+    times = tuple(index(n) for n in repetitions)
+    ndim = max(x.ndim, len(times))
+    times = (1,) * (ndim - len(times)) + times
+    shape = (1,) * (ndim - x.ndim) + x.shape
+    thin = tuple(m for n in shape for m in (1, n))
+    wide = tuple(m for k, n in zip(times, shape, strict=True) for m in (k, n))
+    full = tuple(k * n for k, n in zip(times, shape, strict=True))
+    return _reshape(_broadcast_to(_reshape(x, thin), wide), full)
+
+
+# -- several arrays --------------------------------------------------------------------------------------
+
+
+def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
+    """Join along an axis, or end to end as flat arrays for None. Derivative: the pieces of t.
+
+    >>> import tapegrad as tg
+    >>> tg.concat([tg.asarray([1.0]), tg.asarray([2.0, 3.0])])
+    Tensor([1., 2., 3.])
+    """
+    xs = _list("concat", arrays)
+    if axis is None:
+        xs, axis = tuple(reshape(x, -1) for x in xs), 0
+    return _concat(xs, axis_of("concat", xs[0].ndim, axis))
+
+
+def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Tensor:
+    """Join arrays of one shape along a new axis. Derivative: the pieces of t.
+
+    >>> import tapegrad as tg
+    >>> tg.stack([tg.asarray([1.0]), tg.asarray([2.0])]).shape
+    (2, 1)
+    """
+    xs = _list("stack", arrays)
+    return _stack(xs, axis_of("stack", xs[0].ndim + 1, axis))
+
+
+def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:
+    """Split along an axis into Tensors without it. Derivative: the stacked cotangents.
+
+    >>> import tapegrad as tg
+    >>> tg.unstack(tg.asarray([1.0, 2.0]))
+    (Tensor(1.), Tensor(2.))
+    """
+    x = as_tensor(x)
+    return _unstack(x, axis_of("unstack", x.ndim, axis))
+
+
+def _list(name: str, arrays: Sequence[Any]) -> tuple[Tensor, ...]:
+    if not isinstance(arrays, (list, tuple)) or not arrays:
+        raise ValueError(f"{name}: a list or tuple of at least one array is needed")
+    return as_tensors(name, *arrays)
+
+
+def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that shapes broadcast to; ValueError if they do not.
+
+    >>> import tapegrad as tg
+    >>> tg.broadcast_shapes((3, 1), (4,))
+    (3, 4)
+    """
+    ndim = max((len(s) for s in shapes), default=0)
+    out = [1] * ndim
+    for shape in shapes:
+        for i, n in enumerate(shape, ndim - len(shape)):
+            if out[i] not in (1, n) and n != 1:
+                raise ValueError(f"shapes {', '.join(map(str, shapes))} do not broadcast")
+            out[i] = n if n != 1 else out[i]
+    return tuple(out)
+
+
+@composed
+def broadcast_arrays(*arrays: Any) -> list[Tensor]:
+    """Broadcast arrays against each other.
+
+    >>> import tapegrad as tg
+    >>> [x.shape for x in tg.broadcast_arrays(tg.zeros((2, 1)), tg.zeros(3))]
+    [(2, 3), (2, 3)]
+    """
+    xs = as_tensors("broadcast_arrays", *arrays)
+    shape = broadcast_shapes(*[x.shape for x in xs])
+    return [x if x.shape == shape else _broadcast_to(x, shape) for x in xs]

@@ -1,0 +1,247 @@
+"""What training needs beyond the standard: activations, softmax and its kin, cross-entropy.
+
+They are primitives where composing them would keep more memory, take longer or overflow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad._operands import as_tensor, as_tensors
+from tapegrad._rules import composed, constant, primitive, unary
+from tapegrad._tensor import Tensor
+from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
+from tapegrad.ops.elementwise import text
+
+_MODULE = __name__
+_GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
+_GELU_CUBE = 0.044715
+
+
+def _sigmoid(xp: Any, x: Any) -> Any:
+    e = xp.exp(-xp.abs(x))  # of a negative number: never overflows
+    return xp.where(x >= 0, 1, e) / (1 + e)
+
+
+def _silu_rule(xp: Any, t: Any, x: Any) -> Any:
+    s = _sigmoid(xp, x)
+    return t * (s * (1 + x * (1 - s)))
+
+
+def _gelu_tanh(xp: Any, x: Any) -> Any:
+    return xp.tanh(_GELU_SCALE * (x + _GELU_CUBE * (x * x * x)))
+
+
+def _gelu_rule(xp: Any, t: Any, x: Any) -> Any:
+    th = _gelu_tanh(xp, x)
+    slope = (1 - th * th) * (_GELU_SCALE * (1 + 3 * _GELU_CUBE * (x * x)))
+    return t * (0.5 * (1 + th) + 0.5 * x * slope)
+
+
+sigmoid = unary(
+    "sigmoid",
+    lambda xp, t, out: t * out * (1 - out),
+    text(
+        "1 / (1 + exp(-x)), without overflow.",
+        "Derivative: t out (1 - out).",
+        "tg.sigmoid(tg.asarray(0.0))",
+        "Tensor(0.5)",
+    ),
+    forward=_sigmoid,
+    module=_MODULE,
+)
+relu = unary(
+    "relu",
+    lambda xp, t, out: xp.where(out > 0, t, 0),
+    text(
+        "x where it is positive, else 0.",
+        "Derivative: t where x > 0, else 0.",
+        "tg.relu(tg.asarray([-1.0, 2.0]))",
+        "Tensor([0., 2.])",
+    ),
+    forward=lambda xp, x: xp.maximum(x, 0),
+    module=_MODULE,
+)
+silu = unary(
+    "silu",
+    _silu_rule,
+    text(
+        "x sigmoid(x), also known as swish.",
+        "Derivative: t s (1 + x (1 - s)) with s = sigmoid(x).",
+        "tg.silu(tg.asarray(0.0))",
+        "Tensor(0.)",
+    ),
+    forward=lambda xp, x: x * _sigmoid(xp, x),
+    module=_MODULE,
+)
+gelu = unary(
+    "gelu",
+    _gelu_rule,
+    text(
+        "0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): Hendrycks and Gimpel's tanh form.",
+        "Derivative: of that formula, from x alone.",
+        "tg.gelu(tg.asarray(0.0))",
+        "Tensor(0.)",
+    ),
+    forward=lambda xp, x: 0.5 * x * (1 + _gelu_tanh(xp, x)),
+    module=_MODULE,
+)
+
+
+# -- softmax and its kin -----------------------------------------------------------------------------------
+
+
+def _shifted(xp: Any, x: Any, axis: Any) -> Any:
+    """Return x less its maximum (where that is finite), so that no exponential overflows."""
+    m = xp.max(x, axis=axis, keepdims=True)
+    return x - xp.where(xp.isfinite(m), m, 0)
+
+
+def _softmax_forward(xp: Any, x: Any, axis: int) -> Any:
+    e = xp.exp(_shifted(xp, x, axis))
+    return e / xp.sum(e, axis=axis, keepdims=True)
+
+
+def _log_softmax_forward(xp: Any, x: Any, axis: int) -> Any:
+    z = _shifted(xp, x, axis)
+    return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
+
+
+def _softmax_vjp(xp: Any, t: Any, out: Any, axis: int) -> Any:
+    return out * (t - xp.sum(t * out, axis=axis, keepdims=True))
+
+
+_softmax = primitive("softmax", _softmax_forward, _softmax_vjp)
+_log_softmax = primitive(
+    "log_softmax",
+    _log_softmax_forward,
+    lambda xp, t, out, axis: t - xp.exp(out) * xp.sum(t, axis=axis, keepdims=True),
+)
+
+
+def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis, without overflow. Derivative: out (t - sum(t out)).
+
+    >>> import tapegrad as tg
+    >>> tg.softmax(tg.asarray([0.0, 0.0]))
+    Tensor([0.5, 0.5])
+    """
+    x = as_tensor(x)
+    return _softmax(x, axis_of("softmax", x.ndim, axis))
+
+
+def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
+    """Logarithm of softmax along an axis, precise where that is near 0. Derivative: t - softmax(x) sum(t).
+
+    >>> import tapegrad as tg
+    >>> tg.log_softmax(tg.asarray([0.0, -1000.0]))
+    Tensor([    0., -1000.])
+    """
+    x = as_tensor(x)
+    return _log_softmax(x, axis_of("log_softmax", x.ndim, axis))
+
+
+def _logsumexp_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    m = xp.max(x, axis=axis, keepdims=True)
+    m = xp.where(xp.isfinite(m), m, 0)
+    s = xp.sum(xp.exp(x - m), axis=axis, keepdims=True)
+    out = m + xp.log(xp.where(s == 0, 1, s))
+    out = xp.where(s == 0, -xp.inf, out)
+    return out if keepdims else xp.squeeze(out, axis=axis) if axis else out
+
+
+def _logsumexp_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
+    return t * xp.exp(x - xp.where(xp.isfinite(out), out, 0))
+
+
+_logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp)
+
+
+def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over axes, all for None, without overflow. Derivative: t softmax(x).
+
+    >>> import tapegrad as tg
+    >>> tg.logsumexp(tg.asarray([1000.0, -1000.0]))
+    Tensor(1000.)
+    """
+    x = as_tensor(x)
+    return _logsumexp(x, axes_of("logsumexp", x.ndim, axis), keepdims)
+
+
+# -- classification ----------------------------------------------------------------------------------------
+
+
+def _one_hot(xp: Any, labels: Any, n: int, dtype: Any) -> Any:
+    return xp.astype(labels[..., None] == xp.arange(n, dtype=labels.dtype, device=labels.device), dtype)
+
+
+@constant
+def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = -1) -> Tensor:
+    """Make vectors of zeros with a one at each label, along a new axis. Not differentiable.
+
+    labels: integers; dtype: by default the default float dtype; a label out of range gives zeros only.
+
+    >>> import tapegrad as tg
+    >>> tg.one_hot(tg.asarray([0, 2]), 3)
+    Tensor([[1., 0., 0.],
+            [0., 0., 1.]])
+    """
+    from tapegrad._settings import default_dtype
+    from tapegrad.ops.creation import arange, astype
+    from tapegrad.ops.shaping import moveaxis
+
+    labels = as_tensor(labels)
+    if "integer" not in labels.dtype.kind:
+        raise TypeError(f"one_hot: labels must be integers, not {labels.dtype.name}")
+    numbers = arange(num_classes, dtype=labels.dtype, device=labels.device)
+    out = astype(labels[..., None] == numbers, dtype or default_dtype())
+    return out if axis == -1 else moveaxis(out, -1, axis)
+
+
+def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> Any:
+    logp = _log_softmax_forward(xp, logits, -1)
+    return -xp.mean(xp.take_along_axis(logp, labels[..., None], axis=-1))
+
+
+def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any) -> Any:
+    n = count(labels.shape, tuple(range(labels.ndim)))
+    scale = xp.reshape(t / n, (*t.shape, *(1,) * logits.ndim))
+    hot = _one_hot(xp, labels, logits.shape[-1], logits.dtype)
+    return scale * (_softmax_forward(xp, logits, -1) - hot)
+
+
+_cross_entropy = primitive("cross_entropy", _cross_entropy_forward, _cross_entropy_vjp, None)
+
+
+def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
+    """Mean over samples of -log softmax(logits)[label], without overflow.
+
+    logits: shape (..., classes), floating; labels: shape (...), integers from 0 to classes - 1, or probabilities of the
+    shape of logits. Derivative in logits: t (softmax(logits) - one_hot(labels)) / samples. Raises ValueError
+    for shapes that do not fit, TypeError for labels that are neither.
+
+    >>> import tapegrad as tg
+    >>> tg.cross_entropy(tg.asarray([[0.0, 1000.0]]), tg.asarray([1]))
+    Tensor(0.)
+    """
+    logits, labels = as_tensors("cross_entropy", logits, labels)
+    if labels.shape == logits.shape and "floating" in labels.dtype.kind:
+        return _of_probabilities(logits, labels)
+    if "integer" not in labels.dtype.kind:
+        raise TypeError(
+            f"cross_entropy: labels must be integers, or probabilities of shape {logits.shape}, not "
+            f"{labels.dtype.name} of shape {labels.shape}"
+        )
+    if logits.ndim == 0 or labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"cross_entropy: logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, "
+            f"not {labels.shape}"
+        )
+    return _cross_entropy(logits, labels)
+
+
+def _of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    from tapegrad.ops.reductions import mean, sum
+
+    return -mean(sum(labels * log_softmax(logits), axis=-1))
