@@ -7,6 +7,7 @@ themselves, and that record is the higher-order derivative.
 from __future__ import annotations
 
 from collections.abc import Collection
+from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any
 
@@ -43,37 +44,36 @@ class Walk:
     all; xp: the namespace to compute in; taped: whether cotangents are Tensors.
     """
 
-    __slots__ = ("cotangents", "live", "owned", "taped", "xp")
+    __slots__ = ("cotangents", "live", "owned", "queue", "taped", "xp")
 
     def __init__(self, root: Record, seed: Any, live: Collection[Record] | None, taped: bool) -> None:
         from tapegrad import ops
 
         self.cotangents: dict[Record, Any] = {root: seed}
+        self.queue = [(-root.seq, root)]  # a heap: the latest record first
         self.owned: set[Record] = set()
         self.live = live
         self.taped = taped
         self.xp: Any = ops if taped else namespace_of[type(seed)]
 
-    def run(self, order: list[Record], retain: bool) -> list[tuple[Record, Any]]:
+    def run(self, retain: bool) -> list[tuple[Record, Any]]:
         """Go through records, latest first; return (record, cotangent) of leaves and retained gradients.
 
         retain: whether records keep what they saved.
         """
-        cotangents, owned, live, taped = self.cotangents, self.owned, self.live, self.taped
+        cotangents, owned, live, taped, queue = self.cotangents, self.owned, self.live, self.taped, self.queue
         pop, get, own = cotangents.pop, cotangents.get, owned.add
         xp = self.xp
-        kind = type(cotangents[order[0]])
+        kind = type(cotangents[queue[0][1]])
         found = []
-        for r in order:
-            t = pop(r, None)
-            if t is None:
-                continue
+        while queue:
+            r = heappop(queue)[1]
+            t = pop(r)
             if r.tensor is not None:
                 owned.discard(r)  # it is somebody's .grad now
                 found.append((r, t))
-            op = r.op
-            if op is LEAF:
-                continue
+                if r.op is LEAF:
+                    continue
             saved = r.saved
             if saved is RELEASED:
                 raise _second_backward(r)
@@ -82,15 +82,10 @@ class Walk:
                 xp = self.xp = namespace_of[kind]
             if taped:
                 saved = _as_tensors(r)
-            if op.pull is not None:
-                op.pull(self, r, t, saved)
-            elif op.joint:
-                rule, n, pick = op.vjps[0]
-                parts = rule(xp, t, *saved)
-                for p, s in zip(r.parents, parts, strict=True):
-                    if self.wants(p):
-                        self.give(p, self.fit(s, p, r, t))
-            else:
+            op = r.op
+            if op.elementwise:
+                shape = r.shape
+                dtype = r.dtype
                 for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
                     if p is None or (live is not None and p not in live):
                         continue
@@ -101,31 +96,58 @@ class Walk:
                         s = rule(xp, t)
                     else:
                         s = rule(xp, t, *pick(saved))
-                    if taped or s.shape != p.shape or (s.dtype is not p.dtype and s.dtype != p.dtype):
+                    if p.shape != shape or p.dtype is not dtype:
                         s = self.fit(s, p, r, t)
                     old = get(p)
                     if old is None:
                         cotangents[p] = s
+                        heappush(queue, (-p.seq, p))
                     elif p in owned:
                         old += s
                         cotangents[p] = old
                     else:
                         cotangents[p] = old + s
                         own(p)
+            else:
+                self.pull(r, t, saved)
             if not retain:
                 r.saved = RELEASED
                 r.parents = ()
         return found
 
+    def pull(self, r: Record, t: Any, saved: Any) -> None:
+        """Hand the cotangent of a record that is not elementwise to its parents."""
+        op, xp = r.op, self.xp
+        if op.pull is not None:
+            op.pull(self, r, t, saved)
+            return
+        if op.joint:
+            parts = op.vjps[0][0](xp, t, *saved)
+        else:
+            parts = [
+                _call(vjp, xp, t, saved) if self.wants(p) else None
+                for p, vjp in zip(r.parents, op.vjps, strict=True)
+            ]
+        for p, s in zip(r.parents, parts, strict=True):
+            if self.wants(p):
+                assert p is not None
+                self.give(p, self.fit(s, p, r, t))
+
     def wants(self, p: Record | None) -> bool:
         """Say whether a parent is to get a cotangent."""
         return p is not None and (self.live is None or p in self.live)
+
+    def put(self, p: Record, t: Any) -> None:
+        """Set a parent's cotangent."""
+        if p not in self.cotangents:
+            heappush(self.queue, (-p.seq, p))
+        self.cotangents[p] = t
 
     def give(self, p: Record, s: Any, owned: bool = False) -> None:
         """Add a fitted cotangent to a parent's; owned says that nobody else holds its buffer."""
         old = self.cotangents.get(p)
         if old is None:
-            self.cotangents[p] = s
+            self.put(p, s)
             if owned:
                 self.owned.add(p)
         elif p in self.owned:
@@ -183,6 +205,13 @@ class Walk:
                 )
             s = xp.astype(s, p.dtype)
         return s
+
+
+def _call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
+    rule, n, pick = vjp
+    if n == 0:
+        return rule(xp, t)
+    return rule(xp, t, saved[pick]) if n == 1 else rule(xp, t, *pick(saved))
 
 
 def _as_tensors(r: Record) -> list[Any]:
@@ -243,7 +272,7 @@ def backward(
         check_like("backward: the gradient", gradient, x.shape, x._array)
     with mode_set(recording=create_graph, watch=mode().watch if create_graph else None):
         walk = Walk(root, gradient if create_graph else gradient._array, None, create_graph)
-        found = walk.run(collect(root), retain=retain_graph or create_graph)
+        found = walk.run(retain=retain_graph or create_graph)
         grads = []
         for r, t in found:
             tensor = r.tensor() if r.tensor is not None else None

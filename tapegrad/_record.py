@@ -27,12 +27,13 @@ class Operation:
     name: the public name; vjps: for each operand (rule, number of saved values it reads, how to pick
     them from `saved`), or None where no gradient flows; saves: the names of what a record keeps;
     sources: for each of those the operand it is (its index), OUT for the result, STATIC for what is
-    no array; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether
-    the one rule gives the cotangents of all operands at once; pull: a function of the walk, used
-    instead of rules where a cotangent is better written into its accumulator than handed over.
+    no array; elementwise: whether a rule's result has the shape and dtype of the operation's; broadcasts:
+    whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives the
+    cotangents of all operands at once; pull: a function of the walk, used instead of rules where
+    a cotangent is better written into its accumulator than handed over.
     """
 
-    __slots__ = ("broadcasts", "joint", "name", "pull", "saves", "sources", "vjps")
+    __slots__ = ("broadcasts", "elementwise", "joint", "name", "pull", "saves", "sources", "vjps")
 
     def __init__(
         self,
@@ -41,12 +42,13 @@ class Operation:
         saves: tuple[str, ...] = (),
         sources: tuple[int, ...] = (),
         *,
+        elementwise: bool = False,
         broadcasts: bool = False,
         joint: bool = False,
         pull: Callable[..., None] | None = None,
     ) -> None:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
-        self.broadcasts, self.joint, self.pull = broadcasts, joint, pull
+        self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
@@ -91,8 +93,12 @@ class Mode:
         self.watch = watch
 
 
-_mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=Mode(True, None))  # noqa: B039 (never mutated)
+DEFAULT = Mode(True, None)
+_mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=DEFAULT)  # noqa: B039 (never mutated)
 mode = _mode.get
+# The scopes open in any thread or context. While there are none, which is nearly always, operations
+# need not ask for the context's mode.
+scopes: list[object] = []
 
 
 class mode_set(ContextDecorator):
@@ -109,10 +115,12 @@ class mode_set(ContextDecorator):
     def __enter__(self) -> None:
         old = mode()
         recording = old.recording if self._recording is None else self._recording
+        scopes.append(self)
         self._tokens.append(_mode.set(Mode(recording, self._watch or old.watch)))
 
     def __exit__(self, *error: object) -> None:
         _mode.reset(self._tokens.pop())
+        scopes.pop()  # any one: only their number counts
 
 
 def no_grad() -> mode_set:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tapegrad._namespace import Kernels, backend_of, namespace_of
 from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, same_library
-from tapegrad._record import OUT, STATIC, Operation, Record, mode, next_seq
+from tapegrad._record import DEFAULT, OUT, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._tensor import Tensor, wrap
 
 Rule = Callable[..., Any]
@@ -88,8 +88,9 @@ def unary(
     kernels = Kernels(name, forward)
     layout = tuple(n for n in ("x", "out") if differential is not None and n in reads(differential))
     sources = tuple(OUT if n == "out" else 0 for n in layout)
-    operation = Operation(name, (bind(differential, layout),), layout, sources)
+    operation = Operation(name, (bind(differential, layout),), layout, sources, elementwise=True)
     keep_x, keep_out = "x" in layout, "out" in layout
+    same_dtype = name not in ("abs", "real")  # of a complex operand
     if differential is None:
         CONSTANT.add(name)
     else:
@@ -109,7 +110,7 @@ def unary(
         y = new(Tensor)
         y._array = out
         p = x._record
-        m = mode()
+        m = mode() if scopes else DEFAULT
         if p is None or differential is None or not m.recording:
             y._record = None
         else:
@@ -121,8 +122,8 @@ def unary(
                 r.saved = (a, out) if keep_out else (a,)
             else:
                 r.saved = (out,) if keep_out else ()
-            r.shape = out.shape
-            r.dtype = out.dtype
+            r.shape = p.shape
+            r.dtype = p.dtype if same_dtype else out.dtype
             r.tensor = None
         if m.watch is not None:
             m.watch(operation, (x,), (), y)
@@ -147,19 +148,25 @@ def binary(
     kernels = Kernels(name)
     rules = (differential1, differential2)
     used = {n for rule in rules if rule is not None for n in reads(rule)}
-    layout = ("x1", "x2", "out") if used else ()
-    operation = Operation(
-        name, tuple(bind(rule, layout) for rule in rules), layout, (0, 1, OUT) if used else (), broadcasts=True
-    )
-    if used or differential1 is not None:
-        _declare(operation)
-    else:
-        CONSTANT.add(name)
     # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.
     keep1, keep2, keep_out = (
         sum(bit for bit, rule in zip((1, 2), rules, strict=True) if rule is not None and n in reads(rule))
         for n in ("x1", "x2", "out")
     )
+    crossed = (keep1, keep2, keep_out) == (2, 1, 0)  # each gradient reads the other operand: multiply
+    layout = ("x1", "x2") if crossed else ("x1", "x2", "out") if used else ()
+    operation = Operation(
+        name,
+        tuple(bind(rule, layout) for rule in rules),
+        layout,
+        (0, 1, OUT)[: len(layout)],
+        elementwise=True,
+        broadcasts=True,
+    )
+    if used or differential1 is not None:
+        _declare(operation)
+    else:
+        CONSTANT.add(name)
     differentiable = differential1 is not None
 
     def make(is_operator: bool) -> Callable[[Any, Any], Tensor]:
@@ -200,7 +207,7 @@ def binary(
                 out = backend_of[type(out)].as_array(out)
             y = new(Tensor)
             y._array = out
-            m = mode()
+            m = mode() if scopes else DEFAULT
             if (p1 is None and p2 is None) or not differentiable or not m.recording:
                 y._record = None
             else:
@@ -208,7 +215,9 @@ def binary(
                 r.seq = next_seq()
                 r.op = operation
                 r.parents = (p1, p2)
-                if layout:
+                if crossed:
+                    r.saved = (a if p2 is not None else None, b if p1 is not None else None)
+                elif layout:
                     live = (p1 is not None) + (2 if p2 is not None else 0)
                     r.saved = (
                         a if live & keep1 else None,
@@ -286,7 +295,7 @@ def primitive(
             y = new(Tensor)
             y._array = out
             p = x._record
-            m = mode()
+            m = mode() if scopes else DEFAULT
             if p is None or not differentiable or not m.recording:
                 y._record = None
             else:
@@ -317,7 +326,7 @@ def primitive(
                 raise explain(name, error, arrays) from error
             if type(out) is not kind:
                 out = backend_of[type(out)].as_array(out)
-            m = mode()
+            m = mode() if scopes else DEFAULT
             y = wrap(out)
             if m.recording:
                 parents = tuple([x._record if f and type(x) is Tensor else None for x, f in zip(xs, flows)])  # noqa: B905
@@ -360,7 +369,7 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
             out = forward(namespace_of[kind], arrays, *static)
         except Exception as error:
             raise explain(name, error, arrays) from error
-        m = mode()
+        m = mode() if scopes else DEFAULT
         y = wrap(out)
         parents = tuple([x._record for x in xs])
         if m.recording and any([p is not None for p in parents]):
@@ -397,7 +406,7 @@ def several(
         except Exception as error:
             raise explain(name, error, (a,)) from error
         ys = tuple([wrap(out) for out in outs])
-        m = mode()
+        m = mode() if scopes else DEFAULT
         if x._record is not None and m.recording:
             values = (tuple(a.shape), *static)
             whole = record(operation, (x._record,), tuple([values[i] for i in places]), a)
@@ -414,7 +423,10 @@ def several(
 def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     whole = r.parents[0]
     assert whole is not None
-    parts = walk.cotangents.setdefault(whole, [None] * whole.shape)
+    parts = walk.cotangents.get(whole)
+    if parts is None:
+        parts = [None] * whole.shape
+        walk.put(whole, parts)
     (i,) = saved
     parts[i] = t if parts[i] is None else parts[i] + t
 

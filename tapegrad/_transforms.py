@@ -133,7 +133,7 @@ def _pull_back(y: Tensor, fresh: list[Tensor], path: list[Record], taped: bool) 
         assert y._record is not None
         one = namespace_of[type(y._array)].ones_like(y._array)
         walk = Walk(y._record, wrap(one) if taped else one, set(path), taped)
-        found = dict(walk.run(path, retain=taped))
+        found = dict(walk.run(retain=taped))
     grads = []
     for x in fresh:
         assert x._record is not None

@@ -31,7 +31,7 @@ def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     lead = t.ndim - len(r.shape)
     acc = walk.accumulator(p, t, lead)
     (key,) = saved
-    walk.cotangents[p] = walk.xp.index_add(acc, (ALL,) * lead + key, t)
+    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
 
 
 _getitem = primitive(
@@ -63,7 +63,7 @@ def _pull_take(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     indices, axis = saved
     acc = walk.accumulator(p, t, t.ndim - len(r.shape))
     key = (ALL,) * (acc.ndim + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
-    walk.cotangents[p] = walk.xp.index_add(acc, key, t)
+    walk.put(p, walk.xp.index_add(acc, key, t))
 
 
 _take = primitive(
@@ -94,7 +94,7 @@ def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) 
     p = r.parents[0]
     indices, axis = saved
     acc = walk.accumulator(p, t, t.ndim - len(r.shape))
-    walk.cotangents[p] = walk.xp.index_add(acc, _grid(acc, _raw(indices), axis), t)
+    walk.put(p, walk.xp.index_add(acc, _grid(acc, _raw(indices), axis), t))
 
 
 def _grid(acc: Any, indices: Array, axis: int) -> Key:
