@@ -149,22 +149,56 @@ class Backend:
 
         This default writes one item of an integer index at a time: right on every library, and slow.
         """
-        arrays = [i for i in key if hasattr(i, "shape")]
-        if not arrays or len(arrays) == len(key) == 1 and self.xp.isdtype(arrays[0].dtype, "bool"):
+        if not self.has_integer_arrays(key):
             array[key] = array[key] + value
             return array
-        arrays = self.xp.broadcast_arrays(*arrays)
-        first = leading_axes(key)
-        for item in product(*map(range, arrays[0].shape)):
-            numbers = iter(int(a[item]) for a in arrays)
-            at = tuple(next(numbers) if hasattr(i, "shape") else i for i in key)
-            array[at] = array[at] + value[(slice(None),) * first + item + (...,)]
+        for at, item in self.items(array, key):
+            array[at] = array[at] + value[item]
         return array
 
+    def has_integer_arrays(self, key: tuple[Any, ...]) -> bool:
+        """Say whether a key holds integer arrays, whose items may repeat."""
+        return any(hasattr(i, "shape") and not self.xp.isdtype(i.dtype, "bool") for i in key)
 
-def leading_axes(key: tuple[Any, ...]) -> int:
-    """Count the axes of `x[key]` before those that the index arrays of a full key make."""
-    where = [n for n, i in enumerate(key) if hasattr(i, "shape")]
-    if where[-1] - where[0] >= len(where):
-        return 0  # index arrays with a slice between them: their axes come first
-    return sum(i is None or isinstance(i, slice) for i in key[: where[0]])
+    def items(self, array: Array, key: tuple[Any, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Go through the single items of `array[key]`: (index into array, index into the result)."""
+        arrays = self.spell_out(array, key)
+        shape = broadcast_shape([a.shape for a in arrays])
+        arrays = [self.xp.broadcast_to(a, shape) for a in arrays]
+        for item in product(*map(range, shape)):
+            yield tuple(int(a[item]) for a in arrays), item
+
+    def spell_out(self, array: Array, key: tuple[Any, ...]) -> list[Array]:
+        """Return a key that holds integer arrays as one integer array for each axis, of equivalent effect."""
+        where = [n for n, i in enumerate(key) if isinstance(i, int) or hasattr(i, "shape")]
+        wide = max(len(getattr(key[n], "shape", ())) for n in where)
+        # Index arrays with a slice or None between them put their axes first, else where they stand.
+        first = where[0] if where[-1] - where[0] < len(where) else 0
+        others = [n for n in range(len(key)) if n not in where]
+        ndim = wide + len(others)
+        out, axis = [], 0
+        for n, i in enumerate(key):
+            if i is None:
+                continue
+            if n in where:
+                a = i if hasattr(i, "shape") else self._numbers(array, [i], ())
+                place = first + wide
+            else:
+                numbers = range(array.shape[axis])[i]
+                a = self._numbers(array, numbers, (len(numbers),))
+                k = others.index(n)
+                place = k + 1 if k < first else k + 1 + wide
+            out.append(self.xp.reshape(a, (*a.shape, *(1,) * (ndim - place))))
+            axis += 1
+        return out
+
+    def _numbers(self, array: Array, numbers: Any, shape: tuple[int, ...]) -> Array:
+        a = self.xp.asarray(list(numbers), dtype=self.native_dtype("int64"), device=array.device)
+        return self.xp.reshape(a, shape)
+
+
+def broadcast_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape that shapes known to fit broadcast to."""
+    ndim = max(map(len, shapes))
+    padded = [(1,) * (ndim - len(s)) + tuple(s) for s in shapes]
+    return tuple(next((n for n in column if n != 1), 1) for column in zip(*padded, strict=True))

@@ -1,0 +1,69 @@
+"""CuPy: the arrays of devices "cuda", "cuda:1" and so on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat.cupy as compat
+import cupy
+import cupyx
+import numpy as np
+
+from tapegrad.backends._base import Array, Backend
+
+
+class Adapter(Backend):
+    """CuPy arrays, one CUDA device each."""
+
+    def __init__(self) -> None:
+        super().__init__("cupy", compat)
+        self.prefix = "cuda"
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        if cupy.is_available():
+            return None
+        return "CuPy is installed but finds no CUDA device; install the NVIDIA driver"
+
+    def owns(self, array_type: type) -> bool:
+        return issubclass(array_type, cupy.ndarray)
+
+    def native_dtype(self, name: str) -> Any:
+        return np.dtype(getattr(compat, name))
+
+    def has_dtype(self, name: str, device: Any) -> bool:
+        return name != "bfloat16"  # needs ml_dtypes, and mixes badly with Python scalars
+
+    def native_device(self, text: str) -> Any:
+        count = cupy.cuda.runtime.getDeviceCount()
+        if not (text or "0").isdecimal() or int(text or 0) >= count:
+            raise ValueError(f"unknown device 'cuda:{text}': there are {count}, from 'cuda:0' on")
+        return cupy.cuda.Device(int(text or 0))
+
+    def full_name(self, device: Any) -> str:
+        return f"cuda:{device.id}"
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        return cupy.asnumpy(array)  # type: ignore[no-any-return]
+
+    def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
+        with device:
+            return cupy.array(array)
+
+    def move(self, array: Array, device: Any) -> Array:
+        with device:
+            return cupy.asarray(array)
+
+    def synchronize(self, array: Array) -> None:
+        with array.device:
+            cupy.cuda.get_current_stream().synchronize()
+
+    def copy(self, array: Array) -> Array:
+        return array.copy()
+
+    def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        if self.has_integer_arrays(key):
+            cupyx.scatter_add(array, key, value)  # by atomics: repeated indices add up, in any order
+            return array
+        array[key] += value
+        return array

@@ -1,0 +1,67 @@
+"""JAX arrays: devices "jax:cpu", "jax:gpu:0" and the like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tapegrad.backends._base import Array, Backend
+
+
+class Adapter(Backend):
+    """JAX arrays, which nobody can write to: an update makes a new one.
+
+    float64 and int64 are there only with `jax.config.update("jax_enable_x64", True)`.
+    """
+
+    mutable = False
+
+    def __init__(self) -> None:
+        super().__init__("jax", jnp)
+
+    def owns(self, array_type: type) -> bool:
+        return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)
+
+    def native_dtype(self, name: str) -> Any:
+        return np.dtype(getattr(jnp, name))
+
+    def has_dtype(self, name: str, device: Any) -> bool:
+        wide = ("float64", "int64", "uint64", "complex128")
+        return bool(jax.config.jax_enable_x64) or name not in wide
+
+    def native_device(self, text: str) -> Any:
+        platform, _, number = text.partition(":")
+        try:
+            devices = jax.devices(platform or None)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"device 'jax:{text}' is not available here: {error}; install the JAX build for it"
+            ) from error
+        if not (number or "0").isdecimal() or int(number or 0) >= len(devices):
+            raise ValueError(f"unknown device 'jax:{text}': JAX has {', '.join(map(self.full_name, devices))}")
+        return devices[int(number or 0)]
+
+    def full_name(self, device: Any) -> str:
+        return "jax:cpu" if (device.platform, device.id) == ("cpu", 0) else f"jax:{device.platform}:{device.id}"
+
+    def device_string(self, array: Array) -> str:
+        devices = array.devices() if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) else ()
+        return self.full_name(next(iter(devices))) if len(devices) == 1 else "jax"
+
+    def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
+        return jax.device_put(np.array(array), device)  # a copy: JAX may keep the host's buffer
+
+    def move(self, array: Array, device: Any) -> Array:
+        return jax.device_put(array, device)
+
+    def synchronize(self, array: Array) -> None:
+        array.block_until_ready()
+
+    def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        return array.at[key].set(value)
+
+    def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        return array.at[key].add(value)

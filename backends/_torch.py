@@ -1,0 +1,112 @@
+"""PyTorch tensors as plain arrays: devices "torch:cpu", "torch:cuda:0" and the like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat.torch as compat
+import numpy as np
+import torch
+
+from tapegrad.backends._base import Array, Backend
+
+
+class Adapter(Backend):
+    """PyTorch tensors. Its own autograd is not used; tensors that it records are refused."""
+
+    def __init__(self) -> None:
+        super().__init__("torch", compat)
+
+    def owns(self, array_type: type) -> bool:
+        return issubclass(array_type, torch.Tensor)
+
+    def has_dtype(self, name: str, device: Any) -> bool:
+        return hasattr(torch, name) and not (name == "float64" and torch.device(device).type == "mps")
+
+    def native_device(self, text: str) -> torch.device:
+        try:
+            device = torch.device(text or "cpu")
+        except RuntimeError as error:
+            raise ValueError(f"unknown device 'torch:{text}': {error}") from error
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise RuntimeError(
+                    f"device 'torch:{text}' is not available here: PyTorch finds no CUDA device; install a driver "
+                    "and a CUDA build of torch"
+                )
+            if device.index is None:
+                device = torch.device("cuda", torch.cuda.current_device())
+            elif device.index >= torch.cuda.device_count():
+                raise ValueError(f"device 'torch:{text}': there are {torch.cuda.device_count()} CUDA devices")
+        return device
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == torch.bfloat16 else array).resolve_conj().numpy()  # type: ignore[no-any-return]
+
+    def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
+        return torch.from_numpy(np.array(array)).to(device)
+
+    def move(self, array: Array, device: Any) -> Array:
+        return array.to(device)
+
+    def synchronize(self, array: Array) -> None:
+        if array.device.type == "cuda":
+            torch.cuda.synchronize(array.device)
+
+    def copy(self, array: Array) -> Array:
+        if array.requires_grad:
+            raise TypeError(
+                "this PyTorch tensor is recorded by PyTorch's own autograd, which would lose its gradient here: "
+                "use tensor.detach() first"
+            )
+        return array.clone()
+
+    # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
+
+    def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
+        key, axes = _forward(key)
+        return torch.flip(array[key], axes) if axes else array[key]
+
+    def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        key, axes = _forward(key)
+        if axes:
+            value = torch.flip(value.broadcast_to(array[key].shape), axes)
+        array[key] = value
+        return array
+
+    def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        key, axes = _forward(key)
+        if axes:
+            value = torch.flip(value, axes)
+        if not self.has_integer_arrays(key):
+            array[key] += value
+            return array
+        simple = [n for n, i in enumerate(key) if i != slice(None)] if _one_array(key) else []
+        if len(simple) == 1:
+            return array.index_add_(simple[0], key[simple[0]].long(), value)
+        places = torch.arange(array.numel(), device=array.device).reshape(array.shape)[key]
+        flat = array.contiguous().view(-1).index_add_(0, places.reshape(-1), value.reshape(-1))
+        return flat.view(array.shape)
+
+
+def _one_array(key: tuple[Any, ...]) -> bool:
+    """Say whether a key is slices around one vector of integers."""
+    arrays = [i for i in key if hasattr(i, "shape")]
+    rest = [i for i in key if not hasattr(i, "shape")]
+    return len(arrays) == 1 and arrays[0].ndim == 1 and all(i == slice(None) for i in rest)
+
+
+def _forward(key: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[int]]:
+    """Return a key with slices of positive step only, and the axes of the result to flip after it."""
+    out, axes, axis = [], [], 0
+    for i in key:
+        if isinstance(i, slice) and (i.step or 1) < 0:
+            if any(hasattr(k, "shape") for k in key):
+                raise IndexError("on PyTorch a slice of negative step cannot stand beside an index array")
+            numbers = range(i.start, -1 if i.stop is None else i.stop, i.step)
+            i = slice(numbers[-1], numbers[0] + 1, -i.step)
+            axes.append(axis)
+        axis += not isinstance(i, int)
+        out.append(i)
+    return tuple(out), axes

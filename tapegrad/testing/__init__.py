@@ -1,0 +1,6 @@
+"""Checks of derivatives, for tapegrad's own rules and for users' functions."""
+
+from tapegrad.testing._gradcheck import GradcheckError, gradcheck, gradgradcheck
+from tapegrad.testing._samples import SAMPLES, Sample
+
+__all__ = ["SAMPLES", "GradcheckError", "Sample", "gradcheck", "gradgradcheck"]

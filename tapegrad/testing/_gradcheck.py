@@ -1,0 +1,148 @@
+"""Derivatives from the tape against finite differences along one random direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tapegrad._dtypes import isdtype
+from tapegrad._operands import as_tensor
+from tapegrad._record import no_grad
+from tapegrad._tensor import Tensor, host, wrap
+from tapegrad._transforms import grad
+from tapegrad.ops.creation import asarray
+from tapegrad.ops.reductions import sum as sum_
+
+# Central differences of fourth order: f'(0) = sum of c f(k h) / h, with an error of h^4.
+_STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
+# dtype name -> (relative step, tolerance): the step balances h^4 against rounding / h.
+_ACCURACY = {"float64": (1e-3, 1e-6), "float32": (2e-2, 5e-3)}
+
+
+class GradcheckError(AssertionError):
+    """A derivative from the tape and a finite difference disagree."""
+
+
+def gradcheck(
+    f: Callable[..., Any], args: Sequence[Any], *, rtol: float | None = None, seed: int = 0, name: str = ""
+) -> None:
+    """Check the first derivative of `f` against finite differences, in each floating argument.
+
+    f: takes and returns Tensors of any shape; args: arrays or Tensors, floating ones are differentiated by.
+    Both sides are projected on random directions, so the cost is five calls of `f` an argument. rtol: by default
+    1e-6 in float64, 5e-3 in float32. Raises GradcheckError with the argument, both numbers and the likely cause.
+
+    >>> import tapegrad as tg
+    >>> from tapegrad.testing import gradcheck
+    >>> gradcheck(lambda x: tg.sin(x) * x, [tg.asarray([0.5, 1.0])])
+    """
+    rng = np.random.default_rng(seed)
+    xs = [as_tensor(a).detach() for a in args]
+    w = _like(rng, f(*xs))
+
+    def projected(*inputs: Tensor) -> Tensor:
+        return sum_(f(*inputs) * w)
+
+    for i, x in enumerate(xs):
+        if isdtype(x.dtype, "real floating") and x.size:
+            _compare(projected, xs, i, rng, rtol, f"{name or 'gradcheck'}: first derivative", f)
+
+
+def gradgradcheck(
+    f: Callable[..., Any], args: Sequence[Any], *, rtol: float | None = None, seed: int = 0, name: str = ""
+) -> None:
+    """Check the second derivative of `f` against differences of the first, for each pair of arguments.
+
+    Arguments as in `gradcheck`.
+
+    >>> import tapegrad as tg
+    >>> from tapegrad.testing import gradgradcheck
+    >>> gradgradcheck(lambda x, y: tg.exp(x) * y, [tg.asarray([0.5]), tg.asarray([2.0])])
+    """
+    rng = np.random.default_rng(seed)
+    xs = [as_tensor(a).detach() for a in args]
+    # A sum of squares: linear functions have second derivatives to check too.
+    w, offset = _like(rng, f(*xs)), _like(rng, f(*xs))
+    floating = [i for i, x in enumerate(xs) if isdtype(x.dtype, "real floating") and x.size]
+    directions = {i: _like(rng, xs[i]) for i in floating}
+
+    def projected(*inputs: Tensor) -> Tensor:
+        y = f(*inputs)
+        return sum_(y * w + 0.5 * (y - offset) * (y - offset))
+
+    for j in floating:
+        first = grad(projected, j)
+
+        def slope(*inputs: Tensor, j: int = j, first: Callable[..., Any] = first) -> Tensor:
+            return sum_(first(*inputs) * directions[j])
+
+        for i in floating:
+            _compare(slope, xs, i, rng, rtol, f"{name or 'gradgradcheck'}: second derivative, by argument {j} and", f)
+
+
+def _compare(
+    s: Callable[..., Tensor],
+    xs: list[Tensor],
+    i: int,
+    rng: np.random.Generator,
+    rtol: float | None,
+    what: str,
+    f: Callable[..., Any],
+) -> None:
+    x = xs[i]
+    step, default = _ACCURACY.get(x.dtype.name, _ACCURACY["float32"])
+    rtol = default if rtol is None else rtol
+    v = _like(rng, x)
+    g = grad(s, i)(*xs)
+    if g.shape != x.shape or g.dtype is not x.dtype or g.device != x.device:
+        raise GradcheckError(
+            f"{what} argument {i}: the gradient is {g.dtype.name}{g.shape} on {g.device}, the argument "
+            f"{x.dtype.name}{x.shape} on {x.device}"
+        )
+    tape = float(np.sum(host(g).astype(float) * host(v)))
+    scale = float(np.sum(np.abs(host(g).astype(float) * host(v)))) + 1e-3
+
+    def along(k: float) -> float:
+        moved = [*xs]
+        moved[i] = x + v * (k * step)
+        return float(s(*moved).item())
+
+    with no_grad():
+        finite = sum(c * along(k) for k, c in _STENCIL) / step
+        error = abs(tape - finite) / max(scale, abs(finite))
+        if error <= rtol:
+            return
+        half = sum(c * along(k / 2) for k, c in _STENCIL) / (step / 2)
+    cause = "the rule is wrong"
+    if not np.isfinite(finite):
+        cause = "the function is not finite around the argument: choose another point"
+    elif not np.isfinite(tape):
+        cause = "the rule gives NaN or inf here: 0 * inf, or a point where the derivative is undefined"
+    elif abs(half - finite) > 1e-3 * max(abs(half), abs(finite), 1e-3):
+        cause = "the finite difference depends on its step: a kink or a jump lies close to the argument"
+    elif g_is_zero(g):
+        cause = "the gradient is zero: the chain may be cut by detach, no_grad or a conversion inside the function"
+    raise GradcheckError(
+        f"{what} argument {i} of shape {x.shape}: the tape says {tape:.10g}, finite differences say {finite:.10g} "
+        f"(relative error {error:.1e}, allowed {rtol:.0e}). Likely cause: {cause}"
+    )
+
+
+def g_is_zero(g: Tensor) -> bool:
+    """Say whether a gradient is zero everywhere."""
+    return not host(g).any()
+
+
+def _like(rng: np.random.Generator, x: Any) -> Tensor:
+    x = as_tensor(x)
+    values = np.asarray(rng.standard_normal(x.shape))
+    return asarray(values, dtype=x.dtype, device=x.device) if x.device == "cpu" else _elsewhere(values, x)
+
+
+def _elsewhere(values: Any, like: Tensor) -> Tensor:
+    from tapegrad.ops.creation import transfer
+
+    narrow = values.astype(host(like).dtype)
+    return wrap(transfer(narrow, like.device))
