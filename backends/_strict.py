@@ -33,27 +33,35 @@ class Adapter(Backend):
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array.to_device(self._host))
 
+    # Indexing beyond the standard, spelt out in what the standard has; slow, which does not matter here.
+
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
+        key = self._integers(key)
         if self.has_integer_arrays(key) and not all(hasattr(i, "shape") for i in key):
             return array[tuple(self.spell_out(array, key))]
         return array[key]
 
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        if not self.has_integer_arrays(key):
-            return super().index_set(array, self._without_none(key), value)
-        shape = self.index_get(array, key).shape
-        value = strict.broadcast_to(value, shape)
-        for at, item in self.items(array, key):
-            array[at] = value[item]
+        key = self._integers(key)
+        value = strict.broadcast_to(value, self.index_get(array, key).shape)
+        if self.has_integer_arrays(key):
+            for at, item in self.items(array, key):
+                array[at] = value[item]
+        else:
+            short = tuple(i for i in key if i is not None)
+            array[short] = strict.reshape(value, array[short].shape)
         return array
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        if not self.has_integer_arrays(key) and None in [i for i in key if not hasattr(i, "shape")]:
-            short = self._without_none(key)
-            array[short] = array[short] + strict.reshape(value, array[short].shape)
-            return array
-        return super().index_add(array, key, value)
+        key = self._integers(key)
+        if self.has_integer_arrays(key):
+            return super().index_add(array, key, value)
+        return self.index_set(array, key, self.index_get(array, key) + value)
 
     @staticmethod
-    def _without_none(key: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(i for i in key if i is not None)
+    def _integers(key: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a mask, which strict does not take on all its devices, as integer arrays."""
+        if any(hasattr(i, "shape") and i.dtype == strict.bool for i in key):
+            lead = key[:-1]  # a mask stands alone, but for extra leading axes
+            return (*lead, *strict.nonzero(key[-1]))
+        return key

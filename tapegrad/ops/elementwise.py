@@ -22,7 +22,7 @@ def over(xp: Any, t: Any, x: Any) -> Any:
     """Return t / x, and 0 where t is zero and x is zero or NaN."""
     if type(x) in SCALARS:
         return t / x
-    return t / xp.where((t == 0) & ~(abs(x) > 0), 1, x)
+    return t / xp.where((t == 0) & ~(xp.abs(x) > 0), 1, x)
 
 
 def over_root(xp: Any, t: Any, x: Any) -> Any:

@@ -1,0 +1,120 @@
+"""The computational graph of a tape as text: Graphviz DOT and Mermaid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from tapegrad._tape import Entry, Tape, names_of, show
+from tapegrad._tensor import Tensor
+
+# What a node is -> fill and border, the same in both languages.
+_COLOURS = {
+    "leaf": ("#fde7b0", "#b07a00"),
+    "value": ("#f2f2f2", "#777777"),
+    "operation": ("#dbe9fb", "#3a6ea5"),
+    "untracked": ("#ffffff", "#777777"),
+}
+_LONGEST = 60  # characters in a line of a label; what is longer (an array as an index) is cut
+
+
+class _Node(NamedTuple):
+    id: str
+    kind: str
+    lines: list[str]
+    inputs: list[str]
+
+
+def to_dot(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
+    """Return the graph of a tape in Graphviz's DOT language, for `dot -Tsvg`.
+
+    Ellipses are values from outside, yellow where they are leaves that require a gradient; boxes are
+    operations, dashed where nothing was recorded. names: labels for values on the tape (a Tensor updated in
+    place since has another value: its label is not used); the others are named as in `print(tape)`.
+
+    >>> import tapegrad as tg
+    >>> from tapegrad._graph import to_dot
+    >>> w = tg.tensor(3.0, requires_grad=True)
+    >>> with tg.Tape() as tape:
+    ...     y = w * 2.0
+    >>> "n0 -> n1" in to_dot(tape, {"w": w, "y": y})
+    True
+    """
+    nodes = _nodes(tape, names or {})
+    text = ["digraph tape {", '  node [fontname="Helvetica", fontsize=11];']
+    for node in nodes:
+        fill, border = _COLOURS[node.kind]
+        shape = "ellipse" if node.kind in ("leaf", "value") else "box"
+        style = "filled,dashed" if node.kind == "untracked" else "filled"
+        label = "\\n".join(_escape_dot(line) for line in node.lines)
+        look = f'shape={shape}, style="{style}", fillcolor="{fill}", color="{border}"'
+        text.append(f'  {node.id} [label="{label}", {look}];')
+    text += [f"  {source} -> {node.id};" for node in nodes for source in node.inputs]
+    return "\n".join([*text, "}", ""])
+
+
+def to_mermaid(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
+    """Return the graph of a tape as a Mermaid flowchart, which Markdown viewers draw; see `to_dot`.
+
+    >>> import tapegrad as tg
+    >>> from tapegrad._graph import to_mermaid
+    >>> w = tg.tensor(3.0, requires_grad=True)
+    >>> with tg.Tape() as tape:
+    ...     y = w * 2.0
+    >>> print(to_mermaid(tape, {"w": w}).splitlines()[2].strip())
+    n1["%0 = multiply(w, 2.0)<br/>() float64"]:::operation
+    """
+    nodes = _nodes(tape, names or {})
+    text = ["flowchart TD"]
+    for node in nodes:
+        start, end = ("([", "])") if node.kind in ("leaf", "value") else ("[", "]")
+        label = "<br/>".join(_escape_mermaid(line) for line in node.lines)
+        text.append(f'  {node.id}{start}"{label}"{end}:::{node.kind}')
+    text += [f"  {source} --> {node.id}" for node in nodes for source in node.inputs]
+    for kind, (fill, border) in _COLOURS.items():
+        dashes = ",stroke-dasharray:4" if kind == "untracked" else ""
+        text.append(f"  classDef {kind} fill:{fill},stroke:{border},color:#000000{dashes}")
+    return "\n".join([*text, ""])
+
+
+def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[_Node]:
+    names = {**names_of(tape), **{id(x._array): name for name, x in given.items()}}
+    nodes: list[_Node] = []
+    node_of: dict[int, str] = {}  # a buffer -> the node that gave it
+    for entry in tape:
+        operands = [x for x in entry.operands if isinstance(x, Tensor)]
+        for x in operands:
+            if id(x._array) not in node_of:
+                node_of[id(x._array)] = f"n{len(nodes)}"
+                leaf = x.requires_grad and x.is_leaf
+                kind, mark = ("leaf", ", requires grad") if leaf else ("value", "")
+                nodes.append(_Node(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _kind_of(x)], []))
+        kind = "untracked" if entry.record is None else "operation"
+        inputs = [node_of[id(x._array)] for x in operands]
+        node_of.update((id(y._array), f"n{len(nodes)}") for y in entry.results)
+        nodes.append(_Node(f"n{len(nodes)}", kind, _lines(entry, names), inputs))
+    return nodes
+
+
+def _lines(entry: Entry, names: dict[int, str]) -> list[str]:
+    static = [repr(s) for s in entry.static if isinstance(s, (int, tuple, str)) and s is not False]
+    call = f"{entry.operation.name}({', '.join([show(x, names) for x in entry.operands] + static)})"
+    results = ", ".join(names[id(y._array)] for y in entry.results)
+    line = " ".join(f"{results} = {call}".split())
+    line = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+    return [line, *dict.fromkeys(_kind_of(y) for y in entry.results)]
+
+
+def _kind_of(x: Tensor) -> str:
+    return f"{x.shape} {x.dtype.name}"
+
+
+def _escape_dot(text: str) -> str:
+    # Graphviz reads backslashes and HTML entities in labels.
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
+
+
+def _escape_mermaid(text: str) -> str:
+    # Mermaid's own entities, #code;. Two percent signs would start a comment.
+    text = "".join(f"#{ord(c)};" if c in '"#&<>`\\' else c for c in text)
+    return text.replace("%%", "#37;#37;")
