@@ -183,7 +183,7 @@ class Walk:
         s: what a rule of record `r` made of its cotangent `t`, for parent `p`.
         """
         xp, shape = self.xp, tuple(p.shape)
-        lead = len(t.shape) - len(r.shape) if type(t) is not list else 0
+        lead = len(t.shape) - len(r.shape) if type(t) is not list else len(s.shape) - len(shape)
         got = tuple(s.shape)
         if got[lead:] != shape:
             extra = len(got) - lead - len(shape)

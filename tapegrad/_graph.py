@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import NamedTuple
 
 from tapegrad._tape import Entry, Tape, names_of, show
@@ -78,7 +79,7 @@ def to_mermaid(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
 
 
 def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[_Node]:
-    names = {**names_of(tape), **{id(x._array): name for name, x in given.items()}}
+    names = {**names_of(tape), **{id(x._array): " ".join(name.split()) for name, x in given.items()}}
     nodes: list[_Node] = []
     node_of: dict[int, str] = {}  # a buffer -> the node that gave it
     for entry in tape:
@@ -86,8 +87,7 @@ def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[_Node]:
         for x in operands:
             if id(x._array) not in node_of:
                 node_of[id(x._array)] = f"n{len(nodes)}"
-                leaf = x.requires_grad and x.is_leaf
-                kind, mark = ("leaf", ", requires grad") if leaf else ("value", "")
+                kind, mark = ("leaf", ", requires grad") if x.requires_grad and x.is_leaf else ("value", "")
                 nodes.append(_Node(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _kind_of(x)], []))
         kind = "untracked" if entry.record is None else "operation"
         inputs = [node_of[id(x._array)] for x in operands]
@@ -100,8 +100,7 @@ def _lines(entry: Entry, names: dict[int, str]) -> list[str]:
     static = [repr(s) for s in entry.static if isinstance(s, (int, tuple, str)) and s is not False]
     call = f"{entry.operation.name}({', '.join([show(x, names) for x in entry.operands] + static)})"
     results = ", ".join(names[id(y._array)] for y in entry.results)
-    line = " ".join(f"{results} = {call}".split())
-    line = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+    line = shorten(f"{results} = {call}", _LONGEST, placeholder=" ...")
     return [line, *dict.fromkeys(_kind_of(y) for y in entry.results)]
 
 

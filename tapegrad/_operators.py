@@ -25,18 +25,19 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
 
     def update(self: Tensor, other: Any) -> Any:
         indexing.check_not_leaf(self, what)
-        recorded = mode().recording and (self._record is not None or getattr(other, "_record", None) is not None)
-        shape, a = self._array.shape, self._array
-        if not recorded and mode().watch is None:
-            b = other._array if type(other) is Tensor else coerce(what, other, a, keep=False)
+        shape = self._array.shape
+        if not (mode().recording and _tracked(self, other)) and mode().watch is None:
+            b = other._array if type(other) is Tensor else coerce(what, other, self._array, keep=False)
             if b is NotImplemented:
                 return b
-            del a
-            backend = backend_of[type(self._array)]
             fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
-            if fits and backend.is_private(self):
-                indexing.rebind(self, write(self._array, b), indexing.SETITEM, (), ())
-                return self
+            if fits and backend_of[type(self._array)].is_private(self):
+                try:
+                    indexing.rebind(self, write(self._array, b), indexing.SETITEM, (), ())
+                except TypeError:  # a result of another kind than x: explained below
+                    pass
+                else:
+                    return self
         out = operator(self, other)
         if out is NotImplemented:
             return out
@@ -45,14 +46,14 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                 f"{what}: the result has shape {out.shape} and dtype {out.dtype.name}, which do not fit x with "
                 f"{self.shape} and {self.dtype.name}: write x = x {symbol} y"
             )
-        self._array = out._array
-        if out._record is not None:
-            self._record = out._record
-        elif self._record is not None and not self.is_leaf:
-            self._record = None
+        self._array, self._record = indexing.parts(out, self)
         return self
 
     return update
+
+
+def _tracked(self: Tensor, other: Any) -> bool:
+    return self._record is not None or (type(other) is Tensor and other._record is not None)
 
 
 def _bind(name: str, symbol: str, operator: Binary, write: Binary) -> None:

@@ -232,11 +232,11 @@ class Tensor:
 
     def __dlpack__(self, **options: Any) -> Any:
         self._leave("DLPack export")
-        backend = backend_of[type(self._array)]
-        newest = options.get("max_version") or (0, 0)
-        # Only from version 1 on can a capsule say that it is read-only.
-        array = backend.export(self._array) if newest >= (1, 0) else backend.copy(self._array)
-        return array.__dlpack__(**options)
+        if options.get("copy") is False:
+            raise BufferError("a Tensor is a value: DLPack export needs a copy")
+        # A capsule can say that it is read-only, but PyTorch does not listen: so it is always a copy.
+        xp = backend_of[type(self._array)].xp
+        return xp.asarray(self._array, copy=True).__dlpack__(**{k: v for k, v in options.items() if k != "copy"})
 
     def __dlpack_device__(self) -> Any:
         return self._array.__dlpack_device__()

@@ -131,3 +131,20 @@ def _out_of_range(i: int, axis: int, shape: tuple[int, ...]) -> IndexError:
 def has_integer_arrays(key: Key) -> bool:
     """Say whether a full key holds integer arrays, whose items may repeat."""
     return any(hasattr(i, "shape") and dtype_of(i).kind != "bool" for i in key)
+
+
+def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key] | None:
+    """Say how to index by a key whose index arrays stand apart: None if they do not.
+
+    NumPy puts the axes of such arrays first. The same comes of (shape to reshape to, axes to permute by, key for
+    that), where the indexed axes stand first, and then extra leading axes pass through as well.
+    """
+    if not any(hasattr(i, "shape") for i in key):
+        return None
+    where = [n for n, i in enumerate(key) if isinstance(i, int) or hasattr(i, "shape")]
+    if where[-1] - where[0] < len(where):
+        return None
+    lengths = iter(x.shape)
+    shape = tuple(1 if i is None else next(lengths) for i in key)
+    order = (*where, *(n for n in range(len(key)) if n not in where))
+    return shape, order, tuple(ALL if key[n] is None else key[n] for n in order)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of
-from tapegrad._operands import SCALARS, as_tensor, as_tensors, coerce, not_an_operand
+from tapegrad._operands import SCALARS, as_tensor, as_tensors, coerce, not_an_operand, same_library
 from tapegrad._record import LEAF, STATIC, Operation, Record, mode
 from tapegrad._rules import CONSTANT, OPERATIONS, composed, primitive, record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops._keys import ALL, Key, full_key, has_integer_arrays
+from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays
+from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
 
 
 def _led(t: Any, ndim: int, key: Key) -> Key:
@@ -48,7 +49,12 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     >>> tg.asarray([1.0, 2.0, 3.0])[1:]
     Tensor([2., 3.])
     """
-    return _getitem(x, full_key(x, key))
+    key = full_key(x, key)
+    apart = gathered(x, key)
+    if apart is not None:
+        shape, order, key = apart
+        x = permute_dims(reshape(x, shape), order)
+    return _getitem(x, key)
 
 
 def iterate(x: Tensor) -> Any:
@@ -140,8 +146,6 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
     if x.ndim != indices.ndim:
         raise ValueError(f"take_along_axis: {indices.ndim} axes of indices for {x.ndim} of x")
     place = axis_of("take_along_axis", x.ndim, axis)
-    from tapegrad.ops.shaping import broadcast_shapes, broadcast_to
-
     def without(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
         at = len(shape) + place
         return (*shape[:at], n, *shape[at + 1 :])
@@ -216,19 +220,16 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """
     check_not_leaf(x, "x[...] = v")
     key = full_key(x, key)
-    a = x._array
-    backend = backend_of[type(a)]
-    if type(value) is Tensor:
-        v = value._array
-        if type(v) is not type(a):
-            coerce("x[...] = v", v, a, keep=False)
-    else:
-        v = coerce("x[...] = v", value, a, keep=False)
-        if v is NotImplemented:
-            v = as_tensor(value)._array if isinstance(value, (list, tuple)) else None
-        if v is None:
-            raise not_an_operand("x[...] = v", value)
-    v = _cast_value(v, a)
+    apart = gathered(x, key)
+    if apart is not None:
+        shape, order, key = apart
+        y = permute_dims(reshape(x, shape), order)
+        setitem(y, key, value)
+        back = tuple(sorted(range(len(order)), key=order.__getitem__))
+        x._array, x._record = parts(reshape(permute_dims(y, back), x.shape), x)
+        return
+    v = _written(value, x._array)
+    backend = backend_of[type(x._array)]  # no local name for the buffer: it would count as a second owner
     parents = (x._record, value._record if type(value) is Tensor else None)
     try:
         if backend.is_private(x):
@@ -242,6 +243,30 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     m = mode()
     if m.watch is not None:
         m.watch(SETITEM, (x, value), (key,), x)
+
+
+def _written(value: Any, a: Array) -> Array:
+    """Return what is written into `a` as a raw array of its library and dtype."""
+    name = "x[...] = v"
+    if type(value) is Tensor:
+        v = value._array
+        if type(v) is not type(a):
+            same_library(name, v, a)
+    else:
+        v = coerce(name, value, a, keep=False)
+        if v is NotImplemented:
+            if not isinstance(value, (list, tuple)):
+                raise not_an_operand(name, value)
+            from tapegrad.ops.creation import asarray
+
+            v = asarray(value, device=device_of(a))._array
+    return _cast_value(v, a)
+
+
+def parts(y: Tensor, x: Tensor) -> tuple[Array, Record | None]:
+    """Return the value and record that an in-place update ending in `y` gives `x`."""
+    keeps = x._record is not None and x._record.op is LEAF  # under no_grad: the leaf stays the same leaf
+    return y._array, x._record if keeps else y._record
 
 
 _ORDER = ("bool", "unsigned integer", "signed integer", "real floating", "complex floating")

@@ -20,16 +20,16 @@ def _matmul_1(xp: Any, t: Any, x1_shape: tuple[int, ...], x2: Any) -> Any:
     if x2.ndim == 1:
         return t[..., None] * x2
     if len(x1_shape) == 1:
-        return (x2 @ t[..., None])[..., 0]
-    return t @ _transpose(xp, x2)
+        return xp.matmul(x2, t[..., None])[..., 0]
+    return xp.matmul(t, _transpose(xp, x2))
 
 
 def _matmul_2(xp: Any, t: Any, x1: Any, x2_shape: tuple[int, ...]) -> Any:
     if x1.ndim == 1:
         return t[..., None] * x1 if len(x2_shape) == 1 else x1[:, None] * t[..., None, :]
     if len(x2_shape) == 1:
-        return (_transpose(xp, x1) @ t[..., None])[..., 0]
-    return _transpose(xp, x1) @ t
+        return xp.matmul(_transpose(xp, x1), t[..., None])[..., 0]
+    return xp.matmul(_transpose(xp, x1), t)
 
 
 _matmul = primitive("matmul", lambda xp, x1, x2: xp.matmul(x1, x2), _matmul_1, _matmul_2, broadcasts=True)

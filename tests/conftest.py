@@ -1,0 +1,68 @@
+"""The `xp` fixture: every test that takes it runs on each backend and device this machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+from tapegrad import _namespace, backends
+
+
+PLACES = {
+    "numpy": Place("cpu"),
+    "numpy-readonly": Place("cpu", readonly=True),
+    "strict": Place("strict:CPU_DEVICE"),
+    "strict-device1": Place("strict:device1"),
+    "strict-no_float64": Place("strict:no_float64", double=False),
+    "cupy": Place("cuda"),
+    "torch": Place("torch:cpu"),
+    "torch-cuda": Place("torch:cuda"),
+    "jax": Place("jax:cpu"),
+}
+
+
+def _why_skip(place: Place) -> str | None:
+    prefix = place.device.partition(":")[0]
+    if prefix == "jax" and importlib.util.find_spec("jax"):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    try:
+        backends.of_device(place.device)
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(params=PLACES)
+def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Give each place in turn; what is absent is skipped with its reason."""
+    place = PLACES[request.param]
+    why = _why_skip(place)
+    if why is not None:
+        pytest.skip(why)
+    if place.readonly:
+        _make_results_readonly(monkeypatch)
+    with tg.default_device(place.device):
+        yield place
+
+
+def _make_results_readonly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have NumPy's functions return read-only arrays: a rule that writes into what it was given fails."""
+    namespace = _namespace.namespace_of[np.ndarray]
+    for name in ("sum", "mean", "reshape", "where", "broadcast_to", "permute_dims", "matmul", "take", "flip", "concat"):
+        real = getattr(namespace, name)
+
+        def frozen(*args: Any, real: Any = real, **kwargs: Any) -> Any:
+            out = real(*args, **kwargs)
+            if isinstance(out, np.ndarray) and out.flags.owndata:
+                out.flags.writeable = False
+            return out
+
+        monkeypatch.setattr(namespace, name, frozen)

@@ -1,0 +1,42 @@
+"""A device to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import tapegrad as tg
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device to test on: its string, and whether it has float64."""
+
+    device: str
+    double: bool = True
+    readonly: bool = False
+
+    def tensor(self, data: Any, requires_grad: bool = False) -> tg.Tensor:
+        """Make a Tensor there, in float32 where there is no float64."""
+        values = np.asarray(data)
+        if values.dtype.kind == "f":
+            values = values.astype(np.float64 if self.double else np.float32)
+        elif values.dtype.kind == "i" and self.device == "strict:no_x64":
+            values = values.astype(np.int32)
+        x = tg.tensor(values, device=self.device, requires_grad=requires_grad)
+        if self.readonly and x.ndim:
+            x._array.flags.writeable = False
+        return x
+
+    def values(self, x: tg.Tensor | None) -> np.ndarray[Any, Any]:
+        """Return a Tensor's values on the host."""
+        assert isinstance(x, tg.Tensor)
+        assert x.device == tg.zeros((), device=self.device).device
+        return np.asarray(x.detach().to_device("cpu"))
+
+    def check(self, x: tg.Tensor | None, expected: Any, rtol: float = 1e-12) -> None:
+        """Assert that a Tensor lives here and has these values."""
+        rtol = rtol if self.double else max(rtol, 2e-4)
+        np.testing.assert_allclose(self.values(x), expected, rtol=rtol, atol=rtol)

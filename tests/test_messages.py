@@ -1,0 +1,223 @@
+"""Bad input: a clear error that names the operation and the fix, and nothing half done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+
+
+def leaf(*values: float) -> tg.Tensor:
+    return tg.tensor([float(v) for v in values], requires_grad=True)
+
+
+CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
+    ("broadcast", lambda: leaf(1, 2) * leaf(1, 2, 3), ValueError, r"multiply of operands of shape \(2,\), \(3,\)"),
+    ("matmul", lambda: tg.ones((2, 3)) @ tg.ones((2, 3)), ValueError, r"matmul of operands of shape \(2, 3\)"),
+    ("non-scalar", lambda: (leaf(1, 2) * 2).backward(), RuntimeError, r"shape \(2,\) is not a scalar.*tapegrad.sum"),
+    ("no record", lambda: tg.sum(tg.ones(2)).backward(), RuntimeError, r"no record.*requires_grad=True.*detach"),
+    ("integer leaf", lambda: tg.tensor([1, 2], requires_grad=True), TypeError, r"real floating.*int64.*astype"),
+    ("bool leaf", lambda: tg.tensor([True], requires_grad=True), TypeError, "real floating dtype, not bool"),
+    ("complex leaf", lambda: tg.tensor([1j], requires_grad=True), TypeError, "real floating dtype, not complex128"),
+    ("complex in between", lambda: tg.sum(tg.real(leaf(1) * 1j)).backward(), NotImplementedError, "multiply: .*complex"),
+    ("grad shape", lambda: (leaf(1, 2) * 2).backward(tg.ones(3)), ValueError, r"gradient has shape \(3,\).*\(2,\)"),
+    ("grad dtype", lambda: (leaf(1) * 2).backward(tg.ones(1, dtype=tg.float32)), TypeError, "float32.*astype"),
+    (
+        "grad device",
+        lambda: (leaf(1) * 2).backward(tg.ones(1, device="strict:device1")),
+        ValueError,
+        "strict:device1.*cpu.*to_device",
+    ),
+    ("objects", lambda: tg.tensor([object()]), TypeError, "numbers and booleans"),
+    ("object array", lambda: tg.asarray(np.asarray([None])), TypeError, "is not a dtype of the array API"),
+    ("strings", lambda: tg.tensor(["a"]), TypeError, "numbers and booleans"),
+    ("string array", lambda: tg.asarray(np.asarray(["a"])), TypeError, "is not a dtype of the array API"),
+    ("ragged", lambda: tg.tensor([[1.0], [1.0, 2.0]]), TypeError, "inhomogeneous"),
+    ("list of Tensors", lambda: tg.tensor([leaf(1), leaf(2)]), TypeError, "tapegrad.stack"),
+    ("unknown device", lambda: tg.zeros(1, device="gpu"), ValueError, "unknown device 'gpu'.*cuda.*torch"),
+    ("unknown strict", lambda: tg.zeros(1, device="strict:x"), ValueError, "unknown device 'strict:x'"),
+    ("device type", lambda: tg.zeros(1, device=3), TypeError, "a device is a string"),  # type: ignore[arg-type]
+    ("cpu:1", lambda: tg.zeros(1, device="cpu:1"), ValueError, "no 'cpu:1'"),
+    ("default device", lambda: tg.default_device("gpu"), ValueError, "unknown device 'gpu'"),
+    ("default dtype", lambda: tg.default_dtype(tg.int32), TypeError, "real floating"),
+    ("no dtype", lambda: tg.zeros(1, dtype="float80"), TypeError, "use one of"),
+    ("dtype not there", lambda: tg.zeros(1, dtype=tg.bfloat16), TypeError, "bfloat16 is not available on cpu"),
+    ("float()", lambda: float(leaf(1)), TypeError, r"float\(\).*x.detach\(\).*x.item\(\)"),
+    ("int()", lambda: int(leaf(1)), TypeError, r"x.detach\(\)"),
+    ("complex()", lambda: complex(leaf(1)), TypeError, r"x.detach\(\)"),
+    ("math.sqrt", lambda: math.sqrt(leaf(1)), TypeError, r"tapegrad.sqrt"),
+    ("np.asarray", lambda: np.asarray(leaf(1)), TypeError, r"NumPy array.*x.detach\(\)"),
+    ("dlpack", lambda: np.from_dlpack(leaf(1)), TypeError, r"DLPack export.*x.detach\(\)"),  # type: ignore[arg-type]
+    (".array", lambda: leaf(1).array, TypeError, r"x.detach\(\)"),
+    ("np.concatenate", lambda: np.concatenate([leaf(1), leaf(2)]), TypeError, r"x.detach\(\)"),  # type: ignore[list-item]
+    ("np reduction", lambda: np.add.reduce(leaf(1)), TypeError, r"numpy.add.reduce.*keeps the gradient"),
+    ("np out", lambda: np.sin(leaf(1), out=np.zeros(1)), TypeError, r"numpy.sin.*out.*keeps the gradient"),
+    ("np unknown", lambda: np.spacing(leaf(1)), TypeError, r"numpy.spacing.*keeps the gradient"),
+    ("index", lambda: [1, 2][leaf(1)], TypeError, "only a Tensor of integers"),  # type: ignore[call-overload]
+    ("leaf setitem", lambda: leaf(1).__setitem__(0, 1.0), RuntimeError, r"leaf that requires.*tapegrad.no_grad\(\)"),
+    ("leaf iadd", lambda: leaf(1).__iadd__(1.0), RuntimeError, r"x \+= y on a leaf.*tapegrad.no_grad\(\)"),
+    ("unset", lambda: setattr(leaf(1) * 2, "requires_grad", False), RuntimeError, r"x.detach\(\)"),
+    ("retain_grad", lambda: tg.ones(1).retain_grad(), RuntimeError, "not recorded"),
+    ("item", lambda: leaf(1, 2).item(), ValueError, "2 elements, not one"),
+    ("truth", lambda: bool(leaf(1, 2) > 0), ValueError, "2 elements"),
+    ("len", lambda: len(tg.tensor(1.0)), TypeError, "no axes"),
+    ("iterate", lambda: list(tg.tensor(1.0)), TypeError, "no axes is not iterable"),
+    ("method", lambda: leaf(1).sum(), AttributeError, r"tapegrad.sum\(x\)"),  # type: ignore[attr-defined]
+    ("attribute", lambda: leaf(1).nothing, AttributeError, "no attribute 'nothing'"),  # type: ignore[attr-defined]
+    ("constructor", lambda: tg.Tensor([1.0]), TypeError, "tapegrad.tensor"),
+    ("operand", lambda: tg.add(leaf(1), "a"), TypeError, "add: an operand is a Tensor, an array or a number, not str"),
+    ("operator operand", lambda: leaf(1) + "a", TypeError, "unsupported operand"),
+    ("reflected operand", lambda: "a" + leaf(1), TypeError, "str|unsupported operand"),
+    ("matmul operand", lambda: leaf(1) @ "a", TypeError, "unsupported operand"),
+    ("reflected matmul", lambda: "a" @ leaf(1), TypeError, "unsupported operand"),  # type: ignore[operator]
+    ("axis", lambda: tg.sum(leaf(1), axis=1), ValueError, "sum: axis 1 of a Tensor with 1 axes"),
+    ("axis twice", lambda: tg.sum(leaf(1), axis=(0, -1)), ValueError, "named twice"),
+    ("index range", lambda: leaf(1, 2)[2], IndexError, r"index 2 is out of range for axis 0.*\(2,\)"),
+    ("index range in tuple", lambda: tg.ones((2, 2))[0, -3], IndexError, "index -3 is out of range for axis 1"),
+    ("too many indices", lambda: leaf(1)[0, 0], IndexError, "2 indices"),
+    ("two ellipses", lambda: tg.ones((2, 2))[..., ...], IndexError, "more than one"),
+    ("float index", lambda: leaf(1)[1.0], IndexError, "an index is an integer"),
+    ("bool index", lambda: leaf(1)[True], IndexError, "boolean array"),
+    ("float array index", lambda: leaf(1)[leaf(1)], IndexError, "float64 is no index"),
+    ("mask shape", lambda: tg.ones((2, 2))[tg.asarray([True])], IndexError, r"mask of shape \(1,\)"),
+    ("setitem kind", lambda: tg.zeros(2, dtype=tg.int32).__setitem__(0, 0.5), TypeError, "does not fit.*int32.*astype"),
+    ("setitem shape", lambda: tg.zeros(2).__setitem__(0, tg.ones(3)), ValueError, r"x\[...\] = v .*\(3,\)"),
+    ("setitem operand", lambda: tg.zeros(2).__setitem__(0, "a"), TypeError, "an operand is"),
+    ("in-place shape", lambda: tg.ones(2).__iadd__(tg.ones((2, 2))), ValueError, r"x \+= y.*x = x \+ y"),
+    ("in-place dtype", lambda: tg.ones(2, dtype=tg.int32).__iadd__(0.5), ValueError, r"int32: write x = x \+ y"),
+    ("reshape", lambda: tg.reshape(leaf(1, 2), (3,)), ValueError, "2 elements, the shape"),
+    ("reshape -1", lambda: tg.reshape(leaf(1, 2), (-1, 3)), ValueError, "do not fill"),
+    ("negative length", lambda: tg.zeros((2, -3)), ValueError, "negative lengths"),
+    ("permute_dims", lambda: tg.permute_dims(leaf(1), (0, 0)), ValueError, "no permutation"),
+    ("squeeze", lambda: tg.squeeze(leaf(1, 2), axis=0), ValueError, "length 2, not 1"),
+    ("moveaxis", lambda: tg.moveaxis(tg.ones((2, 2)), (0, 1), 0), ValueError, "as many axes"),
+    ("roll", lambda: tg.roll(tg.ones((2, 2)), (1, 2, 3), axis=(0, 1)), ValueError, "3 shifts for 2 axes"),
+    ("repeat", lambda: tg.repeat(leaf(1, 2), tg.asarray([1, 2, 3])), ValueError, "needs 2 counts"),
+    ("concat nothing", lambda: tg.concat([]), ValueError, "at least one"),
+    ("concat shapes", lambda: tg.concat([tg.ones((2, 2)), tg.ones((3, 3))]), ValueError, "concat of operands"),
+    ("broadcast_shapes", lambda: tg.broadcast_shapes((2,), (3,)), ValueError, "do not broadcast"),
+    ("transpose", lambda: tg.ones(2).T, ValueError, "two axes"),
+    ("matrix_transpose", lambda: tg.matrix_transpose(tg.ones(2)), ValueError, "fewer than two axes"),
+    ("vecdot", lambda: tg.vecdot(tg.ones(2), tg.ones(3)), ValueError, "differ in length"),
+    ("tensordot", lambda: tg.tensordot(tg.ones((2, 3)), tg.ones((2, 3)), axes=1), ValueError, "do not fit"),
+    ("tensordot axes", lambda: tg.tensordot(tg.ones(2), tg.ones(2), axes=2), ValueError, "axes=2"),
+    ("cumulative axis", lambda: tg.cumulative_sum(tg.ones((2, 2))), ValueError, "needs axis="),
+    ("take axis", lambda: tg.take(tg.ones((2, 2)), tg.asarray([0])), ValueError, "needs axis="),
+    ("take dtype", lambda: tg.take(leaf(1), tg.asarray([0.0])), TypeError, "indices must be integers"),
+    ("take_along_axis", lambda: tg.take_along_axis(tg.ones((2, 2)), tg.asarray([0])), ValueError, "1 axes of indices"),
+    ("max of nothing", lambda: tg.max(tg.zeros(0)), ValueError, "max of operands"),
+    ("meshgrid", lambda: tg.meshgrid(tg.ones(2), indexing="ji"), ValueError, "'xy' or 'ij'"),
+    ("nonzero", lambda: tg.nonzero(tg.asarray(1.0)), ValueError, "no axes"),
+    ("one_hot", lambda: tg.one_hot(tg.asarray([0.5]), 2), TypeError, "labels must be integers"),
+    ("labels dtype", lambda: tg.cross_entropy(tg.ones((2, 3)), tg.ones(2)), TypeError, "labels must be integers"),
+    (
+        "labels shape",
+        lambda: tg.cross_entropy(tg.ones((2, 3)), tg.asarray([0, 1, 2])),
+        ValueError,
+        r"need labels of shape \(2,\), not \(3,\)",
+    ),
+    ("astype complex", lambda: tg.astype(tg.asarray([1j]), tg.float64), TypeError, "imaginary parts"),
+    ("asarray complex", lambda: tg.asarray([1j], dtype=tg.float64), TypeError, "do not fit in float64"),
+    ("asarray no copy", lambda: tg.asarray([1.0], copy=False), ValueError, "always needs a copy"),
+    (
+        "asarray dtype no copy",
+        lambda: tg.asarray(np.ones(1), dtype=tg.float32, copy=False),
+        ValueError,
+        "from float64 to float32 needs a copy",
+    ),
+    (
+        "asarray device no copy",
+        lambda: tg.asarray(np.ones(1), device="strict:device1", copy=False),
+        ValueError,
+        "needs a copy",
+    ),
+    ("stream", lambda: tg.ones(1).to_device("cpu", stream=1), ValueError, "stream"),
+    ("api version", lambda: tg.ones(1).__array_namespace__(api_version="2099.12"), ValueError, "2025.12, not 2099.12"),
+    ("isdtype", lambda: tg.isdtype(tg.float32, "real"), ValueError, "unknown kind"),
+    ("array copy", lambda: np.array(tg.ones(1), dtype=np.float32, copy=False), ValueError, "needs a copy"),
+    ("grad attribute", lambda: setattr(leaf(1), "grad", 1.0), TypeError, "the gradient must be a Tensor, not float"),
+    ("unknown library", lambda: tg.ones(1) * object(), TypeError, "unsupported operand"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_message(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_bad_input_loses_nothing(xp: Place) -> None:
+    """After an error the Tensor, its gradient and the tape are as they were."""
+    x = xp.tensor([1.0, 2.0], requires_grad=True)
+    y = x * x
+    with pytest.raises(RuntimeError, match="not a scalar"):
+        y.backward()
+    with pytest.raises(ValueError, match="gradient has shape"):
+        y.backward(xp.tensor([1.0]))
+    with pytest.raises(ValueError, match="write x = x"):
+        y += xp.tensor([[1.0, 2.0], [3.0, 4.0]])
+    with pytest.raises(ValueError, match="= v"):
+        y[0] = xp.tensor([1.0, 2.0, 3.0])
+    assert x.grad is None
+    tg.sum(y).backward()
+    xp.check(x.grad, [2.0, 4.0])
+
+
+def test_mixing_libraries_names_both(xp: Place) -> None:
+    x = xp.tensor([1.0], requires_grad=True)
+    other = tg.ones(1, device="cpu" if xp.device != "cpu" else "strict:device1")
+    for call in (lambda: x + other, lambda: tg.where(x > 0, other, x), lambda: tg.concat([x, other])):
+        with pytest.raises(TypeError, match="cpu.*to_device") as error:
+            call()
+        assert xp.device.partition(":")[0] in str(error.value)
+
+
+def test_mixing_devices_of_one_library_names_both() -> None:
+    x = tg.ones(2, device="strict:device1")
+    y = tg.ones(2, device="strict:device2")
+    for call in (lambda: x + y, lambda: tg.matmul(x, y), lambda: tg.concat([x, y])):
+        with pytest.raises(TypeError, match="strict:device1 and strict:device2.*to_device"):
+            call()
+
+
+def test_a_raw_array_of_another_library_raises(xp: Place) -> None:
+    if xp.device == "cpu":
+        return
+    x = xp.tensor([1.0])
+    with pytest.raises(TypeError, match="cpu"):
+        x * np.ones(1)
+
+
+def test_jax_and_torch_devices_that_are_not_there() -> None:
+    if tg.backends.is_available("torch"):
+        with pytest.raises(ValueError, match="unknown device 'torch:nowhere'"):
+            tg.zeros(1, device="torch:nowhere")
+        if not tg.backends.is_available("torch:cuda"):
+            with pytest.raises(RuntimeError, match="no CUDA device; install a driver"):
+                tg.zeros(1, device="torch:cuda")
+    if tg.backends.is_available("jax"):
+        with pytest.raises(ValueError, match="unknown device 'jax:cpu:99'"):
+            tg.zeros(1, device="jax:cpu:99")
+        with pytest.raises(RuntimeError, match="install the JAX build"):
+            tg.zeros(1, device="jax:nowhere")
+
+
+def test_a_tensor_recorded_by_pytorch_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"PyTorch's own autograd.*tensor.detach\(\)"):
+        tg.asarray(torch.ones(2, requires_grad=True))
+
+
+def test_a_missing_library_gives_the_install_command() -> None:
+    why = tg.backends.available()["cuda"]
+    if why is None:
+        return
+    assert "pip install" in why or "driver" in why
+    with pytest.raises(RuntimeError, match="device 'cuda' is not available here: .*(pip install|driver)"):
+        tg.zeros(1, device="cuda")

@@ -1,0 +1,162 @@
+"""Every sample of the table, on every backend: values, derivatives, dtypes, devices, layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+from tapegrad import _rules
+from tapegrad._backward import Walk
+from tapegrad.testing import SAMPLES, Sample, gradcheck, gradgradcheck
+
+samples = pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
+differentiable = pytest.mark.parametrize("sample", [s for s in SAMPLES if s.order], ids=lambda s: s.name)
+
+
+def leaves(xp: Place, sample: Sample) -> list[tg.Tensor]:
+    """Return the sample's arguments, floating ones as leaves."""
+    return [xp.tensor(a, requires_grad=a.dtype.kind == "f") for a in sample.args]
+
+
+@samples
+def test_value(xp: Place, sample: Sample) -> None:
+    out = sample.f(*[xp.tensor(a) for a in sample.args])
+    xp.check(out, sample.reference(*sample.args), rtol=1e-10)
+
+
+@differentiable
+def test_first_derivative(xp: Place, sample: Sample) -> None:
+    gradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
+
+
+@pytest.mark.parametrize("sample", [s for s in SAMPLES if s.order > 1], ids=lambda s: s.name)
+def test_second_derivative(xp: Place, sample: Sample) -> None:
+    if not xp.double:
+        pytest.skip("differences of a first derivative need float64")
+    gradgradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
+
+
+@differentiable
+def test_gradient_dtype_and_device(xp: Place, sample: Sample) -> None:
+    xs = leaves(xp, sample)
+    narrow = [tg.tensor(x, dtype=tg.float32, requires_grad=True) if x.requires_grad else x for x in xs]
+    for args in (xs, narrow, [narrow[0], *xs[1:]]):
+        y = sample.f(*args)
+        y.backward(tg.ones_like(y))
+        for x in args:
+            if x.requires_grad and x.grad is not None:
+                assert (x.grad.dtype, x.grad.device, x.grad.shape) == (x.dtype, x.device, x.shape)
+
+
+@differentiable
+def test_extra_leading_axis(sample: Sample) -> None:
+    """Two cotangents at once give what each gives alone."""
+    place = Place("cpu")
+    xs = leaves(place, sample)
+    y = sample.f(*xs)
+    rng = np.random.default_rng(0)
+    seeds = np.asarray(rng.standard_normal((2, *y.shape)))
+    assert y._record is not None
+
+    def walk(seed: np.ndarray[Any, Any]) -> list[Any]:
+        assert y._record is not None
+        found = dict(Walk(y._record, seed, None, False).run(retain=True))
+        return [found.get(x._record) for x in xs if x._record is not None]
+
+    for both, *alone in zip(walk(seeds), walk(seeds[0]), walk(seeds[1]), strict=True):
+        if both is not None:
+            np.testing.assert_allclose(both, np.stack(alone), rtol=1e-10, atol=1e-12)
+
+
+@differentiable
+def test_layout_does_not_matter(sample: Sample) -> None:
+    """Fortran order, negative strides and gaps between elements give the same gradients."""
+
+    def gradients(args: list[Any]) -> list[Any]:
+        xs = [tg.asarray(a, copy=False) for a in args]
+        for x in xs:
+            x.requires_grad = x.dtype is tg.float64
+        y = sample.f(*xs)
+        y.backward(tg.ones_like(y))
+        return [np.asarray(x.grad) for x in xs if x.grad is not None]
+
+    plain = gradients(list(sample.args))
+    for layout in (
+        lambda a: np.asfortranarray(a) if a.ndim else a,
+        lambda a: a[::-1].copy()[::-1] if a.ndim else a,
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a,
+    ):
+        for got, expected in zip(gradients([layout(a) for a in sample.args]), plain, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_every_function_is_accounted_for() -> None:
+    """Each public function has a rule, is composed, or is declared constant: exactly one of the three."""
+    functions = set()
+    for name in tg.__all__:
+        f = getattr(tg, name)
+        if getattr(f, "__module__", "").startswith("tapegrad.ops"):
+            functions.add(name)
+    # Not operations: they make leaves, or work on shapes.
+    functions -= {"tensor", "broadcast_shapes"}
+    for name in functions:
+        homes = [name in _rules.OPERATIONS, name in _rules.COMPOSED, name in _rules.CONSTANT]
+        assert sum(homes) == 1, f"{name}: rule, composed, constant = {homes}"
+
+
+def test_every_rule_has_a_sample() -> None:
+    sampled = {s.operation for s in SAMPLES}
+    inner = {"index_add", "to_device"}  # of the walk (tested with second derivatives); in test_backends
+    assert set(_rules.OPERATIONS) - inner <= sampled
+    assert _rules.COMPOSED - {"asarray"} <= sampled
+
+
+def test_what_each_operation_saves() -> None:
+    """The table is checked in: a rule that starts to keep an array more is seen here."""
+    arrays = {
+        name: " ".join(n for n, source in zip(op.saves, op.sources, strict=True) if source != -2)
+        for name, op in sorted(_rules.OPERATIONS.items())
+    }
+    keep_x = (
+        "abs acos acosh asin asinh atan atanh cos cosh gelu log log10 log1p log2 silu sin sinh square "
+        "cumulative_prod prod var"
+    )
+    keep_out = "exp expm1 log_softmax reciprocal relu sigmoid softmax sqrt tan tanh"
+    keep_nothing = (
+        "add astype broadcast_to concat conj cumulative_sum flip getitem index_add matrix_transpose mean negative "
+        "permute_dims positive real reshape roll setitem stack subtract sum to_device tril triu unstack"
+    )
+    expected = dict.fromkeys(keep_x.split(), "x") | dict.fromkeys(keep_out.split(), "out")
+    expected |= dict.fromkeys(keep_nothing.split(), "")
+    expected |= dict.fromkeys(("min", "max", "logsumexp", "std"), "x out")
+    expected |= dict.fromkeys(("matmul", "multiply", "vecdot"), "x1 x2")
+    expected |= dict.fromkeys(
+        ("atan2", "divide", "hypot", "logaddexp", "maximum", "minimum", "pow", "remainder"), "x1 x2 out"
+    )
+    expected |= {"copysign": "x1 out", "cross_entropy": "logits labels", "where": "condition"}
+    expected |= {"take": "", "take_along_axis": ""}
+    assert {n: set(a.split()) for n, a in arrays.items()} == {n: set(a.split()) for n, a in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("f", "kept"),
+    [
+        (lambda x, c: x * c, 80),
+        (lambda x, c: x / c, 80),
+        (lambda x, c: x + c, 0),
+        (lambda x, c: x - 2.0 * c, 0),
+        (lambda x, c: x**2, 80),
+        (lambda x, c: tg.where(c > 0, x, 0.0), 10),
+        (lambda x, c: tg.maximum(x, c), 160),
+    ],
+)
+def test_only_what_a_tracked_operand_needs_is_saved(f: Any, kept: int) -> None:
+    x = tg.tensor(np.ones(10), requires_grad=True)
+    c = tg.tensor(np.arange(1.0, 11.0))
+    with tg.Tape() as tape:
+        f(x, c)
+    assert tape[-1].saved == kept

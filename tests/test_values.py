@@ -1,0 +1,274 @@
+"""A Tensor is a value: nothing aliases, and no mutation corrupts a gradient."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+from tapegrad import backends
+
+
+def test_slices_do_not_alias(xp: Place) -> None:
+    x = xp.tensor([[1.0, 2.0], [3.0, 4.0]])
+    row = x[0]
+    row += 10.0
+    row[0] = 0.0
+    xp.check(x, [[1.0, 2.0], [3.0, 4.0]])
+    x[0] = 7.0
+    xp.check(row, [0.0, 12.0])
+    xp.check(x, [[7.0, 7.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: tg.reshape(x, (4,)),
+        lambda x: tg.permute_dims(x, (1, 0)),
+        lambda x: tg.broadcast_to(x, (2, 2, 2)),
+        lambda x: x.detach(),
+        lambda x: tg.asarray(x, copy=True),
+        lambda x: tg.asarray(x, copy=False),
+        lambda x: +x,
+        lambda x: tg.flip(x),
+        lambda x: tg.unstack(x)[0],
+        lambda x: x.mT,
+    ],
+)
+def test_no_function_gives_a_view_that_writes_through(xp: Place, view: Any) -> None:
+    x = xp.tensor([[1.0, 2.0], [3.0, 4.0]])
+    y = view(x)
+    if y is x:
+        return
+    before = xp.values(y).copy()
+    x[...] = 0.0
+    x += 1.0
+    np.testing.assert_array_equal(xp.values(y), before)
+    kept = xp.values(x).copy()
+    y[...] = 5.0
+    y *= 2.0
+    np.testing.assert_array_equal(xp.values(x), kept)
+
+
+def test_overlapping_write(xp: Place) -> None:
+    x = xp.tensor([1.0, 2.0, 3.0])
+    x[1:] = x[:-1]
+    xp.check(x, [1.0, 1.0, 2.0])
+
+
+def test_foreign_memory_is_copied_on_the_way_in() -> None:
+    a = np.asarray([1.0, 2.0])
+    x, y, z = tg.tensor(a), tg.asarray(a), tg.asarray(a, copy=False)
+    a[0] = 9.0
+    assert x[0].item() == y[0].item() == 1.0
+    assert z[0].item() == 9.0
+    z[0] = 3.0  # even then, the Tensor takes a copy before it writes
+    assert a[0] == 9.0
+
+
+def test_a_constant_operand_is_copied_if_a_rule_saves_it() -> None:
+    a = np.asarray([2.0, 3.0])
+    x = tg.tensor([1.0, 1.0], requires_grad=True)
+    y = tg.sum(x * a + a)
+    z = tg.sum(tg.reshape(x, (1, 2)) @ a)
+    a[...] = 100.0
+    (y + z).backward()
+    np.testing.assert_array_equal(np.asarray(x.grad), [4.0, 6.0])
+
+
+def test_what_leaves_is_read_only_or_a_copy(xp: Place) -> None:
+    x = xp.tensor([1.0, 2.0])
+    out = np.asarray(x)
+    assert not out.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        out[0] = 5.0
+    own = np.array(x)
+    own[0] = 5.0
+    xp.check(x, [1.0, 2.0])
+    raw = x.array
+    if xp.device.partition(":")[0] in ("torch", "strict", "cuda"):
+        raw[0] = 5.0
+    xp.check(x, [1.0, 2.0])
+
+
+def test_dlpack_gives_no_way_to_write() -> None:
+    x = tg.asarray([1.0, 2.0])
+    a = np.from_dlpack(x)  # type: ignore[arg-type]
+    a[0] = 9.0
+    with pytest.raises(BufferError, match="needs a copy"):
+        np.from_dlpack(x, copy=False)  # type: ignore[arg-type]
+    torch = pytest.importorskip("torch")
+    t = torch.from_dlpack(x)  # which ignores the read-only flag
+    t[0] = 9.0
+    assert x[0].item() == 1.0
+
+
+def test_mutation_after_saving_does_not_change_the_gradient(xp: Place) -> None:
+    x = xp.tensor([3.0, 4.0], requires_grad=True)
+    y = x * 1.0
+    z = tg.sum(y * y)  # saves y
+    y[0] = 100.0
+    y += 1.0
+    z.backward()
+    xp.check(x.grad, [6.0, 8.0])
+
+
+def test_setitem_gradients(xp: Place) -> None:
+    x = xp.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    v = xp.tensor([10.0], requires_grad=True)
+    y = x * x
+    y[1:2] = v * v
+    tg.sum(y).backward()
+    xp.check(x.grad, [2.0, 0.0, 6.0])
+    xp.check(v.grad, [20.0])
+
+
+def test_the_last_write_wins_and_gets_the_gradient() -> None:
+    v = tg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    y = tg.zeros(2)
+    y[[0, 0, 1]] = v
+    tg.sum(y * tg.asarray([5.0, 7.0])).backward()
+    np.testing.assert_array_equal(np.asarray(y.detach()), [2.0, 3.0])
+    np.testing.assert_array_equal(np.asarray(v.grad), [0.0, 5.0, 7.0])
+
+
+def test_an_untracked_tensor_becomes_tracked_by_a_write(xp: Place) -> None:
+    x = xp.tensor([2.0], requires_grad=True)
+    y = xp.tensor([0.0, 0.0])
+    y[0] = x[0] * 3.0
+    y += x
+    assert y.requires_grad
+    tg.sum(y).backward()
+    xp.check(x.grad, [5.0])
+
+
+def test_in_place_operators_record(xp: Place) -> None:
+    x = xp.tensor([2.0, 3.0], requires_grad=True)
+    y = x * 1.0
+    same = y
+    y *= x
+    y -= 1.0
+    y /= 2.0
+    y **= 2
+    assert y is same
+    tg.sum(y).backward()
+    v = np.asarray([2.0, 3.0])
+    xp.check(x.grad, 2 * (v * v - 1) / 2 * v)
+
+
+def test_a_leaf_is_trained_under_no_grad(xp: Place) -> None:
+    w = xp.tensor([1.0, 2.0], requires_grad=True)
+    for _ in range(3):
+        w.grad = None
+        tg.sum(w * w).backward()
+        assert w.grad is not None
+        with tg.no_grad():
+            w -= 0.25 * w.grad
+            w[0] = 0.5
+        assert w.is_leaf
+        assert w.requires_grad
+    xp.check(w, [0.5, 0.25])
+
+
+def test_an_in_place_update_under_no_grad_cuts_an_intermediate_result(xp: Place) -> None:
+    x = xp.tensor([2.0], requires_grad=True)
+    y = x * 3.0
+    with tg.no_grad():
+        y += 1.0
+    assert not y.requires_grad
+
+
+def test_a_tape_walked_after_training_still_has_the_old_values(xp: Place) -> None:
+    w = xp.tensor([2.0], requires_grad=True)
+    y = tg.sum(w * w * w)
+    with tg.no_grad():
+        w += 5.0
+    y.backward()
+    xp.check(w.grad, [12.0])
+
+
+def test_private_buffers_are_written_in_place() -> None:
+    """The optimisation is there, where nobody can see it."""
+    x = tg.zeros(4)
+    before = x._array.ctypes.data
+    x[0] = 1.0
+    x += 1.0
+    assert x._array.ctypes.data == before
+    y = x.detach()
+    x[0] = 3.0
+    assert x._array.ctypes.data != before
+    assert y[0].item() == 2.0
+
+
+def hold_array(x: tg.Tensor) -> Any:
+    return x._array
+
+
+HOLDERS = [
+    hold_array,
+    lambda x: (x._array,),
+    lambda x: x._array[1:],
+    lambda x: x._array[1:][1:].T,
+    lambda x: np.broadcast_to(x._array, (2, 4, 4)),
+    lambda x: np.lib.stride_tricks.as_strided(x._array, (2,), (8,)),
+    lambda x: memoryview(x._array),
+    lambda x: np.asarray(memoryview(x._array)),
+    lambda x: np.from_dlpack(x._array),
+    lambda x: x._array.ctypes,
+    lambda x: x._array.flat,
+    lambda x: np.nditer(x._array),
+    lambda x: x._array.reshape(-1),
+    lambda x: x._array.sum,
+    lambda x: tg.reshape(x, (16,)),
+    lambda x: x.detach(),
+    lambda x: np.asarray(x),
+]
+
+
+@pytest.mark.parametrize("hold", HOLDERS)
+def test_a_buffer_somebody_holds_is_not_private(hold: Any) -> None:
+    backend = backends.load("cpu")
+    x = tg.zeros((4, 4))
+    assert backend.is_private(x)
+    held = hold(x)
+    assert not backend.is_private(x)
+    del held
+    assert backend.is_private(x)
+
+
+def test_hash_is_by_identity_and_equality_by_element(xp: Place) -> None:
+    x, y = xp.tensor([1.0, 2.0]), xp.tensor([1.0, 3.0])
+    assert {x: "x", y: "y"}[x] == "x"
+    assert (x == y).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_are_detached_and_keep_requires_grad(xp: Place, copied: Any) -> None:
+    x = xp.tensor([1.0, 2.0], requires_grad=True)
+    y = copied(x)
+    assert y.requires_grad
+    assert y.is_leaf
+    assert (y.dtype, y.device) == (x.dtype, x.device)
+    tg.sum(y * y).backward()
+    assert x.grad is None
+    xp.check(y.grad, [2.0, 4.0])
+    assert not copied(xp.tensor([1.0])).requires_grad
+
+
+def test_looking_at_values_is_no_error(xp: Place) -> None:
+    x = xp.tensor([2.0], requires_grad=True)
+    y = x * x
+    assert "4." in repr(y)
+    assert f"{y:.1f}" == "4.0"
+    assert str(y) == f"{y}"
+    assert y.item() == 4.0
+    assert bool(y > 3.0)
+    assert len(y) == 1
+    assert [r.item() for r in y] == [4.0]
+    assert y.tolist() == [4.0]
+    assert y.requires_grad
