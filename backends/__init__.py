@@ -117,9 +117,7 @@ def of_device(device: str) -> tuple[Backend, object]:
     'numpy'
     """
     if not isinstance(device, str):
-        raise TypeError(
-            f"a device is a string such as 'cpu', 'cuda:1' or 'torch:cpu', not {type(device).__name__}"
-        )
+        raise TypeError(f"a device is a string such as 'cpu', 'cuda:1' or 'torch:cpu', not {type(device).__name__}")
     prefix, _, rest = device.partition(":")
     if prefix not in _LIBRARIES:
         raise ValueError(

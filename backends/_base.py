@@ -24,12 +24,16 @@ class Namespace:
 
     def __init__(self, base: Any, **own: Callable[..., Any]) -> None:
         self._base = base
-        self.__dict__.update(own)
+        self.replace(**own)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._base, name)
         self.__dict__[name] = value  # the next look-up is a plain attribute
         return value
+
+    def replace(self, **own: Callable[..., Any]) -> None:
+        """Put functions in front of the library's own."""
+        self.__dict__.update(own)
 
     def __repr__(self) -> str:
         return f"<{self._base.__name__} as tapegrad sees it>"
@@ -43,13 +47,12 @@ class Backend:
     """
 
     mutable = True  # whether arrays can be written in place
+    dtype_hint = ""  # what else helps where a dtype is missing
 
     def __init__(self, name: str, xp: Any) -> None:
         self.name = name
         self.prefix = name  # of the device strings
-        self.xp = Namespace(
-            xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add
-        )
+        self.xp = Namespace(xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add)
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 
     # -- what the library is -------------------------------------------------------------------------

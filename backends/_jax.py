@@ -18,6 +18,7 @@ class Adapter(Backend):
     """
 
     mutable = False
+    dtype_hint = ', or have 64-bit types with jax.config.update("jax_enable_x64", True)'
 
     def __init__(self) -> None:
         super().__init__("jax", jnp)

@@ -18,9 +18,7 @@ class Adapter(Backend):
         super().__init__("numpy", compat)
         self.prefix = "cpu"
         # The reductions behind np.sum and the like, without two Python frames around them.
-        self.xp.sum = _sum
-        self.xp.broadcast_to = _broadcast_to
-        self.xp.matrix_transpose = _matrix_transpose
+        self.xp.replace(sum=_sum, broadcast_to=_broadcast_to, matrix_transpose=_matrix_transpose)
 
     def owns(self, array_type: type) -> bool:
         return array_type is np.ndarray or issubclass(array_type, np.generic)
@@ -78,7 +76,7 @@ class Adapter(Backend):
 
 
 def _sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
-    return np.add.reduce(x, axis, dtype, None, keepdims)
+    return np.add.reduce(x, axis, dtype, None, keepdims)  # type: ignore[call-overload, no-any-return]
 
 
 def _broadcast_to(x: Array, shape: tuple[int, ...], /) -> Array:
@@ -96,6 +94,8 @@ def _matrix_transpose(x: Array, /) -> Array:
 class _Holder:
     __slots__ = ("_array",)
 
+    _array: Array
+
     def count(self) -> int:
         array = self._array
         return sys.getrefcount(array)
@@ -103,7 +103,7 @@ class _Holder:
 
 def _calibrate() -> int:
     holder = _Holder()
-    holder._array = np.zeros(4)  # type: ignore[attr-defined]
+    holder._array = np.zeros(4)
     return holder.count()
 
 

@@ -6,7 +6,7 @@ themselves, and that record is the higher-order derivative.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any
@@ -44,7 +44,7 @@ class Walk:
     all; xp: the namespace to compute in; taped: whether cotangents are Tensors.
     """
 
-    __slots__ = ("cotangents", "live", "owned", "queue", "taped", "xp")
+    __slots__ = ("cotangents", "debug", "live", "owned", "queue", "taped", "xp")
 
     def __init__(self, root: Record, seed: Any, live: Collection[Record] | None, taped: bool) -> None:
         from tapegrad import ops
@@ -54,6 +54,7 @@ class Walk:
         self.owned: set[Record] = set()
         self.live = live
         self.taped = taped
+        self.debug = mode().debug
         self.xp: Any = ops if taped else namespace_of[type(seed)]
 
     def run(self, retain: bool) -> list[tuple[Record, Any]]:
@@ -66,53 +67,59 @@ class Walk:
         xp = self.xp
         kind = type(cotangents[queue[0][1]])
         found = []
-        while queue:
-            r = heappop(queue)[1]
-            t = pop(r)
-            if r.tensor is not None:
-                owned.discard(r)  # it is somebody's .grad now
-                found.append((r, t))
-                if r.op is LEAF:
-                    continue
-            saved = r.saved
-            if saved is RELEASED:
-                raise _second_backward(r)
-            if type(t) is not kind and type(t) is not list:
-                kind = type(t)  # the other side of a to_device
-                xp = self.xp = namespace_of[kind]
-            if taped:
-                saved = _as_tensors(r)
-            op = r.op
-            if op.elementwise:
-                shape = r.shape
-                dtype = r.dtype
-                for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
-                    if p is None or (live is not None and p not in live):
+        try:
+            while queue:
+                r = heappop(queue)[1]
+                t = pop(r)
+                if r.tensor is not None:
+                    owned.discard(r)  # it is somebody's .grad now
+                    found.append((r, t))
+                    if r.op is LEAF:
                         continue
-                    rule, n, pick = vjp
-                    if n == 1:
-                        s = rule(xp, t, saved[pick])
-                    elif n == 0:
-                        s = rule(xp, t)
-                    else:
-                        s = rule(xp, t, *pick(saved))
-                    if p.shape != shape or p.dtype is not dtype:
-                        s = self.fit(s, p, r, t)
-                    old = get(p)
-                    if old is None:
-                        cotangents[p] = s
-                        heappush(queue, (-p.seq, p))
-                    elif p in owned:
-                        old += s
-                        cotangents[p] = old
-                    else:
-                        cotangents[p] = old + s
-                        own(p)
-            else:
-                self.pull(r, t, saved)
-            if not retain:
-                r.saved = RELEASED
-                r.parents = ()
+                saved: Sequence[Any] = r.saved
+                if saved is RELEASED:
+                    raise _second_backward(r)
+                if type(t) is not kind and type(t) is not list:
+                    kind = type(t)  # the other side of a to_device
+                    xp = self.xp = namespace_of[kind]
+                if taped:
+                    saved = _as_tensors(r)
+                op = r.op
+                if op.elementwise:
+                    shape = r.shape
+                    dtype = r.dtype
+                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
+                        if p is None or (live is not None and p not in live):
+                            continue
+                        rule, n, pick = vjp
+                        if n == 1:
+                            s = rule(xp, t, saved[pick])
+                        elif n == 0:
+                            s = rule(xp, t)
+                        else:
+                            s = rule(xp, t, *pick(saved))
+                        if p.shape != shape or p.dtype is not dtype:
+                            s = self.fit(s, p, r, t)
+                        old = get(p)
+                        if old is None:
+                            cotangents[p] = s
+                            heappush(queue, (-p.seq, p))
+                        elif p in owned:
+                            old += s
+                            cotangents[p] = old
+                        else:
+                            cotangents[p] = old + s
+                            own(p)
+                else:
+                    self.pull(r, t, saved)
+                if self.debug:
+                    self.check(r, t)
+                if not retain:
+                    r.saved = RELEASED
+                    r.parents = ()
+        except Exception as error:
+            error.add_note(f"in the gradient of {origin(r)}")
+            raise
         return found
 
     def pull(self, r: Record, t: Any, saved: Any) -> None:
@@ -125,13 +132,27 @@ class Walk:
             parts = op.vjps[0][0](xp, t, *saved)
         else:
             parts = [
-                _call(vjp, xp, t, saved) if self.wants(p) else None
-                for p, vjp in zip(r.parents, op.vjps, strict=True)
+                _call(vjp, xp, t, saved) if self.wants(p) else None for p, vjp in zip(r.parents, op.vjps, strict=True)
             ]
         for p, s in zip(r.parents, parts, strict=True):
             if self.wants(p):
                 assert p is not None
                 self.give(p, self.fit(s, p, r, t))
+
+    def check(self, r: Record, t: Any) -> None:
+        """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
+        if self._has_nan(t):
+            return
+        for p in r.parents:
+            if p is not None and self._has_nan(self.cotangents.get(p)):
+                raise FloatingPointError(f"a NaN came up in the gradient of {origin(r)}")
+
+    def _has_nan(self, t: Any) -> bool:
+        if t is None or type(t) is list:
+            return False
+        raw = t._array if self.taped else t
+        xp = namespace_of[type(raw)]
+        return bool(xp.any(xp.isnan(raw)))
 
     def wants(self, p: Record | None) -> bool:
         """Say whether a parent is to get a cotangent."""
@@ -220,11 +241,15 @@ def _as_tensors(r: Record) -> list[Any]:
     Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
     """
     return [
-        v
-        if source == STATIC or not hasattr(v, "shape")
-        else wrap(v, r if source == OUT else r.parents[source])
+        v if source == STATIC or not hasattr(v, "shape") else wrap(v, r if source == OUT else r.parents[source])
         for v, source in zip(r.saved, r.op.sources, strict=True)
     ]
+
+
+def origin(r: Record) -> str:
+    """Say which operation a record is of, and on which line of the user's, if that was kept."""
+    line = getattr(r, "line", None)
+    return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
 
 
 def _second_backward(r: Record) -> RuntimeError:
@@ -234,9 +259,7 @@ def _second_backward(r: Record) -> RuntimeError:
     )
 
 
-def backward(
-    x: Tensor, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False
-) -> None:
+def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
     """Add the gradient of this Tensor to `.grad` of every leaf it was computed from.
 
     gradient: the cotangent to start from, of this Tensor's shape, dtype and device; 1 if the Tensor has one element.
@@ -270,7 +293,7 @@ def backward(
 
         gradient = as_tensor(gradient)
         check_like("backward: the gradient", gradient, x.shape, x._array)
-    with mode_set(recording=create_graph, watch=mode().watch if create_graph else None):
+    with mode_set(recording=create_graph, unwatched=not create_graph):
         walk = Walk(root, gradient if create_graph else gradient._array, None, create_graph)
         found = walk.run(retain=retain_graph or create_graph)
         grads = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from textwrap import shorten
 from typing import NamedTuple
 
-from tapegrad._tape import Entry, Tape, names_of, show
+from tapegrad._tape import Entry, Tape, names_of, show, show_static
 from tapegrad._tensor import Tensor
 
 # What a node is -> fill and border, the same in both languages.
@@ -34,11 +34,10 @@ def to_dot(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
     place since has another value: its label is not used); the others are named as in `print(tape)`.
 
     >>> import tapegrad as tg
-    >>> from tapegrad._graph import to_dot
     >>> w = tg.tensor(3.0, requires_grad=True)
     >>> with tg.Tape() as tape:
     ...     y = w * 2.0
-    >>> "n0 -> n1" in to_dot(tape, {"w": w, "y": y})
+    >>> "n0 -> n1" in tg.to_dot(tape, {"w": w, "y": y})
     True
     """
     nodes = _nodes(tape, names or {})
@@ -58,11 +57,10 @@ def to_mermaid(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
     """Return the graph of a tape as a Mermaid flowchart, which Markdown viewers draw; see `to_dot`.
 
     >>> import tapegrad as tg
-    >>> from tapegrad._graph import to_mermaid
     >>> w = tg.tensor(3.0, requires_grad=True)
     >>> with tg.Tape() as tape:
     ...     y = w * 2.0
-    >>> print(to_mermaid(tape, {"w": w}).splitlines()[2].strip())
+    >>> print(tg.to_mermaid(tape, {"w": w}).splitlines()[2].strip())
     n1["%0 = multiply(w, 2.0)<br/>() float64"]:::operation
     """
     nodes = _nodes(tape, names or {})
@@ -79,7 +77,7 @@ def to_mermaid(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
 
 
 def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[_Node]:
-    names = {**names_of(tape), **{id(x._array): " ".join(name.split()) for name, x in given.items()}}
+    names = names_of(tape, given)
     nodes: list[_Node] = []
     node_of: dict[int, str] = {}  # a buffer -> the node that gave it
     for entry in tape:
@@ -97,7 +95,7 @@ def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[_Node]:
 
 
 def _lines(entry: Entry, names: dict[int, str]) -> list[str]:
-    static = [repr(s) for s in entry.static if isinstance(s, (int, tuple, str)) and s is not False]
+    static = [show_static(s) for s in entry.static if s is not False]
     call = f"{entry.operation.name}({', '.join([show(x, names) for x in entry.operands] + static)})"
     results = ", ".join(names[id(y._array)] for y in entry.results)
     line = shorten(f"{results} = {call}", _LONGEST, placeholder=" ...")

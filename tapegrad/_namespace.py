@@ -62,6 +62,11 @@ def device_of(array: Array) -> str:
     return backend_of[type(array)].device_string(array)
 
 
+def native_device(array: Array) -> Any:
+    """Return the library's own device object of a raw array, None where it has none (a traced one)."""
+    return getattr(array, "device", None)
+
+
 def dtype_of(array: Array) -> DType:
     """Return the dtype of a raw array; TypeError where the standard has none for it."""
     name = backend_of[type(array)].dtype_names.get(array.dtype)
@@ -71,14 +76,12 @@ def dtype_of(array: Array) -> DType:
 def native_dtype(array: Array, dtype: object) -> Any:
     """Return a dtype as the library of a raw array spells it; TypeError where its device lacks it."""
     backend = backend_of[type(array)]
-    return checked_dtype(backend, as_dtype(dtype), array.device if backend.prefix != "cpu" else "cpu")
+    return checked_dtype(backend, as_dtype(dtype), native_device(array))
 
 
 def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
     """Return a library's own dtype object, or raise TypeError where its device lacks it."""
     if not backend.has_dtype(dtype.name, device):
         where = backend.prefix if device is None else f"{backend.prefix} device {device}"
-        raise TypeError(
-            f"{dtype.name} is not available on {where}: pass dtype=, or set tapegrad.default_dtype"
-        )
+        raise TypeError(f"{dtype.name} is not available on {where}: pass another dtype={backend.dtype_hint}")
     return backend.native_dtype(dtype.name)

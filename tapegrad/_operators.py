@@ -10,7 +10,7 @@ from tapegrad._namespace import backend_of
 from tapegrad._operands import coerce
 from tapegrad._record import mode
 from tapegrad._tensor import Tensor
-from tapegrad.ops import creation, elementwise, indexing, products
+from tapegrad.ops import binary, creation, elementwise, indexing, products
 
 Binary = Callable[[Any, Any], Any]
 
@@ -79,28 +79,29 @@ def bind() -> None:
     import operator as python
 
     e: Any = elementwise
-    _bind("add", "+", e.operator_add, python.iadd)
-    _bind("sub", "-", e.operator_subtract, python.isub)
-    _bind("mul", "*", e.operator_multiply, python.imul)
-    _bind("truediv", "/", e.operator_divide, python.itruediv)
-    _bind("floordiv", "//", e.operator_floor_divide, python.ifloordiv)
-    _bind("mod", "%", e.operator_remainder, python.imod)
-    _bind("pow", "**", e.operator_pow, python.ipow)
-    _bind("and", "&", e.operator_bitwise_and, python.iand)
-    _bind("or", "|", e.operator_bitwise_or, python.ior)
-    _bind("xor", "^", e.operator_bitwise_xor, python.ixor)
-    _bind("lshift", "<<", e.operator_bitwise_left_shift, python.ilshift)
-    _bind("rshift", ">>", e.operator_bitwise_right_shift, python.irshift)
+    b: Any = binary
+    _bind("add", "+", b.operator_add, python.iadd)
+    _bind("sub", "-", b.operator_subtract, python.isub)
+    _bind("mul", "*", b.operator_multiply, python.imul)
+    _bind("truediv", "/", b.operator_divide, python.itruediv)
+    _bind("floordiv", "//", b.operator_floor_divide, python.ifloordiv)
+    _bind("mod", "%", b.operator_remainder, python.imod)
+    _bind("pow", "**", b.operator_pow, python.ipow)
+    _bind("and", "&", b.operator_bitwise_and, python.iand)
+    _bind("or", "|", b.operator_bitwise_or, python.ior)
+    _bind("xor", "^", b.operator_bitwise_xor, python.ixor)
+    _bind("lshift", "<<", b.operator_bitwise_left_shift, python.ilshift)
+    _bind("rshift", ">>", b.operator_bitwise_right_shift, python.irshift)
     methods: dict[str, Any] = {
         "__matmul__": _operator_matmul,
         "__rmatmul__": _reflected_matmul,
         "__imatmul__": _in_place("@", _operator_matmul, lambda a, b: a @ b),
-        "__eq__": e.operator_equal,
-        "__ne__": e.operator_not_equal,
-        "__lt__": e.operator_less,
-        "__le__": e.operator_less_equal,
-        "__gt__": e.operator_greater,
-        "__ge__": e.operator_greater_equal,
+        "__eq__": b.operator_equal,
+        "__ne__": b.operator_not_equal,
+        "__lt__": b.operator_less,
+        "__le__": b.operator_less_equal,
+        "__gt__": b.operator_greater,
+        "__ge__": b.operator_greater_equal,
         "__neg__": e.negative,
         "__pos__": e.positive,
         "__abs__": e.abs,
@@ -121,5 +122,3 @@ def _transposed(x: Tensor) -> Tensor:
     if x.ndim != 2:
         raise ValueError(f"x.T is for Tensors of two axes, not of shape {x.shape}: use x.mT")
     return products.matrix_transpose(x)
-
-

@@ -84,17 +84,18 @@ class Record:
 
 
 class Mode:
-    """Whether operations are recorded, and who else is told of each (an open Tape, debug)."""
+    """Whether operations are recorded, who else is told of each (open Tapes), whether gradients are checked."""
 
-    __slots__ = ("recording", "watch")
+    __slots__ = ("debug", "recording", "watch")
 
-    def __init__(self, recording: bool, watch: Callable[..., None] | None) -> None:
+    def __init__(self, recording: bool, watch: Callable[..., None] | None, debug: bool) -> None:
         self.recording = recording
         self.watch = watch
+        self.debug = debug
 
 
-DEFAULT = Mode(True, None)
-_mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=DEFAULT)  # noqa: B039 (never mutated)
+DEFAULT = Mode(True, None, False)
+_mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=DEFAULT)
 mode = _mode.get
 # The scopes open in any thread or context. While there are none, which is nearly always, operations
 # need not ask for the context's mode.
@@ -104,23 +105,41 @@ scopes: list[object] = []
 class mode_set(ContextDecorator):
     """A `with` block, or a decorator, in which the mode is changed; safe under threads and exceptions."""
 
-    def __init__(self, recording: bool | None = None, watch: Callable[..., None] | None = None) -> None:
-        self._recording = recording
-        self._watch = watch
+    def __init__(
+        self,
+        recording: bool | None = None,
+        watch: Callable[..., None] | None = None,
+        debug: bool | None = None,
+        unwatched: bool = False,
+    ) -> None:
+        self._recording, self._watch, self._debug, self._unwatched = recording, watch, debug, unwatched
         self._tokens: list[Token[Mode]] = []
 
     def _recreate_cm(self) -> mode_set:  # a decorated function may run in many threads at once
-        return mode_set(self._recording, self._watch)
+        return mode_set(self._recording, self._watch, self._debug, self._unwatched)
 
     def __enter__(self) -> None:
         old = mode()
         recording = old.recording if self._recording is None else self._recording
+        watch = None if self._unwatched else _both(old.watch, self._watch)
+        debug = old.debug if self._debug is None else self._debug
         scopes.append(self)
-        self._tokens.append(_mode.set(Mode(recording, self._watch or old.watch)))
+        self._tokens.append(_mode.set(Mode(recording, watch, debug)))
 
     def __exit__(self, *error: object) -> None:
         _mode.reset(self._tokens.pop())
         scopes.pop()  # any one: only their number counts
+
+
+def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> Callable[..., None] | None:
+    if old is None or new is None:
+        return old or new
+
+    def watch(*event: Any) -> None:
+        old(*event)
+        new(*event)
+
+    return watch
 
 
 def no_grad() -> mode_set:

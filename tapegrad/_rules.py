@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from tapegrad._namespace import Kernels, backend_of, namespace_of
 from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, same_library
@@ -19,6 +19,7 @@ from tapegrad._record import DEFAULT, OUT, STATIC, Operation, Record, mode, next
 from tapegrad._tensor import Tensor, wrap
 
 Rule = Callable[..., Any]
+F = TypeVar("F", bound=Callable[..., Any])
 # Every public function is in exactly one of these three (a test checks it).
 OPERATIONS: dict[str, Operation] = {}  # has a rule
 COMPOSED: set[str] = set()  # plain code over others
@@ -27,13 +28,13 @@ CONSTANT: set[str] = set()  # no derivative, or zero wherever there is one: neve
 new = object.__new__
 
 
-def composed(function: Any) -> Any:
+def composed(function: F) -> F:
     """Declare a public function to be plain code over operations that have rules."""
     COMPOSED.add(function.__name__)
     return function
 
 
-def constant(function: Any) -> Any:
+def constant(function: F) -> F:
     """Declare a public function to have no derivative, or zero wherever it has one."""
     CONSTANT.add(function.__name__)
     return function
@@ -170,7 +171,7 @@ def binary(
     differentiable = differential1 is not None
 
     def make(is_operator: bool) -> Callable[[Any, Any], Tensor]:
-        def call(x1: Any, x2: Any, /) -> Tensor:
+        def call(x1: Any, x2: Any, /) -> Any:
             if type(x1) is Tensor:
                 a = x1._array
                 p1 = x1._record
@@ -181,7 +182,7 @@ def binary(
                         same_library(name, a, b)
                 else:
                     p2 = None
-                    b = coerce(name, x2, a, p1 is not None and keep2 & 1)
+                    b = coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
                     if b is NotImplemented:
                         if is_operator:
                             return NotImplemented
@@ -193,7 +194,7 @@ def binary(
                     x2 = as_tensor(x2)
                 b = x2._array
                 p2 = x2._record
-                a = coerce(name, x1, b, p2 is not None and keep1 & 2)
+                a = coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
                 if a is NotImplemented:
                     if is_operator:
                         return NotImplemented
@@ -266,13 +267,9 @@ def primitive(
     pool = (*names, "out", *(f"{n}_shape" for n in (*names[:operands], "out")))
     with_shapes = any(n.endswith("_shape") and n not in names for n in layout)
     places = tuple(pool.index(n) for n in layout)
-    sources = tuple(
-        i if i < operands else OUT if pool[i] == "out" else STATIC for i in places
-    )
+    sources = tuple(i if i < operands else OUT if pool[i] == "out" else STATIC for i in places)
     # A value is needed if one of the operands whose rule reads it needs a gradient.
-    readers = tuple(
-        tuple(i for i, rule in enumerate(vjps) if rule is None or n in reads(rule)) for n in layout
-    )
+    readers = tuple(tuple(i for i, rule in enumerate(vjps) if rule is None or n in reads(rule)) for n in layout)
     plan = tuple(zip(places, readers, strict=True))
     bound = tuple(bind(rule, layout) for rule in vjps)
     operation = Operation(name, bound, layout, sources, broadcasts=broadcasts, pull=pull)
@@ -316,7 +313,7 @@ def primitive(
 
     else:
 
-        def call(*args: Any) -> Tensor:
+        def call(*args: Any) -> Tensor:  # type: ignore[misc]
             xs = args[:operands]
             arrays = tuple([x._array if type(x) is Tensor else x for x in xs])
             kind = library(name, arrays)
@@ -335,10 +332,7 @@ def primitive(
                     if with_shapes:
                         values += tuple([getattr(a, "shape", ()) for a in arrays]) + (out.shape,)
                     saved = tuple(
-                        [
-                            values[i] if any([parents[k] is not None for k in who]) else None
-                            for i, who in plan
-                        ]
+                        [values[i] if any([parents[k] is not None for k in who]) else None for i, who in plan]
                     )
                     y._record = record(operation, parents, saved, out)
             if m.watch is not None:
@@ -358,9 +352,7 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
     statics = code.co_varnames[2 : code.co_argcount]
     layout = reads(vjp)
     places = tuple(("shapes", *statics).index(n) for n in layout)
-    operation = _declare(
-        Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout), joint=True)
-    )
+    operation = _declare(Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout), joint=True))
 
     def call(xs: tuple[Tensor, ...], *static: Any) -> Tensor:
         arrays = tuple([x._array for x in xs])
@@ -382,22 +374,18 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
     return _publish(call, name, f"The primitive {name}.", forward.__module__)  # type: ignore[no-any-return]
 
 
-def several(
-    name: str, forward: Callable[..., Any], vjp: Rule
-) -> Callable[..., tuple[Tensor, ...]]:
+def several(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[..., tuple[Tensor, ...]]:
     """Declare an operation of one operand with several results.
 
-    forward: `f(xp, x, *static)` gives a sequence of arrays; vjp: `rule(xp, ts, ...)`, where `ts` are the cotangents of the
-    results, None for those that have none; what it reads may be the shape of `x` and static arguments.
+    forward: `f(xp, x, *static)` gives a sequence of arrays; vjp: `rule(xp, ts, ...)`, where `ts` are the cotangents
+    of the results, None for those that have none; what it reads may be the shape of `x` and static arguments.
     It makes one record, and for each result a record that picks it from there.
     """
     code = forward.__code__
     names = ("x_shape", *code.co_varnames[2 : code.co_argcount])
     layout = reads(vjp)
     places = tuple(names.index(n) for n in layout)
-    operation = _declare(
-        Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout))
-    )
+    operation = _declare(Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout)))
 
     def call(x: Tensor, *static: Any) -> tuple[Tensor, ...]:
         a = x._array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tapegrad._namespace import dtype_of
@@ -35,8 +35,8 @@ class Entry(NamedTuple):
 class Tape:
     """A `with` block that lists every operation done inside, in order.
 
-    Also what is not recorded for gradients, under `no_grad` too. The tape holds all values until it is dropped. Print it for a
-    table; iterate over it for `Entry` objects. A backward pass is listed if it is recorded itself
+    Also what is not recorded for gradients, under `no_grad` too. The tape holds all values until it is dropped. Print
+    it for a table; iterate over it for `Entry` objects. A backward pass is listed if it is recorded itself
     (create_graph=True, nested `grad`).
 
     >>> import tapegrad as tg
@@ -79,6 +79,18 @@ class Tape:
         held = tuple(wrap(x._array, x._record) if isinstance(x, Tensor) else x for x in operands)
         self.entries.append(Entry(operation, held, static, now, record, saved_bytes(record), line))
 
+    def table(self, names: Mapping[str, Tensor] | None = None) -> str:
+        """Return the tape as a table; names: what to call values that come from outside.
+
+        >>> import tapegrad as tg
+        >>> x = tg.asarray([1.0])
+        >>> with tg.Tape() as tape:
+        ...     y = x * 2.0
+        >>> "x, 2.0" in tape.table({"x": x})
+        True
+        """
+        return table(self, names)
+
     def __str__(self) -> str:
         return table(self)
 
@@ -105,10 +117,12 @@ def _bytes(array: Any) -> int:
     return n
 
 
-def names_of(tape: Tape) -> dict[int, str]:
-    """Return a name for every value on a tape, by the identity of its buffer: %0, %1 ... for results, a, b ... for
-    those that come from outside."""
-    names: dict[int, str] = {}
+def names_of(tape: Tape, given: Mapping[str, Tensor] | None = None) -> dict[int, str]:
+    """Return a name for every value on a tape, by the identity of its buffer.
+
+    The given one, or %0, %1 ... for results and a, b ... for what comes from outside.
+    """
+    names = {id(x._array): " ".join(name.split()) for name, x in (given or {}).items()}
     outside = 0
     for n, entry in enumerate(tape):
         for x in entry.operands:
@@ -116,7 +130,7 @@ def names_of(tape: Tape) -> dict[int, str]:
                 names[id(x._array)] = _letters(outside)
                 outside += 1
         for k, y in enumerate(entry.results):
-            names[id(y._array)] = f"%{n}" if len(entry.results) == 1 else f"%{n}.{k}"
+            names.setdefault(id(y._array), f"%{n}" if len(entry.results) == 1 else f"%{n}.{k}")
     return names
 
 
@@ -132,16 +146,26 @@ def show(x: Any, names: dict[int, str]) -> str:
     return repr(x) if shape is None else f"array{tuple(shape)}"
 
 
-def table(tape: Tape) -> str:
+def show_static(s: Any) -> str:
+    """Return a static argument as the table shows it, in one line: arrays by their shape."""
+    if isinstance(s, tuple):
+        return "(" + ", ".join(map(show_static, s)) + ("," if len(s) == 1 else "") + ")"
+    if isinstance(s, slice):
+        parts = ["" if v is None else str(v) for v in (s.start, s.stop)]
+        return ":".join(parts if s.step is None else [*parts, str(s.step)])
+    return f"array{tuple(s.shape)}" if hasattr(s, "shape") else str(s)
+
+
+def table(tape: Tape, given: Mapping[str, Tensor] | None = None) -> str:
     """Return a tape as a table: operation, inputs, shape, dtype, bytes saved, the user's line."""
-    names = names_of(tape)
+    names = names_of(tape, given)
     rows = [("", "operation", "inputs", "shape", "dtype", "saved", "line")]
     for entry in tape:
         y = entry.results[0] if entry.results else None
-        static = [repr(s) for s in entry.static if isinstance(s, (int, tuple, str)) and s is not False]
+        static = [show_static(s) for s in entry.static if s is not False]
         rows.append(
             (
-                f"%{len(rows) - 1}",
+                ", ".join(names[id(r._array)] for r in entry.results[:1]),
                 entry.operation.name,
                 ", ".join([show(x, names) for x in entry.operands] + static),
                 "" if y is None else str(y.shape),
@@ -153,7 +177,8 @@ def table(tape: Tape) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(7)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     total = sum(entry.saved for entry in tape)
-    outside = sorted({n for n in names.values() if not n.startswith("%")}, key=lambda n: (len(n), n))
+    used = {id(x._array) for entry in tape for x in entry.operands if isinstance(x, Tensor)}
+    outside = sorted({n for i, n in names.items() if i in used and not n.startswith("%")}, key=lambda n: (len(n), n))
     lines.insert(1, "-" * max(len(line) for line in lines))
     lines.append(f"{len(tape)} operations, {total} bytes saved; from outside: {', '.join(outside) or 'nothing'}")
     return "\n".join(lines)
@@ -185,6 +210,4 @@ def debug() -> mode_set:
     >>> y._record.line.partition(":")[2]
     '2'
     """
-    return mode_set(watch=_note)
-
-
+    return mode_set(watch=_note, debug=True)

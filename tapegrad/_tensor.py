@@ -26,6 +26,11 @@ class Tensor:
 
     A Tensor is a value: slices never alias, `x[i] = v` and `x += y` give this Tensor a new value and no
     other Tensor sees it.
+
+    >>> import tapegrad as tg
+    >>> x = tg.asarray([1.0, 2.0])
+    >>> isinstance(x, tg.Tensor), x.shape, x.dtype, x.device
+    (True, (2,), tapegrad.float64, 'cpu')
     """
 
     __slots__ = ("__weakref__", "_array", "_grad", "_record")
@@ -90,9 +95,7 @@ class Tensor:
             make_leaf(self)
         elif not value and self._record is not None:
             if not self.is_leaf:
-                raise RuntimeError(
-                    "requires_grad cannot be unset on the result of an operation: use x.detach()"
-                )
+                raise RuntimeError("requires_grad cannot be unset on the result of an operation: use x.detach()")
             self._record = None
 
     @property
@@ -143,7 +146,7 @@ class Tensor:
 
     # -- looking at the value ------------------------------------------------------------------------
 
-    def item(self) -> bool | int | float | complex:
+    def item(self) -> Any:
         """Return the value of a one-element Tensor as a Python scalar. It is only looked at: no error.
 
         Raises ValueError if there is more than one element.
@@ -154,7 +157,7 @@ class Tensor:
         """
         if self.size != 1:
             raise ValueError(f"item: a Tensor of shape {self.shape} has {self.size} elements, not one")
-        return host(self).item()  # type: ignore[no-any-return]
+        return host(self).item()
 
     def tolist(self) -> Any:
         """Return the values as nested Python lists. They are only looked at: no error.
@@ -215,11 +218,11 @@ class Tensor:
 
     def __float__(self) -> float:
         self._leave("float()", ", or tapegrad.sqrt(x) for math.sqrt(x)")
-        return float(self.item())  # type: ignore[arg-type]
+        return float(self.item())
 
     def __int__(self) -> int:
         self._leave("int()")
-        return int(self.item())  # type: ignore[arg-type]
+        return int(self.item())
 
     def __complex__(self) -> complex:
         self._leave("complex()")
@@ -228,7 +231,7 @@ class Tensor:
     def __index__(self) -> int:
         if not isdtype(self.dtype, "integral"):
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
-        return int(self.item())  # type: ignore[arg-type]
+        return int(self.item())
 
     def __dlpack__(self, **options: Any) -> Any:
         self._leave("DLPack export")
@@ -260,9 +263,7 @@ class Tensor:
         import tapegrad
 
         if api_version is not None and api_version > tapegrad.__array_api_version__:
-            raise ValueError(
-                f"tapegrad follows the array API {tapegrad.__array_api_version__}, not {api_version}"
-            )
+            raise ValueError(f"tapegrad follows the array API {tapegrad.__array_api_version__}, not {api_version}")
         return tapegrad
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -379,8 +380,7 @@ def check_like(what: str, value: object, shape: tuple[int, ...], like: Array) ->
         raise ValueError(f"{what} has shape {value.shape}, but the Tensor it belongs to has {tuple(shape)}")
     if value.device != device_of(like):
         raise ValueError(
-            f"{what} is on {value.device}, but the Tensor it belongs to is on {device_of(like)}: "
-            "move it with to_device"
+            f"{what} is on {value.device}, but the Tensor it belongs to is on {device_of(like)}: move it with to_device"
         )
     if value.dtype != dtype_of(like):
         raise TypeError(

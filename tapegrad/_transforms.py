@@ -16,7 +16,7 @@ from weakref import ref
 from tapegrad._backward import Walk, collect
 from tapegrad._dtypes import isdtype
 from tapegrad._namespace import backend_of, find_backend, namespace_of
-from tapegrad._record import Operation, Record, mode, mode_set
+from tapegrad._record import LEAF, Operation, Record, mode, mode_set
 from tapegrad._rules import record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._tree import flatten
@@ -113,17 +113,16 @@ def between(root: Record | None, leaves: set[Record]) -> tuple[list[Record], boo
     if root is None or not leaves:
         return [], False
     # What is older than the leaves cannot depend on them: it is outside, and need not be looked at.
-    order = collect(root, floor=min(r.seq for r in leaves))
+    floor = min(r.seq for r in leaves)
+    order = collect(root, floor)
     on: set[Record] = set()
-    outer = False
+    out: set[Record] = set()  # what reaches a record outside
     for r in reversed(order):
-        if r in leaves:
+        if any([p in on for p in r.parents]) or r in leaves:
             on.add(r)
-            outer |= r.parents[0] is not None
-        elif any([p in on for p in r.parents]):
-            on.add(r)
-            outer |= any([p is not None and p not in on for p in r.parents])
-    return [r for r in order if r in on], outer
+        if r.op is LEAF or any([p is not None and (p.seq < floor or p in out) for p in r.parents]):
+            out.add(r)
+    return [r for r in order if r in on], root in out
 
 
 def _pull_back(y: Tensor, fresh: list[Tensor], path: list[Record], taped: bool) -> list[Tensor]:

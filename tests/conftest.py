@@ -13,7 +13,6 @@ from places import Place
 import tapegrad as tg
 from tapegrad import _namespace, backends
 
-
 PLACES = {
     "numpy": Place("cpu"),
     "numpy-readonly": Place("cpu", readonly=True),
@@ -56,7 +55,18 @@ def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
 def _make_results_readonly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have NumPy's functions return read-only arrays: a rule that writes into what it was given fails."""
     namespace = _namespace.namespace_of[np.ndarray]
-    for name in ("sum", "mean", "reshape", "where", "broadcast_to", "permute_dims", "matmul", "take", "flip", "concat"):
+    for name in (
+        "sum",
+        "mean",
+        "reshape",
+        "where",
+        "broadcast_to",
+        "permute_dims",
+        "matmul",
+        "take",
+        "flip",
+        "concat",
+    ):
         real = getattr(namespace, name)
 
         def frozen(*args: Any, real: Any = real, **kwargs: Any) -> Any:

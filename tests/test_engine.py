@@ -138,7 +138,7 @@ def test_recording_is_restored_after_an_exception() -> None:
         raise KeyError
     assert (x * x).requires_grad
     with pytest.raises(KeyError):
-        tg.grad(lambda x: {}[x])(1.0)  # type: ignore[index]
+        tg.grad(lambda x: {}[x])(1.0)
     assert (x * x).requires_grad
 
 
@@ -185,7 +185,7 @@ def test_time_is_linear_in_records() -> None:
             best = min(best, time.perf_counter() - start)
         return float(best)
 
-    assert seconds(80_000) < 20 * seconds(8_000)
+    assert seconds(160_000) < 12 * seconds(40_000)
 
 
 def test_a_diamond_with_two_to_the_twenty_paths() -> None:
@@ -302,7 +302,8 @@ def test_threads_may_share_a_leaf() -> None:
 
     def work() -> None:
         for _ in range(20):
-            grads.append(np.asarray(tg.grad(lambda w: tg.sum(w * w))(w.detach())))
+            g = tg.grad(lambda w: tg.sum(w * w))(w.detach())
+            grads.append(np.asarray(g))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for t in threads:

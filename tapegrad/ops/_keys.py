@@ -81,7 +81,9 @@ def _index_array(i: Any, like: Array) -> Array | None:
     elif isinstance(i, list):
         from tapegrad.ops.creation import asarray
 
-        array = asarray(i, device=device_of(like))._array if i else asarray(i, dtype="int64", device=device_of(like))._array
+        array = (
+            asarray(i, device=device_of(like))._array if i else asarray(i, dtype="int64", device=device_of(like))._array
+        )
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:

@@ -28,9 +28,9 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     """Make a new Tensor from numbers, nested lists, an array of any library, or another Tensor's value.
 
     The data is always copied. dtype: by default that of an array, `default_dtype` for Python floats; device: by
-    default that of an array, `default_device` for Python data. requires_grad: make it a leaf, whose `.grad`
-    `backward` fills. Raises TypeError for objects, strings and ragged lists, and for a leaf that is not real floating;
-    ValueError and RuntimeError for a device that does not exist or is not there.
+    default `default_device` for Python and NumPy data, else the array's own. requires_grad: make it a leaf, whose
+    `.grad` `backward` fills. Raises TypeError for objects, strings and ragged lists, and for a leaf that is not real
+    floating; ValueError and RuntimeError for a device that does not exist or is not there.
 
     >>> import tapegrad as tg
     >>> tg.tensor([1, 2, 3])
@@ -40,6 +40,8 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     """
     if isinstance(data, Tensor):
         data = data._array
+    elif device is None and (backend := find_backend(data)) is not None and backend.prefix == "cpu":
+        device = default_device()
     x = asarray(data, dtype=dtype, device=device, copy=True)
     if requires_grad:
         make_leaf(x)
@@ -467,5 +469,3 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Tensor]:
         for x, place in zip(xs, places, strict=True)
     ]
     return broadcast_arrays(*spread)
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of
+from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device
 from tapegrad._operands import SCALARS, as_tensor, as_tensors, coerce, not_an_operand, same_library
 from tapegrad._record import LEAF, STATIC, Operation, Record, mode
 from tapegrad._rules import CONSTANT, OPERATIONS, composed, primitive, record
@@ -21,7 +21,8 @@ from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, r
 
 def _led(t: Any, ndim: int, key: Key) -> Key:
     """Return a key for a cotangent with extra leading axes, given how many axes it should have."""
-    return (ALL,) * (t.ndim - ndim) + key
+    lead: Key = (ALL,) * (t.ndim - ndim)
+    return lead + key
 
 
 # -- reading ---------------------------------------------------------------------------------------------
@@ -35,9 +36,7 @@ def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
 
 
-_getitem = primitive(
-    "getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read
-)
+_getitem = primitive("getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read)
 
 
 def getitem(x: Tensor, key: Any) -> Tensor:
@@ -114,13 +113,9 @@ def _grid(acc: Any, indices: Array, axis: int) -> Key:
         elif i < -n:
             key.append(ALL)  # an extra leading axis
         else:
-            numbers = xp.arange(indices.shape[i], dtype=indices.dtype, device=_device(indices))
+            numbers = xp.arange(indices.shape[i], dtype=indices.dtype, device=native_device(indices))
             key.append(xp.reshape(numbers, (-1,) + (1,) * (-i - 1)))
     return tuple(key)
-
-
-def _device(array: Array) -> Any:
-    return getattr(array, "device", None)
 
 
 _take_along_axis = primitive(
@@ -146,6 +141,7 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
     if x.ndim != indices.ndim:
         raise ValueError(f"take_along_axis: {indices.ndim} axes of indices for {x.ndim} of x")
     place = axis_of("take_along_axis", x.ndim, axis)
+
     def without(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
         at = len(shape) + place
         return (*shape[:at], n, *shape[at + 1 :])
@@ -191,12 +187,12 @@ def _last_writes(xp: Any, t: Any, key: Key) -> Any:
     """Say for each written element whether it stayed: where indices repeat, the last write wins."""
     t = _raw(t)
     raw = namespace_of[type(t)]
-    places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype("int64"), device=_device(t))
+    places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype("int64"), device=native_device(t))
     shape = raw.index_get(places, key).shape
     n = 1
     for length in shape:
         n *= length
-    numbers = raw.reshape(raw.arange(n, dtype=places.dtype, device=_device(t)), shape)
+    numbers = raw.reshape(raw.arange(n, dtype=places.dtype, device=native_device(t)), shape)
     kept = raw.index_get(raw.index_set(places, key, numbers), key) == numbers
     return wrap(kept) if xp is not raw else kept
 
@@ -288,7 +284,7 @@ def _cast_value(v: Any, a: Array) -> Array:
             "with tapegrad.astype"
         )
     if type(v) in SCALARS:
-        return xp.asarray(v, dtype=a.dtype, device=_device(a))
+        return xp.asarray(v, dtype=a.dtype, device=native_device(a))
     return v if v.dtype == a.dtype else xp.astype(v, a.dtype)
 
 
@@ -301,9 +297,7 @@ def check_not_leaf(x: Tensor, what: str) -> None:
         )
 
 
-def rebind(
-    x: Tensor, out: Array, op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...]
-) -> None:
+def rebind(x: Tensor, out: Array, op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...]) -> None:
     """Give a Tensor a new value that an operation on these records made."""
     x._array = out
     if not mode().recording:
@@ -359,12 +353,8 @@ _argsort = primitive(
     lambda xp, x, axis, descending, stable: xp.argsort(x, axis=axis, descending=descending, stable=stable),
     None,
 )
-_argmax = primitive(
-    "argmax", lambda xp, x, axis, keepdims: xp.argmax(x, axis=axis, keepdims=keepdims), None
-)
-_argmin = primitive(
-    "argmin", lambda xp, x, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims), None
-)
+_argmax = primitive("argmax", lambda xp, x, axis, keepdims: xp.argmax(x, axis=axis, keepdims=keepdims), None)
+_argmin = primitive("argmin", lambda xp, x, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims), None)
 
 
 def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:

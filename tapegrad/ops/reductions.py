@@ -8,7 +8,7 @@ from tapegrad._operands import as_tensor
 from tapegrad._rules import primitive
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
-from tapegrad.ops.elementwise import over
+from tapegrad.ops._singular import over
 
 Axis = int | tuple[int, ...] | None
 
@@ -181,9 +181,7 @@ _cumulative_prod = primitive(
 )
 
 
-def cumulative_prod(
-    x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
-) -> Tensor:
+def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
     """Product of the elements up to each one along an axis, which a 1-D Tensor need not name.
 
     include_initial: put a 1 before. Derivative: exact with zeros too; it costs log2(n) passes.
@@ -202,9 +200,7 @@ _cumulative_sum = primitive(
 )
 
 
-def cumulative_sum(
-    x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
-) -> Tensor:
+def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
     """Sum of the elements up to each one along an axis, which a 1-D Tensor need not name.
 
     include_initial: put a 0 before. Derivative: the cumulative sum of t from the end.
@@ -265,9 +261,8 @@ def _squeeze(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _cast(x: Any, dtype: Any) -> Tensor:
-    x = as_tensor(x)
     if dtype is None:
-        return x
+        return as_tensor(x)
     from tapegrad.ops.creation import astype
 
     return astype(x, dtype, copy=False)

@@ -36,9 +36,7 @@ def _permute_vjp(xp: Any, t: Any, axes: tuple[int, ...]) -> Any:
 
 
 _permute_dims = primitive("permute_dims", lambda xp, x, axes: xp.permute_dims(x, axes), _permute_vjp)
-_flip = primitive(
-    "flip", lambda xp, x, axis: xp.flip(x, axis=axis), lambda xp, t, axis: xp.flip(t, axis=axis)
-)
+_flip = primitive("flip", lambda xp, x, axis: xp.flip(x, axis=axis), lambda xp, t, axis: xp.flip(t, axis=axis))
 _roll = primitive(
     "roll",
     lambda xp, x, shift, axis: xp.roll(x, shift, axis=axis),

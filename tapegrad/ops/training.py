@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._rules import composed, constant, primitive, unary
+from tapegrad._rules import constant, primitive, unary
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
-from tapegrad.ops.elementwise import text
+from tapegrad.ops._axes import axes_of, axis_of, count, spread
+from tapegrad.ops._text import text
+from tapegrad.ops.reductions import any, mean, sum
 
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
@@ -187,15 +188,14 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
     Tensor([[1., 0., 0.],
             [0., 0., 1.]])
     """
-    from tapegrad._settings import default_dtype
-    from tapegrad.ops.creation import arange, astype
+    from tapegrad.ops.creation import arange, astype, zeros
     from tapegrad.ops.shaping import moveaxis
 
     labels = as_tensor(labels)
     if "integer" not in labels.dtype.kind:
         raise TypeError(f"one_hot: labels must be integers, not {labels.dtype.name}")
     numbers = arange(num_classes, dtype=labels.dtype, device=labels.device)
-    out = astype(labels[..., None] == numbers, dtype or default_dtype())
+    out = astype(labels[..., None] == numbers, dtype or zeros(0, device=labels.device).dtype)
     return out if axis == -1 else moveaxis(out, -1, axis)
 
 
@@ -219,11 +219,11 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
 
     logits: shape (..., classes), floating; labels: shape (...), integers from 0 to classes - 1, or probabilities of the
     shape of logits. Derivative in logits: t (softmax(logits) - one_hot(labels)) / samples. Raises ValueError
-    for shapes that do not fit, TypeError for labels that are neither.
+    for shapes that do not fit and labels out of range, TypeError for labels that are neither.
 
     >>> import tapegrad as tg
-    >>> tg.cross_entropy(tg.asarray([[0.0, 1000.0]]), tg.asarray([1]))
-    Tensor(0.)
+    >>> tg.cross_entropy(tg.asarray([[0.0, 1000.0]]), tg.asarray([0]))
+    Tensor(1000.)
     """
     logits, labels = as_tensors("cross_entropy", logits, labels)
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
@@ -238,10 +238,11 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
             f"cross_entropy: logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, "
             f"not {labels.shape}"
         )
+    classes = logits.shape[-1]
+    if labels.size and bool(any((labels < 0) | (labels >= classes))):
+        raise ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
     return _cross_entropy(logits, labels)
 
 
 def _of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    from tapegrad.ops.reductions import mean, sum
-
     return -mean(sum(labels * log_softmax(logits), axis=-1))

@@ -79,7 +79,15 @@ def gradgradcheck(
             return sum_(first(*inputs) * directions[j])
 
         for i in floating:
-            _compare(slope, xs, i, rng, rtol, f"{name or 'gradgradcheck'}: second derivative, by argument {j} and", f)
+            _compare(
+                slope,
+                xs,
+                i,
+                rng,
+                rtol,
+                f"{name or 'gradgradcheck'}: second derivative, by argument {j} and",
+                f,
+            )
 
 
 def _compare(

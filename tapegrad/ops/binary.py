@@ -1,0 +1,390 @@
+"""Elementwise functions of two operands and more, by their differential in each, applied to a tangent `t`.
+
+Subgradients, decided once: ties in maximum and minimum share equally; clip passes the gradient at its bounds; hypot and
+atan2 have 0 at the origin; a zero cotangent times a factor that is not finite is 0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from tapegrad._operands import SCALARS, as_tensor, as_tensors
+from tapegrad._rules import binary as _declare
+from tapegrad._rules import composed, primitive
+from tapegrad._tensor import Tensor
+from tapegrad.ops._singular import over, times
+from tapegrad.ops._text import text
+
+binary = partial(_declare, module=__name__)
+
+
+def _share(xp: Any, t: Any, wins: Any, tie: Any) -> Any:
+    return xp.where(tie, 0.5 * t, xp.where(wins, t, 0))
+
+
+def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
+    if type(x2) in SCALARS:
+        if x2 == 0:
+            return xp.zeros_like(t)
+        if x2 == 1:
+            return t
+        if x2 == 2:
+            return 2 * t * x1
+        whole = x2 == int(x2)
+        if whole and x2 > 1:
+            return t * (x2 * x1 ** (x2 - 1))
+        bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
+        return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** (x2 - 1))
+    bad = ((x1 == 0) & (x2 < 1)) | ((x1 < 0) & (x2 != xp.floor(x2)))
+    # At x2 = 0 the exponent must not be -1: the derivative is 0, for x1 = 0 as well.
+    return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where(x2 == 0, 1, x2 - 1))
+
+
+def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
+    if type(x1) in SCALARS:
+        x1 = xp.full_like(out, x1)
+    # 0^y is constant for y > 0; a negative base has no derivative in y (NaN, unless nobody asks).
+    log = xp.log(xp.where(x1 > 0, x1, 1))
+    return times(xp, t, out) * xp.where((x1 < 0) & (t != 0), xp.nan, log)
+
+
+def _logaddexp(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    finite = xp.where(xp.isfinite(out), out, 0)
+    return t * xp.exp(xp.where(x == out, 0, x - finite))
+
+
+add, operator_add = binary(
+    "add",
+    lambda xp, t: t,
+    lambda xp, t: t,
+    text("x1 + x2.", "Derivatives: t; t.", "tg.add(tg.asarray([1.0]), 2.0)", "Tensor([3.])"),
+)
+
+atan2, _ = binary(
+    "atan2",
+    lambda xp, t, x1, x2: over(xp, t * x2, x1 * x1 + x2 * x2),
+    lambda xp, t, x1, x2: -over(xp, t * x1, x1 * x1 + x2 * x2),
+    text(
+        "Angle of the point (x2, x1), in radians.",
+        "Derivatives: t x2 / (x1^2 + x2^2); -t x1 / (x1^2 + x2^2).",
+        "tg.atan2(tg.asarray([0.0]), 1.0)",
+        "Tensor([0.])",
+    ),
+)
+
+bitwise_and, operator_bitwise_and = binary(
+    "bitwise_and",
+    None,
+    None,
+    text("Bitwise and.", "Not differentiable.", "tg.bitwise_and(tg.asarray([3]), 1)", "Tensor([1])"),
+)
+
+bitwise_left_shift, operator_bitwise_left_shift = binary(
+    "bitwise_left_shift",
+    None,
+    None,
+    text(
+        "Shift bits to the left.",
+        "Not differentiable.",
+        "tg.bitwise_left_shift(tg.asarray([3]), 1)",
+        "Tensor([6])",
+    ),
+)
+
+bitwise_or, operator_bitwise_or = binary(
+    "bitwise_or",
+    None,
+    None,
+    text("Bitwise or.", "Not differentiable.", "tg.bitwise_or(tg.asarray([2]), 1)", "Tensor([3])"),
+)
+
+bitwise_right_shift, operator_bitwise_right_shift = binary(
+    "bitwise_right_shift",
+    None,
+    None,
+    text(
+        "Shift bits to the right.",
+        "Not differentiable.",
+        "tg.bitwise_right_shift(tg.asarray([2]), 1)",
+        "Tensor([1])",
+    ),
+)
+
+bitwise_xor, operator_bitwise_xor = binary(
+    "bitwise_xor",
+    None,
+    None,
+    text("Bitwise exclusive or.", "Not differentiable.", "tg.bitwise_xor(tg.asarray([3]), 1)", "Tensor([2])"),
+)
+
+divide, operator_divide = binary(
+    "divide",
+    lambda xp, t, x2: over(xp, t, x2),
+    lambda xp, t, x2, out: -over(xp, times(xp, t, out), x2),
+    text("x1 / x2.", "Derivatives: t / x2; -t out / x2.", "tg.divide(tg.asarray([1.0]), 2.0)", "Tensor([0.5])"),
+)
+
+equal, operator_equal = binary(
+    "equal",
+    None,
+    None,
+    text("x1 == x2.", "Not differentiable.", "tg.equal(tg.asarray([1.0]), 2.0)", "Tensor([False])"),
+)
+
+floor_divide, operator_floor_divide = binary(
+    "floor_divide",
+    None,
+    None,
+    text(
+        "x1 / x2 rounded down.",
+        "Derivative: zero, so it is not recorded.",
+        "tg.floor_divide(tg.asarray([5.0]), 2.0)",
+        "Tensor([2.])",
+    ),
+)
+
+greater, operator_greater = binary(
+    "greater",
+    None,
+    None,
+    text("x1 > x2.", "Not differentiable.", "tg.greater(tg.asarray([1.0]), 2.0)", "Tensor([False])"),
+)
+
+greater_equal, operator_greater_equal = binary(
+    "greater_equal",
+    None,
+    None,
+    text("x1 >= x2.", "Not differentiable.", "tg.greater_equal(tg.asarray([1.0]), 2.0)", "Tensor([False])"),
+)
+
+hypot, _ = binary(
+    "hypot",
+    lambda xp, t, x1, out: over(xp, t * x1, out),
+    lambda xp, t, x2, out: over(xp, t * x2, out),
+    text(
+        "sqrt(x1^2 + x2^2) without overflow.",
+        "Derivatives: t x1 / out; t x2 / out; 0 at the origin.",
+        "tg.hypot(tg.asarray([3.0]), 4.0)",
+        "Tensor([5.])",
+    ),
+)
+
+less, operator_less = binary(
+    "less",
+    None,
+    None,
+    text("x1 < x2.", "Not differentiable.", "tg.less(tg.asarray([1.0]), 2.0)", "Tensor([ True])"),
+)
+
+less_equal, operator_less_equal = binary(
+    "less_equal",
+    None,
+    None,
+    text("x1 <= x2.", "Not differentiable.", "tg.less_equal(tg.asarray([1.0]), 2.0)", "Tensor([ True])"),
+)
+
+logaddexp, _ = binary(
+    "logaddexp",
+    lambda xp, t, x1, out: _logaddexp(xp, t, x1, out),
+    lambda xp, t, x2, out: _logaddexp(xp, t, x2, out),
+    text(
+        "log(exp(x1) + exp(x2)) without overflow.",
+        "Derivatives: t exp(x1 - out); t exp(x2 - out).",
+        "tg.logaddexp(tg.asarray([0.0]), -1000.0)",
+        "Tensor([0.])",
+    ),
+)
+
+logical_and, _ = binary(
+    "logical_and",
+    None,
+    None,
+    text("Logical and.", "Not differentiable.", "tg.logical_and(tg.asarray([True]), False)", "Tensor([False])"),
+)
+
+logical_or, _ = binary(
+    "logical_or",
+    None,
+    None,
+    text("Logical or.", "Not differentiable.", "tg.logical_or(tg.asarray([True]), False)", "Tensor([ True])"),
+)
+
+logical_xor, _ = binary(
+    "logical_xor",
+    None,
+    None,
+    text(
+        "Logical exclusive or.",
+        "Not differentiable.",
+        "tg.logical_xor(tg.asarray([True]), True)",
+        "Tensor([False])",
+    ),
+)
+
+maximum, _ = binary(
+    "maximum",
+    lambda xp, t, x1, x2: _share(xp, t, x1 > x2, x1 == x2),
+    lambda xp, t, x1, x2: _share(xp, t, x2 > x1, x1 == x2),
+    text(
+        "The greater of two.",
+        "Derivatives: t to the greater, t / 2 to each in a tie.",
+        "tg.maximum(tg.asarray([1.0]), 2.0)",
+        "Tensor([2.])",
+    ),
+)
+
+minimum, _ = binary(
+    "minimum",
+    lambda xp, t, x1, x2: _share(xp, t, x1 < x2, x1 == x2),
+    lambda xp, t, x1, x2: _share(xp, t, x2 < x1, x1 == x2),
+    text(
+        "The lesser of two.",
+        "Derivatives: t to the lesser, t / 2 to each in a tie.",
+        "tg.minimum(tg.asarray([1.0]), 2.0)",
+        "Tensor([1.])",
+    ),
+)
+
+multiply, operator_multiply = binary(
+    "multiply",
+    lambda xp, t, x2: t * x2,
+    lambda xp, t, x1: t * x1,
+    text("x1 * x2.", "Derivatives: t x2; t x1.", "tg.multiply(tg.asarray([3.0]), 2.0)", "Tensor([6.])"),
+)
+
+nextafter, _ = binary(
+    "nextafter",
+    None,
+    None,
+    text(
+        "The next number after x1 in the direction of x2.",
+        "Not differentiable.",
+        "tg.nextafter(tg.asarray([0.0]), 0.0)",
+        "Tensor([0.])",
+    ),
+)
+
+not_equal, operator_not_equal = binary(
+    "not_equal",
+    None,
+    None,
+    text("x1 != x2.", "Not differentiable.", "tg.not_equal(tg.asarray([1.0]), 2.0)", "Tensor([ True])"),
+)
+
+pow, operator_pow = binary(
+    "pow",
+    _pow_1,
+    _pow_2,
+    text(
+        "x1 ** x2.",
+        "Derivatives: t x2 x1^(x2 - 1); t out log(x1), which is 0 at x1 = 0 and NaN for x1 < 0.",
+        "tg.pow(tg.asarray([3.0]), 2.0)",
+        "Tensor([9.])",
+    ),
+)
+
+remainder, operator_remainder = binary(
+    "remainder",
+    lambda xp, t: t,
+    lambda xp, t, x1, x2: -t * xp.floor(x1 / x2),
+    text(
+        "x1 - floor(x1 / x2) * x2.",
+        "Derivatives: t; -t floor(x1 / x2).",
+        "tg.remainder(tg.asarray([5.0]), 3.0)",
+        "Tensor([2.])",
+    ),
+)
+
+subtract, operator_subtract = binary(
+    "subtract",
+    lambda xp, t: t,
+    lambda xp, t: -t,
+    text("x1 - x2.", "Derivatives: t; -t.", "tg.subtract(tg.asarray([1.0]), 2.0)", "Tensor([-1.])"),
+)
+
+
+# -- the rest --------------------------------------------------------------------------------------------
+
+_copysign = primitive(
+    "copysign",
+    lambda xp, x1, x2: xp.copysign(x1, x2),
+    lambda xp, t, x1, out: t * xp.sign(x1) * xp.sign(out),
+    None,
+    broadcasts=True,
+)
+
+
+def copysign(x1: Any, x2: Any, /) -> Tensor:
+    """The magnitude of x1 with the sign of x2; shapes broadcast.
+
+    Derivatives: t sign(x1) sign(out), 0 at x1 = 0; zero in x2.
+
+    >>> import tapegrad as tg
+    >>> tg.copysign(tg.asarray([1.0]), -0.0)
+    Tensor([-1.])
+    """
+    return _copysign(*as_tensors("copysign", x1, x2))
+
+
+_where = primitive(
+    "where",
+    lambda xp, condition, x1, x2: xp.where(condition, x1, x2),
+    None,
+    lambda xp, t, condition: xp.where(condition, t, 0),
+    lambda xp, t, condition: xp.where(condition, 0, t),
+    broadcasts=True,
+)
+
+
+def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
+    """Take elements of x1 where the condition is true, else of x2; all three broadcast.
+
+    condition: boolean; x1, x2: Tensors, arrays or numbers. Derivatives: t where each was taken, exactly zero
+    elsewhere, also if the other branch is NaN or inf there. Raises TypeError for mixed devices.
+
+    >>> import tapegrad as tg
+    >>> tg.where(tg.asarray([True, False]), 1.0, tg.asarray([0.0, 5.0]))
+    Tensor([1., 5.])
+    """
+    if type(x1) in SCALARS and type(x2) in SCALARS:
+        (condition,) = as_tensors("where", condition)
+        (x1,) = _floats_like(condition, x1, x2)
+    elif type(x1) in SCALARS:
+        condition, x2 = as_tensors("where", condition, x2)
+    elif type(x2) in SCALARS:
+        condition, x1 = as_tensors("where", condition, x1)
+    else:
+        condition, x1, x2 = as_tensors("where", condition, x1, x2)
+    return _where(condition, x1, x2)
+
+
+def _floats_like(like: Tensor, x1: Any, x2: Any) -> tuple[Tensor]:
+    """Return x1 as a Tensor beside `like`, of the dtype that new Tensors of both numbers get."""
+    from tapegrad.ops.creation import asarray
+
+    return (
+        asarray(
+            x1 if isinstance(x2, int) or isinstance(x1, (float, complex)) else type(x2)(x1),
+            device=like.device,
+        ),
+    )
+
+
+@composed
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
+    """Limit values to the range from min to max, either of which may be None, a number or an array.
+
+    The result has the dtype of x. Derivative: t inside the range and at its bounds, else zero; arrays as bounds get
+    the gradient where they apply.
+
+    >>> import tapegrad as tg
+    >>> tg.clip(tg.asarray([-1.0, 0.5, 2.0]), 0.0, 1.0)
+    Tensor([0. , 0.5, 1. ])
+    """
+    out = as_tensor(x)
+    if min is not None:
+        out = where(out < min, min, out)
+    if max is not None:
+        out = where(out > max, max, out)
+    return out

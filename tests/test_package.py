@@ -1,0 +1,156 @@
+"""The package as it is shipped: imports, layers, wheel contents, documentation."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import tapegrad as tg
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_import_brings_no_array_library_but_numpy() -> None:
+    code = (
+        "import sys, tapegrad; "
+        "print([m for m in ('cupy', 'torch', 'jax', 'array_api_strict', 'dask', 'scipy') if m in sys.modules])"
+    )
+    assert run(code) == "[]"
+
+
+def test_import_is_quick() -> None:
+    code = "import time, numpy; t = time.perf_counter(); import tapegrad; print(time.perf_counter() - t)"
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_backends_is_no_top_level_import() -> None:
+    assert tg.backends.__name__ == "tapegrad.backends"
+    code = "import importlib.util, os; os.chdir('/'); print(importlib.util.find_spec('backends'))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None"
+
+
+def modules() -> dict[str, Path]:
+    files = {f"tapegrad.backends.{p.stem}": p for p in (ROOT / "backends").glob("*.py")}
+    for p in (ROOT / "tapegrad").rglob("*.py"):
+        if "backends" not in p.parts[len(ROOT.parts) :]:
+            files[".".join(p.relative_to(ROOT).with_suffix("").parts)] = p
+    return files
+
+
+def top_imports(path: Path) -> set[str]:
+    """Return the modules a file imports when it is imported, not those inside functions or for type checkers."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def test_only_adapters_name_a_library() -> None:
+    libraries = {"cupy", "cupyx", "torch", "jax", "array_api_strict", "array_api_compat"}
+    for name, path in modules().items():
+        used = {m.partition(".")[0] for m in top_imports(path)} & libraries
+        assert not used or name.startswith("tapegrad.backends._"), f"{name} imports {used}"
+
+
+def test_layers_import_downwards_only() -> None:
+    """Record, then rules, then operations, then transforms; adapters know no engine file."""
+    order = ["_record", "_rules", "ops", "_transforms"]
+    for name, path in modules().items():
+        part = name.removeprefix("tapegrad.").partition(".")[0]
+        engine = {m.removeprefix("tapegrad.").partition(".")[0] for m in top_imports(path) if m.startswith("tapegrad.")}
+        if part == "backends":
+            assert engine <= {"backends"}, f"{name} imports {engine}"
+        elif part in order:
+            above = order[order.index(part) + 1 :]
+            assert not engine & set(above), f"{name} imports {engine & set(above)}"
+
+
+def test_files_stay_small() -> None:
+    for name, path in modules().items():
+        lines = len(path.read_text().splitlines())
+        limit = 160 if name.startswith("tapegrad.backends._") and not name.endswith("_base") else 560
+        assert lines <= limit, f"{name} has {lines} lines"
+
+
+def public_modules() -> list[str]:
+    names = ["tapegrad"]
+    for package in (
+        tg,
+        importlib.import_module("tapegrad.testing"),
+        tg.backends,
+        importlib.import_module("tapegrad.ops"),
+    ):
+        names += [f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
+    skip = {
+        "tapegrad.backends._cupy",
+        "tapegrad.backends._torch",
+        "tapegrad.backends._jax",
+        "tapegrad.backends._strict",
+    }
+    return sorted(set(names) - skip)
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_doctests(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name), raise_on_error=False)
+    assert result.failed == 0
+
+
+def test_every_public_name_is_documented_with_an_example() -> None:
+    for name in tg.__all__:
+        f = getattr(tg, name)
+        if callable(f) and not name.startswith("_"):
+            assert f.__doc__, name
+            assert ">>>" in f.__doc__, f"{name} has no example"
+    assert sorted(set(tg.__all__)) == sorted(tg.__all__)
+
+
+def test_elementwise_doctests_are_found() -> None:
+    finder = doctest.DocTestFinder()
+    families = [importlib.import_module(f"tapegrad.ops.{name}") for name in ("elementwise", "binary")]
+    found = {t.name for family in families for t in finder.find(family) if t.examples}
+    assert len(found) > 60
+
+
+def test_the_wheel_holds_what_the_tree_holds(tmp_path: Path) -> None:
+    build = pytest.importorskip("build")
+    assert build is not None
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = {n for n in zipfile.ZipFile(wheel).namelist() if n.endswith((".py", "py.typed"))}
+    tree = {
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "tapegrad").rglob("*.py")
+        if p.parent.resolve().parent == p.parent.parent
+    }
+    tree = {n for n in tree if not n.startswith("tapegrad/backends/")}
+    tree |= {f"tapegrad/backends/{p.name}" for p in (ROOT / "backends").glob("*.py")} | {"tapegrad/py.typed"}
+    assert inside == tree
