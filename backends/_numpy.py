@@ -76,7 +76,7 @@ class Adapter(Backend):
 
 
 def _sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
-    return np.add.reduce(x, axis, dtype, None, keepdims)  # type: ignore[call-overload, no-any-return]
+    return np.add.reduce(x, axis, dtype, None, keepdims)  # type: ignore[call-overload]
 
 
 def _broadcast_to(x: Array, shape: tuple[int, ...], /) -> Array:

@@ -90,7 +90,7 @@ def test_training_lowers_the_cost(run: Run, tmp_path: Path) -> None:
 
 def test_backpropagation_ends_with_the_tape(run: Run, tmp_path: Path) -> None:
     out = run("01_backpropagation.py", "--out", tmp_path).out
-    table = out[out.index("9. THE TAPE OF ONE FORWARD PASS") + 3 :]
+    table = out[out.index("9. THE TAPE OF ONE FORWARD PASS") :]
     start = next(i for i, line in enumerate(table) if line.startswith("---")) + 1
     end = next(i for i, line in enumerate(table) if "bytes saved" in line)
     operations = [line.split()[1] for line in table[start:end]]
