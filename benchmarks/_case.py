@@ -1,0 +1,53 @@
+"""What a benchmark declares: cases, each a row of the table, and what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Step = Callable[[], Sequence[Any]]
+"""The work to time. Returns what is waited for and compared: the loss and the gradients."""
+
+Program = Callable[[Any, Any], Step]
+"""`program(task, place)` sets a task up in one library, at a place (see `Column`), and returns its step."""
+
+
+class Skip(Exception):
+    """Raised by a program that cannot do this task; the message, which says why, goes below the table."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """`column` takes at most `limit` times what another column takes in the same row.
+
+    row: compare with this other row of the benchmark instead. difference: the limit is on the difference, in
+    the row's unit, not on the ratio.
+    """
+
+    limit: float
+    column: str = "tapegrad cpu"
+    against: str = "hand numpy"
+    row: str | None = None
+    difference: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table: one task, and the programs that do it.
+
+    programs: library ("hand", "tapegrad", "torch", ...) -> its program. per: how many operations the time is
+    shared among. one_thread: whether libraries may use only one thread. memory: measure peak memory, not
+    time, in a fresh process for each column; there `task` is the argument of the function `task` of the
+    benchmark's module.
+    """
+
+    benchmark: str
+    name: str
+    task: Any
+    programs: Mapping[str, Program]
+    unit: str = "ms"
+    per: int = 1
+    one_thread: bool = False
+    memory: bool = False
+    targets: tuple[Target, ...] = ()
