@@ -52,7 +52,9 @@ class Backend:
     def __init__(self, name: str, xp: Any) -> None:
         self.name = name
         self.prefix = name  # of the device strings
-        self.xp = Namespace(xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add)
+        self.xp = Namespace(
+            xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add, sigmoid=self.sigmoid
+        )
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 
     # -- what the library is -------------------------------------------------------------------------
@@ -119,6 +121,11 @@ class Backend:
     def as_scalar(self, operand: Any) -> bool | int | float | complex | None:
         """Return an operand that is a scalar of the library, not an array, as a Python number."""
         return None
+
+    def sigmoid(self, x: Array) -> Array:
+        """Return 1 / (1 + exp(-x)), precise and without overflow."""
+        e = self.xp.exp(-self.xp.abs(x))
+        return self.xp.where(x >= 0, 1, e) / (1 + e)
 
     # -- buffers -------------------------------------------------------------------------------------
 

@@ -61,6 +61,9 @@ class Adapter(Backend):
     def copy(self, array: Array) -> Array:
         return array.copy()
 
+    def sigmoid(self, x: Array) -> Array:
+        return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
+
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         if self.has_integer_arrays(key):
             cupyx.scatter_add(array, key, value)  # by atomics: repeated indices add up, in any order

@@ -61,6 +61,9 @@ class Adapter(Backend):
     def synchronize(self, array: Array) -> None:
         array.block_until_ready()
 
+    def sigmoid(self, x: Array) -> Array:
+        return jax.nn.sigmoid(x)
+
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         return array.at[key].set(value)
 

@@ -63,6 +63,9 @@ class Adapter(Backend):
             )
         return array.clone()
 
+    def sigmoid(self, x: Array) -> Array:
+        return torch.sigmoid(x)
+
     # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tapegrad._dtypes import isdtype
 from tapegrad._namespace import backend_of, dtype_of, namespace_of
-from tapegrad._record import LEAF, OUT, RELEASED, STATIC, Record, mode, mode_set
+from tapegrad._record import CACHE, LEAF, OUT, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Tensor, check_like, wrap
 from tapegrad.backends import Array
 
@@ -241,7 +241,11 @@ def _as_tensors(r: Record) -> list[Any]:
     Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
     """
     return [
-        v if source == STATIC or not hasattr(v, "shape") else wrap(v, r if source == OUT else r.parents[source])
+        None
+        if source == CACHE
+        else v
+        if source == STATIC or not hasattr(v, "shape")
+        else wrap(v, r if source == OUT else r.parents[source])
         for v, source in zip(r.saved, r.op.sources, strict=True)
     ]
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from tapegrad._namespace import Kernels, backend_of, namespace_of
 from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, same_library
-from tapegrad._record import DEFAULT, OUT, STATIC, Operation, Record, mode, next_seq, scopes
+from tapegrad._record import CACHE, DEFAULT, OUT, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._tensor import Tensor, wrap
 
 Rule = Callable[..., Any]
@@ -250,11 +250,13 @@ def primitive(
     saves: tuple[str, ...] | None = None,
     broadcasts: bool = False,
     pull: Callable[..., None] | None = None,
+    cached: bool = False,
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
     forward: `f(xp, x1, ..., static1, ...)` on raw arrays; it has as many operands as there are rules, the rest of its
-    parameters are static arguments. saves: what a `pull` function reads, where rules do not say it.
+    parameters are static arguments. saves: what a `pull` function reads, where rules do not say it. cached: forward
+    returns (result, what a rule may read as `cache`); on Tensors the rule gets None for it and computes it itself.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
@@ -264,10 +266,10 @@ def primitive(
     wanted = dict.fromkeys(n for rule in vjps if rule is not None for n in reads(rule))
     layout = saves if saves is not None else tuple(wanted)
     # Where a saved value is in (operands..., static..., out, shapes of operands and of out...).
-    pool = (*names, "out", *(f"{n}_shape" for n in (*names[:operands], "out")))
+    pool = (*names, "out", "cache", *(f"{n}_shape" for n in (*names[:operands], "out")))
     with_shapes = any(n.endswith("_shape") and n not in names for n in layout)
     places = tuple(pool.index(n) for n in layout)
-    sources = tuple(i if i < operands else OUT if pool[i] == "out" else STATIC for i in places)
+    sources = tuple(i if i < operands else {"out": OUT, "cache": CACHE}.get(pool[i], STATIC) for i in places)
     # A value is needed if one of the operands whose rule reads it needs a gradient.
     readers = tuple(tuple(i for i, rule in enumerate(vjps) if rule is None or n in reads(rule)) for n in layout)
     plan = tuple(zip(places, readers, strict=True))
@@ -287,6 +289,9 @@ def primitive(
                 out = forward(namespace_of[type(a)], a, *static)
             except Exception as error:
                 raise explain(name, error, (a,)) from error
+            cache = None
+            if cached:
+                out, cache = out
             if type(out) is not type(a):
                 out = backend_of[type(out)].as_array(out)
             y = new(Tensor)
@@ -300,7 +305,7 @@ def primitive(
                 r.seq = next_seq()
                 r.op = operation
                 r.parents = (p,)
-                values = (a, *static, out)
+                values = (a, *static, out, cache)
                 if with_shapes:
                     values += (a.shape, out.shape)
                 r.saved = tuple([values[i] for i in places])
@@ -321,6 +326,9 @@ def primitive(
                 out = forward(namespace_of[kind], *arrays, *args[operands:])
             except Exception as error:
                 raise explain(name, error, arrays) from error
+            cache = None
+            if cached:
+                out, cache = out
             if type(out) is not kind:
                 out = backend_of[type(out)].as_array(out)
             m = mode() if scopes else DEFAULT
@@ -328,7 +336,7 @@ def primitive(
             if m.recording:
                 parents = tuple([x._record if f and type(x) is Tensor else None for x, f in zip(xs, flows)])  # noqa: B905
                 if any([p is not None for p in parents]):
-                    values = (*arrays, *args[operands:], out)
+                    values = (*arrays, *args[operands:], out, cache)
                     if with_shapes:
                         values += tuple([getattr(a, "shape", ()) for a in arrays]) + (out.shape,)
                     saved = tuple(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tapegrad._namespace import dtype_of
-from tapegrad._record import OUT, RELEASED, STATIC, Operation, Record, mode_set
+from tapegrad._record import RELEASED, STATIC, Operation, Record, mode_set
 from tapegrad._tensor import Tensor, wrap
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -105,7 +105,7 @@ def saved_bytes(record: Record | None) -> int:
     arrays = {
         id(v): v
         for v, source in zip(record.saved, record.op.sources, strict=True)
-        if hasattr(v, "shape") and (source != STATIC or source == OUT)
+        if hasattr(v, "shape") and source != STATIC
     }
     return sum(_bytes(a) for a in arrays.values())
 

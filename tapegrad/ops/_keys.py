@@ -27,6 +27,8 @@ def full_key(x: Tensor, key: Any) -> Key:
         if ndim == 0 or not -shape[0] <= key < shape[0]:
             raise _out_of_range(key, 0, shape)
         return (key if key >= 0 else key + shape[0], *(ALL,) * (ndim - 1))
+    if type(key) is tuple and len(key) == ndim and all([type(i) is int or type(i) is slice for i in key]):
+        return tuple([_checked(i, axis, shape) for axis, i in enumerate(key)])  # x[i, j:k], as common
     entries = _entries(key if isinstance(key, tuple) else (key,), a)
     if len(entries) == 1 and hasattr(entries[0], "shape") and dtype_of(entries[0]).kind == "bool":
         return tuple(entries)

@@ -19,26 +19,6 @@ _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 _GELU_CUBE = 0.044715
 
 
-def _sigmoid(xp: Any, x: Any) -> Any:
-    e = xp.exp(-xp.abs(x))  # of a negative number: never overflows
-    return xp.where(x >= 0, 1, e) / (1 + e)
-
-
-def _silu_rule(xp: Any, t: Any, x: Any) -> Any:
-    s = _sigmoid(xp, x)
-    return t * (s * (1 + x * (1 - s)))
-
-
-def _gelu_tanh(xp: Any, x: Any) -> Any:
-    return xp.tanh(_GELU_SCALE * (x + _GELU_CUBE * (x * x * x)))
-
-
-def _gelu_rule(xp: Any, t: Any, x: Any) -> Any:
-    th = _gelu_tanh(xp, x)
-    slope = (1 - th * th) * (_GELU_SCALE * (1 + 3 * _GELU_CUBE * (x * x)))
-    return t * (0.5 * (1 + th) + 0.5 * x * slope)
-
-
 sigmoid = unary(
     "sigmoid",
     lambda xp, t, out: t * out * (1 - out),
@@ -48,7 +28,6 @@ sigmoid = unary(
         "tg.sigmoid(tg.asarray(0.0))",
         "Tensor(0.5)",
     ),
-    forward=_sigmoid,
     module=_MODULE,
 )
 relu = unary(
@@ -63,30 +42,60 @@ relu = unary(
     forward=lambda xp, x: xp.maximum(x, 0),
     module=_MODULE,
 )
-silu = unary(
-    "silu",
-    _silu_rule,
-    text(
-        "x sigmoid(x), also known as swish.",
-        "Derivative: t s (1 + x (1 - s)) with s = sigmoid(x).",
-        "tg.silu(tg.asarray(0.0))",
-        "Tensor(0.)",
-    ),
-    forward=lambda xp, x: x * _sigmoid(xp, x),
-    module=_MODULE,
-)
-gelu = unary(
-    "gelu",
-    _gelu_rule,
-    text(
-        "0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): Hendrycks and Gimpel's tanh form.",
-        "Derivative: of that formula, from x alone.",
-        "tg.gelu(tg.asarray(0.0))",
-        "Tensor(0.)",
-    ),
-    forward=lambda xp, x: 0.5 * x * (1 + _gelu_tanh(xp, x)),
-    module=_MODULE,
-)
+
+
+def _silu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
+    s = xp.sigmoid(x)
+    return x * s, s
+
+
+def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
+    s = xp.sigmoid(x) if cache is None else cache
+    return t * (s * (1 + x * (1 - s)))
+
+
+_silu = primitive("silu", _silu_forward, _silu_vjp, cached=True)
+
+
+def silu(x: Any, /) -> Tensor:
+    """x sigmoid(x) elementwise, also known as swish. Derivative: t s (1 + x (1 - s)) with s = sigmoid(x).
+
+    >>> import tapegrad as tg
+    >>> tg.silu(tg.asarray(0.0))
+    Tensor(0.)
+    """
+    return _silu(as_tensor(x))
+
+
+def _gelu_tanh(xp: Any, x: Any) -> Any:
+    return xp.tanh(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBE) * (x * x)))
+
+
+def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
+    th = _gelu_tanh(xp, x)
+    return 0.5 * x * (1 + th), th
+
+
+def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
+    th = _gelu_tanh(xp, x) if cache is None else cache
+    slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * (x * x)
+    return t * (0.5 * (1 + th) * (1 + x * (1 - th) * slope))
+
+
+_gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True)
+
+
+def gelu(x: Any, /) -> Tensor:
+    """0.5 x (1 + th) elementwise with th = tanh(sqrt(2 / pi) (x + 0.044715 x^3)).
+
+    The tanh form of Hendrycks and Gimpel, arXiv:1606.08415. Derivative: 0.5 t (1 + th) (1 + x (1 - th) u') with u'
+    the derivative of the argument of tanh. It keeps x and th; PyTorch's `approximate="tanh"` is the same function.
+
+    >>> import tapegrad as tg
+    >>> tg.gelu(tg.asarray(0.0))
+    Tensor(0.)
+    """
+    return _gelu(as_tensor(x))
 
 
 # -- softmax and its kin -----------------------------------------------------------------------------------
@@ -199,19 +208,22 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
     return out if axis == -1 else moveaxis(out, -1, axis)
 
 
-def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> Any:
-    logp = _log_softmax_forward(xp, logits, -1)
-    return -xp.mean(xp.take_along_axis(logp, labels[..., None], axis=-1))
+def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
+    z = _shifted(xp, logits, -1)
+    e = xp.exp(z)
+    s = xp.sum(e, axis=-1, keepdims=True)
+    picked = xp.take_along_axis(z, labels[..., None], axis=-1)
+    return xp.mean(xp.log(s) - picked), e / s
 
 
-def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any) -> Any:
+def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) -> Any:
+    p = _softmax_forward(xp, logits, -1) if cache is None else cache
     n = count(labels.shape, tuple(range(labels.ndim)))
     scale = xp.reshape(t / n, (*t.shape, *(1,) * logits.ndim))
-    hot = _one_hot(xp, labels, logits.shape[-1], logits.dtype)
-    return scale * (_softmax_forward(xp, logits, -1) - hot)
+    return scale * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
 
 
-_cross_entropy = primitive("cross_entropy", _cross_entropy_forward, _cross_entropy_vjp, None)
+_cross_entropy = primitive("cross_entropy", _cross_entropy_forward, _cross_entropy_vjp, None, cached=True)
 
 
 def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
