@@ -1,4 +1,4 @@
-"""The reverse walk: records by falling sequence number, each handing its cotangent to its parents.
+"""The reverse walk: records from the latest to the oldest, each handing its cotangent to its parents.
 
 One loop serves two purposes. On raw arrays it is the fast first-order pass. On Tensors the same rules record
 themselves, and that record is the higher-order derivative.
@@ -7,7 +7,7 @@ themselves, and that record is the higher-order derivative.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
 from typing import Any
 
@@ -20,8 +20,8 @@ from tapegrad.backends import Array
 _by_seq = attrgetter("seq")
 
 
-def collect(root: Record, floor: int = 0) -> list[Record]:
-    """Return a record and all it descends from, latest first; nothing older than `floor`."""
+def collect(root: Record, oldest: int) -> list[Record]:
+    """Return a record and all it descends from, latest first; nothing older than the sequence number `oldest`."""
     seen = {root}
     stack = [root]
     order = []
@@ -29,10 +29,10 @@ def collect(root: Record, floor: int = 0) -> list[Record]:
         r = stack.pop()
         order.append(r)
         for p in r.parents:
-            if p is not None and p not in seen and p.seq >= floor:
+            if p is not None and p not in seen and p.seq <= oldest:
                 seen.add(p)
                 stack.append(p)
-    order.sort(key=_by_seq, reverse=True)
+    order.sort(key=_by_seq)
     return order
 
 
@@ -50,7 +50,7 @@ class Walk:
         from tapegrad import ops
 
         self.cotangents: dict[Record, Any] = {root: seed}
-        self.queue = [(-root.seq, root)]  # a heap: the latest record first
+        self.queue = [(root.seq, root)]  # a heap: the latest record first
         self.owned: set[Record] = set()
         self.live = live
         self.taped = taped
@@ -64,12 +64,17 @@ class Walk:
         """
         cotangents, owned, live, taped, queue = self.cotangents, self.owned, self.live, self.taped, self.queue
         pop, get, own = cotangents.pop, cotangents.get, owned.add
-        xp = self.xp
+        xp, debug = self.xp, self.debug
         kind = type(cotangents[queue[0][1]])
         found = []
+        later: Any = None  # the newest entry of the queue, held back: most often it is next
         try:
-            while queue:
-                r = heappop(queue)[1]
+            while queue or later is not None:
+                if later is None:
+                    r = heappop(queue)[1]
+                else:
+                    r = heappushpop(queue, later)[1]
+                    later = None
                 t = pop(r)
                 if r.tensor is not None:
                     owned.discard(r)  # it is somebody's .grad now
@@ -85,7 +90,20 @@ class Walk:
                 if taped:
                     saved = _as_tensors(r)
                 op = r.op
-                if op.elementwise:
+                if op.unary:
+                    (p,) = r.parents
+                    vjp = op.vjps[0]
+                    rule, n, pick = vjp
+                    s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
+                    old = get(p)
+                    if old is None:
+                        cotangents[p] = s
+                        if later is not None:
+                            heappush(queue, later)
+                        later = (p.seq, p)
+                    else:
+                        self.give(p, s)
+                elif op.elementwise:
                     shape = r.shape
                     dtype = r.dtype
                     for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
@@ -94,16 +112,18 @@ class Walk:
                         rule, n, pick = vjp
                         if n == 1:
                             s = rule(xp, t, saved[pick])
-                        elif n == 0:
-                            s = rule(xp, t)
+                        elif n == -1:
+                            s = t
                         else:
-                            s = rule(xp, t, *pick(saved))
+                            s = call(vjp, xp, t, saved)
                         if p.shape != shape or p.dtype is not dtype:
                             s = self.fit(s, p, r, t)
                         old = get(p)
                         if old is None:
                             cotangents[p] = s
-                            heappush(queue, (-p.seq, p))
+                            if later is not None:
+                                heappush(queue, later)
+                            later = (p.seq, p)
                         elif p in owned:
                             old += s
                             cotangents[p] = old
@@ -112,7 +132,7 @@ class Walk:
                             own(p)
                 else:
                     self.pull(r, t, saved)
-                if self.debug:
+                if debug:
                     self.check(r, t)
                 if not retain:
                     r.saved = RELEASED
@@ -132,7 +152,7 @@ class Walk:
             parts = op.vjps[0][0](xp, t, *saved)
         else:
             parts = [
-                _call(vjp, xp, t, saved) if self.wants(p) else None for p, vjp in zip(r.parents, op.vjps, strict=True)
+                call(vjp, xp, t, saved) if self.wants(p) else None for p, vjp in zip(r.parents, op.vjps, strict=True)
             ]
         for p, s in zip(r.parents, parts, strict=True):
             if self.wants(p):
@@ -161,7 +181,7 @@ class Walk:
     def put(self, p: Record, t: Any) -> None:
         """Set a parent's cotangent."""
         if p not in self.cotangents:
-            heappush(self.queue, (-p.seq, p))
+            heappush(self.queue, (p.seq, p))
         self.cotangents[p] = t
 
     def give(self, p: Record, s: Any, owned: bool = False) -> None:
@@ -228,9 +248,10 @@ class Walk:
         return s
 
 
-def _call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
+def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
+    """Return what a bound rule makes of a cotangent and the values a record saved."""
     rule, n, pick = vjp
-    if n == 0:
+    if n < 1:
         return rule(xp, t)
     return rule(xp, t, saved[pick]) if n == 1 else rule(xp, t, *pick(saved))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tapegrad import backends
@@ -21,26 +20,6 @@ class _Backends(dict[type, Backend]):
 class _Namespaces(dict[type, Any]):
     def __missing__(self, array_type: type) -> Any:
         return self.setdefault(array_type, backend_of[array_type].xp)
-
-
-class Kernels(dict[type, Callable[..., Any]]):
-    """Array type -> the function that computes one operation on it."""
-
-    def __init__(self, name: str, forward: Callable[..., Any] | None = None) -> None:
-        self._name = name
-        self._forward = forward
-
-    def __missing__(self, array_type: type) -> Callable[..., Any]:
-        xp = namespace_of[array_type]
-        forward = self._forward
-        if forward is None:
-            kernel: Callable[..., Any] = getattr(xp, self._name)
-        else:
-
-            def kernel(*arrays: Array) -> Array:
-                return forward(xp, *arrays)
-
-        return self.setdefault(array_type, kernel)
 
 
 backend_of = _Backends()

@@ -16,7 +16,7 @@ from weakref import ref
 if TYPE_CHECKING:
     from tapegrad._tensor import Tensor
 
-next_seq = count(1).__next__
+next_seq = count(-1, -1).__next__  # falling: the least in a heap is the latest record
 RELEASED: Any = type("Released", (), {"__repr__": lambda self: "<released>"})()
 
 
@@ -34,7 +34,7 @@ class Operation:
     a cotangent is better written into its accumulator than handed over.
     """
 
-    __slots__ = ("broadcasts", "elementwise", "joint", "name", "pull", "saves", "sources", "vjps")
+    __slots__ = ("broadcasts", "elementwise", "joint", "name", "pull", "saves", "sources", "unary", "vjps")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Operation:
         pull: Callable[..., None] | None = None,
     ) -> None:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
+        self.unary = elementwise and len(vjps) == 1
         self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
 
     def __repr__(self) -> str:
@@ -63,7 +64,7 @@ LEAF = Operation("leaf")
 class Record:
     """One operation on the tape.
 
-    seq: position in time; parents: a record or None for each operand; saved: what the rules read, laid
+    seq: position in time, falling; parents: a record or None for each operand; saved: what the rules read, laid
     out as `op.saves` says (raw arrays and static arguments), RELEASED after a backward pass; shape and
     dtype: the result's, native; tensor: for a leaf or a retained gradient, the Tensor whose `.grad` this
     record feeds, held weakly; line: the user's line, under an open Tape or debug() only.

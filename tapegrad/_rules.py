@@ -10,10 +10,11 @@ the walk fits the cotangent. It must let extra leading axes of `t` pass through,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from tapegrad._namespace import Kernels, backend_of, namespace_of
+from tapegrad._namespace import backend_of, namespace_of
 from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, same_library
 from tapegrad._record import CACHE, DEFAULT, OUT, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._tensor import Tensor, wrap
@@ -46,10 +47,17 @@ def reads(rule: Rule) -> tuple[str, ...]:
     return code.co_varnames[2 : code.co_argcount]
 
 
+def identity(xp: Any, t: Any) -> Any:
+    """Be the rule that hands the cotangent on as it is; the walk knows it, and does not call it."""
+    return t
+
+
 def bind(rule: Rule | None, layout: tuple[str, ...]) -> Any:
-    """Return (rule, how many saved values it reads, how to pick them), or None."""
+    """Return (rule, how many saved values it reads or -1 for the identity, how to pick them), or None."""
     if rule is None:
         return None
+    if rule is identity:
+        return rule, -1, None
     where = [layout.index(name) for name in reads(rule)]
     if len(where) < 2:
         return rule, len(where), where[0] if where else None
@@ -70,6 +78,28 @@ def _publish(function: Any, name: str, doc: str, module: str) -> Any:
     return function
 
 
+def again(
+    name: str,
+    forward: Callable[..., Any] | None,
+    kernels: dict[type, Callable[..., Any]],
+    kind: type,
+    arrays: tuple[Any, ...],
+    error: Exception,
+) -> Any:
+    """Compute for an array type that is met for the first time; explain any other error.
+
+    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it.
+    """
+    if kind in kernels:
+        raise explain(name, error, arrays) from error
+    xp = namespace_of[kind]
+    kernels[kind] = getattr(xp, name) if forward is None else partial(forward, xp)
+    try:
+        return kernels[kind](*arrays)
+    except Exception as first:
+        raise explain(name, first, arrays) from first
+
+
 # -- elementwise ---------------------------------------------------------------------------------------
 
 
@@ -86,7 +116,7 @@ def unary(
     differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
     forward: `f(xp, x)` where the standard has no function of this name.
     """
-    kernels = Kernels(name, forward)
+    kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
     layout = tuple(n for n in ("x", "out") if differential is not None and n in reads(differential))
     sources = tuple(OUT if n == "out" else 0 for n in layout)
     operation = Operation(name, (bind(differential, layout),), layout, sources, elementwise=True)
@@ -105,7 +135,7 @@ def unary(
         try:
             out = kernels[kind](a)
         except Exception as error:
-            raise explain(name, error, (a,)) from error
+            out = again(name, forward, kernels, kind, (a,), error)
         if type(out) is not kind:
             out = backend_of[type(out)].as_array(out)
         y = new(Tensor)
@@ -146,7 +176,7 @@ def binary(
     Returns the function and the same function for use as an operator, which answers NotImplemented to
     what is no operand, so that Python asks the other side.
     """
-    kernels = Kernels(name)
+    kernels: dict[type, Callable[..., Any]] = {}
     rules = (differential1, differential2)
     used = {n for rule in rules if rule is not None for n in reads(rule)}
     # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.
@@ -203,7 +233,7 @@ def binary(
             try:
                 out = kernels[kind](a, b)
             except Exception as error:
-                raise explain(name, error, (a, b)) from error
+                out = again(name, None, kernels, kind, (a, b), error)
             if type(out) is not kind:
                 out = backend_of[type(out)].as_array(out)
             y = new(Tensor)
@@ -227,7 +257,10 @@ def binary(
                     )
                 else:
                     r.saved = ()
-                r.shape = out.shape
+                shape = out.shape
+                if p1 is not None and p1.shape == shape:
+                    shape = p1.shape  # one tuple less for the garbage collector to visit
+                r.shape = shape
                 r.dtype = out.dtype
                 r.tensor = None
             if m.watch is not None:

@@ -17,11 +17,11 @@ from tapegrad._backward import Walk, collect
 from tapegrad._dtypes import isdtype
 from tapegrad._namespace import backend_of, find_backend, namespace_of
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set
-from tapegrad._rules import record
+from tapegrad._rules import bind, identity, record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._tree import flatten
 
-LINK = Operation("link", ((lambda xp, t: t, 0, None),))
+LINK = Operation("link", (bind(identity, ()),))
 
 
 def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., tuple[Any, Any]]:
@@ -113,14 +113,14 @@ def between(root: Record | None, leaves: set[Record]) -> tuple[list[Record], boo
     if root is None or not leaves:
         return [], False
     # What is older than the leaves cannot depend on them: it is outside, and need not be looked at.
-    floor = min(r.seq for r in leaves)
-    order = collect(root, floor)
+    oldest = max(r.seq for r in leaves)
+    order = collect(root, oldest)
     on: set[Record] = set()
     out: set[Record] = set()  # what reaches a record outside
     for r in reversed(order):
         if any([p in on for p in r.parents]) or r in leaves:
             on.add(r)
-        if r.op is LEAF or any([p is not None and (p.seq < floor or p in out) for p in r.parents]):
+        if r.op is LEAF or any([p is not None and (p.seq > oldest or p in out) for p in r.parents]):
             out.add(r)
     return [r for r in order if r in on], root in out
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._rules import binary as _declare
-from tapegrad._rules import composed, primitive
+from tapegrad._rules import composed, identity, primitive
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, times
 from tapegrad.ops._text import text
@@ -56,8 +56,8 @@ def _logaddexp(xp: Any, t: Any, x: Any, out: Any) -> Any:
 
 add, operator_add = binary(
     "add",
-    lambda xp, t: t,
-    lambda xp, t: t,
+    identity,
+    identity,
     text("x1 + x2.", "Derivatives: t; t.", "tg.add(tg.asarray([1.0]), 2.0)", "Tensor([3.])"),
 )
 
@@ -286,7 +286,7 @@ pow, operator_pow = binary(
 
 remainder, operator_remainder = binary(
     "remainder",
-    lambda xp, t: t,
+    identity,
     lambda xp, t, x1, x2: -t * xp.floor(x1 / x2),
     text(
         "x1 - floor(x1 / x2) * x2.",
@@ -298,7 +298,7 @@ remainder, operator_remainder = binary(
 
 subtract, operator_subtract = binary(
     "subtract",
-    lambda xp, t: t,
+    identity,
     lambda xp, t: -t,
     text("x1 - x2.", "Derivatives: t; -t.", "tg.subtract(tg.asarray([1.0]), 2.0)", "Tensor([-1.])"),
 )

@@ -16,7 +16,7 @@ from tapegrad._namespace import (
     native_dtype,
 )
 from tapegrad._operands import SCALARS, as_tensor
-from tapegrad._rules import CONSTANT, composed, constant, primitive
+from tapegrad._rules import CONSTANT, composed, constant, identity, primitive
 from tapegrad._settings import default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
@@ -159,7 +159,7 @@ CONSTANT.add("from_dlpack")
 
 # -- another dtype, another device -------------------------------------------------------------------------
 
-_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), lambda xp, t: t)
+_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity)
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor:

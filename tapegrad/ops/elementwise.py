@@ -5,7 +5,7 @@ Subgradients, decided once: abs'(0) = 0, sqrt'(0) = inf; a zero cotangent times 
 
 from __future__ import annotations
 
-from tapegrad._rules import unary
+from tapegrad._rules import identity, unary
 from tapegrad.ops._singular import over, over_root
 from tapegrad.ops._text import text
 
@@ -89,7 +89,7 @@ ceil = unary(
 
 conj = unary(
     "conj",
-    lambda xp, t: t,
+    identity,
     text(
         "Complex conjugate; the same values for real ones.",
         "Derivative: t, for real values.",
@@ -200,13 +200,13 @@ negative = unary(
 
 positive = unary(
     "positive",
-    lambda xp, t: t,
+    identity,
     text("The same value.", "Derivative: t.", "tg.positive(tg.asarray(1.0))", "Tensor(1.)"),
 )
 
 real = unary(
     "real",
-    lambda xp, t: t,
+    identity,
     text(
         "Real part of complex values; the same values for real ones.",
         "Derivative: t, for real values.",

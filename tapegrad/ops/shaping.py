@@ -7,7 +7,7 @@ from operator import index
 from typing import Any
 
 from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._rules import composed, primitive, several, variadic
+from tapegrad._rules import composed, identity, primitive, several, variadic
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of
 
@@ -24,9 +24,7 @@ _reshape = primitive(
     lambda xp, x, shape: xp.reshape(x, shape),
     lambda xp, t, x_shape, shape: xp.reshape(t, _lead(t, shape) + tuple(x_shape)),
 )
-_broadcast_to = primitive(
-    "broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), lambda xp, t: t, broadcasts=True
-)
+_broadcast_to = primitive("broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), identity, broadcasts=True)
 
 
 def _permute_vjp(xp: Any, t: Any, axes: tuple[int, ...]) -> Any:
