@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from typing import Any
 
@@ -18,9 +19,9 @@ class Adapter(Backend):
         super().__init__("numpy", compat)
         self.prefix = "cpu"
         # NumPy's own, without the Python frames that np.sum and the like and array_api_compat put around them.
-        self.xp.replace(sum=_sum, max=_max, broadcast_to=_broadcast_to, matrix_transpose=_matrix_transpose)
+        self.xp.replace(sum=_sum, mean=_mean, max=_max, broadcast_to=_broadcast_to, matrix_transpose=_matrix_transpose)
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
-        self.xp.replace(where=_where, matmul=np.matmul)
+        self.xp.replace(where=_where, matmul=np.matmul, index_get=operator.getitem, reshape=_reshape)
 
     def owns(self, array_type: type) -> bool:
         return array_type is np.ndarray or issubclass(array_type, np.generic)
@@ -77,12 +78,23 @@ class Adapter(Backend):
             if isinstance(i, np.ndarray) and i.dtype != np.bool:
                 np.add.at(array, key, value)
                 return array
-        array[key] += value
+            if isinstance(i, np.ndarray):
+                array[key] += value
+                return array
+        part = array[(*key, ...)]  # a view: array[key] += value would write it back onto itself as well
+        part += value
         return array
 
 
 def _sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
     return np.add.reduce(x, axis, dtype, None, keepdims)  # type: ignore[call-overload]
+
+
+def _mean(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+    if x.dtype.itemsize < 4:
+        return np.mean(x, axis=axis, keepdims=keepdims)  # which sums float16 in float32
+    total = np.add.reduce(x, axis, None, None, keepdims)  # type: ignore[call-overload]
+    return total / (x.size // max(total.size, 1))
 
 
 def _max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
@@ -117,6 +129,10 @@ def _broadcast_to(x: Array, shape: tuple[int, ...], /) -> Array:
         view.flags.writeable = False
         return view
     return np.broadcast_to(x, shape)
+
+
+def _reshape(x: Array, shape: tuple[int, ...], /) -> Array:
+    return x.reshape(shape)
 
 
 def _matrix_transpose(x: Array, /) -> Array:

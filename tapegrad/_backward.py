@@ -91,7 +91,7 @@ class Walk:
                     saved = _as_tensors(r)
                 op = r.op
                 if op.unary:
-                    (p,) = r.parents
+                    p: Any = r.parents[0]
                     vjp = op.vjps[0]
                     rule, n, pick = vjp
                     s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
@@ -130,8 +130,10 @@ class Walk:
                         else:
                             cotangents[p] = old + s
                             own(p)
+                elif op.pull is not None:
+                    op.pull(self, r, t, saved)
                 else:
-                    self.pull(r, t, saved)
+                    self.apply(r, t, saved)
                 if debug:
                     self.check(r, t)
                 if not retain:
@@ -142,22 +144,21 @@ class Walk:
             raise
         return found
 
-    def pull(self, r: Record, t: Any, saved: Any) -> None:
-        """Hand the cotangent of a record that is not elementwise to its parents."""
+    def apply(self, r: Record, t: Any, saved: Any) -> None:
+        """Apply the rules of a record that is not elementwise."""
         op, xp = r.op, self.xp
-        if op.pull is not None:
-            op.pull(self, r, t, saved)
-            return
         if op.joint:
-            parts = op.vjps[0][0](xp, t, *saved)
+            for p, s in zip(r.parents, op.vjps[0][0](xp, t, *saved), strict=True):
+                if p is not None and self.wants(p):
+                    self.give(p, self.fit(s, p, r, t))
         else:
-            parts = [
-                call(vjp, xp, t, saved) if self.wants(p) else None for p, vjp in zip(r.parents, op.vjps, strict=True)
-            ]
-        for p, s in zip(r.parents, parts, strict=True):
-            if self.wants(p):
-                assert p is not None
-                self.give(p, self.fit(s, p, r, t))
+            live = self.live
+            for p, vjp in zip(r.parents, op.vjps, strict=True):
+                if p is not None and (live is None or p in live):
+                    s = call(vjp, xp, t, saved)
+                    if self.taped or s.shape != p.shape or s.dtype != p.dtype:
+                        s = self.fit(s, p, r, t)
+                    self.give(p, s)
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
@@ -209,7 +210,7 @@ class Walk:
             t = self.xp.zeros(shape, dtype=like.dtype, device=like.device)
         elif p not in self.owned:
             t = self.copy(t)
-        elif not self.taped:
+        elif not self.taped and p.shape == ():
             t = _as_value(t)
         self.owned.add(p)
         return t

@@ -63,7 +63,9 @@ def _bind(name: str, symbol: str, operator: Binary, write: Binary) -> None:
 
 
 def _operator_matmul(x1: Any, x2: Any) -> Any:
-    if type(x2) is not Tensor and coerce("matmul", x2, x1._array, keep=False) is NotImplemented:
+    if type(x2) is Tensor:
+        return products.matmul(x1, x2)
+    if coerce("matmul", x2, x1._array, keep=False) is NotImplemented:
         return NotImplemented
     return products.matmul(x1, x2)
 

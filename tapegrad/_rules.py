@@ -9,8 +9,8 @@ the walk fits the cotangent. It must let extra leading axes of `t` pass through,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -303,9 +303,13 @@ def primitive(
     with_shapes = any(n.endswith("_shape") and n not in names for n in layout)
     places = tuple(pool.index(n) for n in layout)
     sources = tuple(i if i < operands else {"out": OUT, "cache": CACHE}.get(pool[i], STATIC) for i in places)
-    # A value is needed if one of the operands whose rule reads it needs a gradient.
-    readers = tuple(tuple(i for i, rule in enumerate(vjps) if rule is None or n in reads(rule)) for n in layout)
-    plan = tuple(zip(places, readers, strict=True))
+    readers = [[i for i, rule in enumerate(vjps) if rule is None or n in reads(rule)] for n in layout]
+
+    @cache
+    def plan(*dead: bool) -> tuple[int, ...]:
+        """Return the place of each saved value; the last one, of None, for what only dead operands' rules read."""
+        return tuple(-1 if all(dead[k] for k in who) else i for i, who in zip(places, readers, strict=True))
+
     bound = tuple(bind(rule, layout) for rule in vjps)
     operation = Operation(name, bound, layout, sources, broadcasts=broadcasts, pull=pull)
     differentiable = any(flows)
@@ -322,9 +326,9 @@ def primitive(
                 out = forward(namespace_of[type(a)], a, *static)
             except Exception as error:
                 raise explain(name, error, (a,)) from error
-            cache = None
+            left = None
             if cached:
-                out, cache = out
+                out, left = out
             if type(out) is not type(a):
                 out = backend_of[type(out)].as_array(out)
             y = new(Tensor)
@@ -338,7 +342,7 @@ def primitive(
                 r.seq = next_seq()
                 r.op = operation
                 r.parents = (p,)
-                values = (a, *static, out, cache)
+                values = (a, *static, out, left)
                 if with_shapes:
                     values += (a.shape, out.shape)
                 r.saved = tuple([values[i] for i in places])
@@ -352,32 +356,44 @@ def primitive(
     else:
 
         def call(*args: Any) -> Tensor:  # type: ignore[misc]
-            xs = args[:operands]
-            arrays = tuple([x._array if type(x) is Tensor else x for x in xs])
-            kind = library(name, arrays)
+            arrays = []
+            parents: list[Record | None] = []
+            kind = None
+            for x, flow in zip(args, flows):  # noqa: B905 (the rest are static arguments)
+                if type(x) is Tensor:
+                    a = x._array
+                    parents.append(x._record if flow else None)
+                    if kind is None:
+                        kind = type(a)
+                    elif kind is not type(a):
+                        same_library(name, a, next(b for b in arrays if type(b) is kind))
+                else:
+                    a = x
+                    parents.append(None)
+                arrays.append(a)
+            static = args[operands:]
             try:
-                out = forward(namespace_of[kind], *arrays, *args[operands:])
+                out = forward(namespace_of[kind], *arrays, *static)  # type: ignore[index]
             except Exception as error:
-                raise explain(name, error, arrays) from error
-            cache = None
+                raise explain(name, error, tuple(arrays)) from error
+            left = None
             if cached:
-                out, cache = out
+                out, left = out
             if type(out) is not kind:
                 out = backend_of[type(out)].as_array(out)
             m = mode() if scopes else DEFAULT
-            y = wrap(out)
-            if m.recording:
-                parents = tuple([x._record if f and type(x) is Tensor else None for x, f in zip(xs, flows)])  # noqa: B905
-                if any([p is not None for p in parents]):
-                    values = (*arrays, *args[operands:], out, cache)
-                    if with_shapes:
-                        values += tuple([getattr(a, "shape", ()) for a in arrays]) + (out.shape,)
-                    saved = tuple(
-                        [values[i] if any([parents[k] is not None for k in who]) else None for i, who in plan]
-                    )
-                    y._record = record(operation, parents, saved, out)
+            y = new(Tensor)
+            y._array = out
+            y._record = None
+            if m.recording and parents.count(None) < operands:
+                values = (*arrays, *static, out, left)
+                if with_shapes:
+                    values += (*[getattr(a, "shape", ()) for a in arrays], out.shape)
+                values += (None,)
+                saved = tuple([values[i] for i in plan(*[p is None for p in parents])])
+                y._record = record(operation, tuple(parents), saved, out)
             if m.watch is not None:
-                m.watch(operation, xs, args[operands:], y)
+                m.watch(operation, args[:operands], static, y)
             return y
 
     return _publish(call, name, f"The primitive {name}.", forward.__module__)  # type: ignore[no-any-return]
@@ -476,7 +492,7 @@ def record(op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, 
     return r
 
 
-def library(name: str, arrays: tuple[Any, ...]) -> type:
+def library(name: str, arrays: Sequence[Any]) -> type:
     """Return the array type that stands for the library of all these operands; TypeError if they mix."""
     first = None
     for a in arrays:

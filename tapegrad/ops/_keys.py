@@ -27,8 +27,17 @@ def full_key(x: Tensor, key: Any) -> Key:
         if ndim == 0 or not -shape[0] <= key < shape[0]:
             raise _out_of_range(key, 0, shape)
         return (key if key >= 0 else key + shape[0], *(ALL,) * (ndim - 1))
-    if type(key) is tuple and len(key) == ndim and all([type(i) is int or type(i) is slice for i in key]):
-        return tuple([_checked(i, axis, shape) for axis, i in enumerate(key)])  # x[i, j:k], as common
+    if type(key) is tuple and len(key) == ndim:  # nearly as hot: x[:, j:k]
+        plain = []
+        for i, n in zip(key, shape):  # noqa: B905
+            if type(i) is not slice:
+                break
+            if i.start is i.stop is i.step is None:
+                plain.append(ALL)
+            else:
+                plain.append(_slice(i, n))
+        else:
+            return tuple(plain)
     entries = _entries(key if isinstance(key, tuple) else (key,), a)
     if len(entries) == 1 and hasattr(entries[0], "shape") and dtype_of(entries[0]).kind == "bool":
         return tuple(entries)
@@ -114,14 +123,12 @@ def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
             raise _out_of_range(i, axis, shape)
         return i if i >= 0 else i + shape[axis]
     if isinstance(i, slice):
-        return _slice(i, shape[axis])
+        return ALL if i == ALL else _slice(i, shape[axis])
     return i
 
 
 def _slice(s: slice, n: int) -> slice:
     """Return a slice within its axis, spelt as every library accepts it."""
-    if s == ALL:
-        return ALL
     start, stop, step = s.indices(n)
     if step > 0:
         return slice(start, stop, step) if start < stop else slice(0, 0, 1)
@@ -143,7 +150,10 @@ def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key
     NumPy puts the axes of such arrays first. The same comes of (shape to reshape to, axes to permute by, key for
     that), where the indexed axes stand first, and then extra leading axes pass through as well.
     """
-    if not any(hasattr(i, "shape") for i in key):
+    for i in key:
+        if type(i) is not slice and type(i) is not int and i is not None:
+            break
+    else:
         return None
     where = [n for n, i in enumerate(key) if isinstance(i, int) or hasattr(i, "shape")]
     if where[-1] - where[0] < len(where):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from operator import index
 from typing import Any
 
@@ -77,8 +78,8 @@ _unstack = several("unstack", lambda xp, x, axis: xp.unstack(x, axis=axis), _uns
 
 def _sizes(name: str, shape: Any) -> tuple[int, ...]:
     """Return a shape, or one length, as a tuple of ints."""
-    sizes = tuple(index(n) for n in shape) if isinstance(shape, (tuple, list)) else (index(shape),)
-    if any(n < -1 for n in sizes):
+    sizes = tuple([index(n) for n in shape]) if isinstance(shape, (tuple, list)) else (index(shape),)
+    if sizes and min(sizes) < -1:
         raise ValueError(f"{name}: a shape has no negative lengths, but {shape} has")
     return sizes
 
@@ -95,16 +96,16 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Tensor:
     """
     x = as_tensor(x)
     sizes = _sizes("reshape", shape)
-    known = 1
-    for n in sizes:
-        known *= n
-    if -1 in sizes:
+    size, known = prod(x._array.shape), prod(sizes)
+    if known == size and size > 0:
+        pass
+    elif -1 in sizes:
         known = -known
-        if sizes.count(-1) > 1 or known == 0 or x.size % known:
-            raise ValueError(f"reshape: {x.shape} has {x.size} elements, which do not fill the shape {sizes}")
-        sizes = tuple(x.size // known if n == -1 else n for n in sizes)
-    elif known != x.size:
-        raise ValueError(f"reshape: {x.shape} has {x.size} elements, the shape {sizes} has {known}")
+        if sizes.count(-1) > 1 or known == 0 or size % known:
+            raise ValueError(f"reshape: {x.shape} has {size} elements, which do not fill the shape {sizes}")
+        sizes = tuple([size // known if n == -1 else n for n in sizes])
+    elif known != size:
+        raise ValueError(f"reshape: {x.shape} has {size} elements, the shape {sizes} has {known}")
     return _reshape(x, sizes)
 
 

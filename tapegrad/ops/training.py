@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._namespace import namespace_of
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._rules import constant, primitive, unary
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, spread
 from tapegrad.ops._text import text
-from tapegrad.ops.reductions import any, mean, sum
+from tapegrad.ops.reductions import mean, sum
 
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
@@ -102,9 +103,8 @@ def gelu(x: Any, /) -> Tensor:
 
 
 def _shifted(xp: Any, x: Any, axis: Any) -> Any:
-    """Return x less its maximum (where that is finite), so that no exponential overflows."""
-    m = xp.max(x, axis=axis, keepdims=True)
-    return x - xp.where(xp.isfinite(m), m, 0)
+    """Return x less its maximum, so that no exponential overflows."""
+    return x - xp.max(x, axis=axis, keepdims=True)
 
 
 def _softmax_forward(xp: Any, x: Any, axis: int) -> Any:
@@ -213,13 +213,16 @@ def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
     picked = xp.take_along_axis(z, labels[..., None], axis=-1)
-    return xp.mean(xp.log(s) - picked), e / s
+    return xp.sum(xp.log(s) - picked) / _samples(labels), e / s
+
+
+def _samples(labels: Any) -> int:
+    return count(labels.shape, tuple(range(labels.ndim)))
 
 
 def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) -> Any:
     p = _softmax_forward(xp, logits, -1) if cache is None else cache
-    n = count(labels.shape, tuple(range(labels.ndim)))
-    scale = xp.reshape(t / n, (*t.shape, *(1,) * logits.ndim))
+    scale = xp.reshape(t / _samples(labels), (*t.shape, *(1,) * logits.ndim))
     return scale * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
 
 
@@ -251,7 +254,9 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
             f"not {labels.shape}"
         )
     classes = logits.shape[-1]
-    if labels.size and bool(any((labels < 0) | (labels >= classes))):
+    raw = labels._array
+    xp = namespace_of[type(raw)]
+    if labels.size and (xp.min(raw) < 0 or xp.max(raw) >= classes):
         raise ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
     return _cross_entropy(logits, labels)
 
