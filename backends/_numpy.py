@@ -19,9 +19,12 @@ class Adapter(Backend):
         super().__init__("numpy", compat)
         self.prefix = "cpu"
         # NumPy's own, without the Python frames that np.sum and the like and array_api_compat put around them.
-        self.xp.replace(sum=_sum, mean=_mean, max=_max, broadcast_to=_broadcast_to, matrix_transpose=_matrix_transpose)
+        self.xp.replace(
+            sum=_sum, mean=_mean, max=_max, min=_min, broadcast_to=_broadcast_to, matrix_transpose=_matrix_transpose
+        )
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
         self.xp.replace(where=_where, matmul=np.matmul, index_get=operator.getitem, reshape=_reshape)
+        self.xp.replace(take_along_axis=_take_along_axis)
 
     def owns(self, array_type: type) -> bool:
         return array_type is np.ndarray or issubclass(array_type, np.generic)
@@ -99,6 +102,16 @@ def _mean(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
 
 def _max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
     return np.maximum.reduce(x, axis, None, None, keepdims)  # type: ignore[call-overload]
+
+
+def _min(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+    return np.minimum.reduce(x, axis, None, None, keepdims)  # type: ignore[call-overload]
+
+
+def _take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
+    if x.ndim == indices.ndim == 2 and axis == -1 and len(x) == len(indices):  # the labels of a batch
+        return x[np.arange(len(x))[:, None], indices]
+    return np.take_along_axis(x, indices, axis)
 
 
 def _where(condition: Array, x1: Any, x2: Any, /) -> Array:

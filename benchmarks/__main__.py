@@ -22,11 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before JAX is imported: by default it takes most of a GPU's memory for itself.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from benchmarks._columns import columns
-    from benchmarks._machine import machine, versions
+    from benchmarks._machine import keep_freed_memory, machine, versions
     from benchmarks._measure import cores, measure
     from benchmarks._memory import measure_memory
     from benchmarks._report import as_json, chart, table, targets, write_json
 
+    keep_freed_memory()
     chosen, notes = columns(options.device, options.peers)
     threads = options.threads or cores()
     rows = []

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from tapegrad._dtypes import isdtype
-from tapegrad._namespace import backend_of, dtype_of, namespace_of
+from tapegrad._namespace import backend_of, dtype_of, namespace_of, native_device
 from tapegrad._record import CACHE, LEAF, OUT, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Tensor, check_like, wrap
 from tapegrad.backends import Array
@@ -313,7 +313,8 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
                 f"backward: a Tensor of shape {x.shape} is not a scalar: reduce it first, as in tapegrad.sum(x), "
                 "or pass gradient="
             )
-        gradient = wrap(namespace_of[type(x._array)].ones_like(x._array))
+        a = x._array
+        gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:
         from tapegrad._operands import as_tensor
 

@@ -8,7 +8,7 @@ from typing import Any
 from tapegrad._backward import backward
 from tapegrad._namespace import backend_of
 from tapegrad._operands import coerce
-from tapegrad._record import mode
+from tapegrad._record import DEFAULT, LEAF, mode, scopes
 from tapegrad._tensor import Tensor
 from tapegrad.ops import binary, creation, elementwise, indexing, products
 
@@ -24,19 +24,23 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
     what = f"x {symbol}= y"
 
     def update(self: Tensor, other: Any) -> Any:
-        indexing.check_not_leaf(self, what)
         shape = self._array.shape
-        if not (mode().recording and _tracked(self, other)) and mode().watch is None:
+        m = mode() if scopes else DEFAULT
+        if m.recording:
+            indexing.check_not_leaf(self, what)
+        if m.watch is None and not (m.recording and _tracked(self, other)):
             b = other._array if type(other) is Tensor else coerce(what, other, self._array, keep=False)
             if b is NotImplemented:
                 return b
             fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
             if fits and backend_of[type(self._array)].is_private(self):
                 try:
-                    indexing.rebind(self, write(self._array, b), indexing.SETITEM, (), ())
+                    self._array = write(self._array, b)
                 except TypeError:  # a result of another kind than x: explained below
                     pass
                 else:
+                    if self._record is not None and self._record.op is not LEAF:
+                        self._record = None  # a value nobody recorded; a leaf stays the same leaf
                     return self
         out = operator(self, other)
         if out is NotImplemented:

@@ -24,14 +24,14 @@ RELEASED: Any = type("Released", (), {"__repr__": lambda self: "<released>"})()
 class Operation:
     """What a primitive operation is, for every record of it.
 
-    name: the public name; vjps: for each operand (rule, number of saved values it reads, how to pick
-    them from `saved`), or None where no gradient flows; saves: the names of what a record keeps;
-    sources: for each of those the operand it is (its index), OUT for the result, STATIC for what is
-    no array, CACHE for what the forward computation left for the rule (None to a rule on Tensors, which
-    must compute it itself to have it recorded); elementwise: whether a rule's result has the shape and dtype of the operation's; broadcasts:
-    whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives the
-    cotangents of all operands at once; pull: a function of the walk, used instead of rules where
-    a cotangent is better written into its accumulator than handed over.
+    name: the public name; vjps: for each operand (rule, number of saved values it reads, how to pick them from
+    `saved`), or None where no gradient flows; saves: the names of what a record keeps; sources: for each of those
+    the operand it is (its index), OUT for the result, STATIC for what is no array, CACHE for what the forward
+    computation left for the rule (None to a rule on Tensors, which must compute it itself to have it recorded);
+    elementwise: whether a rule's result has the shape and dtype of the operation's; unary: elementwise, of one operand;
+    broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
+    the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent
+    is better written into its accumulator than handed over.
     """
 
     __slots__ = ("broadcasts", "elementwise", "joint", "name", "pull", "saves", "sources", "unary", "vjps")
