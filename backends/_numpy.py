@@ -9,6 +9,7 @@ from typing import Any
 import array_api_compat.numpy as compat
 import numpy as np
 
+from tapegrad.backends import _numpy_functions as functions
 from tapegrad.backends._base import Array, Backend
 
 
@@ -18,13 +19,21 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("numpy", compat)
         self.prefix = "cpu"
-        # NumPy's own, without the Python frames that np.sum and the like and array_api_compat put around them.
+        own = functions
         self.xp.replace(
-            sum=_sum, mean=_mean, max=_max, min=_min, broadcast_to=_broadcast_to, matrix_transpose=_matrix_transpose
+            sum=own.sum_,
+            mean=own.mean,
+            max=own.max_,
+            min=own.min_,
+            where=own.where,
+            reshape=own.reshape,
+            broadcast_to=own.broadcast_to,
+            matrix_transpose=own.matrix_transpose,
+            take_along_axis=own.take_along_axis,
         )
+        # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
-        self.xp.replace(where=_where, matmul=np.matmul, index_get=operator.getitem, reshape=_reshape)
-        self.xp.replace(take_along_axis=_take_along_axis)
+        self.xp.replace(matmul=np.matmul, index_get=operator.getitem)
 
     def owns(self, array_type: type) -> bool:
         return array_type is np.ndarray or issubclass(array_type, np.generic)
@@ -87,69 +96,6 @@ class Adapter(Backend):
         part = array[(*key, ...)]  # a view: array[key] += value would write it back onto itself as well
         part += value
         return array
-
-
-def _sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
-    return np.add.reduce(x, axis, dtype, None, keepdims)  # type: ignore[call-overload]
-
-
-def _mean(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
-    if x.dtype.itemsize < 4:
-        return np.mean(x, axis=axis, keepdims=keepdims)  # which sums float16 in float32
-    total = np.add.reduce(x, axis, None, None, keepdims)  # type: ignore[call-overload]
-    return total / (x.size // max(total.size, 1))
-
-
-def _max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
-    return np.maximum.reduce(x, axis, None, None, keepdims)  # type: ignore[call-overload]
-
-
-def _min(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
-    return np.minimum.reduce(x, axis, None, None, keepdims)  # type: ignore[call-overload]
-
-
-def _take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
-    if x.ndim == indices.ndim == 2 and axis == -1 and len(x) == len(indices):  # the labels of a batch
-        return x[np.arange(len(x))[:, None], indices]
-    return np.take_along_axis(x, indices, axis)
-
-
-def _where(condition: Array, x1: Any, x2: Any, /) -> Array:
-    if type(x2) is int and x2 == 0:
-        return _masked(condition, x1)
-    if type(x1) is int and x1 == 0:
-        return _masked(~condition, x2)
-    return np.where(condition, x1, x2)
-
-
-_SAME_SIZE = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
-
-
-def _masked(mask: Array, x: Array) -> Array:
-    """Return x where the mask is true, else 0, by its bits: np.where takes ten times as long on a mask that jumps."""
-    kind = _SAME_SIZE.get(x.dtype) if type(x) is np.ndarray and x.shape == mask.shape and x.ndim else None
-    if kind is None:
-        return np.where(mask, x, 0)
-    bits = mask.view(np.int8).astype(kind, order="K")
-    np.negative(bits, bits)  # all bits set where the mask is true
-    np.bitwise_and(bits, x.view(kind), bits)
-    return bits.view(x.dtype)
-
-
-def _broadcast_to(x: Array, shape: tuple[int, ...], /) -> Array:
-    if x.shape == ():  # a scalar's cotangent, the common case: np.broadcast_to takes ten times as long
-        view: Array = np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))
-        view.flags.writeable = False
-        return view
-    return np.broadcast_to(x, shape)
-
-
-def _reshape(x: Array, shape: tuple[int, ...], /) -> Array:
-    return x.reshape(shape)
-
-
-def _matrix_transpose(x: Array, /) -> Array:
-    return x.swapaxes(-1, -2)
 
 
 class _Holder:

@@ -110,11 +110,6 @@ from tapegrad.ops.elementwise import (
     trunc,
 )
 from tapegrad.ops.indexing import (
-    argmax,
-    argmin,
-    argsort,
-    nonzero,
-    sort,
     take,
     take_along_axis,
 )
@@ -154,6 +149,13 @@ from tapegrad.ops.shaping import (
     stack,
     tile,
     unstack,
+)
+from tapegrad.ops.sorting import (
+    argmax,
+    argmin,
+    argsort,
+    nonzero,
+    sort,
 )
 from tapegrad.ops.training import (
     cross_entropy,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from tapegrad._elementwise import binary as _declare
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
-from tapegrad._rules import binary as _declare
-from tapegrad._rules import composed, identity, primitive
+from tapegrad._primitive import primitive
+from tapegrad._rules import composed, identity
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, times
 from tapegrad.ops._text import text

@@ -16,7 +16,8 @@ from tapegrad._namespace import (
     native_dtype,
 )
 from tapegrad._operands import SCALARS, as_tensor
-from tapegrad._rules import CONSTANT, composed, constant, identity, primitive
+from tapegrad._primitive import primitive
+from tapegrad._rules import CONSTANT, composed, constant, identity
 from tapegrad._settings import default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend

@@ -5,7 +5,8 @@ Subgradients, decided once: abs'(0) = 0, sqrt'(0) = inf; a zero cotangent times 
 
 from __future__ import annotations
 
-from tapegrad._rules import identity, unary
+from tapegrad._elementwise import unary
+from tapegrad._rules import identity
 from tapegrad.ops._singular import over, over_root
 from tapegrad.ops._text import text
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._rules import composed, primitive
+from tapegrad._primitive import primitive
+from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops.shaping import permute_dims, reshape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._operands import as_tensor
-from tapegrad._rules import primitive
+from tapegrad._primitive import primitive
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
 from tapegrad.ops._singular import over

@@ -8,7 +8,8 @@ from operator import index
 from typing import Any
 
 from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._rules import composed, identity, primitive, several, variadic
+from tapegrad._primitive import primitive, several, variadic
+from tapegrad._rules import composed, identity
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._elementwise import unary
 from tapegrad._namespace import namespace_of
 from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._rules import constant, primitive, unary
+from tapegrad._primitive import primitive
+from tapegrad._rules import constant
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, spread
 from tapegrad.ops._text import text

@@ -1,0 +1,208 @@
+"""Declaring elementwise operations: the hot path, one frame a call.
+
+The functions made here look up the library's function by array type, keep what the rules read and leave a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tapegrad._namespace import backend_of, namespace_of
+from tapegrad._operands import as_tensor, coerce, explain, not_an_operand, same_library
+from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
+from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads
+from tapegrad._tensor import Tensor
+
+
+def again(
+    name: str,
+    forward: Callable[..., Any] | None,
+    kernels: dict[type, Callable[..., Any]],
+    kind: type,
+    arrays: tuple[Any, ...],
+    error: Exception,
+) -> Any:
+    """Compute for an array type that is met for the first time; explain any other error.
+
+    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it.
+    """
+    if kind in kernels:
+        raise explain(name, error, arrays) from error
+    xp = namespace_of[kind]
+    kernels[kind] = getattr(xp, name) if forward is None else partial(forward, xp)
+    try:
+        return kernels[kind](*arrays)
+    except Exception as first:
+        raise explain(name, first, arrays) from first
+
+
+def unary(
+    name: str,
+    differential: Rule | None,
+    doc: str,
+    *,
+    forward: Callable[..., Any] | None = None,
+    module: str = "tapegrad.ops.elementwise",
+) -> Callable[[Any], Tensor]:
+    """Declare an elementwise function of one operand by its differential, applied to a tangent.
+
+    differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
+    forward: `f(xp, x)` where the standard has no function of this name.
+    """
+    kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
+    layout = tuple(n for n in ("x", "out") if differential is not None and n in reads(differential))
+    sources = tuple(OUT if n == "out" else 0 for n in layout)
+    operation = Operation(name, (bind(differential, layout),), layout, sources, elementwise=True)
+    keep_x, keep_out = "x" in layout, "out" in layout
+    same_dtype = name not in ("abs", "real")  # of a complex operand
+    if differential is None:
+        CONSTANT.add(name)
+    else:
+        declare(operation)
+
+    def call(x: Any, /) -> Tensor:
+        if type(x) is not Tensor:
+            x = as_tensor(x)
+        a = x._array
+        kind = type(a)
+        try:
+            out = kernels[kind](a)
+        except Exception as error:
+            out = again(name, forward, kernels, kind, (a,), error)
+        if type(out) is not kind:
+            out = backend_of[type(out)].as_array(out)
+        y = new(Tensor)
+        y._array = out
+        p = x._record
+        m = mode() if scopes else DEFAULT
+        if p is None or differential is None or not m.recording:
+            y._record = None
+        else:
+            r = y._record = new(Record)
+            r.seq = next_seq()
+            r.op = operation
+            r.parents = (p,)
+            if keep_x:
+                r.saved = (a, out) if keep_out else (a,)
+            else:
+                r.saved = (out,) if keep_out else ()
+            r.shape = p.shape
+            r.dtype = p.dtype if same_dtype else out.dtype
+            r.tensor = None
+        if m.watch is not None:
+            m.watch(operation, (x,), (), y)
+        return y
+
+    return publish(call, name, doc, module)  # type: ignore[no-any-return]
+
+
+def binary(
+    name: str,
+    differential1: Rule | None,
+    differential2: Rule | None,
+    doc: str,
+    *,
+    module: str = "tapegrad.ops.elementwise",
+) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
+    """Declare an elementwise function of two operands by its differential in each.
+
+    Returns the function and the same function for use as an operator, which answers NotImplemented to
+    what is no operand, so that Python asks the other side.
+    """
+    kernels: dict[type, Callable[..., Any]] = {}
+    rules = (differential1, differential2)
+    used = {n for rule in rules if rule is not None for n in reads(rule)}
+    # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.
+    keep1, keep2, keep_out = (
+        sum(bit for bit, rule in zip((1, 2), rules, strict=True) if rule is not None and n in reads(rule))
+        for n in ("x1", "x2", "out")
+    )
+    crossed = (keep1, keep2, keep_out) == (2, 1, 0)  # each gradient reads the other operand: multiply
+    layout = ("x1", "x2") if crossed else ("x1", "x2", "out") if used else ()
+    operation = Operation(
+        name,
+        tuple(bind(rule, layout) for rule in rules),
+        layout,
+        (0, 1, OUT)[: len(layout)],
+        elementwise=True,
+        broadcasts=True,
+    )
+    if used or differential1 is not None:
+        declare(operation)
+    else:
+        CONSTANT.add(name)
+    differentiable = differential1 is not None
+
+    def make(is_operator: bool) -> Callable[[Any, Any], Tensor]:
+        def call(x1: Any, x2: Any, /) -> Any:
+            if type(x1) is Tensor:
+                a = x1._array
+                p1 = x1._record
+                if type(x2) is Tensor:
+                    b = x2._array
+                    p2 = x2._record
+                    if type(a) is not type(b):
+                        same_library(name, a, b)
+                else:
+                    p2 = None
+                    b = coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
+                    if b is NotImplemented:
+                        if is_operator:
+                            return NotImplemented
+                        raise not_an_operand(name, x2)
+                kind = type(a)
+            else:
+                p1 = None
+                if type(x2) is not Tensor:
+                    x2 = as_tensor(x2)
+                b = x2._array
+                p2 = x2._record
+                a = coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
+                if a is NotImplemented:
+                    if is_operator:
+                        return NotImplemented
+                    raise not_an_operand(name, x1)
+                kind = type(b)
+            try:
+                out = kernels[kind](a, b)
+            except Exception as error:
+                out = again(name, None, kernels, kind, (a, b), error)
+            if type(out) is not kind:
+                out = backend_of[type(out)].as_array(out)
+            y = new(Tensor)
+            y._array = out
+            m = mode() if scopes else DEFAULT
+            if (p1 is None and p2 is None) or not differentiable or not m.recording:
+                y._record = None
+            else:
+                r = y._record = new(Record)
+                r.seq = next_seq()
+                r.op = operation
+                r.parents = (p1, p2)
+                if crossed:
+                    r.saved = (a if p2 is not None else None, b if p1 is not None else None)
+                elif layout:
+                    live = (p1 is not None) + (2 if p2 is not None else 0)
+                    r.saved = (
+                        a if live & keep1 else None,
+                        b if live & keep2 else None,
+                        out if live & keep_out else None,
+                    )
+                else:
+                    r.saved = ()
+                shape = out.shape
+                if p1 is not None and p1.shape == shape:
+                    shape = p1.shape  # one tuple less for the garbage collector to visit
+                r.shape = shape
+                r.dtype = out.dtype
+                r.tensor = None
+            if m.watch is not None:
+                m.watch(operation, (x1, x2), (), y)
+            return y
+
+        return call
+
+    function = publish(make(False), name, doc, module)
+    return function, publish(make(True), name, doc, module)
