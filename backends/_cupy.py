@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.cupy as compat
@@ -18,6 +19,9 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("cupy", compat)
         self.prefix = "cuda"
+        # array_api_compat takes device= and ignores it.
+        for name in ("zeros", "ones", "empty", "full", "arange", "linspace", "eye"):
+            self.xp.replace(**{name: _on_device(getattr(compat, name))})
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -70,3 +74,13 @@ class Adapter(Backend):
             return array
         array[key] += value
         return array
+
+
+def _on_device(create: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a creation function that makes its array on the device it is given."""
+
+    def created(*args: Any, device: Any = None, **options: Any) -> Array:
+        with cupy.cuda.Device(device):  # None is the current one
+            return create(*args, **options)
+
+    return created

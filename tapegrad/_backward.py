@@ -7,6 +7,7 @@ themselves, and that record is the higher-order derivative.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
 from typing import Any
@@ -15,7 +16,7 @@ from tapegrad._dtypes import isdtype
 from tapegrad._namespace import backend_of, dtype_of, namespace_of, native_device
 from tapegrad._record import CACHE, LEAF, OUT, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Tensor, check_like, wrap
-from tapegrad.backends import Array
+from tapegrad.backends import Array, Namespace
 
 _by_seq = attrgetter("seq")
 
@@ -36,6 +37,15 @@ def collect(root: Record, oldest: int) -> list[Record]:
     return order
 
 
+@cache
+def _tensor_namespace() -> Namespace:
+    """Return the namespace that rules on Tensors compute in: tapegrad itself, and the index functions of the walk."""
+    import tapegrad
+    from tapegrad.ops import indexing
+
+    return Namespace(tapegrad, index_get=indexing.index_get, index_set=indexing.index_set, index_add=indexing.index_add)
+
+
 class Walk:
     """One reverse pass: what `pull` functions of operations may use.
 
@@ -47,15 +57,13 @@ class Walk:
     __slots__ = ("cotangents", "debug", "live", "owned", "queue", "taped", "xp")
 
     def __init__(self, root: Record, seed: Any, live: Collection[Record] | None, taped: bool) -> None:
-        from tapegrad import ops
-
         self.cotangents: dict[Record, Any] = {root: seed}
         self.queue = [(root.seq, root)]  # a heap: the latest record first
         self.owned: set[Record] = set()
         self.live = live
         self.taped = taped
         self.debug = mode().debug
-        self.xp: Any = ops if taped else namespace_of[type(seed)]
+        self.xp: Any = _tensor_namespace() if taped else namespace_of[type(seed)]
 
     def run(self, retain: bool) -> list[tuple[Record, Any]]:
         """Go through records, latest first; return (record, cotangent) of leaves and retained gradients.

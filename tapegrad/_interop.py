@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad import ops
 from tapegrad._tensor import Tensor
 
 # NumPy's names that are not the standard's.
@@ -32,7 +31,9 @@ _RENAMED = {
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
     """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded; or raise."""
     name = _RENAMED.get(ufunc.__name__, ufunc.__name__)
-    function = getattr(ops, name, None)
+    import tapegrad
+
+    function = getattr(tapegrad, name, None)
     if method != "__call__" or options or function is None:
         what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         raise TypeError(

@@ -278,7 +278,6 @@ class Tensor:
     if TYPE_CHECKING:  # bound in _operators.py and _interop.py
         T: Tensor
         mT: Tensor
-        __array_priority__: float
 
         def backward(
             self,
