@@ -239,10 +239,11 @@ class Walk:
             extra = len(got) - lead - len(shape)
             if extra > 0:
                 s = xp.sum(s, axis=tuple(range(lead, lead + extra)))
-            got = tuple(s.shape)
-            axes = tuple(lead + i for i, n in enumerate(shape) if n == 1 and got[lead + i] != 1)
-            if axes:
-                s = xp.sum(s, axis=axes, keepdims=True)
+                got = got[:lead] + got[lead + extra :]
+            if got[lead:] != shape:
+                axes = tuple([lead + i for i, n in enumerate(shape) if n == 1 and got[lead + i] != 1])
+                if axes:
+                    s = xp.sum(s, axis=axes, keepdims=True)
             if not r.op.broadcasts or tuple(s.shape)[lead:] != shape:
                 raise AssertionError(f"the rule of {r.op.name} gave shape {got} for an operand of {shape}")
         dtype = s._array.dtype if self.taped else s.dtype

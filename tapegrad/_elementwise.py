@@ -105,11 +105,13 @@ def binary(
     doc: str,
     *,
     module: str = "tapegrad.ops.elementwise",
+    elementwise: bool = True,
 ) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
     """Declare an elementwise function of two operands by its differential in each.
 
-    Returns the function and the same function for use as an operator, which answers NotImplemented to
-    what is no operand, so that Python asks the other side.
+    elementwise=False is for the one operation that is not, and yet must be as quick: a product of matrices. Returns the
+    function and the same function for use as an operator, which answers NotImplemented to what is no operand, so that
+    Python asks the other side.
     """
     kernels: dict[type, Callable[..., Any]] = {}
     rules = (differential1, differential2)
@@ -126,13 +128,13 @@ def binary(
         tuple(bind(rule, layout) for rule in rules),
         layout,
         (0, 1, OUT)[: len(layout)],
-        elementwise=True,
+        elementwise=elementwise,
         broadcasts=True,
     )
-    if used or differential1 is not None:
-        declare(operation)
-    else:
+    if differential1 is None:
         CONSTANT.add(name)
+    elif elementwise:
+        declare(operation)
     differentiable = differential1 is not None
 
     def make(is_operator: bool) -> Callable[[Any, Any], Tensor]:

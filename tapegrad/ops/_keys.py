@@ -129,6 +129,12 @@ def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
 
 def _slice(s: slice, n: int) -> slice:
     """Return a slice within its axis, spelt as every library accepts it."""
+    start, stop = s.start, s.stop
+    if s.step is None and type(stop) is int and 0 < stop <= n:  # as nearly all are
+        if start is None:
+            return slice(0, stop, 1)
+        if type(start) is int and 0 <= start < stop:
+            return slice(start, stop, 1)
     start, stop, step = s.indices(n)
     if step > 0:
         return slice(start, stop, step) if start < stop else slice(0, 0, 1)

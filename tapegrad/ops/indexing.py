@@ -31,10 +31,10 @@ def _led(t: Any, ndim: int, key: Key) -> Key:
 
 def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
-    lead = t.ndim - len(r.shape)
+    lead = len(t.shape) - len(r.shape)
     acc = walk.accumulator(p, t, lead)
-    (key,) = saved
-    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
+    key = (ALL,) * lead + saved[0] if lead else saved[0]
+    walk.put(p, walk.xp.index_add(acc, key, t))
 
 
 _getitem = primitive("getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read)

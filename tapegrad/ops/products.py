@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tapegrad._elementwise import binary
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed
@@ -36,6 +37,15 @@ def _matmul_2(xp: Any, t: Any, x1: Any, x2_shape: tuple[int, ...]) -> Any:
 _matmul = primitive("matmul", lambda xp, x1, x2: xp.matmul(x1, x2), _matmul_1, _matmul_2, broadcasts=True)
 
 
+_of_matrices, _ = binary(
+    "matmul",
+    lambda xp, t, x2: xp.matmul(t, _transpose(xp, x2)),
+    lambda xp, t, x1: xp.matmul(_transpose(xp, x1), t),
+    "The product of matrices.",
+    elementwise=False,
+)
+
+
 def matmul(x1: Any, x2: Any, /) -> Tensor:
     """Matrix product of (..., n, k) and (..., k, m); leading axes broadcast; 1-D operands are vectors.
 
@@ -47,6 +57,8 @@ def matmul(x1: Any, x2: Any, /) -> Tensor:
     """
     if type(x1) is not Tensor or type(x2) is not Tensor:
         x1, x2 = as_tensors("matmul", x1, x2)
+    if len(x1._array.shape) > 1 < len(x2._array.shape):
+        return _of_matrices(x1, x2)
     return _matmul(x1, x2)
 
 
