@@ -54,9 +54,7 @@ def masked(mask: Array, x: Array) -> Array:
     kind = _SAME_SIZE.get(x.dtype) if type(x) is np.ndarray and x.shape == mask.shape and x.ndim else None
     if kind is None:
         return np.where(mask, x, 0)
-    bits = mask.view(np.int8).astype(kind, order="K")
-    np.negative(bits, bits)  # all bits set where the mask is true
-    np.bitwise_and(bits, x.view(kind), bits)
+    bits: Array = np.multiply(x.view(kind), mask)  # an integer times 1 or 0: inf and NaN vanish where the mask is false
     return bits.view(x.dtype)
 
 
