@@ -8,7 +8,7 @@ from typing import Any
 from tapegrad._backward import backward
 from tapegrad._namespace import backend_of
 from tapegrad._operands import coerce
-from tapegrad._record import DEFAULT, LEAF, mode, scopes
+from tapegrad._record import DEFAULT, mode, scopes
 from tapegrad._tensor import Tensor
 from tapegrad.ops import binary, creation, elementwise, indexing, products
 
@@ -39,8 +39,7 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                 except TypeError:  # a result of another kind than x: explained below
                     pass
                 else:
-                    if self._record is not None and self._record.op is not LEAF:
-                        self._record = None  # a value nobody recorded; a leaf stays the same leaf
+                    indexing.unrecord(self)
                     return self
         out = operator(self, other)
         if out is NotImplemented:

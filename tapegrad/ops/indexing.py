@@ -298,12 +298,17 @@ def check_not_leaf(x: Tensor, what: str) -> None:
         )
 
 
+def unrecord(x: Tensor) -> None:
+    """Cut a Tensor that got a value nobody recorded from the tape; a leaf stays the same leaf."""
+    if x._record is not None and x._record.op is not LEAF:
+        x._record = None
+
+
 def rebind(x: Tensor, out: Array, op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...]) -> None:
     """Give a Tensor a new value that an operation on these records made."""
     x._array = out
     if not mode().recording:
-        if x._record is not None and x._record.op is not LEAF:
-            x._record = None  # a value nobody recorded; a leaf stays the same leaf
+        unrecord(x)
     elif any(p is not None for p in parents):
         x._record = record(op, parents, saved, out)
 

@@ -36,13 +36,8 @@ def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fal
 _mean = primitive(
     "mean",
     lambda xp, x, axis, keepdims: xp.mean(x, axis=axis, keepdims=keepdims),
-    lambda xp, t, x_shape, axis, keepdims: fill(xp, t / max1(count(x_shape, axis)), x_shape, axis, keepdims),
+    lambda xp, t, x_shape, axis, keepdims: fill(xp, t / (count(x_shape, axis) or 1), x_shape, axis, keepdims),
 )
-
-
-def max1(n: int) -> int:
-    """Return n, or 1 for 0: the mean of nothing is NaN, its gradient is empty."""
-    return n or 1
 
 
 def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
