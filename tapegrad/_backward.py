@@ -140,8 +140,23 @@ class Walk:
                             own(p)
                 elif op.pull is not None:
                     op.pull(self, r, t, saved)
+                elif op.joint:
+                    for p, s in zip(r.parents, op.vjps[0][0](xp, t, *saved), strict=True):
+                        if p is not None and self.wants(p):
+                            self.give(p, self.fit(s, p, r, t))
                 else:
-                    self.apply(r, t, saved)
+                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (as above)
+                        if p is None or (live is not None and p not in live):
+                            continue
+                        rule, n, pick = vjp
+                        s = rule(xp, t, *pick(saved)) if n > 1 else call(vjp, xp, t, saved)
+                        if taped or s.shape != p.shape or s.dtype != p.dtype:
+                            s = self.fit(s, p, r, t)
+                        if get(p) is None:
+                            cotangents[p] = s
+                            heappush(queue, (p.seq, p))
+                        else:
+                            self.give(p, s)
                 if debug:
                     self.check(r, t)
                 if not retain:
@@ -151,22 +166,6 @@ class Walk:
             error.add_note(f"in the gradient of {origin(r)}")
             raise
         return found
-
-    def apply(self, r: Record, t: Any, saved: Any) -> None:
-        """Apply the rules of a record that is not elementwise."""
-        op, xp = r.op, self.xp
-        if op.joint:
-            for p, s in zip(r.parents, op.vjps[0][0](xp, t, *saved), strict=True):
-                if p is not None and self.wants(p):
-                    self.give(p, self.fit(s, p, r, t))
-        else:
-            live = self.live
-            for p, vjp in zip(r.parents, op.vjps, strict=True):
-                if p is not None and (live is None or p in live):
-                    s = call(vjp, xp, t, saved)
-                    if self.taped or s.shape != p.shape or s.dtype != p.dtype:
-                        s = self.fit(s, p, r, t)
-                    self.give(p, s)
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
@@ -329,17 +328,20 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
 
         gradient = as_tensor(gradient)
         check_like("backward: the gradient", gradient, x.shape, x._array)
-    with mode_set(recording=create_graph, unwatched=not create_graph):
-        walk = Walk(root, gradient if create_graph else gradient._array, None, create_graph)
-        found = walk.run(retain=retain_graph or create_graph)
-        grads = []
-        for r, t in found:
-            tensor = r.tensor() if r.tensor is not None else None
-            if tensor is not None:
-                grad = t if create_graph else wrap(_as_value(t))
-                grads.append((tensor, grad if tensor.grad is None else tensor.grad + grad))
-    for tensor, grad in grads:
-        tensor._grad = grad
+    if not create_graph:
+        found = Walk(root, gradient._array, None, False).run(retain_graph)
+        grads = [(r.tensor(), _as_value(t)) for r, t in found if r.tensor is not None]
+        # Added up before any is set: no .grad changes unless all can.
+        sums = [(x, t if x.grad is None else _as_value(x.grad._array + t)) for x, t in grads if x is not None]
+        for leaf, t in sums:
+            leaf._grad = wrap(t)
+        return
+    with mode_set(recording=True):
+        found = Walk(root, gradient, None, True).run(True)
+        tensors = [(r.tensor(), t) for r, t in found if r.tensor is not None]
+        totals = [(x, t if x.grad is None else x.grad + t) for x, t in tensors if x is not None]
+    for leaf, t in totals:
+        leaf._grad = t
 
 
 def _as_value(t: Array) -> Array:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import as_tensor, coerce, explain, not_an_operand, same_library
+from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, same_library
 from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._tensor import Tensor
@@ -149,7 +149,7 @@ def binary(
                         same_library(name, a, b)
                 else:
                     p2 = None
-                    b = coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
+                    b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
                     if b is NotImplemented:
                         if is_operator:
                             return NotImplemented
@@ -161,7 +161,7 @@ def binary(
                     x2 = as_tensor(x2)
                 b = x2._array
                 p2 = x2._record
-                a = coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
+                a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
                 if a is NotImplemented:
                     if is_operator:
                         return NotImplemented

@@ -23,21 +23,9 @@ def full_key(x: Tensor, key: Any) -> Key:
     a = x._array
     shape = a.shape
     ndim = len(shape)
-    if type(key) is int:  # the hot path: x[i]
-        if ndim == 0 or not -shape[0] <= key < shape[0]:
-            raise _out_of_range(key, 0, shape)
-        return (key if key >= 0 else key + shape[0], *(ALL,) * (ndim - 1))
-    if type(key) is tuple and len(key) == ndim:  # nearly as hot: x[:, j:k]
-        plain = []
-        for i, n in zip(key, shape):  # noqa: B905
-            if type(i) is not slice:
-                break
-            if i.start is i.stop is i.step is None:
-                plain.append(ALL)
-            else:
-                plain.append(_slice(i, n))
-        else:
-            return tuple(plain)
+    plain = plain_key(key, shape)
+    if plain is not None:
+        return plain
     entries = _entries(key if isinstance(key, tuple) else (key,), a)
     if len(entries) == 1 and hasattr(entries[0], "shape") and dtype_of(entries[0]).kind == "bool":
         return tuple(entries)
@@ -58,6 +46,31 @@ def full_key(x: Tensor, key: Any) -> Key:
             out.append(_checked(i, axis, shape))
             axis += 1
     return tuple(out)
+
+
+def plain_key(key: Any, shape: tuple[int, ...]) -> Key | None:
+    """Return the full key for `x[i]` and for a slice or int on every axis, the hot path; None for any other key."""
+    if type(key) is int:
+        if not shape or not -shape[0] <= key < shape[0]:
+            raise _out_of_range(key, 0, shape)
+        return (key if key >= 0 else key + shape[0], *(ALL,) * (len(shape) - 1))
+    if type(key) is not tuple or len(key) != len(shape):
+        return None
+    full = []
+    for i, n in zip(key, shape):  # noqa: B905 (same length, and this is a hot loop)
+        if type(i) is not slice:
+            return None
+        start = i.start
+        stop = i.stop
+        if i.step is not None:
+            full.append(_slice(i, n))
+        elif start is stop:
+            full.append(ALL if start is None else _slice(i, n))
+        elif type(stop) is int and 0 < stop <= n and (start is None or (type(start) is int and 0 <= start < stop)):
+            full.append(i)
+        else:
+            full.append(_slice(i, n))
+    return tuple(full)
 
 
 def _entries(key: tuple[Any, ...], like: Array) -> list[Any]:
@@ -129,12 +142,6 @@ def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
 
 def _slice(s: slice, n: int) -> slice:
     """Return a slice within its axis, spelt as every library accepts it."""
-    start, stop = s.start, s.stop
-    if s.step is None and type(stop) is int and 0 < stop <= n:  # as nearly all are
-        if start is None:
-            return slice(0, stop, 1)
-        if type(start) is int and 0 <= start < stop:
-            return slice(start, stop, 1)
     start, stop, step = s.indices(n)
     if step > 0:
         return slice(start, stop, step) if start < stop else slice(0, 0, 1)
