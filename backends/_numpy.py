@@ -74,24 +74,24 @@ class Adapter(Backend):
 
     def is_private(self, holder: Any) -> bool:
         array = holder._array
-        return (
-            array.base is None
-            and sys.getrefcount(array) == _PRIVATE_COUNT
-            and array.flags.owndata
-            and array.flags.writeable
-        )
+        if array.base is not None or sys.getrefcount(array) != _PRIVATE_COUNT:
+            return False
+        flags = array.flags
+        return flags.owndata and flags.writeable  # type: ignore[no-any-return]
 
     def sigmoid(self, x: Array) -> Array:
+        out = np.empty(x.shape, x.dtype)  # one buffer, where 1 / (1 + np.exp(-x)) takes four
         with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
-            return 1 / (1 + np.exp(-x))
+            np.exp(np.negative(x, out), out)
+        return np.reciprocal(np.add(out, 1, out), out)
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         for i in key:
-            if isinstance(i, np.ndarray) and i.dtype != np.bool:
-                np.add.at(array, key, value)
-                return array
-            if isinstance(i, np.ndarray):
-                array[key] += value
+            if type(i) is np.ndarray:
+                if i.dtype == np.bool:
+                    array[key] += value
+                else:
+                    np.add.at(array, key, value)
                 return array
         part = array[(*key, ...)]  # a view: array[key] += value would write it back onto itself as well
         part += value

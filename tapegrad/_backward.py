@@ -330,16 +330,18 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
         check_like("backward: the gradient", gradient, x.shape, x._array)
     if not create_graph:
         found = Walk(root, gradient._array, None, False).run(retain_graph)
-        grads = [(r.tensor(), _as_value(t)) for r, t in found if r.tensor is not None]
-        # Added up before any is set: no .grad changes unless all can.
-        sums = [(x, t if x.grad is None else _as_value(x.grad._array + t)) for x, t in grads if x is not None]
+        sums = []  # before any is set: no .grad changes unless all can
+        for r, t in found:
+            leaf = r.tensor()  # type: ignore[misc]
+            if leaf is not None:
+                sums.append((leaf, _as_value(t if leaf.grad is None else leaf.grad._array + t)))
         for leaf, t in sums:
             leaf._grad = wrap(t)
         return
     with mode_set(recording=True):
         found = Walk(root, gradient, None, True).run(True)
-        tensors = [(r.tensor(), t) for r, t in found if r.tensor is not None]
-        totals = [(x, t if x.grad is None else x.grad + t) for x, t in tensors if x is not None]
+        leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
+        totals = [(x, t if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
     for leaf, t in totals:
         leaf._grad = t
 

@@ -29,17 +29,22 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
         if m.recording:
             indexing.check_not_leaf(self, what)
         if m.watch is None and not (m.recording and _tracked(self, other)):
-            b = other._array if type(other) is Tensor else coerce(what, other, self._array, keep=False)
-            if b is NotImplemented:
-                return b
-            fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
+            if type(other) is Tensor:
+                b = other._array
+                fits = (b.shape == shape or b.shape == ()) and b.dtype == self._array.dtype
+            else:
+                b = coerce(what, other, self._array, keep=False)
+                if b is NotImplemented:
+                    return b
+                fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
             if fits and backend_of[type(self._array)].is_private(self):
                 try:
                     self._array = write(self._array, b)
                 except TypeError:  # a result of another kind than x: explained below
                     pass
                 else:
-                    indexing.unrecord(self)
+                    if self._record is not None:
+                        indexing.unrecord(self)
                     return self
         out = operator(self, other)
         if out is NotImplemented:
