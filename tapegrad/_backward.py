@@ -316,12 +316,12 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
             "the chain was cut by detach(), no_grad(), a conversion, or an operation without a derivative"
         )
     if gradient is None:
-        if x.size != 1:
+        a = x._array
+        if a.shape != () and x.size != 1:
             raise RuntimeError(
                 f"backward: a Tensor of shape {x.shape} is not a scalar: reduce it first, as in tapegrad.sum(x), "
                 "or pass gradient="
             )
-        a = x._array
         gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:
         from tapegrad._operands import as_tensor

@@ -5,15 +5,16 @@ They are primitives where composing them would keep more memory, take longer or 
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from tapegrad._elementwise import unary
-from tapegrad._namespace import namespace_of
+from tapegrad._namespace import dtype_of, namespace_of
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import constant
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of, count, spread
+from tapegrad.ops._axes import axes_of, axis_of, spread
 from tapegrad.ops._text import text
 from tapegrad.ops.reductions import mean, sum
 
@@ -219,12 +220,14 @@ def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]
 
 
 def _samples(labels: Any) -> int:
-    return count(labels.shape, tuple(range(labels.ndim)))
+    return prod(labels.shape)
 
 
 def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) -> Any:
     p = _softmax_forward(xp, logits, -1) if cache is None else cache
-    scale = xp.reshape(t / _samples(labels), (*t.shape, *(1,) * logits.ndim))
+    scale = t / _samples(labels)
+    if t.ndim:  # extra leading axes
+        scale = xp.reshape(scale, (*t.shape, *(1,) * logits.ndim))
     return scale * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
 
 
@@ -243,6 +246,14 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     Tensor(1000.)
     """
     logits, labels = as_tensors("cross_entropy", logits, labels)
+    raw, shape = labels._array, logits._array.shape
+    if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
+        xp = namespace_of[type(raw)]
+        if 0 not in raw.shape and (xp.min(raw) < 0 or xp.max(raw) >= shape[-1]):
+            raise ValueError(
+                f"cross_entropy: a label is out of range: with {shape[-1]} classes they are 0 to {shape[-1] - 1}"
+            )
+        return _cross_entropy(logits, labels)
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
         return _of_probabilities(logits, labels)
     if "integer" not in labels.dtype.kind:
@@ -250,17 +261,9 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
             f"cross_entropy: labels must be integers, or probabilities of shape {logits.shape}, not "
             f"{labels.dtype.name} of shape {labels.shape}"
         )
-    if logits.ndim == 0 or labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"cross_entropy: logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, "
-            f"not {labels.shape}"
-        )
-    classes = logits.shape[-1]
-    raw = labels._array
-    xp = namespace_of[type(raw)]
-    if labels.size and (xp.min(raw) < 0 or xp.max(raw) >= classes):
-        raise ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
-    return _cross_entropy(logits, labels)
+    raise ValueError(
+        f"cross_entropy: logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
+    )
 
 
 def _of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
