@@ -12,8 +12,8 @@ from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
 from typing import Any
 
-from tapegrad._dtypes import isdtype
-from tapegrad._namespace import backend_of, dtype_of, namespace_of, native_device
+from tapegrad._dtypes import is_complex
+from tapegrad._namespace import backend_of, namespace_of, native_device
 from tapegrad._record import CACHE, LEAF, OUT, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Tensor, check_like, wrap
 from tapegrad.backends import Array, Namespace
@@ -74,6 +74,8 @@ class Walk:
         pop, get, own = cotangents.pop, cotangents.get, owned.add
         xp, debug = self.xp, self.debug
         kind = type(cotangents[queue[0][1]])
+        last: Any = None  # the dtype of the record before
+        complex_now = False
         found = []
         later: Any = None  # the newest entry of the queue, held back: most often it is next
         try:
@@ -98,7 +100,12 @@ class Walk:
                 if taped:
                     saved = _as_tensors(r)
                 op = r.op
-                if op.unary:
+                if r.dtype is not last:
+                    last = r.dtype
+                    complex_now = is_complex(last)
+                if complex_now and op.holomorphic:
+                    self.conjugated(r, t, saved)
+                elif op.unary:
                     p: Any = r.parents[0]
                     vjp = op.vjps[0]
                     rule, n, pick = vjp
@@ -166,6 +173,14 @@ class Walk:
             error.add_note(f"in the gradient of {origin(r)}")
             raise
         return found
+
+    def conjugated(self, r: Record, t: Any, saved: Any) -> None:
+        """Apply the rules of a holomorphic function: the adjoint of a product with f' is that with its conjugate."""
+        xp = self.xp
+        t_conj = xp.conj(t)
+        for p, vjp in zip(r.parents, r.op.vjps, strict=True):
+            if p is not None and self.wants(p):
+                self.give(p, self.fit(xp.conj(call(vjp, xp, t_conj, saved)), p, r, t))
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
@@ -247,12 +262,10 @@ class Walk:
                 raise AssertionError(f"the rule of {r.op.name} gave shape {got} for an operand of {shape}")
         dtype = s._array.dtype if self.taped else s.dtype
         if dtype != p.dtype:
-            raw = s._array if self.taped else s
-            if isdtype(dtype_of(raw), "complex floating"):
-                raise NotImplementedError(
-                    f"{r.op.name}: the gradient of a real Tensor came out complex; complex derivatives are not "
-                    "supported, so take real parts before an operation makes a complex number of it"
-                )
+            if is_complex(dtype) and not is_complex(p.dtype):
+                s = xp.real(s)  # the part of a complex cotangent that a real operand sees
+                if (s._array.dtype if self.taped else s.dtype) == p.dtype:
+                    return s
             s = xp.astype(s, p.dtype)
         return s
 
@@ -321,6 +334,11 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
             raise RuntimeError(
                 f"backward: a Tensor of shape {x.shape} is not a scalar: reduce it first, as in tapegrad.sum(x), "
                 "or pass gradient="
+            )
+        if is_complex(a.dtype):
+            raise RuntimeError(
+                "backward: a complex Tensor has no one gradient: take its real part first, as in tapegrad.real(x), or "
+                "pass gradient="
             )
         gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:

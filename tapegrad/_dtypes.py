@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, final
 
 from tapegrad.backends._base import DTYPE_NAMES
@@ -78,6 +79,12 @@ def as_dtype(dtype: object) -> DType:
     if found is None:
         raise TypeError(f"{dtype!r} is not a dtype of the array API standard: use one of {', '.join(DTYPES)}")
     return found
+
+
+@lru_cache(maxsize=None, typed=True)  # libraries do not like their dtypes compared with those of others
+def is_complex(dtype: object) -> bool:
+    """Say whether a dtype, a library's own or a DType, is complex."""
+    return as_dtype(dtype).kind == "complex floating"
 
 
 def isdtype(dtype: object, kind: str | object | tuple[Any, ...]) -> bool:

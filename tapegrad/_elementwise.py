@@ -54,9 +54,16 @@ def unary(
     kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
     layout = tuple(n for n in ("x", "out") if differential is not None and n in reads(differential))
     sources = tuple(OUT if n == "out" else 0 for n in layout)
-    operation = Operation(name, (bind(differential, layout),), layout, sources, elementwise=True)
+    operation = Operation(
+        name,
+        (bind(differential, layout),),
+        layout,
+        sources,
+        elementwise=True,
+        holomorphic=bool(layout) and name != "abs",
+    )
     keep_x, keep_out = "x" in layout, "out" in layout
-    same_dtype = name not in ("abs", "real")  # of a complex operand
+    same_dtype = operation.unary
     if differential is None:
         CONSTANT.add(name)
     else:
@@ -130,6 +137,7 @@ def binary(
         (0, 1, OUT)[: len(layout)],
         elementwise=elementwise,
         broadcasts=True,
+        holomorphic=bool(layout),
     )
     if differential1 is None:
         CONSTANT.add(name)

@@ -21,12 +21,14 @@ def primitive(
     broadcasts: bool = False,
     pull: Callable[..., None] | None = None,
     cached: bool = False,
+    adjoint: bool = False,
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
     forward: `f(xp, x1, ..., static1, ...)` on raw arrays; it has as many operands as there are rules, the rest of its
     parameters are static arguments. saves: what a `pull` function reads, where rules do not say it. cached: forward
     returns (result, what a rule may read as `cache`); on Tensors the rule gets None for it and computes it itself.
+    adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
@@ -48,7 +50,8 @@ def primitive(
         return tuple(-1 if all(dead[k] for k in who) else i for i, who in zip(places, readers, strict=True))
 
     bound = tuple(bind(rule, layout) for rule in vjps)
-    operation = Operation(name, bound, layout, sources, broadcasts=broadcasts, pull=pull)
+    holomorphic = pull is None and not adjoint and any(source != STATIC for source in sources)
+    operation = Operation(name, bound, layout, sources, broadcasts=broadcasts, holomorphic=holomorphic, pull=pull)
     differentiable = any(flows)
     if differentiable:
         declare(operation)

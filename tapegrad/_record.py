@@ -28,13 +28,25 @@ class Operation:
     `saved`), or None where no gradient flows; saves: the names of what a record keeps; sources: for each of those
     the operand it is (its index), OUT for the result, STATIC for what is no array, CACHE for what the forward
     computation left for the rule (None to a rule on Tensors, which must compute it itself to have it recorded);
-    elementwise: whether a rule's result has the shape and dtype of the operation's; unary: elementwise, of one operand;
+    elementwise: whether a rule's result has the shape of the operation's; unary: elementwise, of one operand and its
+    dtype; holomorphic: whether for complex values the rules give a derivative times `t`, to be conjugated by the walk;
     broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
     the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent
     is better written into its accumulator than handed over.
     """
 
-    __slots__ = ("broadcasts", "elementwise", "joint", "name", "pull", "saves", "sources", "unary", "vjps")
+    __slots__ = (
+        "broadcasts",
+        "elementwise",
+        "holomorphic",
+        "joint",
+        "name",
+        "pull",
+        "saves",
+        "sources",
+        "unary",
+        "vjps",
+    )
 
     def __init__(
         self,
@@ -46,10 +58,12 @@ class Operation:
         elementwise: bool = False,
         broadcasts: bool = False,
         joint: bool = False,
+        holomorphic: bool = False,
         pull: Callable[..., None] | None = None,
     ) -> None:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
-        self.unary = elementwise and len(vjps) == 1
+        self.unary = elementwise and len(vjps) == 1 and name not in ("abs", "real", "imag")
+        self.holomorphic = holomorphic
         self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
 
     def __repr__(self) -> str:

@@ -355,11 +355,11 @@ def host(x: Tensor) -> np.ndarray[Any, Any]:
 
 
 def make_leaf(x: Tensor) -> None:
-    """Have a Tensor collect gradients; TypeError unless its dtype is a real floating one."""
+    """Have a Tensor collect gradients; TypeError unless its dtype is a floating one."""
     dtype = dtype_of(x._array)
-    if not isdtype(dtype, "real floating"):
+    if not isdtype(dtype, ("real floating", "complex floating")):
         raise TypeError(
-            f"requires_grad needs a real floating dtype, not {dtype.name}: "
+            f"requires_grad needs a floating dtype, not {dtype.name}: "
             "convert with tapegrad.astype(x, tapegrad.float32) first"
         )
     r = x._record = new(Record)

@@ -14,7 +14,7 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._backward import Walk, collect
-from tapegrad._dtypes import isdtype
+from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, find_backend, namespace_of
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set
 from tapegrad._rules import bind, identity, record
@@ -33,7 +33,7 @@ def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) ->
     tuple of arguments). Tensors in give Tensors out, raw arrays and floats give raw arrays. What `f` does not
     depend on has gradient zero.
 
-    Raises TypeError for an argument leaf that is not real floating and for a result that is no Tensor, ValueError for
+    Raises TypeError for an argument leaf that is not floating and for a result that is no Tensor, ValueError for
     a result of more than one element.
 
     >>> import tapegrad as tg
@@ -70,6 +70,8 @@ def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) ->
                     f"grad of {name}: it must return one number, not a Tensor of shape {y.shape}: "
                     "reduce it first, as in tapegrad.sum(y)"
                 )
+            if is_complex(y._array.dtype):
+                raise TypeError(f"grad of {name}: it must return a real number, as tapegrad.real(y), not a complex one")
             path, outer = between(y._record, {x._record for x in fresh if x._record is not None})
         taped = was_recording and outer
         with mode_set(recording=taped):
@@ -160,15 +162,15 @@ def _constant(x: Any) -> Tensor:
 def _fresh(x: Any, name: str, was_recording: bool) -> Tensor:
     """Return an input as a Tensor with a record of its own, whose parent is the input's record."""
     if not isinstance(x, Tensor):
-        if find_backend(x) is None and not isinstance(x, float):
+        if find_backend(x) is None and not isinstance(x, (float, complex)):
             raise TypeError(
                 f"grad of {name}: an argument to differentiate by must hold arrays, Tensors or floats, "
                 f"not {type(x).__name__}"
             )
         x = _constant(x)
-    if not isdtype(x.dtype, "real floating"):
+    if not isdtype(x.dtype, ("real floating", "complex floating")):
         raise TypeError(
-            f"grad of {name}: an argument to differentiate by has dtype {x.dtype.name}, which is not real "
+            f"grad of {name}: an argument to differentiate by has dtype {x.dtype.name}, which is not "
             "floating: convert it with tapegrad.astype(x, tapegrad.float32)"
         )
     y = wrap(x._array)

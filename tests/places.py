@@ -23,6 +23,8 @@ class Place:
         values = np.asarray(data)
         if values.dtype.kind == "f":
             values = values.astype(np.float64 if self.double else np.float32)
+        elif values.dtype.kind == "c":
+            values = values.astype(np.complex128 if self.double else np.complex64)
         elif values.dtype.kind == "i" and self.device == "strict:no_x64":
             values = values.astype(np.int32)
         x = tg.tensor(values, device=self.device, requires_grad=requires_grad)

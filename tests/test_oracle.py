@@ -53,6 +53,18 @@ ORACLES |= {
     "roll axis": own("roll", shifts=(1, -1), dims=(0, 2)),
     "stack": lambda a, b: torch.stack([a, b], dim=1),
 }
+COMPLEX = (
+    "abs acos acosh asin asinh atan atanh cos cosh exp expm1 imag log log10 log1p real reciprocal sin sinh sqrt square "
+    "tan tanh mean prod sum add subtract multiply divide pow matmul where take"
+)
+ORACLES |= {f"{n} complex": getattr(torch, n) for n in COMPLEX.split()}
+ORACLES |= {f"{n} complex and real": getattr(torch, n) for n in ("add", "multiply", "divide", "pow")}
+ORACLES |= {
+    "conj complex": lambda z: torch.conj(z).resolve_conj(),
+    "sign complex": torch.sgn,
+    "vecdot complex": torch.linalg.vecdot,
+    "cumulative_prod complex": own("cumprod", dim=0),
+}
 PLAIN = {"tensordot": lambda a, b: torch.tensordot(a, b, 2)}
 
 
@@ -68,38 +80,71 @@ def oracle(sample: Sample) -> Callable[..., Any] | None:
 CHECKED = [s for s in SAMPLES if oracle(s) is not None]
 
 
+def values(x: Any) -> np.ndarray[Any, Any]:
+    """Return the values of a Tensor or of PyTorch's."""
+    return np.asarray(x.detach() if isinstance(x, tg.Tensor) else x.detach().resolve_conj().resolve_neg())
+
+
+def random_like(rng: np.random.Generator, x: Any) -> np.ndarray[Any, Any]:
+    """Return normal values, complex ones for a complex Tensor."""
+    v = rng.standard_normal(x.shape)
+    return np.asarray(v + 1j * rng.standard_normal(x.shape) if x.dtype is tg.complex128 else v)
+
+
+def inner(m: Any, a: Any, b: Any) -> Any:
+    """Return the real inner product, in tapegrad's or PyTorch's namespace."""
+    product = m.conj(a) * b
+    return m.sum(m.real(product))
+
+
 @pytest.mark.parametrize("sample", CHECKED, ids=lambda s: s.name)
 def test_against_pytorch(sample: Sample) -> None:
     theirs = oracle(sample)
     assert theirs is not None
     rng = np.random.default_rng(1)
-    floating = [a.dtype == np.float64 for a in sample.args]
+    floating = [a.dtype.kind in "fc" for a in sample.args]
     xs = [tg.tensor(a, requires_grad=f) for a, f in zip(sample.args, floating, strict=True)]
     ts = [torch.tensor(a, requires_grad=f) for a, f in zip(sample.args, floating, strict=True)]
     y, z = sample.f(*xs), theirs(*ts)
-    w = np.asarray(rng.standard_normal(y.shape))
-    np.testing.assert_allclose(np.asarray(y.detach()), z.detach().numpy(), rtol=1e-10, atol=1e-12)
+    w = random_like(rng, y)
+    np.testing.assert_allclose(values(y), values(z), rtol=1e-10, atol=1e-12)
 
-    (y * y * tg.asarray(w)).backward(tg.ones_like(y), create_graph=True)
+    inner(tg, tg.asarray(w), y * y).backward(create_graph=True)
     leaves = [t for t, f in zip(ts, floating, strict=True) if f]
-    first = torch.autograd.grad((z * z * torch.tensor(w)).sum(), leaves, create_graph=True)
+    first = torch.autograd.grad(inner(torch, torch.tensor(w), z * z), leaves, create_graph=True)
     mine = [x.grad if x.grad is not None else tg.zeros_like(x) for x in xs if x.requires_grad]
     total = tg.asarray(0.0)
     other = torch.tensor(0.0)
     for g, t in zip(mine, first, strict=True):
-        np.testing.assert_allclose(np.asarray(g.detach()), t.detach().numpy(), rtol=1e-10, atol=1e-10)
-        v = np.asarray(rng.standard_normal(g.shape))
-        total, other = total + tg.sum(g * tg.asarray(v)), other + (t * torch.tensor(v)).sum()
-    if sample.order > 1:
+        np.testing.assert_allclose(values(g), values(t), rtol=1e-10, atol=1e-10)
+        v = random_like(rng, g)
+        total, other = total + inner(tg, tg.asarray(v), g), other + inner(torch, torch.tensor(v), t)
+    if sample.order > 1 and total.requires_grad:
         for x in xs:
             x.grad = None
         total.backward()
         second = torch.autograd.grad(other, leaves, allow_unused=True)
         for x, t in zip([x for x in xs if x.requires_grad], second, strict=True):
             if t is not None:
-                got = np.zeros(x.shape) if x.grad is None else np.asarray(x.grad)
-                np.testing.assert_allclose(got, t.numpy(), rtol=1e-9, atol=1e-9)
+                got = np.zeros(x.shape) if x.grad is None else values(x.grad)
+                np.testing.assert_allclose(got, values(t), rtol=1e-9, atol=1e-9)
 
 
-def test_there_are_many() -> None:
-    assert len(CHECKED) > 70
+@pytest.mark.parametrize(
+    ("f", "gradient"),
+    [
+        (lambda m, z: m.real(z), 1),
+        (lambda m, z: m.imag(z), 1j),
+        (lambda m, z: m.abs(z) ** 2, 2 * (3 + 4j)),
+        (lambda m, z: m.real((2 + 5j) * z), 2 - 5j),
+    ],
+    ids=["real", "imag", "abs2", "linear"],
+)
+def test_the_complex_convention_of_the_readme(f: Any, gradient: complex) -> None:
+    """PyTorch's, and the conjugate of JAX's."""
+    assert complex(tg.grad(lambda z: f(tg, z))(3 + 4j)) == pytest.approx(gradient, abs=1e-12)
+    z = torch.tensor(3 + 4j, requires_grad=True, dtype=torch.complex128)
+    f(torch, z).backward()
+    assert complex(z.grad) == pytest.approx(gradient, abs=1e-12)
+    jax = pytest.importorskip("jax")
+    assert complex(jax.grad(lambda z: f(jax.numpy, z))(3 + 4j)).conjugate() == pytest.approx(gradient, abs=1e-5)

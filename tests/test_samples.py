@@ -19,7 +19,7 @@ differentiable = pytest.mark.parametrize("sample", [s for s in SAMPLES if s.orde
 
 def leaves(xp: Place, sample: Sample) -> list[tg.Tensor]:
     """Return the sample's arguments, floating ones as leaves."""
-    return [xp.tensor(a, requires_grad=a.dtype.kind == "f") for a in sample.args]
+    return [xp.tensor(a, requires_grad=a.dtype.kind in "fc") for a in sample.args]
 
 
 @samples
@@ -43,7 +43,8 @@ def test_second_derivative(xp: Place, sample: Sample) -> None:
 @differentiable
 def test_gradient_dtype_and_device(xp: Place, sample: Sample) -> None:
     xs = leaves(xp, sample)
-    narrow = [tg.tensor(x, dtype=tg.float32, requires_grad=True) if x.requires_grad else x for x in xs]
+    single = {"float64": tg.float32, "complex128": tg.complex64}
+    narrow = [tg.tensor(x, dtype=single.get(x.dtype.name), requires_grad=True) if x.requires_grad else x for x in xs]
     for args in (xs, narrow, [narrow[0], *xs[1:]]):
         y = sample.f(*args)
         y.backward(tg.ones_like(y))
@@ -59,7 +60,7 @@ def test_extra_leading_axis(sample: Sample) -> None:
     xs = leaves(place, sample)
     y = sample.f(*xs)
     rng = np.random.default_rng(0)
-    seeds = np.asarray(rng.standard_normal((2, *y.shape)))
+    seeds = np.asarray(rng.standard_normal((2, *y.shape))).astype(y.dtype.name)
     assert y._record is not None
 
     def walk(seed: np.ndarray[Any, Any]) -> list[Any]:
@@ -79,7 +80,7 @@ def test_layout_does_not_matter(sample: Sample) -> None:
     def gradients(args: list[Any]) -> list[Any]:
         xs = [tg.asarray(a, copy=False) for a in args]
         for x in xs:
-            x.requires_grad = x.dtype is tg.float64
+            x.requires_grad = tg.isdtype(x.dtype, ("real floating", "complex floating"))
         y = sample.f(*xs)
         y.backward(tg.ones_like(y))
         return [np.asarray(x.grad) for x in xs if x.grad is not None]
@@ -127,7 +128,7 @@ def test_what_each_operation_saves() -> None:
     )
     keep_out = "exp expm1 log_softmax relu sigmoid softmax sqrt tan tanh"
     keep_nothing = (
-        "add astype broadcast_to concat conj cumulative_sum flip getitem index_add matrix_transpose mean negative "
+        "add astype broadcast_to concat conj cumulative_sum flip getitem imag index_add matrix_transpose mean negative "
         "permute_dims positive real reshape roll setitem stack subtract sum to_device tril triu unstack"
     )
     expected = dict.fromkeys(keep_x.split(), "x") | dict.fromkeys(keep_out.split(), "out")

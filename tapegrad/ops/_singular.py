@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._dtypes import is_complex
 from tapegrad._operands import SCALARS
 
 
@@ -19,7 +20,9 @@ def over(xp: Any, t: Any, x: Any) -> Any:
 
 
 def over_root(xp: Any, t: Any, x: Any) -> Any:
-    """Return t / sqrt(x), and 0 where t is zero and x is not positive."""
+    """Return t / sqrt(x), and 0 where t is zero and x is zero, NaN or a negative real number."""
+    if is_complex(x.dtype):
+        return over(xp, t, xp.sqrt(x))
     return t / xp.sqrt(xp.where((t == 0) & ~(x > 0), 1, x))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from tapegrad._dtypes import is_complex
 from tapegrad._elementwise import binary as _declare
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive
@@ -32,11 +33,15 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return t
         if x2 == 2:
             return 2 * t * x1
+        if is_complex(t.dtype):
+            return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** (x2 - 1))
         whole = x2 == int(x2)
         if whole and x2 > 1:
             return t * (x2 * x1 ** (x2 - 1))
         bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
         return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** (x2 - 1))
+    if is_complex(t.dtype):
+        return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** xp.where(x2 == 0, 1, x2 - 1))
     bad = ((x1 == 0) & (x2 < 1)) | ((x1 < 0) & (x2 != xp.floor(x2)))
     # At x2 = 0 the exponent must not be -1: the derivative is 0, for x1 = 0 as well.
     return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where(x2 == 0, 1, x2 - 1))
@@ -45,6 +50,8 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
 def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
     if type(x1) in SCALARS:
         x1 = xp.full_like(out, x1)
+    if is_complex(t.dtype):
+        return times(xp, t, out) * xp.log(xp.where(x1 == 0, 1, xp.astype(x1, t.dtype)))
     # 0^y is constant for y > 0; a negative base has no derivative in y (NaN, unless nobody asks).
     log = xp.log(xp.where(x1 > 0, x1, 1))
     return times(xp, t, out) * xp.where((x1 < 0) & (t != 0), xp.nan, log)

@@ -5,13 +5,33 @@ Subgradients, decided once: abs'(0) = 0, sqrt'(0) = inf; a zero cotangent times 
 
 from __future__ import annotations
 
+from typing import Any
+
+from tapegrad._dtypes import is_complex
 from tapegrad._elementwise import unary
-from tapegrad._rules import identity
+from tapegrad._operands import as_tensor
+from tapegrad._rules import composed, identity
+from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, over_root
 from tapegrad.ops._text import text
+from tapegrad.ops.binary import where
 
 _LN2 = 0.6931471805599453
 _LN10 = 2.302585092994046
+
+
+def _acosh(xp: Any, t: Any, x: Any) -> Any:
+    if is_complex(x.dtype):  # sqrt(x^2 - 1) would have other branch cuts
+        return over(xp, t, xp.sqrt(x - 1) * xp.sqrt(x + 1))
+    return over_root(xp, t, x * x - 1)
+
+
+def _imag(xp: Any, t: Any) -> Any:
+    return xp.astype(t, xp.complex64 if t.dtype == xp.float32 else xp.complex128) * 1j
+
+
+def _conj(xp: Any, t: Any) -> Any:
+    return xp.conj(t) if is_complex(t.dtype) else t
 
 
 abs = unary(
@@ -33,7 +53,7 @@ acos = unary(
 
 acosh = unary(
     "acosh",
-    lambda xp, t, x: over_root(xp, t, x * x - 1),
+    _acosh,
     text(
         "Inverse hyperbolic cosine.",
         "Derivative: t / sqrt(x^2 - 1).",
@@ -90,10 +110,10 @@ ceil = unary(
 
 conj = unary(
     "conj",
-    identity,
+    _conj,
     text(
         "Complex conjugate; the same values for real ones.",
-        "Derivative: t, for real values.",
+        "Derivative: conj(t).",
         "tg.conj(tg.asarray(1.0))",
         "Tensor(1.)",
     ),
@@ -131,10 +151,10 @@ floor = unary(
 
 imag = unary(
     "imag",
-    None,
+    _imag,
     text(
         "Imaginary part of complex values.",
-        "Complex values are not differentiated.",
+        "Derivative: imag(t).",
         "tg.imag(tg.asarray([1j]))",
         "Tensor([1.])",
     ),
@@ -210,7 +230,7 @@ real = unary(
     identity,
     text(
         "Real part of complex values; the same values for real ones.",
-        "Derivative: t, for real values.",
+        "Derivative: real(t).",
         "tg.real(tg.asarray(1.0))",
         "Tensor(1.)",
     ),
@@ -233,16 +253,28 @@ round = unary(
     ),
 )
 
-sign = unary(
-    "sign",
-    None,
-    text(
-        "Sign: -1, 0 or 1.",
-        "Derivative: zero, so it is not recorded.",
-        "tg.sign(tg.asarray(-3.0))",
-        "Tensor(-1.)",
-    ),
+_constant_sign = unary(
+    "constant_sign", None, "The sign, with no derivative: that of real values.", forward=lambda xp, x: xp.sign(x)
 )
+
+
+@composed
+def sign(x: Any, /) -> Tensor:
+    """Sign: -1, 0 or 1; x / abs(x) for complex values.
+
+    Derivative: zero for real values, so it is not recorded; that of x / abs(x) for complex ones, 0 at 0.
+
+    >>> import tapegrad as tg
+    >>> tg.sign(tg.asarray(-3.0))
+    Tensor(-1.)
+    """
+    x = as_tensor(x)
+    if x._record is None or not is_complex(x._array.dtype):
+        return _constant_sign(x)
+    size = abs(x)
+    at_zero = size == 0
+    return where(at_zero, 0, x / where(at_zero, 1, size))
+
 
 signbit = unary(
     "signbit",

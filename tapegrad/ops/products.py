@@ -83,16 +83,17 @@ def matrix_transpose(x: Any, /) -> Tensor:
 _vecdot = primitive(
     "vecdot",
     lambda xp, x1, x2, axis: xp.vecdot(x1, x2, axis=axis),
-    lambda xp, t, x2, axis: xp.expand_dims(t, axis=axis) * x2,
+    lambda xp, t, x2, axis: xp.expand_dims(xp.conj(t), axis=axis) * x2,  # x1 is conjugated in the product
     lambda xp, t, x1, axis: xp.expand_dims(t, axis=axis) * x1,
     broadcasts=True,
+    adjoint=True,
 )
 
 
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Tensor:
     """Dot product of vectors along an axis, counted from the end; the other axes broadcast.
 
-    Derivatives: t x2; t x1.
+    Complex x1 is conjugated. Derivatives: conj(t) x2; t x1.
 
     >>> import tapegrad as tg
     >>> tg.vecdot(tg.asarray([1.0, 2.0]), tg.asarray([3.0, 4.0]))

@@ -13,12 +13,14 @@ from tapegrad._record import no_grad
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad._transforms import grad
 from tapegrad.ops.creation import asarray
+from tapegrad.ops.elementwise import conj, real
 from tapegrad.ops.reductions import sum as sum_
 
 # Central differences of fourth order: f'(0) = sum of c f(k h) / h, with an error of h^4.
 _STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
 # dtype name -> (relative step, tolerance): the step balances h^4 against rounding / h.
-_ACCURACY = {"float64": (1e-3, 1e-6), "float32": (2e-2, 5e-3)}
+_ACCURACY = {"float64": (1e-3, 1e-6), "complex128": (1e-3, 1e-6), "float32": (2e-2, 5e-3)}
+_FLOATING = ("real floating", "complex floating")
 
 
 class GradcheckError(AssertionError):
@@ -30,7 +32,7 @@ def gradcheck(
 ) -> None:
     """Check the first derivative of `f` against finite differences, in each floating argument.
 
-    f: takes and returns Tensors of any shape; args: arrays or Tensors, floating ones are differentiated by.
+    f: takes and returns Tensors of any shape; args: arrays or Tensors, floating and complex ones are differentiated by.
     Both sides are projected on random directions, so the cost is five calls of `f` an argument. rtol: by default
     1e-6 in float64, 5e-3 in float32. Raises GradcheckError with the argument, both numbers and the likely cause.
 
@@ -43,10 +45,10 @@ def gradcheck(
     w = _like(rng, f(*xs))
 
     def projected(*inputs: Tensor) -> Tensor:
-        return sum_(f(*inputs) * w)
+        return _inner(w, f(*inputs))
 
     for i, x in enumerate(xs):
-        if isdtype(x.dtype, "real floating") and x.size:
+        if isdtype(x.dtype, _FLOATING) and x.size:
             _compare(projected, xs, i, rng, rtol, f"{name or 'gradcheck'}: first derivative", f)
 
 
@@ -65,18 +67,18 @@ def gradgradcheck(
     xs = [as_tensor(a).detach() for a in args]
     # A sum of squares: linear functions have second derivatives to check too.
     w, offset = _like(rng, f(*xs)), _like(rng, f(*xs))
-    floating = [i for i, x in enumerate(xs) if isdtype(x.dtype, "real floating") and x.size]
+    floating = [i for i, x in enumerate(xs) if isdtype(x.dtype, _FLOATING) and x.size]
     directions = {i: _like(rng, xs[i]) for i in floating}
 
     def projected(*inputs: Tensor) -> Tensor:
         y = f(*inputs)
-        return sum_(y * w + 0.5 * (y - offset) * (y - offset))
+        return _inner(w, y) + 0.5 * _inner(y - offset, y - offset)
 
     for j in floating:
         first = grad(projected, j)
 
         def slope(*inputs: Tensor, j: int = j, first: Callable[..., Any] = first) -> Tensor:
-            return sum_(first(*inputs) * directions[j])
+            return _inner(directions[j], first(*inputs))
 
         for i in floating:
             _compare(
@@ -109,8 +111,8 @@ def _compare(
             f"{what} argument {i}: the gradient is {g.dtype.name}{g.shape} on {g.device}, the argument "
             f"{x.dtype.name}{x.shape} on {x.device}"
         )
-    tape = float(np.sum(host(g).astype(float) * host(v)))
-    scale = float(np.sum(np.abs(host(g).astype(float) * host(v)))) + 1e-3
+    products = host(g).astype(complex).conj() * host(v)
+    tape, scale = float(np.sum(products.real)), float(np.sum(np.abs(products))) + 1e-3
 
     def along(k: float) -> float:
         moved = [*xs]
@@ -138,6 +140,12 @@ def _compare(
     )
 
 
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return the real inner product of two Tensors: of their elements, or of the elements' parts if complex."""
+    product = conj(a) * b if isdtype(a.dtype, "complex floating") else a * b
+    return sum_(real(product) if isdtype(product.dtype, "complex floating") else product)
+
+
 def g_is_zero(g: Tensor) -> bool:
     """Say whether a gradient is zero everywhere."""
     return not host(g).any()
@@ -146,6 +154,8 @@ def g_is_zero(g: Tensor) -> bool:
 def _like(rng: np.random.Generator, x: Any) -> Tensor:
     x = as_tensor(x)
     values = np.asarray(rng.standard_normal(x.shape))
+    if isdtype(x.dtype, "complex floating"):
+        values = values + 1j * rng.standard_normal(x.shape)
     return asarray(values, dtype=x.dtype, device=x.device) if x.device == "cpu" else _elsewhere(values, x)
 
 

@@ -3,61 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import tapegrad as tg
-
-Arrays = tuple[np.ndarray[Any, Any], ...]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An operation with arguments to check it on.
-
-    name: of the operation, with a note behind a space; f: the call, on Tensors; reference: the same on NumPy arrays;
-    args: float64 arrays, and integer or boolean ones that are not differentiated by; order: how many derivatives
-    exist; loose: whether float32 is too coarse for finite differences here.
-    """
-
-    name: str
-    f: Callable[..., Any]
-    reference: Callable[..., Any]
-    args: Arrays
-    order: int = 2
-    loose: bool = False
-
-    @property
-    def operation(self) -> str:
-        """The operation's name alone."""
-        return self.name.partition(" ")[0]
-
-
-_rng = np.random.default_rng(20)
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    """Return standard normal values."""
-    return np.asarray(_rng.standard_normal(shape))
-
-
-def between(low: float, high: float, *shape: int) -> np.ndarray[Any, Any]:
-    """Return uniform values in a range."""
-    return np.asarray(_rng.uniform(low, high, shape))
-
-
-def apart(*shape: int) -> np.ndarray[Any, Any]:
-    """Return values at least 0.2 apart from each other and from zero, of both signs, shuffled."""
-    n = int(np.prod(shape))
-    values = (np.arange(n) - n / 2 + 0.25) * 0.4
-    return np.asarray(_rng.permutation(values).reshape(shape))
-
-
-def integers(high: int, *shape: int) -> np.ndarray[Any, Any]:
-    """Return integers from 0 up to and without `high`."""
-    return np.asarray(_rng.integers(0, high, shape))
+from tapegrad.testing import _samples_complex
+from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
 
 def _same(name: str, np_name: str = "") -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -379,4 +331,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_products(),
     *_shaping(),
     *_indexing(),
+    *_samples_complex.samples(),
 )
