@@ -33,7 +33,7 @@ class Adapter(Backend):
         )
         # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
-        self.xp.replace(matmul=np.matmul, index_get=operator.getitem)
+        self.xp.replace(matmul=np.matmul, sign=np.sign, index_get=operator.getitem)
 
     def owns(self, array_type: type) -> bool:
         return array_type is np.ndarray or issubclass(array_type, np.generic)

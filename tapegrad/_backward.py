@@ -14,7 +14,8 @@ from typing import Any
 
 from tapegrad._dtypes import is_complex
 from tapegrad._namespace import backend_of, namespace_of, native_device
-from tapegrad._record import CACHE, LEAF, OUT, RELEASED, STATIC, Record, mode, mode_set
+from tapegrad._primitive import pick
+from tapegrad._record import CACHE, LEAF, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Tensor, check_like, wrap
 from tapegrad.backends import Array, Namespace
 
@@ -283,14 +284,17 @@ def _as_tensors(r: Record) -> list[Any]:
 
     Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
     """
-    return [
-        None
-        if source == CACHE
-        else v
-        if source == STATIC or not hasattr(v, "shape")
-        else wrap(v, r if source == OUT else r.parents[source])
-        for v, source in zip(r.saved, r.op.sources, strict=True)
-    ]
+    return [_as_tensor(v, source, r) for v, source in zip(r.saved, r.op.sources, strict=True)]
+
+
+def _as_tensor(v: Any, source: int, r: Record) -> Any:
+    if source == OUTS:
+        return tuple([wrap(out, pick(r, i, out)) for i, out in enumerate(v)])
+    if source == CACHE:
+        return None
+    if source == STATIC or not hasattr(v, "shape"):
+        return v
+    return wrap(v, r if source == OUT else r.parents[source])
 
 
 def origin(r: Record) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
 from tapegrad._operands import SCALARS, explain, same_library
-from tapegrad._record import CACHE, DEFAULT, OUT, STATIC, Operation, Record, mode, next_seq, scopes
+from tapegrad._record import CACHE, DEFAULT, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._tensor import Tensor, wrap
 
@@ -175,14 +175,15 @@ def several(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[..., 
     """Declare an operation of one operand with several results.
 
     forward: `f(xp, x, *static)` gives a sequence of arrays; vjp: `rule(xp, ts, ...)`, where `ts` are the cotangents
-    of the results, None for those that have none; what it reads may be the shape of `x` and static arguments.
-    It makes one record, and for each result a record that picks it from there.
+    of the results, None for those that have none; what it reads may be `x`, its shape, the tuple of results `outs` and
+    static arguments. It makes one record, and for each result a record that picks it from there.
     """
     code = forward.__code__
-    names = ("x_shape", *code.co_varnames[2 : code.co_argcount])
+    names = ("x", "outs", "x_shape", *code.co_varnames[2 : code.co_argcount])
     layout = reads(vjp)
     places = tuple(names.index(n) for n in layout)
-    operation = declare(Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout)))
+    sources = tuple({"x": 0, "outs": OUTS}.get(n, STATIC) for n in layout)
+    operation = declare(Operation(name, (bind(vjp, layout),), layout, sources))
 
     def call(x: Tensor, *static: Any) -> tuple[Tensor, ...]:
         a = x._array
@@ -193,11 +194,11 @@ def several(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[..., 
         ys = tuple([wrap(out) for out in outs])
         m = mode() if scopes else DEFAULT
         if x._record is not None and m.recording:
-            values = (tuple(a.shape), *static)
+            values = (a, tuple(outs), tuple(a.shape), *static)
             whole = record(operation, (x._record,), tuple([values[i] for i in places]), a)
             whole.shape = len(outs)  # of a tuple of cotangents, not of an array
             for i, y in enumerate(ys):
-                y._record = record(PICK, (whole,), (i,), y._array)
+                y._record = pick(whole, i, y._array)
         if m.watch is not None:
             m.watch(operation, (x,), static, ys)
         return ys
@@ -217,6 +218,11 @@ def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
 
 
 PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick)
+
+
+def pick(whole: Record, i: int, out: Any) -> Record:
+    """Return a record of one of several results."""
+    return record(PICK, (whole,), (i,), out)
 
 
 def library(name: str, arrays: Sequence[Any]) -> type:

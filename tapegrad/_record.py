@@ -26,13 +26,13 @@ class Operation:
 
     name: the public name; vjps: for each operand (rule, number of saved values it reads, how to pick them from
     `saved`), or None where no gradient flows; saves: the names of what a record keeps; sources: for each of those
-    the operand it is (its index), OUT for the result, STATIC for what is no array, CACHE for what the forward
-    computation left for the rule (None to a rule on Tensors, which must compute it itself to have it recorded);
-    elementwise: whether a rule's result has the shape of the operation's; unary: elementwise, of one operand and its
-    dtype; holomorphic: whether for complex values the rules give a derivative times `t`, to be conjugated by the walk;
-    broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
-    the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent
-    is better written into its accumulator than handed over.
+    the operand it is (its index), OUT for the result, OUTS for all of several results, STATIC for what is no array,
+    CACHE for what the forward computation left for the rule (None to a rule on Tensors, which must compute it itself
+    to have it recorded); elementwise: whether a rule's result has the shape of the operation's; unary: elementwise, of
+    one operand and its dtype; holomorphic: whether for complex values the rules give a derivative times `t`, to be
+    conjugated by the walk; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether
+    the one rule gives the cotangents of all operands at once; pull: a function of the walk, used instead of rules where
+    a cotangent is better written into its accumulator than handed over.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Operation:
         return f"<operation {self.name}>"
 
 
-OUT, STATIC, CACHE = -1, -2, -3
+OUT, STATIC, CACHE, OUTS = -1, -2, -3, -4
 LEAF = Operation("leaf")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tapegrad._namespace import dtype_of
-from tapegrad._record import RELEASED, STATIC, Operation, Record, mode_set
+from tapegrad._record import OUTS, RELEASED, STATIC, Operation, Record, mode_set
 from tapegrad._tensor import Tensor, wrap
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -102,11 +102,12 @@ def saved_bytes(record: Record | None) -> int:
     """Return how many bytes of arrays a record keeps for its rules."""
     if record is None or record.saved is RELEASED:
         return 0
-    arrays = {
-        id(v): v
-        for v, source in zip(record.saved, record.op.sources, strict=True)
-        if hasattr(v, "shape") and source != STATIC
-    }
+    arrays: dict[int, Any] = {}
+    for v, source in zip(record.saved, record.op.sources, strict=True):
+        if source == OUTS:
+            arrays |= {id(out): out for out in v}
+        elif hasattr(v, "shape") and source != STATIC:
+            arrays[id(v)] = v
     return sum(_bytes(a) for a in arrays.values())
 
 

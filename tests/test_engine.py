@@ -180,9 +180,9 @@ def test_time_is_linear_in_records() -> None:
         best = np.inf
         for _ in range(3):
             _, y = chain(n)
-            start = time.perf_counter()
+            start = time.process_time()
             y.backward()
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return float(best)
 
     assert seconds(160_000) < 12 * seconds(40_000)
@@ -332,9 +332,9 @@ def row_seconds(n: int, work: Any) -> float:
     best = np.inf
     for _ in range(3):
         x = tg.tensor(np.ones((n, 256), np.float32), requires_grad=True)
-        start = time.perf_counter()
+        start = time.process_time()
         work(x, n)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
         assert x.grad is not None
     return float(best)
 

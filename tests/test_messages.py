@@ -245,6 +245,23 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "the gradient must be a Tensor, not float",
     ),
     ("unknown library", lambda: tg.ones(1) * object(), TypeError, "unsupported operand"),
+    ("not square", lambda: tg.linalg.inv(tg.ones((2, 3))), ValueError, r"inv: square matrices .*\(2, 3\)"),
+    (
+        "singular",
+        lambda: tg.linalg.inv(tg.zeros((2, 2))),
+        ValueError,
+        r"inv of operands of shape \(2, 2\): [Ss]ingular",
+    ),
+    ("not definite", lambda: tg.linalg.cholesky(-tg.ones((2, 2))), ValueError, "cholesky of operands.*definite"),
+    ("solve shapes", lambda: tg.linalg.solve(tg.ones((2, 2)), tg.ones(3)), ValueError, r"solve: matrices \(2, 2\)"),
+    ("qr mode", lambda: tg.linalg.qr(tg.ones((2, 2)), mode="full"), ValueError, "'reduced' or 'complete', not 'full'"),
+    ("norm ord", lambda: tg.linalg.matrix_norm(tg.ones((2, 2)), ord=3), ValueError, "matrix_norm: ord is 'fro'.*not 3"),
+    ("matrix", lambda: tg.linalg.matrix_norm(tg.ones(2)), ValueError, r"matrix_norm: matrices .*\(2,\)"),
+    ("svd of a vector", lambda: tg.linalg.svd(tg.ones(2)), ValueError, r"svd: matrices"),
+    ("qr of a vector", lambda: tg.linalg.qr(tg.ones(2)), ValueError, r"qr: matrices"),
+    ("diagonal of a vector", lambda: tg.linalg.diagonal(tg.ones(2)), ValueError, r"diagonal: matrices"),
+    ("outer", lambda: tg.linalg.outer(tg.ones((2, 2)), tg.ones(2)), ValueError, r"outer: two vectors.*\(2, 2\)"),
+    ("cross", lambda: tg.linalg.cross(tg.ones(2), tg.ones(2)), ValueError, r"cross: vectors of length 3"),
 ]
 
 

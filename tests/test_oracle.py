@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,10 @@ PLAIN = {"tensordot": lambda a, b: torch.tensordot(a, b, 2)}
 
 def oracle(sample: Sample) -> Callable[..., Any] | None:
     """Return PyTorch's own function for a sample, if there is one."""
+    if sample.written is not None:
+        if "full" in sample.name or "complete" in sample.name:
+            return None  # PyTorch does not differentiate the columns that complete a basis
+        return partial(sample.written, importlib.import_module("array_api_compat.torch"))
     if sample.name in PLAIN:
         return PLAIN[sample.name]
     if " " in sample.name and sample.name.split()[1] not in ("broadcast", "0-d", "size-0") and "x(" not in sample.name:

@@ -30,6 +30,8 @@ def test_value(xp: Place, sample: Sample) -> None:
 
 @differentiable
 def test_first_derivative(xp: Place, sample: Sample) -> None:
+    if sample.loose and not xp.double:
+        pytest.skip("too close to a kink, or too badly conditioned, for differences in float32")
     gradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
 
 
@@ -98,10 +100,11 @@ def test_layout_does_not_matter(sample: Sample) -> None:
 def test_every_function_is_accounted_for() -> None:
     """Each public function has a rule, is composed, or is declared constant: exactly one of the three."""
     functions = set()
-    for name in tg.__all__:
-        f = getattr(tg, name)
-        if getattr(f, "__module__", "").startswith("tapegrad.ops"):
-            functions.add(name)
+    for space in (tg, tg.linalg):
+        for name in space.__all__:
+            f = getattr(space, name)
+            if getattr(f, "__module__", "").startswith("tapegrad.ops"):
+                functions.add(name)
     # Not operations: they make leaves, or work on shapes.
     functions -= {"tensor", "broadcast_shapes"}
     for name in functions:
@@ -146,6 +149,9 @@ def test_what_each_operation_saves() -> None:
         "where": "condition",
     }
     expected |= {"take": "", "take_along_axis": ""}
+    expected |= {"inv": "out", "cholesky": "out", "det": "x out", "pinv": "x out", "solve": "x1 x2 out"}
+    expected |= {"eigh": "outs", "eig": "outs", "svd": "outs", "qr": "outs", "slogdet": "x outs"}
+    expected |= {"vector_norm": "x out", "diagonal": ""}
     assert {n: set(a.split()) for n, a in arrays.items()} == {n: set(a.split()) for n, a in expected.items()}
 
 

@@ -130,3 +130,66 @@ def test_large_values_do_not_overflow(xp: Place) -> None:
         x.grad = None
         tg.sum(f(x)).backward()
         assert np.isfinite(xp.values(x.grad)).all()
+
+
+# -- linear algebra ----------------------------------------------------------------------------------------
+
+
+def gradient(xp: Place, f: Callable[[tg.Tensor], tg.Tensor], x: Any) -> Any:
+    """Return the gradient of the sum of what f gives."""
+    leaf = xp.tensor(x, requires_grad=True)
+    tg.sum(f(leaf)).backward()
+    return leaf.grad
+
+
+def test_equal_eigenvalues(xp: Place) -> None:
+    """What does not depend on the basis of their subspace is exact; the rest is finite."""
+    x = np.diag([2.0, 2.0, 5.0])
+    xp.check(gradient(xp, tg.linalg.eigvalsh, x), np.eye(3), rtol=1e-12)
+
+    def projector(x: tg.Tensor) -> tg.Tensor:
+        v = tg.linalg.eigh(x).eigenvectors[:, :2]
+        return (v @ v.mT)[0, 2]
+
+    expected = np.zeros((3, 3))
+    expected[0, 2] = expected[2, 0] = 0.5 / (2.0 - 5.0)
+    xp.check(gradient(xp, projector, x), expected, rtol=1e-10)
+    arbitrary = gradient(xp, lambda x: tg.linalg.eigh(x).eigenvectors, x)
+    assert np.isfinite(xp.values(arbitrary)).all()
+
+
+def test_equal_and_zero_singular_values(xp: Place) -> None:
+    x = np.asarray([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
+    xp.check(gradient(xp, lambda x: tg.linalg.svdvals(x)[:2], x), np.diag([1.0, 1.0, 0.0]), rtol=1e-12)
+
+    def product(x: tg.Tensor) -> tg.Tensor:  # x itself
+        u, s, vh = tg.linalg.svd(x)
+        return (u * s) @ vh * tg.asarray(np.eye(3)[::-1].copy().tolist(), device=x.device, dtype=x.dtype)
+
+    assert np.isfinite(xp.values(gradient(xp, product, x))).all()
+
+
+@pytest.mark.parametrize("ord", [2, 1, 3, 1.5, 0.5, float("inf")])
+def test_vector_norm_at_zero(xp: Place, ord: float) -> None:
+    """0, and no NaN in a second derivative either."""
+
+    def norm(x: tg.Tensor) -> tg.Tensor:
+        return tg.linalg.vector_norm(x, ord=ord)
+
+    zero = gradient(xp, norm, np.zeros(3))
+    xp.check(zero, np.zeros(3))
+    second = tg.grad(lambda x: tg.sum(tg.grad(norm)(x)))(xp.tensor(np.zeros(3)))
+    assert np.isfinite(xp.values(second)).all()
+
+
+def test_determinant_of_singular_matrices(xp: Place) -> None:
+    rank2 = np.asarray([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 0.0, 1.0]])
+    cofactors = np.asarray([[4.0, 4.0, -4.0], [-2.0, -2.0, 2.0], [0.0, 0.0, 0.0]])
+    xp.check(gradient(xp, tg.linalg.det, rank2), cofactors, rtol=1e-12 if xp.double else 1e-5)
+    xp.check(gradient(xp, tg.linalg.det, np.outer([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])), np.zeros((3, 3)), rtol=1e-12)
+    xp.check(gradient(xp, tg.linalg.det, np.zeros((2, 2))), np.zeros((2, 2)))
+
+
+def test_equal_eigenvalues_of_a_general_matrix() -> None:
+    g = gradient(Place("cpu"), lambda x: tg.real(tg.linalg.eigvals(x)), np.diag([2.0, 2.0, 5.0]))
+    np.testing.assert_allclose(np.asarray(g), np.eye(3), atol=1e-12)

@@ -17,7 +17,8 @@ class Sample:
 
     name: of the operation, with a note behind a space; f: the call, on Tensors; reference: the same on NumPy arrays;
     args: float64 or complex128 arrays, and integer or boolean ones that are not differentiated by; order: how many
-    derivatives exist; loose: whether float32 is too coarse for finite differences here.
+    derivatives exist; loose: whether float32 is too coarse for finite differences here; written: the call for any
+    namespace of the standard, which comes first.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Sample:
     args: Arrays
     order: int = 2
     loose: bool = False
+    written: Callable[..., Any] | None = None
 
     @property
     def operation(self) -> str:

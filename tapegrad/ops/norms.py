@@ -1,0 +1,203 @@
+"""Norms, diagonals and products of vectors."""
+
+from __future__ import annotations
+
+from math import inf
+from operator import index
+from typing import Any
+
+from tapegrad._operands import as_tensor, as_tensors
+from tapegrad._primitive import primitive
+from tapegrad._rules import composed, constant
+from tapegrad._tensor import Tensor
+from tapegrad.ops._axes import axes_of, axis_of, spread
+from tapegrad.ops.binary import multiply
+from tapegrad.ops.decompositions import svdvals
+from tapegrad.ops.elementwise import abs
+from tapegrad.ops.reductions import Axis, max, min, sum
+from tapegrad.ops.shaping import broadcast_arrays, expand_dims, reshape, roll
+
+
+def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool, ord: float) -> Any:
+    t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
+    if ord == 2:
+        return t * (x / xp.where(out == 0, 1, out))
+    if ord == 0:
+        return t * xp.zeros_like(x)
+    if ord == 1:
+        return t * xp.sign(x)
+    size = xp.abs(x)
+    if ord in (inf, -inf):
+        share = xp.astype(size == out, out.dtype)
+        return t * xp.sign(x) * (share / xp.sum(share, axis=axis, keepdims=True))
+    zero = size == 0
+    ratio = xp.where(zero, 1, size) / xp.where(out == 0, 1, out)
+    return t * xp.sign(x) * xp.where(zero, 0, ratio ** (ord - 1))
+
+
+_vector_norm = primitive(
+    "vector_norm",
+    lambda xp, x, axis, keepdims, ord: xp.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord),
+    _vector_norm_vjp,
+    adjoint=True,
+)
+
+
+def vector_norm(x: Any, /, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+    """Norm of vectors along axes, of all elements for None: sum(abs(x)^ord)^(1/ord).
+
+    ord: inf and -inf take the largest and the least absolute value, 0 counts what is not zero. Derivative:
+    t sign(x) (abs(x) / out)^(ord - 1), and 0 where x is 0; ties of the largest share equally.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.vector_norm(tg.asarray([3.0, 4.0]))
+    Tensor(5.)
+    """
+    x = as_tensor(x)
+    axes = axes_of("vector_norm", x.ndim, axis)
+    if not axes:
+        return abs(x) if ord != 0 else _count(x)
+    return _vector_norm(x, axes, bool(keepdims), ord)
+
+
+def _count(x: Tensor) -> Tensor:
+    from tapegrad.ops.creation import astype
+
+    return astype(x.detach() != 0, abs(x.detach()).dtype)
+
+
+@composed
+def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: float | str | None = "fro") -> Tensor:
+    """Norm of matrices (..., m, n).
+
+    ord: "fro" (Frobenius), "nuc" (sum of the singular values), 2 and -2 (the largest and least singular value), 1 and
+    -1 (largest and least sum of a column's absolute values), inf and -inf (of a row's). ValueError for another one.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.matrix_norm(tg.asarray([[3.0, 0.0], [0.0, 4.0]]))
+    Tensor(5.)
+    """
+    x = as_tensor(x)
+    if x.ndim < 2:
+        raise ValueError(f"matrix_norm: matrices (..., m, n) are needed, not a Tensor of shape {x.shape}")
+    if ord in ("fro", None):
+        return vector_norm(x, axis=(-2, -1), keepdims=keepdims)
+    if ord == "nuc":
+        out = sum(svdvals(x), axis=-1)
+    elif ord in (2, -2):
+        out = _extreme(svdvals(x), ord)
+    elif ord in (1, -1):
+        out = _extreme(sum(abs(x), axis=-2), ord)
+    elif ord in (inf, -inf):
+        out = _extreme(sum(abs(x), axis=-1), ord)
+    else:
+        raise ValueError(f"matrix_norm: ord is 'fro', 'nuc', 1, -1, 2, -2, inf or -inf, not {ord!r}")
+    return reshape(out, (*out.shape, 1, 1)) if keepdims else out
+
+
+def _extreme(values: Tensor, ord: Any) -> Tensor:
+    """Return the largest value along the last axis, the least for a negative `ord`; 0 if there is none."""
+    if values.shape[-1] == 0:
+        return sum(values, axis=-1)
+    return max(values, axis=-1) if ord > 0 else min(values, axis=-1)
+
+
+@constant
+def matrix_rank(x: Any, /, *, rtol: Any = None) -> Tensor:
+    """Number of singular values of matrices (..., m, n) that are not zero. Not differentiable.
+
+    rtol: singular values below rtol times the largest count as zero.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.matrix_rank(tg.asarray([[3.0, 0.0], [0.0, 0.0]]))
+    Tensor(1)
+    """
+    x = as_tensor(x)
+    return _matrix_rank(x, rtol._array if isinstance(rtol, Tensor) else rtol)
+
+
+def _rank(xp: Any, x: Any, rtol: Any) -> Any:
+    return xp.linalg.matrix_rank(x) if rtol is None else xp.linalg.matrix_rank(x, rtol=rtol)
+
+
+_matrix_rank = primitive("matrix_rank", _rank, None)
+
+
+def _diagonal_vjp(xp: Any, t: Any, x_shape: tuple[int, ...], offset: int) -> Any:
+    rows, columns = x_shape[-2:]
+    before, k = -min_(offset, 0), t.shape[-1]
+    lead = tuple(t.shape[:-1])
+    zeros = [xp.zeros((*lead, n), dtype=t.dtype, device=t.device) for n in (before, rows - before - k)]
+    column = xp.concat([zeros[0], t, zeros[1]], axis=-1)[..., None]
+    return xp.where(xp.eye(rows, columns, k=offset, dtype=xp.bool, device=t.device), column, 0)
+
+
+def min_(a: int, b: int) -> int:
+    """Return the lesser int (`min` is the reduction here)."""
+    return a if a < b else b
+
+
+_diagonal = primitive("diagonal", lambda xp, x, offset: xp.linalg.diagonal(x, offset=offset), _diagonal_vjp)
+
+
+def diagonal(x: Any, /, *, offset: int = 0) -> Tensor:
+    """Diagonals of matrices (..., m, n), as the last axis.
+
+    offset: above (positive) or below (negative) the main diagonal. Derivative: t on the diagonal, zeros around it.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.diagonal(tg.asarray([[1.0, 2.0], [3.0, 4.0]]))
+    Tensor([1., 4.])
+    """
+    x = as_tensor(x)
+    if x.ndim < 2:
+        raise ValueError(f"diagonal: matrices (..., m, n) are needed, not a Tensor of shape {x.shape}")
+    m, n = x.shape[-2:]
+    k = index(offset)
+    if not -m <= k <= n:  # an empty diagonal, on every library
+        k = n if k > 0 else -m
+    return _diagonal(x, k)
+
+
+@composed
+def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Tensor:
+    """Sum of the diagonals of matrices (..., m, n).
+
+    offset: as in `diagonal`; dtype: as in `sum`.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.trace(tg.asarray([[1.0, 2.0], [3.0, 4.0]]))
+    Tensor(5.)
+    """
+    return sum(diagonal(x, offset=offset), axis=-1, dtype=dtype)
+
+
+@composed
+def outer(x1: Any, x2: Any, /) -> Tensor:
+    """Outer product of two vectors.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.outer(tg.asarray([1.0, 2.0]), tg.asarray([3.0, 4.0]))
+    Tensor([[3., 4.],
+            [6., 8.]])
+    """
+    x1, x2 = as_tensors("outer", x1, x2)
+    if x1.ndim != 1 or x2.ndim != 1:
+        raise ValueError(f"outer: two vectors are needed, not shapes {x1.shape} and {x2.shape}")
+    return multiply(expand_dims(x1, axis=1), x2)
+
+
+@composed
+def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Tensor:
+    """Cross product of vectors of length 3 along an axis; the other axes broadcast.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.cross(tg.asarray([1.0, 0.0, 0.0]), tg.asarray([0.0, 1.0, 0.0]))
+    Tensor([0., 0., 1.])
+    """
+    x1, x2 = as_tensors("cross", x1, x2)
+    place = axis_of("cross", min_(x1.ndim, x2.ndim), axis)
+    if x1.shape[place] != 3 or x2.shape[place] != 3:
+        raise ValueError(f"cross: vectors of length 3 are needed along axis {axis}, not {x1.shape} and {x2.shape}")
+    x1, x2 = broadcast_arrays(x1, x2)
+    return roll(x1, -1, axis=place) * roll(x2, -2, axis=place) - roll(x1, -2, axis=place) * roll(x2, -1, axis=place)

@@ -1,0 +1,226 @@
+"""Linear systems, inverses and determinants. Formulas: Giles, "Collected matrix derivative results" (2008)."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any, NamedTuple
+
+from tapegrad._dtypes import is_complex
+from tapegrad._operands import as_tensor, as_tensors
+from tapegrad._primitive import primitive, several
+from tapegrad._rules import composed
+from tapegrad._tensor import Tensor
+from tapegrad.ops._matrices import dagger_times, diagonal_of, epsilon, herm, right_divide, symmetric, times_dagger
+from tapegrad.ops.creation import eye
+from tapegrad.ops.elementwise import conj
+from tapegrad.ops.products import matmul, matrix_transpose
+from tapegrad.ops.shaping import broadcast_to
+
+
+def square(name: str, operand: Any) -> Tensor:
+    """Return an operand as a Tensor of square matrices; ValueError if it is none."""
+    x = as_tensor(operand)
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+        raise ValueError(f"{name}: square matrices (..., n, n) are needed, not a Tensor of shape {x.shape}")
+    return x
+
+
+def _inv_vjp(xp: Any, t: Any, out: Any) -> Any:
+    return -times_dagger(xp, dagger_times(xp, out, t), out)
+
+
+_inv = primitive("inv", lambda xp, x: xp.linalg.inv(x), _inv_vjp, adjoint=True)
+
+
+def inv(x: Any, /) -> Tensor:
+    """Inverse of square matrices (..., n, n).
+
+    Raises ValueError for a singular one, where the library says so. Derivative: -out^H t out^H.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.inv(tg.asarray([[2.0, 0.0], [0.0, 4.0]]))
+    Tensor([[0.5 , 0.  ],
+            [0.  , 0.25]])
+    """
+    return _inv(square("inv", x))
+
+
+def _solve_1(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
+    if x2.ndim == 1:
+        return -xp.linalg.solve(herm(xp, x1), t[..., None]) * xp.conj(out)[..., None, :]
+    return -times_dagger(xp, xp.linalg.solve(herm(xp, x1), t), out)
+
+
+def _solve_2(xp: Any, t: Any, x1: Any, x2_shape: tuple[int, ...]) -> Any:
+    if len(x2_shape) == 1:
+        return xp.linalg.solve(herm(xp, x1), t[..., None])[..., 0]
+    return xp.linalg.solve(herm(xp, x1), t)
+
+
+_solve = primitive(
+    "solve", lambda xp, x1, x2: xp.linalg.solve(x1, x2), _solve_1, _solve_2, broadcasts=True, adjoint=True
+)
+
+
+def solve(x1: Any, x2: Any, /) -> Tensor:
+    """Solution x of x1 x = x2: x1 (..., n, n), x2 (n,) or (..., n, k); leading axes broadcast.
+
+    Raises ValueError for shapes that do not fit and, where the library says so, for a singular x1. Derivatives:
+    -x1^-H t out^H; x1^-H t.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.solve(tg.asarray([[2.0, 0.0], [0.0, 4.0]]), tg.asarray([2.0, 2.0]))
+    Tensor([1. , 0.5])
+    """
+    x1, x2 = as_tensors("solve", x1, x2)
+    square("solve", x1)
+    if x2.ndim == 0 or x2.shape[0 if x2.ndim == 1 else -2] != x1.shape[-1]:
+        raise ValueError(f"solve: matrices {x1.shape} do not fit a right-hand side of shape {x2.shape}")
+    return _solve(x1, x2)
+
+
+def _cofactors(xp: Any, x: Any, det_x: Any) -> Any:
+    """Return det(x) x^-T, and its limit where x is singular, from the singular value decomposition."""
+    # As small as rounding leaves a determinant that is zero, beside its bound by Hadamard.
+    bound = xp.prod(xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=-1)), axis=-1)
+    if not bool(xp.any(xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound)):
+        return det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(x))
+    u, s, vh = xp.linalg.svd(x)
+    n = s.shape[-1]
+    # The product of all other singular values, without dividing by one that is zero.
+    others = xp.where(xp.eye(n, dtype=xp.bool, device=x.device), 1, s[..., None, :])
+    rest = xp.prod(others, axis=-1)
+    phase = xp.linalg.det(u) * xp.linalg.det(vh)
+    scaled = xp.conj(u) * xp.astype(rest, x.dtype)[..., None, :]
+    return phase[..., None, None] * xp.matmul(scaled, xp.conj(vh))
+
+
+_det = primitive(
+    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * _cofactors(xp, x, out)
+)
+
+
+def det(x: Any, /) -> Tensor:
+    """Determinant of square matrices (..., n, n).
+
+    Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors).
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.det(tg.asarray([[2.0, 0.0], [0.0, 4.0]]))
+    Tensor(8.)
+    """
+    return _det(square("det", x))
+
+
+class SlogdetResult(NamedTuple):
+    """Sign of a determinant, and the logarithm of its absolute value."""
+
+    sign: Tensor
+    logabsdet: Tensor
+
+
+def _slogdet_vjp(xp: Any, ts: list[Any], x: Any, outs: tuple[Any, Any]) -> Any:
+    t_sign, t = ts
+    if t_sign is not None and is_complex(x.dtype):  # the sign turns with the angle of the determinant
+        turn = xp.astype(-xp.imag(xp.conj(t_sign) * outs[0]), x.dtype) * 1j
+        t = turn if t is None else t + turn
+    if t is None:  # only the sign is used, and it is real: constant
+        return xp.broadcast_to(t_sign[..., None, None] * 0, tuple(t_sign.shape) + tuple(x.shape[-2:]))
+    return t[..., None, None] * herm(xp, xp.linalg.inv(x))
+
+
+_slogdet = several("slogdet", lambda xp, x: xp.linalg.slogdet(x), _slogdet_vjp)
+
+
+def slogdet(x: Any, /) -> SlogdetResult:
+    """Sign and logarithm of the absolute value of the determinant of square matrices (..., n, n).
+
+    Derivatives: of logabsdet, t x^-H; of the sign, zero for real and that of an angle for complex x. Differentiating
+    at a singular matrix, where logabsdet is -inf, raises ValueError where the library says so.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.slogdet(tg.asarray([[-1.0, 0.0], [0.0, 1.0]])).sign
+    Tensor(-1.)
+    """
+    return SlogdetResult(*_slogdet(square("slogdet", x)))
+
+
+def _cholesky_vjp(xp: Any, t: Any, out: Any) -> Any:
+    inner = xp.tril(dagger_times(xp, out, t))
+    inner = inner - 0.5 * diagonal_of(xp, inner)
+    return symmetric(xp, right_divide(xp, xp.linalg.solve(herm(xp, out), inner), out))
+
+
+_cholesky = primitive("cholesky", lambda xp, x: xp.linalg.cholesky(x), _cholesky_vjp, adjoint=True)
+
+
+def cholesky(x: Any, /, *, upper: bool = False) -> Tensor:
+    """Triangular factor of positive definite Hermitian matrices (..., n, n): x = L L^H, or x = U^H U.
+
+    Only one triangle of x is read; the gradient is spread over both, so that a step along it keeps x Hermitian. Raises
+    ValueError for a matrix that is not positive definite, where the library says so. Derivative: Murray,
+    "Differentiation of the Cholesky decomposition" (2016).
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.cholesky(tg.asarray([[4.0, 0.0], [0.0, 9.0]]))
+    Tensor([[2., 0.],
+            [0., 3.]])
+    """
+    lower = _cholesky(square("cholesky", x))
+    return conj(matrix_transpose(lower)) if upper else lower
+
+
+def _pinv_vjp(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    th = herm(xp, t)
+    outer = times_dagger(xp, out, out)  # out out^H
+    inner = dagger_times(xp, out, out)  # out^H out
+    left = xp.matmul(th, outer)
+    right = xp.matmul(inner, th)
+    g = -times_dagger(xp, dagger_times(xp, out, t), out)
+    g = g + left - xp.matmul(x, xp.matmul(out, left))
+    return g + right - xp.matmul(xp.matmul(right, out), x)
+
+
+def _pinv_forward(xp: Any, x: Any, rtol: Any) -> Any:
+    return xp.linalg.pinv(x) if rtol is None else xp.linalg.pinv(x, rtol=rtol)
+
+
+_pinv = primitive("pinv", _pinv_forward, _pinv_vjp, adjoint=True)
+
+
+def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
+    """Moore-Penrose pseudoinverse of matrices (..., m, n).
+
+    rtol: singular values below rtol times the largest count as zero. Derivative: Golub and Pereyra (1973), for matrices
+    of constant rank.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.pinv(tg.asarray([[2.0], [0.0]]))
+    Tensor([[0.5, 0. ]])
+    """
+    x = as_tensor(x)
+    return _pinv(x, rtol._array if isinstance(rtol, Tensor) else rtol)
+
+
+@composed
+def matrix_power(x: Any, n: int, /) -> Tensor:
+    """Power of square matrices (..., m, m) by repeated squaring; n may be zero or negative.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.matrix_power(tg.asarray([[2.0, 0.0], [0.0, 3.0]]), 2)
+    Tensor([[4., 0.],
+            [0., 9.]])
+    """
+    base, n = square("matrix_power", x), index(n)
+    if n == 0:
+        return broadcast_to(eye(base.shape[-1], dtype=base.dtype, device=base.device), base.shape)
+    if n < 0:
+        base, n = inv(base), -n
+    while n % 2 == 0:
+        base, n = matmul(base, base), n // 2
+    out = base
+    while n := n // 2:
+        base = matmul(base, base)
+        if n % 2:
+            out = matmul(out, base)
+    return out
