@@ -9,14 +9,16 @@ from math import e, inf, nan, pi
 from tapegrad import backends, linalg
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
+from tapegrad._forward import jvp, linearize
 from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._interop import bind as _bind_interop
+from tapegrad._jacobian import hessian, hvp, jacobian
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
 from tapegrad._settings import default_device, default_dtype
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
-from tapegrad._transforms import grad, value_and_grad
+from tapegrad._transforms import grad, value_and_grad, vjp
 from tapegrad.ops.binary import (
     add,
     atan2,
@@ -198,6 +200,12 @@ __all__ = [
     "to_dot",
     "to_mermaid",
     "value_and_grad",
+    "vjp",
+    "jvp",
+    "linearize",
+    "jacobian",
+    "hessian",
+    "hvp",
     # dtypes and constants
     "bool",
     "int8",

@@ -6,7 +6,7 @@ themselves, and that record is the higher-order derivative.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
@@ -22,10 +22,10 @@ from tapegrad.backends import Array, Namespace
 _by_seq = attrgetter("seq")
 
 
-def collect(root: Record, oldest: int) -> list[Record]:
-    """Return a record and all it descends from, latest first; nothing older than the sequence number `oldest`."""
-    seen = {root}
-    stack = [root]
+def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
+    """Return records and all they descend from, latest first; nothing older than the sequence number `oldest`."""
+    seen = {r for r in roots if r.seq <= oldest}
+    stack = list(seen)
     order = []
     while stack:
         r = stack.pop()
@@ -39,7 +39,7 @@ def collect(root: Record, oldest: int) -> list[Record]:
 
 
 @cache
-def _tensor_namespace() -> Namespace:
+def tensor_namespace() -> Namespace:
     """Return the namespace that rules on Tensors compute in: tapegrad itself, and the index functions of the walk."""
     import tapegrad
     from tapegrad.ops import indexing
@@ -50,21 +50,21 @@ def _tensor_namespace() -> Namespace:
 class Walk:
     """One reverse pass: what `pull` functions of operations may use.
 
-    cotangents: of the records still to come; owned: the records whose cotangent is a buffer of this walk
-    that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
+    cotangents: of the records still to come, at first the seeds; owned: the records whose cotangent is a buffer of
+    this walk that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
     all; xp: the namespace to compute in; taped: whether cotangents are Tensors.
     """
 
     __slots__ = ("cotangents", "debug", "live", "owned", "queue", "taped", "xp")
 
-    def __init__(self, root: Record, seed: Any, live: Collection[Record] | None, taped: bool) -> None:
-        self.cotangents: dict[Record, Any] = {root: seed}
-        self.queue = [(root.seq, root)]  # a heap: the latest record first
+    def __init__(self, seeds: dict[Record, Any], live: Collection[Record] | None, taped: bool) -> None:
+        self.cotangents = seeds
+        self.queue = sorted([(r.seq, r) for r in seeds])  # a heap: the latest record first
         self.owned: set[Record] = set()
         self.live = live
         self.taped = taped
         self.debug = mode().debug
-        self.xp: Any = _tensor_namespace() if taped else namespace_of[type(seed)]
+        self.xp: Any = tensor_namespace() if taped else namespace_of[type(next(iter(seeds.values())))]
 
     def run(self, retain: bool) -> list[tuple[Record, Any]]:
         """Go through records, latest first; return (record, cotangent) of leaves and retained gradients.
@@ -99,7 +99,7 @@ class Walk:
                     kind = type(t)  # the other side of a to_device
                     xp = self.xp = namespace_of[kind]
                 if taped:
-                    saved = _as_tensors(r)
+                    saved = as_tensors_of(r)
                 op = r.op
                 if r.dtype is not last:
                     last = r.dtype
@@ -279,7 +279,7 @@ def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
     return rule(xp, t, saved[pick]) if n == 1 else rule(xp, t, *pick(saved))
 
 
-def _as_tensors(r: Record) -> list[Any]:
+def as_tensors_of(r: Record) -> list[Any]:
     """Return what a record saved with arrays wrapped again, tied to the tape where they came from.
 
     Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
@@ -351,7 +351,7 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
         gradient = as_tensor(gradient)
         check_like("backward: the gradient", gradient, x.shape, x._array)
     if not create_graph:
-        found = Walk(root, gradient._array, None, False).run(retain_graph)
+        found = Walk({root: gradient._array}, None, False).run(retain_graph)
         sums = []  # before any is set: no .grad changes unless all can
         for r, t in found:
             leaf = r.tensor()  # type: ignore[misc]
@@ -361,7 +361,7 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
             leaf._grad = wrap(t)
         return
     with mode_set(recording=True):
-        found = Walk(root, gradient, None, True).run(True)
+        found = Walk({root: gradient}, None, True).run(True)
         leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
         totals = [(x, t if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
     for leaf, t in totals:

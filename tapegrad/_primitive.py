@@ -22,6 +22,7 @@ def primitive(
     pull: Callable[..., None] | None = None,
     cached: bool = False,
     adjoint: bool = False,
+    push: Callable[..., Any] | None = None,
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
@@ -29,6 +30,7 @@ def primitive(
     parameters are static arguments. saves: what a `pull` function reads, where rules do not say it. cached: forward
     returns (result, what a rule may read as `cache`); on Tensors the rule gets None for it and computes it itself.
     adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
+    push: what takes a tangent forward, where that is not the transposed rule.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
@@ -51,7 +53,9 @@ def primitive(
 
     bound = tuple(bind(rule, layout) for rule in vjps)
     holomorphic = pull is None and not adjoint and any(source != STATIC for source in sources)
-    operation = Operation(name, bound, layout, sources, broadcasts=broadcasts, holomorphic=holomorphic, pull=pull)
+    operation = Operation(
+        name, bound, layout, sources, broadcasts=broadcasts, holomorphic=holomorphic, pull=pull, push=push
+    )
     differentiable = any(flows)
     if differentiable:
         declare(operation)

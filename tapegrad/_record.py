@@ -32,7 +32,8 @@ class Operation:
     one operand and its dtype; holomorphic: whether for complex values the rules give a derivative times `t`, to be
     conjugated by the walk; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether
     the one rule gives the cotangents of all operands at once; pull: a function of the walk, used instead of rules where
-    a cotangent is better written into its accumulator than handed over.
+    a cotangent is better written into its accumulator than handed over; push: a function of a tangent and the saved
+    values that gives the result's tangent, where transposing the rule cannot.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Operation:
         "joint",
         "name",
         "pull",
+        "push",
         "saves",
         "sources",
         "unary",
@@ -60,10 +62,11 @@ class Operation:
         joint: bool = False,
         holomorphic: bool = False,
         pull: Callable[..., None] | None = None,
+        push: Callable[..., Any] | None = None,
     ) -> None:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
         self.unary = elementwise and len(vjps) == 1 and name not in ("abs", "real", "imag")
-        self.holomorphic = holomorphic
+        self.holomorphic, self.push = holomorphic, push
         self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
 
     def __repr__(self) -> str:

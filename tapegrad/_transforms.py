@@ -1,4 +1,4 @@
-"""Functions of functions: `grad` and `value_and_grad`, freely nested.
+"""Functions of functions in reverse: `grad`, `value_and_grad` and `vjp`, freely nested.
 
 Any nesting is right by four rules, with no levels or tags. Each input of a transform gets a fresh record whose
 parent is the input's own; only records from which these are reached are walked; rules run on Tensors if and
@@ -8,7 +8,7 @@ and if recording was off at entry, its result is cut from the tape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 from weakref import ref
@@ -18,105 +18,232 @@ from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, find_backend, namespace_of
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set
 from tapegrad._rules import bind, identity, record
-from tapegrad._tensor import Tensor, wrap
-from tapegrad._tree import flatten
+from tapegrad._tensor import Tensor, check_like, wrap
+from tapegrad._tree import Rebuild, flatten
+from tapegrad.ops.creation import asarray
 
 LINK = Operation("link", (bind(identity, ()),))
 
 
-def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., tuple[Any, Any]]:
+class Traced:
+    """A call of a function with fresh records for the arguments to differentiate by.
+
+    what: the transform and the function, for messages; fresh: the leaves of these arguments, as Tensors with records
+    of their own; raw: which of them came as raw arrays or numbers; trees: for each argument, how many leaves it has
+    and how to rebuild it; outputs: the leaves of the result, as Tensors; rebuild: the result's structure; aux:
+    what else the function returned; outer: whether somebody outside may differentiate the result again.
+    """
+
+    def __init__(
+        self,
+        transform: str,
+        f: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        argnums: tuple[int, ...] | None = None,
+        has_aux: bool = False,
+    ) -> None:
+        self.what = f"{transform} of {getattr(f, '__name__', 'the function')}"
+        self.was_recording = mode().recording
+        self.fresh: list[Tensor] = []
+        self.raw: list[bool] = []
+        self.trees: list[tuple[int, Rebuild]] = []
+        inputs = list(args)
+        for i in range(len(args)) if argnums is None else argnums:
+            if not -len(args) <= i < len(args):
+                raise TypeError(f"{self.what}: argnums={i} but {len(args)} positional arguments were given")
+            leaves, rebuild = flatten(args[i])
+            new = [_fresh(x, self.what, self.was_recording) for x in leaves]
+            self.raw += [type(x) is not Tensor for x in leaves]
+            self.fresh += new
+            inputs[i] = rebuild(list(new))
+            self.trees.append((len(leaves), rebuild))
+        self.leaves = {x._record for x in self.fresh if x._record is not None}
+        with mode_set(recording=True):
+            y = f(*inputs, **kwargs)
+        self.aux = None
+        if has_aux:
+            if not isinstance(y, tuple) or len(y) != 2:
+                raise TypeError(f"{self.what}: with has_aux=True it must return a pair (result, aux)")
+            y, self.aux = y
+        ys, self.rebuild = flatten(y)
+        self.outputs = [self._output(y) for y in ys]
+        self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
+        self.taped = self.was_recording and self.outer
+
+    def _output(self, y: Any) -> Tensor:
+        if isinstance(y, Tensor):
+            return y
+        if find_backend(y) is None and not isinstance(y, (int, float, complex)):
+            raise TypeError(f"{self.what}: it must return a Tensor or a container of them, not {type(y).__name__}")
+        return constant(y)
+
+    def pull(
+        self, cotangents: Sequence[Tensor | None], taped: bool, lead: int = 0, retain: bool = True
+    ) -> list[Tensor]:
+        """Return the cotangents of the inputs for those of the outputs, which may have extra leading axes."""
+        seeds: dict[Record, Any] = {}
+        live = set(self.path)
+        for y, t in zip(self.outputs, cotangents, strict=True):
+            if t is not None and y._record in live:
+                assert y._record is not None
+                seed = t if taped else t._array
+                seeds[y._record] = seeds[y._record] + seed if y._record in seeds else seed
+        found: dict[Record, Any] = {}
+        if seeds:
+            with mode_set(recording=taped):
+                found = dict(Walk(seeds, live, taped).run(retain))
+        shape = next((t.shape[:lead] for t in cotangents if t is not None), ())
+        return [self._gradient(x, found, taped, shape) for x in self.fresh]
+
+    def _gradient(self, x: Tensor, found: dict[Record, Any], taped: bool, lead: tuple[int, ...]) -> Tensor:
+        assert x._record is not None
+        g = found.get(x._record)
+        if g is None:
+            a = x._array
+            xp = namespace_of[type(a)]
+            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
+        return g if taped else wrap(backend_of[type(g)].as_array(g))
+
+    def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
+        """Return one Tensor for each input as trees of the arguments' structure; raw for what came raw."""
+        results = [_raw(g) if is_raw and not taped else g for g, is_raw in zip(values, self.raw, strict=True)]
+        trees = []
+        for n, rebuild in self.trees:
+            trees.append(rebuild(results[:n]))
+            results = results[n:]
+        return trees
+
+    def result(self, values: Sequence[Tensor], taped: bool) -> Any:
+        """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
+        cut = [y if taped else wrap(y._array) for y in values]
+        return self.rebuild([_raw(y) for y in cut] if all(self.raw) and not taped else list(cut))
+
+    def scalar(self) -> Tensor:
+        """Return the one output; raise unless it is one real number."""
+        if len(self.outputs) != 1:
+            raise TypeError(f"{self.what}: it must return one number, not {len(self.outputs)} Tensors")
+        (y,) = self.outputs
+        if y.size != 1:
+            raise ValueError(
+                f"{self.what}: it must return one number, not a Tensor of shape {y.shape}: "
+                "reduce it first, as in tapegrad.sum(y)"
+            )
+        if is_complex(y._array.dtype):
+            raise TypeError(f"{self.what}: it must return a real number, as tapegrad.real(y), not a complex one")
+        return y
+
+    def auxiliary(self) -> Any:
+        """Return what else the function returned, cut from the tape unless somebody outside may need it."""
+        leaves, rebuild = flatten(self.aux)
+        return rebuild([wrap(x._array) if type(x) is Tensor and not self.taped else x for x in leaves])
+
+
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
     """Return a function that gives the value of `f` and its gradient.
 
     f returns a Tensor (or array) of one element. argnums: the argument, or tuple of arguments, to differentiate
     by: arrays of any library, Tensors or Python floats, or dicts, lists, tuples and dataclasses of
     them. The gradient has the argument's structure, shapes, dtypes and devices (a tuple of those for a
     tuple of arguments). Tensors in give Tensors out, raw arrays and floats give raw arrays. What `f` does not
-    depend on has gradient zero.
+    depend on has gradient zero. has_aux: `f` returns (value, anything), and so does the value here.
 
-    Raises TypeError for an argument leaf that is not floating and for a result that is no Tensor, ValueError for
-    a result of more than one element.
+    Raises TypeError for an argument leaf that is not floating and for a result that is no Tensor or complex,
+    ValueError for a result of more than one element.
 
     >>> import tapegrad as tg
     >>> tg.value_and_grad(lambda x: tg.sum(x * x))(tg.asarray([1.0, 2.0]))
     (Tensor(5.), Tensor([2., 4.]))
     """
-    name = getattr(f, "__name__", "the function")
 
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        was_recording = mode().recording
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        raw: list[bool] = []
-        fresh: list[Tensor] = []
-        inputs = list(args)
-        rebuilds = []
-        for i in chosen:
-            if not -len(args) <= i < len(args):
-                raise TypeError(f"grad of {name}: argnums={argnums} but {len(args)} positional arguments were given")
-            leaves, rebuild = flatten(args[i])
-            new = [_fresh(x, name, was_recording) for x in leaves]
-            raw += [type(x) is not Tensor for x in leaves]
-            fresh += new
-            inputs[i] = rebuild(new)
-            rebuilds.append((len(leaves), rebuild))
-        with mode_set(recording=True):
-            y = f(*inputs, **kwargs)
-            if not isinstance(y, Tensor):
-                if find_backend(y) is None and not isinstance(y, (int, float)):
-                    raise TypeError(f"grad of {name}: it must return a Tensor, not {type(y).__name__}")
-                y = _constant(y)
-            if y.size != 1:
-                raise ValueError(
-                    f"grad of {name}: it must return one number, not a Tensor of shape {y.shape}: "
-                    "reduce it first, as in tapegrad.sum(y)"
-                )
-            if is_complex(y._array.dtype):
-                raise TypeError(f"grad of {name}: it must return a real number, as tapegrad.real(y), not a complex one")
-            path, outer = between(y._record, {x._record for x in fresh if x._record is not None})
-        taped = was_recording and outer
-        with mode_set(recording=taped):
-            grads = _pull_back(y, fresh, path, taped)
-        value = wrap(y._array, y._record if taped else None)
-        # Raw arrays in give raw arrays out, unless somebody outside may differentiate the result again.
-        results = [_raw(g) if is_raw and not taped else g for g, is_raw in zip(grads, raw, strict=True)]
-        trees = []
-        for n, rebuild in rebuilds:
-            trees.append(rebuild(results[:n]))
-            results = results[n:]
-        gradient = trees[0] if isinstance(argnums, int) else tuple(trees)
-        return _raw(value) if all(raw) and not taped else value, gradient
+        traced = Traced("grad", f, args, kwargs, chosen, has_aux)
+        y = traced.scalar()
+        one = wrap(namespace_of[type(y._array)].ones_like(y._array))
+        gradients = traced.arguments(traced.pull([one], traced.taped, retain=traced.taped), traced.taped)
+        value = traced.result([y], traced.taped)
+        return (value, traced.auxiliary()) if has_aux else value, (
+            gradients[0] if isinstance(argnums, int) else tuple(gradients)
+        )
 
     return run
 
 
-def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
+def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
     """Return a function that gives the gradient of `f`, which returns one number; see `value_and_grad`.
+
+    has_aux: `f` returns (number, anything), and the result is (gradient, anything).
 
     >>> import tapegrad as tg
     >>> cube = lambda x: x * x * x
     >>> float(tg.grad(cube)(2.0)), float(tg.grad(tg.grad(cube))(2.0))
     (12.0, 12.0)
     """
-    both = value_and_grad(f, argnums)
+    both = value_and_grad(f, argnums, has_aux=has_aux)
 
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
-        return both(*args, **kwargs)[1]
+        value, gradient = both(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
 
     return run
 
 
-def between(root: Record | None, leaves: set[Record]) -> tuple[list[Record], bool]:
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """Return the value of `f` at the primals, and a function from a cotangent of it to those of the primals.
+
+    primals: arrays, Tensors, floats, or nested containers of them; `f` returns a Tensor or a container of Tensors. The
+    function takes a cotangent of the structure, shapes and dtypes of the result, and returns a tuple with one cotangent
+    for each primal, of its structure; it may be called any number of times. has_aux: `f` returns (result, anything),
+    and a third item of what is returned is that.
+
+    Raises TypeError and ValueError for a cotangent that does not fit.
+
+    >>> import tapegrad as tg
+    >>> y, pull = tg.vjp(lambda x: x * x, tg.asarray([1.0, 2.0]))
+    >>> pull(tg.asarray([1.0, 10.0]))
+    (Tensor([ 2., 40.]),)
+    """
+    traced = Traced("vjp", f, primals, {}, has_aux=has_aux)
+
+    def pull(cotangent: Any) -> tuple[Any, ...]:
+        seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
+        taped = mode().recording and (traced.taped or any(t._record is not None for t in seeds))
+        return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+
+    value = traced.result(traced.outputs, traced.taped)
+    return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
+
+
+def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
+    """Return the leaves of a tree as Tensors; raise unless they are as many, and like, these."""
+    leaves, _ = flatten(tree)
+    if len(leaves) != len(models):
+        raise ValueError(f"{what} has {len(leaves)} leaves, but there are {len(models)} to match")
+    out = []
+    for leaf, model in zip(leaves, models, strict=True):
+        x = leaf if isinstance(leaf, Tensor) else constant(leaf, model)
+        check_like(what, x, model.shape, model._array)
+        out.append(x)
+    return out
+
+
+def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[Record], bool]:
     """Return the records from which `leaves` are reached, latest first, and whether others are.
 
-    The second is True if something tracked outside the transform can be reached from the root or through
+    The second is True if something tracked outside the transform can be reached from a root or through
     the leaves, so that somebody may differentiate the result again.
     """
-    if root is None or not leaves:
+    starts = {r for r in roots if r is not None}
+    if not starts or not leaves:
         return [], False
     # What is older than the leaves cannot depend on them: it is outside, and need not be looked at.
     oldest = max(r.seq for r in leaves)
-    order = collect(root, oldest)
+    order = collect(starts, oldest)
     on: set[Record] = set()
     out: set[Record] = set()  # what reaches a record outside
     for r in reversed(order):
@@ -124,27 +251,7 @@ def between(root: Record | None, leaves: set[Record]) -> tuple[list[Record], boo
             on.add(r)
         if r.op is LEAF or any([p is not None and (p.seq > oldest or p in out) for p in r.parents]):
             out.add(r)
-    return [r for r in order if r in on], root in out
-
-
-def _pull_back(y: Tensor, fresh: list[Tensor], path: list[Record], taped: bool) -> list[Tensor]:
-    """Return the cotangents of the fresh inputs for a cotangent of one of `y`."""
-    found: dict[Record, Any] = {}
-    if path:
-        assert y._record is not None
-        one = namespace_of[type(y._array)].ones_like(y._array)
-        walk = Walk(y._record, wrap(one) if taped else one, set(path), taped)
-        found = dict(walk.run(retain=taped))
-    grads = []
-    for x in fresh:
-        assert x._record is not None
-        g = found.get(x._record)
-        if g is None:
-            g = wrap(namespace_of[type(x._array)].zeros_like(x._array))
-        elif not taped:
-            g = wrap(backend_of[type(g)].as_array(g))
-        grads.append(g)
-    return grads
+    return [r for r in order if r in on], not out.isdisjoint(starts)
 
 
 def _raw(x: Tensor) -> Any:
@@ -153,27 +260,32 @@ def _raw(x: Tensor) -> Any:
     return x._array if backend.is_private(x) else backend.copy(x._array)
 
 
-def _constant(x: Any) -> Tensor:
-    from tapegrad.ops.creation import asarray
+def constant(x: Any, model: Tensor | None = None) -> Tensor:
+    """Return an array or number as a Tensor; a number in the dtype and on the device of a model."""
+    if model is None or find_backend(x) is not None:
+        return asarray(x)
+    return asarray(x, dtype=model.dtype, device=model.device)
 
-    return asarray(x)
 
-
-def _fresh(x: Any, name: str, was_recording: bool) -> Tensor:
+def _fresh(x: Any, what: str, was_recording: bool) -> Tensor:
     """Return an input as a Tensor with a record of its own, whose parent is the input's record."""
     if not isinstance(x, Tensor):
         if find_backend(x) is None and not isinstance(x, (float, complex)):
             raise TypeError(
-                f"grad of {name}: an argument to differentiate by must hold arrays, Tensors or floats, "
-                f"not {type(x).__name__}"
+                f"{what}: an argument to differentiate by must hold arrays, Tensors or floats, not {type(x).__name__}"
             )
-        x = _constant(x)
+        x = constant(x)
     if not isdtype(x.dtype, ("real floating", "complex floating")):
         raise TypeError(
-            f"grad of {name}: an argument to differentiate by has dtype {x.dtype.name}, which is not "
+            f"{what}: an argument to differentiate by has dtype {x.dtype.name}, which is not "
             "floating: convert it with tapegrad.astype(x, tapegrad.float32)"
         )
-    y = wrap(x._array)
-    y._record = record(LINK, (x._record if was_recording else None,), (), x._array)
+    return linked(x._array, x._record if was_recording else None)
+
+
+def linked(array: Any, parent: Record | None) -> Tensor:
+    """Return a Tensor with a fresh record that the walk reports."""
+    y = wrap(array)
+    y._record = record(LINK, (parent,), (), array)
     y._record.tensor = ref(y)
     return y

@@ -67,7 +67,7 @@ def test_extra_leading_axis(sample: Sample) -> None:
 
     def walk(seed: np.ndarray[Any, Any]) -> list[Any]:
         assert y._record is not None
-        found = dict(Walk(y._record, seed, None, False).run(retain=True))
+        found = dict(Walk({y._record: seed}, None, False).run(retain=True))
         return [found.get(x._record) for x in xs if x._record is not None]
 
     for both, *alone in zip(walk(seeds), walk(seeds[0]), walk(seeds[1]), strict=True):

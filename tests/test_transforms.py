@@ -205,7 +205,7 @@ def test_retained_gradients_inside_a_transform() -> None:
             ValueError,
             r"return one number.*\(2,\).*tapegrad.sum",
         ),
-        (lambda: D(lambda x: "a")(1.0), TypeError, "must return a Tensor, not str"),
+        (lambda: D(lambda x: "a")(1.0), TypeError, "must return a Tensor or a container of them, not str"),
         (lambda: D(lambda x: x)("a"), TypeError, "must hold arrays, Tensors or floats, not str"),
         (lambda: D(lambda x: x)({"n": 1}), TypeError, "not int"),
         (lambda: D(lambda x: x)(tg.asarray([1])), TypeError, "int64, which is not floating.*astype"),

@@ -203,11 +203,16 @@ def transfer(array: Array, device: str) -> Array:
     return to.from_host(backend.to_host(array), native)
 
 
-def _move_back(xp: Any, t: Any, source: str) -> Any:
-    return to_device(t, source) if type(t) is Tensor else transfer(t, source)
+def _move(t: Any, device: str) -> Any:
+    return to_device(t, device) if type(t) is Tensor else transfer(t, device)
 
 
-_to_device = primitive("to_device", lambda xp, x, device, source: transfer(x, device), _move_back)
+_to_device = primitive(
+    "to_device",
+    lambda xp, x, device, source: transfer(x, device),
+    lambda xp, t, device, source: _move(t, source),
+    push=lambda t, saved: _move(t, saved[0]),
+)
 
 
 def to_device(x: Tensor, device: str, /, *, stream: Any = None) -> Tensor:

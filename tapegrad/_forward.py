@@ -1,0 +1,213 @@
+"""The forward push: tangents through records, from the oldest to the latest.
+
+An elementwise rule is a differential, and is applied to a tangent as it is to a cotangent. For any other operation the
+rule is transposed: it is linear in its cotangent, so that it is recorded on a stand-in for one and walked in reverse
+with the tangents. So every operation that has a rule can be pushed through, at any order, with nothing else declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from tapegrad._backward import Walk, as_tensors_of, call, tensor_namespace
+from tapegrad._dtypes import is_complex
+from tapegrad._namespace import backend_of, namespace_of, native_device
+from tapegrad._primitive import PICK
+from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
+from tapegrad._rules import new, record
+from tapegrad._tensor import Tensor, wrap
+from tapegrad._transforms import Traced, between, like, linked
+
+_NOT_HOLOMORPHIC = frozenset(("abs", "conj", "imag", "real"))
+
+
+def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> None:
+    """Add the tangents of all records on a path, latest first, to those of its leaves.
+
+    They may have extra leading axes, the same for all. taped: whether they are Tensors.
+    """
+    for r in reversed(path):
+        if r in tangents or type(r.shape) is int:  # a leaf; several results, which are picked from
+            continue
+        op = r.op
+        if op.push is not None:
+            (p,) = r.parents
+            t = None if p is None else tangents.get(p)
+            t = None if t is None else op.push(t, r.saved)
+        elif op.elementwise and not (op.name in _NOT_HOLOMORPHIC and _any_complex(r)):
+            t = _elementwise(r, tangents, taped)
+        else:
+            t = _transposed(r, tangents, taped)
+        if t is not None:
+            tangents[r] = t
+
+
+def _any_complex(r: Record) -> bool:
+    return any(is_complex(p.dtype) for p in r.parents if p is not None)
+
+
+def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+    """Return the sum of the differentials in each operand, applied to its tangent."""
+    ndim, total = len(r.shape), None
+    saved = as_tensors_of(r) if taped else r.saved
+    lead: tuple[int, ...] = ()
+    xp: Any = None
+    for p, vjp in zip(r.parents, r.op.vjps, strict=True):
+        t = None if p is None else tangents.get(p)
+        if t is None or vjp is None:
+            continue
+        assert p is not None
+        xp = tensor_namespace() if taped else namespace_of[type(t)]
+        lead = tuple(t.shape[: len(t.shape) - len(p.shape)])
+        if lead and len(p.shape) < ndim:  # its axes must not meet the extra ones
+            t = xp.reshape(t, (*lead, *(1,) * (ndim - len(p.shape)), *p.shape))
+        if p.dtype != r.dtype:
+            t = xp.astype(t, r.dtype)
+        s = call(vjp, xp, t, saved)
+        total = s if total is None else total + s
+    shape = (*lead, *r.shape)
+    return total if total is None or tuple(total.shape) == shape else xp.broadcast_to(total, shape)
+
+
+def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+    """Return the tangent of a result by transposing the operation's rule."""
+    whole: Record = r.parents[0] if r.op is PICK else r  # type: ignore[assignment]
+    given = {p: tangents[p] for p in whole.parents if p is not None and p in tangents}
+    if not given:
+        return None
+    a = next(iter(given.values()))
+    a = a._array if taped else a
+    with mode_set(recording=True, unwatched=True):
+        # Ones, not zeros: a rule may treat a cotangent of zero apart.
+        ones = namespace_of[type(a)].ones(r.shape, dtype=r.dtype, device=native_device(a))
+        u = linked(ones, None)
+        stand_in = new(Record)
+        stand_in.seq, stand_in.op = whole.seq, _constants(whole.op)
+        stand_in.saved = tuple(as_tensors_of(whole) if taped else [_wrapped(v, whole.op) for v in whole.saved])
+        stand_in.parents = tuple(_leaf(p) if p in given else None for p in whole.parents)
+        stand_in.shape, stand_in.dtype, stand_in.tensor = whole.shape, whole.dtype, None
+        seed: Any = u
+        if whole is not r:
+            seed = [None] * whole.shape
+            seed[r.saved[0]] = u
+        back = {leaf: p for leaf, p in zip(stand_in.parents, whole.parents, strict=True) if leaf is not None}
+        cotangents = Walk({stand_in: seed}, None, True).run(retain=True)
+    seeds: dict[Record, Any] = {}
+    for leaf, s in cotangents:
+        if s._record is not None:
+            t = given[back[leaf]]  # type: ignore[index]
+            seeds[s._record] = seeds[s._record] + t if s._record in seeds else t
+    assert u._record is not None
+    path, _ = between(list(seeds), {u._record})
+    live = set(path)
+    seeds = {s: t for s, t in seeds.items() if s in live}
+    if not seeds:
+        return None
+    return dict(Walk(seeds, live, taped).run(retain=taped)).get(u._record)
+
+
+def _leaf(p: Record) -> Record:
+    """Return a leaf like a record, which the walk reports."""
+    leaf: Record = record(LEAF, (), (), p)
+    leaf.tensor = _SOMEBODY
+    return leaf
+
+
+_SOMEBODY: Any = object()  # to report the cotangent of a leaf to
+
+
+@cache
+def _constants(op: Operation) -> Operation:
+    """Return an operation whose saved values are not tied to the tape again."""
+    same = Operation(
+        op.name,
+        op.vjps,
+        op.saves,
+        (STATIC,) * len(op.sources),
+        elementwise=op.elementwise,
+        broadcasts=op.broadcasts,
+        joint=op.joint,
+        holomorphic=op.holomorphic,
+        pull=op.pull,
+    )
+    same.unary = op.unary
+    return same
+
+
+def _wrapped(v: Any, op: Operation) -> Any:
+    """Return a saved array as a constant Tensor."""
+    if type(v) is tuple and OUTS in op.sources and any(hasattr(out, "shape") for out in v):
+        return tuple([wrap(out) for out in v])
+    return wrap(v) if hasattr(v, "shape") else v
+
+
+def jvp(
+    f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], *, has_aux: bool = False
+) -> tuple[Any, ...]:
+    """Return the value of `f` at the primals, and its derivative along the tangents.
+
+    primals: the arguments, as for `vjp`, in a tuple or list; tangents: one of the same structure, shapes
+    and dtypes. The derivative has the structure of the result. Memory is that of reverse mode: the records of the call
+    are kept until the tangents have been pushed through. has_aux: `f` returns (result, anything), and a third item of
+    what is returned is that.
+
+    Raises TypeError and ValueError for tangents that do not fit.
+
+    >>> import tapegrad as tg
+    >>> tg.jvp(lambda x: x * x, (tg.asarray([1.0, 2.0]),), (tg.asarray([1.0, 10.0]),))
+    (Tensor([1., 4.]), Tensor([ 2., 40.]))
+    """
+    if not isinstance(primals, (tuple, list)) or not isinstance(tangents, (tuple, list)):
+        raise TypeError(f"jvp: primals and tangents are tuples or lists of arguments, not {type(primals).__name__}")
+    traced = Traced("jvp", f, primals, {}, has_aux=has_aux)
+    out = _pushed(traced, list(tangents))
+    value = traced.result(traced.outputs, traced.taped)
+    return (value, out, traced.auxiliary()) if has_aux else (value, out)
+
+
+def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the value of `f` at the primals, and its derivative as a function of tangents.
+
+    That function takes one tangent for each primal and may be called any number of times; it pushes through the records
+    of one call of `f`.
+
+    >>> import tapegrad as tg
+    >>> y, slope = tg.linearize(lambda x: x * x, 3.0)
+    >>> float(slope(1.0)), float(slope(2.0))
+    (6.0, 12.0)
+    """
+    traced = Traced("linearize", f, primals, {})
+
+    def tangent_map(*tangents: Any) -> Any:
+        return _pushed(traced, list(tangents))
+
+    return traced.result(traced.outputs, traced.taped), tangent_map
+
+
+def _pushed(traced: Traced, tangents: list[Any]) -> Any:
+    """Return the tangents of the outputs, as a tree, for those of the inputs."""
+    given = like(f"{traced.what}: the tangent", tangents, traced.fresh)
+    taped = mode().recording and (traced.taped or any(t._record is not None for t in given))
+    return traced.result(tangents_of(traced, given, taped), taped)
+
+
+def tangents_of(traced: Traced, given: Sequence[Tensor], taped: bool) -> list[Tensor]:
+    """Return the tangents of the outputs for those of the inputs, which may have extra leading axes."""
+    known: dict[Record, Any] = {}
+    for x, t in zip(traced.fresh, given, strict=True):
+        assert x._record is not None
+        known[x._record] = t if taped else t._array
+    with mode_set(recording=taped):
+        push(traced.path, known, taped)
+        lead = tuple(given[0].shape[: given[0].ndim - traced.fresh[0].ndim]) if given else ()
+        return [_tangent(y, known, taped, lead) for y in traced.outputs]
+
+
+def _tangent(y: Tensor, known: dict[Record, Any], taped: bool, lead: tuple[int, ...]) -> Tensor:
+    t = None if y._record is None else known.get(y._record)
+    if t is None:
+        a = y._array
+        return wrap(namespace_of[type(a)].zeros((*lead, *a.shape), dtype=a.dtype, device=native_device(a)))
+    return t if taped else wrap(backend_of[type(t)].as_array(t))
