@@ -219,7 +219,7 @@ def test_auxiliary_results() -> None:
     assert tg.jacobian(f, has_aux=True)(x)[1]["note"] == "kept"
 
 
-X = np.ones(2)
+X: Any = np.ones(2)
 
 
 @pytest.mark.parametrize(
