@@ -7,10 +7,13 @@ functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`
 from math import e, inf, nan, pi
 
 from tapegrad import backends, linalg
+from tapegrad._checkpoint import checkpoint
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._forward import jvp, linearize
+from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._graph import to_dot, to_mermaid
+from tapegrad._implicit import fixed_point, root
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
 from tapegrad._operators import bind as _bind_operators
@@ -206,6 +209,12 @@ __all__ = [
     "jacobian",
     "hessian",
     "hvp",
+    "checkpoint",
+    "fixed_point",
+    "root",
+    "custom_jvp",
+    "custom_vjp",
+    "stop_gradient",
     # dtypes and constants
     "bool",
     "int8",

@@ -16,7 +16,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._namespace import backend_of, namespace_of, native_device
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
-from tapegrad._tensor import Tensor, check_like, wrap
+from tapegrad._tensor import Hooks, Tensor, check_like, wrap
 from tapegrad.backends import Array, Namespace
 
 _by_seq = attrgetter("seq")
@@ -66,10 +66,10 @@ class Walk:
         self.debug = mode().debug
         self.xp: Any = tensor_namespace() if taped else namespace_of[type(next(iter(seeds.values())))]
 
-    def run(self, retain: bool) -> list[tuple[Record, Any]]:
-        """Go through records, latest first; return (record, cotangent) of leaves and retained gradients.
+    def run(self, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
+        """Go through records, latest first; return (record, cotangent) of leaves, retained gradients and stops.
 
-        retain: whether records keep what they saved.
+        retain: whether records keep what they saved; stops: records that are not walked through.
         """
         cotangents, owned, live, taped, queue = self.cotangents, self.owned, self.live, self.taped, self.queue
         pop, get, own = cotangents.pop, cotangents.get, owned.add
@@ -89,9 +89,15 @@ class Walk:
                 t = pop(r)
                 if r.tensor is not None:
                     owned.discard(r)  # it is somebody's .grad now
+                    if isinstance(r.tensor, Hooks):
+                        t = r.tensor.run(t, taped)
                     found.append((r, t))
                     if r.op is LEAF:
                         continue
+                if stops and r in stops:
+                    if r.tensor is None:
+                        found.append((r, t))
+                    continue
                 saved: Sequence[Any] = r.saved
                 if saved is RELEASED:
                     raise _second_backward(r)

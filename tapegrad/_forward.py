@@ -13,6 +13,7 @@ from typing import Any
 
 from tapegrad._backward import Walk, as_tensors_of, call, tensor_namespace
 from tapegrad._dtypes import is_complex
+from tapegrad._function import Call
 from tapegrad._namespace import backend_of, namespace_of, native_device
 from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
@@ -29,13 +30,16 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
     They may have extra leading axes, the same for all. taped: whether they are Tensors.
     """
     for r in reversed(path):
-        if r in tangents or type(r.shape) is int:  # a leaf; several results, which are picked from
+        if r in tangents:  # a leaf
             continue
         op = r.op
+        whole = r.parents[0] if op is PICK else None
         if op.push is not None:
-            (p,) = r.parents
-            t = None if p is None else tangents.get(p)
-            t = None if t is None else op.push(t, r.saved)
+            t = op.push(r, tangents, taped)
+        elif type(r.shape) is int:  # several results, which are picked from
+            continue
+        elif whole in tangents:
+            t = tangents[whole][r.saved[0]]
         elif op.elementwise and not (op.name in _NOT_HOLOMORPHIC and _any_complex(r)):
             t = _elementwise(r, tangents, taped)
         else:
@@ -85,7 +89,8 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
         u = linked(ones, None)
         stand_in = new(Record)
         stand_in.seq, stand_in.op = whole.seq, _constants(whole.op)
-        stand_in.saved = tuple(as_tensors_of(whole) if taped else [_wrapped(v, whole.op) for v in whole.saved])
+        saved = as_tensors_of(whole) if taped else [_wrapped(v, whole.op) for v in whole.saved]
+        stand_in.saved = tuple([v.of(whole) if isinstance(v, Call) else v for v in saved])
         stand_in.parents = tuple(_leaf(p) if p in given else None for p in whole.parents)
         stand_in.shape, stand_in.dtype, stand_in.tensor = whole.shape, whole.dtype, None
         seed: Any = u

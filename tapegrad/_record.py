@@ -11,7 +11,8 @@ from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from itertools import count
 from typing import TYPE_CHECKING, Any, final
-from weakref import ref
+
+from tapegrad._cuts import cut
 
 if TYPE_CHECKING:
     from tapegrad._tensor import Tensor
@@ -32,8 +33,8 @@ class Operation:
     one operand and its dtype; holomorphic: whether for complex values the rules give a derivative times `t`, to be
     conjugated by the walk; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether
     the one rule gives the cotangents of all operands at once; pull: a function of the walk, used instead of rules where
-    a cotangent is better written into its accumulator than handed over; push: a function of a tangent and the saved
-    values that gives the result's tangent, where transposing the rule cannot.
+    a cotangent is better written into its accumulator than handed over; push: a function of the
+    record and the tangents known so far that gives the result's, where it is not to be found by transposing the rule.
     """
 
     __slots__ = (
@@ -95,7 +96,7 @@ class Record:
     saved: tuple[Any, ...]
     shape: Any
     dtype: Any
-    tensor: ref[Tensor] | None
+    tensor: Callable[[], Tensor | None] | None
     line: str
 
     def __repr__(self) -> str:
@@ -130,14 +131,18 @@ class mode_set(ContextDecorator):
         watch: Callable[..., None] | None = None,
         debug: bool | None = None,
         unwatched: bool = False,
+        name: str = "",
     ) -> None:
         self._recording, self._watch, self._debug, self._unwatched = recording, watch, debug, unwatched
+        self._name = name
         self._tokens: list[Token[Mode]] = []
 
     def _recreate_cm(self) -> mode_set:  # a decorated function may run in many threads at once
-        return mode_set(self._recording, self._watch, self._debug, self._unwatched)
+        return mode_set(self._recording, self._watch, self._debug, self._unwatched, self._name)
 
     def __enter__(self) -> None:
+        if self._name:
+            cut(self._name)
         old = mode()
         recording = old.recording if self._recording is None else self._recording
         watch = None if self._unwatched else _both(old.watch, self._watch)
@@ -173,7 +178,7 @@ def no_grad() -> mode_set:
     >>> w.requires_grad
     True
     """
-    return mode_set(recording=False)
+    return mode_set(recording=False, name="no_grad()")
 
 
 def enable_grad() -> mode_set:

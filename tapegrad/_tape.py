@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from tapegrad._cuts import user_line
 from tapegrad._namespace import dtype_of
 from tapegrad._record import OUTS, RELEASED, STATIC, Operation, Record, mode_set
 from tapegrad._tensor import Tensor, wrap
-
-_HERE = os.path.dirname(os.path.abspath(__file__))
-_INSIDE = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "backends") + os.sep)
 
 
 class Entry(NamedTuple):
@@ -183,14 +179,6 @@ def table(tape: Tape, given: Mapping[str, Tensor] | None = None) -> str:
     lines.insert(1, "-" * max(len(line) for line in lines))
     lines.append(f"{len(tape)} operations, {total} bytes saved; from outside: {', '.join(outside) or 'nothing'}")
     return "\n".join(lines)
-
-
-def user_line() -> str:
-    """Return "file:line" of the innermost frame outside tapegrad."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
-        frame = frame.f_back
-    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def _note(operation: Operation, operands: Any, static: Any, result: Any) -> None:

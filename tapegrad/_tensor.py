@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, final
 from weakref import ref
 
+from tapegrad._cuts import cut
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._namespace import backend_of, device_of, dtype_of
-from tapegrad._record import LEAF, Record, mode, next_seq
+from tapegrad._record import LEAF, Record, mode, mode_set, next_seq
 from tapegrad.backends import Array
 
 if TYPE_CHECKING:
@@ -125,6 +127,8 @@ class Tensor:
         >>> (x * x.detach()).requires_grad, x.detach().requires_grad
         (True, False)
         """
+        if self._record is not None:
+            cut("detach()", self._record.seq)
         return wrap(self._array)
 
     def retain_grad(self) -> None:
@@ -142,7 +146,33 @@ class Tensor:
         """
         if self._record is None:
             raise RuntimeError("retain_grad: this Tensor is not recorded, so it will get no gradient")
-        self._record.tensor = ref(self)
+        hooks = self._record.tensor
+        if isinstance(hooks, Hooks):
+            hooks.tensor = ref(self)
+        else:
+            self._record.tensor = ref(self)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Hook:
+        """Have `backward` call a function with the gradient of this Tensor as soon as that is complete.
+
+        hook: takes the gradient and returns another one to go on with (of the same shape, dtype and device), or None.
+        Returns a handle whose `remove()` takes the hook off. Hooks run in the order of registering. Raises RuntimeError
+        on a Tensor that is not recorded.
+
+        >>> import tapegrad as tg
+        >>> x = tg.tensor(3.0, requires_grad=True)
+        >>> handle = x.register_hook(lambda g: g * 10.0)
+        >>> (x * x).backward()
+        >>> x.grad
+        Tensor(60.)
+        """
+        if self._record is None:
+            raise RuntimeError("register_hook: this Tensor is not recorded, so it will get no gradient")
+        hooks = self._record.tensor
+        if not isinstance(hooks, Hooks):
+            hooks = self._record.tensor = Hooks(hooks)
+        hooks.functions.append(hook)
+        return Hook(hooks.functions, hook)
 
     # -- looking at the value ------------------------------------------------------------------------
 
@@ -339,6 +369,41 @@ class Tensor:
         def __pos__(self) -> Tensor: ...
         def __abs__(self) -> Tensor: ...
         def __invert__(self) -> Tensor: ...
+
+
+class Hooks:
+    """What a record holds in place of its Tensor's weak reference, if hooks are registered there."""
+
+    __slots__ = ("functions", "tensor")
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+        self.functions: list[Callable[[Tensor], Tensor | None]] = []
+
+    def __call__(self) -> Tensor | None:
+        return None if self.tensor is None else self.tensor()
+
+    def run(self, t: Any, taped: bool) -> Any:
+        """Return what the hooks make of a cotangent, a Tensor or a raw array."""
+        g = t if taped else wrap(backend_of[type(t)].as_array(t))
+        with mode_set(recording=taped):
+            for hook in tuple(self.functions):
+                new_gradient = hook(g)
+                if new_gradient is not None:
+                    check_like("register_hook: what the hook returned", new_gradient, g.shape, g._array)
+                    g = new_gradient
+        return g if taped else g._array
+
+
+class Hook:
+    """A hook that was registered: `remove()` takes it off."""
+
+    def __init__(self, functions: list[Callable[[Tensor], Tensor | None]], hook: Callable[[Tensor], Any]) -> None:
+        self._functions, self._hook = functions, hook
+
+    def remove(self) -> None:
+        """Take the hook off; once is enough."""
+        self._functions[:] = [f for f in self._functions if f is not self._hook]
 
 
 def wrap(array: Array, record: Record | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._backward import Walk, collect
+from tapegrad._cuts import cuts
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, find_backend, namespace_of
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set
@@ -59,8 +60,14 @@ class Traced:
             inputs[i] = rebuild(list(new))
             self.trees.append((len(leaves), rebuild))
         self.leaves = {x._record for x in self.fresh if x._record is not None}
-        with mode_set(recording=True):
-            y = f(*inputs, **kwargs)
+        first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
+        cut: list[str] = []
+        token = cuts.set((first, cut))
+        try:
+            with mode_set(recording=True):
+                y = f(*inputs, **kwargs)
+        finally:
+            cuts.reset(token)
         self.aux = None
         if has_aux:
             if not isinstance(y, tuple) or len(y) != 2:
@@ -69,6 +76,11 @@ class Traced:
         ys, self.rebuild = flatten(y)
         self.outputs = [self._output(y) for y in ys]
         self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
+        if cut and not self.path and self.outputs:
+            raise RuntimeError(
+                f"{self.what}: the result does not depend on the arguments, because the chain was cut by {cut[0]}; if "
+                "a gradient of zero is meant, use tapegrad.stop_gradient"
+            )
         self.taped = self.was_recording and self.outer
 
     def _output(self, y: Any) -> Tensor:

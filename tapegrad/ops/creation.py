@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad import backends
+from tapegrad._cuts import cut
 from tapegrad._dtypes import DType, as_dtype, isdtype
 from tapegrad._namespace import (
     backend_of,
@@ -17,6 +18,7 @@ from tapegrad._namespace import (
 )
 from tapegrad._operands import SCALARS, as_tensor
 from tapegrad._primitive import primitive
+from tapegrad._record import Record
 from tapegrad._rules import CONSTANT, composed, constant, identity
 from tapegrad._settings import default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
@@ -179,7 +181,10 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
     if now.kind == "complex floating" and to.kind != "complex floating":
         raise TypeError(f"astype: from {now.name} to {to.name} would drop imaginary parts: use tapegrad.real(x)")
     native = native_dtype(x._array, to)
-    y = _astype(x if isdtype(to, ("real floating", "complex floating")) else x.detach(), native)
+    if x._record is not None and not isdtype(to, ("real floating", "complex floating")):
+        cut(f"astype({to.name})", x._record.seq)
+        x = wrap(x._array)
+    y = _astype(x, native)
     return y if device is None else to_device(y, device)
 
 
@@ -207,11 +212,17 @@ def _move(t: Any, device: str) -> Any:
     return to_device(t, device) if type(t) is Tensor else transfer(t, device)
 
 
+def _push_to_device(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+    (p,) = r.parents
+    t = None if p is None else tangents.get(p)
+    return None if t is None else _move(t, r.saved[0])
+
+
 _to_device = primitive(
     "to_device",
     lambda xp, x, device, source: transfer(x, device),
     lambda xp, t, device, source: _move(t, source),
-    push=lambda t, saved: _move(t, saved[0]),
+    push=_push_to_device,
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed, constant
-from tapegrad._tensor import Tensor
+from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, spread
 from tapegrad.ops.binary import multiply
 from tapegrad.ops.decompositions import svdvals
@@ -63,7 +63,8 @@ def vector_norm(x: Any, /, *, axis: Axis = None, keepdims: bool = False, ord: fl
 def _count(x: Tensor) -> Tensor:
     from tapegrad.ops.creation import astype
 
-    return astype(x.detach() != 0, abs(x.detach()).dtype)
+    x = wrap(x._array)
+    return astype(x != 0, abs(x).dtype)
 
 
 @composed

@@ -9,7 +9,7 @@ import numpy as np
 
 from tapegrad._dtypes import isdtype
 from tapegrad._operands import as_tensor
-from tapegrad._record import no_grad
+from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad._transforms import grad
 from tapegrad.ops.creation import asarray
@@ -119,7 +119,7 @@ def _compare(
         moved[i] = x + v * (k * step)
         return float(s(*moved).item())
 
-    with no_grad():
+    with mode_set(recording=False):
         finite = sum(c * along(k) for k, c in _STENCIL) / step
         error = abs(tape - finite) / max(scale, abs(finite))
         if error <= rtol:

@@ -1,0 +1,297 @@
+"""Calls that are one record: a user's own rule stands for what happened inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, update_wrapper
+from typing import Any
+
+from tapegrad._backward import Walk
+from tapegrad._namespace import namespace_of
+from tapegrad._primitive import pick
+from tapegrad._record import STATIC, Operation, Record, mode, mode_set
+from tapegrad._rules import record
+from tapegrad._tensor import Tensor, wrap
+from tapegrad._transforms import between, constant, like, linked
+from tapegrad._tree import Rebuild, flatten
+from tapegrad.ops.shaping import stack
+
+
+class Call:
+    """What the record of a call keeps.
+
+    inputs and outs: raw arrays; parents: the records of the inputs and of whatever else gets a cotangent; rule:
+    `rule(inputs, outs, cotangents)` on Tensors, gives a cotangent or None for each parent; push: `push(inputs,
+    tangents)` gives the tangents of the outs, or None if the rule is to be transposed; whole: the record, where the
+    rule is run for another one that stands in for it.
+    """
+
+    __slots__ = ("inputs", "outs", "parents", "push", "rule", "whole")
+
+    def __init__(
+        self,
+        inputs: Sequence[Any],
+        outs: Sequence[Any],
+        parents: tuple[Record | None, ...],
+        rule: Callable[..., Sequence[Any]],
+        push: Callable[..., Sequence[Any]] | None = None,
+        whole: Record | None = None,
+    ) -> None:
+        self.whole = whole
+        self.inputs, self.outs, self.parents, self.rule, self.push = inputs, outs, parents, rule, push
+
+    def of(self, whole: Record) -> Call:
+        """Return the same for a record that stands in for `whole`."""
+        return Call(self.inputs, self.outs, self.parents, self.rule, self.push, whole)
+
+    def tied(self, taped: bool) -> list[Tensor]:
+        """Return the inputs as Tensors, tied to where they came from on the tape, or as constants."""
+        return [wrap(a, p if taped else None) for a, p in zip(self.inputs, self.parents, strict=False)]
+
+
+def _pull(walk: Any, r: Record, ts: Any, saved: tuple[Call]) -> None:
+    (call,) = saved
+    taped = walk.taped
+    lead = next(len(t.shape) - len(a.shape) for t, a in zip(ts, call.outs, strict=True) if t is not None)
+    with mode_set(recording=taped):
+        whole = call.whole or r
+        outs = [wrap(a, pick(whole, i, a) if taped else None) for i, a in enumerate(call.outs)]
+        cotangents = [None if t is None else t if taped else wrap(t) for t in ts]
+        results = _one_by_one(call, call.tied(taped), outs, cotangents, lead)
+    for p, s in zip(r.parents, results, strict=True):
+        if p is not None and s is not None and walk.wants(p):
+            walk.give(p, walk.fit(s if taped else s._array, p, r, ts))
+
+
+def _one_by_one(call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any], lead: int) -> list[Any]:
+    """Return what the rule gives for cotangents, each of those that come at once along extra leading axes in turn."""
+    if lead == 0:
+        full = [_cotangent(t, a, True) for t, a in zip(ts, call.outs, strict=True)]
+        return list(call.rule(tied, outs, full))
+    n = next(t.shape[0] for t in ts if t is not None)
+    parts = [_one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    columns = [[s for s in column if s is not None] for column in zip(*parts, strict=True)]
+    return [stack(column) if len(column) == n > 0 else None for column in columns]
+
+
+def _cotangent(t: Any, a: Any, taped: bool) -> Tensor:
+    if t is None:
+        return wrap(namespace_of[type(a)].zeros_like(a))
+    return t if taped else wrap(t)
+
+
+def _push(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+    """Return the list of the outs' tangents, or None if the rule is to be transposed."""
+    call: Call = r.saved[0]
+    if call.push is None:
+        return None
+    with mode_set(recording=taped):
+        given = []
+        for a, p in zip(call.inputs, r.parents, strict=True):
+            t = None if p is None else tangents.get(p)
+            given.append(_cotangent(t, a, taped))
+        outs = call.push(call.tied(taped), given)
+    return [t if taped else t._array for t in outs]
+
+
+@cache
+def _operation(name: str) -> Operation:
+    return Operation(name, (), ("call",), (STATIC,), pull=_pull, push=_push)
+
+
+def recorded(name: str, call: Call) -> list[Tensor]:
+    """Return the outs of a call as Tensors, recorded as one operation if any parent is and recording is on."""
+    ys = [wrap(a) for a in call.outs]
+    m = mode()
+    if m.recording and any(p is not None for p in call.parents):
+        whole = record(_operation(name), call.parents, (call,), call.outs[0])
+        whole.shape = len(ys)  # of a list of cotangents, not of an array
+        for i, y in enumerate(ys):
+            y._record = pick(whole, i, y._array)
+    if m.watch is not None:
+        m.watch(_operation(name), tuple(wrap(a, p) for a, p in zip(call.inputs, call.parents, strict=False)), (), ys[0])
+    return ys
+
+
+def constant_of(x: Tensor) -> Tensor:
+    """Return the value of a Tensor as a constant."""
+    return wrap(x._array)
+
+
+def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Any]]]:
+    """Return the Tensors among the leaves of arguments, and how to put others in their places."""
+    leaves, rebuild = flatten(list(args))
+    where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+
+    def put(new: Sequence[Tensor]) -> list[Any]:
+        out = list(leaves)
+        for i, x in zip(where, new, strict=True):
+            out[i] = x
+        return rebuild(out)  # type: ignore[no-any-return]
+
+    return [leaves[i] for i in where], put
+
+
+def outputs_of(what: str, y: Any) -> tuple[list[Tensor], Rebuild]:
+    """Return the leaves of a result as Tensors; TypeError if one is none."""
+    leaves, rebuild = flatten(y)
+    if not leaves:
+        raise TypeError(f"{what}: it must return at least one Tensor")
+    return [x if isinstance(x, Tensor) else constant(x) for x in leaves], rebuild
+
+
+def no_captures(what: str, *trees: Any) -> None:
+    """Raise if a value computed from detached inputs is recorded nevertheless: it depends on something outside."""
+    if any(isinstance(x, Tensor) and x._record is not None for x in flatten(trees)[0]):
+        raise TypeError(
+            f"{what} uses a Tensor from outside that requires a gradient, which its rule would lose: pass it as an "
+            "argument, or x.detach()"
+        )
+
+
+class custom_vjp:
+    """A function with a rule of the user's own for reverse mode, in place of what happens inside.
+
+    Decorate the function, then give the rule with `defvjp(forward, backward)`: `forward(*args)` returns (result,
+    residuals), `backward(residuals, cotangent)` a tuple with a cotangent for each argument (None for what gets none;
+    containers for containers). It is differentiated again through the operations of `forward` and `backward`;
+    pushed forward by transposing `backward`. Check a rule with `tapegrad.testing.gradcheck`.
+
+    Raises TypeError if the function uses a Tensor from outside that requires a gradient, or if no rule was given;
+    ValueError if the rule gives another number of cotangents, or of other shapes.
+
+    >>> import tapegrad as tg
+    >>> @tg.custom_vjp
+    ... def log1pexp(x):
+    ...     return tg.log(1.0 + tg.exp(x))
+    >>> log1pexp.defvjp(
+    ...     lambda x: (log1pexp.function(x), x),
+    ...     lambda x, t: (t * (1.0 - 1.0 / (1.0 + tg.exp(x))),),
+    ... )
+    >>> float(tg.grad(log1pexp)(100.0))
+    1.0
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.forward: Callable[..., Any] | None = None
+        self.backward: Callable[..., Any] | None = None
+        update_wrapper(self, function)
+
+    def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+        """Give the rule: see the class."""
+        self.forward, self.backward = forward, backward
+
+    def __call__(self, *args: Any) -> Any:
+        what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
+        forward, backward = self.forward, self.backward
+        if forward is None or backward is None:
+            raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
+        inputs, put = inputs_of(args)
+        parents = tuple(x._record for x in inputs)
+        if not mode().recording or not any(p is not None for p in parents):
+            return self.function(*args)
+        y, residuals = forward(*put([constant_of(x) for x in inputs]))
+        no_captures(what, y, residuals)
+        outs, rebuild = outputs_of(what, y)
+
+        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
+            kept = forward(*put(tied))[1] if mode().recording else residuals
+            given = backward(kept, rebuild(list(ts)))
+            if not isinstance(given, tuple) or len(given) != len(args):
+                raise ValueError(f"{what}: its rule must return a tuple of {len(args)} cotangents, one an argument")
+            cotangents: list[Any] = []
+            for s, a in zip(given, args, strict=True):
+                models = [x for x in flatten(a)[0] if isinstance(x, Tensor)]
+                cotangents += [None] * len(models) if s is None else like(f"{what}: a cotangent", s, models)
+            return cotangents
+
+        ys = recorded("custom_vjp", Call([x._array for x in inputs], [y._array for y in outs], parents, rule))
+        return rebuild(list(ys))
+
+
+class custom_jvp:
+    """A function with a rule of the user's own for forward mode, which reverse mode transposes.
+
+    Decorate the function, then give the rule with `defjvp(rule)`: `rule(primals, tangents)`, two tuples of the
+    arguments' structure, returns (result, tangent of the result); it must be linear in the tangents.
+
+    Raises TypeError if no rule was given, or the function uses a Tensor from outside that requires a gradient.
+
+    >>> import tapegrad as tg
+    >>> @tg.custom_jvp
+    ... def sign_like(x):
+    ...     return tg.sign(x)
+    >>> sign_like.defjvp(lambda primals, tangents: (tg.sign(primals[0]), 2.0 * tangents[0]))
+    >>> float(tg.grad(sign_like)(3.0))
+    2.0
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.rule: Callable[..., Any] | None = None
+        update_wrapper(self, function)
+
+    def defjvp(self, rule: Callable[..., Any]) -> None:
+        """Give the rule: see the class."""
+        self.rule = rule
+
+    def __call__(self, *args: Any) -> Any:
+        what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"
+        user = self.rule
+        if user is None:
+            raise TypeError(f"{what}: give its rule first, with defjvp(rule)")
+        inputs, put = inputs_of(args)
+        parents = tuple(x._record for x in inputs)
+        if not mode().recording or not any(p is not None for p in parents):
+            return self.function(*args)
+        y = self.function(*put([constant_of(x) for x in inputs]))
+        no_captures(what, y)
+        outs, rebuild = outputs_of(what, y)
+
+        def push(tied: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
+            pair = user(tuple(put(tied)), tuple(put(tangents)))
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise ValueError(f"{what}: its rule must return a pair (result, tangent)")
+            return like(f"{what}: the tangent", pair[1], outs)
+
+        def transposed(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
+            return transpose(lambda *u: push(tied, list(u)), tied, ts, mode().recording)
+
+        call = Call([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
+        return rebuild(list(recorded("custom_jvp", call)))
+
+
+def transpose(
+    f: Callable[..., list[Tensor]], models: Sequence[Tensor], ts: Sequence[Tensor], taped: bool
+) -> list[Tensor | None]:
+    """Return the transpose of a linear function applied to cotangents of its results.
+
+    f: a function of Tensors like the models; taped: whether the result is to be recorded.
+    """
+    with mode_set(recording=True):
+        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in models]
+        outs = f(*us)
+    leaves = {u._record for u in us if u._record is not None}
+    path, _ = between([y._record for y in outs], leaves)
+    live = set(path)
+    seeds: dict[Record, Any] = {}
+    for y, t in zip(outs, ts, strict=True):
+        if y._record in live:
+            assert y._record is not None
+            seed = t if taped else t._array
+            seeds[y._record] = seeds[y._record] + seed if y._record in seeds else seed
+    found = dict(Walk(seeds, live, taped).run(retain=taped)) if seeds else {}
+    results = [found.get(u._record) for u in us if u._record is not None]
+    return [None if s is None else s if taped else wrap(s) for s in results]
+
+
+def stop_gradient(x: Any) -> Any:
+    """Return a Tensor, or a container of Tensors, as constants: the gradient through them is zero, as meant.
+
+    >>> import tapegrad as tg
+    >>> float(tg.grad(lambda x: x * tg.stop_gradient(x))(3.0))
+    3.0
+    """
+    leaves, rebuild = flatten(x)
+    return rebuild([wrap(v._array) if isinstance(v, Tensor) else v for v in leaves])

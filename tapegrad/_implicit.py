@@ -1,0 +1,155 @@
+"""Solutions of equations, differentiated by the implicit function theorem and not through the iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tapegrad._dtypes import as_dtype, is_complex
+from tapegrad._function import Call, constant_of, inputs_of, no_captures, recorded
+from tapegrad._jacobian import jacobian
+from tapegrad._operands import as_tensor
+from tapegrad._record import mode_set
+from tapegrad._tensor import Tensor
+from tapegrad._transforms import constant, vjp
+from tapegrad._tree import flatten
+from tapegrad.linalg import solve
+from tapegrad.ops.elementwise import abs
+from tapegrad.ops.reductions import max
+from tapegrad.ops.shaping import reshape
+
+Equation = Callable[..., Any]
+
+
+def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_iterations: int = 1000) -> Tensor:
+    """Return the x with x = f(x, *args), by iterating from x0.
+
+    x0: an array or Tensor, which gets no gradient; args: arrays, Tensors, or containers of them, which do. tolerance:
+    the largest change of an element, relative to the largest element or 1, at which the iteration ends (by default 64
+    units of rounding). The derivative solves the adjoint equation w = t + (df/dx)^T w by the same iteration: any
+    order, in memory that does not grow with the number of iterations.
+
+    Raises RuntimeError if it does not converge, ValueError if f changes the shape or dtype, TypeError if it uses a
+    Tensor from outside that requires a gradient.
+
+    >>> import tapegrad as tg
+    >>> root2 = lambda a: tg.fixed_point(lambda x, a: 0.5 * (x + a / x), tg.asarray(1.0), a)
+    >>> round(float(tg.grad(root2)(2.0)), 9)
+    0.353553391
+    """
+
+    def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
+        scale = _tolerance(x, tolerance)
+        for _ in range(max_iterations):
+            y = _like("fixed_point", f(x, *given), x)
+            change, size = _largest(y - x), _largest(y)
+            x = y
+            if change <= scale * (size if size > 1 else 1.0):
+                return x
+        raise RuntimeError(
+            f"fixed_point: the last of {max_iterations} iterations still changed an element by {change:.3g}: start "
+            "closer, allow more max_iterations or a larger tolerance, or make f a contraction"
+        )
+
+    def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
+        def step(w: Tensor, x: Tensor, t: Tensor, *given: Any) -> Any:
+            return t + vjp(lambda x: f(x, *given), x)[1](w)[0]
+
+        return fixed_point(step, t, x, t, *given, tolerance=tolerance, max_iterations=max_iterations)
+
+    return _implicit("fixed_point", f, iterate, adjoint, x0, args)
+
+
+def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_iterations: int = 50) -> Tensor:
+    """Return an x with f(x, *args) = 0, by Newton's method from x0, with the Jacobian from the tape.
+
+    x0: an array or Tensor of n elements, and f gives as many; it gets no gradient; args: arrays, Tensors, or containers
+    of them, which do. tolerance: the largest element of a Newton step, relative to the largest of x or 1, at which it
+    ends (by default 64 units of rounding). The derivative is -(df/dx)^-1 df/dargs, of any order.
+
+    Raises RuntimeError if it does not converge, ValueError if f gives another shape or dtype than x0, TypeError if it
+    uses a Tensor from outside that requires a gradient.
+
+    >>> import tapegrad as tg
+    >>> cube_root = lambda a: tg.root(lambda x, a: x**3 - a, tg.asarray(2.0), a)
+    >>> round(float(tg.grad(cube_root)(8.0)), 9)
+    0.083333333
+    """
+
+    def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
+        scale = _tolerance(x, tolerance)
+        for _ in range(max_iterations):
+            y = _like("root", f(x, *given), x)
+            step = _solved(_matrix(x, given), y)
+            x = x - step
+            change, size = _largest(step), _largest(x)
+            if change <= scale * (size if size > 1 else 1.0):
+                return x
+        raise RuntimeError(
+            f"root: the last of {max_iterations} Newton steps still had an element of {change:.3g}: start closer, or "
+            "allow more max_iterations or a larger tolerance"
+        )
+
+    def _matrix(x: Tensor, given: Sequence[Any]) -> Tensor:
+        return reshape(jacobian(lambda x: f(x, *given))(x), (x.size, x.size))
+
+    def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
+        return -_solved(_matrix(x, given).mT, t)
+
+    return _implicit("root", f, iterate, adjoint, x0, args)
+
+
+def _implicit(
+    name: str,
+    f: Equation,
+    iterate: Callable[[Tensor, Sequence[Any]], Tensor],
+    adjoint: Callable[[Tensor, Tensor, list[Any]], Tensor],
+    x0: Any,
+    args: tuple[Any, ...],
+) -> Tensor:
+    """Record a solution as one operation, whose rule pulls the adjoint's solution back to the arguments."""
+    start = constant_of(as_tensor(x0))
+    if is_complex(start._array.dtype):
+        raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
+    args = tuple(_tensors(a) for a in args)
+    inputs, put = inputs_of(args)
+    fixed = put([constant_of(x) for x in inputs])
+    no_captures(name, f(start, *fixed))
+    with mode_set(recording=False):
+        x = iterate(start, fixed)
+
+    def rule(tied: list[Tensor], outs: list[Tensor], ts: list[Tensor]) -> list[Any]:
+        (x,), (t,) = outs, ts
+        w = adjoint(x, t, put(tied))
+        return list(vjp(lambda *given: f(x, *put(list(given))), *tied)[1](w))
+
+    (y,) = recorded(name, Call([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))
+    return y
+
+
+def _tensors(tree: Any) -> Any:
+    leaves, rebuild = flatten(tree)
+    return rebuild([x if isinstance(x, (Tensor, int, str)) else constant(x) for x in leaves])
+
+
+def _like(name: str, y: Any, x: Tensor) -> Tensor:
+    y = as_tensor(y)
+    if y.shape != x.shape or y.dtype is not x.dtype:
+        raise ValueError(
+            f"{name}: f gives {y.dtype.name} of shape {y.shape} for an x of {x.dtype.name} and shape {x.shape}"
+        )
+    return y  # type: ignore[no-any-return]
+
+
+def _solved(matrix: Tensor, y: Tensor) -> Tensor:
+    return reshape(solve(matrix, reshape(y, (-1,))), y.shape)
+
+
+def _largest(x: Tensor) -> float:
+    return float(max(abs(x)).item()) if x.size else 0.0
+
+
+def _tolerance(x: Tensor, tolerance: float | None) -> float:
+    if tolerance is not None:
+        return tolerance
+    return 64 * (2.0**-52 if as_dtype(x.dtype).name == "float64" else 2.0**-23)

@@ -1,0 +1,318 @@
+"""Rules of the user's own, recomputing, implicit derivatives, hooks, and messages about a cut chain."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+from tapegrad.testing import gradcheck, gradgradcheck
+
+
+def body(x: Any) -> Any:
+    return tg.sin(x) * x * x
+
+
+def slope(x: Any) -> Any:
+    return tg.cos(x) * x * x + 2.0 * x * tg.sin(x)
+
+
+def with_vjp() -> Callable[[Any], Any]:
+    f = tg.custom_vjp(body)
+    f.defvjp(lambda x: (body(x), {"x": x}), lambda kept, t: (t * slope(kept["x"]),))
+    return f
+
+
+def with_jvp() -> Callable[[Any], Any]:
+    f = tg.custom_jvp(body)
+    f.defjvp(lambda primals, tangents: (body(*primals), slope(*primals) * tangents[0]))
+    return f
+
+
+MAKERS: dict[str, Callable[[], Callable[[Any], Any]]] = {
+    "custom_vjp": with_vjp,
+    "custom_jvp": with_jvp,
+    "checkpoint": lambda: tg.checkpoint(body),
+}
+
+
+def forward(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: tg.jvp(f, (x,), (tg.ones_like(x) if isinstance(x, tg.Tensor) else 1.0,))[1]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_derivatives_everywhere(xp: Place, name: str) -> None:
+    f, x = MAKERS[name](), xp.tensor([0.3, 0.7, -1.2])
+    xp.check(f(x), xp.values(body(x)))
+    gradcheck(f, [x], name=name)
+    if xp.double:
+        gradgradcheck(f, [x], name=name)
+
+
+@pytest.mark.parametrize(("name", "modes"), list(product(MAKERS, product([tg.grad, forward], repeat=3))))
+def test_third_derivatives_in_any_nesting(name: str, modes: Any) -> None:
+    f, g = MAKERS[name](), body
+    for mode in modes:
+        f, g = mode(f), mode(g)
+    np.testing.assert_allclose(float(f(0.7)), float(g(0.7)), rtol=1e-12)
+
+
+def test_several_arguments_and_results_in_containers() -> None:
+    @tg.custom_vjp
+    def f(p: Any, scale: float) -> Any:
+        return {"a": p[0] * scale, "b": p[0] * p[1]}
+
+    f.defvjp(
+        lambda p, scale: (f.function(p, scale), (p, scale)),
+        lambda kept, t: ([t["a"] * kept[1] + t["b"] * kept[0][1], t["b"] * kept[0][0]], None),
+    )
+    x, y = tg.asarray([1.0, 2.0]), tg.asarray([3.0, 5.0])
+
+    def total(x: Any, y: Any) -> Any:
+        out = f([x, y], 7.0)
+        return tg.sum(out["a"] + out["b"])
+
+    gx, gy = tg.grad(total, (0, 1))(x, y)
+    assert (gx.tolist(), gy.tolist()) == ([10.0, 12.0], [1.0, 2.0])
+    assert tg.grad(lambda x: tg.sum(f([x, y], 7.0)["a"]))(x).tolist() == [7.0, 7.0]
+
+
+def test_a_rule_is_the_rule() -> None:
+    """What is declared is what is used, right or wrong; gradcheck says so."""
+    f = tg.custom_vjp(lambda x: x * x)
+    f.defvjp(lambda x: (x * x, x), lambda x, t: (t * 100.0,))
+    assert float(tg.grad(f)(1.0)) == 100.0
+    with pytest.raises(AssertionError, match="the rule is wrong"):
+        gradcheck(f, [np.asarray([1.0])])
+    g = tg.custom_jvp(lambda x: x * x)
+    g.defjvp(lambda primals, tangents: (primals[0], 100.0 * tangents[0]))
+    assert float(tg.grad(g)(1.0)) == float(forward(g)(1.0)) == 100.0
+
+
+def test_outside_a_recording_the_function_is_just_called() -> None:
+    f = tg.custom_vjp(lambda x: x * 2.0)
+    f.defvjp(lambda x: (x * 0.0, None), lambda _, t: (t,))
+    assert f(tg.asarray(3.0)).item() == 6.0
+    with tg.no_grad():
+        assert f(tg.tensor(3.0, requires_grad=True)).item() == 6.0
+
+
+# -- checkpoint --------------------------------------------------------------------------------------------
+
+
+def test_parameters_a_checkpoint_closes_over_get_their_gradients() -> None:
+    w = tg.tensor([2.0, 3.0], requires_grad=True)
+    v = w * 1.5  # not a leaf
+    x = tg.tensor([0.3, 0.4], requires_grad=True)
+    tg.sum(tg.checkpoint(lambda x: tg.sin(v * x) * w)(x)).backward()
+    assert w.grad is not None
+    assert x.grad is not None
+    got = (w.grad.tolist(), x.grad.tolist())
+    w.grad, x.grad = None, None
+    v = w * 1.5
+    tg.sum(tg.sin(v * x) * w).backward()
+    again = [leaf.grad for leaf in (w, x)]
+    assert list(got) == [g.tolist() for g in again if g is not None]
+
+
+def test_a_checkpoint_keeps_arguments_and_results_only() -> None:
+    n, depth = 10_000, 20
+    x = tg.tensor(np.ones(n), requires_grad=True)
+
+    def block(x: Any) -> Any:
+        for _ in range(depth):
+            x = tg.tanh(x)
+        return x
+
+    def held(f: Callable[[Any], Any]) -> int:
+        gc.collect()
+        y = f(x)
+        seen, stack, total = set(), [y._record], 0
+        while stack:
+            r = stack.pop()
+            if r is None or id(r) in seen:
+                continue
+            seen.add(id(r))
+            stack += r.parents
+            for v in r.saved:
+                arrays = (*v.inputs, *v.outs) if hasattr(v, "inputs") else (v,)
+                total += sum(a.nbytes for a in arrays if hasattr(a, "nbytes"))
+        return total
+
+    assert held(block) == depth * n * 8
+    assert held(tg.checkpoint(block)) == 2 * n * 8
+    g = tg.grad(lambda x: tg.sum(block(x)))(x)
+    h = tg.grad(lambda x: tg.sum(tg.checkpoint(block)(x)))(x)
+    np.testing.assert_array_equal(np.asarray(g.detach()), np.asarray(h.detach()))
+
+
+def test_a_checkpoint_that_computes_something_else_raises() -> None:
+    ws = [tg.tensor(2.0, requires_grad=True), tg.tensor(3.0, requires_grad=True)]
+    y = tg.checkpoint(lambda x: x * ws.pop())(tg.tensor(1.0, requires_grad=True))
+    with pytest.raises(RuntimeError, match="computed again, it used other Tensors"):
+        y.backward()
+
+
+# -- implicit derivatives ----------------------------------------------------------------------------------
+
+A, B = np.asarray([[0.3, 0.1], [-0.2, 0.4]]), np.asarray([1.0, 2.0])
+
+
+def contraction(a: Any, b: Any) -> Any:
+    return tg.fixed_point(lambda x, a, b: tg.tanh(a @ x) + b, b * 0.0, a, b)
+
+
+def equation(a: Any, b: Any) -> Any:
+    return tg.root(lambda x, p: p["a"] @ x + x**3 - p["b"], tg.ones_like(b), {"a": a, "b": b})
+
+
+@pytest.mark.parametrize("f", [contraction, equation])
+def test_implicit_derivatives(xp: Place, f: Callable[..., Any]) -> None:
+    a, b = xp.tensor(A), xp.tensor(B)
+    gradcheck(f, [a, b])
+    if xp.double:
+        gradgradcheck(f, [a, b])
+    _, t = tg.jvp(f, (a, b), (a, b))
+    reverse = tg.jacobian(f, (0, 1), mode="reverse")(a, b)
+    product_ = tg.tensordot(reverse[0], a, axes=2) + reverse[1] @ b
+    xp.check(t, xp.values(product_), rtol=1e-8)
+
+
+def test_implicit_derivatives_of_closed_forms() -> None:
+    cube_root: Any = lambda a: tg.root(lambda x, a: x**3 - a, 2.0, a)  # noqa: E731
+    np.testing.assert_allclose(float(tg.hessian(cube_root)(8.0)), -2 / 9 * 8 ** (-5 / 3), rtol=1e-10)
+    newton: Any = lambda a: tg.fixed_point(lambda x, a: 0.5 * (x + a / x), 1.0, a)  # noqa: E731
+    np.testing.assert_allclose(float(tg.grad(tg.grad(newton))(2.0)), -0.25 * 2**-1.5, rtol=1e-10)
+
+
+# -- hooks and stop_gradient -------------------------------------------------------------------------------
+
+
+def test_hooks_see_and_change_gradients() -> None:
+    seen = []
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    y = x * x
+    y.register_hook(lambda g: seen.append(g.tolist()))
+    doubled = y.register_hook(lambda g: g * 2.0)
+    y.retain_grad()
+    tg.sum(y * 3.0 + y).backward(retain_graph=True)
+    assert seen == [[4.0, 4.0]]  # once, when all uses have been added up
+    assert x.grad is not None
+    assert y.grad is not None
+    assert (x.grad.tolist(), y.grad.tolist()) == ([16.0, 32.0], [8.0, 8.0])
+    doubled.remove()
+    x.grad = None
+    tg.sum(y).backward()
+    assert x.grad.tolist() == [2.0, 4.0]  # type: ignore[attr-defined]
+
+
+def test_a_hook_on_a_leaf_and_under_create_graph() -> None:
+    x = tg.tensor(3.0, requires_grad=True)
+    x.register_hook(lambda g: g * g)
+    (x * x).backward(create_graph=True)
+    g = x.grad
+    assert g is not None
+    assert g.item() == 36.0
+    x.grad = None
+    g.backward()
+    assert x.grad is not None
+    assert x.grad.item() == (8 * 3.0) ** 2  # of (2 x)^2, and the hook once more
+
+
+def test_stop_gradient() -> None:
+    assert float(tg.grad(lambda x: tg.stop_gradient({"x": x})["x"] * x)(3.0)) == 3.0
+    assert float(tg.grad(lambda x: tg.stop_gradient(x) * 2.0)(3.0)) == 0.0
+
+
+# -- messages ----------------------------------------------------------------------------------------------
+
+W = tg.tensor(2.0, requires_grad=True)
+X = tg.tensor(1.0, requires_grad=True)
+
+
+def unruly(kind: Any, **rule: Any) -> Any:
+    f = kind(rule.pop("body", lambda x: x * 2.0))
+    if rule:
+        getattr(f, "defvjp" if kind is tg.custom_vjp else "defjvp")(*rule.values())
+    return f
+
+
+def cut_by_no_grad(x: Any) -> Any:
+    with tg.no_grad():
+        return x * 2.0
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: unruly(tg.custom_vjp)(X), TypeError, r"give its rule first, with defvjp"),
+        (lambda: unruly(tg.custom_jvp)(X), TypeError, r"give its rule first, with defjvp"),
+        (
+            lambda: unruly(tg.custom_vjp, f=lambda x: (x * W, x), b=lambda x, t: (t,))(X),
+            TypeError,
+            "from outside that requires a gradient.*pass it as an argument",
+        ),
+        (lambda: unruly(tg.custom_jvp, body=lambda x: x * W, r=lambda p, t: p)(X), TypeError, "from outside"),
+        (
+            lambda: unruly(tg.custom_vjp, f=lambda x: (x, x), b=lambda x, t: t)(X).backward(),
+            ValueError,
+            "must return a tuple of 1 cotangents",
+        ),
+        (
+            lambda: unruly(tg.custom_vjp, f=lambda x: (x, x), b=lambda x, t: (tg.ones(3),))(X).backward(),
+            ValueError,
+            r"a cotangent has shape \(3,\)",
+        ),
+        (
+            lambda: unruly(tg.custom_jvp, r=lambda p, t: p[0])(X).backward(),
+            ValueError,
+            r"must return a pair \(result, tangent\)",
+        ),
+        (
+            lambda: unruly(tg.custom_vjp, f=lambda x: (None, x), b=lambda x, t: (t,))(X),
+            TypeError,
+            "least one Tensor",
+        ),
+        (lambda: tg.fixed_point(lambda x: x * 2.0, 1.0, max_iterations=9), RuntimeError, "last of 9 iterations"),
+        (
+            lambda: tg.fixed_point(lambda x: tg.ones(2), 1.0),
+            ValueError,
+            r"f gives float64 of shape \(2,\)",
+        ),
+        (lambda: tg.fixed_point(lambda x: x * W, 0.0), TypeError, "fixed_point uses a Tensor from outside"),
+        (lambda: tg.root(lambda x: x * x + 1.0, 0.5, max_iterations=5), RuntimeError, "last of 5 Newton steps"),
+        (lambda: tg.root(lambda x: x, 1j), TypeError, "complex unknowns"),
+        (lambda: tg.ones(1).register_hook(print), RuntimeError, "register_hook: .*not recorded"),
+        (lambda: tg.grad(lambda x: x.detach() * 2.0)(X), RuntimeError, r"cut by detach\(\) at test_functions.py:\d+"),
+        (
+            lambda: tg.grad(cut_by_no_grad)(X),
+            RuntimeError,
+            r"cut by no_grad\(\) at test_functions.*stop_gradient",
+        ),
+        (lambda: tg.grad(lambda x: tg.astype(x, tg.int64) * 2.0)(X), RuntimeError, r"cut by astype\(int64\)"),
+        (lambda: tg.jvp(lambda x: x.detach(), (X,), (X.detach(),)), RuntimeError, r"cut by detach\(\)"),
+    ],
+)
+def test_messages(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_a_hook_that_returns_something_else() -> None:
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2.0
+    y.register_hook(lambda g: tg.ones(3))
+    with pytest.raises(ValueError, match=r"what the hook returned has shape \(3,\)"):
+        tg.sum(y).backward()
+    assert x.grad is None
+
+
+def test_detaching_something_else_is_no_cut() -> None:
+    x = tg.tensor(2.0, requires_grad=True)
+    assert float(tg.grad(lambda y: x.detach() * 3.0)(1.0)) == 0.0
