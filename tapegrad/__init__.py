@@ -6,7 +6,7 @@ functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`
 
 from math import e, inf, nan, pi
 
-from tapegrad import backends
+from tapegrad import backends, fft
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._graph import to_dot, to_mermaid
@@ -192,6 +192,7 @@ __all__ = [
     "default_device",
     "default_dtype",
     "enable_grad",
+    "fft",
     "grad",
     "no_grad",
     "to_dot",

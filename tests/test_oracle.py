@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad.testing import SAMPLES, Sample
+from tapegrad.testing._samples_fft import MANY, ONE
 
 torch = pytest.importorskip("torch")
 
@@ -65,6 +67,12 @@ ORACLES |= {
     "vecdot complex": torch.linalg.vecdot,
     "cumulative_prod complex": own("cumprod", dim=0),
 }
+for ending, calls in (("fft", (*ONE, ("odd", {}), ("real", {"n": 5, "axis": 1}))), ("fftn", MANY)):
+    for note, options in calls:
+        theirs = {k if k in ("n", "s", "norm") else "dim": v for k, v in options.items()}
+        names = [n for n in tg.fft.__all__ if n.endswith(ending)]
+        ORACLES |= {f"{n} {note}".strip(): partial(getattr(torch.fft, n), **theirs) for n in names}
+ORACLES |= {n: getattr(torch.fft, n) for n in ("fftshift", "ifftshift")}
 PLAIN = {"tensordot": lambda a, b: torch.tensordot(a, b, 2)}
 
 
