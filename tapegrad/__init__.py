@@ -10,6 +10,7 @@ from tapegrad import backends, fft
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._graph import to_dot, to_mermaid
+from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
@@ -69,6 +70,12 @@ from tapegrad.ops.creation import (
     zeros,
     zeros_like,
 )
+from tapegrad.ops.dtypes import (
+    can_cast,
+    finfo,
+    iinfo,
+    result_type,
+)
 from tapegrad.ops.elementwise import (
     abs,
     acos,
@@ -125,6 +132,7 @@ from tapegrad.ops.reductions import (
     count_nonzero,
     cumulative_prod,
     cumulative_sum,
+    diff,
     max,
     mean,
     min,
@@ -132,6 +140,13 @@ from tapegrad.ops.reductions import (
     std,
     sum,
     var,
+)
+from tapegrad.ops.sets import (
+    isin,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
 )
 from tapegrad.ops.shaping import (
     broadcast_arrays,
@@ -155,6 +170,7 @@ from tapegrad.ops.sorting import (
     argmin,
     argsort,
     nonzero,
+    searchsorted,
     sort,
 )
 from tapegrad.ops.training import (
@@ -219,7 +235,13 @@ __all__ = [
     "nan",
     "newaxis",
     "pi",
+    "__array_api_version__",
+    "__array_namespace_info__",
+    "can_cast",
+    "finfo",
+    "iinfo",
     "isdtype",
+    "result_type",
     # creation
     "arange",
     "asarray",
@@ -313,6 +335,7 @@ __all__ = [
     "argmin",
     "argsort",
     "nonzero",
+    "searchsorted",
     "sort",
     "take",
     "take_along_axis",
@@ -327,6 +350,7 @@ __all__ = [
     "count_nonzero",
     "cumulative_prod",
     "cumulative_sum",
+    "diff",
     "max",
     "mean",
     "min",
@@ -334,6 +358,12 @@ __all__ = [
     "std",
     "sum",
     "var",
+    # sets
+    "isin",
+    "unique_all",
+    "unique_counts",
+    "unique_inverse",
+    "unique_values",
     # shaping
     "broadcast_arrays",
     "broadcast_shapes",

@@ -47,6 +47,8 @@ ORACLES |= {
     "max axis=None keepdims=False": torch.amax,
     "min axis=1 keepdims=False": own("amin", dim=1),
     "mean axis=1 keepdims=False": own("mean", dim=1),
+    "diff": torch.diff,
+    "diff twice": own("diff", n=2, dim=1),
     "tril": own("tril", diagonal=1),
     "take": lambda x, i: torch.index_select(x, 1, i),
     "take_along_axis": lambda x, i: torch.take_along_dim(x, i, 1),

@@ -165,7 +165,7 @@ def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...]
 
 
 @composed
-def expand_dims(x: Any, /, *, axis: int = 0) -> Tensor:
+def expand_dims(x: Any, /, axis: int) -> Tensor:
     """Insert an axis of length 1 at a position of the result's shape.
 
     >>> import tapegrad as tg
