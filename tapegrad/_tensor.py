@@ -235,13 +235,16 @@ class Tensor:
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
         return int(self.item())
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(
+        self, /, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
         self._leave("DLPack export")
-        if options.get("copy") is False:
+        if copy is False:
             raise BufferError("a Tensor is a value: DLPack export needs a copy")
         # A capsule can say that it is read-only, but PyTorch does not listen: so it is always a copy.
-        xp = backend_of[type(self._array)].xp
-        return xp.asarray(self._array, copy=True).__dlpack__(**{k: v for k, v in options.items() if k != "copy"})
+        own = backend_of[type(self._array)].xp.asarray(self._array, copy=True)
+        options = {"stream": stream, "max_version": max_version, "dl_device": dl_device}
+        return own.__dlpack__(**{k: v for k, v in options.items() if v is not None})
 
     def __dlpack_device__(self) -> Any:
         return self._array.__dlpack_device__()

@@ -150,6 +150,13 @@ def test_other_names_of_the_standard_are_there() -> None:
     assert [n for n in MEMBERS.split() if not hasattr(tg.Tensor, n)] == []
 
 
+def test_several_results_are_tuples() -> None:
+    x = tg.ones((2, 2))
+    for out in (tg.broadcast_arrays(x, x), tg.meshgrid(x[0], x[1]), tg.unstack(x), tg.nonzero(x)):
+        assert type(out) is tuple
+    assert signature(tg.Tensor.__dlpack__) == "self, /, *, stream=None, max_version=None, dl_device=None, copy=None"
+
+
 def test_versions_of_the_standard() -> None:
     x = tg.ones(1)
     assert tg.__array_api_version__ == "2025.12"

@@ -450,7 +450,7 @@ def triu(x: Any, /, *, k: int = 0) -> Tensor:
 
 
 @composed
-def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Tensor]:
+def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
     """Spread vectors over a grid: "xy" puts the first along the second axis, "ij" along the first.
 
     >>> import tapegrad as tg

@@ -329,7 +329,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @composed
-def broadcast_arrays(*arrays: Any) -> list[Tensor]:
+def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     """Broadcast arrays against each other.
 
     >>> import tapegrad as tg
@@ -338,4 +338,4 @@ def broadcast_arrays(*arrays: Any) -> list[Tensor]:
     """
     xs = as_tensors("broadcast_arrays", *arrays)
     shape = broadcast_shapes(*[x.shape for x in xs])
-    return [x if x.shape == shape else _broadcast_to(x, shape) for x in xs]
+    return tuple([x if x.shape == shape else _broadcast_to(x, shape) for x in xs])
