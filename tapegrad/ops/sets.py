@@ -80,10 +80,10 @@ def unique_all(x: Any, /) -> UniqueAll:
     >>> tg.unique_all(tg.asarray([3.0, 1.0, 3.0])).counts
     Tensor([1, 2])
     """
+    x = as_tensor(x)
     flat, order, starts, places = _groups(x)
     indices = take(order, places)
-    shape = as_tensor(x).shape
-    return UniqueAll(take(flat, indices), indices, _inverse(order, starts, shape), _counts(starts, places))
+    return UniqueAll(take(flat, indices), indices, _inverse(order, starts, x.shape), _counts(starts, places))
 
 
 @composed
@@ -106,8 +106,9 @@ def unique_inverse(x: Any, /) -> UniqueInverse:
     >>> tg.unique_inverse(tg.asarray([3, 1, 3]))
     UniqueInverse(values=Tensor([1, 3]), inverse_indices=Tensor([1, 0, 1]))
     """
+    x = as_tensor(x)
     flat, order, starts, places = _groups(x)
-    return UniqueInverse(take(flat, take(order, places)), _inverse(order, starts, as_tensor(x).shape))
+    return UniqueInverse(take(flat, take(order, places)), _inverse(order, starts, x.shape))
 
 
 @composed

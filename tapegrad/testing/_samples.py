@@ -222,6 +222,7 @@ def _shaping() -> list[Sample]:
         ("roll", lambda m, x: m.roll(x, 5)),
         ("roll axis", lambda m, x: m.roll(x, (1, -1), axis=(0, 2))),
         ("expand_dims", lambda m, x: m.expand_dims(x, axis=-2)),
+        ("expand_dims several", lambda m, x: m.expand_dims(x, axis=(0, -2))),
         ("squeeze", lambda m, x: m.squeeze(x[:, :1], axis=1)),
         ("moveaxis", lambda m, x: m.moveaxis(x, (0, 1), (-1, 0))),
         ("repeat", lambda m, x: m.repeat(x, 3, axis=1)),
