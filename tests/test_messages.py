@@ -160,6 +160,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("reshape -1", lambda: tg.reshape(leaf(1, 2), (-1, 3)), ValueError, "do not fill"),
     ("negative length", lambda: tg.zeros((2, -3)), ValueError, "negative lengths"),
     ("permute_dims", lambda: tg.permute_dims(leaf(1), (0, 0)), ValueError, "no permutation"),
+    ("expand_dims axis", lambda: tg.expand_dims(leaf(1), 2), IndexError, "^expand_dims: axis 2"),
     ("expand_dims", lambda: tg.expand_dims(leaf(1), (0, 0)), ValueError, "^expand_dims: an axis is named twice"),
     ("squeeze", lambda: tg.squeeze(leaf(1, 2), axis=0), ValueError, "length 2, not 1"),
     ("moveaxis", lambda: tg.moveaxis(tg.ones((2, 2)), (0, 1), 0), ValueError, "as many axes"),
