@@ -7,6 +7,7 @@ An adapter is a module `_<name>.py` in this folder with one class, `Adapter`, th
 from __future__ import annotations
 
 import importlib
+import sys
 
 from tapegrad.backends._base import Array, Backend, Namespace
 
@@ -16,6 +17,7 @@ __all__ = [
     "Backend",
     "Namespace",
     "available",
+    "imported",
     "is_available",
     "load",
     "of_array",
@@ -105,6 +107,17 @@ def load(prefix: str) -> Backend:
     return backend
 
 
+def imported() -> list[Backend]:
+    """Return the adapters of the libraries that this process has imported, NumPy's first, as far as they are usable.
+
+    >>> from tapegrad import backends
+    >>> backends.imported()[0].name
+    'numpy'
+    """
+    prefixes = dict.fromkeys(prefix for root, prefix in _ROOTS.items() if root in sys.modules)
+    return [load(prefix) for prefix in prefixes if _why_not(prefix) is None]
+
+
 def of_device(device: str) -> tuple[Backend, object]:
     """Split a device string into its adapter and that library's own device object.
 
@@ -155,4 +168,6 @@ def of_array(array: object) -> Backend | None:
 
 
 def _looks_like_an_array(array: object) -> bool:
+    if isinstance(array, type):  # np.float32 has an array's attributes, for its instances
+        return False
     return hasattr(array, "__array_namespace__") or type(array).__module__.startswith("dask.array")

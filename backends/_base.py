@@ -89,6 +89,10 @@ class Backend:
                 return device
         raise ValueError(f"{self.name} has no device {text!r}")
 
+    def devices(self) -> list[str]:
+        """Return the device strings of the library here."""
+        return [self.full_name(device) for device in self.xp.__array_namespace_info__().devices()]
+
     def full_name(self, device: Any) -> str:
         """Return the device string of a native device."""
         return f"{self.prefix}:{device}"

@@ -22,6 +22,7 @@ class Adapter(Backend):
 
     def __init__(self) -> None:
         super().__init__("jax", jnp)
+        self.xp.replace(searchsorted=_searchsorted)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)
@@ -44,6 +45,9 @@ class Adapter(Backend):
         if not (number or "0").isdecimal() or int(number or 0) >= len(devices):
             raise ValueError(f"unknown device 'jax:{text}': JAX has {', '.join(map(self.full_name, devices))}")
         return devices[int(number or 0)]
+
+    def devices(self) -> list[str]:
+        return list(dict.fromkeys(self.full_name(device) for device in (*jax.devices("cpu"), *jax.devices())))
 
     def full_name(self, device: Any) -> str:
         return "jax:cpu" if (device.platform, device.id) == ("cpu", 0) else f"jax:{device.platform}:{device.id}"
@@ -69,3 +73,7 @@ class Adapter(Backend):
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         return array.at[key].add(value)
+
+
+def _searchsorted(x1: Array, x2: Array, /, *, side: str, sorter: Array | None) -> Array:
+    return jnp.searchsorted(x1, x2, side=side, sorter=sorter).astype(int)  # which is int32 for short arrays

@@ -16,6 +16,7 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("array-api-strict", strict)
         self.prefix = "strict"
+        self.xp.replace(isin=_isin)
         self._host = strict.Device("CPU_DEVICE")
 
     def owns(self, array_type: type) -> bool:
@@ -65,3 +66,9 @@ class Adapter(Backend):
             lead = key[:-1]  # a mask stands alone, but for extra leading axes
             return (*lead, *strict.nonzero(key[-1]))
         return key
+
+
+def _isin(x1: Array, x2: Array, /, *, invert: bool) -> Array:
+    """Do what strict's own does, for floats too and with `invert`."""
+    found = strict.any(x1[..., None] == strict.reshape(x2, (-1,)), axis=-1)
+    return strict.logical_not(found) if invert else found

@@ -17,6 +17,7 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("torch", compat)
         self.xp.replace(take_along_axis=lambda x, i, /, *, axis: torch.take_along_dim(x, i.long(), axis))
+        self.xp.replace(searchsorted=_searchsorted)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, torch.Tensor)
@@ -40,6 +41,9 @@ class Adapter(Backend):
             elif device.index >= torch.cuda.device_count():
                 raise ValueError(f"device 'torch:{text}': there are {torch.cuda.device_count()} CUDA devices")
         return device
+
+    def devices(self) -> list[str]:
+        return ["torch:cpu", *[f"torch:cuda:{i}" for i in range(torch.cuda.device_count())]]
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         array = array.detach().cpu()
@@ -92,6 +96,11 @@ class Adapter(Backend):
         places = torch.arange(array.numel(), device=array.device).reshape(array.shape)[key]
         flat = array.contiguous().view(-1).index_add_(0, places.reshape(-1), value.reshape(-1))
         return flat.view(array.shape)
+
+
+def _searchsorted(x1: Array, x2: Array, /, *, side: str, sorter: Array | None) -> Array:
+    sorter = None if sorter is None else sorter.long().contiguous()
+    return torch.searchsorted(x1.contiguous(), x2.contiguous(), side=side, sorter=sorter)  # which warns of gaps
 
 
 def _one_array(key: tuple[Any, ...]) -> bool:

@@ -6,7 +6,7 @@ functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`
 
 from math import e, inf, nan, pi
 
-from tapegrad import backends, linalg
+from tapegrad import backends, fft, linalg
 from tapegrad._checkpoint import checkpoint
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
@@ -14,6 +14,7 @@ from tapegrad._forward import jvp, linearize
 from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._implicit import fixed_point, root
+from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
 from tapegrad._operators import bind as _bind_operators
@@ -74,6 +75,12 @@ from tapegrad.ops.creation import (
     zeros,
     zeros_like,
 )
+from tapegrad.ops.dtypes import (
+    can_cast,
+    finfo,
+    iinfo,
+    result_type,
+)
 from tapegrad.ops.elementwise import (
     abs,
     acos,
@@ -130,6 +137,7 @@ from tapegrad.ops.reductions import (
     count_nonzero,
     cumulative_prod,
     cumulative_sum,
+    diff,
     max,
     mean,
     min,
@@ -137,6 +145,13 @@ from tapegrad.ops.reductions import (
     std,
     sum,
     var,
+)
+from tapegrad.ops.sets import (
+    isin,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
 )
 from tapegrad.ops.shaping import (
     broadcast_arrays,
@@ -160,6 +175,7 @@ from tapegrad.ops.sorting import (
     argmin,
     argsort,
     nonzero,
+    searchsorted,
     sort,
 )
 from tapegrad.ops.training import (
@@ -198,6 +214,7 @@ __all__ = [
     "default_device",
     "default_dtype",
     "enable_grad",
+    "fft",
     "grad",
     "no_grad",
     "to_dot",
@@ -236,7 +253,13 @@ __all__ = [
     "nan",
     "newaxis",
     "pi",
+    "__array_api_version__",
+    "__array_namespace_info__",
+    "can_cast",
+    "finfo",
+    "iinfo",
     "isdtype",
+    "result_type",
     # creation
     "arange",
     "asarray",
@@ -330,6 +353,7 @@ __all__ = [
     "argmin",
     "argsort",
     "nonzero",
+    "searchsorted",
     "sort",
     "take",
     "take_along_axis",
@@ -344,6 +368,7 @@ __all__ = [
     "count_nonzero",
     "cumulative_prod",
     "cumulative_sum",
+    "diff",
     "max",
     "mean",
     "min",
@@ -351,6 +376,12 @@ __all__ = [
     "std",
     "sum",
     "var",
+    # sets
+    "isin",
+    "unique_all",
+    "unique_counts",
+    "unique_inverse",
+    "unique_values",
     # shaping
     "broadcast_arrays",
     "broadcast_shapes",

@@ -17,6 +17,15 @@ _KINDS = {
 }
 _KINDS["integral"] = _KINDS["signed integer"] + _KINDS["unsigned integer"]
 _KINDS["numeric"] = _KINDS["integral"] + _KINDS["real floating"] + _KINDS["complex floating"]
+# Which kind gives way to which. A Python int ranks as the least of integers: it fits them all.
+KIND_RANKS = {
+    "bool": 0,
+    "unsigned integer": 1,
+    "signed integer": 2,
+    "real floating": 3,
+    "complex floating": 4,
+}
+SCALAR_RANKS: dict[type, int] = {bool: 0, int: 1, float: 3, complex: 4}
 
 
 @final

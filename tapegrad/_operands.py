@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, native_device
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 
-SCALARS = frozenset((bool, int, float, complex))
+SCALARS = frozenset(SCALAR_RANKS)
 
 
 def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
@@ -70,20 +71,12 @@ def _constant(name: str, x: object, like: Array) -> Tensor:
     if array is NotImplemented:
         raise not_an_operand(name, x)
     if type(array) in SCALARS:
-        rank = {bool: 0, int: 1, float: 2, complex: 3}[type(array)]
-        if rank > _RANKS[dtype_of(like).kind]:  # the dtype that new Tensors of such a number get
+        if (
+            SCALAR_RANKS[type(array)] > KIND_RANKS[dtype_of(like).kind]
+        ):  # the dtype that new Tensors of such a number get
             return as_tensor_on(array, device_of(like))
         array = backend_of[type(like)].xp.full((), array, dtype=like.dtype, device=native_device(like))
     return wrap(array)
-
-
-_RANKS = {
-    "bool": 0,
-    "signed integer": 1,
-    "unsigned integer": 1,
-    "real floating": 2,
-    "complex floating": 3,
-}
 
 
 def as_tensor_on(x: object, device: str) -> Tensor:

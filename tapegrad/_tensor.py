@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 new = object.__new__
+# The versions of the standard, each of which adds to the one before.
+_PUBLISHED = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
 
 
 @final
@@ -263,13 +265,16 @@ class Tensor:
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
         return int(self.item())
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(
+        self, /, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
         self._leave("DLPack export")
-        if options.get("copy") is False:
+        if copy is False:
             raise BufferError("a Tensor is a value: DLPack export needs a copy")
         # A capsule can say that it is read-only, but PyTorch does not listen: so it is always a copy.
-        xp = backend_of[type(self._array)].xp
-        return xp.asarray(self._array, copy=True).__dlpack__(**{k: v for k, v in options.items() if k != "copy"})
+        own = backend_of[type(self._array)].xp.asarray(self._array, copy=True)
+        options = {"stream": stream, "max_version": max_version, "dl_device": dl_device}
+        return own.__dlpack__(**{k: v for k, v in options.items() if v is not None})
 
     def __dlpack_device__(self) -> Any:
         return self._array.__dlpack_device__()
@@ -292,7 +297,7 @@ class Tensor:
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         import tapegrad
 
-        if api_version is not None and api_version > tapegrad.__array_api_version__:
+        if api_version is not None and api_version not in _PUBLISHED:
             raise ValueError(f"tapegrad follows the array API {tapegrad.__array_api_version__}, not {api_version}")
         return tapegrad
 

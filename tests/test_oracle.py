@@ -12,6 +12,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad.testing import SAMPLES, Sample
+from tapegrad.testing._samples_fft import MANY, ONE
 
 torch = pytest.importorskip("torch")
 
@@ -47,6 +48,8 @@ ORACLES |= {
     "max axis=None keepdims=False": torch.amax,
     "min axis=1 keepdims=False": own("amin", dim=1),
     "mean axis=1 keepdims=False": own("mean", dim=1),
+    "diff": torch.diff,
+    "diff twice": own("diff", n=2, dim=1),
     "tril": own("tril", diagonal=1),
     "take": lambda x, i: torch.index_select(x, 1, i),
     "take_along_axis": lambda x, i: torch.take_along_dim(x, i, 1),
@@ -67,6 +70,12 @@ ORACLES |= {
     "vecdot complex": torch.linalg.vecdot,
     "cumulative_prod complex": own("cumprod", dim=0),
 }
+for ending, calls in (("fft", (*ONE, ("odd", {}), ("real", {"n": 5, "axis": 1}))), ("fftn", MANY)):
+    for note, options in calls:
+        theirs = {k if k in ("n", "s", "norm") else "dim": v for k, v in options.items()}
+        names = [n for n in tg.fft.__all__ if n.endswith(ending)]
+        ORACLES |= {f"{n} {note}".strip(): partial(getattr(torch.fft, n), **theirs) for n in names}
+ORACLES |= {n: getattr(torch.fft, n) for n in ("fftshift", "ifftshift")}
 PLAIN = {"tensordot": lambda a, b: torch.tensordot(a, b, 2)}
 
 

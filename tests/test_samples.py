@@ -100,11 +100,9 @@ def test_layout_does_not_matter(sample: Sample) -> None:
 def test_every_function_is_accounted_for() -> None:
     """Each public function has a rule, is composed, or is declared constant: exactly one of the three."""
     functions = set()
-    for space in (tg, tg.linalg):
-        for name in space.__all__:
-            f = getattr(space, name)
-            if getattr(f, "__module__", "").startswith("tapegrad.ops"):
-                functions.add(name)
+    for name, f in [(n, getattr(m, n)) for m in (tg, tg.fft, tg.linalg) for n in m.__all__]:
+        if getattr(f, "__module__", "").startswith("tapegrad.ops"):
+            functions.add(name)
     # Not operations: they make leaves, or work on shapes.
     functions -= {"tensor", "broadcast_shapes"}
     for name in functions:
@@ -131,8 +129,9 @@ def test_what_each_operation_saves() -> None:
     )
     keep_out = "exp expm1 log_softmax relu sigmoid softmax sqrt tan tanh"
     keep_nothing = (
-        "add astype broadcast_to concat conj cumulative_sum flip getitem imag index_add matrix_transpose mean negative "
-        "permute_dims positive real reshape roll setitem stack subtract sum to_device tril triu unstack"
+        "add astype broadcast_to concat conj cumulative_sum fft flip getitem imag index_add irfft matrix_transpose "
+        "mean negative permute_dims positive real reshape rfft roll setitem stack subtract sum to_device tril triu "
+        "unstack"
     )
     expected = dict.fromkeys(keep_x.split(), "x") | dict.fromkeys(keep_out.split(), "out")
     expected |= dict.fromkeys(keep_nothing.split(), "")

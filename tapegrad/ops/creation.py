@@ -280,7 +280,7 @@ def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor
     >>> tg.zeros(2)
     Tensor([0., 0.])
     """
-    return full(shape, 0, dtype=_default_if(dtype, device), device=device)
+    return full(shape, 0, dtype=default_if(dtype, device), device=device)
 
 
 @constant
@@ -291,10 +291,11 @@ def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     >>> tg.ones(2)
     Tensor([1., 1.])
     """
-    return full(shape, 1, dtype=_default_if(dtype, device), device=device)
+    return full(shape, 1, dtype=default_if(dtype, device), device=device)
 
 
-def _default_if(dtype: Any, device: str | None) -> Any:
+def default_if(dtype: Any, device: str | None) -> Any:
+    """Return a dtype, or for None the name of the float dtype that new Tensors on a device get."""
     if dtype is not None:
         return dtype
     backend, _, native = _place(None, device)
@@ -326,7 +327,7 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
     if dtype is None and isinstance(fill_value, bool):
         dtype = "bool"
     if dtype is None and isinstance(fill_value, complex):
-        dtype = "complex64" if _default_if(None, device) == "float32" else "complex128"
+        dtype = "complex64" if default_if(None, device) == "float32" else "complex128"
     backend, native, to = _place(dtype, device, integer=isinstance(fill_value, int))
     return wrap(backend.xp.full(_shape(shape), fill_value, dtype=to, device=native))
 
@@ -465,7 +466,7 @@ def triu(x: Any, /, *, k: int = 0) -> Tensor:
 
 
 @composed
-def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Tensor]:
+def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
     """Spread vectors over a grid: "xy" puts the first along the second axis, "ij" along the first.
 
     >>> import tapegrad as tg

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device
 from tapegrad._operands import SCALARS, as_tensors, coerce, not_an_operand, same_library
 from tapegrad._primitive import primitive
@@ -285,20 +286,15 @@ def parts(y: Tensor, x: Tensor) -> tuple[Array, Record | None]:
     return y._array, x._record if keeps else y._record
 
 
-_ORDER = ("bool", "unsigned integer", "signed integer", "real floating", "complex floating")
-
-
 def _cast_value(v: Any, a: Array) -> Array:
     """Return what is written as an array in the dtype of where it goes; TypeError if that loses its kind."""
     to = dtype_of(a)
     xp = namespace_of[type(a)]
     if type(v) in SCALARS:
-        kind = {bool: "bool", int: "signed integer", float: "real floating", complex: "complex floating"}[type(v)]
-        if to.kind == "unsigned integer" and kind == "signed integer":
-            kind = to.kind
+        kind, rank = type(v).__name__, SCALAR_RANKS[type(v)]
     else:
-        kind = dtype_of(v).kind
-    if _ORDER.index(kind) > _ORDER.index(to.kind):
+        kind, rank = dtype_of(v).kind, KIND_RANKS[dtype_of(v).kind]
+    if rank > KIND_RANKS[to.kind]:
         raise TypeError(
             f"x[...] = v: a {kind} value does not fit in a Tensor of {to.name}: convert one of them "
             "with tapegrad.astype"

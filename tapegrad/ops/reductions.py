@@ -6,9 +6,12 @@ from typing import Any
 
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
+from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
 from tapegrad.ops._singular import over
+from tapegrad.ops.binary import subtract
+from tapegrad.ops.shaping import concat
 
 Axis = int | tuple[int, ...] | None
 
@@ -306,3 +309,27 @@ def count_nonzero(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Te
     """
     x = as_tensor(x)
     return _count_nonzero(x, axes_of("count_nonzero", x.ndim, axis), keepdims)
+
+
+@composed
+def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None) -> Tensor:
+    """Differences of neighbours along an axis, taken n times: each time one element less.
+
+    prepend, append: Tensors of the same shape but for that axis, put before and behind x first. Raises ValueError for a
+    negative n, an axis that is not there and shapes that do not fit. Composed of `subtract`, indexing and `concat`.
+
+    >>> import tapegrad as tg
+    >>> tg.diff(tg.asarray([1.0, 4.0, 9.0])), tg.diff(tg.asarray([1.0, 4.0, 9.0]), n=2)
+    (Tensor([3., 5.]), Tensor([2.]))
+    """
+    x = as_tensor(x)
+    place = axis_of("diff", x.ndim, axis)
+    if n < 0:
+        raise ValueError(f"diff: n says how often to take differences, so it is not negative, as {n} is")
+    parts = [part for part in (prepend, x, append) if part is not None]
+    if len(parts) > 1:
+        x = concat(parts, axis=place)
+    rest = (slice(None),) * (-place - 1)
+    for _ in range(n):
+        x = subtract(x[(..., slice(1, None), *rest)], x[(..., slice(None, -1), *rest)])
+    return x  # type: ignore[no-any-return]

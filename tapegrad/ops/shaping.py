@@ -165,16 +165,18 @@ def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...]
 
 
 @composed
-def expand_dims(x: Any, /, *, axis: int = 0) -> Tensor:
-    """Insert an axis of length 1 at a position of the result's shape.
+def expand_dims(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
+    """Insert axes of length 1 at positions of the result's shape; ValueError for one outside it or named twice.
 
     >>> import tapegrad as tg
-    >>> tg.expand_dims(tg.zeros(3), axis=-1).shape
-    (3, 1)
+    >>> tg.expand_dims(tg.zeros(3), -1).shape, tg.expand_dims(tg.zeros(3), (0, 2)).shape
+    ((3, 1), (1, 3, 1))
     """
     x = as_tensor(x)
-    place = axis_of("expand_dims", x.ndim + 1, axis) + x.ndim + 1
-    return _reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
+    ndim = x.ndim + (1 if isinstance(axis, int) else len(axis))
+    axes = axes_of("expand_dims", ndim, axis)
+    lengths = iter(x.shape)
+    return _reshape(x, tuple([1 if i in axes else next(lengths) for i in range(-ndim, 0)]))
 
 
 @composed
@@ -329,7 +331,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @composed
-def broadcast_arrays(*arrays: Any) -> list[Tensor]:
+def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     """Broadcast arrays against each other.
 
     >>> import tapegrad as tg
@@ -338,4 +340,4 @@ def broadcast_arrays(*arrays: Any) -> list[Tensor]:
     """
     xs = as_tensors("broadcast_arrays", *arrays)
     shape = broadcast_shapes(*[x.shape for x in xs])
-    return [x if x.shape == shape else _broadcast_to(x, shape) for x in xs]
+    return tuple([x if x.shape == shape else _broadcast_to(x, shape) for x in xs])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._namespace import namespace_of
-from tapegrad._operands import as_tensor
+from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import CONSTANT, composed
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of
+from tapegrad.ops.creation import astype
+from tapegrad.ops.dtypes import result_type
 from tapegrad.ops.indexing import take_along_axis
 
 _argsort = primitive(
@@ -80,3 +82,39 @@ def nonzero(x: Any, /) -> tuple[Tensor, ...]:
 
 
 CONSTANT.add("nonzero")
+
+
+_searchsorted = primitive(
+    "searchsorted",
+    lambda xp, x1, x2, sorter, side: xp.searchsorted(x1, x2, side=side, sorter=sorter),
+    None,
+    None,
+    None,
+)
+
+
+def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None) -> Tensor:
+    """Indices at which values could be inserted in a sorted Tensor of one axis so that it stays sorted.
+
+    x1: rising, or put in that order by the indices `sorter`; x2: a Tensor of any shape or a number. side: before equal
+    elements ("left") or behind them ("right"). Gives integers in the shape of x2. Raises ValueError for another side,
+    for x1 of other than one axis and a sorter of another shape, TypeError for a sorter that holds no integers. Not
+    differentiable.
+
+    >>> import tapegrad as tg
+    >>> tg.searchsorted(tg.asarray([1.0, 2.0, 2.0]), tg.asarray([2.0, 5.0]))
+    Tensor([1, 3])
+    """
+    x1, x2 = as_tensors("searchsorted", x1, x2)
+    if side not in ("left", "right"):
+        raise ValueError(f"searchsorted: side is 'left' or 'right', not {side!r}")
+    if x1.ndim != 1:
+        raise ValueError(f"searchsorted: the sorted Tensor has one axis, not {x1.ndim}")
+    if sorter is not None:
+        _, sorter = as_tensors("searchsorted", x1, sorter)
+        if "integer" not in sorter.dtype.kind:
+            raise TypeError(f"searchsorted: sorter holds indices, so it must be of integers, not {sorter.dtype.name}")
+        if sorter.shape != x1.shape:
+            raise ValueError(f"searchsorted: sorter has shape {sorter.shape}, but what it sorts {x1.shape}")
+    dtype = result_type(x1, x2)
+    return _searchsorted(astype(x1, dtype, copy=False), astype(x2, dtype, copy=False), sorter, side)

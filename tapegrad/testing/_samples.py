@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import tapegrad as tg
-from tapegrad.testing import _samples_complex, _samples_linalg
+from tapegrad.testing import _samples_complex, _samples_fft, _samples_linalg
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
 
@@ -222,12 +222,16 @@ def _shaping() -> list[Sample]:
         ("roll", lambda m, x: m.roll(x, 5)),
         ("roll axis", lambda m, x: m.roll(x, (1, -1), axis=(0, 2))),
         ("expand_dims", lambda m, x: m.expand_dims(x, axis=-2)),
+        ("expand_dims several", lambda m, x: m.expand_dims(x, axis=(0, -2))),
         ("squeeze", lambda m, x: m.squeeze(x[:, :1], axis=1)),
         ("moveaxis", lambda m, x: m.moveaxis(x, (0, 1), (-1, 0))),
         ("repeat", lambda m, x: m.repeat(x, 3, axis=1)),
         ("repeat flat", lambda m, x: m.repeat(x, 2)),
         ("tile", lambda m, x: m.tile(x, (2, 1, 3, 2))),
         ("broadcast_to", lambda m, x: m.broadcast_to(x[:, :1], (5, 2, 3, 4))),
+        ("diff", lambda m, x: m.diff(x)),
+        ("diff twice", lambda m, x: m.diff(x, axis=1, n=2)),
+        ("diff prepend and append", lambda m, x: m.diff(x, axis=0, prepend=x[1:], append=x[:1] * 2.0)),
         ("tril", lambda m, x: m.tril(x, k=1)),
         ("triu", lambda m, x: m.triu(x, k=-1)),
         ("unstack", lambda m, x: m.unstack(x, axis=1)[1] * m.unstack(x, axis=1)[0]),
@@ -320,6 +324,15 @@ def _indexing() -> list[Sample]:
             lambda x: -np.sort(-x, axis=0),
             (apart(4, 5),),
         ),
+        *[
+            Sample(f"{n} {field}".strip(), g, lambda x: np.sort(x, axis=None), (apart(3, 4),))
+            for n, field, g in (
+                ("unique_values", "", tg.unique_values),
+                ("unique_all", "values", lambda x: tg.unique_all(x).values),
+                ("unique_counts", "values", lambda x: tg.unique_counts(x).values),
+                ("unique_inverse", "values", lambda x: tg.unique_inverse(x).values),
+            )
+        ],
         Sample("iteration", lambda x: sum(r * r for r in x), lambda x: sum(r * r for r in x), (x,)),
     ]
 
@@ -333,4 +346,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_indexing(),
     *_samples_complex.samples(),
     *_samples_linalg.samples(),
+    *_samples_fft.samples(),
 )

@@ -1,0 +1,187 @@
+"""Functions of the standard about dtypes: promotion and limits.
+
+They take a DType, a dtype's name, a library's own dtype, or a Tensor or array for its dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tapegrad._dtypes import DTYPES, KIND_RANKS, SCALAR_RANKS, DType, as_dtype
+from tapegrad._namespace import dtype_of, find_backend, native_device
+from tapegrad._rules import constant
+from tapegrad._tensor import Tensor
+
+# Name -> (bits of the fraction, greatest exponent).
+_FLOATS = {"float16": (10, 15), "bfloat16": (7, 127), "float32": (23, 127), "float64": (52, 1023)}
+_NARROWER = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
+
+
+class FInfo(NamedTuple):
+    """Limits of a floating dtype."""
+
+    bits: int
+    eps: float
+    max: float
+    min: float
+    smallest_normal: float
+    dtype: DType
+
+
+class IInfo(NamedTuple):
+    """Limits of an integer dtype."""
+
+    bits: int
+    max: int
+    min: int
+    dtype: DType
+
+
+def _raw(x: Any) -> Any:
+    """Return the raw array that something is or holds, or None if it is a dtype."""
+    if isinstance(x, Tensor):
+        return x._array
+    return None if find_backend(x) is None else x
+
+
+def _dtype(x: Any) -> DType:
+    array = _raw(x)
+    return as_dtype(x) if array is None else dtype_of(array)
+
+
+def _bits(dtype: DType) -> int:
+    return 8 * dtype.itemsize
+
+
+def _holder(dtype: DType) -> DType:
+    """Return the floating dtype that takes an integer's place beside floating ones."""
+    return DTYPES[{8: "float16", 16: "float32"}.get(_bits(dtype), "float64")]
+
+
+def _of_parts(dtype: DType) -> DType:
+    """Return the complex dtype whose parts hold a floating one."""
+    return DTYPES["complex128" if dtype.name == "float64" else "complex64"]
+
+
+def promote(a: DType, b: DType) -> DType:
+    """Return the dtype of two dtypes: by the standard's tables, and by NumPy's where it has none."""
+    low, high = sorted((a, b), key=lambda dtype: KIND_RANKS[dtype.kind])
+    if low is high or low.kind == "bool":
+        return high
+    if low.kind == high.kind:
+        if {low.name, high.name} == {"float16", "bfloat16"}:
+            return DTYPES["float32"]
+        return max(low, high, key=_bits)
+    if high.kind == "signed integer":  # and the other is unsigned
+        bits = max(_bits(high), 2 * _bits(low))
+        return DTYPES[f"int{bits}" if bits <= 64 else "float64"]
+    if low.kind in ("unsigned integer", "signed integer"):
+        low = _holder(low)
+    return promote(_of_parts(low), high) if high.kind == "complex floating" else promote(low, high)
+
+
+def _with_number(dtype: DType, number: Any) -> DType:
+    """Return the dtype of a dtype and a Python number, which counts as little as it can."""
+    rank = SCALAR_RANKS[type(number)]
+    if rank <= KIND_RANKS[dtype.kind]:
+        return dtype
+    if type(number) is complex:
+        return _of_parts(dtype if dtype.kind == "real floating" else DTYPES["float64"])
+    return DTYPES["int64" if type(number) is int else "float64"]
+
+
+@constant
+def result_type(*arrays_and_dtypes: Any) -> DType:
+    """Say which dtype an operation on these gives: Tensors, arrays, dtypes and Python numbers.
+
+    It follows the standard's tables, in which a Python number keeps the dtype of the others wherever its kind allows.
+    What the standard leaves open is as on NumPy: an int beside a float gives a float wide enough for both (int32 and
+    float32: float64), uint64 beside a signed dtype gives float64. Beside an array on a device without 64-bit dtypes,
+    the result is of 32 bits. The order makes no difference. Raises TypeError for what has no dtype, ValueError for
+    numbers alone.
+
+    >>> import tapegrad as tg
+    >>> tg.result_type(tg.int8, tg.uint8), tg.result_type(tg.zeros(2, dtype=tg.float32), 1.5)
+    (tapegrad.int16, tapegrad.float32)
+    """
+    plain = [_plain(x) for x in arrays_and_dtypes]
+    numbers = [x for x in plain if type(x) in SCALAR_RANKS]
+    others = [x for x in plain if type(x) not in SCALAR_RANKS]
+    if not others:
+        raise ValueError("result_type: at least one array or dtype is needed beside numbers")
+    # The highest kind first: an int then widens a float only if it does so alone.
+    found, *rest = sorted(map(_dtype, others), key=lambda dtype: -KIND_RANKS[dtype.kind])
+    for dtype in rest:
+        found = promote(found, dtype)
+    for number in numbers:
+        found = _with_number(found, number)
+    arrays = [a for a in map(_raw, others) if a is not None]
+    return found if not arrays or _there(found, arrays[0]) else DTYPES[_NARROWER[found.name]]
+
+
+def _plain(x: Any) -> Any:
+    """Return a scalar of NumPy, which counts no more than Python's, as a Python number; all else as it is."""
+    backend = None if isinstance(x, Tensor) else find_backend(x)
+    number = None if backend is None else backend.as_scalar(x)
+    return x if number is None else number
+
+
+def _there(dtype: DType, array: Any) -> bool:
+    """Say whether the device of a raw array has a dtype."""
+    backend = find_backend(array)
+    return backend is not None and backend.has_dtype(dtype.name, native_device(array))
+
+
+@constant
+def can_cast(from_: Any, to: Any, /) -> bool:
+    """Say whether promotion can lead from a dtype, or that of a Tensor or array, to another dtype.
+
+    Between kinds it goes by `result_type`, as on NumPy: int32 can be cast to float64, not to float32. From an array,
+    only to a dtype that its device has. Raises TypeError for what has no dtype.
+
+    >>> import tapegrad as tg
+    >>> tg.can_cast(tg.int8, tg.int16), tg.can_cast(tg.float64, tg.float32)
+    (True, False)
+    """
+    target, array = as_dtype(to), _raw(from_)
+    return promote(_dtype(from_), target) is target and (array is None or _there(target, array))
+
+
+@constant
+def finfo(type: Any, /) -> FInfo:
+    """Return the limits of a floating dtype, or that of a Tensor or array; of a complex one, those of its parts.
+
+    The result has bits, eps, max, min, smallest_normal (Python numbers) and dtype. Raises TypeError for another dtype.
+
+    >>> import tapegrad as tg
+    >>> tg.finfo(tg.float32).eps, tg.finfo(tg.complex64).dtype
+    (1.1920928955078125e-07, tapegrad.float32)
+    """
+    dtype = _dtype(type)
+    if dtype.kind == "complex floating":
+        dtype = DTYPES[f"float{_bits(dtype) // 2}"]
+    if dtype.name not in _FLOATS:
+        raise TypeError(f"finfo: {dtype.name} is not a floating dtype: see tapegrad.iinfo for integers")
+    fraction, exponent = _FLOATS[dtype.name]
+    eps = 2.0**-fraction
+    most = (2 - eps) * 2.0**exponent
+    return FInfo(_bits(dtype), eps, most, -most, 2.0 ** (1 - exponent), dtype)
+
+
+@constant
+def iinfo(type: Any, /) -> IInfo:
+    """Return the limits of an integer dtype, or that of a Tensor or array.
+
+    The result has bits, max, min (Python ints) and dtype. Raises TypeError for another dtype.
+
+    >>> import tapegrad as tg
+    >>> tg.iinfo(tg.int8).min, tg.iinfo(tg.uint8).max
+    (-128, 255)
+    """
+    dtype = _dtype(type)
+    bits = _bits(dtype)
+    if dtype.kind == "unsigned integer":
+        return IInfo(bits, 2**bits - 1, 0, dtype)
+    if dtype.kind == "signed integer":
+        return IInfo(bits, 2 ** (bits - 1) - 1, -(2 ** (bits - 1)), dtype)
+    raise TypeError(f"iinfo: {dtype.name} is not an integer dtype: see tapegrad.finfo for floating ones")
