@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.torch as compat
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._special import find
 
 
 class Adapter(Backend):
@@ -65,6 +67,10 @@ class Adapter(Backend):
 
     def sigmoid(self, x: Array) -> Array:
         return torch.sigmoid(x)
+
+    def special(self, name: str) -> Callable[..., Array]:
+        # torch.special.ndtr is 0 from -9 on, by 1 + erf.
+        return find(self, name, torch.special, {"log_expit": torch.nn.functional.logsigmoid}, composed=("ndtr",))
 
     # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
 
