@@ -6,7 +6,7 @@ functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`
 
 from math import e, inf, nan, pi
 
-from tapegrad import backends
+from tapegrad import backends, special
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._graph import to_dot, to_mermaid
@@ -188,6 +188,7 @@ __all__ = [
     "Tape",
     "Tensor",
     "backends",
+    "special",
     "debug",
     "default_device",
     "default_dtype",

@@ -65,6 +65,14 @@ ORACLES |= {
     "vecdot complex": torch.linalg.vecdot,
     "cumulative_prod complex": own("cumprod", dim=0),
 }
+SPECIAL = "entr erf erfc erfcx erfinv expit gammaln i0 i0e i1 i1e log_ndtr logit ndtr ndtri sinc xlog1py xlogy"
+ORACLES |= {name: getattr(torch.special, name) for name in SPECIAL.split()}
+ORACLES |= {
+    "betaln": lambda a, b: torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b),
+    "log_expit": torch.nn.functional.logsigmoid,
+    "polygamma": lambda x: torch.special.polygamma(2, x),
+    "rel_entr": lambda x, y: x * torch.log(x / y),
+}
 PLAIN = {"tensordot": lambda a, b: torch.tensordot(a, b, 2)}
 
 

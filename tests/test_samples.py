@@ -102,6 +102,7 @@ def test_every_function_is_accounted_for() -> None:
         f = getattr(tg, name)
         if getattr(f, "__module__", "").startswith("tapegrad.ops"):
             functions.add(name)
+    functions |= {getattr(tg.special, name).__name__ for name in tg.special.__all__}
     # Not operations: they make leaves, or work on shapes.
     functions -= {"tensor", "broadcast_shapes"}
     for name in functions:
@@ -124,9 +125,10 @@ def test_what_each_operation_saves() -> None:
     }
     keep_x = (
         "abs acos acosh asin asinh atan atanh cos cosh log log10 log1p log2 reciprocal sin sinh square "
-        "cumulative_prod prod var"
+        "cumulative_prod prod var "
+        "digamma entr erf erfc gammaln log_expit logit ndtr polygamma"
     )
-    keep_out = "exp expm1 log_softmax relu sigmoid softmax sqrt tan tanh"
+    keep_out = "exp expm1 log_softmax relu sigmoid softmax sqrt tan tanh erfinv ndtri"
     keep_nothing = (
         "add astype broadcast_to concat conj cumulative_sum flip getitem imag index_add matrix_transpose mean negative "
         "permute_dims positive real reshape roll setitem stack subtract sum to_device tril triu unstack"
@@ -134,7 +136,8 @@ def test_what_each_operation_saves() -> None:
     expected = dict.fromkeys(keep_x.split(), "x") | dict.fromkeys(keep_out.split(), "out")
     expected |= dict.fromkeys(keep_nothing.split(), "")
     expected |= dict.fromkeys(("min", "max", "logsumexp", "std"), "x out")
-    expected |= dict.fromkeys(("matmul", "multiply", "vecdot"), "x1 x2")
+    expected |= dict.fromkeys(("erfcx", "i0", "i0e", "i1", "i1e", "log_ndtr", "sinc"), "x out")
+    expected |= dict.fromkeys(("matmul", "multiply", "vecdot", "betaln", "rel_entr", "xlogy", "xlog1py"), "x1 x2")
     expected |= dict.fromkeys(
         ("atan2", "divide", "hypot", "logaddexp", "maximum", "minimum", "pow", "remainder"), "x1 x2 out"
     )

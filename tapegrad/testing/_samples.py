@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import tapegrad as tg
-from tapegrad.testing import _samples_complex
+from tapegrad.testing import _samples_complex, _samples_special
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
 
@@ -332,4 +332,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_shaping(),
     *_indexing(),
     *_samples_complex.samples(),
+    *_samples_special.samples(),
 )
