@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tapegrad.backends._base import Array, Backend
-from tapegrad.backends._special import find
+from tapegrad.backends._special import find, promoting
 
 
 class Adapter(Backend):
@@ -69,8 +69,9 @@ class Adapter(Backend):
         return torch.sigmoid(x)
 
     def special(self, name: str) -> Callable[..., Array]:
-        # torch.special.ndtr is 0 from -9 on, by 1 + erf.
-        return find(self, name, torch.special, {"log_expit": torch.nn.functional.logsigmoid}, composed=("ndtr",))
+        own = {n: promoting(self.xp, getattr(torch.special, n)) for n in ("xlogy", "xlog1py")}
+        own["log_expit"] = torch.nn.functional.logsigmoid
+        return find(self, name, torch.special, own, composed=("ndtr",))  # PyTorch's, by 1 + erf, is 0 below -9
 
     # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
 

@@ -117,17 +117,19 @@ def binary(
     differential2: Rule | None,
     doc: str,
     *,
+    extension: str = "",
     module: str = "tapegrad.ops.elementwise",
     elementwise: bool = True,
 ) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
     """Declare an elementwise function of two operands by its differential in each.
 
+    extension: of the namespace, where the library's function is there.
     elementwise=False is for the one operation that is not, and yet must be as quick: a product of matrices. Returns the
     function and the same function for use as an operator, which answers NotImplemented to what is no operand, so that
     Python asks the other side.
     """
     kernels: dict[type, Callable[..., Any]] = {}
-    find = attrgetter(name)
+    find = attrgetter(f"{extension}.{name}" if extension else name)
     rules = (differential1, differential2)
     used = {n for rule in rules if rule is not None for n in reads(rule)}
     # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.

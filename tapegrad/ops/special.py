@@ -12,9 +12,8 @@ from functools import partial
 from math import pi, sqrt
 from typing import Any
 
-from tapegrad._elementwise import unary
+from tapegrad._elementwise import binary, unary
 from tapegrad._operands import as_tensors
-from tapegrad._primitive import primitive
 from tapegrad._rules import Rule, composed, publish
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over
@@ -31,16 +30,12 @@ def special_binary(
     name: str, differential1: Rule, differential2: Rule, doc: str, module: str = __name__
 ) -> Callable[[Any, Any], Tensor]:
     """Declare a special function of two operands by its differential in each."""
-    operation = primitive(
-        name,
-        lambda xp, x1, x2: getattr(xp.special, name)(x1, x2),
-        differential1,
-        differential2,
-        broadcasts=True,
-    )
+    function, _ = binary(name, differential1, differential2, doc, extension="special", module=module)
 
     def call(x1: Any, x2: Any, /) -> Tensor:
-        return operation(*as_tensors(name, x1, x2))
+        if type(x1) is not Tensor or type(x2) is not Tensor:
+            x1, x2 = as_tensors(name, x1, x2)  # SciPy and rules do not take a number for weak
+        return function(x1, x2)
 
     return publish(call, name, doc, module)  # type: ignore[no-any-return]
 
