@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad.backends._special import Special, find
+
 Array = Any  # an array of whatever library
 DTYPE_NAMES = (
     "bool",
@@ -22,7 +24,7 @@ class Namespace:
     Derivative rules see this and nothing else of the library.
     """
 
-    def __init__(self, base: Any, **own: Callable[..., Any]) -> None:
+    def __init__(self, base: Any, **own: Any) -> None:
         self._base = base
         self.replace(**own)
 
@@ -31,7 +33,7 @@ class Namespace:
         self.__dict__[name] = value  # the next look-up is a plain attribute
         return value
 
-    def replace(self, **own: Callable[..., Any]) -> None:
+    def replace(self, **own: Any) -> None:
         """Put functions in front of the library's own."""
         self.__dict__.update(own)
 
@@ -55,6 +57,7 @@ class Backend:
         self.xp = Namespace(
             xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add, sigmoid=self.sigmoid
         )
+        self.xp.replace(special=Special(self.special))
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 
     # -- what the library is -------------------------------------------------------------------------
@@ -130,6 +133,10 @@ class Backend:
         """Return 1 / (1 + exp(-x)), precise and without overflow."""
         e = self.xp.exp(-self.xp.abs(x))
         return self.xp.where(x >= 0, 1, e) / (1 + e)
+
+    def special(self, name: str) -> Callable[..., Array]:
+        """Return the special function that SciPy has under a name, for arrays: by default SciPy's, through the host."""
+        return find(self, name)
 
     # -- buffers -------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ from typing import Any
 import array_api_compat.cupy as compat
 import cupy
 import cupyx
+import cupyx.scipy.special
 import numpy as np
 
 from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._special import find
 
 
 class Adapter(Backend):
@@ -67,6 +69,9 @@ class Adapter(Backend):
 
     def sigmoid(self, x: Array) -> Array:
         return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
+
+    def special(self, name: str) -> Callable[..., Array]:
+        return find(self, name, cupyx.scipy.special)
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         if self.has_integer_arrays(key):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special
 import numpy as np
 
 from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._special import find
 
 
 class Adapter(Backend):
@@ -67,6 +70,10 @@ class Adapter(Backend):
 
     def sigmoid(self, x: Array) -> Array:
         return jax.nn.sigmoid(x)
+
+    def special(self, name: str) -> Callable[..., Array]:
+        own = {"log_expit": jax.nn.log_sigmoid, "sinc": jnp.sinc}
+        return find(self, name, jax.scipy.special, own, composed=("betaln",))  # JAX's has 7 digits
 
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         return array.at[key].set(value)

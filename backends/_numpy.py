@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.numpy as compat
@@ -11,6 +12,7 @@ import numpy as np
 
 from tapegrad.backends import _numpy_functions as functions
 from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._special import find, scipy_special
 
 
 class Adapter(Backend):
@@ -84,6 +86,9 @@ class Adapter(Backend):
         with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
             np.exp(np.negative(x, out), out)
         return np.reciprocal(np.add(out, 1, out), out)
+
+    def special(self, name: str) -> Callable[..., Array]:
+        return find(self, name, scipy_special())
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         for i in key:

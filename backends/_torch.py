@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.torch as compat
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._special import find, promoting
 
 
 class Adapter(Backend):
@@ -69,6 +71,11 @@ class Adapter(Backend):
 
     def sigmoid(self, x: Array) -> Array:
         return torch.sigmoid(x)
+
+    def special(self, name: str) -> Callable[..., Array]:
+        own = {n: promoting(self.xp, getattr(torch.special, n)) for n in ("xlogy", "xlog1py")}
+        own["log_expit"] = torch.nn.functional.logsigmoid
+        return find(self, name, torch.special, own, composed=("ndtr",))  # PyTorch's, by 1 + erf, is 0 below -9
 
     # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
 

@@ -6,7 +6,7 @@ functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`
 
 from math import e, inf, nan, pi
 
-from tapegrad import backends, fft, linalg
+from tapegrad import backends, fft, linalg, special
 from tapegrad._checkpoint import checkpoint
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
@@ -209,6 +209,7 @@ __all__ = [
     "Tape",
     "Tensor",
     "backends",
+    "special",
     "debug",
     "linalg",
     "default_device",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
@@ -18,7 +19,7 @@ from tapegrad._tensor import Tensor
 
 def again(
     name: str,
-    forward: Callable[..., Any] | None,
+    find: Callable[[Any], Callable[..., Any]],
     kernels: dict[type, Callable[..., Any]],
     kind: type,
     arrays: tuple[Any, ...],
@@ -30,8 +31,7 @@ def again(
     """
     if kind in kernels:
         raise explain(name, error, arrays) from error
-    xp = namespace_of[kind]
-    kernels[kind] = getattr(xp, name) if forward is None else partial(forward, xp)
+    kernels[kind] = find(namespace_of[kind])
     try:
         return kernels[kind](*arrays)
     except Exception as first:
@@ -44,14 +44,18 @@ def unary(
     doc: str,
     *,
     forward: Callable[..., Any] | None = None,
+    extension: str = "",
     module: str = "tapegrad.ops.elementwise",
 ) -> Callable[[Any], Tensor]:
     """Declare an elementwise function of one operand by its differential, applied to a tangent.
 
     differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
-    forward: `f(xp, x)` where the standard has no function of this name.
+    forward: `f(xp, x)` where the library has no function of this name; extension: of the namespace, where it is there.
     """
     kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
+    find: Callable[[Any], Callable[..., Any]] = attrgetter(f"{extension}.{name}" if extension else name)
+    if forward is not None:
+        find = partial(partial, forward)
     layout = tuple(n for n in ("x", "out") if differential is not None and n in reads(differential))
     sources = tuple(OUT if n == "out" else 0 for n in layout)
     operation = Operation(
@@ -62,6 +66,8 @@ def unary(
         elementwise=True,
         holomorphic=bool(layout) and name != "abs",
     )
+    if extension == "special":
+        operation.unary = False  # of float16 SciPy makes float32
     keep_x, keep_out = "x" in layout, "out" in layout
     same_dtype = operation.unary
     if differential is None:
@@ -77,7 +83,7 @@ def unary(
         try:
             out = kernels[kind](a)
         except Exception as error:
-            out = again(name, forward, kernels, kind, (a,), error)
+            out = again(name, find, kernels, kind, (a,), error)
         if type(out) is not kind:
             out = backend_of[type(out)].as_array(out)
         y = new(Tensor)
@@ -111,16 +117,19 @@ def binary(
     differential2: Rule | None,
     doc: str,
     *,
+    extension: str = "",
     module: str = "tapegrad.ops.elementwise",
     elementwise: bool = True,
 ) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
     """Declare an elementwise function of two operands by its differential in each.
 
+    extension: of the namespace, where the library's function is there.
     elementwise=False is for the one operation that is not, and yet must be as quick: a product of matrices. Returns the
     function and the same function for use as an operator, which answers NotImplemented to what is no operand, so that
     Python asks the other side.
     """
     kernels: dict[type, Callable[..., Any]] = {}
+    find = attrgetter(f"{extension}.{name}" if extension else name)
     rules = (differential1, differential2)
     used = {n for rule in rules if rule is not None for n in reads(rule)}
     # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.
@@ -178,7 +187,7 @@ def binary(
             try:
                 out = kernels[kind](a, b)
             except Exception as error:
-                out = again(name, None, kernels, kind, (a, b), error)
+                out = again(name, find, kernels, kind, (a, b), error)
             if type(out) is not kind:
                 out = backend_of[type(out)].as_array(out)
             y = new(Tensor)

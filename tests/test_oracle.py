@@ -76,6 +76,14 @@ for ending, calls in (("fft", (*ONE, ("odd", {}), ("real", {"n": 5, "axis": 1}))
         names = [n for n in tg.fft.__all__ if n.endswith(ending)]
         ORACLES |= {f"{n} {note}".strip(): partial(getattr(torch.fft, n), **theirs) for n in names}
 ORACLES |= {n: getattr(torch.fft, n) for n in ("fftshift", "ifftshift")}
+SPECIAL = "entr erf erfc erfcx erfinv expit gammaln i0 i0e i1 i1e log_ndtr logit ndtr ndtri sinc xlog1py xlogy"
+ORACLES |= {name: getattr(torch.special, name) for name in SPECIAL.split()}
+ORACLES |= {
+    "betaln": lambda a, b: torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b),
+    "log_expit": torch.nn.functional.logsigmoid,
+    "polygamma": lambda x: torch.special.polygamma(2, x),
+    "rel_entr": lambda x, y: x * torch.log(x / y),
+}
 PLAIN = {"tensordot": lambda a, b: torch.tensordot(a, b, 2)}
 
 

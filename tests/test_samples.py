@@ -103,6 +103,7 @@ def test_every_function_is_accounted_for() -> None:
     for name, f in [(n, getattr(m, n)) for m in (tg, tg.fft, tg.linalg) for n in m.__all__]:
         if getattr(f, "__module__", "").startswith("tapegrad.ops"):
             functions.add(name)
+    functions |= {getattr(tg.special, name).__name__ for name in tg.special.__all__}
     # Not operations: they make leaves, or work on shapes.
     functions -= {"tensor", "broadcast_shapes"}
     for name in functions:
@@ -125,9 +126,10 @@ def test_what_each_operation_saves() -> None:
     }
     keep_x = (
         "abs acos acosh asin asinh atan atanh cos cosh log log10 log1p log2 reciprocal sin sinh square "
-        "cumulative_prod prod var"
+        "cumulative_prod prod var "
+        "digamma entr erf erfc gammaln log_expit logit ndtr polygamma"
     )
-    keep_out = "exp expm1 log_softmax relu sigmoid softmax sqrt tan tanh"
+    keep_out = "exp expm1 log_softmax relu sigmoid softmax sqrt tan tanh erfinv ndtri"
     keep_nothing = (
         "add astype broadcast_to concat conj cumulative_sum fft flip getitem imag index_add irfft matrix_transpose "
         "mean negative permute_dims positive real reshape rfft roll setitem stack subtract sum to_device tril triu "
@@ -136,10 +138,12 @@ def test_what_each_operation_saves() -> None:
     expected = dict.fromkeys(keep_x.split(), "x") | dict.fromkeys(keep_out.split(), "out")
     expected |= dict.fromkeys(keep_nothing.split(), "")
     expected |= dict.fromkeys(("min", "max", "logsumexp", "std"), "x out")
+    expected |= dict.fromkeys(("erfcx", "i0", "i0e", "i1", "i1e", "log_ndtr", "sinc"), "x out")
     expected |= dict.fromkeys(("matmul", "multiply", "vecdot"), "x1 x2")
     expected |= dict.fromkeys(
         ("atan2", "divide", "hypot", "logaddexp", "maximum", "minimum", "pow", "remainder"), "x1 x2 out"
     )
+    expected |= dict.fromkeys(("betaln", "rel_entr", "xlog1py", "xlogy"), "x1 x2 out")
     expected |= {
         "copysign": "x1 out",
         "cross_entropy": "logits labels cache",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import tapegrad as tg
-from tapegrad.testing import _samples_complex, _samples_fft, _samples_linalg
+from tapegrad.testing import _samples_complex, _samples_fft, _samples_linalg, _samples_special
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
 
@@ -347,4 +347,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_complex.samples(),
     *_samples_linalg.samples(),
     *_samples_fft.samples(),
+    *_samples_special.samples(),
 )

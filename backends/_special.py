@@ -1,0 +1,92 @@
+"""Special functions of a library, found by SciPy's names for them when they are first used.
+
+A library without special functions of its own gets SciPy's, through the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tapegrad.backends._special_functions import COMPOSED
+
+if TYPE_CHECKING:
+    from tapegrad.backends._base import Array, Backend
+
+Function = Callable[..., Any]
+
+
+class Special:
+    """What `xp.special` is on raw arrays: a function is looked for once, then it is a plain attribute."""
+
+    def __init__(self, find: Callable[[str], Function]) -> None:
+        self._find = find
+
+    def __getattr__(self, name: str) -> Function:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        function = self._find(name)
+        self.__dict__[name] = function
+        return function
+
+
+def scipy_special() -> Any:
+    """Return scipy.special; ImportError with the install command where SciPy is missing."""
+    try:
+        import scipy.special
+    except ImportError as error:
+        raise ImportError(
+            "special functions of NumPy arrays, and of libraries without their own, are SciPy's, which cannot be "
+            f"imported ({error}): pip install 'tapegrad[special]'"
+        ) from error
+    return scipy.special
+
+
+def find(
+    backend: Backend,
+    name: str,
+    module: Any = None,
+    own: Mapping[str, Function] | None = None,
+    composed: Collection[str] = (),
+) -> Function:
+    """Return a special function for the arrays of a library.
+
+    name: SciPy's; module: where the library has its own; own: those that it has elsewhere or under another name;
+    composed: names for which the composition is better than what is in the module.
+    """
+    if own is not None and name in own:
+        return own[name]
+    missing = module is not None and not hasattr(module, name)
+    # polygamma always: those of the libraries make float64 of float32, or have 10 digits.
+    if name in COMPOSED and (missing or name in composed or name == "polygamma"):
+        return partial(COMPOSED[name], backend.xp)
+    if module is None or missing:
+        return through_host(backend, name)
+    return getattr(module, name)  # type: ignore[no-any-return]
+
+
+def through_host(backend: Backend, name: str) -> Function:
+    """Return SciPy's function for arrays of another library: the result is on the device of the argument."""
+    function = getattr(scipy_special(), name)
+
+    def call(*args: Any) -> Array:
+        device = next(getattr(a, "device", None) for a in args if hasattr(a, "shape"))
+        out = function(*[backend.to_host(a) if hasattr(a, "shape") else a for a in args])
+        return backend.from_host(np.asarray(out), device)
+
+    return call
+
+
+def promoting(xp: Any, function: Function) -> Function:
+    """Return a function of two arrays that promotes them as the standard does, those of no axes too."""
+
+    def call(a: Array, b: Array) -> Array:
+        if a.dtype != b.dtype:
+            dtype = xp.result_type(a, b)
+            a, b = xp.astype(a, dtype), xp.astype(b, dtype)
+        return function(a, b)
+
+    return call

@@ -1,0 +1,194 @@
+"""Special functions by SciPy's names: the gamma function's family, modified Bessel functions, sinc."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import factorial, pi
+from operator import index
+from typing import Any
+
+from tapegrad._elementwise import unary
+from tapegrad._operands import as_tensor
+from tapegrad._primitive import primitive
+from tapegrad._tensor import Tensor
+from tapegrad.ops._text import text
+from tapegrad.ops.special import special_binary
+
+special = partial(unary, extension="special", module=__name__)
+
+
+def _series(x: Any, coefficients: tuple[float, ...]) -> Any:
+    """Return the polynomial with these coefficients, of x^0 first."""
+    *rest, out = coefficients
+    for c in reversed(rest):
+        out = out * x + c
+    return out
+
+
+# -- gamma ------------------------------------------------------------------------------------------------
+
+
+def _psi(xp: Any, t: Any, x: Any, n: int) -> Any:
+    """Return t times the n-th derivative of digamma, and 0 at its poles: 0, -1, -2 ..."""
+    pole = (x <= 0) & (x == xp.floor(x))
+    safe = xp.where(pole | ((t == 0) & ~xp.isfinite(x)), 1, x)
+    return xp.where(pole, 0, t * xp.special.polygamma(n, safe))
+
+
+gammaln = special(
+    "gammaln",
+    lambda xp, t, x: _psi(xp, t, x, 0),
+    text(
+        "log(abs(gamma(x))), DLMF 5.2.1: inf at its poles 0, -1, -2 ...",
+        "Derivative: t digamma(x), 0 at the poles.",
+        "tg.special.gammaln(tg.asarray(1.0))",
+        "Tensor(0.)",
+    ),
+)
+
+digamma = special(
+    "digamma",
+    lambda xp, t, x: _psi(xp, t, x, 1),
+    text(
+        "Derivative of gammaln, DLMF 5.2.2; also known as psi.",
+        "Derivative: t polygamma(1, x), 0 at the poles 0, -1, -2 ...",
+        "tg.special.digamma(tg.asarray(1.0))",
+        "Tensor(-0.57721566)",
+    ),
+)
+
+_polygamma = primitive(
+    "polygamma",
+    lambda xp, x, n: xp.special.polygamma(n, x),
+    lambda xp, t, x, n: _psi(xp, t, x, n + 1),
+)
+
+
+def polygamma(n: int, x: Any, /) -> Tensor:
+    """The n-th derivative of digamma, elementwise, in the dtype of x: DLMF 25.11.12.
+
+    n: an integer from 0 on, not an array. Derivative: t polygamma(n + 1, x), 0 at the poles 0, -1, -2 ...
+    Raises TypeError for an n that is no integer, ValueError for a negative one.
+
+    >>> import tapegrad as tg
+    >>> tg.special.polygamma(1, tg.asarray(1.0))
+    Tensor(1.64493407)
+    """
+    try:
+        order = index(n)
+    except TypeError as error:
+        raise TypeError(f"polygamma: n is one integer, such as 1, not {type(n).__name__}") from error
+    if order < 0:
+        raise ValueError(f"polygamma: n is an integer from 0 on, not {order}")
+    return _polygamma(as_tensor(x), order)
+
+
+betaln = special_binary(
+    "betaln",
+    lambda xp, t, x1, x2: _psi(xp, t, x1, 0) - _psi(xp, t, x1 + x2, 0),
+    lambda xp, t, x1, x2: _psi(xp, t, x2, 0) - _psi(xp, t, x1 + x2, 0),
+    text(
+        "Logarithm of the beta function, gammaln(x1) + gammaln(x2) - gammaln(x1 + x2): DLMF 5.12.1.",
+        "Derivatives: t (digamma(x1) - digamma(x1 + x2)); t (digamma(x2) - digamma(x1 + x2)).",
+        "tg.special.betaln(tg.asarray(1.0), 1.0)",
+        "Tensor(0.)",
+    ),
+    __name__,
+)
+
+
+# -- modified Bessel functions of the first kind ------------------------------------------------------------
+
+_I1 = tuple(1 / (2 ** (2 * k + 1) * factorial(k) * factorial(k + 1)) for k in range(7))  # i1(x) / x, DLMF 10.25.2
+
+
+def _calm(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    """Return x, and 0 where the result has overflown and the cotangent is zero."""
+    return xp.where((t == 0) & ~xp.isfinite(out), 0, x)
+
+
+def _over_x(xp: Any, x: Any, out: Any, scale: Any) -> Any:
+    """Return i1(x) / x, or i1e(x) / x with its scale, by a power series near 0; 0 where i1 has overflown."""
+    near = xp.abs(x) < 0.5
+    small = xp.where(near, x, 0)
+    far = xp.where(xp.isfinite(out), out, 0) / xp.where(near, 1, x)
+    return xp.where(near, scale(small) * _series(small * small, _I1), far)
+
+
+def _i1(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    z = _calm(xp, t, x, out)
+    return t * (xp.special.i0(z) - _over_x(xp, z, out, lambda small: 1))
+
+
+def _i1e(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    ratio = _over_x(xp, x, out, lambda small: xp.exp(-xp.abs(small)))
+    return t * (xp.special.i0e(x) - xp.sign(x) * out - ratio)
+
+
+i0 = special(
+    "i0",
+    lambda xp, t, x, out: t * xp.special.i1(_calm(xp, t, x, out)),
+    text(
+        "Modified Bessel function of the first kind and order 0, DLMF 10.25.2.",
+        "Derivative: t i1(x) (DLMF 10.29.3).",
+        "tg.special.i0(tg.asarray(0.0))",
+        "Tensor(1.)",
+    ),
+)
+
+i0e = special(
+    "i0e",
+    lambda xp, t, x, out: t * (xp.special.i1e(x) - xp.sign(x) * out),
+    text(
+        "exp(-abs(x)) i0(x), without overflow.",
+        "Derivative: t (i1e(x) - sign(x) out), 0 at 0.",
+        "tg.special.i0e(tg.asarray(0.0))",
+        "Tensor(1.)",
+    ),
+)
+
+i1 = special(
+    "i1",
+    _i1,
+    text(
+        "Modified Bessel function of the first kind and order 1, DLMF 10.25.2.",
+        "Derivative: t (i0(x) - i1(x) / x), 1/2 at 0 (DLMF 10.29.2).",
+        "tg.special.i1(tg.asarray(0.0))",
+        "Tensor(0.)",
+    ),
+)
+
+i1e = special(
+    "i1e",
+    _i1e,
+    text(
+        "exp(-abs(x)) i1(x), without overflow.",
+        "Derivative: t (i0e(x) - (sign(x) + 1 / x) out), 1/2 at 0.",
+        "tg.special.i1e(tg.asarray(0.0))",
+        "Tensor(0.)",
+    ),
+)
+
+
+# -- sinc -------------------------------------------------------------------------------------------------
+
+_SINC = tuple(2 * pi**2 * (-1) ** k * k / factorial(2 * k + 1) for k in range(1, 9))  # sinc'(x) / x, by DLMF 4.19.1
+
+
+def _sinc(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    near = xp.abs(x) < 0.25  # where cos(pi x) - sinc(x) cancels
+    small = xp.where(near, x, 0)
+    series = small * _series((small * pi) ** 2, _SINC)
+    return t * xp.where(near, series, (xp.cos(x * pi) - out) / xp.where(near, 1, x))
+
+
+sinc = special(
+    "sinc",
+    _sinc,
+    text(
+        "sin(pi x) / (pi x), 1 at 0.",
+        "Derivative: t (cos(pi x) - out) / x, by its power series near 0.",
+        "tg.special.sinc(tg.asarray(0.0))",
+        "Tensor(1.)",
+    ),
+)
