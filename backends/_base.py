@@ -198,7 +198,8 @@ class Backend:
                 a = self._numbers(array, numbers, (len(numbers),))
                 k = others.index(n)
                 place = k + 1 if k < first else k + 1 + wide
-            out.append(self.xp.reshape(a, (*a.shape, *(1,) * (ndim - place))))
+            shape = ((1,) * (place - len(a.shape)), a.shape, (1,) * (ndim - place))
+            out.append(self.xp.reshape(a, sum(shape, ())))
             axis += 1
         return out
 

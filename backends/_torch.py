@@ -69,18 +69,18 @@ class Adapter(Backend):
     # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
-        key, axes = _forward(key)
+        key, axes = self._forward(array, key)
         return torch.flip(array[key], axes) if axes else array[key]
 
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        key, axes = _forward(key)
+        key, axes = self._forward(array, key)
         if axes:
             value = torch.flip(value.broadcast_to(array[key].shape), axes)
         array[key] = value
         return array
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        key, axes = _forward(key)
+        key, axes = self._forward(array, key)
         if axes:
             value = torch.flip(value, axes)
         if not self.has_integer_arrays(key):
@@ -88,10 +88,26 @@ class Adapter(Backend):
             return array
         simple = [n for n, i in enumerate(key) if i != slice(None)] if _one_array(key) else []
         if len(simple) == 1:
-            return array.index_add_(simple[0], key[simple[0]].long(), value)
+            (axis,) = simple
+            index = key[axis].long()
+            return array.index_add_(axis, torch.where(index < 0, index + array.shape[axis], index), value)
         places = torch.arange(array.numel(), device=array.device).reshape(array.shape)[key]
         flat = array.contiguous().view(-1).index_add_(0, places.reshape(-1), value.reshape(-1))
         return flat.view(array.shape)
+
+    def _forward(self, array: Array, key: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[int]]:
+        """Return a key with slices of positive step only, and the axes of the result to flip after it."""
+        out, axes, axis = [], [], 0
+        for i in key:
+            if isinstance(i, slice) and (i.step or 1) < 0:
+                if self.has_integer_arrays(key):
+                    return tuple(self.spell_out(array, key)), []
+                numbers = range(i.start, -1 if i.stop is None else i.stop, i.step)
+                i = slice(numbers[-1], numbers[0] + 1, -i.step)
+                axes.append(axis)
+            axis += not isinstance(i, int)
+            out.append(i)
+        return tuple(out), axes
 
 
 def _one_array(key: tuple[Any, ...]) -> bool:
@@ -99,18 +115,3 @@ def _one_array(key: tuple[Any, ...]) -> bool:
     arrays = [i for i in key if hasattr(i, "shape")]
     rest = [i for i in key if not hasattr(i, "shape")]
     return len(arrays) == 1 and arrays[0].ndim == 1 and all(i == slice(None) for i in rest)
-
-
-def _forward(key: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[int]]:
-    """Return a key with slices of positive step only, and the axes of the result to flip after it."""
-    out, axes, axis = [], [], 0
-    for i in key:
-        if isinstance(i, slice) and (i.step or 1) < 0:
-            if any(hasattr(k, "shape") for k in key):
-                raise IndexError("on PyTorch a slice of negative step cannot stand beside an index array")
-            numbers = range(i.start, -1 if i.stop is None else i.stop, i.step)
-            i = slice(numbers[-1], numbers[0] + 1, -i.step)
-            axes.append(axis)
-        axis += not isinstance(i, int)
-        out.append(i)
-    return tuple(out), axes

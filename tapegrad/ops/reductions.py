@@ -228,6 +228,8 @@ def _cumulative(
 
 def _prod_vjp(xp: Any, t: Any, x: Any, axis: int) -> Any:
     """Return t times the product of the others: those before times those after, with no division."""
+    if x.shape[axis] == 0:
+        return t * x
     after = xp.flip(_before(xp, xp.flip(x, axis=axis), axis), axis=axis)
     return t * (_before(xp, x, axis) * after)
 
