@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
+
+from tapegrad.backends import _scatter
 
 Array = Any  # an array of whatever library
 DTYPE_NAMES = (
@@ -55,6 +58,11 @@ class Backend:
         self.xp = Namespace(
             xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add, sigmoid=self.sigmoid
         )
+        if type(self).races is not Backend.races:
+            self.xp.replace(
+                index_set=partial(_scatter.index_set, self),
+                index_add=partial(_scatter.index_add, self),
+            )
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 
     # -- what the library is -------------------------------------------------------------------------
@@ -143,6 +151,10 @@ class Backend:
         False where the library cannot tell. It is asked about the slot, not the array: a reference
         passed as an argument would itself count.
         """
+        return False
+
+    def races(self, array: Array) -> bool:
+        """Say whether, where an array is, repeated indices are added and written in no fixed order."""
         return False
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:

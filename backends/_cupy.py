@@ -68,9 +68,12 @@ class Adapter(Backend):
     def sigmoid(self, x: Array) -> Array:
         return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
 
+    def races(self, array: Array) -> bool:
+        return True  # atomics
+
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         if self.has_integer_arrays(key):
-            cupyx.scatter_add(array, key, value)  # by atomics: repeated indices add up, in any order
+            cupyx.scatter_add(array, key, value)
             return array
         array[key] += value
         return array

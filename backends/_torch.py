@@ -66,6 +66,9 @@ class Adapter(Backend):
     def sigmoid(self, x: Array) -> Array:
         return torch.sigmoid(x)
 
+    def races(self, array: Array) -> bool:
+        return bool(array.device.type != "cpu")
+
     # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:

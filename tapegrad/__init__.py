@@ -13,7 +13,7 @@ from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
-from tapegrad._settings import default_device, default_dtype
+from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad
@@ -191,6 +191,7 @@ __all__ = [
     "debug",
     "default_device",
     "default_dtype",
+    "deterministic",
     "enable_grad",
     "grad",
     "no_grad",
