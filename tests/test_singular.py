@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -130,3 +131,16 @@ def test_large_values_do_not_overflow(xp: Place) -> None:
         x.grad = None
         tg.sum(f(x)).backward()
         assert np.isfinite(xp.values(x.grad)).all()
+
+
+@pytest.mark.parametrize("f", [tg.var, tg.std])
+def test_the_sample_variance_of_one_value_is_not_a_number(f: Callable[..., Any]) -> None:
+    """Where NumPy has 0 / 0 for the value, the gradient is NaN too, and no error."""
+    x = tg.tensor([3.0], requires_grad=True)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y = f(x, correction=1)
+        y.backward()
+    assert np.isnan(y.item())
+    assert x.grad is not None
+    assert np.isnan(x.grad.tolist()).all()

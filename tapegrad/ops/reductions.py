@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 from tapegrad._operands import as_tensor
@@ -53,7 +54,7 @@ def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def _var_vjp(xp: Any, t: Any, x: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
     t = spread(xp, t, x.shape, axis, keepdims)
-    n = count(x.shape, axis) - correction
+    n = (count(x.shape, axis) - correction) or nan  # var of one sample with correction 1 is 0 / 0
     return t * (x - xp.mean(x, axis=axis, keepdims=True)) * (2 / n)
 
 
@@ -78,7 +79,7 @@ def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 
 
 def _std_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
-    n = count(x.shape, axis) - correction
+    n = (count(x.shape, axis) - correction) or nan
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
     return over(xp, t * (x - xp.mean(x, axis=axis, keepdims=True)) / n, out)
 
