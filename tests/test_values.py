@@ -284,3 +284,8 @@ def test_a_mask_of_no_axes_indexes_a_tensor_of_none(xp: Place, chosen: bool) -> 
     z = x * 1.0
     z[xp.tensor(chosen)] = 5.0
     xp.check(z, 5.0 if chosen else 3.0)
+
+
+def test_from_dlpack_takes_arrays_of_others() -> None:
+    x = tg.from_dlpack(np.asarray([1.0, 2.0]))
+    assert (x.tolist(), x.device, x.requires_grad) == ([1.0, 2.0], "cpu", False)

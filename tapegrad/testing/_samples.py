@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import tapegrad as tg
-from tapegrad.testing import _samples_complex
+from tapegrad.testing import _samples_complex, _samples_constant
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
 
@@ -95,7 +95,7 @@ def _binary() -> list[Sample]:
             "clip arrays",
             lambda x, a, b: tg.clip(x, a, b),
             np.clip,
-            (apart(3, 4), between(-1.15, -1.05, 4), between(1.05, 1.15, 3, 1)),
+            (apart(3, 4), between(-0.95, -0.85, 4), between(1.05, 1.15, 3, 1)),
         ),
     ]
 
@@ -336,4 +336,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_shaping(),
     *_indexing(),
     *_samples_complex.samples(),
+    *_samples_constant.samples(),
 )
