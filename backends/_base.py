@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from tapegrad.backends import _scatter
 from tapegrad.backends._special import Special, find
 
 Array = Any  # an array of whatever library
@@ -58,6 +60,11 @@ class Backend:
             xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add, sigmoid=self.sigmoid
         )
         self.xp.replace(special=Special(self.special))
+        if type(self).races is not Backend.races:
+            self.xp.replace(
+                index_set=partial(_scatter.index_set, self),
+                index_add=partial(_scatter.index_add, self),
+            )
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 
     # -- what the library is -------------------------------------------------------------------------
@@ -156,6 +163,10 @@ class Backend:
         """
         return False
 
+    def races(self, array: Array) -> bool:
+        """Say whether, where an array is, repeated indices are added and written in no fixed order."""
+        return False
+
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
         """Return `array[key]`, which may be a view."""
         return array[key]
@@ -209,7 +220,8 @@ class Backend:
                 a = self._numbers(array, numbers, (len(numbers),))
                 k = others.index(n)
                 place = k + 1 if k < first else k + 1 + wide
-            out.append(self.xp.reshape(a, (*a.shape, *(1,) * (ndim - place))))
+            shape = ((1,) * (place - len(a.shape)), a.shape, (1,) * (ndim - place))
+            out.append(self.xp.reshape(a, sum(shape, ())))
             axis += 1
         return out
 

@@ -75,6 +75,10 @@ class Adapter(Backend):
         own = {"log_expit": jax.nn.log_sigmoid, "sinc": jnp.sinc}
         return find(self, name, jax.scipy.special, own, composed=("betaln",))  # JAX's has 7 digits
 
+    def races(self, array: Array) -> bool:
+        traced = isinstance(array, jax.core.Tracer)  # has no device yet; XLA has a flag for these
+        return not traced and any(device.platform not in ("cpu", "tpu") for device in array.devices())
+
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         return array.at[key].set(value)
 

@@ -9,6 +9,7 @@ import array_api_compat.torch as compat
 import numpy as np
 import torch
 
+from tapegrad.backends import _torch_functions as functions
 from tapegrad.backends._base import Array, Backend
 from tapegrad.backends._special import find, promoting
 
@@ -19,7 +20,7 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("torch", compat)
         self.xp.replace(take_along_axis=lambda x, i, /, *, axis: torch.take_along_dim(x, i.long(), axis))
-        self.xp.replace(searchsorted=_searchsorted)
+        self.xp.replace(searchsorted=functions.searchsorted)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, torch.Tensor)
@@ -77,56 +78,48 @@ class Adapter(Backend):
         own["log_expit"] = torch.nn.functional.logsigmoid
         return find(self, name, torch.special, own, composed=("ndtr",))  # PyTorch's, by 1 + erf, is 0 below -9
 
+    def races(self, array: Array) -> bool:
+        return bool(array.device.type != "cpu")
+
     # PyTorch has no slices of negative step, and adds at repeated indices by functions of its own.
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
-        key, axes = _forward(key)
+        key, axes = self._forward(array, key)
         return torch.flip(array[key], axes) if axes else array[key]
 
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        key, axes = _forward(key)
+        key, axes = self._forward(array, key)
         if axes:
             value = torch.flip(value.broadcast_to(array[key].shape), axes)
         array[key] = value
         return array
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        key, axes = _forward(key)
+        key, axes = self._forward(array, key)
         if axes:
             value = torch.flip(value, axes)
         if not self.has_integer_arrays(key):
             array[key] += value
             return array
-        simple = [n for n, i in enumerate(key) if i != slice(None)] if _one_array(key) else []
+        simple = [n for n, i in enumerate(key) if i != slice(None)] if functions.one_array(key) else []
         if len(simple) == 1:
-            return array.index_add_(simple[0], key[simple[0]].long(), value)
+            (axis,) = simple
+            index = key[axis].long()
+            return array.index_add_(axis, torch.where(index < 0, index + array.shape[axis], index), value)
         places = torch.arange(array.numel(), device=array.device).reshape(array.shape)[key]
         flat = array.contiguous().view(-1).index_add_(0, places.reshape(-1), value.reshape(-1))
         return flat.view(array.shape)
 
-
-def _searchsorted(x1: Array, x2: Array, /, *, side: str, sorter: Array | None) -> Array:
-    sorter = None if sorter is None else sorter.long().contiguous()
-    return torch.searchsorted(x1.contiguous(), x2.contiguous(), side=side, sorter=sorter)  # which warns of gaps
-
-
-def _one_array(key: tuple[Any, ...]) -> bool:
-    """Say whether a key is slices around one vector of integers."""
-    arrays = [i for i in key if hasattr(i, "shape")]
-    rest = [i for i in key if not hasattr(i, "shape")]
-    return len(arrays) == 1 and arrays[0].ndim == 1 and all(i == slice(None) for i in rest)
-
-
-def _forward(key: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[int]]:
-    """Return a key with slices of positive step only, and the axes of the result to flip after it."""
-    out, axes, axis = [], [], 0
-    for i in key:
-        if isinstance(i, slice) and (i.step or 1) < 0:
-            if any(hasattr(k, "shape") for k in key):
-                raise IndexError("on PyTorch a slice of negative step cannot stand beside an index array")
-            numbers = range(i.start, -1 if i.stop is None else i.stop, i.step)
-            i = slice(numbers[-1], numbers[0] + 1, -i.step)
-            axes.append(axis)
-        axis += not isinstance(i, int)
-        out.append(i)
-    return tuple(out), axes
+    def _forward(self, array: Array, key: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[int]]:
+        """Return a key with slices of positive step only, and the axes of the result to flip after it."""
+        out, axes, axis = [], [], 0
+        for i in key:
+            if isinstance(i, slice) and (i.step or 1) < 0:
+                if self.has_integer_arrays(key):
+                    return tuple(self.spell_out(array, key)), []
+                numbers = range(i.start, -1 if i.stop is None else i.stop, i.step)
+                i = slice(numbers[-1], numbers[0] + 1, -i.step)
+                axes.append(axis)
+            axis += not isinstance(i, int)
+            out.append(i)
+        return tuple(out), axes

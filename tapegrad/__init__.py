@@ -19,7 +19,7 @@ from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
-from tapegrad._settings import default_device, default_dtype
+from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad, vjp
@@ -55,10 +55,10 @@ from tapegrad.ops.binary import (
     subtract,
     where,
 )
+from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import (
     arange,
     asarray,
-    astype,
     empty,
     empty_like,
     eye,
@@ -214,6 +214,7 @@ __all__ = [
     "linalg",
     "default_device",
     "default_dtype",
+    "deterministic",
     "enable_grad",
     "fft",
     "grad",

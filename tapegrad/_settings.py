@@ -1,51 +1,16 @@
-"""Where and in which float dtype new Tensors are made when the call does not say."""
+"""What holds when a call does not say: where and in which float dtype Tensors are made, in what order is added."""
 
 from __future__ import annotations
 
 import os
-from contextvars import ContextVar, Token
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tapegrad import backends
 from tapegrad._dtypes import DType, as_dtype, isdtype
+from tapegrad.backends._setting import DETERMINISTIC, Scope, Setting
 
-T = TypeVar("T")
-
-
-class _Setting(Generic[T]):
-    """A value for the whole process, which a `with` block overrides for its own context."""
-
-    def __init__(self, name: str, value: T) -> None:
-        self.everywhere = value
-        self.here: ContextVar[T] = ContextVar(f"tapegrad.{name}")
-
-    def get(self) -> T:
-        return self.here.get(self.everywhere)
-
-
-class _Scope(Generic[T]):
-    """What setting a default returns: leave it and it stays set, or use it in a `with` block."""
-
-    def __init__(self, setting: _Setting[T], value: T) -> None:
-        self._setting, self._value, self._previous = setting, value, setting.everywhere
-        self._tokens: list[Token[T]] = []
-        setting.everywhere = value
-
-    def __enter__(self) -> T:
-        if not self._tokens:
-            self._setting.everywhere = self._previous
-        self._tokens.append(self._setting.here.set(self._value))
-        return self._value
-
-    def __exit__(self, *error: object) -> None:
-        self._setting.here.reset(self._tokens.pop())
-
-    def __repr__(self) -> str:
-        return f"<default {self._value!r}>"
-
-
-_device = _Setting("device", os.environ.get("TAPEGRAD_DEVICE", "cpu"))
-_dtype: _Setting[DType] = _Setting("dtype", as_dtype("float64"))
+_device = Setting("device", os.environ.get("TAPEGRAD_DEVICE", "cpu"))
+_dtype: Setting[DType] = Setting("dtype", as_dtype("float64"))
 
 
 def default_device(device: str | None = None) -> Any:
@@ -65,7 +30,7 @@ def default_device(device: str | None = None) -> Any:
     if device is None:
         return _device.get()
     backends.of_device(device)
-    return _Scope(_device, device)
+    return Scope(_device, device)
 
 
 def default_dtype(dtype: object = None) -> Any:
@@ -85,7 +50,7 @@ def default_dtype(dtype: object = None) -> Any:
     found = as_dtype(dtype)
     if not isdtype(found, "real floating"):
         raise TypeError(f"the default dtype must be a real floating one, not {found.name}")
-    return _Scope(_dtype, found)
+    return Scope(_dtype, found)
 
 
 def float_dtype_on(backend: backends.Backend, device: Any) -> Any:
@@ -95,3 +60,23 @@ def float_dtype_on(backend: backends.Backend, device: Any) -> Any:
     if name == "float64" and not backend.has_dtype(name, device):
         name = "float32"
     return backend.native_dtype(name)
+
+
+def deterministic(on: bool | None = None) -> Any:
+    """Add and write at repeated indices in a fixed order, for good or in a `with` block; with no argument, say whether.
+
+    The gradients of `take`, `take_along_axis` and of indexing by integer arrays add up where indices repeat, and
+    `x[indices] = v` keeps the last value. A CUDA device does both in any order, so that the last bits, or which value
+    stays, differ from run to run. With this on they are the same each time: the indices are sorted, which costs time.
+    On CPUs it changes nothing. It starts as off. Raises TypeError for what is no bool.
+
+    >>> import tapegrad as tg
+    >>> with tg.deterministic(True):
+    ...     tg.deterministic()
+    True
+    """
+    if on is None:
+        return DETERMINISTIC.get()
+    if not isinstance(on, bool):
+        raise TypeError(f"deterministic: True or False, not {type(on).__name__}")
+    return Scope(DETERMINISTIC, on)

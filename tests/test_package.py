@@ -102,6 +102,7 @@ def public_modules() -> list[str]:
     skip = {
         "tapegrad.backends._cupy",
         "tapegrad.backends._torch",
+        "tapegrad.backends._torch_functions",
         "tapegrad.backends._jax",
         "tapegrad.backends._strict",
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tapegrad as tg
+from tapegrad.testing import table
 
 TEXT = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -33,3 +34,7 @@ def test_there_are_two_commands() -> None:
 def test_names_it_mentions_exist() -> None:
     for name in re.findall(r"`tg\.(\w+)", TEXT):
         assert hasattr(tg, name), name
+
+
+def test_the_tables_of_functions_are_up_to_date() -> None:
+    assert f"{table.START}{table.render()}{table.END}" in TEXT, "run: python -m tapegrad.testing.table README.md"

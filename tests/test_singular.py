@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,3 +196,128 @@ def test_determinant_of_singular_matrices(xp: Place) -> None:
 def test_equal_eigenvalues_of_a_general_matrix() -> None:
     g = gradient(Place("cpu"), lambda x: tg.real(tg.linalg.eigvals(x)), np.diag([2.0, 2.0, 5.0]))
     np.testing.assert_allclose(np.asarray(g), np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("f", [tg.var, tg.std])
+def test_the_sample_variance_of_one_value_is_not_a_number(f: Callable[..., Any]) -> None:
+    """Where NumPy has 0 / 0 for the value, the gradient is NaN too, and no error."""
+    x = tg.tensor([3.0], requires_grad=True)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y = f(x, correction=1)
+        y.backward()
+    assert np.isnan(y.item())
+    assert x.grad is not None
+    assert np.isnan(x.grad.tolist()).all()
+
+
+def test_where_takes_no_harm_from_the_other_branch(xp: Place) -> None:
+    """NaN and inf in elements not selected leave gradients finite, on every library, to second order."""
+    x = xp.tensor([-1.0, 0.0, 4.0])
+    for f, first, second in ((tg.sqrt, 0.25, -1 / 32), (tg.log, 0.25, -1 / 16), (lambda v: v**-0.5, -1 / 16, 3 / 128)):
+
+        def g(v: tg.Tensor, f: Callable[..., Any] = f) -> tg.Tensor:
+            return tg.sum(tg.where(v > 0, f(v), v * v))
+
+        with np.errstate(all="ignore"):
+            xp.check(tg.grad(g)(x), [-2.0, 0.0, first])
+            xp.check(tg.grad(lambda v, g=g: tg.sum(tg.grad(g)(v)))(x), [2.0, 2.0, second])
+
+
+@pytest.mark.parametrize("f", [tg.max, tg.min])
+def test_ties_share_equally_over_axes(xp: Place, f: Callable[..., Any]) -> None:
+    sign = 1.0 if f is tg.max else -1.0
+    data = sign * np.asarray([[[1.0, 3.0], [3.0, 0.0]], [[3.0, 2.0], [2.0, 2.0]]])
+    t = np.asarray([6.0, 12.0])
+    third = xp.tensor(data, requires_grad=True)
+    f(third, axis=(1, 2)).backward(xp.tensor(t))
+    xp.check(third.grad, [[[0.0, 3.0], [3.0, 0.0]], [[12.0, 0.0], [0.0, 0.0]]])
+    whole = xp.tensor(data, requires_grad=True)
+    f(whole, keepdims=True).backward(xp.tensor([[[6.0]]]))
+    xp.check(whole.grad, [[[0.0, 2.0], [2.0, 0.0]], [[2.0, 0.0], [0.0, 0.0]]])
+    last = xp.tensor(data, requires_grad=True)
+    f(last, axis=-1).backward(xp.tensor(np.ones((2, 2))))
+    xp.check(last.grad, [[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.5, 0.5]]])
+
+
+def test_sort_ties_descending_follow_the_stable_order(xp: Place) -> None:
+    x = xp.tensor([1.0, 2.0, 2.0], requires_grad=True)
+    (tg.sort(x, descending=True) * xp.tensor([1.0, 10.0, 100.0])).backward(xp.tensor([1.0, 1.0, 1.0]))
+    xp.check(x.grad, [100.0, 1.0, 10.0])
+
+
+@pytest.mark.parametrize("zeros", [(), (1,), (0, 2), (0, 1, 3), (0, 1, 2, 3)])
+def test_products_with_zeros_are_exact_to_second_order(xp: Place, zeros: tuple[int, ...]) -> None:
+    """Against the products of the others, written out."""
+    a = np.asarray([2.0, -3.0, 0.5, 4.0])
+    a[list(zeros)] = 0.0
+    n = len(a)
+
+    def others(*left_out: int, of: int = n) -> float:
+        return float(np.prod([a[i] for i in range(of) if i not in left_out])) if max(left_out) < of else 0.0
+
+    def hessian(f: Callable[..., Any]) -> list[Any]:
+        return [xp.values(tg.grad(lambda v, i=i: tg.grad(f)(v)[i])(xp.tensor(a))) for i in range(n)]
+
+    xp.check(tg.grad(tg.prod)(xp.tensor(a)), [others(i) for i in range(n)])
+    expected = np.asarray([[others(i, j) if i != j else 0.0 for j in range(n)] for i in range(n)])
+    np.testing.assert_allclose(hessian(tg.prod), expected, rtol=1e-5)
+    total: Callable[..., Any] = lambda v: tg.sum(tg.cumulative_prod(v))  # noqa: E731
+    upto = range(1, n + 1)
+    xp.check(tg.grad(total)(xp.tensor(a)), [sum(others(i, of=k) for k in upto) for i in range(n)])
+    expected = np.asarray(
+        [[sum(others(i, j, of=k) for k in upto) if i != j else 0.0 for j in range(n)] for i in range(n)]
+    )
+    np.testing.assert_allclose(hessian(total), expected, rtol=1e-5)
+
+
+def test_pow_in_y_of_a_negative_number_is_not_a_number(xp: Place) -> None:
+    with np.errstate(all="ignore"):
+        g = tg.grad(lambda y: tg.sum(xp.tensor([-2.0, 0.0, 2.0]) ** y))(xp.tensor([2.0, 2.0, 2.0]))
+    values = xp.values(g)
+    assert np.isnan(values[0])
+    np.testing.assert_allclose(values[1:], [0.0, 4 * np.log(2)], rtol=1e-5)
+
+
+def test_a_norm_spelt_out_at_zero(xp: Place) -> None:
+    """sqrt(sum(x^2)) at 0 is inf times 0: NaN, as everywhere; hypot and std know better. A zero cotangent gives 0."""
+    norm: Callable[..., Any] = lambda v: tg.sqrt(tg.sum(v * v))  # noqa: E731
+    x = xp.tensor([0.0, 0.0])
+    with np.errstate(all="ignore"):
+        assert np.isnan(xp.values(tg.grad(norm)(x))).all()
+        xp.check(tg.grad(lambda v: 0.0 * norm(v))(x), [0.0, 0.0])
+        xp.check(tg.grad(lambda v: tg.where(norm(v) > 0, norm(v), 0.0))(x), [0.0, 0.0])
+    xp.check(tg.grad(lambda v: tg.hypot(v[0], v[1]))(x), [0.0, 0.0])
+    xp.check(tg.grad(tg.std)(x), [0.0, 0.0])
+
+
+def test_steps_are_not_recorded(xp: Place) -> None:
+    x = xp.tensor([0.5, 2.0], requires_grad=True)
+    for name in ("floor", "ceil", "round", "trunc", "sign"):
+        assert not getattr(tg, name)(x).requires_grad
+    for name in ("floor_divide", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
+        assert not getattr(tg, name)(x, 0.75).requires_grad
+        assert not getattr(tg, name)(x, x).requires_grad
+
+
+# The lines of the README's table, and where each is tested.
+TESTED = {
+    "abs, relu, copysign at 0": test_documented_values,
+    "sqrt at 0": test_an_unselected_branch_has_gradient_zero,
+    "sqrt(sum(x * x)) at 0": test_a_norm_spelt_out_at_zero,
+    "maximum, minimum, max, min in a tie": test_ties_share_equally_over_axes,
+    "sort in a tie": test_sort_ties_descending_follow_the_stable_order,
+    "clip at its bounds": test_documented_values,
+    "hypot, atan2 at the origin; std of equal values": test_documented_values,
+    "var, std of one value with correction 1": test_the_sample_variance_of_one_value_is_not_a_number,
+    "pow in x at x = 0": test_pow_at_zero_to_third_order,
+    "pow in y": test_pow_in_y_of_a_negative_number_is_not_a_number,
+    "prod, cumulative_prod with zeros": test_products_with_zeros_are_exact_to_second_order,
+    "floor, ceil, round, trunc, sign, floor_divide, comparisons": test_steps_are_not_recorded,
+}
+
+
+def test_every_line_of_the_table_is_tested() -> None:
+    text = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| where a derivative is undefined | value |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)) == set(TESTED)

@@ -272,3 +272,20 @@ def test_looking_at_values_is_no_error(xp: Place) -> None:
     assert [r.item() for r in y] == [4.0]
     assert y.tolist() == [4.0]
     assert y.requires_grad
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_mask_of_no_axes_indexes_a_tensor_of_none(xp: Place, chosen: bool) -> None:
+    x = xp.tensor(3.0, requires_grad=True)
+    y = x[xp.tensor(chosen)]
+    assert y.shape == (int(chosen),)
+    tg.sum(y * 2.0).backward()
+    xp.check(x.grad, 2.0 * chosen)
+    z = x * 1.0
+    z[xp.tensor(chosen)] = 5.0
+    xp.check(z, 5.0 if chosen else 3.0)
+
+
+def test_from_dlpack_takes_arrays_of_others() -> None:
+    x = tg.from_dlpack(np.asarray([1.0, 2.0]))
+    assert (x.tolist(), x.device, x.requires_grad) == ([1.0, 2.0], "cpu", False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend
+from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, namespace_of
 from tapegrad._operands import same_library
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
@@ -125,7 +125,7 @@ def _index_array(i: Any, like: Array) -> Array | None:
 def _mask(mask: Array, axis: int, like: Array, alone: bool) -> list[Any]:
     if alone and tuple(mask.shape) == tuple(like.shape):
         return [mask]
-    if axis == 0 and tuple(mask.shape) != tuple(like.shape[: len(mask.shape)]):
+    if axis == 0 and (mask.shape == () or tuple(mask.shape) != tuple(like.shape[: len(mask.shape)])):
         raise IndexError(f"x[mask]: a mask of shape {tuple(mask.shape)} for a Tensor of shape {tuple(like.shape)}")
     return list(backend_of[type(like)].xp.nonzero(mask))
 
@@ -168,6 +168,8 @@ def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key
             break
     else:
         return None
+    if len(key) == 1 and key[0].shape == ():  # a mask of a Tensor of no axes
+        return (1,), (0,), (namespace_of[type(key[0])].reshape(key[0], (1,)),)
     where = [n for n, i in enumerate(key) if isinstance(i, int) or hasattr(i, "shape")]
     if where[-1] - where[0] < len(where):
         return None

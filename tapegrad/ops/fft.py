@@ -17,7 +17,8 @@ from tapegrad._primitive import primitive
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops.creation import arange, astype, default_if
+from tapegrad.ops.conversion import astype
+from tapegrad.ops.creation import arange, default_if
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.shaping import roll
 

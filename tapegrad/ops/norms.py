@@ -61,7 +61,7 @@ def vector_norm(x: Any, /, *, axis: Axis = None, keepdims: bool = False, ord: fl
 
 
 def _count(x: Tensor) -> Tensor:
-    from tapegrad.ops.creation import astype
+    from tapegrad.ops.conversion import astype
 
     x = wrap(x._array)
     return astype(x != 0, abs(x).dtype)

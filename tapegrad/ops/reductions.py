@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 from tapegrad._operands import as_tensor
@@ -56,7 +57,7 @@ def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def _var_vjp(xp: Any, t: Any, x: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
     t = spread(xp, t, x.shape, axis, keepdims)
-    n = count(x.shape, axis) - correction
+    n = (count(x.shape, axis) - correction) or nan  # var of one sample with correction 1 is 0 / 0
     return t * (x - xp.mean(x, axis=axis, keepdims=True)) * (2 / n)
 
 
@@ -81,7 +82,7 @@ def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 
 
 def _std_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
-    n = count(x.shape, axis) - correction
+    n = (count(x.shape, axis) - correction) or nan
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
     return over(xp, t * (x - xp.mean(x, axis=axis, keepdims=True)) / n, out)
 
@@ -231,6 +232,8 @@ def _cumulative(
 
 def _prod_vjp(xp: Any, t: Any, x: Any, axis: int) -> Any:
     """Return t times the product of the others: those before times those after, with no division."""
+    if x.shape[axis] == 0:
+        return t * x
     after = xp.flip(_before(xp, xp.flip(x, axis=axis), axis), axis=axis)
     return t * (_before(xp, x, axis) * after)
 
@@ -261,7 +264,7 @@ def _squeeze(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 def _cast(x: Any, dtype: Any) -> Tensor:
     if dtype is None:
         return as_tensor(x)
-    from tapegrad.ops.creation import astype
+    from tapegrad.ops.conversion import astype
 
     return astype(x, dtype, copy=False)
 

@@ -8,7 +8,8 @@ from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
-from tapegrad.ops.creation import astype, full
+from tapegrad.ops.conversion import astype
+from tapegrad.ops.creation import full
 from tapegrad.ops.dtypes import result_type
 from tapegrad.ops.elementwise import imag, real
 from tapegrad.ops.indexing import take

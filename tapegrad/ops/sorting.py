@@ -10,7 +10,7 @@ from tapegrad._primitive import primitive
 from tapegrad._rules import CONSTANT, composed
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops.creation import astype
+from tapegrad.ops.conversion import astype
 from tapegrad.ops.dtypes import result_type
 from tapegrad.ops.indexing import take_along_axis
 

@@ -14,7 +14,7 @@ from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import constant
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of, spread
+from tapegrad.ops._axes import axes_of, axis_of, count, spread
 from tapegrad.ops._text import text
 from tapegrad.ops.reductions import mean, sum
 
@@ -107,6 +107,8 @@ def gelu(x: Any, /) -> Tensor:
 
 def _shifted(xp: Any, x: Any, axis: Any) -> Any:
     """Return x less its maximum, so that no exponential overflows."""
+    if x.shape[axis] == 0:
+        return x  # nothing has no maximum
     return x - xp.max(x, axis=axis, keepdims=True)
 
 
@@ -155,6 +157,8 @@ def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
 
 
 def _logsumexp_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    if count(x.shape, axis) == 0:
+        return xp.sum(x, axis=axis, keepdims=keepdims) - xp.inf
     m = xp.max(x, axis=axis, keepdims=True)
     m = xp.where(xp.isfinite(m), m, 0)
     s = xp.sum(xp.exp(x - m), axis=axis, keepdims=True)
@@ -200,7 +204,8 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
     Tensor([[1., 0., 0.],
             [0., 0., 1.]])
     """
-    from tapegrad.ops.creation import arange, astype, zeros
+    from tapegrad.ops.conversion import astype
+    from tapegrad.ops.creation import arange, zeros
     from tapegrad.ops.shaping import moveaxis
 
     labels = as_tensor(labels)

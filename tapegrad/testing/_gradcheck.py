@@ -160,7 +160,7 @@ def _like(rng: np.random.Generator, x: Any) -> Tensor:
 
 
 def _elsewhere(values: Any, like: Tensor) -> Tensor:
-    from tapegrad.ops.creation import transfer
+    from tapegrad.ops.conversion import transfer
 
     narrow = values.astype(host(like).dtype)
     return wrap(transfer(narrow, like.device))

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 import tapegrad as tg
-from tapegrad.testing import _samples_complex, _samples_fft, _samples_linalg, _samples_special
+from tapegrad.testing import (
+    _samples_complex,
+    _samples_constant,
+    _samples_fft,
+    _samples_linalg,
+    _samples_special,
+)
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
 
@@ -95,7 +101,7 @@ def _binary() -> list[Sample]:
             "clip arrays",
             lambda x, a, b: tg.clip(x, a, b),
             np.clip,
-            (apart(3, 4), between(-1.15, -1.05, 4), between(1.05, 1.15, 3, 1)),
+            (apart(3, 4), between(-0.95, -0.85, 4), between(1.05, 1.15, 3, 1)),
         ),
     ]
 
@@ -115,6 +121,8 @@ def _reductions() -> list[Sample]:
                     (data,),
                 )
             )
+        if n in ("sum", "prod"):
+            samples.append(Sample(f"{n} size-0", f, reference, (normal(0, 3),)))
         samples.append(Sample(f"{n} 0-d", f, reference, (normal(),), order=0 if n in ("var", "std") else 2))
     zeros = np.asarray([[1.5, 0.0, 2.0], [0.0, 3.0, 0.0], [1.0, 2.0, 3.0]])
     for n in ("cumulative_sum", "cumulative_prod"):
@@ -277,6 +285,8 @@ def _indexing() -> list[Sample]:
         ("int and list", (1, [0, 3, 3])),
         ("apart", ([0, 1], slice(None), [2, 2])),
         ("slice and list", (slice(1, 3), [0, 0, 4])),
+        ("reversed and list", (slice(3, 0, -2), [0, 0, 4])),
+        ("newaxis and list", (None, [0, -1, 0])),
     ]
     mask = x[:, :, 0] > 0
     samples = [Sample(f"getitem {n}", lambda x, k=k: x[k], lambda x, k=k: x[k], (x,)) for n, k in keys]
@@ -288,7 +298,7 @@ def _indexing() -> list[Sample]:
 
     for n, k in keys:
         shape = x[k].shape
-        unique = n not in ("list", "arrays", "grid", "int and list", "slice and list")
+        unique = n in ("apart", "all") or not any(isinstance(i, list) for i in (k if isinstance(k, tuple) else (k,)))
         call = lambda x, v, k=k: written(x, v, k)  # noqa: E731
         if unique:
             samples.append(Sample(f"setitem {n}", call, call, (x, normal(*shape))))
@@ -348,4 +358,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_linalg.samples(),
     *_samples_fft.samples(),
     *_samples_special.samples(),
+    *_samples_constant.samples(),
 )

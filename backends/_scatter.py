@@ -1,0 +1,86 @@
+"""Adding and writing at repeated indices in a fixed order, for devices whose own way of doing so is a race.
+
+Threads of a GPU that add at one place do so in any order, and the sum of floats depends on it. Here a stable sort puts
+what shares a place side by side, and neighbours are added pairwise: the same bits each time and on each library, in
+log2(most repeats) rounds. Plain standard code, so that it is tested where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from tapegrad.backends._setting import DETERMINISTIC
+
+if TYPE_CHECKING:
+    from tapegrad.backends._base import Array, Backend
+
+Key = tuple[Any, ...]
+
+
+def index_add(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+    """Add values at an index into a private array and return it, in a fixed order where that was asked for."""
+    if DETERMINISTIC.get() and backend.races(array) and backend.has_integer_arrays(key):
+        return add_in_order(backend, array, key, value)
+    return backend.index_add(array, key, value)
+
+
+def index_set(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+    """Write values at an index into a private array and return it, in a fixed order where that was asked for."""
+    if DETERMINISTIC.get() and backend.races(array) and backend.has_integer_arrays(key):
+        return set_in_order(backend, array, key, value)
+    return backend.index_set(array, key, value)
+
+
+def add_in_order(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+    """Add as `np.add.at` does, at a key that holds integer arrays.
+
+    What falls on one place is added pairwise by its position in `value`, ((1 + 2) + (3 + 4)) + 5, and then to what
+    stood there.
+    """
+    xp = backend.xp
+    table, index, rows = _rows(backend, array, key, value)
+    index, rows, rank = _sorted(backend, index, rows)
+    while bool(xp.any(rank > 0)):
+        left = xp.nonzero(rank % 2 == 0)[0]
+        right = xp.where(left + 1 < rank.shape[0], left + 1, left)
+        paired = xp.reshape(xp.take(rank, right) % 2 == 1, (-1, 1))  # the next place starts with rank 0
+        alone = xp.take(rows, left, axis=0)
+        rows = xp.where(paired, alone + xp.take(rows, right, axis=0), alone)
+        index, rank = xp.take(index, left), xp.take(rank, left) // 2
+    at = (index, slice(None))
+    return xp.reshape(backend.index_set(table, at, backend.index_get(table, at) + rows), array.shape)
+
+
+def set_in_order(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+    """Write at a key that holds integer arrays; where one place repeats, the last value stays."""
+    xp = backend.xp
+    value = xp.broadcast_to(value, backend.index_get(array, key).shape)
+    table, index, rows = _rows(backend, array, key, value)
+    index, rows, rank = _sorted(backend, index, rows)
+    last = xp.nonzero(xp.roll(rank, -1) == 0)[0]  # the next place starts with rank 0
+    at = (xp.take(index, last), slice(None))
+    return xp.reshape(backend.index_set(table, at, xp.take(rows, last, axis=0)), array.shape)
+
+
+def _rows(backend: Backend, array: Array, key: Key, value: Array) -> tuple[Array, Array, Array]:
+    """Return the array as a table of rows, which row each part of the value goes to, and the value as such rows."""
+    xp = backend.xp
+    whole = 0  # how many last axes the key leaves as they are
+    while isinstance(key[-1 - whole], slice) and key[-1 - whole] == slice(None):
+        whole += 1
+    shape = tuple(array.shape[: array.ndim - whole])
+    length = prod(array.shape[array.ndim - whole :])
+    numbers = xp.reshape(xp.arange(prod(shape), device=array.device), shape)
+    index = backend.index_get(numbers, key[: len(key) - whole])
+    index = xp.reshape(index, (prod(index.shape),))
+    return xp.reshape(array, (prod(shape), length)), index, xp.reshape(value, (index.shape[0], length))
+
+
+def _sorted(backend: Backend, index: Array, rows: Array) -> tuple[Array, Array, Array]:
+    """Return indices and rows with equal indices side by side, and for each how many equal ones stand before it."""
+    xp = backend.xp
+    order = xp.argsort(index, stable=True)
+    index = xp.take(index, order)
+    rank = xp.arange(index.shape[0], device=index.device) - xp.searchsorted(index, index)
+    return index, xp.take(rows, order, axis=0), rank

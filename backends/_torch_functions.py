@@ -1,0 +1,21 @@
+"""Functions on PyTorch tensors where PyTorch's own differ from the standard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tapegrad.backends._base import Array
+
+
+def searchsorted(x1: Array, x2: Array, /, *, side: str, sorter: Array | None) -> Array:
+    sorter = None if sorter is None else sorter.long().contiguous()
+    return torch.searchsorted(x1.contiguous(), x2.contiguous(), side=side, sorter=sorter)  # which warns of gaps
+
+
+def one_array(key: tuple[Any, ...]) -> bool:
+    """Say whether a key is slices around one vector of integers."""
+    arrays = [i for i in key if hasattr(i, "shape")]
+    rest = [i for i in key if not hasattr(i, "shape")]
+    return len(arrays) == 1 and arrays[0].ndim == 1 and all(i == slice(None) for i in rest)

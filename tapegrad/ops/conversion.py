@@ -1,0 +1,102 @@
+"""Another dtype, another device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad import backends
+from tapegrad._cuts import cut
+from tapegrad._dtypes import as_dtype, isdtype
+from tapegrad._namespace import backend_of, checked_dtype, dtype_of, native_dtype
+from tapegrad._operands import as_tensor
+from tapegrad._primitive import primitive
+from tapegrad._record import Record
+from tapegrad._rules import identity
+from tapegrad._tensor import Tensor, wrap
+from tapegrad.backends import Array, Backend
+
+_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity)
+
+
+def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor:
+    """Convert to another dtype. Derivative: t, converted back; integers and booleans get none.
+
+    Raises TypeError for complex values to a real dtype, and for a dtype that the device lacks.
+
+    >>> import tapegrad as tg
+    >>> tg.astype(tg.asarray([1.5]), tg.int32)
+    Tensor([1], dtype=int32)
+    """
+    x = as_tensor(x)
+    to, now = as_dtype(dtype), x.dtype
+    if now is to and not copy:
+        return x if device is None else to_device(x, device)
+    if now.kind == "complex floating" and to.kind != "complex floating":
+        raise TypeError(f"astype: from {now.name} to {to.name} would drop imaginary parts: use tapegrad.real(x)")
+    native = native_dtype(x._array, to)
+    if x._record is not None and not isdtype(to, ("real floating", "complex floating")):
+        cut(f"astype({to.name})", x._record.seq)
+        x = wrap(x._array)
+    y = _astype(x, native)
+    return y if device is None else to_device(y, device)
+
+
+def full_name(device: str) -> str:
+    """Return a device string as arrays on it report it ("cuda" is "cuda:0")."""
+    backend, native = backends.of_device(device)
+    return backend.full_name(native)
+
+
+def transfer(array: Array, device: str) -> Array:
+    """Return a raw array on another device, of another library if that is what the device names."""
+    backend = backend_of[type(array)]
+    to, native = backends.of_device(device)
+    if to is backend:
+        return backend.move(array, native)
+    name = dtype_of(array).name
+    checked_dtype(to, as_dtype(name), native)
+    if name == "bfloat16":  # which NumPy lacks, and float32 holds exactly
+        wide = backend.xp.astype(array, backend.native_dtype("float32"))
+        return to.xp.astype(to.from_host(backend.to_host(wide), native), to.native_dtype(name))
+    return to.from_host(backend.to_host(array), native)
+
+
+def _move(t: Any, device: str) -> Any:
+    return to_device(t, device) if type(t) is Tensor else transfer(t, device)
+
+
+def _push_to_device(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+    (p,) = r.parents
+    t = None if p is None else tangents.get(p)
+    return None if t is None else _move(t, r.saved[0])
+
+
+_to_device = primitive(
+    "to_device",
+    lambda xp, x, device, source: transfer(x, device),
+    lambda xp, t, device, source: _move(t, source),
+    push=_push_to_device,
+)
+
+
+def to_device(x: Tensor, device: str, /, *, stream: Any = None) -> Tensor:
+    """Move to another device, and to another library if the string names one. Derivative: t, moved back.
+
+    stream: must be None; the libraries order their own work. Raises ValueError for an unknown string and
+    RuntimeError for a device that is not there.
+
+    >>> import tapegrad as tg
+    >>> tg.asarray([1.0]).to_device("cpu").device
+    'cpu'
+    """
+    if stream is not None:
+        raise ValueError("to_device: stream= is not supported; pass None")
+    name = full_name(device)
+    if name == x.device:
+        return x
+    return _to_device(x, name, x.device)
+
+
+def dtype_name(backend: Backend, native: Any) -> str:
+    """Return the standard's name of a library's dtype."""
+    return backend.dtype_names[native]
