@@ -86,5 +86,5 @@ class Adapter(Backend):
         return array.at[key].add(value)
 
 
-def _searchsorted(x1: Array, x2: Array, /, *, side: str, sorter: Array | None) -> Array:
+def _searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:
     return jnp.searchsorted(x1, x2, side=side, sorter=sorter).astype(int)  # which is int32 for short arrays

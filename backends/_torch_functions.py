@@ -9,7 +9,7 @@ import torch
 from tapegrad.backends._base import Array
 
 
-def searchsorted(x1: Array, x2: Array, /, *, side: str, sorter: Array | None) -> Array:
+def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:
     sorter = None if sorter is None else sorter.long().contiguous()
     return torch.searchsorted(x1.contiguous(), x2.contiguous(), side=side, sorter=sorter)  # which warns of gaps
 

@@ -157,7 +157,10 @@ def test_the_cupy_adapter_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in.ndarray, stand_in.exp = np.ndarray, np.exp
     other: Any = types.ModuleType("cupyx")
     other.scatter_add = scatter_add
-    for name, module in {"cupy": stand_in, "cupyx": other, "array_api_compat.cupy": compat}.items():
+    parts = {name: types.ModuleType(name) for name in ("cupyx.scipy", "cupyx.scipy.special")}
+    other.scipy, special = parts.values()
+    other.scipy.special = special
+    for name, module in {"cupy": stand_in, "cupyx": other, "array_api_compat.cupy": compat, **parts}.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(backends, "_cupy", None, raising=False)  # both are taken out again afterwards
     monkeypatch.setitem(sys.modules, "tapegrad.backends._cupy", stand_in)

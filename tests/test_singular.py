@@ -300,8 +300,22 @@ def test_steps_are_not_recorded(xp: Place) -> None:
         assert not getattr(tg, name)(x, x).requires_grad
 
 
-# The lines of the README's table, and where each is tested.
-TESTED = {
+@pytest.mark.parametrize(
+    "f",
+    [
+        tg.linalg.inv,
+        lambda x: tg.linalg.solve(x, tg.ones(2)),
+        lambda x: tg.linalg.slogdet(x)[1],
+        lambda x: tg.linalg.qr(x)[0],
+    ],
+)
+def test_singular_matrices_raise(f: Callable[..., Any]) -> None:
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="[Ss]ingular"):
+        tg.grad(lambda x: tg.sum(f(x)))(tg.zeros((2, 2)))
+
+
+# The lines of the README's table, and where each is tested (by name in another file).
+TESTED: dict[str, Any] = {
     "abs, relu, copysign at 0": test_documented_values,
     "sqrt at 0": test_an_unselected_branch_has_gradient_zero,
     "sqrt(sum(x * x)) at 0": test_a_norm_spelt_out_at_zero,
@@ -313,6 +327,15 @@ TESTED = {
     "pow in x at x = 0": test_pow_at_zero_to_third_order,
     "pow in y": test_pow_in_y_of_a_negative_number_is_not_a_number,
     "prod, cumulative_prod with zeros": test_products_with_zeros_are_exact_to_second_order,
+    "unique_values of repeated values": "test_standard.test_unique_values_give_their_gradient_to_first_places",
+    "gammaln, digamma, polygamma at their poles; i0e at 0": "test_special.test_values_and_slopes_of_one_argument",
+    "entr, erfinv, ndtri, logit at the ends of their domain": "test_special.test_values_and_slopes_of_one_argument",
+    "xlogy(x, y) at (0, 0)": "test_special.test_values_and_slopes_of_two_arguments",
+    "rel_entr at (0, 0) and outside of its domain": "test_special.test_values_and_slopes_of_two_arguments",
+    "linalg.vector_norm where x is 0": test_vector_norm_at_zero,
+    "linalg.det of a singular matrix": test_determinant_of_singular_matrices,
+    "linalg.eigh, eig, svd with equal eigenvalues or singular values": test_equal_eigenvalues,
+    "linalg.inv, solve, slogdet, qr of a singular matrix": test_singular_matrices_raise,
     "floor, ceil, round, trunc, sign, floor_divide, comparisons": test_steps_are_not_recorded,
 }
 
@@ -321,3 +344,7 @@ def test_every_line_of_the_table_is_tested() -> None:
     text = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
     table = text.partition("| where a derivative is undefined | value |\n|---|---|\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)) == set(TESTED)
+    for test in TESTED.values():
+        if isinstance(test, str):
+            file, name = test.split(".")
+            assert f"def {name}(" in (Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8")
