@@ -56,11 +56,9 @@ from tapegrad.ops.creation import (
     empty,
     empty_like,
     eye,
-    from_dlpack,
     full,
     full_like,
     linspace,
-    meshgrid,
     ones,
     ones_like,
     tensor,
@@ -113,6 +111,7 @@ from tapegrad.ops.indexing import (
     take,
     take_along_axis,
 )
+from tapegrad.ops.interchange import from_dlpack
 from tapegrad.ops.products import (
     matmul,
     matrix_transpose,
@@ -140,6 +139,7 @@ from tapegrad.ops.shaping import (
     concat,
     expand_dims,
     flip,
+    meshgrid,
     moveaxis,
     permute_dims,
     repeat,

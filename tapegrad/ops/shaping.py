@@ -165,16 +165,18 @@ def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...]
 
 
 @composed
-def expand_dims(x: Any, /, *, axis: int = 0) -> Tensor:
-    """Insert an axis of length 1 at a position of the result's shape.
+def expand_dims(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
+    """Insert an axis of length 1, or several, at positions of the result's shape.
 
     >>> import tapegrad as tg
     >>> tg.expand_dims(tg.zeros(3), axis=-1).shape
     (3, 1)
     """
     x = as_tensor(x)
-    place = axis_of("expand_dims", x.ndim + 1, axis) + x.ndim + 1
-    return _reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
+    ndim = x.ndim + (len(axis) if isinstance(axis, (tuple, list)) else 1)
+    places = axes_of("expand_dims", ndim, axis)
+    lengths = iter(x.shape)
+    return _reshape(x, tuple([1 if i in places else next(lengths) for i in range(-ndim, 0)]))
 
 
 @composed
@@ -329,7 +331,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @composed
-def broadcast_arrays(*arrays: Any) -> list[Tensor]:
+def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     """Broadcast arrays against each other.
 
     >>> import tapegrad as tg
@@ -338,4 +340,25 @@ def broadcast_arrays(*arrays: Any) -> list[Tensor]:
     """
     xs = as_tensors("broadcast_arrays", *arrays)
     shape = broadcast_shapes(*[x.shape for x in xs])
-    return [x if x.shape == shape else _broadcast_to(x, shape) for x in xs]
+    return tuple([x if x.shape == shape else _broadcast_to(x, shape) for x in xs])
+
+
+@composed
+def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
+    """Spread vectors over a grid: "xy" puts the first along the second axis, "ij" along the first.
+
+    >>> import tapegrad as tg
+    >>> [x.shape for x in tg.meshgrid(tg.zeros(2), tg.zeros(3), indexing="ij")]
+    [(2, 3), (2, 3)]
+    """
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
+    xs = as_tensors("meshgrid", *arrays)
+    places = list(range(len(xs)))
+    if indexing == "xy" and len(xs) > 1:
+        places[:2] = [1, 0]
+    spread = [
+        reshape(x, tuple(x.size if i == place else 1 for i in range(len(xs))))
+        for x, place in zip(xs, places, strict=True)
+    ]
+    return broadcast_arrays(*spread)
