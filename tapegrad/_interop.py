@@ -73,8 +73,8 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
     what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
     if "out" in options:
         raise TypeError(
-            f"numpy.{what} with a Tensor and out= (as in ndarray += tensor) would take it off the tape, and a Tensor "
-            "is no buffer: write y = y + x, or np.asarray(x.detach()) for the value alone"
+            f"numpy.{what} with a Tensor and out= (as in ndarray += tensor) has no counterpart that keeps the "
+            "gradient: write y = y + x, or np.asarray(x.detach()) for the value alone"
         )
     raise TypeError(
         f"numpy.{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
