@@ -155,6 +155,14 @@ class Backend:
         """Return the values for outsiders, so that nothing they do changes this array."""
         return self.copy(array)
 
+    def copied_dlpack(self, array: Array, **options: Any) -> Any:
+        """Return a DLPack capsule of a copy of an array, marked as one."""
+        return array.__dlpack__(copy=True, **options)
+
+    def readonly_dlpack(self, array: Array, stream: Any) -> Any:
+        """Return a DLPack capsule of an array's own memory that says it is read-only; BufferError if there is none."""
+        raise BufferError(f"{self.name} cannot export memory as read-only: DLPack export needs a copy")
+
     def is_private(self, holder: Any) -> bool:
         """Say whether nobody but `holder._array` can see that buffer, so that it may be written.
 
@@ -220,8 +228,7 @@ class Backend:
                 a = self._numbers(array, numbers, (len(numbers),))
                 k = others.index(n)
                 place = k + 1 if k < first else k + 1 + wide
-            shape = ((1,) * (place - len(a.shape)), a.shape, (1,) * (ndim - place))
-            out.append(self.xp.reshape(a, sum(shape, ())))
+            out.append(self.xp.reshape(a, (*(1,) * (place - len(a.shape)), *a.shape, *(1,) * (ndim - place))))
             axis += 1
         return out
 

@@ -74,6 +74,10 @@ class Adapter(Backend):
         view.flags.writeable = False
         return view
 
+    def readonly_dlpack(self, array: Array, stream: Any) -> Any:
+        # Versions before 1.0 have no such mark: a consumer that knows only those refuses the capsule.
+        return self.export(array).__dlpack__(stream=stream, max_version=(1, 0), copy=False)
+
     def is_private(self, holder: Any) -> bool:
         array = holder._array
         if array.base is not None or sys.getrefcount(array) != _PRIVATE_COUNT:

@@ -34,6 +34,12 @@ class Adapter(Backend):
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array.to_device(self._host))
 
+    def readonly_dlpack(self, array: Array, stream: Any) -> Any:
+        array.__dlpack_device__()  # raises for the made-up devices
+        view = self.to_host(array).view()
+        view.flags.writeable = False
+        return view.__dlpack__(stream=stream, max_version=(1, 0), copy=False)
+
     # Indexing beyond the standard, spelt out in what the standard has; slow, which does not matter here.
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:

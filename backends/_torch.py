@@ -19,6 +19,7 @@ class Adapter(Backend):
 
     def __init__(self) -> None:
         super().__init__("torch", compat)
+        self.xp.replace(std=lambda x, /, **options: torch.sqrt(compat.var(x, **options)))  # any correction
         self.xp.replace(take_along_axis=lambda x, i, /, *, axis: torch.take_along_dim(x, i.long(), axis))
         self.xp.replace(searchsorted=functions.searchsorted)
 

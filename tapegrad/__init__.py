@@ -62,11 +62,9 @@ from tapegrad.ops.creation import (
     empty,
     empty_like,
     eye,
-    from_dlpack,
     full,
     full_like,
     linspace,
-    meshgrid,
     ones,
     ones_like,
     tensor,
@@ -125,6 +123,7 @@ from tapegrad.ops.indexing import (
     take,
     take_along_axis,
 )
+from tapegrad.ops.interchange import from_dlpack
 from tapegrad.ops.products import (
     matmul,
     matrix_transpose,
@@ -160,6 +159,7 @@ from tapegrad.ops.shaping import (
     concat,
     expand_dims,
     flip,
+    meshgrid,
     moveaxis,
     permute_dims,
     repeat,

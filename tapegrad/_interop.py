@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
-from tapegrad._tensor import Tensor
+from tapegrad._dtypes import DType
+from tapegrad._record import mode
+from tapegrad._tensor import Tensor, host
 
-# NumPy's names that are not the standard's.
+# NumPy's names that are not the standard's: ufuncs, then functions.
 _RENAMED = {
     "absolute": "abs",
     "arccos": "acos",
@@ -26,23 +30,243 @@ _RENAMED = {
     "rint": "round",
     "true_divide": "divide",
 }
+_FUNCTIONS = {
+    "amax": "max",
+    "amin": "min",
+    "around": "round",
+    "concatenate": "concat",
+    "cumprod": "cumulative_prod",
+    "cumsum": "cumulative_sum",
+}
+_OPTIONS = {"a_max": "max", "a_min": "min", "ddof": "correction", "reps": "repetitions"}
+# What changes nothing about the values: how NumPy sorts and where it puts the result.
+_NEUTRAL = ("casting", "copy", "kind", "subok")
+_FLATTEN = ("argsort", "cumulative_prod", "cumulative_sum", "sort", "take")  # where axis=None means the flat array
+# Functions that only look at values, and answer with Python's or NumPy's own.
+_LOOKS = frozenset(
+    (
+        *("allclose", "array_equal", "array_equiv"),
+        *("array2string", "array_repr", "array_str"),
+        *("ndim", "shape", "size"),
+        *("can_cast", "common_type", "iscomplexobj", "isrealobj", "result_type"),
+        *("may_share_memory", "shares_memory"),
+    )
+)
+
+
+def _find(name: str, extension: str = "") -> Any:
+    """Return tapegrad's function of a name, which may be in an extension (linalg, fft, special); None without one."""
+    import tapegrad
+
+    return getattr(getattr(tapegrad, extension, None) if extension else tapegrad, name, None)
+
+
+# -- ufuncs ----------------------------------------------------------------------------------------------
 
 
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
     """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded; or raise."""
     name = _RENAMED.get(ufunc.__name__, ufunc.__name__)
-    import tapegrad
-
-    function = getattr(tapegrad, name, None)
-    if method != "__call__" or options or function is None:
-        what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    function = _find(name) or _find(name, "special")
+    if method == "__call__" and not options and function is not None:
+        return function(*inputs)
+    what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    if "out" in options:
         raise TypeError(
-            f"numpy.{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
-            "that keeps the gradient: use a function of tapegrad, or x.detach() for the value alone"
+            f"numpy.{what} with a Tensor and out= (as in ndarray += tensor) has no counterpart that keeps the "
+            "gradient: write y = y + x, or np.asarray(x.detach()) for the value alone"
         )
-    return function(*inputs)
+    raise TypeError(
+        f"numpy.{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
+        "that keeps the gradient: use a function of tapegrad, or np.asarray(x.detach()) for the value alone"
+    )
+
+
+# -- functions -------------------------------------------------------------------------------------------
+
+
+def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    """Run a NumPy function on Tensors as tapegrad's function of the same meaning, recorded.
+
+    Without one, a Tensor that is being recorded raises TypeError; others are constants, and go as NumPy arrays.
+    """
+    name: str = function.__name__
+    if name not in _LOOKS:
+        extension = function.__module__.partition("numpy.")[2]
+        own = _SPECIAL.get(f"{extension}.{name}" if extension else name)
+        given = _given(function, args, kwargs)
+        if given is not None:
+            if own is not None:
+                out = own(**given)
+            else:
+                out = _translated(function, _find(_FUNCTIONS.get(name, name), extension), given)
+            if out is not NotImplemented:
+                return out
+        if mode().recording and any(x._record is not None for x in _tensors((args, kwargs))):
+            what = f"numpy.{extension + '.' if extension else ''}{name}"
+            raise TypeError(
+                f"{what} with a Tensor and these arguments has no counterpart that keeps the gradient: use a function "
+                "of tapegrad, or x.detach() for the value alone"
+            )
+    return function(*_hosted(args), **_hosted(kwargs))
+
+
+def _given(function: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
+    """Return a call's arguments by NumPy's names, without those that only say the default; None if it has no names."""
+    try:
+        parameters = signature(function)
+    except ValueError:
+        return None
+    given = parameters.bind(*args, **kwargs).arguments
+    return {
+        name: value
+        for name, value in given.items()
+        if not (name in _NEUTRAL or (name == "order" and value in (None, "C", "K", "A")))
+        and not _is_default(value, parameters.parameters[name].default)
+    }
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (type(value) in (bool, int, str) and type(value) is type(default) and value == default)
+
+
+def _translated(function: Any, counterpart: Callable[..., Any] | None, given: dict[str, Any]) -> Any:
+    """Call tapegrad's function with a NumPy function's arguments; NotImplemented if it does not know one of them."""
+    if counterpart is None or isinstance(counterpart, type):
+        return NotImplemented
+    parameters = signature(counterpart).parameters
+    several = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters.values())
+    leading = [n for n, p in parameters.items() if p.kind is not Parameter.KEYWORD_ONLY]
+    numpys = list(signature(function).parameters)
+    operands: list[Any] = []
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        own = _OPTIONS.get(name, name)
+        if own == "dtype" and not isinstance(value, DType):
+            import numpy as np
+
+            value = np.dtype(value).name
+        place = numpys.index(name)
+        if several and place == 0:
+            operands += value
+        elif own in parameters and parameters[own].kind is not Parameter.POSITIONAL_ONLY:
+            options[own] = value
+        elif place < len(leading) and place == len(operands):
+            operands.append(value)
+        else:
+            return NotImplemented
+    if counterpart.__name__ in _FLATTEN and _wants_flat(counterpart.__name__, function, given):
+        operands[0] = _find("reshape")(operands[0], (-1,))
+        options.pop("axis", None)
+    return counterpart(*operands, **options)
+
+
+def _wants_flat(name: str, function: Any, given: dict[str, Any]) -> bool:
+    """Say whether axis=None, given or by default, stands for the flat array."""
+    return given.get("axis", signature(function).parameters["axis"].default) is None and name in _FLATTEN
+
+
+def _transpose(a: Any, axes: Any = None) -> Any:
+    return _find("permute_dims")(a, tuple(range(a.ndim))[::-1] if axes is None else axes)
+
+
+def _squeeze(a: Any, axis: Any = None) -> Any:
+    return _find("squeeze")(a, tuple(i for i, n in enumerate(a.shape) if n == 1) if axis is None else axis)
+
+
+def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    return _find("nonzero")(condition) if x is None and y is None else _find("where")(condition, x, y)
+
+
+def _tile(A: Any, reps: Any) -> Any:
+    return _find("tile")(A, (reps,) if isinstance(reps, int) else reps)
+
+
+def _dot(a: Any, b: Any, **options: Any) -> Any:
+    import numpy as np
+
+    if options:
+        return NotImplemented
+    if np.ndim(a) == 0 or np.ndim(b) == 0:
+        return _find("multiply")(a, b)
+    if np.ndim(b) <= 2:
+        return _find("matmul")(a, b)
+    return _find("tensordot")(a, b, axes=((-1,), (-2,)))
+
+
+def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    vector, matrix = _find("vector_norm", "linalg"), _find("matrix_norm", "linalg")
+    if vector is None or matrix is None:
+        return NotImplemented
+    axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    if ord is None or len(axes) == 1:
+        return vector(x, axis=axes, keepdims=keepdims, ord=2 if ord is None else ord)
+    if len(axes) != 2:
+        return NotImplemented
+    # matrix_norm takes the last two axes; with keepdims they go back to where they were.
+    out = matrix(_find("moveaxis")(x, axes, (-2, -1)), keepdims=keepdims, ord=ord)
+    return _find("moveaxis")(out, (-2, -1), axes) if keepdims else out
+
+
+def _of_matrix(name: str) -> Callable[..., Any]:
+    """Return a function of the diagonal, which NumPy takes from the first two axes and the standard from the last."""
+
+    def call(a: Any, offset: int = 0, **options: Any) -> Any:
+        own = _find(name, "linalg")
+        return NotImplemented if own is None or options or a.ndim != 2 else own(a, offset=offset)
+
+    return call
+
+
+def _unique(ar: Any, **options: Any) -> Any:
+    own = _find("unique_values")
+    return NotImplemented if own is None or options else own(ar)
+
+
+def _outer(a: Any, b: Any, **options: Any) -> Any:
+    if options:
+        return NotImplemented
+    reshape = _find("reshape")
+    return _find("multiply")(reshape(a, (-1, 1)), reshape(b, (1, -1)))
+
+
+# NumPy's functions whose arguments mean something else than those of the standard's function.
+_SPECIAL: dict[str, Callable[..., Any]] = {
+    "diagonal": _of_matrix("diagonal"),
+    "dot": _dot,
+    "linalg.norm": _norm,
+    "outer": _outer,
+    "squeeze": _squeeze,
+    "tile": _tile,
+    "trace": _of_matrix("trace"),
+    "transpose": _transpose,
+    "unique": _unique,
+    "where": _where,
+}
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """Return the Tensors in nested arguments."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    return [x for part in parts for x in _tensors(part)]
+
+
+def _hosted(tree: Any) -> Any:
+    """Return nested arguments with the values of Tensors, read-only, as NumPy arrays."""
+    if isinstance(tree, Tensor):
+        view = host(tree).view()
+        view.flags.writeable = False
+        return view
+    if isinstance(tree, dict):
+        return {name: _hosted(part) for name, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)([_hosted(part) for part in tree]) if type(tree) in (list, tuple) else tree
+    return tree
 
 
 def bind() -> None:
     """Give Tensor NumPy's protocols; done once, when tapegrad is imported."""
     Tensor.__array_ufunc__ = _array_ufunc  # type: ignore[method-assign]
+    Tensor.__array_function__ = _array_function  # type: ignore[method-assign]

@@ -99,7 +99,7 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
 def _same_kind(error: Exception) -> Callable[[str], Exception]:
     if isinstance(error, Warning):  # the caller has made warnings errors
         return type(error)
-    for kind in (IndexError, ValueError, TypeError, NotImplementedError, MemoryError, ImportError):
+    for kind in (IndexError, ValueError, TypeError, OverflowError, NotImplementedError, MemoryError, ImportError):
         if isinstance(error, kind):
             return kind
     return RuntimeError

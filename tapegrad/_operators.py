@@ -10,7 +10,7 @@ from tapegrad._namespace import backend_of
 from tapegrad._operands import coerce
 from tapegrad._record import DEFAULT, mode, scopes
 from tapegrad._tensor import Tensor
-from tapegrad.ops import binary, conversion, elementwise, indexing, products
+from tapegrad.ops import binary, conversion, elementwise, indexing, interchange, products
 
 Binary = Callable[[Any, Any], Any]
 
@@ -119,6 +119,8 @@ def bind() -> None:
         "__getitem__": indexing.getitem,
         "__setitem__": indexing.setitem,
         "__iter__": indexing.iterate,
+        "__dlpack__": interchange.export,
+        "__dlpack_device__": interchange.device_of_memory,
         "to_device": conversion.to_device,
         "backward": backward,
         "T": property(_transposed, doc="The transpose of a Tensor of two axes."),

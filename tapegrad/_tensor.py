@@ -265,20 +265,6 @@ class Tensor:
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
         return int(self.item())
 
-    def __dlpack__(
-        self, /, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
-    ) -> Any:
-        self._leave("DLPack export")
-        if copy is False:
-            raise BufferError("a Tensor is a value: DLPack export needs a copy")
-        # A capsule can say that it is read-only, but PyTorch does not listen: so it is always a copy.
-        own = backend_of[type(self._array)].xp.asarray(self._array, copy=True)
-        options = {"stream": stream, "max_version": max_version, "dl_device": dl_device}
-        return own.__dlpack__(**{k: v for k, v in options.items() if v is not None})
-
-    def __dlpack_device__(self) -> Any:
-        return self._array.__dlpack_device__()
-
     # -- copies of the object ------------------------------------------------------------------------
 
     def __copy__(self) -> Tensor:
@@ -321,6 +307,17 @@ class Tensor:
             create_graph: bool = False,
         ) -> None: ...
         def to_device(self, device: str, /, *, stream: Any = None) -> Tensor: ...
+        def __dlpack__(
+            self,
+            /,
+            *,
+            stream: Any = None,
+            max_version: tuple[int, int] | None = None,
+            dl_device: tuple[Any, int] | None = None,
+            copy: bool | None = None,
+        ) -> Any: ...
+        def __dlpack_device__(self, /) -> tuple[Any, int]: ...
+        def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any: ...
         def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any: ...
         def __iter__(self) -> Any: ...
         def __getitem__(self, key: Any) -> Tensor: ...

@@ -95,7 +95,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("np.asarray", lambda: np.asarray(leaf(1)), TypeError, r"NumPy array.*x.detach\(\)"),
     ("dlpack", lambda: np.from_dlpack(leaf(1)), TypeError, r"DLPack export.*x.detach\(\)"),
     (".array", lambda: leaf(1).array, TypeError, r"x.detach\(\)"),
-    ("np.concatenate", lambda: np.concatenate([leaf(1), leaf(2)]), TypeError, r"x.detach\(\)"),
+    ("np.vstack", lambda: np.vstack([leaf(1), leaf(2)]), TypeError, r"numpy.vstack.*x.detach\(\)"),
     ("np reduction", lambda: np.add.reduce(leaf(1)), TypeError, r"numpy.add.reduce.*keeps the gradient"),
     ("np out", lambda: np.sin(leaf(1), out=np.zeros(1)), TypeError, r"numpy.sin.*out.*keeps the gradient"),
     ("np unknown", lambda: np.spacing(leaf(1)), TypeError, r"numpy.spacing.*keeps the gradient"),

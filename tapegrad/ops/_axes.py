@@ -11,11 +11,11 @@ from typing import Any
 
 
 class AxisError(ValueError, IndexError):
-    """An axis that is not there: a wrong value, and, as the standard says of it in places, a wrong index."""
+    """An axis that is not there: a ValueError, and an IndexError too, which the standard asks of some functions."""
 
 
 def axis_of(name: str, ndim: int, axis: Any) -> int:
-    """Return one axis as a negative number; ValueError if there is none such."""
+    """Return one axis as a negative number; AxisError if there is none such."""
     i = index(axis)
     if not -ndim <= i < ndim:
         raise AxisError(f"{name}: axis {i} of a Tensor with {ndim} axes")

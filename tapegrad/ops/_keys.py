@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, namespace_of
+from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend
 from tapegrad._operands import same_library
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
@@ -27,7 +27,7 @@ def full_key(x: Tensor, key: Any) -> Key:
     if plain is not None:
         return plain
     entries = _entries(key if isinstance(key, tuple) else (key,), a)
-    if len(entries) == 1 and hasattr(entries[0], "shape") and dtype_of(entries[0]).kind == "bool":
+    if len(entries) == 1 and _is_mask(entries[0]):
         return tuple(entries)
     used = sum(i is not None and i is not Ellipsis for i in entries)
     if used > ndim or sum(i is Ellipsis for i in entries) > 1:
@@ -91,11 +91,33 @@ def _entries(key: tuple[Any, ...], like: Array) -> list[Any]:
                     f"x[...]: an index is an integer, a slice, '...', None or an array of integers or booleans, "
                     f"not {type(i).__name__}"
                 ) from None
-        elif dtype_of(array).kind == "bool":
-            entries += _mask(array, len(entries), like, alone=len(key) == 1)
         else:
             entries.append(array)
-    return entries
+    if len(entries) == 1 and _is_mask(entries[0]):
+        mask = entries[0]
+        _check_mask(mask, 0, like)
+        whole = not mask.shape or tuple(mask.shape) == tuple(like.shape)
+        return entries if whole else list(backend_of[type(mask)].xp.nonzero(mask))
+    return [e for n, i in enumerate(entries) for e in (_spelt_out(entries, n, like) if _is_mask(i) else (i,))]
+
+
+def _is_mask(i: Any) -> bool:
+    return hasattr(i, "shape") and dtype_of(i).kind == "bool"
+
+
+def _spelt_out(entries: list[Any], n: int, like: Array) -> list[Any]:
+    """Return the mask among other entries as integer arrays."""
+
+    def axes(some: list[Any]) -> int:
+        return sum(len(i.shape) if _is_mask(i) else i is not None for i in some)
+
+    mask, before = entries[n], entries[:n]
+    if not mask.shape:
+        raise IndexError("x[...]: a boolean of no axes is an index alone, not beside others")
+    after_dots = any(i is Ellipsis for i in before)
+    axis = len(like.shape) - axes(entries[n:]) if after_dots else axes(before)
+    _check_mask(mask, axis, like)
+    return list(backend_of[type(mask)].xp.nonzero(mask))
 
 
 def _index_array(i: Any, like: Array) -> Array | None:
@@ -122,12 +144,12 @@ def _index_array(i: Any, like: Array) -> Array | None:
     return backend_of[type(array)].copy(array) if array is i else array
 
 
-def _mask(mask: Array, axis: int, like: Array, alone: bool) -> list[Any]:
-    if alone and tuple(mask.shape) == tuple(like.shape):
-        return [mask]
-    if axis == 0 and (mask.shape == () or tuple(mask.shape) != tuple(like.shape[: len(mask.shape)])):
-        raise IndexError(f"x[mask]: a mask of shape {tuple(mask.shape)} for a Tensor of shape {tuple(like.shape)}")
-    return list(backend_of[type(like)].xp.nonzero(mask))
+def _check_mask(mask: Array, axis: int, like: Array) -> None:
+    """Raise IndexError unless a mask fits the axes from `axis` on, or is empty there."""
+    shape = tuple(mask.shape)
+    lengths = tuple(like.shape[axis : axis + len(shape)]) if axis >= 0 else ()
+    if len(lengths) != len(shape) or any(m not in (0, n) for m, n in zip(shape, lengths, strict=True)):
+        raise IndexError(f"x[mask]: a mask of shape {shape} for a Tensor of shape {tuple(like.shape)}")
 
 
 def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
@@ -168,8 +190,10 @@ def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key
             break
     else:
         return None
-    if len(key) == 1 and key[0].shape == ():  # a mask of a Tensor of no axes
-        return (1,), (0,), (namespace_of[type(key[0])].reshape(key[0], (1,)),)
+    if len(key) == 1 and not key[0].shape:  # one boolean: it says whether the whole is taken
+        xp = backend_of[type(key[0])].xp
+        shape = (1, *x.shape)
+        return shape, tuple(range(len(shape))), (xp.nonzero(xp.reshape(key[0], (1,)))[0], *(ALL,) * len(x.shape))
     where = [n for n, i in enumerate(key) if isinstance(i, int) or hasattr(i, "shape")]
     if where[-1] - where[0] < len(where):
         return None

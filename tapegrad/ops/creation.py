@@ -16,7 +16,7 @@ from tapegrad._namespace import (
 )
 from tapegrad._operands import SCALARS, as_tensor
 from tapegrad._primitive import primitive
-from tapegrad._rules import CONSTANT, composed, constant
+from tapegrad._rules import composed, constant
 from tapegrad._settings import default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
@@ -41,6 +41,8 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     """
     if isinstance(data, Tensor):
         data = data._array
+    elif _starts_with_tensor(data):
+        raise TypeError("tensor: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
     elif device is None and (backend := find_backend(data)) is not None and backend.prefix == "cpu":
         device = default_device()
     x = asarray(data, dtype=dtype, device=device, copy=True)
@@ -54,8 +56,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     """Return a Tensor of an object; an array stays on its library and device unless `device` says otherwise.
 
     obj: a Tensor (returned as it is if nothing changes; conversions of it are recorded), an array of any
-    library, a number, or nested lists of numbers. copy: an array that others may write to is copied unless this
-    is False, which is for arrays that nobody will write to again; False raises ValueError if a copy is unavoidable.
+    library, a number, or nested lists of numbers, or of Tensors, which are stacked and recorded. copy: an array that
+    others may write to is copied unless this is False, which is for arrays that nobody will write to again; False
+    raises ValueError if a copy is unavoidable.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.asarray(np.asarray([1.0, 2.0]))
@@ -65,6 +68,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
         return _asarray_of_tensor(obj, dtype, device, copy)
     backend = find_backend(obj)
     if backend is None:
+        if _starts_with_tensor(obj):
+            return _asarray_of_tensor(_joined(obj), dtype, device, copy)
         return wrap(_from_python(obj, dtype, device, copy))
     array = backend.as_array(obj)
     checked = dtype_of(array)  # object and string arrays stop here
@@ -82,13 +87,32 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
 
 def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | None) -> Tensor:
     if dtype is not None and as_dtype(dtype) is not x.dtype:
+        if copy is False:
+            raise ValueError(f"asarray: from {x.dtype.name} to {as_dtype(dtype).name} needs a copy")
         x = astype(x, dtype)
         copy = None
     if device is not None:
         y = to_device(x, device)
+        if copy is False and y is not x:
+            raise ValueError(f"asarray: from {x.device} to {device} needs a copy")
         copy = copy if y is x else None
         x = y
     return _positive_copy(x) if copy else x
+
+
+def _starts_with_tensor(obj: Any) -> bool:
+    while isinstance(obj, (list, tuple)) and obj:
+        obj = obj[0]
+        if isinstance(obj, Tensor):
+            return True
+    return False
+
+
+def _joined(obj: Any) -> Tensor:
+    """Return nested lists that hold Tensors as one Tensor, stacked from the inside out."""
+    from tapegrad.ops.shaping import stack
+
+    return stack([_joined(i) if isinstance(i, (list, tuple)) else i for i in obj])
 
 
 def _positive_copy(x: Tensor) -> Tensor:
@@ -102,8 +126,6 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
 
     if copy is False:
         raise ValueError("asarray: Python data always needs a copy")
-    if isinstance(obj, (list, tuple)) and _holds_tensor(obj):
-        raise TypeError("asarray: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
     try:
         values = np.asarray(obj)
     except ValueError as error:
@@ -130,28 +152,6 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
         return backend.xp.astype(backend.from_host(values.astype("float32"), native), to)
     return backend.from_host(values.astype(name, copy=False), native)
 
-
-def _holds_tensor(obj: Any) -> bool:
-    while isinstance(obj, (list, tuple)) and obj:
-        obj = obj[0]
-    return isinstance(obj, Tensor)
-
-
-def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
-    """Make a Tensor of an object that speaks DLPack; its memory is copied unless copy=False.
-
-    >>> import numpy as np, tapegrad as tg
-    >>> tg.from_dlpack(np.asarray([1.0]))
-    Tensor([1.])
-    """
-    if isinstance(x, Tensor) or find_backend(x) is not None:
-        return asarray(x, device=device, copy=copy)
-    import numpy as np
-
-    return asarray(np.from_dlpack(x), device=device or default_device(), copy=copy)
-
-
-CONSTANT.add("from_dlpack")
 
 # -- from nothing ------------------------------------------------------------------------------------------
 
@@ -203,6 +203,15 @@ def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     return full(shape, 1, dtype=default_if(dtype, device), device=device)
 
 
+def _number(value: Any) -> Any:
+    """Return a number, which may be a NumPy scalar or a Tensor of one element, as a Python one."""
+    return value if type(value) in SCALARS else as_tensor(value).item()
+
+
+def _complex_dtype(device: str | None) -> str:
+    return "complex64" if default_if(None, device) == "float32" else "complex128"
+
+
 def default_if(dtype: Any, device: str | None) -> Any:
     """Return a dtype, or for None the name of the float dtype that new Tensors on a device get."""
     if dtype is not None:
@@ -231,12 +240,11 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
     >>> tg.full(2, 7)
     Tensor([7, 7])
     """
-    if type(fill_value) not in SCALARS:
-        fill_value = as_tensor(fill_value).item()
+    fill_value = _number(fill_value)
     if dtype is None and isinstance(fill_value, bool):
         dtype = "bool"
     if dtype is None and isinstance(fill_value, complex):
-        dtype = "complex64" if default_if(None, device) == "float32" else "complex128"
+        dtype = _complex_dtype(device)
     backend, native, to = _place(dtype, device, integer=isinstance(fill_value, int))
     return wrap(backend.xp.full(_shape(shape), fill_value, dtype=to, device=native))
 
@@ -291,10 +299,10 @@ def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | No
 
 @constant
 def arange(
-    start: float,
+    start: Any,
     /,
-    stop: float | None = None,
-    step: float = 1,
+    stop: Any = None,
+    step: Any = 1,
     *,
     dtype: Any = None,
     device: str | None = None,
@@ -305,8 +313,8 @@ def arange(
     >>> tg.arange(3)
     Tensor([0, 1, 2])
     """
-    if stop is None:
-        start, stop = 0, start
+    start, step = _number(start), _number(step)
+    start, stop = (0, start) if stop is None else (start, _number(stop))
     integer = all(isinstance(v, int) for v in (start, stop, step))
     backend, native, to = _place(dtype, device, integer)
     return wrap(backend.xp.arange(start, stop, step, dtype=to, device=native))
@@ -314,8 +322,8 @@ def arange(
 
 @constant
 def linspace(
-    start: float,
-    stop: float,
+    start: Any,
+    stop: Any,
     /,
     num: int,
     *,
@@ -329,6 +337,9 @@ def linspace(
     >>> tg.linspace(0.0, 1.0, 3)
     Tensor([0. , 0.5, 1. ])
     """
+    start, stop = _number(start), _number(stop)
+    if dtype is None and (isinstance(start, complex) or isinstance(stop, complex)):
+        dtype = _complex_dtype(device)
     backend, native, to = _place(dtype, device)
     return wrap(backend.xp.linspace(start, stop, num, dtype=to, device=native, endpoint=endpoint))
 
@@ -372,27 +383,3 @@ def triu(x: Any, /, *, k: int = 0) -> Tensor:
             [0., 1.]])
     """
     return _triu(as_tensor(x), k)
-
-
-@composed
-def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
-    """Spread vectors over a grid: "xy" puts the first along the second axis, "ij" along the first.
-
-    >>> import tapegrad as tg
-    >>> [x.shape for x in tg.meshgrid(tg.zeros(2), tg.zeros(3), indexing="ij")]
-    [(2, 3), (2, 3)]
-    """
-    from tapegrad._operands import as_tensors
-    from tapegrad.ops.shaping import broadcast_arrays, reshape
-
-    if indexing not in ("xy", "ij"):
-        raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
-    xs = as_tensors("meshgrid", *arrays)
-    places = list(range(len(xs)))
-    if indexing == "xy" and len(xs) > 1:
-        places[:2] = [1, 0]
-    spread = [
-        reshape(x, tuple(x.size if i == place else 1 for i in range(len(xs))))
-        for x, place in zip(xs, places, strict=True)
-    ]
-    return broadcast_arrays(*spread)

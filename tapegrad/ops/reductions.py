@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import nan
 from typing import Any
 
+from tapegrad._namespace import backend_of, native_device
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed
@@ -34,7 +35,8 @@ def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fal
     Tensor([4., 6.])
     """
     x = _cast(x, dtype)
-    return _sum(x, axes_of("sum", x.ndim, axis), keepdims)
+    out: Tensor = _sum(x, axes_of("sum", x.ndim, axis), keepdims)
+    return out if dtype is None else _cast(out, dtype)  # libraries widen small integers, asked or not
 
 
 _mean = primitive(
@@ -63,7 +65,9 @@ def _var_vjp(xp: Any, t: Any, x: Any, axis: tuple[int, ...], correction: float, 
 
 _var = primitive(
     "var",
-    lambda xp, x, axis, correction, keepdims: xp.var(x, axis=axis, correction=correction, keepdims=keepdims),
+    lambda xp, x, axis, correction, keepdims: xp.var(
+        x, axis=axis if x.ndim else None, correction=correction, keepdims=keepdims
+    ),
     _var_vjp,
 )
 
@@ -89,7 +93,9 @@ def _std_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], correctio
 
 _std = primitive(
     "std",
-    lambda xp, x, axis, correction, keepdims: xp.std(x, axis=axis, correction=correction, keepdims=keepdims),
+    lambda xp, x, axis, correction, keepdims: xp.std(
+        x, axis=axis if x.ndim else None, correction=correction, keepdims=keepdims
+    ),
     _std_vjp,
 )
 
@@ -214,11 +220,13 @@ def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None, inc
 def _cumulative(
     name: str, op: Any, initial: int, x: Any, axis: int | None, dtype: Any, include_initial: bool
 ) -> Tensor:
-    x = _cast(x, dtype)
+    x = _cast(x, dtype) if dtype is not None else _widened(as_tensor(x))
     if axis is None and x.ndim != 1:
         raise ValueError(f"{name}: a Tensor of {x.ndim} axes needs axis=")
     place = axis_of(name, x.ndim, -1 if axis is None else axis)
     out: Tensor = op(x, place)
+    if dtype is not None:
+        out = _cast(out, dtype)
     if include_initial:
         from tapegrad.ops.creation import full
         from tapegrad.ops.shaping import concat
@@ -248,11 +256,24 @@ def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fa
     >>> tg.prod(tg.asarray([2.0, 3.0]))
     Tensor(6.)
     """
-    x = _cast(x, dtype)
+    x = _cast(x, dtype) if dtype is not None else _widened(as_tensor(x))
     axes = axes_of("prod", x.ndim, axis)
     for i in axes:  # one at a time is what all libraries have
         x = _prod(x, i)
+    if dtype is not None:
+        x = _cast(x, dtype)
     return x if keepdims or not axes else _squeeze(x, axes)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Return small integers in the default integer dtype, or the unsigned one of its size, where there is one."""
+    kind, device = x.dtype.kind, native_device(x._array)
+    if kind not in ("signed integer", "unsigned integer"):
+        return x
+    has = backend_of[type(x._array)].has_dtype
+    bits = 64 if has("int64", device) else 32
+    name = f"{'u' if kind[0] == 'u' else ''}int{bits}"
+    return _cast(x, name) if x.dtype.itemsize * 8 < bits and has(name, device) else x
 
 
 def _squeeze(x: Tensor, axes: tuple[int, ...]) -> Tensor:

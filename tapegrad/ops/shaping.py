@@ -341,3 +341,24 @@ def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     xs = as_tensors("broadcast_arrays", *arrays)
     shape = broadcast_shapes(*[x.shape for x in xs])
     return tuple([x if x.shape == shape else _broadcast_to(x, shape) for x in xs])
+
+
+@composed
+def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
+    """Spread vectors over a grid: "xy" puts the first along the second axis, "ij" along the first.
+
+    >>> import tapegrad as tg
+    >>> [x.shape for x in tg.meshgrid(tg.zeros(2), tg.zeros(3), indexing="ij")]
+    [(2, 3), (2, 3)]
+    """
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
+    xs = as_tensors("meshgrid", *arrays)
+    places = list(range(len(xs)))
+    if indexing == "xy" and len(xs) > 1:
+        places[:2] = [1, 0]
+    spread = [
+        reshape(x, tuple(x.size if i == place else 1 for i in range(len(xs))))
+        for x, place in zip(xs, places, strict=True)
+    ]
+    return broadcast_arrays(*spread)

@@ -1,0 +1,75 @@
+"""DLPack, both ways: memory handed from one array library to another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad import backends
+from tapegrad._namespace import backend_of, find_backend
+from tapegrad._rules import CONSTANT
+from tapegrad._tensor import Tensor, host
+from tapegrad.ops.creation import asarray
+
+_CPU, _CUDA = 1, 2  # kinds of device, as DLPack counts them
+
+
+def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """Make a Tensor of an object that speaks DLPack, where it is; its memory is copied unless copy=False.
+
+    An array of a library that tapegrad knows stays on that library; others become NumPy arrays, or CuPy ones if
+    they are on a CUDA device. copy=False is for memory that nobody will write to again. Raises AttributeError for an
+    object without `__dlpack__`, ValueError if copy=False and a copy is unavoidable.
+
+    >>> import numpy as np, tapegrad as tg
+    >>> tg.from_dlpack(np.asarray([1.0]))
+    Tensor([1.])
+    """
+    if isinstance(x, Tensor) or find_backend(x) is not None:
+        return asarray(x, device=device, copy=copy)
+    if not hasattr(x, "__dlpack__"):
+        raise AttributeError(f"from_dlpack: {type(x).__name__} has no __dlpack__: use tapegrad.asarray for data")
+    kind, _ = _numbers(x.__dlpack_device__())
+    return asarray(backends.load("cuda" if kind == _CUDA else "cpu").xp.from_dlpack(x), device=device, copy=copy)
+
+
+CONSTANT.add("from_dlpack")
+
+
+def _numbers(device: tuple[Any, int]) -> tuple[int, int]:
+    """Return a DLPack device, of whatever enumeration, as two ints."""
+    kind, number = device
+    return int(getattr(kind, "value", kind)), int(number)
+
+
+def export(
+    self: Tensor,
+    /,
+    *,
+    stream: Any = None,
+    max_version: tuple[int, int] | None = None,
+    dl_device: tuple[Any, int] | None = None,
+    copy: bool | None = None,
+) -> Any:
+    """Return a DLPack capsule of a copy; for copy=False of the memory itself, marked as read-only.
+
+    Raises TypeError while this Tensor is being recorded; BufferError where copy=False cannot be marked so, and for a
+    device other than its own and the host.
+    """
+    self._leave("DLPack export")
+    array, backend = self._array, backend_of[type(self._array)]
+    if dl_device is not None and _numbers(dl_device) != _numbers(array.__dlpack_device__()):
+        if _numbers(dl_device)[0] != _CPU:
+            raise BufferError(f"DLPack export from {self.device} to device {dl_device}: use x.to_device first")
+        if copy is False:
+            raise BufferError(f"DLPack export from {self.device} to the host needs a copy")
+        array, backend = host(self), backends.load("cpu")
+    if copy is False:
+        return backend.readonly_dlpack(array, stream)
+    # A capsule can say that it is read-only, but PyTorch does not listen: so it is a copy unless that was asked.
+    return backend.copied_dlpack(array, stream=stream, max_version=max_version)
+
+
+def device_of_memory(self: Tensor, /) -> tuple[Any, int]:
+    """Return the DLPack device: its kind and its number."""
+    device: tuple[Any, int] = self._array.__dlpack_device__()
+    return device
