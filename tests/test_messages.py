@@ -140,7 +140,6 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("float index", lambda: leaf(1)[1.0], IndexError, "an index is an integer"),
     ("bool index", lambda: leaf(1)[True], IndexError, "boolean array"),
     ("float array index", lambda: leaf(1)[leaf(1)], IndexError, "float64 is no index"),
-    ("mask of no axes", lambda: tg.ones(2)[tg.asarray(True)], IndexError, r"mask of shape \(\)"),
     ("mask shape", lambda: tg.ones((2, 2))[tg.asarray([True])], IndexError, r"mask of shape \(1,\)"),
     (
         "setitem kind",

@@ -86,7 +86,7 @@ def test_files_stay_small() -> None:
     for name, path in modules().items():
         lines = len(path.read_text().splitlines())
         adapter = name.startswith("tapegrad.backends._") and not name.endswith(("_base", "__init__"))
-        limit = 125 if adapter else 480
+        limit = 130 if adapter else 480
         assert lines <= limit, f"{name} has {lines} lines"
 
 
