@@ -32,7 +32,7 @@ def test_import_brings_no_array_library_but_numpy() -> None:
 
 
 def test_import_is_quick() -> None:
-    code = "import time, numpy; t = time.perf_counter(); import tapegrad; print(time.perf_counter() - t)"
+    code = "import time, numpy; t = time.process_time(); import tapegrad; print(time.process_time() - t)"
     assert min(float(run(code)) for _ in range(3)) < 0.3
 
 
