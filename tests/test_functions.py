@@ -90,6 +90,10 @@ def test_a_rule_is_the_rule() -> None:
     assert float(tg.grad(f)(1.0)) == 100.0
     with pytest.raises(AssertionError, match="the rule is wrong"):
         gradcheck(f, [np.asarray([1.0])])
+    h = tg.custom_vjp(lambda x: x * x)
+    h.defvjp(lambda x: (x * x, x), lambda x, t: (t * t * 2.0 * x,))
+    with pytest.raises(AssertionError, match="reverse mode says .* forward mode says .* not linear in its cotangent"):
+        gradcheck(h, [np.asarray([1.0])])
     g = tg.custom_jvp(lambda x: x * x)
     g.defjvp(lambda primals, tangents: (primals[0], 100.0 * tangents[0]))
     assert float(tg.grad(g)(1.0)) == float(forward(g)(1.0)) == 100.0

@@ -128,6 +128,8 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
         raise ValueError("asarray: Python data always needs a copy")
     try:
         values = np.asarray(obj)
+        if dtype is not None and values.dtype.kind == "f" and isdtype(dtype, "integral"):
+            values = np.asarray(obj, dtype=as_dtype(dtype).name)  # NumPy takes integers from 2^63 on for floats
     except ValueError as error:
         raise TypeError(f"asarray: {error}") from error
     if values.dtype.kind not in "biufc":

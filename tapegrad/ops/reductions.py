@@ -13,7 +13,7 @@ from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
 from tapegrad.ops._singular import over
 from tapegrad.ops.binary import subtract
-from tapegrad.ops.shaping import concat
+from tapegrad.ops.shaping import concat, reshape
 
 Axis = int | tuple[int, ...] | None
 
@@ -256,8 +256,10 @@ def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fa
     >>> tg.prod(tg.asarray([2.0, 3.0]))
     Tensor(6.)
     """
-    x = _cast(x, dtype) if dtype is not None else _widened(as_tensor(x))
+    x = _cast(x, dtype)
     axes = axes_of("prod", x.ndim, axis)
+    if not axes and "integer" in x.dtype.kind:  # the dtype that the library gives a product
+        x = _squeeze(_prod(reshape(x, (1, *x.shape)), -x.ndim - 1), (-x.ndim - 1,))
     for i in axes:  # one at a time is what all libraries have
         x = _prod(x, i)
     if dtype is not None:

@@ -38,6 +38,12 @@ class Sample:
 _rng = np.random.default_rng(20)
 
 
+def reseed(seed: int) -> None:
+    """Start the values of a family anew, so that they do not depend on what other families draw."""
+    global _rng
+    _rng = np.random.default_rng(seed)
+
+
 def normal(*shape: int) -> np.ndarray[Any, Any]:
     """Return standard normal values."""
     return np.asarray(_rng.standard_normal(shape))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import tapegrad as tg
-from tapegrad.testing._sample import Sample, apart, complexes, normal
+from tapegrad.testing._sample import Sample, apart, complexes, normal, reseed
 
 
 def _h(m: Any, x: Any) -> Any:
@@ -73,8 +73,8 @@ def _twice(name: str, f: Any, *args: Any, **options: Any) -> Sample:
 def _linear() -> list[Sample]:
     rows = []
     for kind, make in (("", normal), (" complex", complexes)):
-        x = make(3, 3) + 2 * np.eye(3)
-        b = make(2, 3, 3) + 2 * np.eye(3)
+        x = make(3, 3) + 4 * np.eye(3)
+        b = make(2, 3, 3) + 4 * np.eye(3)
         rows += [
             _twice(f"inv{kind}", lambda m, x: m.linalg.inv(x), x),
             _twice(f"inv batch{kind}", lambda m, x: m.linalg.inv(x), b),
@@ -107,7 +107,8 @@ def _linear() -> list[Sample]:
 def _factors() -> list[Sample]:
     rows = []
     for kind, make in (("", normal), (" complex", complexes)):
-        x, b = make(3, 3), make(2, 3, 3)
+        apart_ = np.diag([0.0, 3.0, 6.0])  # eigenvalues apart
+        x, b = make(3, 3) + apart_, make(2, 3, 3) + apart_
         rows += [
             _twice(f"eigvalsh{kind}", lambda m, x: m.linalg.eigvalsh(_hermitian(m, x)), x),
             _twice(f"eigvalsh batch{kind}", lambda m, x: m.linalg.eigvalsh(_hermitian(m, x)), b),
@@ -120,8 +121,8 @@ def _factors() -> list[Sample]:
                 ),
                 b,
             ),
-            _twice(f"eigvals{kind}", lambda m, x: m.linalg.eigvals(x), x + np.diag([0, 3, 6])),
-            _twice(f"eig{kind}", lambda m, x: _of_columns(m, m.linalg.eig(x)[1]), x + np.diag([0, 3, 6])),
+            _twice(f"eigvals{kind}", lambda m, x: m.linalg.eigvals(x), x),
+            _twice(f"eig{kind}", lambda m, x: _of_columns(m, m.linalg.eig(x)[1]), x),
         ]
         for shape in ((3, 3), (4, 2), (2, 4), (2, 4, 3)):
             y = make(*shape)
@@ -139,7 +140,8 @@ def _norms() -> list[Sample]:
     inf = float("inf")
     rows = []
     for kind, x in (("", apart(2, 3, 4)), (" complex", complexes(2, 3, 4))):
-        far = x + 0.6 * np.sign(x)  # from zero
+        # Far from zero, and no two rows or columns of one norm.
+        far = (x + 0.6 * np.sign(x)) * np.asarray([[1.0], [2.5], [4.5]]) * np.asarray([1.0, 1.7, 2.9, 4.1])
         for ord in (2, 1, inf, -inf, 3, 0.5, -1):
             rows += [
                 _twice(
@@ -173,4 +175,5 @@ def _norms() -> list[Sample]:
 
 def samples() -> list[Sample]:
     """Return the rows of this family."""
+    reseed(1)
     return [*_linear(), *_factors(), *_norms()]
