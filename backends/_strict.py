@@ -28,6 +28,11 @@ class Adapter(Backend):
         except ValueError as error:
             raise ValueError(f"unknown device 'strict:{text}': {error}") from error
 
+    def devices(self) -> list[str]:
+        """Return the devices with all dtypes: code that asks for devices may move any array there."""
+        devices = self.xp.__array_namespace_info__().devices()
+        return [self.full_name(d) for d in devices if self.has_dtype("float64", d) and self.has_dtype("int64", d)]
+
     def full_name(self, device: Any) -> str:
         return f"strict:{device._device}"
 

@@ -277,6 +277,19 @@ class Walk:
         return s
 
 
+def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
+    """Return the cotangents of Tensors by their records, added up where two have the same one.
+
+    What is not recorded, not in `live` (None for all) or has no cotangent is left out.
+    """
+    seeds: dict[Record, Any] = {}
+    for y, t in zip(ys, cotangents, strict=True):
+        r = y._record if isinstance(y, Tensor) else None
+        if r is not None and t is not None and (live is None or r in live):
+            seeds[r] = seeds[r] + t if r in seeds else t
+    return seeds
+
+
 def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
     """Return what a bound rule makes of a cotangent and the values a record saved."""
     rule, n, pick = vjp

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from tapegrad._backward import Walk, collect
+from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._function import Call, inputs_of, outputs_of, recorded
 from tapegrad._record import Record, mode, mode_set
 from tapegrad._tensor import Tensor, wrap
@@ -50,11 +50,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
             wanted = [x._record for x in again] + outside
             live = {r for r in wanted if r is not None}
-            seeds: dict[Record, Any] = {}
-            for y, t in zip(ys, ts, strict=True):
-                if isinstance(y, Tensor) and y._record is not None:
-                    seed = t if taped else t._array
-                    seeds[y._record] = seeds[y._record] + seed if y._record in seeds else seed
+            seeds = seeds_of(ys, [t if taped else t._array for t in ts])
             found = dict(Walk(seeds, None, taped).run(retain=taped, stops=live)) if seeds else {}
             results = [None if r is None else found.get(r) for r in wanted]
             return [None if s is None else s if taped else wrap(s) for s in results]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from tapegrad._backward import Walk, as_tensors_of, call, tensor_namespace
+from tapegrad._backward import Walk, as_tensors_of, call, seeds_of, tensor_namespace
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._namespace import backend_of, namespace_of, native_device
@@ -97,13 +97,9 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
         if whole is not r:
             seed = [None] * whole.shape
             seed[r.saved[0]] = u
-        back = {leaf: p for leaf, p in zip(stand_in.parents, whole.parents, strict=True) if leaf is not None}
+        back: dict[Any, Any] = dict(zip(stand_in.parents, whole.parents, strict=True))
         cotangents = Walk({stand_in: seed}, None, True).run(retain=True)
-    seeds: dict[Record, Any] = {}
-    for leaf, s in cotangents:
-        if s._record is not None:
-            t = given[back[leaf]]  # type: ignore[index]
-            seeds[s._record] = seeds[s._record] + t if s._record in seeds else t
+    seeds = seeds_of([s for _, s in cotangents], [given[back[leaf]] for leaf, _ in cotangents])
     assert u._record is not None
     path, _ = between(list(seeds), {u._record})
     live = set(path)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, update_wrapper
 from typing import Any
 
-from tapegrad._backward import Walk
+from tapegrad._backward import Walk, seeds_of
 from tapegrad._namespace import namespace_of
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set
@@ -275,12 +275,7 @@ def transpose(
     leaves = {u._record for u in us if u._record is not None}
     path, _ = between([y._record for y in outs], leaves)
     live = set(path)
-    seeds: dict[Record, Any] = {}
-    for y, t in zip(outs, ts, strict=True):
-        if y._record in live:
-            assert y._record is not None
-            seed = t if taped else t._array
-            seeds[y._record] = seeds[y._record] + seed if y._record in seeds else seed
+    seeds = seeds_of(outs, [t if taped else t._array for t in ts], live)
     found = dict(Walk(seeds, live, taped).run(retain=taped)) if seeds else {}
     results = [found.get(u._record) for u in us if u._record is not None]
     return [None if s is None else s if taped else wrap(s) for s in results]

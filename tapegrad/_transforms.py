@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any
 from weakref import ref
 
-from tapegrad._backward import Walk, collect
+from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._cuts import cuts
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, find_backend, namespace_of
@@ -94,13 +94,8 @@ class Traced:
         self, cotangents: Sequence[Tensor | None], taped: bool, lead: int = 0, retain: bool = True
     ) -> list[Tensor]:
         """Return the cotangents of the inputs for those of the outputs, which may have extra leading axes."""
-        seeds: dict[Record, Any] = {}
         live = set(self.path)
-        for y, t in zip(self.outputs, cotangents, strict=True):
-            if t is not None and y._record in live:
-                assert y._record is not None
-                seed = t if taped else t._array
-                seeds[y._record] = seeds[y._record] + seed if y._record in seeds else seed
+        seeds = seeds_of(self.outputs, [t if taped or t is None else t._array for t in cotangents], live)
         found: dict[Record, Any] = {}
         if seeds:
             with mode_set(recording=taped):

@@ -408,3 +408,11 @@ def test_frequencies(xp: Place) -> None:
         assert (f(3).dtype, f(3).device) == (default.dtype, default.device)
         assert f(3, dtype=tg.float32).dtype is tg.float32
         assert f(3, device="cpu").device == "cpu"
+
+
+def test_devices_that_lack_dtypes_are_not_offered() -> None:
+    pytest.importorskip("array_api_strict")
+    with tg.default_device("strict:CPU_DEVICE"):
+        devices = tg.__array_namespace_info__().devices()
+    assert "strict:device1" in devices
+    assert not any("no_" in d for d in devices)
