@@ -14,6 +14,8 @@ from tapegrad import _rules
 from tapegrad._backward import Walk
 from tapegrad.testing import SAMPLES, Sample, gradcheck, gradgradcheck, table
 
+# The first sample of each operation, and the first complex one.
+FIRST = set({(s.operation, any(a.dtype.kind == "c" for a in s.args)): s.name for s in reversed(SAMPLES)}.values())
 samples = pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
 differentiable = pytest.mark.parametrize("sample", [s for s in SAMPLES if s.order], ids=lambda s: s.name)
 
@@ -46,6 +48,8 @@ def test_first_derivative(xp: Place, sample: Sample) -> None:
 def test_second_derivative(xp: Place, sample: Sample) -> None:
     if not xp.double:
         pytest.skip("differences of a first derivative need float64")
+    if xp.device.startswith("jax") and sample.name not in FIRST:
+        pytest.skip("JAX compiles each call for each shape: one sample of an operation, real and complex, is enough")
     gradgradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
 
 
