@@ -263,20 +263,20 @@ vectors = pytest.mark.parametrize("vectors", [False, True], ids=["numbers", "vec
 
 @vectors
 def test_programs_against_jax(vectors: bool) -> None:
-    compare_with_jax(0, 30, vectors)
+    compare_with_jax(0, 25, vectors)
 
 
 @vectors
 def test_leaves_against_jax(vectors: bool) -> None:
-    compare_leaves_with_jax(0, 15, vectors)
+    compare_leaves_with_jax(0, 12, vectors)
 
 
 def test_programs_against_closed_forms() -> None:
-    compare_with_sympy(0, 100)
+    compare_with_sympy(0, 60)
 
 
 def test_programs_against_themselves() -> None:
-    compare_kinds(0, 1500)
+    compare_kinds(0, 1000)
 
 
 def test_programs_are_as_promised() -> None:
