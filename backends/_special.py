@@ -40,7 +40,7 @@ def scipy_special() -> Any:
     except ImportError as error:
         raise ImportError(
             "special functions of NumPy arrays, and of libraries without their own, are SciPy's, which cannot be "
-            f"imported ({error}): pip install 'tapegrad[special]'"
+            f"imported ({error}): pip install 'tapegrad[scipy]'"
         ) from error
     return scipy.special
 

@@ -19,6 +19,7 @@ from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
+from tapegrad._scipy import scipy_objective
 from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
@@ -234,6 +235,7 @@ __all__ = [
     "custom_jvp",
     "custom_vjp",
     "stop_gradient",
+    "scipy_objective",
     # dtypes and constants
     "bool",
     "int8",

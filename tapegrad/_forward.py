@@ -91,7 +91,7 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
         stand_in.seq, stand_in.op = whole.seq, _constants(whole.op)
         saved = as_tensors_of(whole) if taped else [_wrapped(v, whole.op) for v in whole.saved]
         stand_in.saved = tuple([v.of(whole) if isinstance(v, Call) else v for v in saved])
-        stand_in.parents = tuple(_leaf(p) if p in given else None for p in whole.parents)
+        stand_in.parents = tuple(leaf_like(p) if p in given else None for p in whole.parents)
         stand_in.shape, stand_in.dtype, stand_in.tensor = whole.shape, whole.dtype, None
         seed: Any = u
         if whole is not r:
@@ -109,7 +109,7 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     return dict(Walk(seeds, live, taped).run(retain=taped)).get(u._record)
 
 
-def _leaf(p: Record) -> Record:
+def leaf_like(p: Record) -> Record:
     """Return a leaf like a record, which the walk reports."""
     leaf: Record = record(LEAF, (), (), p)
     leaf.tensor = _SOMEBODY

@@ -10,6 +10,7 @@ from typing import Any
 from tapegrad._dtypes import is_complex
 from tapegrad._forward import jvp, tangents_of
 from tapegrad._namespace import namespace_of, native_device
+from tapegrad._sparse import sparse_jacobian
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import Traced, grad
 from tapegrad.ops.shaping import concat, moveaxis, reshape
@@ -22,6 +23,7 @@ def jacobian(
     mode: str = "auto",
     chunk_size: int | None = None,
     has_aux: bool = False,
+    sparsity: Any = None,
 ) -> Callable[..., Any]:
     """Return a function that gives the Jacobian of `f`: the derivative of each output by each input.
 
@@ -32,12 +34,23 @@ def jacobian(
     of these go at once; all by default, which takes as many times the memory of one. has_aux: `f` returns
     (result, anything), and the function (Jacobian, anything).
 
-    Raises TypeError for complex values, which have no such matrix (use `jvp` or `vjp`), ValueError for another mode.
+    sparsity: where the Jacobian of a function of one array, which returns one, may be other than zero: a scipy.sparse
+    matrix (all it stores, zeros too) or an array of booleans, of shape (outputs, inputs), both in C order; or "detect",
+    to find that on the tape at each call, lacking nothing at those inputs. The result is then a scipy.sparse.csr_array
+    of that pattern, off the tape. It takes one tangent, or cotangent, for each colour: a group of columns that share
+    no row, or rows that share no column; "auto" takes the fewer. One random direction more is pushed, to check the
+    pattern to half the digits of the dtype.
+
+    Raises TypeError for complex values, which have no such matrix (use `jvp` or `vjp`), and with sparsity for
+    containers; ValueError for another mode and for a pattern that does not fit or lacks something; RuntimeError for a
+    sparse Jacobian that something outside would differentiate; ImportError for one without SciPy.
 
     >>> import tapegrad as tg
     >>> tg.jacobian(lambda x: x * x)(tg.asarray([1.0, 2.0]))
     Tensor([[2., 0.],
             [0., 4.]])
+    >>> tg.jacobian(lambda x: x[1:] - x[:-1], sparsity="detect")(tg.asarray([1.0, 2.0, 4.0])).nnz
+    4
     """
     if mode not in ("auto", "forward", "reverse"):
         raise ValueError(f"jacobian: mode is 'auto', 'forward' or 'reverse', not {mode!r}")
@@ -51,6 +64,9 @@ def jacobian(
         for x in (*traced.fresh, *traced.outputs):
             if is_complex(x._array.dtype):
                 raise TypeError(f"{traced.what}: complex values have no matrix of derivatives: use jvp or vjp")
+        if sparsity is not None:
+            j = sparse_jacobian(traced, sparsity, mode, chunk_size)
+            return (j, traced.auxiliary()) if has_aux else j
         n, m = (sum(x.size for x in xs) for xs in (traced.fresh, traced.outputs))
         forward = mode == "forward" or (mode == "auto" and n <= m)
         blocks = (_forward if forward else _reverse)(traced, chunk_size)

@@ -1,6 +1,6 @@
 """Special functions, differentiable to second order, by the names and with the arguments that SciPy gives them.
 
-On NumPy arrays they are SciPy's (`pip install 'tapegrad[special]'`), on CuPy cupyx.scipy.special, on PyTorch and JAX
+On NumPy arrays they are SciPy's (`pip install 'tapegrad[scipy]'`), on CuPy cupyx.scipy.special, on PyTorch and JAX
 the library's own, elsewhere SciPy's through the host. SciPy's own functions find them here when it runs with
 `SCIPY_ARRAY_API=1`. softmax, log_softmax and logsumexp are those of `tapegrad`: the axis of the first two is -1 unless
 given.

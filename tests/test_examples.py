@@ -53,6 +53,11 @@ def need_digits() -> None:
         pytest.importorskip(package)
 
 
+def need_scikit_learn() -> None:
+    for package in ("sklearn", "scipy", "matplotlib"):
+        pytest.importorskip(package)
+
+
 # -- 01_backpropagation.py ---------------------------------------------------------------------------------
 
 
@@ -221,13 +226,51 @@ def test_bad_epochs(run: Run, value: str) -> None:
     assert "--epochs" in result.err[-1]
 
 
-# -- both --------------------------------------------------------------------------------------------------
+# -- 02_logistic_regression.py -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["01_backpropagation.py", "train_digits.py"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "torch:cpu"])
+def test_optimisers_agree(run: Run, tmp_path: Path, device: str) -> None:
+    need_scikit_learn()
+    if not backends.is_available(device):
+        pytest.skip(f"{device} is not available here")
+    status, out, _ = run("02_logistic_regression.py", "--device", device, "--ridge", 0.05, "--out", tmp_path)
+    assert status == 0
+    assert out[-1].endswith("they agree")
+    costs = {line.split()[0]: float(line.split()[-1]) for line in out if " iterations, " in line}
+    assert costs.keys() == {"L-BFGS-B", "Newton-CG"}
+    assert abs(costs["L-BFGS-B"] - costs["Newton-CG"]) < 1e-10
+    right = [float(line.split()[1]) for line in out if " of the test tumours right" in line]
+    assert len(right) == 3
+    assert min(right) > 90
+    assert (tmp_path / "logistic_regression.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_fit_needs_no_matplotlib(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_scikit_learn()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run("02_logistic_regression.py", "--ridge", 0.1, "--out", tmp_path)
+    assert result.status == 0
+    assert "no picture: Matplotlib is not installed" in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ridge_that_is_not_positive(run: Run) -> None:
+    need_scikit_learn()
+    result = run("02_logistic_regression.py", "--ridge", 0)
+    assert result.status == 2
+    assert "--ridge" in result.err[-1]
+
+
+# -- all --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["01_backpropagation.py", "02_logistic_regression.py", "train_digits.py"])
 def test_an_unknown_device_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
     if name == "train_digits.py":
         need_digits()
+    elif name == "02_logistic_regression.py":
+        need_scikit_learn()
     status, out, err = run(name, "--device", "abacus", "--out", tmp_path)
     assert status == 2
     assert out == []
@@ -235,10 +278,12 @@ def test_an_unknown_device_is_one_line(run: Run, tmp_path: Path, name: str) -> N
     assert line.startswith(f"{name}: unknown device 'abacus'")
 
 
-@pytest.mark.parametrize("name", ["01_backpropagation.py", "train_digits.py"])
+@pytest.mark.parametrize("name", ["01_backpropagation.py", "02_logistic_regression.py", "train_digits.py"])
 def test_an_impossible_folder_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
     if name == "train_digits.py":
         need_digits()
+    elif name == "02_logistic_regression.py":
+        need_scikit_learn()
     (tmp_path / "file").touch()
     status, _, err = run(name, "--out", tmp_path / "file")
     assert status == 2

@@ -63,6 +63,24 @@ def test_pow_at_zero_to_third_order(xp: Place, n: int, tensor: bool) -> None:
         xp.check(f(xp.tensor(0.0)), expected)
 
 
+@pytest.mark.parametrize(
+    ("y", "orders", "expected"),
+    [
+        (0.0, (0, 1), 1.25),  # of x ** y at x = 0.8, by x and then by y: 1 / x
+        (0.0, (1, 0), 1.25),
+        (0.0, (0, 0, 1), -1.5625),
+        (0.0, (1, 0, 1), 2.5 * np.log(0.8)),
+        (1.0, (0, 0, 1), 1.25),
+        (2.0, (0, 0, 0, 1), 2.5),
+    ],
+)
+def test_pow_by_both_operands(xp: Place, y: float, orders: tuple[int, ...], expected: float) -> None:
+    f: Callable[..., Any] = tg.pow
+    for argument in orders:
+        f = tg.grad(f, argument)
+    xp.check(f(xp.tensor(0.8), xp.tensor(y)), expected)
+
+
 UNSELECTED: list[tuple[Callable[..., Any], float]] = [
     (tg.sqrt, 0.0),
     (tg.sqrt, -1.0),

@@ -262,7 +262,7 @@ for f in (tg.special.erf, lambda x: tg.special.xlogy(x, x), lambda x: tg.special
     lines = run(code).splitlines()
     assert len(lines) == 6
     for line in lines:
-        assert "pip install 'tapegrad[special]'" in line
+        assert "pip install 'tapegrad[scipy]'" in line
 
 
 def test_scipy_finds_them() -> None:

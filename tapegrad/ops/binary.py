@@ -41,10 +41,10 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
         bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
         return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** (x2 - 1))
     if is_complex(t.dtype):
-        return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** xp.where(x2 == 0, 1, x2 - 1))
+        return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
     bad = ((x1 == 0) & (x2 < 1)) | ((x1 < 0) & (x2 != xp.floor(x2)))
-    # At x2 = 0 the exponent must not be -1: the derivative is 0, for x1 = 0 as well.
-    return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where(x2 == 0, 1, x2 - 1))
+    # 0^0: the derivative is 0, so that the exponent must not be -1. Elsewhere it must be, for mixed second derivatives.
+    return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
 
 
 def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
