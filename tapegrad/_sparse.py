@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._backward import Walk
-from tapegrad._dtypes import DTYPES
+from tapegrad._dtypes import DTYPES, is_complex
 from tapegrad._forward import leaf_like, push, tangents_of
 from tapegrad._namespace import backend_of, device_of
 from tapegrad._primitive import PICK
@@ -172,7 +172,7 @@ def _through(r: Record, source: Record, i: int, p: Record, depends: Any, x: Tens
     local = None
     if source.op.name == "matmul" and "x1_shape" not in source.op.saves and len(r.shape) > 2:  # of two matrices
         local = _of_matmul(r, i, p)
-    elif all(s == STATIC for s in source.op.sources):
+    elif all(s == STATIC for s in source.op.sources) and not (is_complex(p.dtype) or is_complex(r.dtype)):
         local = _of_selection(r, source, i, p, x)
     return (_of_rule(r, source, i, p, x) if local is None else local) @ depends
 
@@ -221,7 +221,10 @@ def _of_rule(r: Record, source: Record, i: int, p: Record, x: Tensor) -> Any:
     rows, columns = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for first in range(0, min(m, n), step):
         seeds = np.eye(min(step, min(m, n) - first), m if back else n, first)
-        seed, other = np.nonzero(_applied(r, source, i, p, x, seeds, back))
+        some = _applied(r, source, i, p, x, seeds, back) != 0
+        if is_complex((r if back else p).dtype):  # a real and an imaginary direction
+            some = some | (_applied(r, source, i, p, x, seeds * 1j, back) != 0)
+        seed, other = np.nonzero(some)
         rows.append(seed + first if back else other)
         columns.append(other if back else seed + first)
     return _matrix(np.concatenate(rows), np.concatenate(columns), r, p)

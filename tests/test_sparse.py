@@ -67,6 +67,17 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
 }
 
 
+def test_detection_through_complex_values() -> None:
+    """Each of the real and the imaginary part is looked through."""
+
+    def f(x: tg.Tensor) -> tg.Tensor:
+        z = tg.fft.fft(x[:4])
+        return tg.concat([tg.real(z)[1:2], tg.imag(z)[1:3], x[4:] * 2.0])
+
+    x = np.arange(1.0, 7.0)
+    np.testing.assert_allclose(tg.jacobian(f, sparsity="detect")(x).toarray(), tg.jacobian(f)(x), atol=1e-12)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
 def test_against_the_dense_matrix(name: str, mode: str) -> None:
