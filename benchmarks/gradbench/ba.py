@@ -86,8 +86,8 @@ def weight_errors(weights: tg.Tensor) -> tg.Tensor:
 def jacobian(task: Task) -> Sparse:
     """Return the Jacobian of all errors.
 
-    Observations do not depend on each other's parameters once these are gathered: pulling ones back from the first error
-    of all observations gives the first row of all their blocks, and so does the second.
+    Once gathered, observations do not depend on each other's parameters: pulling ones back from the first error of all
+    observations gives the first row of all their blocks, and so does the second.
     """
     pair, pull = tg.vjp(lambda *own: errors(*own, task.features), *gathered(task))
     one, zero = tg.ones_like(pair[0]), tg.zeros_like(pair[0])

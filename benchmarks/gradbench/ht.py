@@ -18,8 +18,8 @@ class Level(NamedTuple):
 class Hand(NamedTuple):
     """What does not change with the pose.
 
-    relatives: (bones, 4, 4), each bone in its parent's frame at rest; inverses: (bones, 4, 4), from the model's frame at
-    rest to each bone's; levels: from the root down; order: for each bone where it stands in the levels one after the
+    relatives: (bones, 4, 4), each bone in its parent's frame at rest; inverses: (bones, 4, 4), from the model's frame
+    at rest to each bone's; levels: from the root down; order: for each bone where it stands in the levels one after the
     other; angles: (bones, 2), which item of (0, theta) turns each bone about its axes x and z; base: (vertices, 4),
     homogeneous; weights: (vertices, bones); mirrored: whether x changes its sign.
     """
@@ -93,7 +93,8 @@ def _levels(parents: list[int]) -> tuple[list[tuple[list[int], list[int] | None]
 def _angles(bones: int) -> list[list[int]]:
     """Return which item of (0, theta) is the angle of each bone about x and about z.
 
-    A finger has four bones and four angles: the first bone is stiff, the second turns about both axes, the others about x.
+    A finger has four bones and four angles: the first bone is stiff, the second turns about both axes, the others
+    about x.
     """
     angles = [[0, 0] for _ in range(bones)]
     for finger in range(5):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tapegrad as tg
-from benchmarks.gradbench._descent import MODES, Gradient, argmax, argmin
+from benchmarks.gradbench._descent import MODES, Mode, argmax, argmin
 from benchmarks.gradbench._function import Function, floats
 
 
@@ -17,7 +17,7 @@ def f(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
     return tg.sum(x * x) - tg.sum(y * y)
 
 
-def solve(start: tg.Tensor, outer: Gradient, inner: Gradient) -> tg.Tensor:
+def solve(start: tg.Tensor, outer: Mode, inner: Mode) -> tg.Tensor:
     """Return x and y, concatenated; `outer` also finds the last y."""
 
     def highest(x: tg.Tensor) -> tg.Tensor:
