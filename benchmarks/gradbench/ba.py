@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import tapegrad as tg
-from benchmarks.gradbench._function import Function, floats
+from benchmarks.gradbench._function import Function, floats, to_json
 
 CAMERA = 11  # rotation 3, centre 3, focal length, principal point 2, radial distortion 2
 BLOCK = CAMERA + 3 + 1  # what an observation depends on: its camera, its point, its weight
@@ -38,7 +38,7 @@ def prepare(given: Any, device: str) -> Task:
         column = floats([[value] for value in values], device)
         return column * tg.ones((1, count), dtype=tg.float64, device=device)
 
-    observations = tg.arange(p, dtype=tg.int64, device=device)
+    observations = tg.arange(p, dtype=tg.int32, device=device)
     return Task(
         repeated(given["cam"], n),
         repeated(given["x"], m),
@@ -54,18 +54,18 @@ def errors(camera: tg.Tensor, point: tg.Tensor, weight: tg.Tensor, feature: tg.T
     rotated = rotate(camera[:3, :], point - camera[3:6, :])
     flat = rotated[:2, :] / rotated[2, :]
     square = tg.sum(flat * flat, axis=0)
-    distorted = flat * (1 + camera[9, :] * square + camera[10, :] * (square * square))
+    distorted = flat * (1 + square * (camera[9, :] + camera[10, :] * square))
     error = weight * (distorted * camera[6, :] + camera[7:9, :] - feature)
     return error[0, :], error[1, :]
 
 
 def rotate(rotation: tg.Tensor, x: tg.Tensor) -> tg.Tensor:
-    """Return x turned about the axis of rotation by its length, by the formula of Rodrigues."""
-    angle = tg.sqrt(tg.sum(rotation * rotation, axis=0))
-    axis = rotation / angle
+    """Return x turned about `rotation` by its length, by the formula of Rodrigues."""
+    square = tg.sum(rotation * rotation, axis=0)
+    angle = tg.sqrt(square)
     cos = tg.cos(angle)
-    along = tg.sum(axis * x, axis=0) * (1 - cos)
-    return x * cos + tg.linalg.cross(axis, x, axis=0) * tg.sin(angle) + axis * along
+    along = tg.sum(rotation * x, axis=0) * ((1 - cos) / square)
+    return x * cos + tg.linalg.cross(rotation, x, axis=0) * (tg.sin(angle) / angle) + rotation * along
 
 
 def gathered(task: Task) -> tuple[tg.Tensor, tg.Tensor, tg.Tensor]:
@@ -104,22 +104,17 @@ def jacobian(task: Task) -> Sparse:
 def structure(task: Task) -> tuple[tg.Tensor, tg.Tensor]:
     """Return where each row starts, and the columns: all cameras come first, then all points, then the weights."""
     n, m, p = task.cameras.shape[1], task.points.shape[1], task.weights.shape[0]
-    device = task.weights.device
 
-    def numbers(count: int) -> tg.Tensor:
-        return tg.arange(count, dtype=tg.int64, device=device)
+    def numbers(first: int, last: int) -> tg.Tensor:
+        return tg.arange(first, last, dtype=tg.int32, device=task.weights.device)
 
-    own = CAMERA * n + 3 * m + numbers(p)
-    block = tg.concat(
-        [
-            CAMERA * task.camera[:, None] + numbers(CAMERA),
-            CAMERA * n + 3 * task.point[:, None] + numbers(3),
-            own[:, None],
-        ],
-        axis=1,
-    )
-    columns = tg.reshape(tg.stack([block, block], axis=1), (-1,))
-    rows = tg.concat([BLOCK * numbers(2 * p + 1), BLOCK * 2 * p + 1 + numbers(p)])
+    points, weights = CAMERA * n, CAMERA * n + 3 * m
+    own = numbers(weights, weights + p)
+    camera = (CAMERA * task.camera)[:, None] + numbers(0, CAMERA)
+    point = (3 * task.point)[:, None] + numbers(points, points + 3)
+    block = tg.concat([camera, point, own[:, None]], axis=1)
+    columns = tg.reshape(tg.broadcast_to(block[:, None, :], (p, 2, BLOCK)), (-1,))
+    rows = tg.concat([BLOCK * numbers(0, 2 * p + 1), numbers(2 * BLOCK * p + 1, 2 * BLOCK * p + p + 1)])
     return rows, tg.concat([columns, own])
 
 
@@ -135,7 +130,7 @@ def finish_objective(result: tuple[tg.Tensor, tg.Tensor]) -> dict[str, Any]:
 
 def finish_jacobian(matrix: Sparse) -> dict[str, Any]:
     """Return the first 30 items of each array and the last."""
-    return {name: [x[i].item() for i in (*range(2 * BLOCK), -1)] for name, x in matrix._asdict().items()}
+    return {name: to_json(x[: 2 * BLOCK]) + [x[-1].item()] for name, x in matrix._asdict().items()}
 
 
 FUNCTIONS = {
