@@ -35,7 +35,7 @@ def cases(tiny: bool, suite: Path | None) -> Iterator[Case]:
         yield Case("lstm", "jacobian", f"l={layers}, c={c}", lstm(rng, layers, c), layers == 2)
     for k, n, d in ((2, 5, 3),) if tiny else ((10, 1000, 8), (100, 10000, 8), (1000, 10000, 16)):
         yield Case("kmeans", "dir", f"k={k}, n={n}, d={d}", kmeans(rng, k, n, d))
-    for n, s in ((5, 2),) if tiny else ((1000, 1), (10000, 10), (100000, 100)):
+    for n, s in ((5, 100),) if tiny else ((1000, 1), (10000, 10), (100000, 100)):
         yield Case("ode", "gradient", f"n={n}, s={s}", ode(rng, n, s))
     for size in (3,) if tiny else (5, 8, 10):
         yield Case("det", "gradient", f"l={size}", det(rng, size))
