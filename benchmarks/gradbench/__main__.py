@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks._report import write_json
 
     keep_freed_memory()
+    busy = f"load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else "load unknown"
     ours = f"tapegrad {options.device}"
     rows = []
     with held_to(1):
@@ -47,13 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = [ours] + ([TORCH, CPP] if options.suite else [])
     notes = [
         "median time to gradient in ms, one thread; (ratio of ours to that tool)",
+        f"{machine()['cpu']}, {machine()['cores']} cores, {busy}",
         *dict.fromkeys(note for row in rows for note in row["notes"]),
     ]
     text = "\n".join([*_table(rows, columns), "", *[f"- {note}" for note in notes]])
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.txt").write_text(text + "\n")
-    report = {"machine": machine(), "versions": versions(), "tiny": options.tiny, "columns": columns, "rows": rows}
+    report = {
+        "machine": machine(),
+        "versions": versions(),
+        "tiny": options.tiny,
+        "notes": notes,
+        "columns": columns,
+        "rows": rows,
+    }
     write_json(report, options.out / "results.json")
     if not _chart(rows, columns, options.out / "results.png"):
         print("- no chart: matplotlib is not installed (pip install 'tapegrad[examples]')")

@@ -38,7 +38,7 @@ def cpp(suite: Path, case: Case, runs: dict[str, float]) -> Evaluation:
 def pytorch(suite: Path, case: Case, runs: dict[str, float]) -> Evaluation:
     """Return output and timings of the tool `pytorch`. Raises Missing if it cannot be imported."""
     if not case.torch:
-        raise Missing("left out: it takes minutes")
+        raise Missing(f"{case.name} left out: it takes minutes")
     folder = suite / "python" / "gradbench"
     if not (folder / "gradbench" / "tools" / "pytorch" / f"{case.module}.py").exists():
         raise Missing("has no such module")

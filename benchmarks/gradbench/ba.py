@@ -8,6 +8,7 @@ import tapegrad as tg
 from benchmarks.gradbench._function import Function, floats, to_json
 
 CAMERA = 11  # rotation 3, centre 3, focal length, principal point 2, radial distortion 2
+AT_ONCE = 16384
 BLOCK = CAMERA + 3 + 1  # what an observation depends on: its camera, its point, its weight
 
 
@@ -53,7 +54,7 @@ def errors(camera: tg.Tensor, point: tg.Tensor, weight: tg.Tensor, feature: tg.T
     """Return the two errors of each observation, from its own camera (11, p), point (3, p), weight and feature."""
     rotated = rotate(camera[:3, :], point - camera[3:6, :])
     flat = rotated[:2, :] / rotated[2, :]
-    square = tg.sum(flat * flat, axis=0)
+    square = tg.sum(tg.square(flat), axis=0)
     distorted = flat * (1 + square * (camera[9, :] + camera[10, :] * square))
     error = weight * (distorted * camera[6, :] + camera[7:9, :] - feature)
     return error[0, :], error[1, :]
@@ -61,7 +62,7 @@ def errors(camera: tg.Tensor, point: tg.Tensor, weight: tg.Tensor, feature: tg.T
 
 def rotate(rotation: tg.Tensor, x: tg.Tensor) -> tg.Tensor:
     """Return x turned about `rotation` by its length, by the formula of Rodrigues."""
-    square = tg.sum(rotation * rotation, axis=0)
+    square = tg.sum(tg.square(rotation), axis=0)
     angle = tg.sqrt(square)
     cos = tg.cos(angle)
     along = tg.sum(rotation * x, axis=0) * ((1 - cos) / square)
@@ -84,21 +85,32 @@ def weight_errors(weights: tg.Tensor) -> tg.Tensor:
 
 
 def jacobian(task: Task) -> Sparse:
-    """Return the Jacobian of all errors.
+    """Return the Jacobian of all errors, made for so many observations at once as stay in the cache."""
+    p = task.weights.shape[0]
+    values = [block_values(part(task, slice(first, first + AT_ONCE))) for first in range(0, p, AT_ONCE)]
+    _, pull = tg.vjp(weight_errors, task.weights)
+    return Sparse(*structure(task), tg.concat([*values, *pull(tg.ones_like(task.weights))]))
+
+
+def part(task: Task, some: slice) -> Task:
+    """Return the task with some of the observations."""
+    weights, camera, point, features = task.weights[some], task.camera[some], task.point[some], task.features[:, some]
+    return task._replace(weights=weights, camera=camera, point=point, features=features)
+
+
+def block_values(task: Task) -> tg.Tensor:
+    """Return the values of both rows of each observation, side by side.
 
     Once gathered, observations do not depend on each other's parameters: pulling ones back from the first error of all
     observations gives the first row of all their blocks, and so does the second.
     """
     pair, pull = tg.vjp(lambda *own: errors(*own, task.features), *gathered(task))
     one, zero = tg.ones_like(pair[0]), tg.zeros_like(pair[0])
-    blocks = []
+    rows = []
     for seeds in ((one, zero), (zero, one)):
         camera, point, weight = pull(seeds)
-        blocks.append(tg.concat([camera, point, weight[None, :]]))
-    by_observation = tg.permute_dims(tg.stack(blocks), (2, 0, 1))
-    _, pull_weights = tg.vjp(weight_errors, task.weights)
-    values = tg.concat([tg.reshape(by_observation, (-1,)), *pull_weights(one)])
-    return Sparse(*structure(task), values)
+        rows.append(tg.concat([camera, point, weight[None, :]]))
+    return tg.reshape(tg.permute_dims(tg.stack(rows), (2, 0, 1)), (-1,))
 
 
 def structure(task: Task) -> tuple[tg.Tensor, tg.Tensor]:

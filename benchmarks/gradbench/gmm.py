@@ -59,7 +59,7 @@ def objective(parameters: Parameters, x: tg.Tensor, places: tg.Tensor, m: int, g
     triangles = tg.reshape(tg.take(tg.concat([zero, diagonal, low], axis=1), places, axis=1), (k * d, d))
     offsets = tg.vecdot(tg.reshape(triangles, (k, d, d)), mu[:, None, :])
     scaled = tg.reshape(triangles @ x.T, (k, d, n)) - offsets[:, :, None]
-    logs = (alpha + tg.sum(q, axis=1))[:, None] - 0.5 * tg.sum(scaled * scaled, axis=1)
+    logs = (alpha + tg.sum(q, axis=1))[:, None] - 0.5 * tg.sum(tg.square(scaled), axis=1)
     likelihood = tg.sum(tg.logsumexp(logs, axis=0)) - n * tg.logsumexp(alpha)
     squares = tg.sum(diagonal * diagonal) + tg.sum(low * low)
     prior = m * tg.sum(q) - 0.5 * gamma * gamma * squares
