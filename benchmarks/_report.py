@@ -17,7 +17,7 @@ def table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     labels = [c.label for c in columns if any(c.label in row.samples for row in rows)]
     head = ["median ± interquartile range (ratio to hand)", "unit", *labels]
     lines = [[_name(row), row.case.unit, *[_cell(row, label, columns) for label in labels]] for row in rows]
-    return _aligned([head, *lines])
+    return aligned([head, *lines])
 
 
 def targets(rows: Sequence[Row]) -> str:
@@ -35,7 +35,7 @@ def targets(rows: Sequence[Row]) -> str:
                 "pass" if measured <= target.limit else "FAIL",
             ]
         )
-    return _aligned(lines) if len(lines) > 1 else ""
+    return aligned(lines) if len(lines) > 1 else ""
 
 
 def as_json(rows: Sequence[Row], columns: Sequence[Column], **about: Any) -> dict[str, Any]:
@@ -163,7 +163,8 @@ def _short(value: float, digits: int = 3) -> str:
     return text if "e" not in text else f"{value:.0f}" if value >= 1 else f"{value:.6f}"
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as text: the first column to the left, the others to the right, a rule below the head."""
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     made = [
         "  ".join(

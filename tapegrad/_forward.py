@@ -14,6 +14,7 @@ from typing import Any
 from tapegrad._backward import Walk, as_tensors_of, call, seeds_of, tensor_namespace
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
+from tapegrad._linear import direct
 from tapegrad._namespace import backend_of, namespace_of, native_device
 from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
@@ -43,7 +44,7 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
         elif op.elementwise and not (op.name in _NOT_HOLOMORPHIC and _any_complex(r)):
             t = _elementwise(r, tangents, taped)
         else:
-            t = _transposed(r, tangents, taped)
+            t = (direct(op) or _transposed)(r, tangents, taped)
         if t is not None:
             tangents[r] = t
 
