@@ -54,10 +54,9 @@ def pytorch(suite: Path, case: Case, runs: dict[str, float]) -> Evaluation:
 
 def difference(output: Any, wanted: Any) -> float:
     """Return the largest difference by the suite's measure, at most 1e-4 if valid: absolute below 1, relative above."""
-    a, b = _numbers(output), _numbers(wanted)
+    a, b = np.asarray(_numbers(output)), np.asarray(_numbers(wanted))
     if len(a) != len(b):
         return float("inf")
-    a, b = np.asarray(a), np.asarray(b)
     return float(np.max(np.abs(a - b) / np.maximum(np.abs(a) + np.abs(b), 1)))
 
 

@@ -104,7 +104,7 @@ def block_values(task: Task) -> tg.Tensor:
     Once gathered, observations do not depend on each other's parameters: pulling ones back from the first error of all
     observations gives the first row of all their blocks, and so does the second.
     """
-    pair, pull = tg.vjp(lambda *own: errors(*own, task.features), *gathered(task))
+    pair, pull = tg.vjp(lambda c, p, w: errors(c, p, w, task.features), *gathered(task))
     one, zero = tg.ones_like(pair[0]), tg.zeros_like(pair[0])
     rows = []
     for seeds in ((one, zero), (zero, one)):
