@@ -163,10 +163,8 @@ class Walk:
                         if p is None or (live is not None and p not in live):
                             continue
                         rule, n, pick = vjp
-                        if n == 1:
-                            s = rule(xp, t, saved[pick])
-                        else:
-                            s = rule(xp, t, *pick(saved)) if n > 1 else rule(xp, t)
+                        read = (saved[pick],) if n == 1 else pick(saved) if n > 1 else ()
+                        s = rule(xp, t, *read)
                         if taped or s.shape != p.shape or s.dtype != p.dtype:
                             s = self.fit(s, p, r, t)
                         if get(p) is None:
