@@ -49,15 +49,22 @@ def full_key(x: Tensor, key: Any) -> Key:
 
 
 def plain_key(key: Any, shape: tuple[int, ...]) -> Key | None:
-    """Return the full key for `x[i]` and for a slice or int on every axis, the hot path; None for any other key."""
+    """Return the full key for ints and slices, the hot path; None for any other key."""
     if type(key) is int:
         if not shape or not -shape[0] <= key < shape[0]:
             raise _out_of_range(key, 0, shape)
         return (key if key >= 0 else key + shape[0], *(ALL,) * (len(shape) - 1))
-    if type(key) is not tuple or len(key) != len(shape):
+    if type(key) is slice:
+        key = (key,)
+    if type(key) is not tuple or len(key) > len(shape):
         return None
-    full = []
-    for i, n in zip(key, shape):  # noqa: B905 (same length, and this is a hot loop)
+    full: list[Any] = []
+    for i, n in zip(key, shape):  # noqa: B905 (the key may be shorter)
+        if type(i) is int:
+            if not -n <= i < n:
+                raise _out_of_range(i, len(full), shape)
+            full.append(i if i >= 0 else i + n)
+            continue
         if type(i) is not slice:
             return None
         start = i.start
@@ -70,6 +77,8 @@ def plain_key(key: Any, shape: tuple[int, ...]) -> Key | None:
             full.append(i)
         else:
             full.append(_slice(i, n))
+    if len(full) < len(shape):
+        full += [ALL] * (len(shape) - len(full))
     return tuple(full)
 
 
