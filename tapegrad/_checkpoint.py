@@ -7,9 +7,9 @@ from functools import wraps
 from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of
-from tapegrad._function import Call, inputs_of, outputs_of, recorded
-from tapegrad._record import Record, mode, mode_set
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._function import Call, as_tensors, inputs_of, outputs_of, recorded
+from tapegrad._record import Record, mode, mode_set, next_seq
+from tapegrad._tensor import Tensor
 from tapegrad._transforms import linked
 from tapegrad._tree import flatten
 
@@ -35,25 +35,25 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         if not mode().recording:
             return f(*args, **kwargs)
         inputs, put = inputs_of(args)
+        first = next_seq()
         links = [linked(x._array, None) for x in inputs]
         outs, rebuild = outputs_of(f"checkpoint of {name}", f(*put(links), **kwargs))
-        outside = _outside(outs, links)
+        outside = _outside(outs, links, first)
         parents = (*(x._record for x in inputs), *outside)
 
         def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
             taped = mode().recording
+            first = next_seq()
             with mode_set(recording=True):
                 again = [linked(x._array, x._record) for x in tied]
                 ys = flatten(f(*put(again), **kwargs))[0]
-            reached = _outside(ys, again)
+            reached = _outside(ys, again, first)
             if reached != outside:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
-            wanted = [x._record for x in again] + outside
-            live = {r for r in wanted if r is not None}
+            wanted = [x._record for x in again if x._record is not None] + outside
             seeds = seeds_of(ys, [t if taped else t._array for t in ts])
-            found = dict(Walk(seeds, None, taped).run(retain=taped, stops=live)) if seeds else {}
-            results = [None if r is None else found.get(r) for r in wanted]
-            return [None if s is None else s if taped else wrap(s) for s in results]
+            found = dict(Walk(seeds, None, taped).run(retain=taped, stops=set(wanted))) if seeds else {}
+            return list(as_tensors([found.get(r) for r in wanted], taped))
 
         call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)
         return rebuild(list(recorded("checkpoint", call)))
@@ -61,16 +61,10 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _outside(outs: list[Any], links: list[Tensor]) -> list[Record]:
-    """Return the records from before the links that results descend from, latest first."""
+def _outside(outs: list[Any], links: list[Tensor], first: int) -> list[Record]:
+    """Return the records numbered before `first` that results descend from other than by the links, latest first."""
     roots = [y._record for y in outs if isinstance(y, Tensor) and y._record is not None]
-    if not roots:
-        return []
-    oldest = max((x._record.seq for x in links if x._record is not None), default=0)
-    if not links:
-        oldest = max(r.seq for r in roots)
-    inside = collect(roots, oldest)
     mine = {x._record for x in links}
-    found = {p for r in inside if r not in mine for p in r.parents if p is not None and p.seq > oldest}
-    found |= {r for r in roots if r.seq > oldest}
+    found = {p for r in collect(roots, first) if r not in mine for p in r.parents if p is not None and p.seq > first}
+    found |= {r for r in roots if r.seq > first}
     return sorted(found, key=lambda r: r.seq)

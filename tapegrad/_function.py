@@ -277,8 +277,12 @@ def transpose(
     live = set(path)
     seeds = seeds_of(outs, [t if taped else t._array for t in ts], live)
     found = dict(Walk(seeds, live, taped).run(retain=taped)) if seeds else {}
-    results = [found.get(u._record) for u in us if u._record is not None]
-    return [None if s is None else s if taped else wrap(s) for s in results]
+    return as_tensors([found.get(u._record) for u in us if u._record is not None], taped)
+
+
+def as_tensors(cotangents: Sequence[Any], taped: bool) -> list[Tensor | None]:
+    """Return what a walk gave as Tensors, None for what got nothing."""
+    return [None if s is None else s if taped else wrap(s) for s in cotangents]
 
 
 def stop_gradient(x: Any) -> Any:

@@ -125,6 +125,14 @@ def test_parameters_a_checkpoint_closes_over_get_their_gradients() -> None:
     assert list(got) == [g.tolist() for g in again if g is not None]
 
 
+def test_a_checkpoint_without_arguments() -> None:
+    """What it makes inside is not mistaken for something outside."""
+    w = tg.tensor(2.0, requires_grad=True)
+    tg.checkpoint(lambda: tg.sin(w * 2.0))().backward()
+    assert w.grad is not None
+    np.testing.assert_allclose(w.grad.item(), 2 * np.cos(4.0))
+
+
 def test_a_checkpoint_keeps_arguments_and_results_only() -> None:
     n, depth = 10_000, 20
     x = tg.tensor(np.ones(n), requires_grad=True)
