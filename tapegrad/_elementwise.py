@@ -45,12 +45,14 @@ def unary(
     *,
     forward: Callable[..., Any] | None = None,
     extension: str = "",
+    analytic: bool = True,
     module: str = "tapegrad.ops.elementwise",
 ) -> Callable[[Any], Tensor]:
     """Declare an elementwise function of one operand by its differential, applied to a tangent.
 
     differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
-    forward: `f(xp, x)` where the library has no function of this name; extension: of the namespace, where it is there.
+    forward: `f(xp, x)` where the library has no function of this name; extension: of the namespace, where it is there;
+    analytic: whether the function of complex values has a derivative, and their dtype.
     """
     kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
     find: Callable[[Any], Callable[..., Any]] = attrgetter(f"{extension}.{name}" if extension else name)
@@ -64,10 +66,10 @@ def unary(
         layout,
         sources,
         elementwise=True,
-        holomorphic=bool(layout) and name != "abs",
+        unary=analytic and extension != "special",  # of float16 SciPy makes float32
+        analytic=analytic,
+        holomorphic=bool(layout) and analytic,
     )
-    if extension == "special":
-        operation.unary = False  # of float16 SciPy makes float32
     keep_x, keep_out = "x" in layout, "out" in layout
     same_dtype = operation.unary
     if differential is None:

@@ -22,8 +22,6 @@ from tapegrad._rules import new, record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import Traced, between, like, linked
 
-_NOT_HOLOMORPHIC = frozenset(("abs", "conj", "imag", "real"))
-
 
 def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> None:
     """Add the tangents of all records on a path, latest first, to those of its leaves.
@@ -41,7 +39,7 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
             continue
         elif whole in tangents:
             t = tangents[whole][r.saved[0]]
-        elif op.elementwise and not (op.name in _NOT_HOLOMORPHIC and _any_complex(r)):
+        elif op.elementwise and (op.analytic or not _any_complex(r)):
             t = _elementwise(r, tangents, taped)
         else:
             t = (direct(op) or _transposed)(r, tangents, taped)
@@ -123,7 +121,7 @@ _SOMEBODY: Any = object()  # to report the cotangent of a leaf to
 @cache
 def _constants(op: Operation) -> Operation:
     """Return an operation whose saved values are not tied to the tape again."""
-    same = Operation(
+    return Operation(
         op.name,
         op.vjps,
         op.saves,
@@ -131,11 +129,11 @@ def _constants(op: Operation) -> Operation:
         elementwise=op.elementwise,
         broadcasts=op.broadcasts,
         joint=op.joint,
+        unary=op.unary,
+        analytic=op.analytic,
         holomorphic=op.holomorphic,
         pull=op.pull,
     )
-    same.unary = op.unary
-    return same
 
 
 def _wrapped(v: Any, op: Operation) -> Any:

@@ -39,13 +39,9 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
     """
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
-        scale = _tolerance(x, tolerance)
-        for _ in range(max_iterations):
-            y = _like("fixed_point", f(x, *given), x)
-            change, size = _largest(y - x), _largest(y)
-            x = y
-            if change <= scale * (size if size > 1 else 1.0):
-                return x
+        x, change = _settled(lambda x: _like("fixed_point", f(x, *given), x), x, tolerance, max_iterations)
+        if change is None:
+            return x
         raise RuntimeError(
             f"fixed_point: the last of {max_iterations} iterations still changed an element by {change:.3g}: start "
             "closer, allow more max_iterations or a larger tolerance, or make f a contraction"
@@ -77,14 +73,13 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
     """
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
-        scale = _tolerance(x, tolerance)
-        for _ in range(max_iterations):
+        def newton(x: Tensor) -> Tensor:
             y = _like("root", f(x, *given), x)
-            step = _solved(_matrix(x, given), y)
-            x = x - step
-            change, size = _largest(step), _largest(x)
-            if change <= scale * (size if size > 1 else 1.0):
-                return x
+            return x - _solved(_matrix(x, given), y)
+
+        x, change = _settled(newton, x, tolerance, max_iterations)
+        if change is None:
+            return x
         raise RuntimeError(
             f"root: the last of {max_iterations} Newton steps still had an element of {change:.3g}: start closer, or "
             "allow more max_iterations or a larger tolerance"
@@ -125,6 +120,21 @@ def _implicit(
 
     (y,) = recorded(name, Call([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))
     return y
+
+
+def _settled(
+    advance: Callable[[Tensor], Tensor], x: Tensor, tolerance: float | None, max_iterations: int
+) -> tuple[Tensor, float | None]:
+    """Return where an iteration stays, and None; or where it is after the last step, and how long that was."""
+    scale = _tolerance(x, tolerance)
+    change = float("inf")
+    for _ in range(max_iterations):
+        y = advance(x)
+        change, size = _largest(y - x), _largest(y)
+        x = y
+        if change <= scale * (size if size > 1 else 1.0):
+            return x, None
+    return x, change
 
 
 def _tensors(tree: Any) -> Any:

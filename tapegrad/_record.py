@@ -30,14 +30,16 @@ class Operation:
     the operand it is (its index), OUT for the result, OUTS for all of several results, STATIC for what is no array,
     CACHE for what the forward computation left for the rule (None to a rule on Tensors, which must compute it itself
     to have it recorded); elementwise: whether a rule's result has the shape of the operation's; unary: elementwise, of
-    one operand and its dtype; holomorphic: whether for complex values the rules give a derivative times `t`, to be
-    conjugated by the walk; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether
-    the one rule gives the cotangents of all operands at once; pull: a function of the walk, used instead of rules where
-    a cotangent is better written into its accumulator than handed over; push: a function of the
-    record and the tangents known so far that gives the result's, where it is not to be found by transposing the rule.
+    one operand and its dtype; analytic: whether the function of complex values has a derivative (abs and conj have
+    none); holomorphic: whether for complex values the rules give that derivative times `t`, to be conjugated by the
+    walk; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
+    the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent is
+    better written into its accumulator than handed over; push: a function of the record and the tangents known so far
+    that gives the result's, where it is not to be found by transposing the rule.
     """
 
     __slots__ = (
+        "analytic",
         "broadcasts",
         "elementwise",
         "holomorphic",
@@ -59,6 +61,8 @@ class Operation:
         sources: tuple[int, ...] = (),
         *,
         elementwise: bool = False,
+        unary: bool = False,
+        analytic: bool = True,
         broadcasts: bool = False,
         joint: bool = False,
         holomorphic: bool = False,
@@ -66,8 +70,7 @@ class Operation:
         push: Callable[..., Any] | None = None,
     ) -> None:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
-        self.unary = elementwise and len(vjps) == 1 and name not in ("abs", "real", "imag")
-        self.holomorphic, self.push = holomorphic, push
+        self.unary, self.analytic, self.holomorphic, self.push = unary, analytic, holomorphic, push
         self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
 
     def __repr__(self) -> str:

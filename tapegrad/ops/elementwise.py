@@ -38,6 +38,7 @@ abs = unary(
     "abs",
     lambda xp, t, x: t * xp.sign(x),
     text("Absolute value.", "Derivative: t sign(x), 0 at 0.", "tg.abs(tg.asarray(-2.0))", "Tensor(2.)"),
+    analytic=False,
 )
 
 acos = unary(
@@ -117,6 +118,7 @@ conj = unary(
         "tg.conj(tg.asarray(1.0))",
         "Tensor(1.)",
     ),
+    analytic=False,
 )
 
 cos = unary(
@@ -158,6 +160,7 @@ imag = unary(
         "tg.imag(tg.asarray([1j]))",
         "Tensor([1.])",
     ),
+    analytic=False,
 )
 
 isfinite = unary(
@@ -234,6 +237,7 @@ real = unary(
         "tg.real(tg.asarray(1.0))",
         "Tensor(1.)",
     ),
+    analytic=False,
 )
 
 reciprocal = unary(

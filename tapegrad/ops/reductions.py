@@ -13,7 +13,7 @@ from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
 from tapegrad.ops._singular import over
 from tapegrad.ops.binary import subtract
-from tapegrad.ops.shaping import concat, reshape
+from tapegrad.ops.shaping import concat, reshape, squeeze
 
 Axis = int | tuple[int, ...] | None
 
@@ -229,7 +229,6 @@ def _cumulative(
         out = _cast(out, dtype)
     if include_initial:
         from tapegrad.ops.creation import full
-        from tapegrad.ops.shaping import concat
 
         shape = list(out.shape)
         shape[place] = 1
@@ -259,12 +258,12 @@ def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fa
     x = _cast(x, dtype)
     axes = axes_of("prod", x.ndim, axis)
     if not axes and "integer" in x.dtype.kind:  # the dtype that the library gives a product
-        x = _squeeze(_prod(reshape(x, (1, *x.shape)), -x.ndim - 1), (-x.ndim - 1,))
+        x = squeeze(_prod(reshape(x, (1, *x.shape)), -x.ndim - 1), (-x.ndim - 1,))
     for i in axes:  # one at a time is what all libraries have
         x = _prod(x, i)
     if dtype is not None:
         x = _cast(x, dtype)
-    return x if keepdims or not axes else _squeeze(x, axes)
+    return x if keepdims or not axes else squeeze(x, axes)
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -276,12 +275,6 @@ def _widened(x: Tensor) -> Tensor:
     bits = 64 if has("int64", device) else 32
     name = f"{'u' if kind[0] == 'u' else ''}int{bits}"
     return _cast(x, name) if x.dtype.itemsize * 8 < bits and has(name, device) else x
-
-
-def _squeeze(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    from tapegrad.ops.shaping import squeeze
-
-    return squeeze(x, axes)
 
 
 def _cast(x: Any, dtype: Any) -> Tensor:
