@@ -123,8 +123,25 @@ class Backend:
         """Return the array on another device of the same library."""
         return array.to_device(device)
 
+    def peek(self, array: Array) -> np.ndarray[Any, Any]:
+        """Return the values on the host for a text that only shows them."""
+        return self.to_host(array)
+
+    def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
+        """Raise an error if a condition, an array of one boolean, holds."""
+        if condition:
+            raise error()
+
     def synchronize(self, array: Array) -> None:
         """Wait until the values of an array are computed."""
+
+    # -- compiled programs ---------------------------------------------------------------------------
+
+    def executor(self, program: Any, threads: int | None = None) -> Any:
+        """Return what runs a captured program: `run(arrays)` gives its outputs. By default call by call."""
+        from tapegrad.backends._replay import PlainExecutor
+
+        return PlainExecutor(program, self.as_array)
 
     # -- what functions return and users pass ---------------------------------------------------------
 

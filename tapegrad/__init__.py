@@ -8,6 +8,7 @@ from math import e, inf, nan, pi
 
 from tapegrad import backends, fft, linalg, special
 from tapegrad._checkpoint import checkpoint
+from tapegrad._compile._compiled import compile
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._forward import jvp, linearize
@@ -230,6 +231,7 @@ __all__ = [
     "hessian",
     "hvp",
     "checkpoint",
+    "compile",
     "fixed_point",
     "root",
     "custom_jvp",

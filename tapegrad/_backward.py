@@ -15,7 +15,7 @@ from typing import Any
 from tapegrad._dtypes import is_complex
 from tapegrad._namespace import backend_of, namespace_of, native_device
 from tapegrad._primitive import pick
-from tapegrad._record import CACHE, LEAF, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
+from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Hooks, Tensor, check_like, wrap
 from tapegrad.backends import Array, Namespace
 
@@ -370,6 +370,9 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
 
         gradient = as_tensor(gradient)
         check_like("backward: the gradient", gradient, x.shape, x._array)
+    watch = mode().watch
+    if watch is not None:
+        watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
         found = Walk({root: gradient._array}, None, False).run(retain_graph)
         sums = []  # before any is set: no .grad changes unless all can

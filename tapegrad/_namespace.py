@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from tapegrad import backends
 from tapegrad._dtypes import DTYPES, DType, as_dtype
 from tapegrad.backends import Array, Backend
+
+if TYPE_CHECKING:
+    from tapegrad._compile._trace import Graph
+
+# The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
+capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
 
 
 class _Backends(dict[type, Backend]):
@@ -64,3 +71,15 @@ def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
         where = backend.prefix if device is None else f"{backend.prefix} device {device}"
         raise TypeError(f"{dtype.name} is not available on {where}: pass another dtype={backend.dtype_hint}")
     return backend.native_dtype(dtype.name)
+
+
+def lifted(array: Any) -> Any:
+    """Return a raw array that comes in from outside as arrays are now: lifted while a program is captured."""
+    graph = capturing.get()
+    return array if graph is None else graph.lift(array)
+
+
+def entered(backend: Backend) -> Backend:
+    """Return the adapter that makes new arrays: the recording one while a program is captured."""
+    graph = capturing.get()
+    return backend if graph is None else graph.backend(backend)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, native_device
+from tapegrad._namespace import backend_of, capturing, device_of, dtype_of, find_backend, lifted, native_device
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 
@@ -27,13 +27,17 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     scalar = backend.as_scalar(x)
     if scalar is not None:
         return scalar
+    x = lifted(x)
     same_library(name, x, like)
-    return backend.copy(x) if keep else x
+    return backend_of[type(x)].copy(x) if keep else x
 
 
 def same_library(name: str, a: Array, b: Array) -> None:
     """Raise TypeError unless two raw arrays are of one library."""
     if backend_of[type(a)] is not backend_of[type(b)]:
+        graph = capturing.get()
+        if graph is not None:
+            graph.check_known(a, b)
         raise TypeError(
             f"{name}: operands on {device_of(a)} and {device_of(b)}; "
             f"move one first, as in x.to_device({device_of(b)!r})"

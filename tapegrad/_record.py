@@ -79,6 +79,9 @@ class Operation:
 
 OUT, STATIC, CACHE, OUTS = -1, -2, -3, -4
 LEAF = Operation("leaf")
+# What whoever watches is told of that is no operation: Tensors that are used otherwise (as an index, as the start of a
+# walk).
+MARK = Operation("mark")
 
 
 @final

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._cuts import user_line
 from tapegrad._namespace import dtype_of
-from tapegrad._record import OUTS, RELEASED, STATIC, Operation, Record, mode_set
+from tapegrad._record import MARK, OUTS, RELEASED, STATIC, Operation, Record, mode_set
 from tapegrad._tensor import Tensor, wrap
 
 
@@ -63,6 +63,8 @@ class Tape:
         return self.entries[i]
 
     def _add(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
+        if operation is MARK:
+            return
         results = result if isinstance(result, tuple) else (result,)
         record: Record | None = results[0]._record if results else None
         if record is not None and record.op is not operation:

@@ -212,7 +212,7 @@ class Tensor:
         import numpy as np
 
         device, dtype = self.device, self.dtype
-        text = np.array2string(host(self), separator=", ", prefix="Tensor(")
+        text = np.array2string(backend_of[type(self._array)].peek(self._array), separator=", ", prefix="Tensor(")
         if dtype.name not in ("float64", "int64", "bool"):
             text += f", dtype={dtype.name}"
         if device != "cpu":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend
+from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, lifted
 from tapegrad._operands import same_library
+from tapegrad._record import MARK, mode
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
 
@@ -132,6 +133,7 @@ def _spelt_out(entries: list[Any], n: int, like: Array) -> list[Any]:
 def _index_array(i: Any, like: Array) -> Array | None:
     """Return an index as a raw array of integers or booleans that nobody will change, None if it is a number."""
     if isinstance(i, Tensor):
+        noticed(i)
         array = i._array
     elif isinstance(i, list):
         from tapegrad.ops.creation import asarray
@@ -143,7 +145,7 @@ def _index_array(i: Any, like: Array) -> Array | None:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array = i
+        array = i = lifted(i)
     same_library("x[...]", array, like)
     kind = dtype_of(array).kind
     if kind not in ("bool", "signed integer", "unsigned integer"):
@@ -151,6 +153,13 @@ def _index_array(i: Any, like: Array) -> Array | None:
     if len(array.shape) == 0 and kind != "bool":
         return None
     return backend_of[type(array)].copy(array) if array is i else array
+
+
+def noticed(index: Tensor) -> None:
+    """Tell whoever watches that a Tensor is used as an index: it is no operand."""
+    m = mode()
+    if m.watch is not None:
+        m.watch(MARK, (index,), (), ())
 
 
 def _check_mask(mask: Array, axis: int, like: Array) -> None:

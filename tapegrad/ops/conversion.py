@@ -7,7 +7,7 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._cuts import cut
 from tapegrad._dtypes import as_dtype, isdtype
-from tapegrad._namespace import backend_of, checked_dtype, dtype_of, native_dtype
+from tapegrad._namespace import backend_of, checked_dtype, dtype_of, entered, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._record import Record
@@ -51,6 +51,7 @@ def transfer(array: Array, device: str) -> Array:
     """Return a raw array on another device, of another library if that is what the device names."""
     backend = backend_of[type(array)]
     to, native = backends.of_device(device)
+    to = entered(to)
     if to is backend:
         return backend.move(array, native)
     name = dtype_of(array).name

@@ -10,7 +10,9 @@ from tapegrad._namespace import (
     checked_dtype,
     device_of,
     dtype_of,
+    entered,
     find_backend,
+    lifted,
     namespace_of,
     native_dtype,
 )
@@ -66,6 +68,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     """
     if isinstance(obj, Tensor):
         return _asarray_of_tensor(obj, dtype, device, copy)
+    obj = lifted(obj)
     backend = find_backend(obj)
     if backend is None:
         if _starts_with_tensor(obj):
@@ -137,6 +140,7 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
             f"asarray: {type(obj).__name__} gives an array of {values.dtype.name}; a Tensor holds numbers and booleans"
         )
     backend, native = backends.of_device(device or default_device())
+    backend = entered(backend)
     if dtype is not None:
         to = checked_dtype(backend, as_dtype(dtype), native)
         if values.dtype.kind == "c" and not isdtype(dtype, "complex floating"):
@@ -161,6 +165,7 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
 def _place(dtype: Any, device: str | None, integer: bool = False) -> tuple[Backend, Any, Any]:
     """Return the adapter, native device and native dtype for a new array."""
     backend, native = backends.of_device(device or default_device())
+    backend = entered(backend)
     if dtype is not None:
         return backend, native, checked_dtype(backend, as_dtype(dtype), native)
     if integer:

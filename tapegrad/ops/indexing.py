@@ -17,7 +17,7 @@ from tapegrad._rules import OPERATIONS, new, record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
+from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, noticed, plain_key
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
 
 
@@ -176,6 +176,7 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
 def _indices(name: str, indices: Tensor) -> Array:
     if "integer" not in indices.dtype.kind:
         raise TypeError(f"{name}: indices must be integers, not {indices.dtype.name}")
+    noticed(indices)
     return indices._array
 
 

@@ -5,11 +5,12 @@ They are primitives where composing them would keep more memory, take longer or 
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
 from tapegrad._elementwise import unary
-from tapegrad._namespace import dtype_of, namespace_of
+from tapegrad._namespace import backend_of, dtype_of, namespace_of
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import constant
@@ -254,10 +255,9 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         xp = namespace_of[type(raw)]
-        if 0 not in raw.shape and (xp.min(raw) < 0 or xp.max(raw) >= shape[-1]):
-            raise ValueError(
-                f"cross_entropy: a label is out of range: with {shape[-1]} classes they are 0 to {shape[-1] - 1}"
-            )
+        if 0 not in raw.shape:
+            wrong = (xp.min(raw) < 0) | (xp.max(raw) >= shape[-1])
+            backend_of[type(raw)].refuse(wrong, partial(_out_of_range, shape[-1]))
         return _cross_entropy(logits, labels)
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
         return _of_probabilities(logits, labels)
@@ -269,6 +269,10 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     raise ValueError(
         f"cross_entropy: logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
     )
+
+
+def _out_of_range(classes: int) -> ValueError:
+    return ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
 
 
 def _of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""What a call is known by: the structure of its arguments, the shapes and dtypes of arrays, and static values."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+from tapegrad._namespace import find_backend
+from tapegrad._tensor import Tensor
+
+
+class Array(NamedTuple):
+    """An array argument: a program is for one shape, dtype and library."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    type: type
+    device: Any
+    requires_grad: bool | None  # None for a raw array
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+class Static(NamedTuple):
+    """An argument that is no array: a program is for one value, or one object."""
+
+    type: type
+    value: Any
+
+    def __str__(self) -> str:
+        return repr(self.value)
+
+
+def key_of(tree: Any, leaves: list[Any]) -> Hashable:
+    """Append the leaves of nested containers, in the order of `flatten`; return what a program depends on of them."""
+    kind = type(tree)
+    if kind is Tensor:
+        leaves.append(tree)
+        a = tree._array
+        return Array(a.shape, a.dtype, type(a), getattr(a, "device", None), tree._record is not None)
+    if tree is None:
+        return None
+    if kind is tuple or kind is list:
+        return (kind, *[key_of(x, leaves) for x in tree])
+    if isinstance(tree, dict):
+        return (kind, *[(k, key_of(x, leaves)) for k, x in tree.items()])
+    if isinstance(tree, (tuple, list)):
+        return (kind, *[key_of(x, leaves) for x in tree])
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return (kind, *[key_of(getattr(tree, f.name), leaves) for f in fields(tree)])
+    leaves.append(tree)
+    backend = find_backend(tree)
+    if backend is not None and backend.as_scalar(tree) is None:
+        return Array(tuple(tree.shape), tree.dtype, kind, getattr(tree, "device", None), None)
+    try:
+        hash(tree)
+    except TypeError:
+        return Static(kind, Identity(tree))
+    return Static(kind, tree)
+
+
+class Identity:
+    """An object that cannot be hashed, told from others by identity."""
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self.thing is other.thing
+
+    def __repr__(self) -> str:
+        return f"a {type(self.thing).__name__}"
+
+
+def changed(a: Any, b: Any, where: str = "") -> str:
+    """Say where two keys differ, in words for the user."""
+    if isinstance(a, (Array, Static)) or isinstance(b, (Array, Static)) or type(a) is not tuple or type(b) is not tuple:
+        return f"{where or 'the arguments'}: {a} and {b}"
+    if len(a) != len(b) or a[:1] != b[:1]:
+        return f"{where or 'the arguments'}: containers of different structure"
+    for n, (x, y) in enumerate(zip(a[1:], b[1:], strict=True)):
+        if x != y:
+            if type(x) is tuple and len(x) == 2 and isinstance(x[0], str) and x[0] == y[0]:
+                return changed(x[1], y[1], f"{where} {x[0]!r}".strip())
+            return changed(x, y, f"{where} {n}".strip())
+    return "nothing"

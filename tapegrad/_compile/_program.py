@@ -1,0 +1,114 @@
+"""What a captured call computes: a list of calls of the array library below, over values without contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+
+@final
+class Value:
+    """An array of a program: an input, a constant or a result, of known shape and dtype.
+
+    node: what computes it, None for inputs and constants; constant: the array, None for others; dtype: native.
+    """
+
+    __slots__ = ("constant", "dtype", "node", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, node: Node | None = None, constant: Any = None) -> None:
+        self.shape, self.dtype, self.node, self.constant = shape, dtype, node, constant
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        n = 1
+        for length in self.shape:
+            n *= length
+        return n
+
+    def __repr__(self) -> str:
+        return f"<value {self.shape} {self.dtype}>"
+
+
+@final
+class Node:
+    """One call of a program: `function(*args, **kwargs)`, with values in the places of arrays.
+
+    op: the name in the array API standard, or of an extension of the adapter ("index_get", "special.erf"); outs: the
+    results; many: whether the function returns several; line: "file:line" of the user's call; effect: whether it is
+    called for what it does (to refuse bad values), not for a result.
+    """
+
+    __slots__ = ("args", "effect", "function", "kwargs", "line", "many", "op", "outs")
+
+    def __init__(
+        self,
+        op: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        line: str = "",
+        effect: bool = False,
+    ) -> None:
+        self.op, self.function, self.args, self.kwargs, self.line = op, function, args, kwargs, line
+        self.effect = effect
+        self.outs: tuple[Value, ...] = ()
+        self.many = False
+
+    @property
+    def out(self) -> Value:
+        """The result of a node that has one."""
+        return self.outs[0]
+
+    def values(self) -> Iterator[Value]:
+        """Go through the values among the arguments, as often as each is there."""
+        yield from values_in(self.args)
+        if self.kwargs:
+            yield from values_in(tuple(self.kwargs.values()))
+
+    def __repr__(self) -> str:
+        return f"<node {self.op} {self.outs}>"
+
+
+class Program:
+    """Nodes in an order in which they can be called, from inputs to outputs.
+
+    replaces: for each output the number of the input whose array it takes the place of (updated state), or None.
+    """
+
+    def __init__(
+        self, inputs: list[Value], nodes: list[Node], outputs: list[Value], replaces: list[int | None] | None = None
+    ) -> None:
+        self.inputs, self.nodes, self.outputs = inputs, nodes, outputs
+        self.replaces = replaces if replaces is not None else [None] * len(outputs)
+
+
+def values_in(tree: Any) -> Iterator[Value]:
+    """Go through the values in nested tuples, lists and slices."""
+    for x in tree:
+        kind = type(x)
+        if kind is Value:
+            yield x
+        elif kind is tuple or kind is list:
+            yield from values_in(x)
+
+
+def put_in(tree: Any, put: Callable[[Value], Any]) -> Any:
+    """Return nested tuples and lists with something else in the place of each value."""
+    kind = type(tree)
+    if kind is Value:
+        return put(tree)
+    if kind is tuple:
+        return tuple([put_in(x, put) for x in tree])
+    if kind is list:
+        return [put_in(x, put) for x in tree]
+    return tree
+
+
+def users_of(nodes: list[Node]) -> dict[Value, list[Node]]:
+    """Return for every value the nodes that read it, once each."""
+    users: dict[Value, list[Node]] = {}
+    for node in nodes:
+        for v in dict.fromkeys(node.values()):
+            users.setdefault(v, []).append(node)
+    return users
