@@ -200,8 +200,8 @@ def _check_survivors(graph: Graph) -> None:
     made = "" if node is None else f", made at {node.line},"
     raise CaptureError(
         f"a Tensor of shape {tuple(alive[0].shape)}{made} is kept by something outside the function when the call "
-        "ends, which replay cannot do: return it, or update state in place (x *= ..., x[...] = ...) so that it stays the "
-        "same Tensor"
+        "ends, which replay cannot do: return it, or update state in place (x *= ..., x[...] = ...) so that it "
+        "stays the same Tensor"
     )
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Hashable
 from functools import update_wrapper
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tapegrad._compile._capture import traced, watched
 from tapegrad._compile._debug import compared
@@ -20,15 +20,14 @@ from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
-R = TypeVar("R")
 EAGER_CALLS = 3  # that two in a row must have done the same
 LIMIT = 8  # programs of one function
 
 
-class Compiled(Generic[R]):
+class Compiled:
     """A function whose calls are captured and replayed; made by `tapegrad.compile`."""
 
-    def __init__(self, function: Callable[..., R], debug: bool = False, threads: int | None = None) -> None:
+    def __init__(self, function: Callable[..., Any], debug: bool = False, threads: int | None = None) -> None:
         self.function = function
         self.debug = debug
         self.threads = threads
@@ -56,9 +55,9 @@ class Compiled(Generic[R]):
         """
         if self._last is None:
             raise RuntimeError("no program yet: the first two calls of a compiled function run eagerly")
-        return self._last.view()
+        return self._last.program
 
-    def __call__(self, *args: Any, **kwargs: Any) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if capturing.get() is not None:
             return self.function(*args, **kwargs)  # a part of the program that is being captured
         leaves: list[Any] = []
@@ -77,11 +76,11 @@ class Compiled(Generic[R]):
                 if replay.fits(leaves):
                     self._last = replay
                     if self.debug:
-                        return compared(self.function, replay, args, kwargs)  # type: ignore[no-any-return]
-                    return replay(leaves)  # type: ignore[no-any-return]
+                        return compared(self.function, replay, args, kwargs)
+                    return replay(leaves)
             return self._eager(key, args, kwargs)
 
-    def _eager(self, key: Any, args: Any, kwargs: Any) -> R:
+    def _eager(self, key: Any, args: Any, kwargs: Any) -> Any:
         if len(self._keys) >= LIMIT and key not in self._pending:
             self._warn(key)
             return self.function(*args, **kwargs)
@@ -130,7 +129,7 @@ def _inner(x: Any) -> bool:
     return isinstance(x, Tensor) and x._record is not None and x._record.op is not LEAF
 
 
-def compile(function: Callable[..., R] | None = None, /, *, debug: bool = False, threads: int | None = None) -> Any:
+def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = False, threads: int | None = None) -> Any:
     """Return the function compiled: two calls run eagerly, later ones replay what these did.
 
     Usable as a decorator. Arguments may be nested containers: Tensors and arrays in them are inputs, everything else is
