@@ -9,69 +9,14 @@ import numpy as np
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
-UFUNCS: dict[str, Any] = {
-    name: getattr(np, name)
-    for name in [
-        "add",
-        "atan2",
-        "bitwise_and",
-        "bitwise_left_shift",
-        "bitwise_or",
-        "bitwise_right_shift",
-        "bitwise_xor",
-        "ceil",
-        "copysign",
-        "cos",
-        "cosh",
-        "divide",
-        "equal",
-        "exp",
-        "expm1",
-        "floor",
-        "floor_divide",
-        "greater",
-        "greater_equal",
-        "hypot",
-        "isfinite",
-        "isinf",
-        "isnan",
-        "less",
-        "less_equal",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "logaddexp",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "logical_xor",
-        "multiply",
-        "negative",
-        "nextafter",
-        "not_equal",
-        "positive",
-        "reciprocal",
-        "remainder",
-        "sign",
-        "signbit",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "subtract",
-        "tan",
-        "tanh",
-        "trunc",
-        "acos",
-        "acosh",
-        "asin",
-        "asinh",
-        "atan",
-        "atanh",
-        "bitwise_invert",
-    ]
-}
+_NAMES = """
+acos acosh add asin asinh atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift bitwise_or
+bitwise_right_shift bitwise_xor ceil copysign cos cosh divide equal exp expm1 floor floor_divide
+greater greater_equal hypot isfinite isinf isnan less less_equal log log10 log1p log2 logaddexp
+logical_and logical_not logical_or logical_xor multiply negative nextafter not_equal positive
+reciprocal remainder sign signbit sin sinh sqrt square subtract tan tanh trunc
+"""
+UFUNCS: dict[str, Any] = {name: getattr(np, name) for name in _NAMES.split()}
 UFUNCS["abs"] = np.absolute
 UFUNCS["maximum"] = lambda a, b, out: np.maximum(a, b, out=out)  # no positional `out` for these two
 UFUNCS["minimum"] = lambda a, b, out: np.minimum(a, b, out=out)
@@ -156,7 +101,8 @@ def _masked(a: Any, mask: Any, out: Any, bits: Any) -> None:
 
 
 def _chosen(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:
-    to, other = out.view(bits), b.view(bits)
+    to: Any = out.view(bits)
+    other: Any = b.view(bits)
     np.bitwise_xor(a.view(bits), other, to)
     np.multiply(to, mask, to)
     np.bitwise_xor(to, other, to)

@@ -363,7 +363,7 @@ class Blocks:
         )
 
     def _by_rows(self, v: Any) -> bool:
-        return tuple(v.shape[: self.k]) == self.run.lead
+        return bool(tuple(v.shape[: self.k]) == self.run.lead)
 
     def _rows(self, array: Any, v: Any, b: int) -> Any:
         """Return a block of rows of an array that has them all."""

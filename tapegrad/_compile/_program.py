@@ -108,7 +108,7 @@ class Program:
         self, inputs: list[Value], nodes: list[Any], outputs: list[Value], replaces: list[int | None] | None = None
     ) -> None:
         self.inputs, self.nodes, self.outputs = inputs, nodes, outputs
-        self.replaces = replaces if replaces is not None else [None] * len(outputs)
+        self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
 
 
 def values_in(tree: Any) -> Iterator[Value]:
