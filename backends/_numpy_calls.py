@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,15 @@ def scalar(x: Any, others: list[Any], dtype: Any) -> Any:
     """Return a Python number as the array of no axes that NumPy would make of it beside other operands, if it can."""
     try:
         kind = np.result_type(*[o.dtype for o in others], x) if others else dtype
-        return np.asarray(x, dtype=kind)
+        return _constant(repr(x), x, kind)
     except (OverflowError, TypeError, ValueError):
         return x
+
+
+@cache
+def _constant(text: str, x: Any, dtype: Any) -> Any:
+    """Return a number as an array, the same one each time; text: tells 0.0 from -0.0 and 0."""
+    return np.asarray(x, dtype=dtype)
 
 
 def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list[Call] | None:
@@ -55,8 +62,9 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
             return [(_POWERS[power], (base, out))]
         ufunc = np.power
     elif op == "sigmoid":
-        return [(np.negative, (operands[0], out)), (_quiet_exp, (out, out)), (np.add, (out, _one(dtype), out)),
-                (np.reciprocal, (out, out))]  # fmt: skip
+        one = _constant("1", 1, dtype)
+        first: list[Call] = [(np.negative, (operands[0], out)), (_quiet_exp, (out, out))]
+        return [*first, (np.add, (out, one, out)), (np.reciprocal, (out, out))]
     elif op == "where":
         return _where(operands, out, dtypes, dtype)
     elif op == "astype":
@@ -67,10 +75,6 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
         return None
     given = [scalar(x, arrays, dtype) if d is None else x for x, d in zip(operands, dtypes, strict=True)]
     return [(ufunc, (*given, out))]
-
-
-def _one(dtype: Any) -> Any:
-    return np.ones((), dtype)
 
 
 def _quiet_exp(x: Any, out: Any) -> None:
@@ -97,7 +101,8 @@ def _where(operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list
 
 
 def _masked(a: Any, mask: Any, out: Any, bits: Any) -> None:
-    np.multiply(a.view(bits), mask, out.view(bits))
+    to: Any = out.view(bits)
+    np.multiply(a.view(bits), mask, to)
 
 
 def _chosen(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:

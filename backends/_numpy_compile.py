@@ -75,6 +75,7 @@ class Planner:
     def __init__(self, program: Any, threads: int) -> None:
         self.program, self.threads = program, threads
         self.place: dict[Any, Any] = {}  # value -> array or Ref
+        self.rows: dict[Any, Array] = {}  # Rows -> the array that holds them
         self.buffer: dict[Any, Array] = {}  # root value -> the buffer of the pool that it has now
         self.pool = Pool()
         self.code: Code = []
@@ -96,6 +97,8 @@ class Planner:
             self.now = i
             if hasattr(item, "lead"):
                 Blocks(self, item).emit()
+            elif hasattr(item, "nodes"):
+                self._stack(item) if len(item.outs) > 1 else self._fold(item)
             else:
                 self._node(item, self.code)
             self._release(i)
@@ -154,6 +157,13 @@ class Planner:
         """Return where a result is to be written; reuse: a value whose buffer it takes over."""
         if v in self.place:
             return self.place[v]
+        if v.row is not None:
+            rows, i = v.row
+            if rows not in self.rows:
+                self.rows[rows] = np.empty((rows.count + 1, *v.shape), v.dtype)
+                self.pool.nbytes += self.rows[rows].nbytes
+            array = self.place[v] = self.rows[rows][i + 1, ...]
+            return array
         if reuse is not None:
             buffer = self.buffer.pop(self.root_of(reuse))
         else:
@@ -258,6 +268,46 @@ class Planner:
         count = x.size // max(v.size, 1)
         for function, args in calls.reduction(node.op, source, axes, keepdims, self.target(v), count, v.dtype):
             self.emit(code, function, args)
+
+    def _stack(self, stack: Any) -> None:
+        """Append the one call that does a stack's operation on rows."""
+        first, n = stack.nodes[0], len(stack.nodes)
+        ndim = len(first.outs[0].shape)
+        operands = []
+        for i, x in enumerate(first.args):
+            if not _is_value(x):
+                operands.append(x)
+            elif stack.nodes[1].args[i] is x:
+                operands.append(self.array(x))
+            else:
+                rows = self._rows_of([node.args[i] for node in stack.nodes])
+                operands.append(rows.reshape((n, *(1,) * (ndim - len(x.shape)), *x.shape)))
+        for v in stack.outs:
+            self.target(v)
+        made = elementwise_calls(first, operands, self._rows_of(stack.outs))
+        if made is None:
+            for node in stack.nodes:
+                self._node(node, self.code)
+        else:
+            for function, args in made:
+                self.emit(self.code, function, args)
+
+    def _rows_of(self, values: Any) -> Array:
+        """Return the rows of one array that values are, in their order."""
+        (rows, start), (_, second) = values[0].row, values[1].row
+        array = self.rows[rows][1:]
+        if second > start:
+            return array[start : start + len(values)]
+        return array[start - len(values) + 1 : start + 1][::-1]
+
+    def _fold(self, fold: Any) -> None:
+        """Append a sum over rows, which adds them one after the other, as the chain of additions would."""
+        x, row = fold.nodes[0].args
+        rows, at = row.row
+        array = self.rows[rows][at : at + len(fold.nodes) + 1]  # from the row before the first
+        if x.row != (rows, at - 1):
+            self.emit(self.code, np.copyto, (array[0, ...], self.array(x)))  # the one to spare
+        self.emit(self.code, np.add.reduce, (array, 0, None, self.target(fold.outs[0])))
 
     def _write(self, node: Any, code: Code) -> None:
         x, key, value = node.args
@@ -563,6 +613,8 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
         if any(x in n.values() for n in nodes[made + 1 :]):
             return False
         return nodes[made].kind == "elementwise" and (nodes[made].op != "where" or x not in nodes[made].args[2:])
+    if not hasattr(item, "op"):
+        return False
     if item.op in ("index_set", "index_add"):
         return item.args[0] is x and item.args[2] is not x and root.get(item.args[2]) is not x
     if item.kind != "elementwise" or any(root.get(y) is x for y in item.values()):

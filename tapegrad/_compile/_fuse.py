@@ -7,39 +7,44 @@ those; a sum over the leading axes may end a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
-from tapegrad._compile._program import Node, Program, Run, Value
+from tapegrad._compile._groups import Groups
+from tapegrad._compile._program import Node, Run, Value
 
 SMALLEST = 65536  # elements below which arrays stay in the cache anyway
 FEWEST_ROWS = 8
 
 
-def fused(program: Program, smallest: int = SMALLEST) -> Program:
-    """Return a program with runs in the place of nodes that can be run together."""
-    return Program(program.inputs, _Fusion(program, smallest).items(), program.outputs, program.replaces)
+def fuse(groups: Groups, smallest: int = SMALLEST) -> None:
+    """Put nodes that can be run together into runs."""
+    _Fusion(groups, smallest)
 
 
 class _Fusion:
-    def __init__(self, program: Program, smallest: int) -> None:
-        self.program = program
-        self.run_of: dict[Node, Run] = {}
+    def __init__(self, groups: Groups, smallest: int) -> None:
+        self.groups, self.home = groups, groups.home
+        self.order = {node: i for i, node in enumerate(groups.nodes)}
         self.readers: dict[Value, list[Run]] = {}  # runs that read a value made elsewhere
-        for node in program.nodes:
+        for node in groups.nodes:
             if node.kind in ("elementwise", "reduction", "view") and _size(node) >= smallest:
                 self.place(node)
-        for run in dict.fromkeys(self.run_of.values()):
+        for run in dict.fromkeys(self.home.values()):
             if sum(n.kind != "view" for n in run.nodes) < 2:  # nothing is gained
                 for node in run.nodes:
-                    del self.run_of[node]
+                    del self.home[node]
 
     def place(self, node: Node) -> None:
         """Put a node into a run that makes or reads one of its operands, or into a new one."""
-        near = [self.run_of[v.node] for v in node.values() if v.node in self.run_of]
+        near = [self.home[v.node] for v in node.values() if v.node in self.home]
         home = None
         for run in dict.fromkeys((*reversed(near), *(r for v in node.values() for r in self.readers.get(v, ())))):
             lead = common_lead(node, run.lead)
-            if lead is None or self.reaches(self.outside(node.values(), run), run):
+            if (
+                lead is None
+                or self.delays(node, run)
+                or self.groups.reaches(self.groups.outside(node.values(), run), run)
+            ):
                 continue
             if home is None:
                 home = run
@@ -51,12 +56,22 @@ class _Fusion:
             if lead is not None:
                 self.add(node, Run(lead), lead)
 
+    def delays(self, node: Node, run: Run) -> bool:
+        """Say whether a run with this node had to wait for something of another kind, while its values leave the cache.
+
+        It is so of sums of many products: each is best added when it has just been made.
+        """
+        last = self.order[run.nodes[-1]]
+        return any(
+            v.node is not None and v.node.kind in ("", "matmul") and self.order[v.node] > last for v in node.values()
+        )
+
     def add(self, node: Node, run: Run, lead: tuple[int, ...]) -> None:
         run.lead = lead
         run.nodes.append(node)
-        self.run_of[node] = run
+        self.home[node] = run
         for v in node.values():
-            if v.node is None or self.run_of.get(v.node) is not run:
+            if v.node is None or self.home.get(v.node) is not run:
                 readers = self.readers.setdefault(v, [])
                 if run not in readers:
                     readers.append(run)
@@ -68,12 +83,12 @@ class _Fusion:
         if lead != other.lead[:n] or _rows(lead) < FEWEST_ROWS or any(is_total(x) for x in (*run.nodes, *other.nodes)):
             return
         for a, b in ((run, other), (other, run)):
-            if self.reaches([v for x in a.nodes for v in self.outside(x.values(), a) if v.node not in b.nodes], b):
+            outside = [v for x in a.nodes for v in self.groups.outside(x.values(), a) if v.node not in b.nodes]
+            if self.groups.reaches(outside, b):
                 return
-        order = {node: i for i, node in enumerate(self.program.nodes)}
         for node in other.nodes:
-            self.run_of[node] = run
-        run.nodes = sorted((*run.nodes, *other.nodes), key=order.__getitem__)
+            self.home[node] = run
+        run.nodes = sorted((*run.nodes, *other.nodes), key=self.order.__getitem__)
         run.lead = lead
         for readers in self.readers.values():
             if other in readers:
@@ -81,62 +96,16 @@ class _Fusion:
                 if run not in readers:
                     readers.append(run)
 
-    def outside(self, values: Iterable[Value], run: Run) -> list[Value]:
-        return [v for v in values if v.node is not None and self.run_of.get(v.node) is not run]
 
-    def reaches(self, values: list[Value], run: Run) -> bool:
-        """Say whether values made outside a run depend on it."""
-        stack = [v.node for v in values if v.node is not None]
-        seen: set[Node] = set()
-        while stack:
-            node = stack.pop()
-            if node in seen:
-                continue
-            home = self.run_of.get(node)
-            if home is run:
-                return True
-            for member in (node,) if home is None else home.nodes:
-                seen.add(member)
-                stack += [v.node for v in member.values() if v.node is not None and v.node not in seen]
-        return False
-
-    def items(self) -> list[Node | Run]:
-        """Return nodes and runs in an order in which they can be run."""
-        items: list[Node | Run] = []
-        done: set[Node | Run] = set()
-        for start in self.program.nodes:
-            stack: list[tuple[Node | Run, bool]] = [(self.run_of.get(start, start), False)]
-            while stack:
-                item, ready = stack.pop()
-                if item in done:
-                    continue
-                if ready:
-                    done.add(item)
-                    items.append(item)
-                    continue
-                if isinstance(item, Run) and item.nodes[-1] is not start and len(stack) == 0:
-                    continue  # as late as its last node
-                stack.append((item, True))
-                for node in item.nodes if isinstance(item, Run) else (item,):
-                    for v in node.values():
-                        if v.node is not None:
-                            before = self.run_of.get(v.node, v.node)
-                            if before is not item and before not in done:
-                                stack.append((before, False))
-        self.finish(items)
-        return items
-
-    def finish(self, items: list[Node | Run]) -> None:
-        """Note for each run what it reads from elsewhere and which results others read."""
-        read = set(self.program.outputs)
-        for item in reversed(items):
-            if isinstance(item, Run):
-                own = {v for node in item.nodes for v in node.outs}
-                item.outs = tuple(v for node in item.nodes for v in node.outs if v in read)
-                item.ins = tuple(dict.fromkeys(v for n in item.nodes for v in n.values() if v not in own))
-                read.update(item.ins)
-            else:
-                read.update(item.values())
+def finish(items: list[Any], outputs: list[Value]) -> None:
+    """Note for each run what it reads from elsewhere and which results others read."""
+    read = set(outputs)
+    for item in reversed(items):
+        if isinstance(item, Run):
+            own = {v for node in item.nodes for v in node.outs}
+            item.outs = tuple(v for node in item.nodes for v in node.outs if v in read)
+            item.ins = tuple(dict.fromkeys(v for n in item.nodes for v in n.values() if v not in own))
+        read.update(item.values())
 
 
 def _size(node: Node) -> int:

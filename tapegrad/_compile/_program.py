@@ -11,14 +11,16 @@ class Value:
     """An array of a program: an input, a constant or a result, of known shape and dtype.
 
     node: what computes it, None for inputs and constants; constant: the array, None for others; dtype: native;
-    uniform: the scalar constant that all its elements are, if they are known to be.
+    uniform: the scalar constant that all its elements are, if they are known to be; row: the array of rows that it lies
+    in, and which one it is, if it is to lie in one.
     """
 
-    __slots__ = ("constant", "dtype", "node", "shape", "uniform")
+    __slots__ = ("constant", "dtype", "node", "row", "shape", "uniform")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, node: Node | None = None, constant: Any = None) -> None:
         self.shape, self.dtype, self.node, self.constant = shape, dtype, node, constant
         self.uniform: Value | None = None
+        self.row: tuple[Rows, int] | None = None
 
     @property
     def size(self) -> int:
@@ -96,6 +98,51 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run of {len(self.nodes)} nodes along {self.lead}>"
+
+
+@final
+class Rows:
+    """An array whose rows are values of a program: there are `count`, of one shape and dtype, after one to spare."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class _Group:
+    """Nodes that are done at once."""
+
+    effect = False
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+        self.outs: tuple[Value, ...] = tuple([node.out for node in nodes])
+
+    def values(self) -> Iterator[Value]:
+        """Go through the values that are read."""
+        for node in self.nodes:
+            yield from node.values()
+
+
+@final
+class Stack(_Group):
+    """Nodes of one operation, whose operands are the same for all or rows in order; so are their results."""
+
+
+@final
+class Fold(_Group):
+    """A chain of additions, each of the next row to the sum so far; only the last sum is read by others."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        super().__init__(nodes)
+        self.outs = (nodes[-1].out,)
+
+    def values(self) -> Iterator[Value]:
+        """Go through the values that are read."""
+        yield self.nodes[0].args[0]
+        for node in self.nodes:
+            yield node.args[1]
 
 
 class Program:
