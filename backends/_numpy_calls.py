@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad.backends._numpy_storage import is_value
+
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 _NAMES = """
@@ -95,14 +97,15 @@ def _where(operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list
     if any(d is not None and d != dtype for d in dtypes[1:]):
         return None
     a, b = (np.asarray(x, dtype) if d is None else x for x, d in zip((a, b), dtypes[1:], strict=True))
-    if isinstance(b, np.ndarray) and b.shape == () and b.view(bits) == 0:
+    if dtypes[2] is None and b.view(bits) == 0:
         return [(_masked, (a, mask, out, bits))]
     return [(_chosen, (a, mask, b, out, bits))]
 
 
 def _masked(a: Any, mask: Any, out: Any, bits: Any) -> None:
     to: Any = out.view(bits)
-    np.multiply(a.view(bits), mask, to)
+    x: Any = a.view(bits)
+    np.multiply(x, mask, to)
 
 
 def _chosen(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:
@@ -121,6 +124,15 @@ def reduction(op: str, x: Any, axes: tuple[int, ...], keepdims: bool, out: Any, 
     if op == "mean":
         calls.append((np.divide, (out, np.asarray(count, dtype), out)))
     return calls
+
+
+def of_node(node: Any, operands: list[Any], out: Any) -> list[Call] | None:
+    """Return the calls for an elementwise node of a program, None if NumPy has none with `out`."""
+    if node.kwargs:
+        return None
+    dtypes = [a.dtype if is_value(a) else None for a in node.args]
+    n = 1 if node.op == "astype" else len(dtypes)
+    return elementwise(node.op, operands[:n], out, dtypes[:n], node.outs[0].dtype)
 
 
 def store(out: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
