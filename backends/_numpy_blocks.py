@@ -42,9 +42,14 @@ class Blocks:
         self.outs = {v: planner.target(v) for v in run.outs if v not in {n.outs[0] for n in totals}}
         self.totals = {n.outs[0]: np.empty((len(self.starts), *self._kept(n)), n.outs[0].dtype) for n in totals}
         self.dots = {n.args[0] for n in totals if self._is_dot(n)}
+        self.dense: dict[Any, Any] = {}
         for v in run.ins:
-            if v.constant is None and self._by_rows(v):
-                planner.array(v)
+            array = planner.array(v)
+            rows = (self.rows, *self._inner(v))
+            if self._by_rows(v) and self.k > 1 and planner.view(array, _reshaped(rows), rows) is None:
+                self.dense[v] = np.empty(v.shape, v.dtype)  # rows of it are no view
+                planner.pool.nbytes += self.dense[v].nbytes
+                planner.emit(planner.code, np.copyto, (self.dense[v], array))
         codes: list[Code] = []
         share = -(-len(self.starts) // self.threads)
         for t in range(self.threads):
@@ -123,7 +128,7 @@ class Blocks:
                 return v.constant if not v.shape else self._fixed(v.constant, out, b, v)
             if v in place:
                 return place[v]
-            array = planner.array(v)
+            array = self.dense[v] if v in self.dense else planner.array(v)
             if out is None or (len(v.shape) == len(out.shape) and self._by_rows(v)):
                 place[v] = self._rows(array, v, b)
                 return place[v]
@@ -139,7 +144,11 @@ class Blocks:
                 continue
             if node.kind == "view":
                 place[v] = planner.view(at(node.args[0], None), _reshaped((n, *self._inner(v))), ())
-                if node.args[0] in held:
+                if v in self.outs:
+                    out = self._rows(self.outs[v], v, b)
+                    planner.emit(code, np.copyto, (out, place[v]))
+                    place[v] = out
+                elif node.args[0] in held:
                     held[v] = held.pop(node.args[0])
                 continue
             if v in self.totals:

@@ -60,7 +60,9 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
     arrays = [np.empty((), d) for d in dtypes if d is not None]
     if op == "pow":
         base, power = operands
-        if dtypes[1] is None and dtypes[0].kind in "fc" and type(power) in (int, float) and power in _POWERS:
+        if any(d is not None and d.kind == "c" for d in dtypes):
+            return None
+        if dtypes[1] is None and dtypes[0].kind == "f" and type(power) in (int, float) and power in _POWERS:
             return [(_POWERS[power], (base, out))]
         ufunc = np.power
     elif op == "sigmoid":
@@ -96,7 +98,7 @@ def _where(operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list
         return None
     if any(d is not None and d != dtype for d in dtypes[1:]):
         return None
-    a, b = (np.asarray(x, dtype) if d is None else x for x, d in zip((a, b), dtypes[1:], strict=True))
+    a, b = [_constant(repr(x), x, dtype) if d is None else x for x, d in zip((a, b), dtypes[1:], strict=True)]
     if dtypes[2] is None and b.view(bits) == 0:
         return [(_masked, (a, mask, out, bits))]
     return [(_chosen, (a, mask, b, out, bits))]

@@ -58,9 +58,15 @@ class Planner:
     def _find_last_uses(self) -> None:
         self.last: dict[Any, int] = {}
         self.readers: dict[Any, list[tuple[int, Any]]] = {}  # root -> (item number, item)
+        shown: dict[Any, Array] = {}  # arrays laid out as values will be: they show what is a view, not a copy
         for i, item in enumerate(self.program.nodes):
             if getattr(item, "kind", "") == "view":
-                self.root[item.outs[0]] = self.root_of(item.args[0])
+                x, v = item.args[0], item.outs[0]
+                array = shown[x] if x in shown else np.empty(x.shape, x.dtype)
+                view = item.function(array, *item.args[1:], **item.kwargs)
+                if type(view) is np.ndarray and (v.size == 0 or np.may_share_memory(view, array)):
+                    self.root[v] = self.root_of(x)
+                    shown[v] = view
             for v in item.values():
                 self.last[self.root_of(v)] = i
                 self.readers.setdefault(self.root_of(v), []).append((i, item))
@@ -69,6 +75,7 @@ class Planner:
 
     def _dynamic(self, v: Any) -> None:
         ref = Ref(v, None, None, v.shape, v.dtype)
+        ref.array = np.empty(v.shape, v.dtype)  # while planning: shows what is a view
         self.refs[v] = [ref]
         self.place[v] = ref
 
@@ -127,13 +134,17 @@ class Planner:
             self.pool.give(self.buffer.pop(v))
 
     def view(self, x: Any, function: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
-        """Return a view of where something lies, None if the function gives a copy of a planned array."""
-        if isinstance(x, Ref):
-            ref = Ref(x.root, x, function, shape, x.dtype)
-            self.refs[x.root].append(ref)
-            return ref
-        array = function(x)
-        return array if array.size == 0 or np.may_share_memory(array, x) else None
+        """Return a view of where something lies, None if the function gives a copy."""
+        source = x.array if isinstance(x, Ref) else x
+        array = function(source)
+        if array.size and not np.may_share_memory(array, source):
+            return None
+        if not isinstance(x, Ref):
+            return array
+        ref = Ref(x.root, x, function, shape, x.dtype)
+        ref.array = array
+        self.refs[x.root].append(ref)
+        return ref
 
     # -- code ----------------------------------------------------------------------------------------
 
@@ -175,14 +186,12 @@ class Planner:
 
     def _as_view(self, node: Any) -> bool:
         v, x = node.outs[0], node.args[0]
-        if v in self.place:
-            return False  # it has an array of its own
+        if v not in self.root or self.root[v] is v:
+            return False  # a copy: of values that do not lie in order
         source = self.array(x)
         rest, kwargs, function = node.args[1:], node.kwargs, node.function
         found = self.view(source, lambda a: function(a, *rest, **kwargs), v.shape)
-        if found is None:
-            self.root.pop(v, None)
-            return False
+        assert found is not None
         self.place[v] = found
         return True
 

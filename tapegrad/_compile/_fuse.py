@@ -42,6 +42,7 @@ class _Fusion:
             lead = common_lead(node, run.lead)
             if (
                 lead is None
+                or self.after_total(node, run)
                 or self.delays(node, run)
                 or self.groups.reaches(self.groups.outside(node.values(), run), run)
             ):
@@ -55,6 +56,10 @@ class _Fusion:
             lead = common_lead(node, node.out.shape)
             if lead is not None:
                 self.add(node, Run(lead), lead)
+
+    def after_total(self, node: Node, run: Run) -> bool:
+        """Say whether a node reads a sum over the rows of a run, which is there only when that has ended."""
+        return any(self.home.get(v.node) is run and is_total(v.node) for v in node.values() if v.node is not None)
 
     def delays(self, node: Node, run: Run) -> bool:
         """Say whether a run with this node had to wait for something of another kind, while its values leave the cache.

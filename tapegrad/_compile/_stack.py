@@ -74,6 +74,8 @@ class _Stacking:
 
     def rows_along(self, values: list[Value]) -> int:
         """Return how many of the first values are the same one, rows in order, or free to become rows."""
+        if not values:
+            return 0
         first = values[0]
         if len(values) > 1 and values[1] is first:
             return next((i for i, v in enumerate(values) if v is not first), len(values))
