@@ -27,32 +27,29 @@ class _Fusion:
         self.order = {node: i for i, node in enumerate(groups.nodes)}
         self.readers: dict[Value, list[Run]] = {}  # runs that read a value made elsewhere
         for node in groups.nodes:
-            if node.kind in ("elementwise", "reduction", "view") and _size(node) >= smallest:
-                self.place(node)
+            if node.kind in ("elementwise", "reduction", "view"):
+                self.place(node, _size(node) >= smallest)
         for run in dict.fromkeys(self.home.values()):
             if sum(n.kind != "view" for n in run.nodes) < 2:  # nothing is gained
                 for node in run.nodes:
                     del self.home[node]
 
-    def place(self, node: Node) -> None:
-        """Put a node into a run that makes or reads one of its operands, or into a new one."""
+    def place(self, node: Node, large: bool) -> None:
+        """Put a node into a run that makes or, if it is large, reads one of its operands, or into a new one."""
         near = [self.home[v.node] for v in node.values() if v.node in self.home]
+        if large:
+            near = [*(r for v in node.values() for r in self.readers.get(v, ())), *near]
         home = None
-        for run in dict.fromkeys((*reversed(near), *(r for v in node.values() for r in self.readers.get(v, ())))):
+        for run in dict.fromkeys(reversed(near)):
             lead = common_lead(node, run.lead)
-            if (
-                lead is None
-                or self.after_total(node, run)
-                or self.delays(node, run)
-                or self.groups.reaches(self.groups.outside(node.values(), run), run)
-            ):
+            if lead is None or self.after_total(node, run) or self.delays(node, run):
                 continue
-            if home is None:
+            if home is not None:
+                self.merge(home, run)
+            elif not self.groups.reaches(self.groups.outside(node.values(), run), run):
                 home = run
                 self.add(node, run, lead)
-            else:
-                self.merge(home, run)
-        if home is None and node.kind == "elementwise":
+        if home is None and large and node.kind == "elementwise":
             lead = common_lead(node, node.out.shape)
             if lead is not None:
                 self.add(node, Run(lead), lead)
@@ -76,7 +73,7 @@ class _Fusion:
         run.nodes.append(node)
         self.home[node] = run
         for v in node.values():
-            if v.node is None or self.home.get(v.node) is not run:
+            if v.size >= node.out.size and (v.node is None or self.home.get(v.node) is not run):
                 readers = self.readers.setdefault(v, [])
                 if run not in readers:
                     readers.append(run)
