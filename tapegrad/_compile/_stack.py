@@ -39,7 +39,7 @@ class _Stacking:
         bits: dict[Any, int] = {}
         for node in self.groups.nodes:
             reach = 0
-            for v in node.values():
+            for v in node.reads:
                 if v.node is not None:
                     reach |= before[v.node]
             if node.kind == "elementwise" and node.out.size <= LARGEST and node not in self.groups.home:
@@ -187,7 +187,7 @@ def _kind(node: Node) -> Any:
         node.out.dtype,
         tuple(_origin(x) for x in node.args),
         len({id(x) for x in node.args}),
-        repr(node.kwargs),
+        repr(node.kwargs) if node.kwargs else "",
     )
 
 
@@ -197,7 +197,7 @@ def _origin(x: Any) -> Any:
     made = x.node
     if made is None:
         return id(x)
-    return (made.op, made.line, tuple(x.shape), x.dtype, tuple([type(v.node) is Node for v in made.values()]))
+    return (made.op, made.line, tuple(x.shape), x.dtype, len(made.reads))
 
 
 def _as_rows(values: list[Value]) -> None:
