@@ -110,5 +110,5 @@ def _executor(replay: Replay, leaves: list[Any], threads: int | None) -> Any:
     found = {backend_of[type(a)] for a in replay.arrays(leaves)}
     if len(found) == 1 and not any(n.op == "to_device" for n in replay.program.nodes):
         backend = found.pop()
-        return backend.executor(planned(replay.program, backend.as_array) if backend.plans else replay.program, threads)
+        return backend.executor(planned(replay.program, backend) if backend.plans else replay.program, threads)
     return PlainExecutor(replay.program)

@@ -49,7 +49,7 @@ def simplified(program: Program, as_array: Callable[[Any], Any]) -> Program:
         if found is not old.outs:
             new.update(zip(old.outs, found, strict=True))
     outputs = [now(v) for v in program.outputs]
-    return Program(program.inputs, _alive(nodes, outputs), outputs, program.replaces)
+    return alive(Program(program.inputs, nodes, outputs, program.replaces))
 
 
 def _frozen(x: Any) -> Any:
@@ -64,15 +64,15 @@ def _frozen(x: Any) -> Any:
     return (kind, x) if kind in (bool, int) else x
 
 
-def _alive(nodes: list[Node], outputs: list[Value]) -> list[Node]:
-    """Return the nodes without those whose results nobody reads."""
-    read = set(outputs)
+def alive(program: Program) -> Program:
+    """Return a program without the nodes whose results nobody reads."""
+    read = set(program.outputs)
     kept = []
-    for node in reversed(nodes):
-        if node.effect or any(v in read for v in node.outs):
+    for node in reversed(program.nodes):
+        if node.effect or any([v in read for v in node.outs]):
             kept.append(node)
-            read.update(node.values())
-    return kept[::-1]
+            read.update(node.reads)
+    return Program(program.inputs, kept[::-1], program.outputs, program.replaces)
 
 
 # -- constants -------------------------------------------------------------------------------------------

@@ -28,6 +28,11 @@ class _Stacking:
         for node in groups.nodes:
             for v in node.values():
                 self.users[v] = self.users.get(v, 0) + 1
+        for node in groups.nodes:
+            if node.op == "rows":
+                values = list(node.args[0])
+                if len(set(values)) == len(values) and all(self.free(v, any_size=True) for v in values):
+                    _as_rows(values)
         for alike in self.independent():
             self.place(alike)
         self.fold()
@@ -97,15 +102,15 @@ class _Stacking:
         a, b = values[0].row, values[1].row if len(values) > 1 else None
         return -1 if a is not None and b is not None and b[1] < a[1] else 1
 
-    def free(self, v: Value) -> bool:
+    def free(self, v: Value, any_size: bool = False) -> bool:
         """Say whether a value can be computed into a row."""
         node = v.node
         return (
             v.row is None
             and node is not None
-            and node.kind in ("elementwise", "matmul", "reduction")
+            and (node.kind in ("elementwise", "matmul", "reduction") or node.op in ("index_add", "index_set"))
             and v not in self.outputs
-            and v.size <= LARGEST
+            and (any_size or v.size <= LARGEST)
             and node not in self.groups.home
         )
 
