@@ -9,7 +9,7 @@ from typing import Any
 from tapegrad._backward import Walk, seeds_of
 from tapegrad._namespace import namespace_of
 from tapegrad._primitive import pick
-from tapegrad._record import STATIC, Operation, Record, mode, mode_set
+from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import between, constant, like, linked
@@ -115,6 +115,7 @@ def recorded(name: str, call: Call) -> list[Tensor]:
 
 def constant_of(x: Tensor) -> Tensor:
     """Return the value of a Tensor as a constant."""
+    noticed(x)
     return wrap(x._array)
 
 
@@ -293,4 +294,4 @@ def stop_gradient(x: Any) -> Any:
     3.0
     """
     leaves, rebuild = flatten(x)
-    return rebuild([wrap(v._array) if isinstance(v, Tensor) else v for v in leaves])
+    return rebuild([constant_of(v) if isinstance(v, Tensor) else v for v in leaves])

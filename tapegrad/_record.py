@@ -161,6 +161,14 @@ class mode_set(ContextDecorator):
         scopes.pop()  # any one: only their number counts
 
 
+def noticed(x: Tensor) -> None:
+    """Tell whoever watches that a Tensor is used other than as an operand: as an index, or for its value alone."""
+    if scopes:
+        watch = mode().watch
+        if watch is not None:
+            watch(MARK, (x,), (), ())
+
+
 def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> Callable[..., None] | None:
     if old is None or new is None:
         return old or new

@@ -9,7 +9,7 @@ from weakref import ref
 from tapegrad._cuts import cut
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._namespace import backend_of, device_of, dtype_of
-from tapegrad._record import LEAF, Record, mode, mode_set, next_seq
+from tapegrad._record import LEAF, Record, mode, mode_set, next_seq, noticed
 from tapegrad.backends import Array
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class Tensor:
         """
         if self._record is not None:
             cut("detach()", self._record.seq)
+        noticed(self)
         return wrap(self._array)
 
     def retain_grad(self) -> None:

@@ -10,10 +10,11 @@ import gc
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, final
 
-from tapegrad._compile._events import Events
+from tapegrad._compile._events import Events, is_recorded, recorded_outside
 from tapegrad._compile._program import Program, Value
-from tapegrad._compile._trace import CaptureError, Graph, Traced, active, stranger
-from tapegrad._record import LEAF, RELEASED, mode_set
+from tapegrad._compile._trace import Graph, Traced, active, stranger
+from tapegrad._namespace import CaptureError
+from tapegrad._record import RELEASED, mode_set
 from tapegrad._tensor import Tensor
 from tapegrad._tree import Rebuild, flatten
 
@@ -58,7 +59,10 @@ class Capture(NamedTuple):
 
 def watched(call: Callable[[], Any], leaves: list[Any]) -> tuple[Any, Events]:
     """Run a first call; return its result and what it did."""
-    events = Events(traced=False)
+    events = Events()
+    for x in leaves:
+        if isinstance(x, Tensor):
+            events.know(x)
     with mode_set(watch=events):
         result = call()
     for y in flatten(result)[0]:
@@ -89,22 +93,21 @@ def traced(
             if owner is not None:
                 cells[id(x)][1].owner = owner
             return
-        if x._record is not None and x._record.op is not LEAF and x._record.saved is not RELEASED:
-            raise CaptureError(
-                f"a Tensor from outside, a result of {x._record.op.name}, is recorded: a compiled function walks no "
-                "tape that began outside; pass it detached, as in x.detach(), or compute it inside"
-            )
+        if is_recorded(x):
+            raise recorded_outside(x)
         held = graph.input(x._array)
         cell = Cell(x if argument is None else None, held.value, argument, owner)
         cells[id(x)] = x, cell
         x._array = held
+        inputs[held.value] = x
         if x.grad is not None:
             add(x.grad, None, cell)
 
     raw: dict[int, Value] = {}
     given = list(leaves)
     token = active.set(graph)
-    events = Events(traced=True)
+    inputs: dict[Value, Tensor] = {}
+    events = Events(inputs)
     try:
         for i, x in enumerate(leaves):
             if isinstance(x, Tensor):
@@ -137,6 +140,7 @@ def traced(
         for x, cell in cells.values():
             cell.after = _settle(x) or cell.before
     left = _left_behind(graph, cells, raw, result)
+    del result
     _check_survivors(graph)
     return *left, events
 
@@ -233,7 +237,8 @@ def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], dict[V
     for n, c in enumerate(cells):
         if c.after is not c.before and replaces[places[c.after]] is None:
             replaces[places[c.after]] = n
-    return Program(inputs, capture.graph.nodes, outputs, replaces), cells, raw, places
+    nodes = [n for n in capture.graph.nodes if n.effect or any(v in read for v in n.outs)]
+    return Program(inputs, nodes, outputs, replaces), cells, raw, places
 
 
 def _needed(nodes: list[Any], wanted: list[Value]) -> set[Value]:

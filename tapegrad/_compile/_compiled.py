@@ -13,8 +13,7 @@ from tapegrad._compile._debug import compared
 from tapegrad._compile._events import Events, difference
 from tapegrad._compile._key import changed, key_of
 from tapegrad._compile._replay import Replay
-from tapegrad._compile._trace import CaptureError
-from tapegrad._namespace import capturing
+from tapegrad._namespace import CaptureError, capturing
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tensor import Tensor

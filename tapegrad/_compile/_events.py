@@ -10,14 +10,16 @@ from weakref import ref
 from tapegrad._compile._program import Value
 from tapegrad._compile._trace import Traced, stranger
 from tapegrad._cuts import user_line
-from tapegrad._record import Operation
+from tapegrad._namespace import CaptureError
+from tapegrad._record import LEAF, RELEASED, Operation
 from tapegrad._tensor import Tensor, host, wrap
 
 
 class Outside(NamedTuple):
     """An operand that no operation of the call made: the array it held, or its value in a traced call.
 
-    tensor: the Tensor, None if it was made inside by something that is no operation, such as tapegrad.zeros.
+    tensor: the Tensor that came from outside with this array, None for one that was made inside by something that is no
+    operation, such as tapegrad.zeros.
     """
 
     tensor: Tensor | None
@@ -42,14 +44,20 @@ class Event(NamedTuple):
 class Events:
     """The operations of one call, noted as they come; it is told of them as an open Tape is.
 
-    traced: whether all Tensors are to hold traced arrays, so that one that does not is a stranger.
+    inputs: in a traced call the values that the Tensors from outside start with; then all Tensors are to hold traced
+    arrays, so that one that does not is a stranger.
     """
 
-    def __init__(self, traced: bool) -> None:
+    def __init__(self, inputs: dict[Value, Tensor] | None = None) -> None:
         self.list: list[Event] = []
         self.outside: dict[int, Tensor] = {}
         self._made: dict[int, tuple[int, ref[Tensor]]] = {}
-        self._traced = traced
+        self._inputs = inputs
+        self._owners: dict[int, tuple[Tensor, Any]] = {}  # the identity of an array -> the Tensor that came with it
+
+    def know(self, x: Tensor) -> None:
+        """Note a Tensor from outside: others that hold its array, as `detach` makes them, stand for it."""
+        self._owners[id(x._array)] = x, x._array
 
     def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
         event = Event(operation, tuple([self._describe(x) for x in operands]), _without_contents(static), user_line())
@@ -65,12 +73,20 @@ class Events:
         if made is not None and made[1]() is x:
             return Made(made[0])
         array = x._array
-        if self._traced:
-            if not isinstance(array, Traced):
-                raise stranger()
-            array = array.value
-            if array.node is not None or array.constant is not None:
+        if self._inputs is None:
+            if id(array) in self._owners:
+                x, _ = self._owners[id(array)]
+            elif is_recorded(x):  # made inside by a walk that is recorded; else it is a stranger in the next call
                 return Outside(None, array)
+            else:
+                self.know(x)
+        else:
+            if not isinstance(array, Traced):
+                raise recorded_outside(x) if is_recorded(x) else stranger()
+            array = array.value
+            if array not in self._inputs:
+                return Outside(None, array)
+            x = self._inputs[array]
         self.outside[id(x)] = x
         return Outside(x, array)
 
@@ -87,6 +103,20 @@ class Difference(NamedTuple):
 
     message: str
     again: bool
+
+
+def is_recorded(x: Tensor) -> bool:
+    """Say whether a Tensor is a result on a tape that can still be walked."""
+    return x._record is not None and x._record.op is not LEAF and x._record.saved is not RELEASED
+
+
+def recorded_outside(x: Tensor) -> CaptureError:
+    """Return the error for a Tensor whose tape began outside."""
+    assert x._record is not None
+    return CaptureError(
+        f"a Tensor from outside, a result of {x._record.op.name}, is recorded: a compiled function walks no tape that "
+        "began outside; pass it detached, as in x.detach(), or compute it inside"
+    )
 
 
 def difference(before: Events, now: Events, arguments: dict[int, int]) -> Difference | None:
@@ -119,8 +149,8 @@ _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[..
 def _operand(x: Any, y: Any, arguments: dict[int, int]) -> str | None:
     if isinstance(x, Outside) and isinstance(y, Outside):
         if y.tensor is None:
-            if y.array.node is not None and any(True for _ in y.array.node.values()):
-                return None  # computed inside, by a walk
+            if y.array.constant is None and (y.array.node is None or any(True for _ in y.array.node.values())):
+                return None  # computed inside, by a walk, or a raw array that was given
             return None if equal(x.array, y.array) else f"a constant made inside is another one in each call: {_STATE}"
         if x.tensor is y.tensor or arguments.get(id(x.tensor), -1) == arguments.get(id(y.tensor), -2):
             return None

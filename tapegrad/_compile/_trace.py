@@ -15,7 +15,7 @@ from weakref import ref
 
 from tapegrad._compile._program import Node, Value, put_in
 from tapegrad._cuts import user_line
-from tapegrad._namespace import backend_of, capturing, find_backend
+from tapegrad._namespace import CaptureError, backend_of, capturing, find_backend
 from tapegrad.backends import Array, Backend
 
 # Functions whose result has a shape that depends on values.
@@ -28,10 +28,6 @@ _DATA_DEPENDENT = {
     "unique_values",
     "unique",
 }
-
-
-class CaptureError(RuntimeError):
-    """A call cannot be compiled as it is written; the message names the line and the way out."""
 
 
 class Graph:
@@ -280,7 +276,6 @@ class TraceNamespace:
             made = partial(_call, self._prefix + name, value)
         elif hasattr(value, "erf") or hasattr(value, "solve") or hasattr(value, "fft"):
             made = TraceNamespace(value, f"{self._prefix}{name}.")
-        self.__dict__[name] = made
         return made
 
 

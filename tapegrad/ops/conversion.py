@@ -10,7 +10,7 @@ from tapegrad._dtypes import as_dtype, isdtype
 from tapegrad._namespace import backend_of, checked_dtype, dtype_of, entered, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
-from tapegrad._record import Record
+from tapegrad._record import Record, noticed
 from tapegrad._rules import identity
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array, Backend
@@ -36,6 +36,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
     native = native_dtype(x._array, to)
     if x._record is not None and not isdtype(to, ("real floating", "complex floating")):
         cut(f"astype({to.name})", x._record.seq)
+        noticed(x)
         x = wrap(x._array)
     y = _astype(x, native)
     return y if device is None else to_device(y, device)
