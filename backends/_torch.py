@@ -63,6 +63,11 @@ class Adapter(Backend):
         if array.device.type == "cuda":
             torch.cuda.synchronize(array.device)
 
+    def executor(self, program: Any, threads: int | None = None) -> Any:
+        from tapegrad.backends import _torch_compile
+
+        return _torch_compile.executor(program)
+
     def copy(self, array: Array) -> Array:
         if array.requires_grad:
             raise TypeError(

@@ -109,4 +109,4 @@ def _executor(replay: Replay, leaves: list[Any], threads: int | None) -> Any:
     found = {backend_of[type(a)] for a in replay.arrays(leaves)}
     if len(found) == 1 and not any(n.op == "to_device" for n in replay.program.nodes):
         return found.pop().executor(replay.program, threads)
-    return PlainExecutor(replay.program)
+    return PlainExecutor(replay.program, lambda result: backend_of[type(result)].as_array(result))

@@ -336,7 +336,9 @@ class TraceBackend(Backend):
         return None
 
     def to_host(self, array: Array) -> Any:
-        raise _value_needed("reading a value")
+        if array.value.constant is None:
+            raise _value_needed("reading a value")
+        return self.base.to_host(array.raw)
 
     def peek(self, array: Array) -> Any:
         return self.base.to_host(array.raw)
@@ -346,6 +348,9 @@ class TraceBackend(Backend):
 
     def move(self, array: Array, device: Any) -> Array:
         return _graph().call("to_device", self.base.move, (array, device), {})
+
+    def send(self, array: Array, to: Any, device: Any) -> Array:
+        return _graph().call("to_device", self.base.send, (array, to.base, device), {})
 
     def copy(self, array: Array) -> Array:
         return array  # nobody writes to it

@@ -59,8 +59,8 @@ def transfer(array: Array, device: str) -> Array:
     checked_dtype(to, as_dtype(name), native)
     if name == "bfloat16":  # which NumPy lacks, and float32 holds exactly
         wide = backend.xp.astype(array, backend.native_dtype("float32"))
-        return to.xp.astype(to.from_host(backend.to_host(wide), native), to.native_dtype(name))
-    return to.from_host(backend.to_host(array), native)
+        return to.xp.astype(backend.send(wide, to, native), to.native_dtype(name))
+    return backend.send(array, to, native)
 
 
 def _move(t: Any, device: str) -> Any:
