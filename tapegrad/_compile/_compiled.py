@@ -48,13 +48,17 @@ class Compiled:
 
     @property
     def program(self) -> Any:
-        """The program that the latest replayed call ran; print it, or see `to_dot` and `to_mermaid`.
+        """The program that the latest replayed call ran: print it; it has `profile`, `to_dot` and `to_mermaid`.
 
         Raises RuntimeError before the first call that was captured.
         """
         if self._last is None:
             raise RuntimeError("no program yet: the first two calls of a compiled function run eagerly")
-        return self._last.program
+        if self._last.view is None:
+            from tapegrad._compile._view import View
+
+            self._last.view = View(self._last.program, self._last)
+        return self._last.view
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if capturing.get() is not None:

@@ -32,6 +32,7 @@ class Replay:
             (y, places[y.value if isinstance(y, Fresh) else y] if isinstance(y, (Fresh, Value)) else -1)
             for y in capture.outputs
         ]
+        self.view: Any = None  # how the user sees the program, once asked for
         self.executor = _executor(self, leaves, threads)
         self.run = self.executor.run
 
