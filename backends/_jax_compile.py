@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from tapegrad.backends._replay import HandedOver
+from tapegrad.backends._handed_over import HandedOver
 
 
 class Executor(HandedOver):

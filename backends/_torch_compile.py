@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from tapegrad.backends._replay import HandedOver, PlainExecutor
+from tapegrad.backends._handed_over import HandedOver
+from tapegrad.backends._replay import PlainExecutor
 
 SWITCH = "TAPEGRAD_TORCH_COMPILE"
 _warned = False
