@@ -50,6 +50,7 @@ class Backend:
     come in and go out; no adapter knows of Tensors or records.
     """
 
+    plans = False  # whether the executor takes a planned program, with runs in it
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
 

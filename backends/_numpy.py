@@ -18,6 +18,8 @@ from tapegrad.backends._special import find, scipy_special
 class Adapter(Backend):
     """NumPy arrays, and NumPy's scalars as arrays of no dimensions."""
 
+    plans = True
+
     def __init__(self) -> None:
         super().__init__("numpy", compat)
         self.prefix = "cpu"
@@ -93,6 +95,11 @@ class Adapter(Backend):
 
     def special(self, name: str) -> Callable[..., Array]:
         return find(self, name, scipy_special())
+
+    def executor(self, program: Any, threads: int | None = None) -> Any:
+        from tapegrad.backends._numpy_compile import Executor
+
+        return Executor(program, threads)
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         for i in key:

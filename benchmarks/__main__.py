@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("rows", "overhead", "mlp", "lstm", "gelu")
+NAMES = ("rows", "overhead", "mlp", "lstm", "gelu", "gpt")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks._report import as_json, chart, table, targets, write_json
 
     keep_freed_memory()
-    chosen, notes = columns(options.device, options.peers)
+    chosen, notes = columns(options.device, options.peers, options.compile)
     threads = options.threads or cores()
     rows = []
     for name in options.names or NAMES:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.tiny:
                 case = replace(case, targets=())
             if case.memory:
-                rows.append(measure_memory(case, chosen, min(3, options.repeat)))
+                rows.append(measure_memory(case, chosen, min(3, options.repeat), options.tiny))
             else:
                 rows.append(measure(case, chosen, options.repeat, threads))
             notes += rows[-1].notes
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all if none is given")
     parser.add_argument("--device", action="append", help="a tapegrad device; repeat for more (default: all there are)")
+    parser.add_argument("--compile", action="store_true", help="compiled columns beside the eager ones")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="other libraries too")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--repeat", type=int, default=50, help="samples a column, as far as time allows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Step = Callable[[], Sequence[Any]]
@@ -17,17 +17,20 @@ class Skip(Exception):
     """Raised by a program that cannot do this task; the message, which says why, goes below the table."""
 
 
+EAGER, COMPILED = "tapegrad cpu", "tapegrad cpu compiled"
+
+
 @dataclass(frozen=True)
 class Target:
     """`column` takes at most `limit` times what another column takes in the same row.
 
-    row: compare with this other row of the benchmark instead. difference: the limit is on the difference, in
-    the row's unit, not on the ratio.
+    against: None if the limit is on the column itself, in the row's unit. row: compare with this other row of
+    the benchmark instead. difference: the limit is on the difference, in the row's unit, not on the ratio.
     """
 
     limit: float
-    column: str = "tapegrad cpu"
-    against: str = "hand numpy"
+    column: str = EAGER
+    against: str | None = "hand numpy"
     row: str | None = None
     difference: bool = False
 
@@ -37,9 +40,10 @@ class Case:
     """A row of the table: one task, and the programs that do it.
 
     programs: library ("hand", "tapegrad", "torch", ...) -> its program. per: how many operations the time is
-    shared among. one_thread: whether libraries may use only one thread. memory: measure peak memory, not
-    time, in a fresh process for each column; there `task` is the argument of the function `task` of the
-    benchmark's module.
+    shared among. one_thread: whether libraries may use only one thread. first: time the first two calls of a
+    new step each, so that compiling it is included. uncompiled: library -> why its step is not compiled.
+    memory: measure peak memory, not time, in a fresh process for each column; there `task` is the argument
+    of the function `task` of the benchmark's module.
     """
 
     benchmark: str
@@ -49,5 +53,7 @@ class Case:
     unit: str = "ms"
     per: int = 1
     one_thread: bool = False
+    first: bool = False
+    uncompiled: Mapping[str, str] = field(default_factory=dict)
     memory: bool = False
     targets: tuple[Target, ...] = ()

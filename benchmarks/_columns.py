@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tapegrad import backends
@@ -18,13 +18,15 @@ class Column:
 
     place: what its programs get to make their arrays with: the module for what is written by hand, a device
     string for tapegrad and PyTorch, a device for JAX, None for libraries that know no devices. gpu: whether
-    it is compared with what is written by hand on the GPU.
+    it is compared with what is written by hand on the GPU. compiled: whether its step goes through the
+    library's `compile`.
     """
 
     label: str
     library: str
     place: Any = None
     gpu: bool = False
+    compiled: bool = False
 
 
 def devices() -> list[str]:
@@ -35,20 +37,32 @@ def devices() -> list[str]:
     return found + [d for d in others if usable[d.partition(":")[0]] is None and backends.is_available(d)]
 
 
-def columns(chosen: list[str] | None, peers: bool) -> tuple[list[Column], list[str]]:
-    """Return the columns for these tapegrad devices (None for all), and notes on peers that are missing."""
+def columns(chosen: list[str] | None, peers: bool, compiled: bool = False) -> tuple[list[Column], list[str]]:
+    """Return the columns for these tapegrad devices (None for all), and notes on peers that are missing.
+
+    compiled: a compiled column too for each of tapegrad's and PyTorch's.
+    """
     chosen = devices() if chosen is None else chosen
     found = [Column(HAND, "hand", importlib.import_module("numpy"))]
     if any(device.partition(":")[0] == "cuda" for device in chosen):
         found.append(Column("hand cupy", "hand", importlib.import_module("cupy"), gpu=True))
-    found += [Column(f"tapegrad {device}", "tapegrad", device, _is_gpu(device)) for device in chosen]
-    notes = []
+    for device in chosen:
+        found += tapegrad_at(device, f"tapegrad {device}", compiled)
+    notes: list[str] = []
     for peer in PEERS if peers else ():
         try:
             found += _peer(peer)
+            if peer == "torch" and compiled:
+                found += _torch_compile(notes)
         except ImportError as error:
             notes.append(f"{peer}: not installed ({error})")
     return found, notes
+
+
+def tapegrad_at(device: str, label: str, compiled: bool) -> list[Column]:
+    """Return tapegrad's column for a device, and a compiled one if asked for."""
+    eager = Column(label, "tapegrad", device, _is_gpu(device))
+    return [eager, replace(eager, label=f"{label} compiled", compiled=True)] if compiled else [eager]
 
 
 def hand_of(column: Column, labels: list[str]) -> str:
@@ -63,8 +77,7 @@ def _is_gpu(device: str) -> bool:
 def _peer(name: str) -> list[Column]:
     module = importlib.import_module(name)
     if name == "torch":
-        places = ["cpu", "cuda"] if module.cuda.is_available() else ["cpu"]
-        return [Column("torch" if p == "cpu" else f"torch {p}", "torch", p, _is_gpu(p)) for p in places]
+        return [Column("torch" if p == "cpu" else f"torch {p}", "torch", p, _is_gpu(p)) for p in _torch_places(module)]
     if name == "jax":
         # By default JAX multiplies float32 matrices in TF32 on a GPU, which the others do not.
         module.config.update("jax_default_matmul_precision", "highest")
@@ -73,3 +86,28 @@ def _peer(name: str) -> list[Column]:
             found.append(Column("jax.jit gpu", "jax", module.devices("gpu")[0], gpu=True))
         return found
     return [Column(name, name)]
+
+
+def _torch_places(torch: Any) -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _torch_compile(notes: list[str]) -> list[Column]:
+    """Return the columns of torch.compile where it works: it needs a C++ compiler, on a GPU Triton."""
+    import torch
+
+    found = []
+    for place in _torch_places(torch):
+        label = "torch.compile" if place == "cpu" else f"torch.compile {place}"
+        try:
+            torch.compile(torch.tanh)(torch.ones(2, device=place))
+        except Exception as error:  # of many kinds
+            notes.append(f"{label}: does not work here ({first_line(error)})")
+        else:
+            found.append(Column(label, "torch", place, _is_gpu(place), compiled=True))
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

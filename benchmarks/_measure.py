@@ -11,25 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from time import perf_counter
-from typing import Any
 
-import numpy as np
-
-import tapegrad as tg
+from benchmarks._arrays import wait
 from benchmarks._case import Case, Skip, Step
+from benchmarks._check import Checked, calls_of, check
 from benchmarks._columns import HAND, Column
-from tapegrad import backends
+from benchmarks._step import step_of
 
-TOLERANCE = 1e-4  # relative to the largest element: float32, summed in any order
 SECONDS = 3.0  # a column that has used this up is sampled no more
 FEWEST = 3  # but has so many samples
-SLOW = 0.5  # a step that takes longer, in seconds, is not run untimed before each sample
-
-Results = list[np.ndarray[Any, Any]]
-
-
-class Disagreement(Exception):
-    """Two columns of a row computed different results, so that their times say nothing."""
 
 
 @dataclass
@@ -70,69 +60,6 @@ class Row:
         return zip(self.samples[label], self.samples[other], strict=False)  # one may have stopped early
 
 
-def raw(x: Any) -> Any:
-    """Return the array in a Tensor, without a copy, and anything else as it is."""
-    return x._array if isinstance(x, tg.Tensor) else x
-
-
-def wait(outputs: Sequence[Any]) -> None:
-    """Return when the values of these arrays or Tensors, of any library, are computed."""
-    for x in outputs:
-        array = raw(x)
-        backend = backends.of_type(type(array))
-        if backend is not None:
-            backend.synchronize(array)
-
-
-def on_host(outputs: Sequence[Any]) -> Results:
-    """Return copies of the values of arrays or Tensors of any library."""
-    arrays = []
-    for x in outputs:
-        array = raw(x)
-        backend = backends.of_type(type(array))
-        if hasattr(array, "requires_grad"):
-            array = array.detach()
-        arrays.append(np.array(array if backend is None else backend.to_host(array)))
-    return arrays
-
-
-def check(case: Case, steps: dict[str, Step]) -> set[str]:
-    """Run every step twice and raise Disagreement unless all results are those of the first column.
-
-    Twice because a training step is only right if the next one starts where it should. Returns the labels of
-    the steps that are slow.
-    """
-    slow = set()
-    first = ""
-    wanted: list[Results] = []
-    for label, step in steps.items():
-        results = [on_host(step())]
-        start = perf_counter()
-        results.append(on_host(step()))
-        if perf_counter() - start > SLOW:
-            slow.add(label)
-        if not first:
-            first, wanted = label, results
-        for turn in range(2):
-            _compare(f"{case.benchmark} {case.name}: {label}, call {turn + 1}", results[turn], first, wanted[turn])
-    return slow
-
-
-def _compare(where: str, got: Results, first: str, wanted: Results) -> None:
-    if len(got) != len(wanted):
-        raise Disagreement(f"{where}: {len(got)} results, {first} returned {len(wanted)}")
-    for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            raise Disagreement(
-                f"{where}: result {i} is {a.dtype} of shape {a.shape}, that of {first} {b.dtype} of {b.shape}"
-            )
-        error, largest = (float(np.max(np.abs(v))) for v in (a - b, b))
-        if not error <= TOLERANCE * largest:  # nor is NaN
-            raise Disagreement(
-                f"{where}: result {i} is off by {error:.3g} from {first}, whose largest is {largest:.3g}"
-            )
-
-
 @contextmanager
 def held_to(count: int) -> Iterator[None]:
     """Hold BLAS, OpenMP and PyTorch to so many threads, as far as they are loaded and can be told."""
@@ -161,25 +88,43 @@ def cores() -> int:
 def measure(case: Case, columns: Sequence[Column], repeat: int, threads: int) -> Row:
     """Time the steps of all columns, one sample of each in turn, `repeat` times."""
     row = Row(case)
-    steps: dict[str, Step] = {}
-    with held_to(1 if case.one_thread else threads):
-        for column in columns:
-            if column.library not in case.programs:
-                continue
-            try:
-                steps[column.label] = case.programs[column.library](case.task, column.place)
-            except Skip as why:
-                row.notes.append(f"{case.benchmark} {case.name}: {column.label}: {why}")
+    columns = [column for column in columns if column.library in case.programs]
+    with ready(row, columns, threads) as steps:
         assert next(iter(steps)) == HAND
-        slow = check(case, steps)
-        seconds = _sample(steps, slow, repeat)
-    scale = {"us": 1e6, "ms": 1e3}[case.unit[:2]] / case.per
-    row.samples = {label: [s * scale for s in samples] for label, samples in seconds.items()}
+        seen = check(case, steps, calls_of(case, columns))
+        sample(row, steps, seen, repeat)
     return row
 
 
-def _sample(steps: dict[str, Step], slow: set[str], repeat: int) -> dict[str, list[float]]:
-    """Return the seconds that each step took, sampled in turns."""
+@contextmanager
+def ready(row: Row, columns: Sequence[Column], threads: int) -> Iterator[dict[str, Step]]:
+    """Set a row's case up in all columns, and hold the libraries to their threads; note what is skipped."""
+    case = row.case
+    threads = 1 if case.one_thread else threads
+    steps: dict[str, Step] = {}
+    with held_to(threads):
+        for column in columns:
+            try:
+                steps[column.label] = step_of(case, column, threads)
+            except Skip as why:
+                row.notes.append(f"{case.benchmark} {case.name}: {column.label}: {why}")
+        yield steps
+
+
+def sample(row: Row, steps: dict[str, Step], seen: Checked, repeat: int) -> None:
+    """Fill a row with the times of steps that were checked, in its case's unit."""
+    case = row.case
+    for label, why in seen.refused.items():
+        row.notes.append(f"{case.benchmark} {case.name}: {label}: {why}")
+    # A first call is made once.
+    cold = set(steps) if case.first else seen.slow
+    seconds = _sample({label: step for label, step in steps.items() if label in seen.off}, cold, repeat)
+    scale = {"us": 1e6, "ms": 1e3}[case.unit[:2]] / case.per
+    row.samples = {label: [s * scale for s in samples] for label, samples in seconds.items()}
+
+
+def _sample(steps: dict[str, Step], cold: set[str], repeat: int) -> dict[str, list[float]]:
+    """Return the seconds that each step took, sampled in turns; cold: those not run untimed before."""
     seconds: dict[str, list[float]] = {label: [] for label in steps}
     labels = list(steps)
     # What the libraries themselves hold is not gone through again in every collection, or whoever makes the
@@ -192,7 +137,7 @@ def _sample(steps: dict[str, Step], slow: set[str], repeat: int) -> dict[str, li
                 done = seconds[label]
                 if len(done) >= FEWEST and sum(done) > SECONDS:
                     continue
-                if label not in slow:
+                if label not in cold:
                     _warm_up(steps[label])
                 done.append(_timed(steps[label]))
             labels.append(labels.pop(0))  # nobody always follows the same column

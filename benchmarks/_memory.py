@@ -1,69 +1,80 @@
-"""Peak memory of a step, in a fresh process: `python -m benchmarks._memory gelu tapegrad 4000000`."""
+"""Peak memory of a step, in a fresh process: `python -m benchmarks._memory mlp "batch 32" tapegrad cpu --compiled`."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from benchmarks._arrays import wait
 from benchmarks._case import Case
 from benchmarks._columns import Column
-from benchmarks._measure import Row, wait
+from benchmarks._measure import Row, cores
+from benchmarks._meters import meter
+from benchmarks._step import step_of
 
 
-def measure_memory(case: Case, columns: Sequence[Column], repeat: int) -> Row:
+def measure_memory(case: Case, columns: Sequence[Column], repeat: int, tiny: bool) -> Row:
     """Measure peak memory, in MB above the task's inputs, for the columns that are on the host."""
     row = Row(case)
     for column in columns:
-        if column.library not in case.programs or column.place not in ("cpu", columns[0].place):
-            continue
-        command = [sys.executable, "-m", "benchmarks._memory", case.benchmark, column.library, str(case.task)]
-        root = Path(__file__).parents[1]
-        row.samples[column.label] = [
-            float(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout)
-            for _ in range(repeat)
-        ]
+        if column.library in case.programs and column.place in ("cpu", columns[0].place):
+            row.samples[column.label] = [peak_memory(case, column, tiny) for _ in range(repeat)]
     return row
 
 
-def main(benchmark: str, library: str, size: str) -> None:
-    """Print how far one step raises this process's memory, in MB."""
-    module = importlib.import_module(f"benchmarks.{benchmark}")
-    place = importlib.import_module("numpy") if library == "hand" else "cpu"
-    program = module.PROGRAMS[library]
-    wait(program(module.task(1000), place)())  # whatever the library loads or starts on first use
-    step = program(module.task(int(size)), place)
-    before = _resident()
+def peak_memory(case: Case, column: Column, tiny: bool) -> float:
+    """Return the peak memory of a case's step in one column, in MB above the task's inputs.
+
+    Of a compiled step, it is that of a replayed call. Raises RuntimeError if the step fails.
+    """
+    place = "numpy" if column.library == "hand" else str(column.place)
+    command = [sys.executable, "-m", "benchmarks._memory", case.benchmark, case.name, column.library, place]
+    command += ["--tiny"] * tiny + ["--compiled"] * column.compiled
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(next(reversed(done.stderr.strip().splitlines()), f"exit status {done.returncode}"))
+    return float(done.stdout)
+
+
+def main() -> None:
+    """Print how far one step raises the memory in use, in MB."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark")
+    parser.add_argument("case")
+    parser.add_argument("library")
+    parser.add_argument("place")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    module = importlib.import_module(f"benchmarks.{given.benchmark}")
+    place = importlib.import_module("numpy") if given.library == "hand" else given.place
+    column = Column("", given.library, place, compiled=given.compiled)
+    eager = 2 if given.compiled else 0  # calls before the first that is replayed
+
+    small = step_of(next(case for case in module.cases(True) if not case.memory), column, cores())
+    for _ in range(eager + 1):  # whatever the library loads or starts on first use
+        wait(small())
+    cases = module.cases(given.tiny)
+    case = next(case for case in cases if case.name == given.case)
+    if case.memory:
+        case = replace(case, task=module.task(case.task))
+    step = step_of(case, column, cores())
+    memory = meter(given.place)
+    memory.forget()
+    before = memory.used()
+    for _ in range(eager):
+        wait(step())
+    if eager:
+        memory.forget()
     wait(step())
-    print(max(0.0, _peak() - before) / 1e6)
-
-
-def _peak() -> float:
-    """Return the most memory this process has had, in bytes."""
-    # Not ru_maxrss if there is a choice: on Linux it starts from the peak of the process that started this.
-    status = _status("VmHWM")
-    if status is not None:
-        return status
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _resident() -> float:
-    status = _status("VmRSS")
-    return _peak() if status is None else status
-
-
-def _status(name: str) -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+    print(max(0.0, memory.peak() - before) / 1e6)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -25,12 +25,11 @@ def targets(rows: Sequence[Row]) -> str:
     lines = [["target", "at most", "measured", ""]]
     for row, target, measured in _measured_targets(rows):
         against = f"{row.case.benchmark} {target.row}" if target.row else target.against
-        limit = f"{target.limit:g} {row.case.unit}" if target.difference else f"{target.limit:g}x"
-        relation = "over" if target.difference else "to"
+        relation = f" {'over' if target.difference else 'to'} {against}" if target.against else ""
         lines.append(
             [
-                f"{_name(row)}: {target.column} {relation} {against}",
-                limit,
+                f"{_name(row)}: {target.column}{relation}",
+                f"{target.limit:.3g}x" if _kind(target) == "ratio" else f"{target.limit:.3g} {row.case.unit}",
                 f"{measured:.3g}",
                 "pass" if measured <= target.limit else "FAIL",
             ]
@@ -66,7 +65,7 @@ def as_json(rows: Sequence[Row], columns: Sequence[Column], **about: Any) -> dic
                 "row": _name(row),
                 "column": target.column,
                 "against": target.row or target.against,
-                "kind": "difference" if target.difference else "ratio",
+                "kind": _kind(target),
                 "at_most": target.limit,
                 "measured": measured,
                 "passed": measured <= target.limit,
@@ -132,9 +131,13 @@ def _measured_targets(rows: Sequence[Row]) -> list[tuple[Row, Target, float]]:
     for row in rows:
         for target in row.case.targets:
             other = by_name.get(f"{row.case.benchmark} {target.row}") if target.row else row
-            if other is None or target.column not in row.samples or target.against not in other.samples:
+            if other is None or target.column not in row.samples:
                 continue
-            if other is not row:
+            if target.against is None:
+                measured = row.median(target.column)
+            elif target.against not in other.samples:
+                continue
+            elif other is not row:
                 measured = row.median(target.column) / other.median(target.against)
             elif target.difference:
                 measured = row.excess(target.column, target.against)
@@ -142,6 +145,10 @@ def _measured_targets(rows: Sequence[Row]) -> list[tuple[Row, Target, float]]:
                 measured = row.ratio(target.column, target.against)
             found.append((row, target, measured))
     return found
+
+
+def _kind(target: Target) -> str:
+    return "itself" if target.against is None else "difference" if target.difference else "ratio"
 
 
 def _name(row: Row) -> str:

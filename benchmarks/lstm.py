@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tapegrad as tg
-from benchmarks._case import Case, Program, Step, Target
+from benchmarks._case import COMPILED, Case, Program, Step, Target
 
 
 class Task(NamedTuple):
@@ -223,4 +223,4 @@ def cases(tiny: bool) -> list[Case]:
     )
     task = Task(x, wx, wh, np.zeros(4 * n, dtype=np.float32))
     name = f"{steps} steps, hidden {n}, batch {batch}"
-    return [Case("lstm", name, task, PROGRAMS, targets=(Target(1.3),))]
+    return [Case("lstm", name, task, PROGRAMS, targets=(Target(1.3), Target(1.0, COMPILED, "jax.jit")))]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tapegrad as tg
-from benchmarks._case import Case, Program, Skip, Step, Target
+from benchmarks._case import COMPILED, Case, Program, Skip, Step, Target
 
 BOTH, FORWARD, BACKWARD, BARE = "forward and backward", "forward", "backward", "nothing recorded"
 
@@ -205,9 +205,14 @@ def cases(tiny: bool) -> list[Case]:
     links = 5 if tiny else 300
     values = [np.full(8, v, dtype=np.float32) for v in (0.5, 0.9, 0.1)]
     targets = {
-        BOTH: (Target(0.55, against="torch"), Target(2.75)),
+        BOTH: (
+            Target(0.55, against="torch"),
+            Target(2.75),
+            Target(750 / (3 * links), COMPILED, against=None),  # 0.75 ms in all
+        ),
         BARE: (Target(0.5, difference=True),),
     }
+    halves = dict.fromkeys(("tapegrad", "torch"), "what is compiled has forward and backward in one")
     return [
         Case(
             "overhead",
@@ -217,6 +222,7 @@ def cases(tiny: bool) -> list[Case]:
             unit="us/op",
             per=3 * links,
             one_thread=True,
+            uncompiled=halves if what in (FORWARD, BACKWARD) else {},
             targets=targets.get(what, ()),
         )
         for what in (BOTH, FORWARD, BACKWARD, BARE)

@@ -8,12 +8,13 @@ same device gives the same weights to the bit. Ctrl-C ends the training early an
     pip install 'tapegrad[examples]'
     python examples/train_digits.py
     python examples/train_digits.py --device cuda --epochs 20 --seed 1
+    python examples/train_digits.py --compile
 """
 
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -92,6 +93,25 @@ def batches(n: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarra
             yield order[start : start + BATCH]
 
 
+def training_step(weights: Weights) -> Callable[[tg.Tensor, tg.Tensor, tg.Tensor], tg.Tensor]:
+    """Return the function that moves the weights, in place, against the gradient of a mini-batch's loss."""
+    velocities = [tg.zeros_like(w) for w in weights.values()]
+
+    # The rate is a Tensor, as a number would be part of what is compiled: another rate, another program.
+    def step(x: tg.Tensor, y: tg.Tensor, rate: tg.Tensor) -> tg.Tensor:
+        loss = tg.cross_entropy(perceptron(weights, x), y)
+        loss.backward()
+        with tg.no_grad():
+            for w, v in zip(weights.values(), velocities, strict=True):
+                v *= MOMENTUM
+                v += w.grad
+                w -= rate * v
+                w.grad = None
+        return loss
+
+    return step
+
+
 def train(
     weights: Weights,
     pixels: np.ndarray[Any, Any],
@@ -99,10 +119,13 @@ def train(
     epochs: int,
     rng: np.random.Generator,
     stop: Stop,
+    compiled: bool = False,
 ) -> list[float]:
     """Train the weights in place; return the loss of every step."""
     device = weights["w1"].device
-    velocities = [tg.zeros_like(w) for w in weights.values()]
+    update = training_step(weights)
+    if compiled:
+        update = tg.compile(update)  # one program for full mini-batches, one for the smaller last one
     steps = epochs * -(-len(labels) // BATCH)
     losses: list[float] = []
     with tqdm(total=steps, unit="step") as bar:
@@ -112,18 +135,8 @@ def train(
             noisy = pixels[batch] + NOISE * rng.normal(size=(len(batch), PIXELS))
             x = tg.tensor(noisy, dtype=tg.float32, device=device)
             y = tg.tensor(labels[batch], dtype=tg.int32, device=device)
-
-            loss = tg.cross_entropy(perceptron(weights, x), y)
-            loss.backward()
-            rate = LEARNING_RATE * (1 - step / steps)
-            with tg.no_grad():
-                for w, v in zip(weights.values(), velocities, strict=True):
-                    v *= MOMENTUM
-                    v += w.grad
-                    w -= rate * v
-                    w.grad = None
-
-            losses.append(loss.item())
+            rate = tg.tensor(LEARNING_RATE * (1 - step / steps), dtype=tg.float32, device=device)
+            losses.append(update(x, y, rate).item())
             bar.update()
             bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
     return losses
@@ -187,6 +200,7 @@ def main() -> int:
     """Train, save and draw; return the exit status."""
     parser = argparse.ArgumentParser(description="Train a multilayer perceptron on handwritten digits.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, torch:cpu, jax:cpu, ... (default: cpu)")
+    parser.add_argument("--compile", action="store_true", help="compile the training step")
     parser.add_argument("--epochs", type=int, default=40, help="default: 40")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "output", metavar="DIR")
@@ -208,12 +222,13 @@ def main() -> int:
         digits.data / 16, digits.target, test_size=0.2, stratify=digits.target, random_state=0
     )
     steps_per_epoch = -(-len(labels) // BATCH)
-    print(f"{len(labels)} digits to train on, {len(test_labels)} to test, on {arguments.device}")
+    where = f"{arguments.device}, compiled" if arguments.compile else arguments.device
+    print(f"{len(labels)} digits to train on, {len(test_labels)} to test, on {where}")
 
     rng = np.random.default_rng(arguments.seed)
     weights = initial_weights(rng, arguments.device)
     with Stop() as stop:
-        losses = train(weights, pixels, labels, arguments.epochs, rng, stop)
+        losses = train(weights, pixels, labels, arguments.epochs, rng, stop, arguments.compile)
         if stop.signal:
             print(f"stopped after {len(losses)} of {arguments.epochs * steps_per_epoch} steps")
         predicted = predict(weights, test_pixels)

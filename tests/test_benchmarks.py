@@ -12,7 +12,7 @@ import pytest
 
 import tapegrad as tg
 
-NAMES = ("rows", "overhead", "mlp", "lstm", "gelu")
+NAMES = ("rows", "overhead", "mlp", "lstm", "gelu", "gpt")
 TINY = ("--tiny", "--no-peers", "--device", "cpu", "--repeat", "2")
 
 
@@ -106,7 +106,7 @@ def test_a_column_that_computes_something_else_is_an_error(
     program: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import mlp
-    from benchmarks._measure import Disagreement
+    from benchmarks._check import Disagreement
 
     monkeypatch.setitem(mlp.PROGRAMS, "tapegrad", program)
     with pytest.raises(Disagreement, match=message):

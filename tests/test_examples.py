@@ -175,6 +175,37 @@ def test_digits_on_other_devices(run: Run, tmp_path: Path, device: str) -> None:
     assert last_accuracy(result.out) >= 80
 
 
+def test_digits_compiled(run: Run, tmp_path: Path) -> None:
+    need_digits()
+    result = run("train_digits.py", "--compile", "--out", tmp_path)
+    assert result.status == 0
+    assert result.out[0].endswith("on cpu, compiled")
+    assert last_accuracy(result.out) >= 97
+
+
+def test_compiled_weights_are_the_same_to_the_bit_and_close_to_eager_ones(run: Run, tmp_path: Path) -> None:
+    need_digits()
+    from safetensors.numpy import load_file
+
+    weights = []
+    for options in ((), ("--compile",), ("--compile",)):
+        assert run("train_digits.py", "--epochs", 3, *options, "--out", tmp_path).status == 0
+        weights.append(load_file(tmp_path / "digits.safetensors"))
+    for name, eager in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], weights[2][name])
+        np.testing.assert_allclose(weights[1][name], eager, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cuda", "torch:cpu", "jax:cpu", "strict:CPU_DEVICE"])
+def test_digits_compiled_on_other_devices(run: Run, tmp_path: Path, device: str) -> None:
+    need_digits()
+    if not backends.is_available(device):
+        pytest.skip(f"{device} is not available here")
+    result = run("train_digits.py", "--compile", "--epochs", 3, "--device", device, "--out", tmp_path)
+    assert result.status == 0
+    assert last_accuracy(result.out) >= 80
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a Ctrl-C to one process")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_the_weights(tmp_path: Path, number: signal.Signals, status: int) -> None:

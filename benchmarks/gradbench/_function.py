@@ -8,7 +8,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import tapegrad as tg
-from benchmarks._measure import raw, wait
+from benchmarks._arrays import raw, wait
 from tapegrad import backends
 
 

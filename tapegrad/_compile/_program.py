@@ -10,13 +10,17 @@ from typing import Any, final
 class Value:
     """An array of a program: an input, a constant or a result, of known shape and dtype.
 
-    node: what computes it, None for inputs and constants; constant: the array, None for others; dtype: native.
+    node: what computes it, None for inputs and constants; constant: the array, None for others; dtype: native;
+    uniform: the scalar constant that all its elements are, if they are known to be; row: the array of rows that it lies
+    in, and which one it is, if it is to lie in one.
     """
 
-    __slots__ = ("constant", "dtype", "node", "shape")
+    __slots__ = ("constant", "dtype", "node", "row", "shape", "uniform")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, node: Node | None = None, constant: Any = None) -> None:
         self.shape, self.dtype, self.node, self.constant = shape, dtype, node, constant
+        self.uniform: Value | None = None
+        self.row: tuple[Rows, int] | None = None
 
     @property
     def size(self) -> int:
@@ -36,10 +40,10 @@ class Node:
 
     op: the name in the array API standard, or of an extension of the adapter ("index_get", "special.erf"); outs: the
     results; many: whether the function returns several; line: "file:line" of the user's call; effect: whether it is
-    called for what it does (to refuse bad values), not for a result.
+    called for what it does (to refuse bad values), not for a result; kind: of operation, see `_kinds`, once planned.
     """
 
-    __slots__ = ("args", "effect", "function", "kwargs", "line", "many", "op", "outs")
+    __slots__ = ("args", "effect", "function", "kind", "kwargs", "line", "many", "op", "outs")
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Node:
         self.effect = effect
         self.outs: tuple[Value, ...] = ()
         self.many = False
+        self.kind = ""
 
     @property
     def out(self) -> Value:
@@ -70,6 +75,76 @@ class Node:
         return f"<node {self.op} {self.outs}>"
 
 
+@final
+class Run:
+    """Nodes that are run together, a block of rows at a time.
+
+    lead: the leading axes whose elements are the rows; ins: values read from elsewhere; outs: results that others read.
+    """
+
+    __slots__ = ("ins", "lead", "nodes", "outs")
+
+    effect = False
+
+    def __init__(self, lead: tuple[int, ...]) -> None:
+        self.lead = lead
+        self.nodes: list[Node] = []
+        self.ins: tuple[Value, ...] = ()
+        self.outs: tuple[Value, ...] = ()
+
+    def values(self) -> Iterator[Value]:
+        """Go through the values that are read from elsewhere."""
+        return iter(self.ins)
+
+    def __repr__(self) -> str:
+        return f"<run of {len(self.nodes)} nodes along {self.lead}>"
+
+
+@final
+class Rows:
+    """An array whose rows are values of a program: there are `count`, of one shape and dtype, after one to spare."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class _Group:
+    """Nodes that are done at once."""
+
+    effect = False
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+        self.outs: tuple[Value, ...] = tuple([node.out for node in nodes])
+
+    def values(self) -> Iterator[Value]:
+        """Go through the values that are read."""
+        for node in self.nodes:
+            yield from node.values()
+
+
+@final
+class Stack(_Group):
+    """Nodes of one operation, whose operands are the same for all or rows in order; so are their results."""
+
+
+@final
+class Fold(_Group):
+    """A chain of additions, each of the next row to the sum so far; only the last sum is read by others."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        super().__init__(nodes)
+        self.outs = (nodes[-1].out,)
+
+    def values(self) -> Iterator[Value]:
+        """Go through the values that are read."""
+        yield self.nodes[0].args[0]
+        for node in self.nodes:
+            yield node.args[1]
+
+
 class Program:
     """Nodes in an order in which they can be called, from inputs to outputs.
 
@@ -77,10 +152,10 @@ class Program:
     """
 
     def __init__(
-        self, inputs: list[Value], nodes: list[Node], outputs: list[Value], replaces: list[int | None] | None = None
+        self, inputs: list[Value], nodes: list[Any], outputs: list[Value], replaces: list[int | None] | None = None
     ) -> None:
         self.inputs, self.nodes, self.outputs = inputs, nodes, outputs
-        self.replaces = replaces if replaces is not None else [None] * len(outputs)
+        self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
 
 
 def values_in(tree: Any) -> Iterator[Value]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._compile._capture import Capture, Cell, Fresh, program_of
+from tapegrad._compile._plan import planned
 from tapegrad._compile._program import Value
 from tapegrad._namespace import backend_of
 from tapegrad._record import RELEASED, Operation, Record, next_seq
@@ -109,5 +110,6 @@ def _executor(replay: Replay, leaves: list[Any], threads: int | None) -> Any:
     """Return what runs the program: the adapter's own executor, if all arrays are of one library."""
     found = {backend_of[type(a)] for a in replay.arrays(leaves)}
     if len(found) == 1 and not any(n.op == "to_device" for n in replay.program.nodes):
-        return found.pop().executor(replay.program, threads)
+        backend = found.pop()
+        return backend.executor(planned(replay.program, backend.as_array) if backend.plans else replay.program, threads)
     return PlainExecutor(replay.program, lambda result: backend_of[type(result)].as_array(result))

@@ -1,0 +1,241 @@
+"""Runs of operations on large arrays on NumPy: calls for each block of rows, into scratch that stays in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+import numpy as np
+
+from tapegrad.backends import _numpy_calls as calls
+from tapegrad.backends._base import Array
+from tapegrad.backends._numpy_storage import Pool, alike, is_value, product
+from tapegrad.backends._numpy_threads import pool
+
+Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
+BLOCK = 65536  # elements of a block of a run: its arrays fit in a core's cache
+PARALLEL = 8 * BLOCK  # elements times operations from which a run is worth two threads
+
+
+class Blocks:
+    """Code of a run: for each block of rows, calls into scratch that stays in the cache."""
+
+    def __init__(self, planner: Any, run: Any) -> None:
+        self.planner, self.run = planner, run
+        self.k = len(run.lead)
+        self.rows = product(run.lead)
+        inner = max(product(v.shape[self.k :]) for n in run.nodes for v in n.outs)
+        self.block = max(1, BLOCK // max(inner, 1))
+        count = -(-self.rows // self.block)
+        self.block = -(-self.rows // count)  # of about equal length
+        self.starts = list(range(0, self.rows, self.block))
+        self.last = {v: i for i, n in enumerate(run.nodes) for v in n.values()}
+        self.uses = {v: sum(x is v for n in run.nodes for x in n.values()) for n in run.nodes for v in n.outs}
+        work = self.rows * inner * len(run.nodes)
+        self.threads = min(planner.threads, len(self.starts)) if work >= PARALLEL else 1
+
+    def emit(self) -> None:
+        """Append the run to the program's code."""
+        planner, run = self.planner, self.run
+        totals = [n for n in run.nodes if n.kind == "reduction" and self._is_total(n)]
+        self.outs = {v: planner.target(v) for v in run.outs if v not in {n.outs[0] for n in totals}}
+        self.totals = {n.outs[0]: np.empty((len(self.starts), *self._kept(n)), n.outs[0].dtype) for n in totals}
+        self.dots = {n.args[0] for n in totals if self._is_dot(n)}
+        self.dense: dict[Any, Any] = {}
+        for v in run.ins:
+            array = planner.array(v)
+            rows = (self.rows, *self._inner(v))
+            if self._by_rows(v) and self.k > 1 and planner.view(array, _reshaped(rows), rows) is None:
+                self.dense[v] = np.empty(v.shape, v.dtype)  # rows of it are no view
+                planner.pool.nbytes += self.dense[v].nbytes
+                planner.emit(planner.code, np.copyto, (self.dense[v], array))
+        codes: list[Code] = []
+        share = -(-len(self.starts) // self.threads)
+        for t in range(self.threads):
+            code: Code = []
+            scratch = Pool()
+            for b in range(t * share, min((t + 1) * share, len(self.starts))):
+                self._block(b, code, scratch)
+            planner.pool.nbytes += scratch.nbytes
+            codes.append(code)
+        if self.threads == 1:
+            planner.emit(planner.code, run_code, (codes[0],))
+        else:
+            planner.emit(planner.code, run_all, (codes,))
+        for n in totals:
+            self._finish(n)
+
+    def _is_total(self, node: Any) -> bool:
+        x = node.args[0]
+        axis = node.kwargs.get("axis")
+        axes = range(len(x.shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        return any(i % len(x.shape) == 0 for i in axes)
+
+    def _axes(self, node: Any) -> tuple[int, ...]:
+        """Return the axes of a block that a reduction reduces: the rows are one axis."""
+        x = node.args[0]
+        ndim = len(x.shape)
+        axis = node.kwargs.get("axis")
+        axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        inner = tuple(i % ndim - self.k + 1 for i in axes if i % ndim >= self.k)
+        return (0, *inner) if self._is_total(node) else inner
+
+    def _kept(self, node: Any) -> tuple[int, ...]:
+        shape = self._inner(node.args[0])
+        axes = self._axes(node)
+        return tuple(n for i, n in enumerate(shape, 1) if i not in axes)
+
+    def _inner(self, v: Any) -> tuple[int, ...]:
+        return tuple(v.shape[self.k :])
+
+    def _is_dot(self, node: Any) -> bool:
+        """Say whether a total is of a product that nobody else reads: one pass of BLAS."""
+        x = node.args[0]
+        made = x.node
+        return (
+            node.op == "sum"
+            and made in self.run.nodes
+            and made.op == "multiply"
+            and x not in self.run.outs
+            and self.uses[x] == 1
+            and self.k == len(x.shape)
+            and x.dtype.kind == "f"
+            and x.dtype.itemsize >= 4
+            and all(is_value(a) and a.dtype == x.dtype and a.shape == x.shape for a in made.args)
+        )
+
+    def _by_rows(self, v: Any) -> bool:
+        return bool(tuple(v.shape[: self.k]) == self.run.lead)
+
+    def _rows(self, array: Any, v: Any, b: int) -> Any:
+        """Return a block of rows of an array that has them all."""
+        start = self.starts[b]
+        stop = min(start + self.block, self.rows)
+        shape = (self.rows, *self._inner(v))
+        spot = self.planner.view(array, lambda a: _by_rows(a, shape)[start:stop], ())
+        assert spot is not None
+        return spot
+
+    def _block(self, b: int, code: Code, scratch: Pool) -> None:
+        planner = self.planner
+        n = min(self.starts[b] + self.block, self.rows) - self.starts[b]
+        place: dict[Any, Any] = {}
+        held: dict[Any, Array] = {}
+
+        def at(v: Any, out: Any) -> Any:
+            if v.constant is not None:
+                return v.constant if not v.shape else self._fixed(v.constant, out, b, v)
+            if v in place:
+                return place[v]
+            array = self.dense[v] if v in self.dense else planner.array(v)
+            if out is None or (len(v.shape) == len(out.shape) and self._by_rows(v)):
+                place[v] = self._rows(array, v, b)
+                return place[v]
+            keep = len(out.shape) - self.k
+            if len(v.shape) > keep:
+                shape = tuple(v.shape[len(v.shape) - keep :])
+                return planner.view(array, lambda a: a.reshape(shape), shape)
+            return array
+
+        for i, node in enumerate(self.run.nodes):
+            v = node.outs[0]
+            if v in self.dots:
+                continue
+            if node.kind == "view":
+                place[v] = planner.view(at(node.args[0], None), _reshaped((n, *self._inner(v))), ())
+                if v in self.outs:
+                    out = self._rows(self.outs[v], v, b)
+                    planner.emit(code, np.copyto, (out, place[v]))
+                    place[v] = out
+                elif node.args[0] in held:
+                    held[v] = held.pop(node.args[0])
+                continue
+            if v in self.totals:
+                self._partial(node, b, code, at)
+                continue
+            out = None
+            if v in self.outs:
+                out = self._rows(self.outs[v], v, b)
+            else:
+                able = node.args if node.op != "where" else node.args[1:2]
+                for x in able if node.kind == "elementwise" else ():
+                    if is_value(x) and x in held and self.last[x] == i and alike(x, v):
+                        buffer = held.pop(x)
+                        break
+                else:
+                    buffer = scratch.take(max(1, product((self.block, *self._inner(v)))) * v.dtype.itemsize)
+                held[v] = buffer
+                out = scratch.array(buffer, (n, *self._inner(v)), v.dtype)
+            if node.kind == "reduction":
+                keepdims = bool(node.kwargs.get("keepdims", False))
+                x = node.args[0]
+                count = x.size // max(v.size, 1)
+                made: Any = calls.reduction(node.op, at(x, None), self._axes(node), keepdims, out, count, v.dtype)
+            else:
+                operands = [at(x, v) if is_value(x) else x for x in node.args]
+                made = calls.of_node(node, operands, out)
+            place[v] = out
+            if made is None:
+                args = tuple(operands)
+                planner.emit(code, calls.store, (out, node.function, args, node.kwargs))
+            else:
+                for function, args in made:
+                    planner.emit(code, function, args)
+            for x in [x for x in held if self.last.get(x, -1) <= i and x is not v]:
+                scratch.give(held.pop(x))
+        for buffer in held.values():
+            scratch.give(buffer)
+
+    def _fixed(self, array: Array, out: Any, b: int, v: Any) -> Any:
+        if len(v.shape) == len(out.shape) and self._by_rows(v):
+            return self._rows(array, v, b)
+        keep = len(out.shape) - self.k
+        return array.reshape(array.shape[array.ndim - keep :]) if array.ndim > keep else array
+
+    def _partial(self, node: Any, b: int, code: Code, at: Any) -> None:
+        x, v = node.args[0], node.outs[0]
+        spot = self.totals[v][b]
+        into = self.totals[v][b : b + 1].reshape(spot.shape) if spot.shape == () else spot
+        if x in self.dots:
+            a, c = (at(y, x) for y in x.node.args)
+            self.planner.emit(code, _dot, (a, c, into))
+            return
+        reduce = calls.REDUCES[node.op]
+        kind = v.dtype if node.op == "sum" else None
+        self.planner.emit(code, reduce, (at(x, None), self._axes(node), kind, into, False))
+
+    def _finish(self, node: Any) -> None:
+        v = node.outs[0]
+        out = self.planner.target(v)
+        kept = self._kept(node)
+        spot = self.planner.view(out, lambda a: a.reshape(kept), kept)
+        self.planner.emit(self.planner.code, calls.REDUCES[node.op], (self.totals[v], 0, None, spot, False))
+
+
+def _by_rows(a: Array, shape: tuple[int, ...]) -> Array:
+    return a.reshape(shape)
+
+
+def _reshaped(shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    return lambda a: a.reshape(shape)
+
+
+def _dot(a: Array, b: Array, out: Array) -> None:
+    np.dot(a, b, out)
+
+
+def run_code(code: Code) -> None:
+    """Call one after the other."""
+    for function, args in code:
+        function(*args)
+
+
+def run_all(codes: list[Code]) -> None:
+    """Run a code on this thread and the others on those of the pool, under the same np.errstate."""
+    others = [pool().submit(copy_context().run, run_code, code) for code in codes[1:]]
+    try:
+        run_code(codes[0])
+    finally:
+        for other in others:
+            other.result()

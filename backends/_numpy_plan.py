@@ -1,0 +1,318 @@
+"""From the items of a compiled program to calls on NumPy arrays: where each value lies, and what is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tapegrad.backends import _numpy_calls as calls
+from tapegrad.backends._base import Array
+from tapegrad.backends._numpy_blocks import Blocks
+from tapegrad.backends._numpy_storage import Pool, Ref, alike, is_value, put_in, roots_of
+
+Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
+
+
+class Planner:
+    """Turns the items of a program into code, deciding where each value lies."""
+
+    def __init__(self, program: Any, threads: int) -> None:
+        self.program, self.threads = program, threads
+        self.place: dict[Any, Any] = {}  # value -> array or Ref
+        self.rows: dict[Any, Array] = {}  # Rows -> the array that holds them
+        self.buffer: dict[Any, Array] = {}  # root value -> the buffer of the pool that it has now
+        self.pool = Pool()
+        self.code: Code = []
+        self.refs: dict[Any, list[Ref]] = {}  # root value -> refs, parents first
+        self.uses: dict[Any, list[tuple[Code, int, Any, tuple[Any, ...]]]] = {}
+        self.root: dict[Any, Any] = {}
+        self.donated: dict[Any, Any] = {}  # input value -> output value that is written into its array
+        self.fresh: list[Any] = []  # output roots that get a new array at each call
+        self._find_last_uses()
+        for v in program.inputs:
+            self._dynamic(v)
+        self._donate()
+        for v in program.outputs:
+            root = self.root_of(v)
+            if root not in self.refs and root.constant is None:
+                self._dynamic(root)
+                self.fresh.append(root)
+        for i, item in enumerate(program.nodes):
+            self.now = i
+            if hasattr(item, "lead"):
+                Blocks(self, item).emit()
+            elif hasattr(item, "nodes"):
+                self._stack(item) if len(item.outs) > 1 else self._fold(item)
+            else:
+                self._node(item, self.code)
+            self._release(i)
+
+    # -- where values lie ----------------------------------------------------------------------------
+
+    def root_of(self, v: Any) -> Any:
+        """Return the value whose array a value is, or is a view of."""
+        return self.root.get(v, v)
+
+    def _find_last_uses(self) -> None:
+        self.last: dict[Any, int] = {}
+        self.readers: dict[Any, list[tuple[int, Any]]] = {}  # root -> (item number, item)
+        shown: dict[Any, Array] = {}  # arrays laid out as values will be: they show what is a view, not a copy
+        for i, item in enumerate(self.program.nodes):
+            if getattr(item, "kind", "") == "view":
+                x, v = item.args[0], item.outs[0]
+                array = shown[x] if x in shown else np.empty(x.shape, x.dtype)
+                view = item.function(array, *item.args[1:], **item.kwargs)
+                if type(view) is np.ndarray and (v.size == 0 or np.may_share_memory(view, array)):
+                    self.root[v] = self.root_of(x)
+                    shown[v] = view
+            for v in item.values():
+                self.last[self.root_of(v)] = i
+                self.readers.setdefault(self.root_of(v), []).append((i, item))
+        for v in self.program.outputs:
+            self.last[self.root_of(v)] = len(self.program.nodes)
+
+    def _dynamic(self, v: Any) -> None:
+        ref = Ref(v, None, None, v.shape, v.dtype)
+        ref.array = np.empty(v.shape, v.dtype)  # while planning: shows what is a view
+        self.refs[v] = [ref]
+        self.place[v] = ref
+
+    def _donate(self) -> None:
+        """Find the outputs that may be written into the array of the input they replace."""
+        where = {v: i for i, item in enumerate(self.program.nodes) for v in item.outs}
+        outputs = self.program.outputs
+        for v, k in zip(outputs, self.program.replaces, strict=True):
+            if k is None or v not in where or v in self.root or outputs.count(v) > 1:
+                continue
+            x, at = self.program.inputs[k], where[v]
+            if x.shape != v.shape or x.dtype != v.dtype or any(self.root_of(o) is x for o in outputs):
+                continue
+            if any(self.root_of(o) is v for o in outputs if o is not v):
+                continue
+            reads = self.readers.get(x, [])
+            if any(i > at for i, _ in reads):
+                continue
+            item = self.program.nodes[at]
+            if any(i == at for i, _ in reads) and not _aligned(item, x, v, self.root):
+                continue
+            self.donated[x] = v
+            self.place[v] = self.place[x]
+            self.root[v] = x
+            self.last[x] = len(self.program.nodes)
+
+    def array(self, v: Any) -> Any:
+        """Return where a value lies."""
+        return v.constant if v.constant is not None else self.place[v]
+
+    def target(self, v: Any, reuse: Any = None) -> Any:
+        """Return where a result is to be written; reuse: a value whose buffer it takes over."""
+        if v in self.place:
+            return self.place[v]
+        if v.row is not None:
+            rows, i = v.row
+            if rows not in self.rows:
+                self.rows[rows] = np.empty((rows.count + 1, *v.shape), v.dtype)
+                self.pool.nbytes += self.rows[rows].nbytes
+            array = self.place[v] = self.rows[rows][i + 1, ...]
+            return array
+        if reuse is not None:
+            buffer = self.buffer.pop(self.root_of(reuse))
+        else:
+            buffer = self.pool.take(max(v.size, 1) * v.dtype.itemsize)
+        self.buffer[v] = buffer
+        array = self.place[v] = self.pool.array(buffer, tuple(v.shape), v.dtype)
+        return array
+
+    def dies(self, v: Any) -> bool:
+        """Say whether a value lies in a planned buffer, all of it, that nobody reads after this item."""
+        return v in self.buffer and self.last[v] == self.now
+
+    def _release(self, i: int) -> None:
+        for v in [v for v in self.buffer if self.last.get(v, i) <= i]:
+            self.pool.give(self.buffer.pop(v))
+
+    def view(self, x: Any, function: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
+        """Return a view of where something lies, None if the function gives a copy."""
+        source = x.array if isinstance(x, Ref) else x
+        array = function(source)
+        if array.size and not np.may_share_memory(array, source):
+            return None
+        if not isinstance(x, Ref):
+            return array
+        ref = Ref(x.root, x, function, shape, x.dtype)
+        ref.array = array
+        self.refs[x.root].append(ref)
+        return ref
+
+    # -- code ----------------------------------------------------------------------------------------
+
+    def emit(self, code: Code, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """Append a call, to be made anew when one of the arrays in it changes."""
+        roots = dict.fromkeys(roots_of(args))
+        for root in roots:
+            self.uses.setdefault(root, []).append((code, len(code), function, args))
+        code.append((function, args))
+
+    def _node(self, node: Any, code: Code) -> None:
+        if node.effect:
+            self.emit(code, node.function, put_in(node.args, self.array))
+            return
+        if node.kind == "view" and self._as_view(node):
+            return
+        if node.kind == "elementwise" and self._elementwise(node, code):
+            return
+        if node.kind == "reduction":
+            self._reduction(node, code)
+        elif node.kind == "matmul" and all(len(v.shape) > 1 for v in node.args):
+            a, b = map(self.array, node.args)
+            self.emit(code, np.matmul, (a, b, self.target(node.outs[0])))
+        elif node.op in ("index_set", "index_add"):
+            self._write(node, code)
+        elif node.op == "concat":
+            arrays = put_in(node.args[0], self.array)
+            axis = node.kwargs.get("axis", 0)
+            out = self.target(node.outs[0])
+            self.emit(code, _concatenate, (arrays, axis, out))
+        elif node.many:
+            outs = tuple([self.target(v) for v in node.outs])
+            self.emit(code, calls.store_all, (outs, node.function, *self._arguments(node)))
+        else:
+            self.emit(code, calls.store, (self.target(node.outs[0]), node.function, *self._arguments(node)))
+
+    def _arguments(self, node: Any) -> tuple[Any, dict[str, Any]]:
+        return put_in(node.args, self.array), {k: put_in(v, self.array) for k, v in node.kwargs.items()}
+
+    def _as_view(self, node: Any) -> bool:
+        v, x = node.outs[0], node.args[0]
+        if v not in self.root or self.root[v] is v:
+            return False  # a copy: of values that do not lie in order
+        source = self.array(x)
+        rest, kwargs, function = node.args[1:], node.kwargs, node.function
+        found = self.view(source, lambda a: function(a, *rest, **kwargs), v.shape)
+        assert found is not None
+        self.place[v] = found
+        return True
+
+    def _elementwise(self, node: Any, code: Code) -> bool:
+        v = node.outs[0]
+        reuse = None
+        if v not in self.place:
+            able = node.args if node.op != "where" else node.args[1:2]
+            reuse = next((x for x in able if is_value(x) and self.dies(x) and alike(x, v)), None)
+        operands = [self.array(x) if is_value(x) else x for x in node.args]
+        out = self.target(v, reuse)
+        made = calls.of_node(node, operands, out)
+        if made is None:
+            self.emit(code, calls.store, (out, node.function, *self._arguments(node)))
+            return True
+        for function, args in made:
+            self.emit(code, function, args)
+        return True
+
+    def _reduction(self, node: Any, code: Code) -> None:
+        x, v = node.args[0], node.outs[0]
+        axis, keepdims = node.kwargs.get("axis"), bool(node.kwargs.get("keepdims", False))
+        axes = tuple(range(len(x.shape))) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        small = x.dtype.itemsize < 4 and node.op == "mean"  # NumPy sums float16 in float32 for a mean
+        if x.size == 0 or small or "dtype" in node.kwargs or v.dtype.kind in "mMO":
+            self.emit(code, calls.store, (self.target(v), node.function, *self._arguments(node)))
+            return
+        source = self.array(x)
+        count = x.size // max(v.size, 1)
+        for function, args in calls.reduction(node.op, source, axes, keepdims, self.target(v), count, v.dtype):
+            self.emit(code, function, args)
+
+    def _stack(self, stack: Any) -> None:
+        """Append the one call that does a stack's operation on rows."""
+        first, n = stack.nodes[0], len(stack.nodes)
+        ndim = len(first.outs[0].shape)
+        operands = []
+        for i, x in enumerate(first.args):
+            if not is_value(x):
+                operands.append(x)
+            elif stack.nodes[1].args[i] is x:
+                operands.append(self.array(x))
+            else:
+                rows = self._rows_of([node.args[i] for node in stack.nodes])
+                operands.append(rows.reshape((n, *(1,) * (ndim - len(x.shape)), *x.shape)))
+        for v in stack.outs:
+            self.target(v)
+        made = calls.of_node(first, operands, self._rows_of(stack.outs))
+        if made is None:
+            for node in stack.nodes:
+                self._node(node, self.code)
+        else:
+            for function, args in made:
+                self.emit(self.code, function, args)
+
+    def _rows_of(self, values: Any) -> Array:
+        """Return the rows of one array that values are, in their order."""
+        (rows, start), (_, second) = values[0].row, values[1].row
+        array = self.rows[rows][1:]
+        if second > start:
+            return array[start : start + len(values)]
+        return array[start - len(values) + 1 : start + 1][::-1]
+
+    def _fold(self, fold: Any) -> None:
+        """Append a sum over rows, which adds them one after the other, as the chain of additions would."""
+        x, row = fold.nodes[0].args
+        rows, at = row.row
+        array = self.rows[rows][at : at + len(fold.nodes) + 1]  # from the row before the first
+        if x.row != (rows, at - 1):
+            self.emit(self.code, np.copyto, (array[0, ...], self.array(x)))  # the one to spare
+        self.emit(self.code, np.add.reduce, (array, 0, None, self.target(fold.outs[0])))
+
+    def _write(self, node: Any, code: Code) -> None:
+        x, key, value = node.args
+        v = node.outs[0]
+        takes = v not in self.place and is_value(x) and self.dies(x)
+        source = self.array(x)
+        out = self.target(v, x if takes else None)
+        if out is not source:
+            self.emit(code, np.copyto, (out, source))
+        part = self.array(value) if is_value(value) else value
+        if all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in key):
+            spot = self.view(out, lambda a: a[(*key, ...)], ())
+            if node.op == "index_add":
+                self.emit(code, np.add, (spot, part, spot))
+            else:
+                self.emit(code, np.copyto, (spot, part))
+        else:
+            write = _add_at if node.op == "index_add" else _set_at
+            self.emit(code, write, (out, put_in(key, self.array), part))
+
+
+def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
+    """Say whether an item may write `v` over `x`, which it reads: element by element, nothing else of it."""
+    if hasattr(item, "lead"):
+        nodes = item.nodes
+        made = next(i for i, n in enumerate(nodes) if v in n.outs)
+        if any(y is not x and root.get(y) is x for n in nodes for y in n.values()):
+            return False
+        if any(x in n.values() for n in nodes[made + 1 :]):
+            return False
+        return nodes[made].kind == "elementwise" and (nodes[made].op != "where" or x not in nodes[made].args[2:])
+    if not hasattr(item, "op"):
+        return False
+    if item.op in ("index_set", "index_add"):
+        return item.args[0] is x and item.args[2] is not x and root.get(item.args[2]) is not x
+    if item.kind != "elementwise" or any(root.get(y) is x for y in item.values()):
+        return False
+    return item.op != "where" or item.args[2] is not x
+
+
+def _concatenate(arrays: Any, axis: Any, out: Array) -> None:
+    np.concatenate(arrays, axis, out)
+
+
+def _set_at(out: Array, key: Any, value: Any) -> None:
+    out[key] = value
+
+
+def _add_at(out: Array, key: Any, value: Any) -> None:
+    if any(type(i) is np.ndarray and i.dtype != np.bool for i in key):
+        np.add.at(out, key, value)
+    else:
+        out[key] += value

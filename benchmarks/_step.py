@@ -1,0 +1,53 @@
+"""Setting a case up in a column: the step to call, compiled where the column is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import tapegrad as tg
+from benchmarks._arrays import wait
+from benchmarks._case import Case, Skip, Step
+from benchmarks._columns import Column
+
+
+def step_of(case: Case, column: Column, threads: int) -> Step:
+    """Set a case up in a column; return its step. Raises Skip if it cannot be done there."""
+    if column.compiled and column.library in case.uncompiled:
+        raise Skip(case.uncompiled[column.library])
+
+    def make() -> Step:
+        step = case.programs[column.library](case.task, column.place)
+        return _compiled(step, column.library, threads) if column.compiled else step
+
+    if not case.first:
+        return make()
+
+    def first_two() -> Sequence[Any]:
+        with _no_cache(column):
+            step = make()
+            wait(step())
+            return step()
+
+    return first_two
+
+
+def _compiled(step: Step, library: str, threads: int) -> Step:
+    """Return a step through the `compile` of its library."""
+    if library == "tapegrad":
+        return tg.compile(step, threads=threads)  # type: ignore[no-any-return]
+    import torch
+
+    # A program has one code for all its tasks, and PyTorch would generalise over their shapes, or give up.
+    torch._dynamo.reset()
+    return torch.compile(step)  # type: ignore[no-any-return]
+
+
+def _no_cache(column: Column) -> AbstractContextManager[Any]:
+    """Return a context in which PyTorch does not find what it compiled before on disk; no other library looks there."""
+    if column.library != "torch" or not column.compiled:
+        return nullcontext()
+    from torch._inductor.utils import fresh_inductor_cache
+
+    return fresh_inductor_cache()

@@ -1,0 +1,175 @@
+"""Which operations on large arrays are run together, block by block, while their values are in the cache.
+
+A run works on rows: its arrays have the same leading axes (`lead`), and each operation gives a row of its result from
+rows of its operands. That is so of elementwise operations, of reductions over the other axes, and of a reshape of
+those; a sum over the leading axes may end a run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad._compile._groups import Groups
+from tapegrad._compile._program import Node, Run, Value
+
+SMALLEST = 65536  # elements below which arrays stay in the cache anyway
+FEWEST_ROWS = 8
+
+
+def fuse(groups: Groups, smallest: int = SMALLEST) -> None:
+    """Put nodes that can be run together into runs."""
+    _Fusion(groups, smallest)
+
+
+class _Fusion:
+    def __init__(self, groups: Groups, smallest: int) -> None:
+        self.groups, self.home = groups, groups.home
+        self.order = {node: i for i, node in enumerate(groups.nodes)}
+        self.readers: dict[Value, list[Run]] = {}  # runs that read a value made elsewhere
+        for node in groups.nodes:
+            if node.kind in ("elementwise", "reduction", "view"):
+                self.place(node, _size(node) >= smallest)
+        for run in dict.fromkeys(self.home.values()):
+            if sum(n.kind != "view" for n in run.nodes) < 2:  # nothing is gained
+                for node in run.nodes:
+                    del self.home[node]
+
+    def place(self, node: Node, large: bool) -> None:
+        """Put a node into a run that makes or, if it is large, reads one of its operands, or into a new one."""
+        near = [self.home[v.node] for v in node.values() if v.node in self.home]
+        if large:
+            near = [*(r for v in node.values() for r in self.readers.get(v, ())), *near]
+        home = None
+        for run in dict.fromkeys(reversed(near)):
+            lead = common_lead(node, run.lead)
+            if lead is None or self.after_total(node, run) or self.delays(node, run):
+                continue
+            if home is not None:
+                self.merge(home, run)
+            elif not self.groups.reaches(self.groups.outside(node.values(), run), run):
+                home = run
+                self.add(node, run, lead)
+        if home is None and large and node.kind == "elementwise":
+            lead = common_lead(node, node.out.shape)
+            if lead is not None:
+                self.add(node, Run(lead), lead)
+
+    def after_total(self, node: Node, run: Run) -> bool:
+        """Say whether a node reads a sum over the rows of a run, which is there only when that has ended."""
+        return any(self.home.get(v.node) is run and is_total(v.node) for v in node.values() if v.node is not None)
+
+    def delays(self, node: Node, run: Run) -> bool:
+        """Say whether a run with this node had to wait for something of another kind, while its values leave the cache.
+
+        It is so of sums of many products: each is best added when it has just been made.
+        """
+        last = self.order[run.nodes[-1]]
+        return any(
+            v.node is not None and v.node.kind in ("", "matmul") and self.order[v.node] > last for v in node.values()
+        )
+
+    def add(self, node: Node, run: Run, lead: tuple[int, ...]) -> None:
+        run.lead = lead
+        run.nodes.append(node)
+        self.home[node] = run
+        for v in node.values():
+            if v.size >= node.out.size and (v.node is None or self.home.get(v.node) is not run):
+                readers = self.readers.setdefault(v, [])
+                if run not in readers:
+                    readers.append(run)
+
+    def merge(self, run: Run, other: Run) -> None:
+        """Take in another run, if nothing between the two keeps them apart."""
+        n = min(len(run.lead), len(other.lead))
+        lead = run.lead[:n]
+        if lead != other.lead[:n] or _rows(lead) < FEWEST_ROWS or any(is_total(x) for x in (*run.nodes, *other.nodes)):
+            return
+        for a, b in ((run, other), (other, run)):
+            outside = [v for x in a.nodes for v in self.groups.outside(x.values(), a) if v.node not in b.nodes]
+            if self.groups.reaches(outside, b):
+                return
+        for node in other.nodes:
+            self.home[node] = run
+        run.nodes = sorted((*run.nodes, *other.nodes), key=self.order.__getitem__)
+        run.lead = lead
+        for readers in self.readers.values():
+            if other in readers:
+                readers.remove(other)
+                if run not in readers:
+                    readers.append(run)
+
+
+def finish(items: list[Any], outputs: list[Value]) -> None:
+    """Note for each run what it reads from elsewhere and which results others read."""
+    read = set(outputs)
+    for item in reversed(items):
+        if isinstance(item, Run):
+            own = {v for node in item.nodes for v in node.outs}
+            item.outs = tuple(v for node in item.nodes for v in node.outs if v in read)
+            item.ins = tuple(dict.fromkeys(v for n in item.nodes for v in n.values() if v not in own))
+        read.update(item.values())
+
+
+def _size(node: Node) -> int:
+    return max([node.out.size, *(v.size for v in node.values())])
+
+
+def _rows(lead: tuple[int, ...]) -> int:
+    n = 1
+    for length in lead:
+        n *= length
+    return n
+
+
+def axes_of(node: Node) -> tuple[int, ...]:
+    """Return the axes that a reduction reduces, counted from the start."""
+    x = node.args[0]
+    axis = node.kwargs.get("axis")
+    ndim = len(x.shape)
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return tuple(i % ndim for i in axes) if ndim else ()
+
+
+def is_total(node: Node) -> bool:
+    """Say whether a node of a run is a reduction over the rows, which ends the run."""
+    return node.kind == "reduction" and 0 in axes_of(node)
+
+
+def common_lead(node: Node, lead: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return as many of the leading axes as a node can be run along, None if that gives too few rows."""
+    for n in range(len(lead), 0, -1):
+        if _rows(lead[:n]) < FEWEST_ROWS:
+            return None
+        if _along(node, lead[:n]):
+            return lead[:n]
+    return None
+
+
+def _along(node: Node, lead: tuple[int, ...]) -> bool:
+    k = len(lead)
+    out = node.out.shape
+    if node.kind == "reduction":
+        x = node.args[0]
+        if type(x) is not Value or x.shape[:k] != lead:
+            return False
+        axes = axes_of(node)
+        if min(axes, default=0) >= k:
+            return True
+        total = set(range(k)) <= set(axes) and node.op in ("sum", "max", "min")
+        return total and (node.op != "sum" or x.dtype == node.out.dtype)
+    if out[:k] != lead or node.many:
+        return False
+    if node.kind == "view":
+        x = node.args[0]
+        return node.op == "reshape" and x.shape[:k] == lead
+    return all(row_operand(v, out, k, lead) is not None for v in node.args if type(v) is Value)
+
+
+def row_operand(v: Value, out: tuple[int, ...], k: int, lead: tuple[int, ...]) -> bool | None:
+    """Say whether an operand of an elementwise node goes by rows (True), is the same for all (False), or neither."""
+    inner = len(out) - k
+    if len(v.shape) == len(out) and v.shape[:k] == lead:
+        return True
+    if len(v.shape) <= inner or all(n == 1 for n in v.shape[: len(v.shape) - inner]):
+        return False
+    return None

@@ -1,0 +1,65 @@
+"""Nodes that are run as one item: which item a node is in, and an order in which items can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tapegrad._compile._program import Node, Value
+
+
+class Groups:
+    """The items of a program: groups of nodes (of any class with `nodes`), and single nodes.
+
+    home: the group of each node that is in one.
+    """
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+        self.home: dict[Node, Any] = {}
+
+    def outside(self, values: Iterable[Value], group: Any) -> list[Value]:
+        """Return those of some values that are computed, and not by a group."""
+        return [v for v in values if v.node is not None and self.home.get(v.node) is not group]
+
+    def reaches(self, values: Iterable[Value], group: Any) -> bool:
+        """Say whether any of some values depends on a group."""
+        stack = [v.node for v in values if v.node is not None]
+        seen: set[Node] = set()
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            home = self.home.get(node)
+            if home is group:
+                return True
+            for member in (node,) if home is None else home.nodes:
+                seen.add(member)
+                stack += [v.node for v in member.values() if v.node is not None and v.node not in seen]
+        return False
+
+    def ordered(self) -> list[Any]:
+        """Return all items, each after what it reads and as near to its last node's place as that allows."""
+        items: list[Any] = []
+        done: set[Any] = set()
+        for start in self.nodes:
+            item = self.home.get(start, start)
+            if item is not start and item.nodes[-1] is not start:
+                continue
+            stack = [(item, False)]
+            while stack:
+                item, ready = stack.pop()
+                if item in done:
+                    continue
+                if ready:
+                    done.add(item)
+                    items.append(item)
+                    continue
+                stack.append((item, True))
+                for node in (item,) if type(item) is Node else item.nodes:
+                    for v in node.values():
+                        if v.node is not None:
+                            before = self.home.get(v.node, v.node)
+                            if before is not item and before not in done:
+                                stack.append((before, False))
+        return items

@@ -1,0 +1,171 @@
+"""Doing less: what a program computes twice, for nothing, or the same at each call.
+
+Every step keeps results equal to the bit: common subexpressions, dead code, constants computed once, products with one,
+operands that a library broadcasts by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tapegrad._compile._kinds import kind_of
+from tapegrad._compile._program import Node, Program, Value, put_in
+
+_FILLS = ("zeros", "ones", "full")
+
+
+def simplified(program: Program, as_array: Callable[[Any], Any]) -> Program:
+    """Return a program with the same outputs and less to do; as_array: makes an array of a library's scalar."""
+    new: dict[Value, Value] = {}  # in place of a value of the old program
+    seen: dict[Any, tuple[Value, ...]] = {}
+    nodes: list[Node] = []
+
+    def now(v: Value) -> Value:
+        return new.get(v, v)
+
+    for old in program.nodes:
+        args: tuple[Any, ...] = put_in(old.args, now)
+        kwargs = {k: put_in(v, now) for k, v in old.kwargs.items()} if old.kwargs else old.kwargs
+        node = Node(old.op, old.function, args, kwargs, old.line, old.effect)
+        node.outs, node.many = old.outs, old.many
+        if old.effect:
+            nodes.append(node)
+            continue
+        key = (old.op, _frozen(args), _frozen(tuple(kwargs.items())))
+        found = seen.get(key)
+        if found is None:
+            _alike(node)
+            found = _same_as(node) or _constant(node, as_array) or _uniform(node, nodes, as_array)
+            if found is None:
+                node.kind = kind_of(node.op, node.args)
+                for v in node.outs:
+                    v.node = node
+                nodes.append(node)
+                found = node.outs
+            seen[key] = found
+        if found is not old.outs:
+            new.update(zip(old.outs, found, strict=True))
+    outputs = [now(v) for v in program.outputs]
+    return Program(program.inputs, _alive(nodes, outputs), outputs, program.replaces)
+
+
+def _frozen(x: Any) -> Any:
+    """Return nested arguments as something hashable that is equal for equal arguments."""
+    kind = type(x)
+    if kind is tuple or kind is list:
+        return (kind, *map(_frozen, x))
+    if kind is slice:
+        return (kind, x.start, x.stop, x.step)
+    if kind is float or kind is complex:
+        return (kind, repr(x))  # 0.0 is not -0.0, nor is it 0
+    return (kind, x) if kind in (bool, int) else x
+
+
+def _alive(nodes: list[Node], outputs: list[Value]) -> list[Node]:
+    """Return the nodes without those whose results nobody reads."""
+    read = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if node.effect or any(v in read for v in node.outs):
+            kept.append(node)
+            read.update(node.values())
+    return kept[::-1]
+
+
+# -- constants -------------------------------------------------------------------------------------------
+
+
+def _constant(node: Node, as_array: Callable[[Any], Any]) -> tuple[Value, ...] | None:
+    """Return the results of a node that reads only constants, computed now; of one value everywhere as a scalar."""
+    if any(v.constant is None for v in node.values()):
+        return None
+    if node.op in _FILLS and node.out.shape != ():
+        return None  # see _uniform
+    if node.op == "empty" or (node.op == "broadcast_to" and node.out.shape != ()):
+        return None
+    put: Callable[[Value], Any] = lambda v: v.constant  # noqa: E731
+    result = node.function(*put_in(node.args, put), **{k: put_in(v, put) for k, v in node.kwargs.items()})
+    for v, array in zip(node.outs, result if node.many else (result,), strict=True):
+        v.node, v.constant = None, as_array(array)
+    return node.outs
+
+
+def _uniform(node: Node, nodes: list[Node], as_array: Callable[[Any], Any]) -> tuple[Value, ...] | None:
+    """Return an array of one value as that value, broadcast: who reads it elementwise reads the scalar."""
+    if node.op not in _FILLS:
+        return None
+    scalar = Value((), node.out.dtype)
+    scalar.constant = as_array(node.function((), *node.args[1:], **node.kwargs))
+    node.out.uniform = scalar
+    return None
+
+
+def _scalar_of(v: Value) -> Value:
+    """Return the scalar that a value is everywhere, if it is one, else the value."""
+    return v if v.uniform is None else v.uniform
+
+
+# -- the same value under another name -------------------------------------------------------------------
+
+
+def _same_as(node: Node) -> tuple[Value, ...] | None:
+    """Return what a node's result is already there as."""
+    op, args = node.op, node.args
+    out = node.outs[0]
+    x = args[0] if args else None
+    if op in ("positive", "astype", "reshape", "broadcast_to", "permute_dims", "squeeze", "expand_dims"):
+        if type(x) is not Value:
+            return None
+        if x.shape == out.shape and x.dtype == out.dtype and (op != "permute_dims" or _in_order(args[1])):
+            return (x,)
+        if op in ("broadcast_to", "reshape", "squeeze", "expand_dims") and x.uniform is not None:
+            out.uniform = x.uniform
+        elif op in ("broadcast_to", "reshape", "expand_dims") and x.size == 1 and x.constant is not None:
+            scalar = Value((), x.dtype)
+            scalar.constant = x.constant if x.shape == () else x.constant.reshape(())
+            out.uniform = scalar
+    if op in ("multiply", "divide") and len(args) == 2:
+        for x, other in ((args[0], args[1]), (args[1], args[0]))[: 2 if op == "multiply" else 1]:
+            if type(x) is Value and _is_one(other) and x.shape == out.shape and x.dtype == out.dtype:
+                return (x,)
+    return None
+
+
+def _in_order(axes: Any) -> bool:
+    return tuple(axes) == tuple(range(len(axes)))
+
+
+def _is_one(x: Any) -> bool:
+    if type(x) is Value:
+        constant = _scalar_of(x).constant
+        return constant is not None and constant.shape == () and bool(constant == 1)
+    return type(x) in (int, float) and x == 1
+
+
+def _alike(node: Node) -> None:
+    """Have an elementwise node read scalars and what is broadcast as they are, where its result stays the same."""
+    if kind_of(node.op, node.args) != "elementwise":
+        return
+    shape = node.out.shape
+    for wide in (True, False):
+        args = tuple([_narrow(a) if type(a) is Value else a for a in node.args])
+        if not wide:  # the result gets its shape from one of them: keep that one
+            keep = next(i for i, a in enumerate(node.args) if type(a) is Value and a.shape == shape)
+            args = (*args[:keep], node.args[keep], *args[keep + 1 :])
+        if _broadcast([a.shape for a in args if type(a) is Value]) == shape:
+            node.args = args
+            return
+
+
+def _narrow(v: Value) -> Value:
+    if v.uniform is not None:
+        return v.uniform
+    node = v.node
+    return node.args[0] if node is not None and node.op == "broadcast_to" else v
+
+
+def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    ndim = max(map(len, shapes), default=0)
+    padded = [(1,) * (ndim - len(s)) + tuple(s) for s in shapes]
+    return tuple([next((n for n in column if n != 1), 1) for column in zip(*padded, strict=True)])
