@@ -5,23 +5,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable
 from functools import update_wrapper
-from threading import Lock
+from threading import RLock
 from typing import Any
 
-from tapegrad._compile._capture import traced, watched
+from tapegrad._compile._capture import Capture, Known, traced, watched
+from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
-from tapegrad._compile._events import Events, difference
-from tapegrad._compile._key import changed, key_of
-from tapegrad._compile._replay import Replay
-from tapegrad._compile._trace import CaptureError
-from tapegrad._namespace import capturing
+from tapegrad._compile._key import changed, key_of, same_ones
+from tapegrad._compile._replay import Replay, fits, outlived
+from tapegrad._namespace import CaptureError, capturing
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
-EAGER_CALLS = 3  # that two in a row must have done the same
+ATTEMPTS = 3  # captured calls that two in a row must have done the same in
 LIMIT = 8  # programs of one function
+_tracing = RLock()  # Tensors hold traced arrays meanwhile: one call at a time, whichever the function
+
+
+class _Pending:
+    """What is known of calls of one kind that have no program yet: Tensors they use, and captured calls."""
+
+    def __init__(self) -> None:
+        self.known: Known | None = None
+        self.captures: list[tuple[Capture, int]] = []
 
 
 class Compiled:
@@ -32,11 +40,11 @@ class Compiled:
         self.debug = debug
         self.threads = threads
         self._replays: dict[Hashable, list[Replay]] = {}
-        self._pending: dict[Hashable, tuple[Events, list[Any], int]] = {}
+        self._pending: dict[Hashable, _Pending] = {}
         self._last: Replay | None = None
         self._keys: list[Any] = []
         self._warned = False
-        self._lock = Lock()
+        self._lock = RLock()
         update_wrapper(self, function)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -54,16 +62,17 @@ class Compiled:
         Raises RuntimeError before the first call that was captured.
         """
         if self._last is None:
-            raise RuntimeError("no program yet: the first two calls of a compiled function run eagerly")
+            raise RuntimeError("no program yet: the first three calls of a compiled function run eagerly")
         return self._last.program
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if capturing.get() is not None:
-            return self.function(*args, **kwargs)  # a part of the program that is being captured
-        leaves: list[Any] = []
         m = mode()
+        if m.watch is not None or capturing.get() is not None:
+            return self.function(*args, **kwargs)  # a part of what is captured, or listed by an open Tape
+        leaves: list[Any] = []
         key = (
             key_of((args, kwargs) if kwargs else args, leaves),
+            same_ones(leaves),
             m.recording,
             default_dtype(),
             default_device(),
@@ -72,38 +81,68 @@ class Compiled:
         if m.recording and any(_inner(x) for x in leaves):
             return self.function(*args, **kwargs)  # recorded from outside: that tape needs every operation
         with self._lock:
-            for replay in self._replays.get(key, ()):
-                if replay.fits(leaves):
-                    self._last = replay
-                    if self.debug:
-                        return compared(self.function, replay, args, kwargs)
-                    return replay(leaves)
-            return self._eager(key, args, kwargs)
+            replay, xs = self._fitting(key, leaves)
+            if replay is None:
+                with _tracing:  # whoever traces may have had our Tensors
+                    replay, xs = self._fitting(key, leaves)
+                    if replay is None:
+                        return self._eager(key, args, kwargs)
+            self._last = replay
+            return compared(self.function, replay, args, kwargs) if self.debug else replay(leaves, xs)
+
+    def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
+        for replay in self._replays.get(key, ()):
+            xs = replay.tensors(leaves)
+            if xs is not None:
+                return replay, xs
+        return None, []
 
     def _eager(self, key: Any, args: Any, kwargs: Any) -> Any:
-        if len(self._keys) >= LIMIT and key not in self._pending:
-            self._warn(key)
-            return self.function(*args, **kwargs)
+        pending = self._pending.get(key)
+        replays = self._replays.setdefault(key, [])
+        for replay in [r for r in replays if r.abandoned]:
+            self._drop(key, replay)
+            pending = pending or self._pending.setdefault(key, _Pending())
+            pending.captures.append((replay.capture, 1))
+        if pending is None:
+            if len(self._keys) >= LIMIT or len(self._pending) >= 4 * LIMIT:
+                self._warn(key)
+                return self.function(*args, **kwargs)
+            pending = self._pending[key] = _Pending()
         leaves, rebuild = flatten((args, kwargs))
-        before = self._pending.pop(key, None)
-        if before is None:
-            result, events = watched(lambda: self.function(*args, **kwargs), leaves)
-            self._pending[key] = events, leaves, 1
+        pending.captures = [c for c in pending.captures if not outlived(c[0])]
+        like = [c for c in pending.captures if fits(c[0], leaves)]
+        like += [(r.capture, 1) for r in replays if not outlived(r.capture) and fits(r.capture, leaves)]
+        if not like and (pending.known is None or pending.known.stale()):
+            result, pending.known = watched(lambda: self.function(*args, **kwargs), leaves)
             return result
-        result, capture, events = traced(self.function, leaves, rebuild, before[0])
-        arguments = {id(x): i for i, x in (*enumerate(before[1]), *enumerate(leaves))}
-        differs = difference(before[0], events, arguments)
-        if differs is not None:
-            calls = before[2] + 1
-            if not differs.again or calls >= EAGER_CALLS:
-                raise CaptureError(f"two calls did not do the same: {differs.message}")
-            self._pending[key] = events, leaves, calls
+        known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
+        known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
+        result, capture = traced(self.function, leaves, rebuild, known)
+        del known
+        pending.known = None
+        found = [(c, n, difference(c, capture)) for c, n in like]
+        same = next((c for c, _, differs in found if differs is None), None)
+        pending.captures = [c for c in pending.captures if all(c[0] is not other for other, _, _ in found)]
+        if same is None:
+            attempts = max([n for _, n, _ in found], default=0) + 1
+            for _, _, differs in found:
+                if differs is not None and (not differs.again or (attempts >= ATTEMPTS and not differs.aliased)):
+                    raise CaptureError(f"two calls did not do the same: {differs.message}")
+            pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
-        replay = Replay(capture, leaves, self.threads)
-        self._replays.setdefault(key, []).append(replay)
+        for replay in [r for r in replays if r.capture is same]:  # what holds for both is more general
+            self._drop(key, replay)
+        self._last = Replay(capture, leaves, self.threads)
+        replays.append(self._last)
         self._keys.append(key)
-        self._last = replay
+        if not pending.captures:
+            del self._pending[key]
         return result
+
+    def _drop(self, key: Any, replay: Replay) -> None:
+        self._replays[key].remove(replay)
+        self._keys.remove(key)
 
     def _warn(self, key: Any) -> None:
         if self._warned:
@@ -130,7 +169,7 @@ def _inner(x: Any) -> bool:
 
 
 def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = False, threads: int | None = None) -> Any:
-    """Return the function compiled: two calls run eagerly, later ones replay what these did.
+    """Return the function compiled: three calls run eagerly, later ones replay what these did.
 
     Usable as a decorator. Arguments may be nested containers: Tensors and arrays in them are inputs, everything else is
     static, and another value of it another program. Tensors that the function reaches otherwise (parameters, the state
@@ -156,8 +195,8 @@ def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = Fals
     ...     with tg.no_grad():
     ...         w[...] = w - 0.25 * w.grad
     ...     return loss
-    >>> [step(tg.asarray([0.0, 0.0])).item() for _ in range(4)]
-    [5.0, 1.25, 0.3125, 0.078125]
+    >>> [step(tg.asarray([0.0, 0.0])).item() for _ in range(5)]
+    [5.0, 1.25, 0.3125, 0.078125, 0.01953125]
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"compile: threads must be 1 or more, not {threads!r}")
