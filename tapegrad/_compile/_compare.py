@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,18 +35,18 @@ class _Differ(Exception):
 
 def difference(a: Capture, b: Capture) -> Difference | None:
     """Say how two calls differ, None if they do the same; then the cells of `b` have the roles that hold in both."""
-    try:
-        _Match(a, b).run()
-    except _Differ as differ:
-        return Difference(str(differ), differ.again, differ.aliased)
-    return None
+    return Match(a, b).difference()
 
 
-class _Match:
-    """The correspondence of two captures: of their values, and of their cells."""
+class Match:
+    """The correspondence of two captures: of their values, and of their cells.
 
-    def __init__(self, a: Capture, b: Capture) -> None:
+    equal_held: of two (raw array from outside, a copy of what it was).
+    """
+
+    def __init__(self, a: Capture, b: Capture, equal_held: Callable[[Any, Any], bool] | None = None) -> None:
         self.a, self.b = a, b
+        self.equal_held = equal_held or (lambda x, y: equal(x[1], y[1]))
         self.same: dict[Value, Value] = {}
         self.cells_a = {c.before: c for c in a.cells}
         self.cells_b = {c.before: c for c in b.cells}
@@ -55,7 +56,16 @@ class _Match:
         self.tensors = {id(_tensor(c.tensor)): c for c in a.cells if c.tensor is not None}
         self.roles: dict[Cell, tuple[Any, frozenset[int], list[Cell]]] = {}
 
+    def difference(self) -> Difference | None:
+        """Say how the calls differ, None if they do the same."""
+        try:
+            self.run()
+        except _Differ as differ:
+            return Difference(str(differ), differ.again, differ.aliased)
+        return None
+
     def run(self) -> None:
+        """Go through all that the calls did; raise where they differ."""
         for m, n in zip(self.a.graph.nodes, self.b.graph.nodes, strict=False):
             self.node(m, n)
         if len(self.a.graph.nodes) != len(self.b.graph.nodes):
@@ -106,10 +116,14 @@ class _Match:
             if self.raw_a[x] != self.raw_b[y]:
                 raise _Differ("an operand is another argument than in the call before", True)
             return
-        one, other = self.a.graph.contents(x), self.b.graph.contents(y)
-        if one is None or other is None:
+        held_a, held_b = self.a.graph.held.get(x), self.b.graph.held.get(y)
+        if held_a is not None and held_b is not None:
+            same = self.equal_held(held_a, held_b)
+        elif x.constant is not None and y.constant is not None:
+            same = equal(x.constant, y.constant)
+        else:
             raise _Differ(f"an operand came from elsewhere in the call before: {_STATE}", True)
-        if not equal(one, other):
+        if not same:
             held = "an array that is no Tensor" if y.constant is None else "a constant made inside"
             raise _Differ(f"{held} is another one in each call: {_STATE}")
 
@@ -212,23 +226,29 @@ def equal(a: Any, b: Any) -> bool:
     return bool((x == y).all()) if x.dtype.hasobject else x.tobytes() == y.tobytes()
 
 
-def close(a: Any, b: Any, tolerance: float) -> float | None:
-    """Return None if two raw arrays agree, else their largest difference: infinite for other shapes and dtypes."""
-    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
-        return math.inf
-    if equal(a, b):
-        return None
+def held_apart(x: Any, y: Any) -> bool:
+    """Say whether two arrays from outside are the same one, or hold the same: such an array is read at each call."""
+    return x[0] is y[0] or equal(x[1], y[1])
+
+
+def gap(a: Any, b: Any, units: int) -> float | None:
+    """Return None if two raw arrays agree, else their largest difference: infinite for other shapes and dtypes.
+
+    units: by how many units in the last place of the greatest value they may differ; NaN agrees with NaN.
+    """
     import numpy as np
 
+    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+        return math.inf
     x, y = (np.asarray(host(wrap(v))) for v in (a, b))
+    if x.tobytes() == y.tobytes():
+        return None
     if x.dtype.kind not in "fc":
         wide = np.abs(x.astype(np.float64) - y.astype(np.float64))
-        return float(wide.max()) or None
-    both = (x == y) | (np.isnan(x) & np.isnan(y))
+        return float(wide.max())
     with np.errstate(all="ignore"):
-        gap = np.where(both, 0, np.abs(x - y))
-        scale = np.where(both, 1, np.maximum(np.abs(x), np.abs(y)))
-    wrong = np.isnan(gap) | (gap > tolerance * np.maximum(scale, float(scale.max())))
-    if not wrong.any():
+        apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0, np.abs(x - y))
+        finite = np.where(np.isfinite(y), np.abs(y), 0)
+    if not (apart > units * np.finfo(x.dtype).eps * finite.max()).any() and not np.isnan(apart).any():
         return None
-    return math.inf if np.isnan(gap).any() else float(gap.max())
+    return math.inf if np.isnan(apart).any() else float(apart.max())

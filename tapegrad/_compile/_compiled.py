@@ -88,7 +88,10 @@ class Compiled:
                     if replay is None:
                         return self._eager(key, args, kwargs)
             self._last = replay
-            return compared(self.function, replay, args, kwargs) if self.debug else replay(leaves, xs)
+            if self.debug:
+                with _tracing:
+                    return compared(self.function, replay, xs, args, kwargs)
+            return replay(leaves, xs)
 
     def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
         for replay in self._replays.get(key, ()):

@@ -77,10 +77,6 @@ class Graph:
         self.held[x.value] = array, backend.copy(array)
         return x
 
-    def contents(self, value: Value) -> Array | None:
-        """Return what a constant, or an array that no Tensor holds, contains; None for others."""
-        return self.held[value][1] if value in self.held else value.constant
-
     def check_known(self, *arrays: Array) -> None:
         """Raise CaptureError if one of the arrays is of the library below: nobody knew that it would be used."""
         if not all(isinstance(a, Traced) for a in arrays):
