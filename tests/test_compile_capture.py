@@ -208,6 +208,43 @@ def test_containers(kind: Any) -> None:
         assert out.second[1] is None
 
 
+def test_dataclasses_may_have_compiled_methods() -> None:
+    made = []
+
+    @dataclass
+    class Network:
+        w: tg.Tensor
+        names: tuple[str, ...] = ("a",)
+
+        def __post_init__(self) -> None:
+            made.append(self)
+
+        @tg.compile
+        def step(self, x: tg.Tensor) -> tg.Tensor:
+            self.w += x
+            return self.w * 1.0
+
+    network = Network(tg.asarray(0.0))
+    for i in range(6):
+        assert network.step(tg.asarray(1.0)).item() == i + 1
+    assert made == [network]
+
+
+def test_hooks_that_come_and_go() -> None:
+    eager, m = Model(), Model()
+    f = tg.compile(lambda x, y: plain(m, x, y))
+    handles: list[Any] = []
+    for i in range(20):
+        if i in (5, 11):
+            handles = [v.w.register_hook(lambda g: g * 0.5) for v in (m, eager)]
+        if i == 8:
+            for handle in handles:
+                handle.remove()
+        f(*m.batch(i % CALLS))
+        plain(eager, *eager.batch(i % CALLS))
+        assert visible(m) == visible(eager), i
+
+
 def test_static_arguments_are_told_apart() -> None:
     f = tg.compile(lambda x, s: x * s if isinstance(s, float) else x[s])
     x = tg.asarray([1.0, 2.0, 3.0])

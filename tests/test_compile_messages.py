@@ -138,3 +138,58 @@ def test_swapped_state_is_refused() -> None:
     f = tg.compile(lambda x, y: step(m, x, y))
     with pytest.raises(CaptureError, match=r"at test_compile_messages.py:\d+: an operand is another Tensor"):
         repeated(lambda x: f(*m.batch(0)))
+
+
+def test_containers_that_are_changed_are_refused() -> None:
+    def step(params: dict[str, tg.Tensor], x: Any) -> None:
+        params["w"] = params["w"] * 2.0 + x
+
+    for x in (tg.asarray(1.0), np.ones(())):
+        f = tg.compile(step)
+        params = {"w": tg.asarray(1.0)}
+        f(params, x)
+        assert params["w"].item() == 3.0
+        with pytest.raises(CaptureError, match="a container that it is given.*return it, or update the Tensors"):
+            f(params, x)
+        assert "Traced" not in type(params["w"]._array).__name__
+
+
+def test_gradients_that_are_recorded_are_refused() -> None:
+    w = tg.tensor([1.0, 2.0], requires_grad=True)
+
+    @tg.compile
+    def step(x: tg.Tensor) -> None:
+        w.grad = None
+        tg.sum(w * w * w * x).backward(create_graph=True)
+
+    step(tg.asarray(1.0))
+    with pytest.raises(CaptureError, match="is recorded"):
+        step(tg.asarray(1.0))
+    assert "Traced" not in type(w._array).__name__
+
+
+def test_a_result_with_a_gradient_of_its_own_is_refused() -> None:
+    w = tg.tensor([1.0, 2.0], requires_grad=True)
+
+    @tg.compile
+    def step(x: tg.Tensor) -> tg.Tensor:
+        y = w * x
+        y.retain_grad()
+        tg.sum(y * y).backward()
+        return y
+
+    step(tg.asarray(1.0))
+    with pytest.raises(CaptureError, match=r"made at test_compile_messages.py:\d+, has a gradient of its own"):
+        step(tg.asarray(1.0))
+
+
+def test_flags_that_python_flips_in_the_first_calls_are_refused() -> None:
+    calls: list[int] = []
+
+    @tg.compile
+    def step(x: tg.Tensor) -> tg.Tensor:
+        calls.append(1)
+        return x * 2.0 if len(calls) % 2 else x + 2.0
+
+    with pytest.raises(CaptureError, match=r"add at test_compile_messages.py:\d+, where the call before did multiply"):
+        repeated(step)

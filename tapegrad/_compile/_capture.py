@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable
+from operator import is_
 from typing import Any, NamedTuple, final
 from weakref import WeakValueDictionary, ref
 
@@ -19,7 +20,7 @@ from tapegrad._compile._trace import Graph, Traced, active, stranger
 from tapegrad._cuts import inside
 from tapegrad._namespace import CaptureError, backend_of, find_backend
 from tapegrad._record import LEAF, RELEASED, mode_set
-from tapegrad._tensor import Tensor
+from tapegrad._tensor import Hooks, Tensor
 from tapegrad._tree import Rebuild, flatten
 
 
@@ -89,7 +90,16 @@ class Capture(NamedTuple):
     grads: list[tuple[Cell, Any]]
     outputs: list[Any]
     rebuild: Rebuild
-    guards: list[tuple[Cell, Cell | None, bool, Any, Any, type]]
+    guards: list[tuple[Cell, Cell | None, Any, Any, Any, type]]
+
+
+def kind_of(record: Any) -> Any:
+    """Return what must be the same of a Tensor's record: None, whether it is a leaf's, or its hooks."""
+    if record is None:
+        return None
+    if type(record.tensor) is Hooks:
+        return tuple(record.tensor.functions)
+    return record.op is LEAF
 
 
 class Known(NamedTuple):
@@ -130,9 +140,10 @@ def _check_output(y: Tensor, known: Iterable[int], what: str = "the function ret
 
 
 def traced(
-    function: Callable[..., Any], leaves: list[Any], rebuild: Rebuild, known: Iterable[Tensor], debug: bool = False
+    function: Callable[..., Any], args: Any, kwargs: Any, known: Iterable[Tensor], debug: bool = False
 ) -> tuple[Any, Capture]:
     """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did."""
+    leaves, rebuild = flatten((args, kwargs))
     graph = Graph(debug)
     cells: dict[int, tuple[Tensor, Cell]] = {}
     guards: dict[int, Any] = {}
@@ -154,7 +165,7 @@ def traced(
         g = None if x.grad is None else add(x.grad)
         if g is not None:
             g.owners += (cell,)
-        guards[id(x)] = (cell, g, r is None, a.shape, a.dtype, type(a))
+        guards[id(x)] = (cell, g, kind_of(r), a.shape, a.dtype, type(a))
         return cell
 
     raw: dict[int, Value] = {}
@@ -176,9 +187,16 @@ def traced(
             add(x)
         tracked = [(x, x._record) for x, _ in cells.values()]
         with mode_set(watch=used):
-            args, kwargs = rebuild(given)
+            if raw:  # without any, containers are passed as they are
+                args, kwargs = rebuild(list(given))
             result = [function(*args, **kwargs)]  # in a list, so that no name here holds it
-        del given, args, kwargs
+        now = flatten((args, kwargs))[0]
+        if len(now) != len(given) or not all(map(is_, now, given)):
+            raise CaptureError(
+                "the function puts something else into a container that it is given, which replay does not: return it, "
+                "or update the Tensors in it in place"
+            )
+        del given, now, args, kwargs
         for x, r in tracked:
             if x._record is not r:
                 raise CaptureError(

@@ -112,7 +112,7 @@ class Compiled:
                 self._warn(key)
                 return self.function(*args, **kwargs)
             pending = self._pending[key] = _Pending()
-        leaves, rebuild = flatten((args, kwargs))
+        leaves = flatten((args, kwargs))[0]
         pending.captures = [c for c in pending.captures if not outlived(c[0])]
         like = [c for c in pending.captures if fits(c[0], leaves)]
         like += [(r.capture, 1) for r in replays if not outlived(r.capture) and fits(r.capture, leaves)]
@@ -121,7 +121,7 @@ class Compiled:
             return result
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
         known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
-        result, capture = traced(self.function, leaves, rebuild, known)
+        result, capture = traced(self.function, args, kwargs, known)
         del known
         pending.known = None
         found = [(c, n, difference(c, capture)) for c, n in like]
@@ -176,17 +176,24 @@ def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = Fals
 
     Usable as a decorator. Arguments may be nested containers: Tensors and arrays in them are inputs, everything else is
     static, and another value of it another program. Tensors that the function reaches otherwise (parameters, the state
-    of an optimiser) are read at each call, and get their new values and gradients as in an eager call. Programs are for
-    one combination of shapes, dtypes, devices and default settings. Results are recorded by nobody: call `backward()`,
-    or `grad`, inside.
+    of an optimiser) are read at each call, and get their new values and gradients as in an eager call; so are raw
+    arrays from outside read. Programs are for one combination of shapes, dtypes, devices and default settings; after
+    some of them, further ones run eagerly, with a warning. Results are recorded by nobody: call `backward()`, or
+    `grad`, inside. Under an open Tape or `debug()`, inside another compiled function, and for arguments that are
+    recorded, it runs eagerly.
 
-    debug: run every call eagerly as well, and raise AssertionError for the first value that differs. threads: how many
-    threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or OPENBLAS_NUM_THREADS.
+    debug: run every call eagerly as well, and raise AssertionError for the first operation or value that differs.
+    threads: how many threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or
+    OPENBLAS_NUM_THREADS.
 
-    What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python.
+    What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python;
+    a Python value that changes after the third call stays what it was. Another Tensor in the place of one that is
+    state (`model.w = other`) is noticed if nothing else holds the old one, and not if something does (an optimiser's
+    list): update Tensors in place. Nor are Tensors to be used by other threads while a call is captured.
+
     Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
-    on values), where two calls do not do the same (a number that Python changes), and where something outside
-    keeps a Tensor that a call made.
+    on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a
+    Tensor that a call made. State is then what the call made of it, as if it had run eagerly.
 
     >>> import tapegrad as tg
     >>> w = tg.tensor([1.0, 2.0], requires_grad=True)

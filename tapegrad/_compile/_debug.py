@@ -24,13 +24,13 @@ def compared(function: Callable[..., Any], replay: Replay, xs: list[Tensor], arg
     xs: the Tensors that the program's cells stand for, which the function only updates. Raises AssertionError, naming
     the operation and its line, for the first operation or value that differs.
     """
-    leaves, rebuild = flatten((args, kwargs))
+    leaves = flatten((args, kwargs))[0]
     inputs = replay.arrays(leaves, xs)
     outs, failed = _attempt(lambda: replay.run([backend_of[type(a)].copy(a) for a in inputs]))
     values, failed_plainly = _attempt(lambda: _values(replay, [backend_of[type(a)].copy(a) for a in inputs]))
     fails = failed or failed_plainly
     try:
-        result, now = traced(function, leaves, rebuild, xs, debug=True)
+        result, now = traced(function, args, kwargs, xs, debug=True)
     except Exception as error:
         if failed is None or failed_plainly is None:
             raise AssertionError(f"compile: the function raises where its program does not: {error}") from error
@@ -49,7 +49,7 @@ def compared(function: Callable[..., Any], replay: Replay, xs: list[Tensor], arg
     for v, out in zip(replay.program.outputs, outs, strict=True):
         at = "an input" if v.node is None else f"{v.node.op} at {v.node.line}"
         expected = contents[match.same[v]] if v.node is not None else values[v]
-        _check(f"as planned ({replay.executor.how}), {at}", out, expected, UNITS)
+        _check(f"as planned ({getattr(replay.executor, 'how', 'run')}), {at}", out, expected, UNITS)
     return result
 
 

@@ -63,7 +63,7 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
 
 def _static(x: Any) -> Hashable:
     """Return what stands for a static argument: its value if that can never change, else the object itself."""
-    if isinstance(x, (float, complex)):
+    if isinstance(x, (float, complex)) or hasattr(x, "dtype"):
         return repr(x)  # tells -0.0 from 0.0, and NaN is NaN
     if isinstance(x, slice):
         return tuple(map(_static, (x.start, x.stop, x.step)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._capture import ALONE, Capture, Cell, Fresh, own, program_of, state_of
+from tapegrad._compile._capture import ALONE, Capture, Cell, Fresh, kind_of, own, program_of, state_of
 from tapegrad._compile._program import Program, Value
 from tapegrad._namespace import backend_of
 from tapegrad._record import RELEASED, Operation, Record, next_seq
@@ -74,7 +74,7 @@ class Replay:
         Tensors are the same one.
         """
         xs: list[Any] = []
-        for argument, owner, state, no_record, shape, dtype, kind in self._plan:
+        for argument, owner, state, record, shape, dtype, kind in self._plan:
             if state is not None:
                 if getrefcount(state.tensor) <= ALONE:
                     self.abandoned = True
@@ -87,7 +87,7 @@ class Replay:
                 if x is None:
                     return None
             a = x._array
-            if type(a) is not kind or a.shape != shape or a.dtype != dtype or (x._record is None) is not no_record:
+            if type(a) is not kind or a.shape != shape or a.dtype != dtype or kind_of(x._record) != record:
                 return None
             xs.append(x)
         for n, g, none in self._grads_are:
@@ -159,12 +159,12 @@ def _executor(program: Program, found: set[Backend], threads: int | None) -> Any
 
 def fits(capture: Capture, leaves: list[Any]) -> bool:
     """Say whether arguments and state are as at a captured call that has no program yet."""
-    for cell, g, no_record, shape, dtype, kind in capture.guards:
+    for cell, g, record, shape, dtype, kind in capture.guards:
         x = _known(cell, leaves)
         if x is None:
             return False
         a = x._array
-        if (type(a), tuple(a.shape), a.dtype, x._record is None) != (kind, tuple(shape), dtype, no_record):
+        if (type(a), tuple(a.shape), a.dtype, kind_of(x._record)) != (kind, tuple(shape), dtype, record):
             return False
         if (x.grad is None) is not (g is None):
             return False
