@@ -17,6 +17,7 @@ from test_compile import plain
 
 import tapegrad as tg
 from tapegrad._compile._compiled import LIMIT
+from tapegrad._namespace import CaptureError
 from tapegrad._tree import flatten
 
 
@@ -412,9 +413,62 @@ def test_the_limit_warns_and_stays_right() -> None:
     for n in range(LIMIT):
         for i in range(4):
             assert f(tg.full(n + 1, float(i))).tolist() == [2.0 * i] * (n + 1)
-    with pytest.warns(RuntimeWarning, match=r"twice was captured 8 times.*last change was in .*0.*\[8\].*\[9\]"):
+    with pytest.warns(
+        RuntimeWarning, match=r"twice was called with 9 combi.*has 8.*last change was in .*0.*\[8\].*\[9\]"
+    ):
         assert f(tg.ones(LIMIT + 1)).tolist() == [2.0] * (LIMIT + 1)
     assert f(tg.ones(LIMIT + 2)).tolist() == [2.0] * (LIMIT + 2)  # warned once
+
+
+def test_numbers_that_change_at_each_call_warn_and_stay_right() -> None:
+    f = tg.compile(lambda x, n: x * n)
+
+    def steps() -> None:
+        for n in range(50):
+            assert f(tg.asarray(2.0), n).item() == 2.0 * n
+
+    with pytest.warns(RuntimeWarning, match=r"has 0 of these.*last change was in 1: \d+ and \d+. Pass what changes"):
+        steps()
+
+
+def test_state_that_becomes_a_result_is_captured_anew() -> None:
+    w, s = tg.tensor([1.0, 2.0], requires_grad=True), tg.tensor([3.0, 4.0], requires_grad=True)
+    f = tg.compile(lambda x: tg.grad(lambda v: tg.sum(v * s.detach()))(x))
+    for i in range(6):
+        f(tg.asarray([1.0, float(i)]))
+    s.requires_grad = False
+    s[...] = w * 2.0
+    with pytest.raises(CaptureError, match="a result of setitem, is recorded.*detach"):
+        _until_captured(f)
+
+
+def _until_captured(f: Any) -> None:
+    for i in range(3):
+        f(tg.asarray([1.0, float(i)]))
+
+
+def test_other_threads_may_use_compiled_functions_of_the_same_state() -> None:
+    m = Model()
+    x, y = m.batch(0)
+    errors: list[BaseException] = []
+
+    def work(shape: int) -> None:
+        try:
+            f = tg.compile(lambda v: tg.sum(v @ m.w).detach())
+            for n in range(40):
+                v = tg.full((n % 5 + 1, 4), float(shape))
+                assert abs(f(v).item() - tg.sum(v @ w).item()) < 1e-9
+        except BaseException as error:
+            errors.append(error)
+
+    w = m.w.detach()
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert x.shape[0] == y.shape[0]
+    assert errors == []
 
 
 def test_nothing_of_a_call_is_kept_alive() -> None:

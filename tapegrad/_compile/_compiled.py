@@ -21,7 +21,25 @@ from tapegrad._tree import flatten
 
 ATTEMPTS = 3  # captured calls that two in a row must have done the same in
 LIMIT = 8  # programs of one function
-_tracing = RLock()  # Tensors hold traced arrays meanwhile: one call at a time, whichever the function
+
+
+class _Tracing:
+    """A lock for calls that are captured, whichever the function: Tensors hold traced arrays meanwhile."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.begun += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.ended += 1
+        self._lock.release()
+
+
+_tracing = _Tracing()
 
 
 class _Pending:
@@ -81,17 +99,21 @@ class Compiled:
         if m.recording and any(_inner(x) for x in leaves):
             return self.function(*args, **kwargs)  # recorded from outside: that tape needs every operation
         with self._lock:
+            begun = _tracing.begun
             replay, xs = self._fitting(key, leaves)
-            if replay is None:
-                with _tracing:  # whoever traces may have had our Tensors
-                    replay, xs = self._fitting(key, leaves)
-                    if replay is None:
-                        return self._eager(key, args, kwargs)
-            self._last = replay
-            if self.debug:
-                with _tracing:
+            if replay is not None and not self.debug:
+                arrays = replay.arrays(leaves, xs)
+                if begun == _tracing.begun == _tracing.ended:  # no other thread's call had our Tensors meanwhile
+                    self._last = replay
+                    return replay.leave(leaves, xs, replay.run(arrays))
+            with _tracing:
+                replay, xs = self._fitting(key, leaves)
+                if replay is None:
+                    return self._eager(key, args, kwargs)
+                self._last = replay
+                if self.debug:
                     return compared(self.function, replay, xs, args, kwargs)
-            return replay(leaves, xs)
+                return replay.leave(leaves, xs, replay.run(replay.arrays(leaves, xs)))
 
     def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
         for replay in self._replays.get(key, ()):
@@ -151,17 +173,20 @@ class Compiled:
         if self._warned:
             return
         self._warned = True
-        same = [k for k in self._keys if k == key]
+        last = [*self._pending, *self._keys][-1]
         why = (
             "which gradients are None, or a state Tensor's shape or dtype"
-            if same
-            else changed(self._keys[-1][0], key[0])
+            if key in self._keys
+            else changed(last[0], key[0])
+            if last[0] != key[0]
+            else "a default, or whether gradients are recorded"
         )
         name = getattr(self.function, "__name__", "the function")
         warnings.warn(
-            f"compile: {name} was captured {LIMIT} times, once for every new combination of shapes, dtypes and static "
-            f"arguments, and runs eagerly for further ones. The last change was in {why}. Pass what changes as a "
-            "Tensor of one shape, or compile one function for each",
+            f"compile: {name} was called with {len({*self._keys, *self._pending, key})} combinations of shapes, dtypes "
+            f"and static arguments, each of which needs a program, and has {len(self._keys)} of these: it runs eagerly "
+            f"for further ones. The last change was in {why}. Pass what changes as a Tensor of one shape, or compile "
+            "one function for each",
             RuntimeWarning,
             stacklevel=4,
         )

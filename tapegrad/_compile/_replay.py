@@ -8,9 +8,9 @@ from typing import Any
 from tapegrad._compile._capture import ALONE, Capture, Cell, Fresh, kind_of, own, program_of, state_of
 from tapegrad._compile._program import Program, Value
 from tapegrad._namespace import backend_of
-from tapegrad._record import RELEASED, Operation, Record, next_seq
+from tapegrad._record import LEAF, RELEASED, Operation, Record, next_seq
 from tapegrad._rules import new
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._tensor import Hooks, Tensor, wrap
 from tapegrad.backends import Backend
 from tapegrad.backends._replay import PlainExecutor
 
@@ -18,30 +18,40 @@ COMPILED = Operation("compiled")
 
 
 class Replay:
-    """A program with the cells it reads and updates; called with the leaves of the arguments."""
+    """A program with the cells it reads and updates.
+
+    run: from the raw arrays it reads to those it leaves.
+    """
 
     def __init__(self, capture: Capture, leaves: list[Any], threads: int | None = None) -> None:
         self.capture = capture
         self.program, cells, self.raw, self.held, places = program_of(capture)
         capture.graph.handed.clear()
+        capture.graph.held = {v: (array, array) for v, (array, _) in capture.graph.held.items()}  # no copies any more
         for c in capture.cells:
             if c.tensor is not None:
                 c.tensor = state_of(c.tensor)
-        # Where a cell's Tensor is found: the first that holds of an argument, a gradient of another cell, its box.
-        order = [c for c in capture.cells if c.arguments or not c.owners]
-        order += [c for c in capture.cells if not c.arguments and c.owners]
+        # Where a cell's Tensor is found: in its box; else the first that holds of an argument, a gradient of another.
+        order = sorted(capture.cells, key=lambda c: 1 if c.arguments else 2 if c.owners else 0)
         number = {c: n for n, c in enumerate(order)}
         guards = {c: guard for c, *guard in capture.guards}
-        self._plan = [
+        self._states = [
+            (c.tensor, guards[c][0] is None, *guards[c][1:]) for c in order if not c.arguments and not c.owners
+        ]
+        self._ids = frozenset([id(box.tensor) for box, *_ in self._states])
+        self._others = [
             (
                 c.arguments[0] if c.arguments else -1,
-                number[c.owners[0]] if c.owners and not c.arguments else -1,
+                number[c.owners[0]] if not c.arguments else -1,
                 c.tensor,
+                guards[c][0] is None,
                 *guards[c][1:],
             )
-            for c in order
+            for c in order[len(self._states) :]
         ]
-        self._grads_are = [(n, number.get(guards[c][0]), guards[c][0] is None) for c, n in number.items()]
+        for box, *_ in self._states:
+            box.tensor._grad = box.tensor.grad  # so that there is one to look at
+        self._grads_are = [(n, number[guards[c][0]]) for c, n in number.items() if guards[c][0] in number]
         self._again = [(i, number[c]) for c in order for i in c.arguments[1:]]
         self.abandoned = False
         self._reads = [number[c] for c in cells]
@@ -53,7 +63,9 @@ class Replay:
         self._arguments = {v: i for i, v in capture.raw.items()}
         self._outputs = [self._output(y, number, places) for y in capture.outputs]
         kinds = (
-            [self._plan[n][-1] for n in self._reads] + [type(leaves[i]) for i in self.raw] + list(map(type, self.held))
+            [guards[order[n]][-1] for n in self._reads]
+            + [type(leaves[i]) for i in self.raw]
+            + list(map(type, self.held))
         )
         self.executor = _executor(self.program, {backend_of[kind] for kind in kinds}, threads)
         self.run = self.executor.run
@@ -74,38 +86,57 @@ class Replay:
         Tensors are the same one.
         """
         xs: list[Any] = []
-        for argument, owner, state, record, shape, dtype, kind in self._plan:
-            if state is not None:
-                if getrefcount(state.tensor) <= ALONE:
+        add = xs.append
+        for box, none, record, shape, dtype, kind in self._states:
+            if getrefcount(box.tensor) <= ALONE:
+                self.abandoned = True
+                return None
+            x = box.tensor
+            a = x._array
+            r = x._record
+            if (x._grad is None) is not none or type(a) is not kind or a.shape != shape:
+                return None
+            if a.dtype is not dtype and a.dtype != dtype:
+                return None
+            if r is not None and record is True:  # a leaf, as most are
+                if r.op is not LEAF or type(r.tensor) is Hooks:
+                    return None
+            elif kind_of(r) != record:
+                return None
+            add(x)
+        return self._with_others(leaves, xs) if self._others else xs
+
+    def _with_others(self, leaves: list[Any], xs: list[Any]) -> list[Tensor] | None:
+        """Go on with what is not only state: arguments and gradients."""
+        for argument, owner, box, none, record, shape, dtype, kind in self._others:
+            x = leaves[argument] if argument >= 0 else xs[owner].grad
+            if box is not None:
+                if getrefcount(box.tensor) <= ALONE:
                     self.abandoned = True
                     return None
-                x = state.tensor
-                if (argument >= 0 and leaves[argument] is not x) or (owner >= 0 and xs[owner].grad is not x):
+                if x is not box.tensor:
                     return None
-            else:
-                x = leaves[argument] if argument >= 0 else xs[owner].grad
-                if x is None:
-                    return None
+            if x is None:
+                return None
             a = x._array
             if type(a) is not kind or a.shape != shape or a.dtype != dtype or kind_of(x._record) != record:
                 return None
+            if (x.grad is None) is not none:
+                return None
             xs.append(x)
-        for n, g, none in self._grads_are:
-            now = xs[n].grad
-            if (now is None) is not none or (g is not None and now is not xs[g]):
+        for n, g in self._grads_are:
+            if xs[n].grad is not xs[g]:
                 return None
         for i, n in self._again:
             if leaves[i] is not xs[n]:
                 return None
-        return xs if len(set(map(id, xs))) == len(xs) else None
+        others = {id(x) for x in xs[len(self._states) :]}
+        return xs if len(others) == len(self._others) and others.isdisjoint(self._ids) else None
 
     def arrays(self, leaves: list[Any], xs: list[Tensor]) -> list[Any]:
         """Return the raw arrays that the program reads now."""
         arrays = [xs[n]._array for n in self._reads]
         return [*arrays, *[leaves[i] for i in self.raw], *self.held] if self.raw or self.held else arrays
-
-    def __call__(self, leaves: list[Any], xs: list[Tensor]) -> Any:
-        return self.leave(leaves, xs, self.run(self.arrays(leaves, xs)))
 
     def leave(self, leaves: list[Any], xs: list[Tensor], outs: list[Any]) -> Any:
         """Update state and gradients with what a run of the program gave; return the result of the call."""
