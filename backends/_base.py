@@ -124,10 +124,6 @@ class Backend:
         """Return the array on another device of the same library."""
         return array.to_device(device)
 
-    def send(self, array: Array, to: Backend, device: Any) -> Array:
-        """Return the array on a device of another library."""
-        return to.from_host(self.to_host(array), device)
-
     def peek(self, array: Array) -> np.ndarray[Any, Any]:
         """Return the values on the host for a text that only shows them."""
         return self.to_host(array)

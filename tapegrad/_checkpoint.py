@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of
-from tapegrad._function import Call, as_tensors, constant_of, inputs_of, outputs_of, recorded
+from tapegrad._function import Call, as_tensors, inputs_of, outputs_of, recorded
 from tapegrad._record import Record, mode, mode_set, next_seq
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import linked
@@ -36,7 +36,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             return f(*args, **kwargs)
         inputs, put = inputs_of(args)
         first = next_seq()
-        links = [linked(constant_of(x)._array, None) for x in inputs]
+        links = [linked(x._array, None) for x in inputs]
         outs, rebuild = outputs_of(f"checkpoint of {name}", f(*put(links), **kwargs))
         outside = _outside(outs, links, first)
         parents = (*(x._record for x in inputs), *outside)

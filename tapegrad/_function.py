@@ -115,7 +115,6 @@ def recorded(name: str, call: Call) -> list[Tensor]:
 
 def constant_of(x: Tensor) -> Tensor:
     """Return the value of a Tensor as a constant."""
-    noticed(x)
     return wrap(x._array)
 
 
@@ -123,6 +122,8 @@ def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Ten
     """Return the Tensors among the leaves of arguments, and how to put others in their places."""
     leaves, rebuild = flatten(list(args))
     where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+    for i in where:
+        noticed(leaves[i])
 
     def put(new: Sequence[Tensor]) -> list[Any]:
         out = list(leaves)
@@ -294,4 +295,7 @@ def stop_gradient(x: Any) -> Any:
     3.0
     """
     leaves, rebuild = flatten(x)
-    return rebuild([constant_of(v) if isinstance(v, Tensor) else v for v in leaves])
+    for v in leaves:
+        if isinstance(v, Tensor):
+            noticed(v)
+    return rebuild([wrap(v._array) if isinstance(v, Tensor) else v for v in leaves])

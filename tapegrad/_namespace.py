@@ -12,13 +12,12 @@ from tapegrad.backends import Array, Backend
 if TYPE_CHECKING:
     from tapegrad._compile._trace import Graph
 
+# The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
+capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
+
 
 class CaptureError(RuntimeError):
     """A call cannot be compiled as it is written; the message names the line and the way out."""
-
-
-# The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
-capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
 
 
 class _Backends(dict[type, Backend]):

@@ -102,7 +102,7 @@ def as_tensor_on(x: object, device: str) -> Tensor:
 def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
     """Return the error to raise for one that a library raised: naming the operation, shapes and fix."""
     if isinstance(error, CaptureError):
-        raise error  # which says it all
+        return CaptureError(str(error))
     devices = dict.fromkeys(device_of(a) for a in arrays if hasattr(a, "shape"))
     if len(devices) > 1:
         where = " and ".join(devices)

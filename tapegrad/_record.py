@@ -80,7 +80,7 @@ class Operation:
 OUT, STATIC, CACHE, OUTS = -1, -2, -3, -4
 LEAF = Operation("leaf")
 # What whoever watches is told of that is no operation: Tensors that are used otherwise (as an index, as the start of a
-# walk).
+# walk, or for another Tensor of the same value).
 MARK = Operation("mark")
 
 
@@ -128,6 +128,14 @@ mode = _mode.get
 scopes: list[object] = []
 
 
+def noticed(x: Tensor) -> None:
+    """Tell whoever watches that a Tensor is used otherwise than as an operand."""
+    if scopes:
+        m = mode()
+        if m.watch is not None:
+            m.watch(MARK, (x,), (), ())
+
+
 class mode_set(ContextDecorator):
     """A `with` block, or a decorator, in which the mode is changed; safe under threads and exceptions."""
 
@@ -159,14 +167,6 @@ class mode_set(ContextDecorator):
     def __exit__(self, *error: object) -> None:
         _mode.reset(self._tokens.pop())
         scopes.pop()  # any one: only their number counts
-
-
-def noticed(x: Tensor) -> None:
-    """Tell whoever watches that a Tensor is used other than as an operand: as an index, or for its value alone."""
-    if scopes:
-        watch = mode().watch
-        if watch is not None:
-            watch(MARK, (x,), (), ())
 
 
 def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> Callable[..., None] | None:

@@ -13,7 +13,7 @@ import tapegrad as tg
 from tapegrad._namespace import CaptureError
 from tapegrad.testing import SAMPLES, Sample
 
-CALLS = 4
+CALLS = 5
 # The first sample of each operation, and the first complex one.
 FIRST = set({(s.operation, any(a.dtype.kind == "c" for a in s.args)): s.name for s in reversed(SAMPLES)}.values())
 # What has a shape that depends on values, or a derivative that is computed otherwise for some.
@@ -59,7 +59,7 @@ def weights_for(xp: Place, sample: Sample) -> tg.Tensor:
 def compare(xp: Place, sample: Sample, step: Callable[..., list[Any]]) -> Any:
     """Call a step compiled and as it is, a few times; return the compiled one."""
     compiled = tg.compile(step)
-    for call in range(3 if xp.device.startswith("jax") else CALLS):
+    for call in range(4 if xp.device.startswith("jax") else CALLS):
         expected = step(*arguments(xp, sample, call))
         got = compiled(*arguments(xp, sample, call))
         for n, (a, b) in enumerate(zip(got, expected, strict=True)):

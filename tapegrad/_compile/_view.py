@@ -8,10 +8,10 @@ from textwrap import shorten
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from tapegrad._compile._capture import Fresh
 from tapegrad._compile._costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
-from tapegrad._compile._program import Node, Program, Value
+from tapegrad._compile._program import Node, Program, Value, put_in
 from tapegrad._compile._replay import Replay
-from tapegrad._compile._trace import replay
 from tapegrad._graph import LONGEST, PROGRAM_COLOURS, Shape, draw_dot, draw_mermaid
 from tapegrad._namespace import backend_of
 from tapegrad._tape import show_static
@@ -31,12 +31,15 @@ class Item(NamedTuple):
     results: list[Value]
 
 
-def items_of(program: Program) -> list[Any]:
-    """Return what a program runs one after the other: its `items` where a planner left some, else its nodes."""
-    planned = getattr(program, "items", None)
-    if planned is not None:
-        return list(planned)
-    return [Item(n.op, [n], list(dict.fromkeys(n.values())), list(n.outs)) for n in program.nodes]
+def items_of(program: Any) -> list[Any]:
+    """Return what a program runs one after the other: groups of nodes as a planner made them, and single nodes."""
+    items = []
+    for entry in program.nodes:
+        nodes = [entry] if type(entry) is Node else list(entry.nodes)
+        name = entry.op if type(entry) is Node else type(entry).__name__.lower()
+        made = {v for n in nodes for v in n.outs}
+        items.append(Item(name, nodes, [v for v in dict.fromkeys(entry.values()) if v not in made], list(entry.outs)))
+    return items
 
 
 class View:
@@ -75,42 +78,42 @@ class View:
     # -- names ---------------------------------------------------------------------------------------
 
     def _names(self, given: Mapping[str, Tensor] | None) -> dict[Value, str]:
-        names: dict[Value, str] = {}
         tensors = {id(x): " ".join(n.split()) for n, x in (given or {}).items()}
-        cells = [] if self._run is None else self._run.cells
+        cells: list[Any] = [] if self._run is None else self._run.cells
+        names: dict[Value, str] = {}
         arguments = state = 0
         for n, v in enumerate(self.program.inputs):
             cell = cells[n] if n < len(cells) else None
-            owner = None if cell is None else cell.owner
-            if owner is not None:
-                continue
-            if cell is None or cell.argument is not None:
+            if cell is None or cell.arguments:
                 names[v] = f"x{arguments}"
                 arguments += 1
-            else:
-                names[v] = tensors.get(id(cell.tensor), f"w{state}")
+            elif not cell.owners:
+                names[v] = tensors.get(_tensor_of(cell), f"w{state}")
                 state += 1
         for cell in cells:
-            if cell.owner is not None:
-                of = names.get(cell.owner.before) or tensors.get(id(cell.owner.tensor), "")
-                names[cell.before] = f"{of}.grad" if of else f"w{state}"
-                state += not of
+            if cell.before not in names:
+                names[cell.before] = f"{self._name(cell.owners[0], names, tensors)}.grad"
         for n, node in enumerate(self.nodes):
             for k, v in enumerate(node.outs):
                 names[v] = f"%{n}.{k}" if node.many else f"%{n}"
         return names
 
-    def _results(self, names: dict[Value, str]) -> list[tuple[str, Value]]:
+    def _name(self, cell: Any, names: dict[Value, str], tensors: Mapping[int, str]) -> str:
+        """Return what a cell is called that may be no input."""
+        return names.get(cell.before) or tensors.get(_tensor_of(cell)) or ("argument" if cell.arguments else "state")
+
+    def _results(self, names: dict[Value, str], given: Mapping[str, Tensor] | None) -> list[tuple[str, Value]]:
         """Return what becomes of the outputs: new state, gradients and results of the call."""
-        outputs, r = self.program.outputs, self._run
-        if r is None:
-            return [(f"result {n}", v) for n, v in enumerate(outputs)]
-        found = [(names.get(c.before, "state"), outputs[place]) for c, place in r._updated]
-        for cell, place, _ in r._grads:
-            if isinstance(place, int):
-                found.append((f"{names.get(cell.before, 'leaf')}.grad", outputs[place]))
-        results = [place for _, place in r._outputs if place >= 0]
-        return found + [(f"result {n}" if len(results) > 1 else "result", outputs[p]) for n, p in enumerate(results)]
+        if self._run is None:
+            return [(f"result {n}", v) for n, v in enumerate(self.program.outputs)]
+        tensors = {id(x): " ".join(n.split()) for n, x in (given or {}).items()}
+        capture = self._run.capture
+        found = [(self._name(c, names, tensors), c.after) for c in capture.cells if c.after is not c.before]
+        for cell, made in capture.grads:
+            if isinstance(made, Fresh):
+                found.append((f"{self._name(cell, names, tensors)}.grad", made.value))
+        results = [y.value if isinstance(y, Fresh) else y for y in capture.outputs if isinstance(y, (Fresh, Value))]
+        return found + [(f"result {n}" if len(results) > 1 else "result", v) for n, v in enumerate(results)]
 
     # -- text ----------------------------------------------------------------------------------------
 
@@ -146,9 +149,9 @@ class View:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "-" * max(len(line) for line in lines))
-        return "\n".join([*lines, self._totals(known)])
+        return "\n".join([*lines, self._totals(known, names)])
 
-    def _totals(self, known: dict[Value, str]) -> str:
+    def _totals(self, known: dict[Value, str], names: Mapping[str, Tensor] | None) -> str:
         moved = _quantity(sum(map(_moved, self.items)), "B")
         flops = total(_flops(i) for i in self.items)
         what = f"{len(self.items)} items, {len(self.nodes)} operations, {moved} read and written, {flops} FLOP"
@@ -156,7 +159,8 @@ class View:
             what += f", {sum(self.seconds) * 1e3:.4g} ms one by one"
         if self._run is not None:
             what += f"; {getattr(self._run.executor, 'how', '')}".rstrip("; ")
-        left = ", ".join(f"{name} = {known.get(v, 'a constant')}" for name, v in self._results(known))
+        results = self._results(known, names)
+        left = ", ".join(f"{name} = {known.get(v, 'a constant')}" for name, v in results)
         return f"{what}\n{left or 'nothing is left behind'}"
 
     def __str__(self) -> str:
@@ -197,9 +201,9 @@ class View:
         names = self._names(given)
         made: dict[Value, str] = {}
         shapes: list[Shape] = []
-        cells = [] if self._run is None else self._run.cells
+        cells: list[Any] = [] if self._run is None else self._run.cells
         for n, v in enumerate(self.program.inputs):
-            state = n < len(cells) and cells[n].argument is None
+            state = n < len(cells) and not cells[n].arguments
             made[v] = f"n{len(shapes)}"
             shapes.append(Shape(made[v], "state" if state else "argument", [names[v], _kind_of(v)], []))
         for number, item in enumerate(self.items):
@@ -211,7 +215,7 @@ class View:
                 line = f"{line} = {_call(node, names)}" if line else _call(node, names)
                 lines = [shorten(line, LONGEST, placeholder=" ..."), *dict.fromkeys(map(_kind_of, node.outs))]
                 shapes.append(Shape(f"n{len(shapes)}", "operation", lines, inputs, group))
-        for name, v in self._results(names):
+        for name, v in self._results(names, given):
             shapes.append(Shape(f"n{len(shapes)}", "result", [name], [made[v]] if v in made else []))
         return shapes
 
@@ -237,13 +241,13 @@ class View:
         return self
 
     def _arrays(self, leaves: list[Any]) -> list[Any]:
-        if self._run is None:
-            arrays = leaves
-        else:
+        run, arrays = self._run, leaves
+        if run is not None:
             try:
-                arrays = self._run.arrays(leaves)
+                xs = run.tensors(leaves)
             except (IndexError, AttributeError):
-                arrays = []
+                xs = None
+            arrays = [] if xs is None else run.arrays(leaves, xs)
         inputs = self.program.inputs
         if len(arrays) != len(inputs) or any(
             getattr(a, "shape", None) != v.shape or getattr(a, "dtype", None) != v.dtype
@@ -269,7 +273,7 @@ class View:
                 env.update(zip(item.results, run(given), strict=True))
             else:
                 for node in item.nodes:
-                    replay(node, env)
+                    _compute(node, env)
             for v in item.results:
                 backend_of[type(env[v])].synchronize(env[v])
             yield perf_counter() - start
@@ -277,7 +281,25 @@ class View:
                 env.pop(v, None)
 
 
+def _tensor_of(cell: Any) -> int:
+    """Return the identity of the Tensor that a cell of state is known by."""
+    return 0 if cell.tensor is None else id(cell.tensor.tensor)
+
+
 _TIMED = ("ms", "GB/s", "GFLOP/s")
+
+
+def _compute(node: Node, env: dict[Value, Any]) -> None:
+    """Compute one node from the contents of the values before it."""
+
+    def content(v: Value) -> Any:
+        return env[v] if v.constant is None else v.constant
+
+    result = node.function(*put_in(node.args, content), **{k: put_in(v, content) for k, v in node.kwargs.items()})
+    if node.many:
+        env.update(zip(node.outs, result, strict=True))
+    elif node.outs:
+        env[node.out] = result
 
 
 def _row(node: Node, names: dict[Value, str], indent: str, costs: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._cuts import cut
 from tapegrad._dtypes import as_dtype, isdtype
-from tapegrad._namespace import backend_of, checked_dtype, dtype_of, entered, native_dtype
+from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._record import Record, noticed
@@ -50,17 +50,21 @@ def full_name(device: str) -> str:
 
 def transfer(array: Array, device: str) -> Array:
     """Return a raw array on another device, of another library if that is what the device names."""
+    graph = capturing.get()
+    return _transfer(array, device) if graph is None else graph.call("to_device", _transfer, (array, device), {})
+
+
+def _transfer(array: Array, device: str) -> Array:
     backend = backend_of[type(array)]
     to, native = backends.of_device(device)
-    to = entered(to)
     if to is backend:
         return backend.move(array, native)
     name = dtype_of(array).name
     checked_dtype(to, as_dtype(name), native)
     if name == "bfloat16":  # which NumPy lacks, and float32 holds exactly
         wide = backend.xp.astype(array, backend.native_dtype("float32"))
-        return to.xp.astype(backend.send(wide, to, native), to.native_dtype(name))
-    return backend.send(array, to, native)
+        return to.xp.astype(to.from_host(backend.to_host(wide), native), to.native_dtype(name))
+    return to.from_host(backend.to_host(array), native)
 
 
 def _move(t: Any, device: str) -> Any:

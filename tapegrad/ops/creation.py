@@ -122,7 +122,7 @@ def _joined(obj: Any) -> Tensor:
 def _positive_copy(x: Tensor) -> Tensor:
     """Return another Tensor of the same value: a Tensor is a value, so the buffer may be shared."""
     noticed(x)
-    return wrap(x._array, x._record) if x._record is None else astype(x, x.dtype)
+    return wrap(x._array) if x._record is None else astype(x, x.dtype)
 
 
 def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) -> Array:
