@@ -68,6 +68,11 @@ class Adapter(Backend):
     def synchronize(self, array: Array) -> None:
         array.block_until_ready()
 
+    def executor(self, program: Any, threads: int | None = None) -> Any:
+        from tapegrad.backends._jax_compile import Executor
+
+        return Executor(program)
+
     def readonly_dlpack(self, array: Array, stream: Any) -> Any:
         return array.__dlpack__(stream=stream, max_version=(1, 0), copy=False)  # no JAX array is ever written to
 

@@ -9,6 +9,7 @@ import array_api_compat.torch as compat
 import numpy as np
 import torch
 
+from tapegrad.backends import _torch_compile
 from tapegrad.backends import _torch_functions as functions
 from tapegrad.backends._base import Array, Backend
 from tapegrad.backends._special import find, promoting
@@ -62,6 +63,9 @@ class Adapter(Backend):
     def synchronize(self, array: Array) -> None:
         if array.device.type == "cuda":
             torch.cuda.synchronize(array.device)
+
+    def executor(self, program: Any, threads: int | None = None) -> Any:
+        return _torch_compile.executor(program)
 
     def copy(self, array: Array) -> Array:
         if array.requires_grad:

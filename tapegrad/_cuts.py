@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextvars import ContextVar
+from types import FrameType
 
 # (the sequence number that the transform's first record got, what cut the chain since and where)
 cuts: ContextVar[tuple[int, list[str]] | None] = ContextVar("tapegrad.cuts", default=None)
@@ -12,10 +13,15 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _INSIDE = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "backends") + os.sep)
 
 
+def inside(frame: FrameType) -> bool:
+    """Say whether a frame runs code of tapegrad."""
+    return frame.f_code.co_filename.startswith(_INSIDE)
+
+
 def user_line() -> str:
     """Return "file:line" of the innermost frame outside tapegrad."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame.f_back is not None and inside(frame):
         frame = frame.f_back
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 

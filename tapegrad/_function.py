@@ -9,7 +9,7 @@ from typing import Any
 from tapegrad._backward import Walk, seeds_of
 from tapegrad._namespace import namespace_of
 from tapegrad._primitive import pick
-from tapegrad._record import STATIC, Operation, Record, mode, mode_set
+from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import between, constant, like, linked
@@ -122,6 +122,8 @@ def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Ten
     """Return the Tensors among the leaves of arguments, and how to put others in their places."""
     leaves, rebuild = flatten(list(args))
     where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+    for i in where:
+        noticed(leaves[i])
 
     def put(new: Sequence[Tensor]) -> list[Any]:
         out = list(leaves)
@@ -293,4 +295,7 @@ def stop_gradient(x: Any) -> Any:
     3.0
     """
     leaves, rebuild = flatten(x)
+    for v in leaves:
+        if isinstance(v, Tensor):
+            noticed(v)
     return rebuild([wrap(v._array) if isinstance(v, Tensor) else v for v in leaves])

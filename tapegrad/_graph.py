@@ -16,14 +16,27 @@ _COLOURS = {
     "operation": ("#dbe9fb", "#3a6ea5"),
     "untracked": ("#ffffff", "#777777"),
 }
-_LONGEST = 60  # characters in a line of a label; what is longer (an array as an index) is cut
+PROGRAM_COLOURS = {
+    "state": _COLOURS["leaf"],
+    "argument": _COLOURS["value"],
+    "operation": _COLOURS["operation"],
+    "result": ("#dff0d8", "#4a7a3a"),
+}
+_ROUND = ("leaf", "value", "state", "argument", "result")
+LONGEST = 60  # characters in a line of a label; what is longer (an array as an index) is cut
 
 
-class _Node(NamedTuple):
+class Shape(NamedTuple):
+    """What is drawn as one shape: its lines of text, and the shapes that arrows come from.
+
+    group: the title of the box around it and its neighbours of the same group, "" for none.
+    """
+
     id: str
     kind: str
     lines: list[str]
     inputs: list[str]
+    group: str = ""
 
 
 def to_dot(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
@@ -40,15 +53,23 @@ def to_dot(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
     >>> "n0 -> n1" in tg.to_dot(tape, {"w": w, "y": y})
     True
     """
-    nodes = _nodes(tape, names or {})
-    text = ["digraph tape {", '  node [fontname="Helvetica", fontsize=11];']
-    for node in nodes:
-        fill, border = _COLOURS[node.kind]
-        shape = "ellipse" if node.kind in ("leaf", "value") else "box"
+    return draw_dot("tape", _nodes(tape, names or {}), _COLOURS)
+
+
+def draw_dot(name: str, nodes: list[Shape], colours: Mapping[str, tuple[str, str]]) -> str:
+    """Return shapes in DOT; colours: fill and border for each kind."""
+    text = [f"digraph {name} {{", '  node [fontname="Helvetica", fontsize=11];']
+    for n, node in enumerate(nodes):
+        if node.group and (n == 0 or nodes[n - 1].group != node.group):
+            text.append(f'  subgraph cluster_{n} {{ label="{_escape_dot(node.group)}";')
+        fill, border = colours[node.kind]
+        shape = "ellipse" if node.kind in _ROUND else "box"
         style = "filled,dashed" if node.kind == "untracked" else "filled"
         label = "\\n".join(_escape_dot(line) for line in node.lines)
         look = f'shape={shape}, style="{style}", fillcolor="{fill}", color="{border}"'
         text.append(f'  {node.id} [label="{label}", {look}];')
+        if node.group and (n + 1 == len(nodes) or nodes[n + 1].group != node.group):
+            text.append("  }")
     text += [f"  {source} -> {node.id};" for node in nodes for source in node.inputs]
     return "\n".join([*text, "}", ""])
 
@@ -63,22 +84,30 @@ def to_mermaid(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
     >>> print(tg.to_mermaid(tape, {"w": w}).splitlines()[2].strip())
     n1["%0 = multiply(w, 2.0)<br/>() float64"]:::operation
     """
-    nodes = _nodes(tape, names or {})
+    return draw_mermaid(_nodes(tape, names or {}), _COLOURS)
+
+
+def draw_mermaid(nodes: list[Shape], colours: Mapping[str, tuple[str, str]]) -> str:
+    """Return shapes as a Mermaid flowchart; colours: fill and border for each kind."""
     text = ["flowchart TD"]
-    for node in nodes:
-        start, end = ("([", "])") if node.kind in ("leaf", "value") else ("[", "]")
+    for n, node in enumerate(nodes):
+        if node.group and (n == 0 or nodes[n - 1].group != node.group):
+            text.append(f'  subgraph g{n}["{_escape_mermaid(node.group)}"]')
+        start, end = ("([", "])") if node.kind in _ROUND else ("[", "]")
         label = "<br/>".join(_escape_mermaid(line) for line in node.lines)
         text.append(f'  {node.id}{start}"{label}"{end}:::{node.kind}')
+        if node.group and (n + 1 == len(nodes) or nodes[n + 1].group != node.group):
+            text.append("  end")
     text += [f"  {source} --> {node.id}" for node in nodes for source in node.inputs]
-    for kind, (fill, border) in _COLOURS.items():
+    for kind, (fill, border) in colours.items():
         dashes = ",stroke-dasharray:4" if kind == "untracked" else ""
         text.append(f"  classDef {kind} fill:{fill},stroke:{border},color:#000000{dashes}")
     return "\n".join([*text, ""])
 
 
-def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[_Node]:
+def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[Shape]:
     names = names_of(tape, given)
-    nodes: list[_Node] = []
+    nodes: list[Shape] = []
     node_of: dict[int, str] = {}  # a buffer -> the node that gave it
     for entry in tape:
         operands = [x for x in entry.operands if isinstance(x, Tensor)]
@@ -86,11 +115,11 @@ def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[_Node]:
             if id(x._array) not in node_of:
                 node_of[id(x._array)] = f"n{len(nodes)}"
                 kind, mark = ("leaf", ", requires grad") if x.requires_grad and x.is_leaf else ("value", "")
-                nodes.append(_Node(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _kind_of(x)], []))
+                nodes.append(Shape(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _kind_of(x)], []))
         kind = "untracked" if entry.record is None else "operation"
         inputs = [node_of[id(x._array)] for x in operands]
         node_of.update((id(y._array), f"n{len(nodes)}") for y in entry.results)
-        nodes.append(_Node(f"n{len(nodes)}", kind, _lines(entry, names), inputs))
+        nodes.append(Shape(f"n{len(nodes)}", kind, _lines(entry, names), inputs))
     return nodes
 
 
@@ -98,7 +127,7 @@ def _lines(entry: Entry, names: dict[int, str]) -> list[str]:
     static = [show_static(s) for s in entry.static if s is not False]
     call = f"{entry.operation.name}({', '.join([show(x, names) for x in entry.operands] + static)})"
     results = ", ".join(names[id(y._array)] for y in entry.results)
-    line = shorten(f"{results} = {call}", _LONGEST, placeholder=" ...")
+    line = shorten(f"{results} = {call}", LONGEST, placeholder=" ...")
     return [line, *dict.fromkeys(_kind_of(y) for y in entry.results)]
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
 
 
+class CaptureError(RuntimeError):
+    """A call cannot be compiled as it is written; the message names the line and the way out."""
+
+
 class _Backends(dict[type, Backend]):
     def __missing__(self, array_type: type) -> Backend:
         backend = backends.of_type(array_type)

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._namespace import backend_of, capturing, device_of, dtype_of, find_backend, lifted, native_device
+from tapegrad._namespace import (
+    CaptureError,
+    backend_of,
+    capturing,
+    device_of,
+    dtype_of,
+    find_backend,
+    lifted,
+    native_device,
+)
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 
@@ -92,6 +101,8 @@ def as_tensor_on(x: object, device: str) -> Tensor:
 
 def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
     """Return the error to raise for one that a library raised: naming the operation, shapes and fix."""
+    if isinstance(error, CaptureError):
+        return CaptureError(str(error))
     devices = dict.fromkeys(device_of(a) for a in arrays if hasattr(a, "shape"))
     if len(devices) > 1:
         where = " and ".join(devices)

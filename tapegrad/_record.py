@@ -80,7 +80,7 @@ class Operation:
 OUT, STATIC, CACHE, OUTS = -1, -2, -3, -4
 LEAF = Operation("leaf")
 # What whoever watches is told of that is no operation: Tensors that are used otherwise (as an index, as the start of a
-# walk).
+# walk, or for another Tensor of the same value).
 MARK = Operation("mark")
 
 
@@ -126,6 +126,14 @@ mode = _mode.get
 # The scopes open in any thread or context. While there are none, which is nearly always, operations
 # need not ask for the context's mode.
 scopes: list[object] = []
+
+
+def noticed(x: Tensor) -> None:
+    """Tell whoever watches that a Tensor is used otherwise than as an operand."""
+    if scopes:
+        m = mode()
+        if m.watch is not None:
+            m.watch(MARK, (x,), (), ())
 
 
 class mode_set(ContextDecorator):

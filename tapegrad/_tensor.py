@@ -9,7 +9,7 @@ from weakref import ref
 from tapegrad._cuts import cut
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._namespace import backend_of, device_of, dtype_of
-from tapegrad._record import LEAF, Record, mode, mode_set, next_seq
+from tapegrad._record import LEAF, Record, mode, mode_set, next_seq, noticed
 from tapegrad.backends import Array
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
+        noticed(self)
         if value and self._record is None:
             make_leaf(self)
         elif not value and self._record is not None:
@@ -110,6 +111,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The gradient that `backward` added up here, or None. Set it to None to start anew."""
+        noticed(self)
         try:
             return self._grad
         except AttributeError:
@@ -117,6 +119,7 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
+        noticed(self)
         if value is not None:
             check_like("the gradient", value, self._array.shape, self._array)
         self._grad = value
@@ -131,7 +134,10 @@ class Tensor:
         """
         if self._record is not None:
             cut("detach()", self._record.seq)
-        return wrap(self._array)
+        y = wrap(self._array)
+        noticed(self)
+        noticed(y)
+        return y
 
     def retain_grad(self) -> None:
         """Have `backward` keep the gradient of this intermediate result in `.grad`.

@@ -17,7 +17,7 @@ from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._cuts import cuts
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, find_backend, namespace_of
-from tapegrad._record import LEAF, Operation, Record, mode, mode_set
+from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
 from tapegrad._tensor import Tensor, check_like, wrap
 from tapegrad._tree import Rebuild, flatten
@@ -287,6 +287,7 @@ def _fresh(x: Any, what: str, was_recording: bool) -> Tensor:
             f"{what}: an argument to differentiate by has dtype {x.dtype.name}, which is not "
             "floating: convert it with tapegrad.astype(x, tapegrad.float32)"
         )
+    noticed(x)
     return linked(x._array, x._record if was_recording else None)
 
 

@@ -26,6 +26,12 @@ PLACES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_compiler_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have programs on PyTorch replayed call by call: `torch.compile` takes seconds for each."""
+    monkeypatch.setenv("TAPEGRAD_TORCH_COMPILE", "0")
+
+
 def _why_skip(place: Place) -> str | None:
     prefix = place.device.partition(":")[0]
     if prefix == "jax" and importlib.util.find_spec("jax"):

@@ -97,13 +97,16 @@ def public_modules() -> list[str]:
         importlib.import_module("tapegrad.testing"),
         tg.backends,
         importlib.import_module("tapegrad.ops"),
+        importlib.import_module("tapegrad._compile"),
     ):
         names += [f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
     skip = {
         "tapegrad.backends._cupy",
         "tapegrad.backends._torch",
         "tapegrad.backends._torch_functions",
+        "tapegrad.backends._torch_compile",
         "tapegrad.backends._jax",
+        "tapegrad.backends._jax_compile",
         "tapegrad.backends._strict",
     }
     return sorted(set(names) - skip)

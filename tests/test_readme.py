@@ -23,6 +23,14 @@ def test_the_first_gradient(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed[1] == promised[1] == "12.0"
 
 
+def test_the_compiled_step(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "tg.compile" in block]
+    exec(code, {"tg": tg})
+    printed = capsys.readouterr().out.splitlines()
+    promised = re.findall(r"\)  # ([\d., ]+)$", code, re.MULTILINE)
+    assert printed[:5] == ", ".join(promised).split(", ")
+
+
 def test_there_are_two_commands() -> None:
     commands = re.findall(r"^    (pip install .*)$", TEXT, re.MULTILINE)
     assert commands == [

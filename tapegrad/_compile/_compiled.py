@@ -5,23 +5,49 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable
 from functools import update_wrapper
-from threading import Lock
+from threading import RLock
 from typing import Any
 
-from tapegrad._compile._capture import traced, watched
+from tapegrad._compile._capture import Capture, Known, traced, watched
+from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
-from tapegrad._compile._events import Events, difference
-from tapegrad._compile._key import changed, key_of
-from tapegrad._compile._replay import Replay
-from tapegrad._compile._trace import CaptureError
-from tapegrad._namespace import capturing
+from tapegrad._compile._key import changed, key_of, same_ones
+from tapegrad._compile._replay import Replay, fits, outlived
+from tapegrad._namespace import CaptureError, capturing
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
-EAGER_CALLS = 3  # that two in a row must have done the same
+ATTEMPTS = 3  # captured calls that two in a row must have done the same in
 LIMIT = 8  # programs of one function
+
+
+class _Tracing:
+    """A lock for calls that are captured, whichever the function: Tensors hold traced arrays meanwhile."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.begun += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.ended += 1
+        self._lock.release()
+
+
+_tracing = _Tracing()
+
+
+class _Pending:
+    """What is known of calls of one kind that have no program yet: Tensors they use, and captured calls."""
+
+    def __init__(self) -> None:
+        self.known: Known | None = None
+        self.captures: list[tuple[Capture, int]] = []
 
 
 class Compiled:
@@ -32,11 +58,11 @@ class Compiled:
         self.debug = debug
         self.threads = threads
         self._replays: dict[Hashable, list[Replay]] = {}
-        self._pending: dict[Hashable, tuple[Events, list[Any], int]] = {}
+        self._pending: dict[Hashable, _Pending] = {}
         self._last: Replay | None = None
         self._keys: list[Any] = []
         self._warned = False
-        self._lock = Lock()
+        self._lock = RLock()
         update_wrapper(self, function)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -49,21 +75,26 @@ class Compiled:
 
     @property
     def program(self) -> Any:
-        """The program that the latest replayed call ran; print it, or see `to_dot` and `to_mermaid`.
+        """The program that the latest replayed call ran: print it; it has `profile`, `to_dot` and `to_mermaid`.
 
         Raises RuntimeError before the first call that was captured.
         """
         if self._last is None:
-            raise RuntimeError("no program yet: the first two calls of a compiled function run eagerly")
-        return self._last.program
+            raise RuntimeError("no program yet: the first three calls of a compiled function run eagerly")
+        if self._last.view is None:
+            from tapegrad._compile._view import View
+
+            self._last.view = View(self._last.program, self._last)
+        return self._last.view
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if capturing.get() is not None:
-            return self.function(*args, **kwargs)  # a part of the program that is being captured
-        leaves: list[Any] = []
         m = mode()
+        if m.watch is not None or capturing.get() is not None:
+            return self.function(*args, **kwargs)  # a part of what is captured, or listed by an open Tape
+        leaves: list[Any] = []
         key = (
             key_of((args, kwargs) if kwargs else args, leaves),
+            same_ones(leaves),
             m.recording,
             default_dtype(),
             default_device(),
@@ -72,54 +103,94 @@ class Compiled:
         if m.recording and any(_inner(x) for x in leaves):
             return self.function(*args, **kwargs)  # recorded from outside: that tape needs every operation
         with self._lock:
-            for replay in self._replays.get(key, ()):
-                if replay.fits(leaves):
+            begun = _tracing.begun
+            replay, xs = self._fitting(key, leaves)
+            if replay is not None and not self.debug:
+                arrays = replay.arrays(leaves, xs)
+                if begun == _tracing.begun == _tracing.ended:  # no other thread's call had our Tensors meanwhile
                     self._last = replay
-                    if self.debug:
-                        return compared(self.function, replay, args, kwargs)
-                    return replay(leaves)
-            return self._eager(key, args, kwargs)
+                    return replay.leave(leaves, xs, replay.run(arrays))
+            with _tracing:
+                replay, xs = self._fitting(key, leaves)
+                if replay is None:
+                    return self._eager(key, args, kwargs)
+                self._last = replay
+                if self.debug:
+                    return compared(self.function, replay, xs, args, kwargs)
+                return replay.leave(leaves, xs, replay.run(replay.arrays(leaves, xs)))
+
+    def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
+        for replay in self._replays.get(key, ()):
+            xs = replay.tensors(leaves)
+            if xs is not None:
+                return replay, xs
+        return None, []
 
     def _eager(self, key: Any, args: Any, kwargs: Any) -> Any:
-        if len(self._keys) >= LIMIT and key not in self._pending:
-            self._warn(key)
-            return self.function(*args, **kwargs)
-        leaves, rebuild = flatten((args, kwargs))
-        before = self._pending.pop(key, None)
-        if before is None:
-            result, events = watched(lambda: self.function(*args, **kwargs), leaves)
-            self._pending[key] = events, leaves, 1
+        pending = self._pending.get(key)
+        replays = self._replays.setdefault(key, [])
+        for replay in [r for r in replays if r.abandoned]:
+            self._drop(key, replay)
+            pending = pending or self._pending.setdefault(key, _Pending())
+            pending.captures.append((replay.capture, 1))
+        if pending is None:
+            if len(self._keys) >= LIMIT or len(self._pending) >= 4 * LIMIT:
+                self._warn(key)
+                return self.function(*args, **kwargs)
+            pending = self._pending[key] = _Pending()
+        leaves = flatten((args, kwargs))[0]
+        pending.captures = [c for c in pending.captures if not outlived(c[0])]
+        like = [c for c in pending.captures if fits(c[0], leaves)]
+        like += [(r.capture, 1) for r in replays if not outlived(r.capture) and fits(r.capture, leaves)]
+        if not like and (pending.known is None or pending.known.stale()):
+            result, pending.known = watched(lambda: self.function(*args, **kwargs), leaves)
             return result
-        result, capture, events = traced(self.function, leaves, rebuild, before[0])
-        arguments = {id(x): i for i, x in (*enumerate(before[1]), *enumerate(leaves))}
-        differs = difference(before[0], events, arguments)
-        if differs is not None:
-            calls = before[2] + 1
-            if not differs.again or calls >= EAGER_CALLS:
-                raise CaptureError(f"two calls did not do the same: {differs.message}")
-            self._pending[key] = events, leaves, calls
+        known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
+        known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
+        result, capture = traced(self.function, args, kwargs, known)
+        del known
+        pending.known = None
+        found = [(c, n, difference(c, capture)) for c, n in like]
+        same = next((c for c, _, differs in found if differs is None), None)
+        pending.captures = [c for c in pending.captures if all(c[0] is not other for other, _, _ in found)]
+        if same is None:
+            attempts = max([n for _, n, _ in found], default=0) + 1
+            for _, _, differs in found:
+                if differs is not None and (not differs.again or (attempts >= ATTEMPTS and not differs.aliased)):
+                    raise CaptureError(f"two calls did not do the same: {differs.message}")
+            pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
-        replay = Replay(capture, leaves, self.threads)
-        self._replays.setdefault(key, []).append(replay)
+        for replay in [r for r in replays if r.capture is same]:  # what holds for both is more general
+            self._drop(key, replay)
+        self._last = Replay(capture, leaves, self.threads)
+        replays.append(self._last)
         self._keys.append(key)
-        self._last = replay
+        if not pending.captures:
+            del self._pending[key]
         return result
+
+    def _drop(self, key: Any, replay: Replay) -> None:
+        self._replays[key].remove(replay)
+        self._keys.remove(key)
 
     def _warn(self, key: Any) -> None:
         if self._warned:
             return
         self._warned = True
-        same = [k for k in self._keys if k == key]
+        last = [*self._pending, *self._keys][-1]
         why = (
             "which gradients are None, or a state Tensor's shape or dtype"
-            if same
-            else changed(self._keys[-1][0], key[0])
+            if key in self._keys
+            else changed(last[0], key[0])
+            if last[0] != key[0]
+            else "a default, or whether gradients are recorded"
         )
         name = getattr(self.function, "__name__", "the function")
         warnings.warn(
-            f"compile: {name} was captured {LIMIT} times, once for every new combination of shapes, dtypes and static "
-            f"arguments, and runs eagerly for further ones. The last change was in {why}. Pass what changes as a "
-            "Tensor of one shape, or compile one function for each",
+            f"compile: {name} was called with {len({*self._keys, *self._pending, key})} combinations of shapes, dtypes "
+            f"and static arguments, each of which needs a program, and has {len(self._keys)} of these: it runs eagerly "
+            f"for further ones. The last change was in {why}. Pass what changes as a Tensor of one shape, or compile "
+            "one function for each",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -130,21 +201,28 @@ def _inner(x: Any) -> bool:
 
 
 def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = False, threads: int | None = None) -> Any:
-    """Return the function compiled: two calls run eagerly, later ones replay what these did.
+    """Return the function compiled: three calls run eagerly, later ones replay what these did.
 
     Usable as a decorator. Arguments may be nested containers: Tensors and arrays in them are inputs, everything else is
     static, and another value of it another program. Tensors that the function reaches otherwise (parameters, the state
-    of an optimiser) are read at each call, and get their new values and gradients as in an eager call. Programs are for
-    one combination of shapes, dtypes, devices and default settings. Results are recorded by nobody: call `backward()`,
-    or `grad`, inside.
+    of an optimiser) are read at each call, and get their new values and gradients as in an eager call; so are raw
+    arrays from outside read. Programs are for one combination of shapes, dtypes, devices and default settings; after
+    some of them, further ones run eagerly, with a warning. Results are recorded by nobody: call `backward()`, or
+    `grad`, inside. Under an open Tape or `debug()`, inside another compiled function, and for arguments that are
+    recorded, it runs eagerly.
 
-    debug: run every call eagerly as well, and raise AssertionError for the first value that differs. threads: how many
-    threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or OPENBLAS_NUM_THREADS.
+    debug: run every call eagerly as well, and raise AssertionError for the first operation or value that differs.
+    threads: how many threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or
+    OPENBLAS_NUM_THREADS.
 
-    What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python.
+    What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python;
+    a Python value that changes after the third call stays what it was. Another Tensor in the place of one that is
+    state (`model.w = other`) is noticed if nothing else holds the old one, and not if something does (an optimiser's
+    list): update Tensors in place. Nor are Tensors to be used by other threads while a call is captured.
+
     Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
-    on values), where two calls do not do the same (a number that Python changes), and where something outside
-    keeps a Tensor that a call made.
+    on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a
+    Tensor that a call made. State is then what the call made of it, as if it had run eagerly.
 
     >>> import tapegrad as tg
     >>> w = tg.tensor([1.0, 2.0], requires_grad=True)
@@ -156,8 +234,8 @@ def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = Fals
     ...     with tg.no_grad():
     ...         w[...] = w - 0.25 * w.grad
     ...     return loss
-    >>> [step(tg.asarray([0.0, 0.0])).item() for _ in range(4)]
-    [5.0, 1.25, 0.3125, 0.078125]
+    >>> [step(tg.asarray([0.0, 0.0])).item() for _ in range(5)]
+    [5.0, 1.25, 0.3125, 0.078125, 0.01953125]
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"compile: threads must be 1 or more, not {threads!r}")

@@ -1,172 +1,60 @@
-"""What a call does, as its Tensors see it: enough to tell whether two calls did the same."""
+"""Finding the Tensors from outside that a call uses; it is told of operations as an open Tape is."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import ref
 
 from tapegrad._compile._program import Value
 from tapegrad._compile._trace import Traced, stranger
 from tapegrad._cuts import user_line
 from tapegrad._record import Operation
-from tapegrad._tensor import Tensor, host, wrap
+from tapegrad._tensor import Tensor
 
 
-class Outside(NamedTuple):
-    """An operand that no operation of the call made: the array it held, or its value in a traced call.
+class Found:
+    """The Tensors that a first call used and did not compute itself; more than are needed do no harm."""
 
-    tensor: the Tensor, None if it was made inside by something that is no operation, such as tapegrad.zeros.
-    """
-
-    tensor: Tensor | None
-    array: Any
-
-
-class Made(NamedTuple):
-    """An operand that an operation of the call made: the number of that event."""
-
-    event: int
-
-
-class Event(NamedTuple):
-    """One operation: its operands (Made, Outside, or a constant), its static arguments and its line."""
-
-    operation: Operation
-    operands: tuple[Any, ...]
-    static: tuple[Any, ...]
-    line: str
-
-
-class Events:
-    """The operations of one call, noted as they come; it is told of them as an open Tape is.
-
-    traced: whether all Tensors are to hold traced arrays, so that one that does not is a stranger.
-    """
-
-    def __init__(self, traced: bool) -> None:
-        self.list: list[Event] = []
-        self.outside: dict[int, Tensor] = {}
-        self._made: dict[int, tuple[int, ref[Tensor]]] = {}
-        self._traced = traced
+    def __init__(self) -> None:
+        self.tensors: dict[int, Tensor] = {}
+        self._made: dict[int, ref[Tensor]] = {}
 
     def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
-        event = Event(operation, tuple([self._describe(x) for x in operands]), _without_contents(static), user_line())
-        n = len(self.list)
-        self.list.append(event)
+        for x in operands:
+            if isinstance(x, Tensor):
+                self.add(x)
         for y in result if isinstance(result, tuple) else (result,):
-            self._made[id(y)] = (n, ref(y))
+            self._made[id(y)] = ref(y)
 
-    def _describe(self, x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
+    def add(self, x: Tensor) -> None:
+        """Note a Tensor, unless it was computed inside."""
         made = self._made.get(id(x))
-        if made is not None and made[1]() is x:
-            return Made(made[0])
-        array = x._array
-        if self._traced:
-            if not isinstance(array, Traced):
-                raise stranger()
-            array = array.value
-            if array.node is not None or array.constant is not None:
-                return Outside(None, array)
-        self.outside[id(x)] = x
-        return Outside(x, array)
+        if made is None or made() is not x:
+            self.tensors[id(x)] = x
 
-    def survivors(self) -> Iterator[Tensor]:
-        """Go through the results that somebody still holds."""
-        for _, x in self._made.values():
-            tensor = x()
-            if tensor is not None:
-                yield tensor
+    def all(self) -> list[Tensor]:
+        """Return all that were noted, and the results that somebody still holds: they may be state."""
+        return [*self.tensors.values(), *[x for r in self._made.values() if (x := r()) is not None]]
 
 
-class Difference(NamedTuple):
-    """How two calls differ; again: whether a third may still agree with the second (state made on the first call)."""
+class Used:
+    """The values of Tensors that a traced call used; raises CaptureError for a Tensor that holds no traced array."""
 
-    message: str
-    again: bool
+    def __init__(self) -> None:
+        self.values: set[Value] = set()
+        self.lines: dict[int, tuple[str, ref[Tensor]]] = {}  # of results
 
+    def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
+        for x in operands:
+            if isinstance(x, Tensor):
+                if not isinstance(x._array, Traced):
+                    raise stranger()
+                self.values.add(x._array.value)
+        line = user_line()
+        for y in result if isinstance(result, tuple) else (result,):
+            self.lines[id(y)] = line, ref(y)
 
-def difference(before: Events, now: Events, arguments: dict[int, int]) -> Difference | None:
-    """Say how two calls differ, None if they do the same.
-
-    arguments: the identity of every Tensor that either call was given -> which argument it was.
-    """
-    for a, b in zip(before.list, now.list, strict=False):
-        if a.operation is not b.operation or len(a.operands) != len(b.operands) or a.line != b.line:
-            return Difference(f"{b.operation.name} at {b.line}, where the call before did {_text(a)}", True)
-        for x, y in zip(a.operands, b.operands, strict=True):
-            why = _operand(x, y, arguments)
-            if why is not None:
-                return Difference(f"{b.operation.name} at {b.line}: {why}", False)
-        if not _same(a.static, b.static):
-            return Difference(f"{b.operation.name} at {b.line}: {a.static!r} became {b.static!r}", True)
-    if len(before.list) != len(now.list):
-        longer = max(before.list, now.list, key=len)[min(len(before.list), len(now.list))]
-        return Difference(f"{_text(longer)} is done in only one of the calls", True)
-    return None
-
-
-def _text(event: Event) -> str:
-    return f"{event.operation.name} at {event.line}"
-
-
-_STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
-
-
-def _operand(x: Any, y: Any, arguments: dict[int, int]) -> str | None:
-    if isinstance(x, Outside) and isinstance(y, Outside):
-        if y.tensor is None:
-            if y.array.node is not None and any(True for _ in y.array.node.values()):
-                return None  # computed inside, by a walk
-            return None if equal(x.array, y.array) else f"a constant made inside is another one in each call: {_STATE}"
-        if x.tensor is y.tensor or arguments.get(id(x.tensor), -1) == arguments.get(id(y.tensor), -2):
-            return None
-        return f"an operand is another Tensor than in the call before: {_STATE}"
-    if isinstance(x, (Made, Outside)) or isinstance(y, (Made, Outside)):
-        return None if type(x) is type(y) and x == y else f"an operand came from elsewhere in the call before: {_STATE}"
-    if _same(x, y):
-        return None
-    if hasattr(x, "shape") or hasattr(y, "shape"):
-        return f"an array that is no Tensor is another one in each call: {_STATE}"
-    return f"the number {x} became {y}: {_STATE}"
-
-
-def _without_contents(static: Any) -> Any:
-    """Return static arguments with the values of traced arrays in their places: nobody else may hold those."""
-    if isinstance(static, Traced):
-        return static.value
-    return tuple(map(_without_contents, static)) if type(static) is tuple else static
-
-
-def _same(x: Any, y: Any) -> bool:
-    if isinstance(x, (tuple, list)) and type(x) is type(y) and len(x) == len(y):
-        return all(map(_same, x, y))
-    if isinstance(y, Value) and y.constant is None and hasattr(x, "shape"):
-        return True  # an input, or computed inside
-    if hasattr(x, "shape") and hasattr(y, "shape"):
-        return equal(x, y)
-    if isinstance(x, float) and isinstance(y, float) and math.isnan(x):
-        return math.isnan(y)
-    try:
-        return type(x) is type(y) and bool(x == y)
-    except Exception:
-        return x is y
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Say whether two raw arrays, or constants of a program, hold the same."""
-    a, b = map(_contents, (a, b))
-    if a is b:
-        return True
-    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
-        return False
-    return bool(host(wrap(a)).tobytes() == host(wrap(b)).tobytes())
-
-
-def _contents(x: Any) -> Any:
-    if not isinstance(x, Value):
-        return x
-    return x.constant if x.node is None else x.node.function(*x.node.args, **x.node.kwargs)
+    def line_of(self, x: Tensor) -> str:
+        """Return " at file:line" of the operation that gave a Tensor its value, "" if none did."""
+        line, made = self.lines.get(id(x), ("", None))
+        return f" at {line}" if made is not None and made() is x else ""

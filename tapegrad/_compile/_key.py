@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from tapegrad._namespace import find_backend
 from tapegrad._tensor import Tensor
+
+# Modules whose hashable objects are equal only if they do the same.
+_BY_VALUE = sys.stdlib_module_names | {"numpy", "tapegrad"}
 
 
 class Array(NamedTuple):
@@ -30,7 +34,7 @@ class Static(NamedTuple):
     value: Any
 
     def __str__(self) -> str:
-        return repr(self.value)
+        return self.value if self.type in (float, complex) else repr(self.value)
 
 
 def key_of(tree: Any, leaves: list[Any]) -> Hashable:
@@ -54,11 +58,28 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
     backend = find_backend(tree)
     if backend is not None and backend.as_scalar(tree) is None:
         return Array(tuple(tree.shape), tree.dtype, kind, getattr(tree, "device", None), None)
-    try:
-        hash(tree)
-    except TypeError:
-        return Static(kind, Identity(tree))
-    return Static(kind, tree)
+    return Static(kind, _static(tree))
+
+
+def _static(x: Any) -> Hashable:
+    """Return what stands for a static argument: its value if that can never change, else the object itself."""
+    if isinstance(x, (float, complex)) or hasattr(x, "dtype"):
+        return repr(x)  # tells -0.0 from 0.0, and NaN is NaN
+    if isinstance(x, slice):
+        return tuple(map(_static, (x.start, x.stop, x.step)))
+    if type(x).__module__.partition(".")[0] in _BY_VALUE:
+        try:
+            hash(x)
+        except TypeError:
+            return Identity(x)
+        return x  # type: ignore[no-any-return]
+    return Identity(x)
+
+
+def same_ones(leaves: list[Any]) -> tuple[int, ...] | None:
+    """Say which Tensors among the leaves are the same one, None if all are different."""
+    ids = [id(x) for x in leaves if type(x) is Tensor]
+    return None if len(set(ids)) == len(ids) else tuple([ids.index(i) for i in ids])
 
 
 class Identity:

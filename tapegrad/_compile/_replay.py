@@ -2,97 +2,172 @@
 
 from __future__ import annotations
 
+from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._capture import Capture, Cell, Fresh, program_of
+from tapegrad._compile._capture import ALONE, Capture, Cell, Fresh, kind_of, own, program_of, state_of
 from tapegrad._compile._plan import planned
-from tapegrad._compile._program import Value
+from tapegrad._compile._program import Program, Value
 from tapegrad._namespace import backend_of
-from tapegrad._record import RELEASED, Operation, Record, next_seq
+from tapegrad._record import LEAF, RELEASED, Operation, Record, next_seq
 from tapegrad._rules import new
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._tensor import Hooks, Tensor, wrap
+from tapegrad.backends import Backend
 from tapegrad.backends._replay import PlainExecutor
 
 COMPILED = Operation("compiled")
 
 
 class Replay:
-    """A program with the cells it reads and updates; called with the leaves of the arguments."""
+    """A program with the cells it reads and updates.
+
+    run: from the raw arrays it reads to those it leaves.
+    """
 
     def __init__(self, capture: Capture, leaves: list[Any], threads: int | None = None) -> None:
         self.capture = capture
-        self.program, self.cells, self.raw, places = program_of(capture)
-        self._guards = [
-            (c, x.grad is None, x._record is None, x._array.shape, x._array.dtype, type(x._array))
-            for c in dict.fromkeys((*self.cells, *(c for c, _ in capture.grads)))
-            if (x := self._tensor(c, leaves)) is not None
+        self.program, cells, self.raw, self.held, places = program_of(capture)
+        self.cells = cells
+        self.view: Any = None  # how the user sees the program, once asked for
+        capture.graph.handed.clear()
+        capture.graph.held = {v: (array, array) for v, (array, _) in capture.graph.held.items()}  # no copies any more
+        for c in capture.cells:
+            if c.tensor is not None:
+                c.tensor = state_of(c.tensor)
+        # Where a cell's Tensor is found: in its box; else the first that holds of an argument, a gradient of another.
+        order = sorted(capture.cells, key=lambda c: 1 if c.arguments else 2 if c.owners else 0)
+        number = {c: n for n, c in enumerate(order)}
+        guards = {c: guard for c, *guard in capture.guards}
+        self._states = [
+            (c.tensor, guards[c][0] is None, *guards[c][1:]) for c in order if not c.arguments and not c.owners
         ]
-        self._updated = [(c, places[c.after]) for c in self.cells if c.after is not c.before]
-        self._grads = [(c, places[v.value] if isinstance(v, Fresh) else v, v) for c, v in capture.grads]
-        self._outputs = [
-            (y, places[y.value if isinstance(y, Fresh) else y] if isinstance(y, (Fresh, Value)) else -1)
-            for y in capture.outputs
+        self._ids = frozenset([id(box.tensor) for box, *_ in self._states])
+        self._others = [
+            (
+                c.arguments[0] if c.arguments else -1,
+                number[c.owners[0]] if not c.arguments else -1,
+                c.tensor,
+                guards[c][0] is None,
+                *guards[c][1:],
+            )
+            for c in order[len(self._states) :]
         ]
-        self.executor = _executor(self, leaves, threads)
+        for box, *_ in self._states:
+            box.tensor._grad = box.tensor.grad  # so that there is one to look at
+        self._grads_are = [(n, number[guards[c][0]]) for c, n in number.items() if guards[c][0] in number]
+        self._again = [(i, number[c]) for c in order for i in c.arguments[1:]]
+        self.abandoned = False
+        self._reads = [number[c] for c in cells]
+        self._updated = [(number[c], places[c.after]) for c in cells if c.after is not c.before]
+        self._grads = [
+            (number[c], number[v] if isinstance(v, Cell) else None if v is None else places[v.value], v)
+            for c, v in capture.grads
+        ]
+        self._arguments = {v: i for i, v in capture.raw.items()}
+        self._outputs = [self._output(y, number, places) for y in capture.outputs]
+        kinds = (
+            [guards[order[n]][-1] for n in self._reads]
+            + [type(leaves[i]) for i in self.raw]
+            + list(map(type, self.held))
+        )
+        self.executor = _executor(self.program, {backend_of[kind] for kind in kinds}, threads)
         self.run = self.executor.run
 
-    def _tensor(self, cell: Cell, leaves: list[Any]) -> Any:
-        if cell.argument is not None:
-            return leaves[cell.argument]
-        if cell.owner is not None:
-            return self._tensor(cell.owner, leaves).grad
-        return cell.tensor
+    def _output(self, y: Any, number: dict[Cell, int], places: dict[Value, int]) -> tuple[Any, int]:
+        if isinstance(y, Cell):
+            return y, number[y]
+        if isinstance(y, Value) and y in self._arguments:
+            return y, -1 - self._arguments[y]
+        if isinstance(y, (Fresh, Value)):
+            return y, places[y.value if isinstance(y, Fresh) else y]
+        return y, -1
 
-    def fits(self, leaves: list[Any]) -> bool:
-        """Say whether state is as it was when the call was captured: shapes, dtypes, which gradients are None."""
-        for cell, no_grad, no_record, shape, dtype, kind in self._guards:
-            x = self._tensor(cell, leaves)
-            if x is None:
-                return False
+    def tensors(self, leaves: list[Any]) -> list[Tensor] | None:
+        """Return the Tensors that the cells stand for now; None if state or arguments are not as they were captured.
+
+        Guarded are shapes, dtypes, which Tensors require a gradient and which gradients are None, and which of these
+        Tensors are the same one.
+        """
+        xs: list[Any] = []
+        add = xs.append
+        for box, none, record, shape, dtype, kind in self._states:
+            if getrefcount(box.tensor) <= ALONE:
+                self.abandoned = True
+                return None
+            x = box.tensor
             a = x._array
-            if (
-                type(a) is not kind
-                or a.shape != shape
-                or a.dtype != dtype
-                or (x._record is None) is not no_record
-                or (x.grad is None) is not no_grad
-            ):
-                return False
-        return True
+            r = x._record
+            if (x._grad is None) is not none or type(a) is not kind or a.shape != shape:
+                return None
+            if a.dtype is not dtype and a.dtype != dtype:
+                return None
+            if r is not None and record is True:  # a leaf, as most are
+                if r.op is not LEAF or type(r.tensor) is Hooks:
+                    return None
+            elif kind_of(r) != record:
+                return None
+            add(x)
+        return self._with_others(leaves, xs) if self._others else xs
 
-    def arrays(self, leaves: list[Any]) -> list[Any]:
+    def _with_others(self, leaves: list[Any], xs: list[Any]) -> list[Tensor] | None:
+        """Go on with what is not only state: arguments and gradients."""
+        for argument, owner, box, none, record, shape, dtype, kind in self._others:
+            x = leaves[argument] if argument >= 0 else xs[owner].grad
+            if box is not None:
+                if getrefcount(box.tensor) <= ALONE:
+                    self.abandoned = True
+                    return None
+                if x is not box.tensor:
+                    return None
+            if x is None:
+                return None
+            a = x._array
+            if type(a) is not kind or a.shape != shape or a.dtype != dtype or kind_of(x._record) != record:
+                return None
+            if (x.grad is None) is not none:
+                return None
+            xs.append(x)
+        for n, g in self._grads_are:
+            if xs[n].grad is not xs[g]:
+                return None
+        for i, n in self._again:
+            if leaves[i] is not xs[n]:
+                return None
+        others = {id(x) for x in xs[len(self._states) :]}
+        return xs if len(others) == len(self._others) and others.isdisjoint(self._ids) else None
+
+    def arrays(self, leaves: list[Any], xs: list[Tensor]) -> list[Any]:
         """Return the raw arrays that the program reads now."""
-        arrays = [self._tensor(c, leaves)._array for c in self.cells]
-        return arrays + [leaves[i] for i in self.raw] if self.raw else arrays
+        arrays = [xs[n]._array for n in self._reads]
+        return [*arrays, *[leaves[i] for i in self.raw], *self.held] if self.raw or self.held else arrays
 
-    def __call__(self, leaves: list[Any]) -> Any:
-        return self.leave(leaves, self.run(self.arrays(leaves)))
-
-    def leave(self, leaves: list[Any], outs: list[Any]) -> Any:
+    def leave(self, leaves: list[Any], xs: list[Tensor], outs: list[Any]) -> Any:
         """Update state and gradients with what a run of the program gave; return the result of the call."""
-        tensors = [self._tensor(c, leaves) for c, _ in self._updated]
-        for x, (_, place) in zip(tensors, self._updated, strict=True):
-            x._array = outs[place]
+        for n, out in self._updated:
+            xs[n]._array = outs[out]
         made: dict[int, Tensor] = {}
-        for cell, place, after in self._grads:
-            owner = self._tensor(cell, leaves)
-            if after is None:
-                owner._grad = None
+        for n, place, after in self._grads:
+            if place is None:
+                xs[n]._grad = None
             elif isinstance(after, Cell):
-                owner._grad = self._tensor(after, leaves)
+                xs[n]._grad = xs[place]
             else:
-                owner._grad = made[id(after)] = _fresh(after, outs[place])
+                if id(after) not in made:
+                    made[id(after)] = _fresh(after, outs[place])
+                xs[n]._grad = made[id(after)]
         results: list[Any] = []
-        for y, place in self._outputs:
+        for y, at in self._outputs:
             if isinstance(y, Fresh):
                 if id(y) not in made:
-                    made[id(y)] = _fresh(y, outs[place])
+                    made[id(y)] = _fresh(y, outs[at])
                 results.append(made[id(y)])
             elif isinstance(y, Cell):
-                results.append(self._tensor(y, leaves))
+                results.append(xs[at])
+            elif isinstance(y, Value):
+                results.append(own(outs[at]) if at >= 0 else leaves[-1 - at])
             else:
-                results.append(outs[place] if place >= 0 else y)
-        return self.capture.rebuild(results)
+                results.append(own(y))
+        return self.capture.rebuild(results)[0]
 
 
 def _fresh(made: Fresh, array: Any) -> Tensor:
@@ -105,10 +180,46 @@ def _fresh(made: Fresh, array: Any) -> Tensor:
     return x
 
 
-def _executor(replay: Replay, leaves: list[Any], threads: int | None) -> Any:
+def _as_array(x: Any) -> Any:
+    return backend_of[type(x)].as_array(x)
+
+
+def _executor(program: Program, found: set[Backend], threads: int | None) -> Any:
     """Return what runs the program: the adapter's own executor, if all arrays are of one library."""
-    found = {backend_of[type(a)] for a in replay.arrays(leaves)}
-    if len(found) == 1 and not any(n.op == "to_device" for n in replay.program.nodes):
+    if len(found) == 1 and not any(n.op == "to_device" for n in program.nodes):
         backend = found.pop()
-        return backend.executor(planned(replay.program, backend) if backend.plans else replay.program, threads)
-    return PlainExecutor(replay.program)
+        return backend.executor(planned(program, backend) if backend.plans else program, threads)
+    return PlainExecutor(program, _as_array)
+
+
+def fits(capture: Capture, leaves: list[Any]) -> bool:
+    """Say whether arguments and state are as at a captured call that has no program yet."""
+    for cell, g, record, shape, dtype, kind in capture.guards:
+        x = _known(cell, leaves)
+        if x is None:
+            return False
+        a = x._array
+        if (type(a), tuple(a.shape), a.dtype, kind_of(x._record)) != (kind, tuple(shape), dtype, record):
+            return False
+        if (x.grad is None) is not (g is None):
+            return False
+    return True
+
+
+def _known(cell: Cell, leaves: list[Any]) -> Any:
+    if cell.arguments:
+        return leaves[cell.arguments[0]]
+    owner = _known(cell.owners[0], leaves) if cell.owners else None
+    if owner is not None:
+        return owner.grad
+    return None if cell.tensor is None else cell.tensor.tensor
+
+
+def outlived(capture: Capture) -> bool:
+    """Say whether the user has put another Tensor in the place of one that a call used."""
+    for c in capture.cells:
+        if c.tensor is not None and c.tensor.count() <= ALONE:
+            if not c.arguments and not c.owners:
+                return True
+            c.tensor = None
+    return False

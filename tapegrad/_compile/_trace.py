@@ -7,15 +7,17 @@ values are computed at once by the library below, so that the call being capture
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
 from weakref import ref
 
-from tapegrad._compile._program import Node, Value, put_in
-from tapegrad._cuts import user_line
-from tapegrad._namespace import backend_of, capturing, find_backend
+from tapegrad._compile._program import Node, Value
+from tapegrad._cuts import inside, user_line
+from tapegrad._namespace import CaptureError, backend_of, capturing, find_backend
+from tapegrad._tensor import Tensor
 from tapegrad.backends import Array, Backend
 
 # Functions whose result has a shape that depends on values.
@@ -29,17 +31,23 @@ _DATA_DEPENDENT = {
     "unique",
 }
 
-
-class CaptureError(RuntimeError):
-    """A call cannot be compiled as it is written; the message names the line and the way out."""
+_VIEWS = ("T", "matrix_transpose", "index_get")
 
 
 class Graph:
-    """The program that is being recorded: nodes so far, and all arrays that were handed out, held weakly."""
+    """The program that is being recorded.
 
-    def __init__(self) -> None:
+    nodes: so far; handed: all arrays that were handed out, held weakly; held: the raw arrays from outside that no
+    Tensor holds, each with a copy of what it was, which are read again at each call; foreign: values in memory that
+    others may write to; values: the contents of all results, for `debug` only.
+    """
+
+    def __init__(self, debug: bool = False) -> None:
         self.nodes: list[Node] = []
         self.handed: list[ref[Traced]] = []
+        self.held: dict[Value, tuple[Array, Array]] = {}
+        self.foreign: set[Value] = set()
+        self.values: dict[Value, Array] | None = {} if debug else None
 
     def traced(self, value: Value, raw: Array) -> Traced:
         """Return an array of this library for a value of the program and its contents."""
@@ -58,8 +66,16 @@ class Graph:
         return self.traced(Value(tuple(raw.shape), raw.dtype, constant=raw), raw)
 
     def lift(self, array: Any) -> Any:
-        """Return a raw array as one of this library, a constant; others as they are."""
-        return array if isinstance(array, Traced) or not _is_array(array) else self.constant(array)
+        """Return a raw array as one of this library; others as they are."""
+        if isinstance(array, Traced) or not _is_array(array):
+            return array
+        backend = backend_of[type(array)]
+        if backend.as_scalar(array) is not None:
+            return self.constant(backend.as_array(array))
+        x = self.input(array)
+        self.foreign.add(x.value)
+        self.held[x.value] = array, backend.copy(array)
+        return x
 
     def check_known(self, *arrays: Array) -> None:
         """Raise CaptureError if one of the arrays is of the library below: nobody knew that it would be used."""
@@ -91,6 +107,10 @@ class Graph:
         raw = backend_of[type(raw)].as_array(raw)
         value = Value(tuple(raw.shape), raw.dtype, node)
         node.outs = (*node.outs, value)
+        if self.values is not None:
+            self.values[value] = raw
+        if node.op in _VIEWS and self.foreign and not self.foreign.isdisjoint(node.values()):
+            self.foreign.add(value)
         return self.traced(value, raw)
 
 
@@ -168,6 +188,9 @@ class Traced:
         _check_key(keys)
         return _graph().call("index_get", operator.getitem, (self, keys), {})
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise _written_to()
+
     def __bool__(self) -> bool:
         raise _value_needed("a condition")
 
@@ -197,6 +220,13 @@ class Traced:
         return f"<traced {self.raw!r}>"
 
 
+def _written_to() -> CaptureError:
+    return CaptureError(
+        f"at {user_line()} a raw array is updated in place, which replay cannot do: pass a Tensor instead, or make a "
+        "new array, as in x = x + y"
+    )
+
+
 def _namespace_of(x: Traced) -> Any:
     return backend_of[type(x.raw)].xp
 
@@ -218,14 +248,21 @@ def _shape_needed(what: str, instead: str = "") -> CaptureError:
     )
 
 
-def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any]:
+def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any, Any]:
     def forward(x: Traced, other: Any) -> Any:
+        if isinstance(other, Tensor):
+            return NotImplemented
         return _graph().call(op, function, (x, other), {})
 
     def reflected(x: Traced, other: Any) -> Any:
         return _graph().call(op, function, (other, x), {})
 
-    return forward, reflected
+    def in_place(x: Traced, other: Any) -> Any:
+        if not inside(sys._getframe(1)):
+            raise _written_to()
+        return forward(x, other)
+
+    return forward, reflected, in_place
 
 
 def _one(op: str, function: Callable[..., Any]) -> Any:
@@ -247,9 +284,12 @@ for _symbol, _op in {
     "lshift": "bitwise_left_shift",
     "rshift": "bitwise_right_shift",
 }.items():
-    _forward, _reflected = _operator(_op, getattr(operator, _symbol + "_" if _symbol in ("and", "or") else _symbol))
+    _forward, _reflected, _updating = _operator(
+        _op, getattr(operator, _symbol + "_" if _symbol in ("and", "or") else _symbol)
+    )
     setattr(Traced, f"__{_symbol}__", _forward)
     setattr(Traced, f"__r{_symbol}__", _reflected)
+    setattr(Traced, f"__i{_symbol}__", _updating)
 for _symbol, _op in {
     "eq": "equal",
     "ne": "not_equal",
@@ -353,7 +393,8 @@ class TraceBackend(Backend):
         return _graph().call("to_device", self.base.move, (array, device), {})
 
     def copy(self, array: Array) -> Array:
-        return array  # nobody writes to it
+        graph = _graph()
+        return graph.call("copy", self.base.copy, (array,), {}) if array.value in graph.foreign else array
 
     def export(self, array: Array) -> Array:
         raise _value_needed("the array below")
@@ -396,17 +437,3 @@ def _traced_type(array_type: type) -> type:
 def _trace_backend(base: Backend) -> TraceBackend:
     found = _backends.get(base)
     return _backends.setdefault(base, TraceBackend(base)) if found is None else found
-
-
-def replay(node: Node, env: dict[Value, Array]) -> None:
-    """Compute one node from the contents of the values before it."""
-    put = partial(_content, env)
-    result = node.function(*put_in(node.args, put), **{k: put_in(v, put) for k, v in node.kwargs.items()})
-    if node.many:
-        env.update(zip(node.outs, result, strict=True))
-    elif node.outs:
-        env[node.out] = result
-
-
-def _content(env: dict[Value, Array], v: Value) -> Array:
-    return env[v] if v.constant is None else v.constant

@@ -7,7 +7,7 @@ from typing import Any
 
 from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, lifted
 from tapegrad._operands import same_library
-from tapegrad._record import MARK, mode
+from tapegrad._record import noticed
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
 
@@ -153,13 +153,6 @@ def _index_array(i: Any, like: Array) -> Array | None:
     if len(array.shape) == 0 and kind != "bool":
         return None
     return backend_of[type(array)].copy(array) if array is i else array
-
-
-def noticed(index: Tensor) -> None:
-    """Tell whoever watches that a Tensor is used as an index: it is no operand."""
-    m = mode()
-    if m.watch is not None:
-        m.watch(MARK, (index,), (), ())
 
 
 def _check_mask(mask: Array, axis: int, like: Array) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._cuts import cut
 from tapegrad._dtypes import as_dtype, isdtype
-from tapegrad._namespace import backend_of, checked_dtype, dtype_of, entered, native_dtype
+from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
-from tapegrad._record import Record
+from tapegrad._record import Record, noticed
 from tapegrad._rules import identity
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array, Backend
@@ -36,6 +36,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
     native = native_dtype(x._array, to)
     if x._record is not None and not isdtype(to, ("real floating", "complex floating")):
         cut(f"astype({to.name})", x._record.seq)
+        noticed(x)
         x = wrap(x._array)
     y = _astype(x, native)
     return y if device is None else to_device(y, device)
@@ -49,9 +50,13 @@ def full_name(device: str) -> str:
 
 def transfer(array: Array, device: str) -> Array:
     """Return a raw array on another device, of another library if that is what the device names."""
+    graph = capturing.get()
+    return _transfer(array, device) if graph is None else graph.call("to_device", _transfer, (array, device), {})
+
+
+def _transfer(array: Array, device: str) -> Array:
     backend = backend_of[type(array)]
     to, native = backends.of_device(device)
-    to = entered(to)
     if to is backend:
         return backend.move(array, native)
     name = dtype_of(array).name

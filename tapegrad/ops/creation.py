@@ -18,6 +18,7 @@ from tapegrad._namespace import (
 )
 from tapegrad._operands import SCALARS, as_tensor
 from tapegrad._primitive import primitive
+from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
 from tapegrad._settings import default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
@@ -120,7 +121,8 @@ def _joined(obj: Any) -> Tensor:
 
 def _positive_copy(x: Tensor) -> Tensor:
     """Return another Tensor of the same value: a Tensor is a value, so the buffer may be shared."""
-    return wrap(x._array, x._record) if x._record is None else astype(x, x.dtype)
+    noticed(x)
+    return wrap(x._array) if x._record is None else astype(x, x.dtype)
 
 
 def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) -> Array:

@@ -12,12 +12,12 @@ from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device
 from tapegrad._operands import SCALARS, as_tensors, coerce, not_an_operand, same_library
 from tapegrad._primitive import primitive
-from tapegrad._record import DEFAULT, LEAF, STATIC, Operation, Record, mode, scopes
+from tapegrad._record import DEFAULT, LEAF, STATIC, Operation, Record, mode, noticed, scopes
 from tapegrad._rules import OPERATIONS, new, record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, noticed, plain_key
+from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
 
 

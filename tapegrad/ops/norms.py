@@ -8,6 +8,7 @@ from typing import Any
 
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
+from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, spread
@@ -63,6 +64,7 @@ def vector_norm(x: Any, /, *, axis: Axis = None, keepdims: bool = False, ord: fl
 def _count(x: Tensor) -> Tensor:
     from tapegrad.ops.conversion import astype
 
+    noticed(x)
     x = wrap(x._array)
     return astype(x != 0, abs(x).dtype)
 

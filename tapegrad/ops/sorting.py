@@ -7,6 +7,7 @@ from typing import Any
 from tapegrad._namespace import namespace_of
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
+from tapegrad._record import noticed
 from tapegrad._rules import CONSTANT, composed
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of
@@ -78,6 +79,7 @@ def nonzero(x: Any, /) -> tuple[Tensor, ...]:
     x = as_tensor(x)
     if x.ndim == 0:
         raise ValueError("nonzero: a Tensor with no axes")
+    noticed(x)
     return tuple(wrap(a) for a in namespace_of[type(x._array)].nonzero(x._array))
 
 

@@ -1,0 +1,254 @@
+"""Whether two captured calls did the same, and by what roles the second one's Tensors are found at later calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from tapegrad._compile._capture import Capture, Cell, Fresh, State
+from tapegrad._compile._program import Node, Value
+from tapegrad._tensor import host, wrap
+
+_STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
+
+
+class Difference(NamedTuple):
+    """How two calls differ; again: whether a third may still agree with the second (state made late).
+
+    aliased: an argument is state at the same time in one of them, which says nothing against the function.
+    """
+
+    message: str
+    again: bool
+    aliased: bool
+
+
+class _Differ(Exception):
+    """How values differ, in words; the rest as in `Difference`."""
+
+    def __init__(self, message: str, again: bool = False, aliased: bool = False) -> None:
+        super().__init__(message)
+        self.again, self.aliased = again, aliased
+
+
+def difference(a: Capture, b: Capture) -> Difference | None:
+    """Say how two calls differ, None if they do the same; then the cells of `b` have the roles that hold in both."""
+    return Match(a, b).difference()
+
+
+class Match:
+    """The correspondence of two captures: of their values, and of their cells.
+
+    equal_held: of two (raw array from outside, a copy of what it was).
+    """
+
+    def __init__(self, a: Capture, b: Capture, equal_held: Callable[[Any, Any], bool] | None = None) -> None:
+        self.a, self.b = a, b
+        self.equal_held = equal_held or (lambda x, y: equal(x[1], y[1]))
+        self.same: dict[Value, Value] = {}
+        self.cells_a = {c.before: c for c in a.cells}
+        self.cells_b = {c.before: c for c in b.cells}
+        self.raw_a = {v: i for i, v in a.raw.items()}
+        self.raw_b = {v: i for i, v in b.raw.items()}
+        self.arguments = {i: c for c in a.cells for i in c.arguments}
+        self.tensors = {id(_tensor(c.tensor)): c for c in a.cells if c.tensor is not None}
+        self.roles: dict[Cell, tuple[Any, frozenset[int], list[Cell]]] = {}
+
+    def difference(self) -> Difference | None:
+        """Say how the calls differ, None if they do the same."""
+        try:
+            self.run()
+        except _Differ as differ:
+            return Difference(str(differ), differ.again, differ.aliased)
+        return None
+
+    def run(self) -> None:
+        """Go through all that the calls did; raise where they differ."""
+        for m, n in zip(self.a.graph.nodes, self.b.graph.nodes, strict=False):
+            self.node(m, n)
+        if len(self.a.graph.nodes) != len(self.b.graph.nodes):
+            longer = max(self.a.graph.nodes, self.b.graph.nodes, key=len)
+            node = longer[min(len(self.a.graph.nodes), len(self.b.graph.nodes))]
+            raise _Differ(f"{node.op} at {node.line} is done in only one of the calls", True)
+        self.updates()
+        self.results()
+        for cell, (tensor, arguments, owners) in self.roles.items():
+            cell.tensor, cell.arguments, cell.owners = tensor, tuple(sorted(arguments)), tuple(owners)
+
+    def node(self, m: Node, n: Node) -> None:
+        if (m.op, m.many, len(m.outs), len(m.args)) != (n.op, n.many, len(n.outs), len(n.args)):
+            raise _Differ(f"{n.op} at {n.line}, where the call before did {m.op} at {m.line}", True)
+        if any((v.shape, v.dtype) != (w.shape, w.dtype) for v, w in zip(m.outs, n.outs, strict=True)):
+            raise _Differ(f"{n.op} at {n.line}: the shape {m.out.shape} became {n.out.shape}", True)
+        try:
+            self.tree(m.args, n.args)
+            self.tree(tuple(sorted(m.kwargs.items())), tuple(sorted(n.kwargs.items())))
+        except _Differ as differ:
+            raise _Differ(f"{n.op} at {n.line}: {differ}", differ.again, differ.aliased) from None
+        self.same.update(zip(m.outs, n.outs, strict=True))
+
+    def tree(self, x: Any, y: Any) -> None:
+        """Raise unless two arguments are the same; note the roles of cells among them."""
+        if isinstance(x, Value) and isinstance(y, Value):
+            self.value(x, y)
+        elif isinstance(x, (tuple, list)) and type(x) is type(y) and len(x) == len(y):
+            for i, j in zip(x, y, strict=True):
+                self.tree(i, j)
+        elif isinstance(x, partial) and isinstance(y, partial):
+            self.tree((x.func, x.args), (y.func, y.args))
+        elif not same_constant(x, y):
+            what = "number" if isinstance(y, (int, float, complex)) else "argument"
+            raise _Differ(f"the {what} {x!r} became {y!r}: {_STATE}")
+
+    def value(self, x: Value, y: Value) -> None:
+        if y.node is not None or x.node is not None:
+            if self.same.get(x) is not y:
+                raise _Differ(f"an operand came from elsewhere in the call before: {_STATE}", True)
+            return
+        if x in self.cells_a and y in self.cells_b:
+            if not self.cell(self.cells_a[x], self.cells_b[y]):
+                aliased = bool(self.cells_a[x].arguments or self.cells_b[y].arguments)
+                raise _Differ(f"an operand is another Tensor than in the call before: {_STATE}", aliased, aliased)
+            return
+        if x in self.raw_a and y in self.raw_b:
+            if self.raw_a[x] != self.raw_b[y]:
+                raise _Differ("an operand is another argument than in the call before", True)
+            return
+        held_a, held_b = self.a.graph.held.get(x), self.b.graph.held.get(y)
+        if held_a is not None and held_b is not None:
+            same = self.equal_held(held_a, held_b)
+        elif x.constant is not None and y.constant is not None:
+            same = equal(x.constant, y.constant)
+        else:
+            raise _Differ(f"an operand came from elsewhere in the call before: {_STATE}", True)
+        if not same:
+            held = "an array that is no Tensor" if y.constant is None else "a constant made inside"
+            raise _Differ(f"{held} is another one in each call: {_STATE}")
+
+    def cell(self, x: Cell, y: Cell) -> bool:
+        """Say whether two cells can be the same; that narrows down what the second one's Tensor is known by."""
+        tensor, arguments, owners = self.roles.get(y) or (_tensor(y.tensor), frozenset(y.arguments), list(y.owners))
+        tensor = tensor if _tensor(x.tensor) is tensor else None
+        arguments = arguments & frozenset(x.arguments)
+        owners = [o for o in owners if any(self.cell(p, o) for p in x.owners)]
+        if tensor is None and not arguments and not owners:
+            return False
+        self.roles[y] = tensor, arguments, owners
+        return True
+
+    def updates(self) -> None:
+        """Compare the new values of cells and gradients."""
+        for what, one, other in (
+            ("the new value of a Tensor", _changed(self.a), _changed(self.b)),
+            ("a gradient", dict(self.a.grads), dict(self.b.grads)),
+        ):
+            if len(one) != len(other):
+                raise _Differ(f"{what} is set in only one of the calls: {_STATE}", True)
+            for d, after in other.items():
+                c = self.partner(d)
+                if c is None or c not in one or not self.cell(c, d):
+                    raise _Differ(f"{what} is set in only one of the calls: {_STATE}", True)
+                self.left(what, one[c], after)
+        for d in self.b.cells:  # what is used without its value: by the same way as in the call before
+            c = self.partner(d)
+            if d not in self.roles and (c is None or not self.cell(c, d)):
+                raise _Differ(f"a Tensor is used in only one of the calls: {_STATE}", True)
+
+    def partner(self, d: Cell) -> Cell | None:
+        """Return the cell of the call before that is known by the same."""
+        for i in d.arguments:
+            if i in self.arguments:
+                return self.arguments[i]
+        if d.tensor is not None and id(_tensor(d.tensor)) in self.tensors:
+            return self.tensors[id(_tensor(d.tensor))]
+        above = [self.partner(o) for o in d.owners]
+        return next((c for c in self.a.cells for o in c.owners if o in above), None)
+
+    def results(self) -> None:
+        if len(self.a.outputs) != len(self.b.outputs):
+            raise _Differ(f"the results have {len(self.a.outputs)} and {len(self.b.outputs)} leaves", True)
+        for x, y in zip(self.a.outputs, self.b.outputs, strict=True):
+            self.left("a result", x, y)
+
+    def left(self, what: str, x: Any, y: Any) -> None:
+        """Compare two things that the calls leave behind."""
+        try:
+            if isinstance(x, Fresh) and isinstance(y, Fresh):
+                if x.tracked is not y.tracked:
+                    raise _Differ("it is recorded in only one of the calls", True)
+                self.value(x.value, y.value)
+            elif isinstance(x, Cell) and isinstance(y, Cell):
+                self.value(x.before, y.before)
+            else:
+                self.tree(x, y)
+        except _Differ as differ:
+            raise _Differ(f"{what}: {differ}", differ.again, differ.aliased) from None
+
+
+def _tensor(held: Any) -> Any:
+    return held.tensor if isinstance(held, State) else held
+
+
+def _changed(capture: Capture) -> dict[Cell, Value]:
+    return {c: c.after for c in capture.cells if c.after is not c.before}
+
+
+_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+
+
+def same_constant(x: Any, y: Any) -> bool:
+    """Say whether two Python values, or raw arrays, are the same for good: equal, and nobody can change them."""
+    if x is y:
+        return True
+    if isinstance(x, slice) and isinstance(y, slice):
+        return all(map(same_constant, (x.start, x.stop, x.step), (y.start, y.stop, y.step)))
+    if type(x) is not type(y):
+        return False
+    if isinstance(x, (float, complex)):
+        return repr(x) == repr(y)  # tells -0.0 from 0.0, and NaN is NaN
+    if isinstance(x, _PLAIN):
+        return bool(x == y)
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return equal(x, y)
+    try:
+        return hash(x) == hash(y) and bool(x == y)
+    except Exception:
+        return False
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Say whether two raw arrays hold the same, to the bit."""
+    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+        return False
+    x, y = host(wrap(a)), host(wrap(b))
+    return bool((x == y).all()) if x.dtype.hasobject else x.tobytes() == y.tobytes()
+
+
+def held_apart(x: Any, y: Any) -> bool:
+    """Say whether two arrays from outside are the same one, or hold the same: such an array is read at each call."""
+    return x[0] is y[0] or equal(x[1], y[1])
+
+
+def gap(a: Any, b: Any, units: int) -> float | None:
+    """Return None if two raw arrays agree, else their largest difference: infinite for other shapes and dtypes.
+
+    units: by how many units in the last place of the greatest value they may differ; NaN agrees with NaN.
+    """
+    import numpy as np
+
+    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+        return math.inf
+    x, y = (np.asarray(host(wrap(v))) for v in (a, b))
+    if x.tobytes() == y.tobytes():
+        return None
+    if x.dtype.kind not in "fc":
+        wide = np.abs(x.astype(np.float64) - y.astype(np.float64))
+        return float(wide.max())
+    with np.errstate(all="ignore"):
+        apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0, np.abs(x - y))
+        finite = np.where(np.isfinite(y), np.abs(y), 0)
+    if not (apart > units * np.finfo(x.dtype).eps * finite.max()).any() and not np.isnan(apart).any():
+        return None
+    return math.inf if np.isnan(apart).any() else float(apart.max())

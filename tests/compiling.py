@@ -1,0 +1,138 @@
+"""Running a step eagerly and compiled, from the same start, and comparing all it leaves to the bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import tapegrad as tg
+from tapegrad._namespace import CaptureError
+from tapegrad._tree import flatten
+
+CALLS = 8
+Step = Callable[..., Any]
+
+
+class Model:
+    """Weights, and whatever a step wants to keep."""
+
+    step: Step
+
+    def __init__(self, device: str = "cpu", dtype: Any = None) -> None:
+        rng = np.random.default_rng(1)
+        self.device = device
+        self.dtype = dtype
+        self.w = self.make(rng.normal(size=(4, 3)), True)
+        self.b = self.make(np.zeros(3), True)
+        self.xs = rng.normal(size=(CALLS, 5, 4))
+        self.ys = rng.normal(size=(CALLS, 5, 3))
+
+    def make(self, values: Any, requires_grad: bool = False) -> tg.Tensor:
+        return tg.tensor(values, device=self.device, dtype=self.dtype, requires_grad=requires_grad)
+
+    def loss(self, x: Any, y: Any) -> tg.Tensor:
+        return tg.mean(tg.square(tg.tanh(x @ self.w + self.b) - y))
+
+    def parameters(self) -> list[tg.Tensor]:
+        return [self.w, self.b]
+
+    def zero(self) -> None:
+        for p in self.parameters():
+            p.grad = None
+
+    def sgd(self, rate: Any) -> None:
+        with tg.no_grad():
+            for p in self.parameters():
+                assert p.grad is not None
+                p -= rate * p.grad
+
+    def batch(self, i: int) -> tuple[tg.Tensor, tg.Tensor]:
+        return self.make(self.xs[i]), self.make(self.ys[i])
+
+
+def values(tree: Any) -> list[Any]:
+    """Return all that can be seen of the Tensors in a tree: values as bytes, and whether they are recorded."""
+    out: list[Any] = []
+    for x in flatten(tree)[0]:
+        if isinstance(x, tg.Tensor):
+            host = np.asarray(x.detach().to_device("cpu"))
+            out.append((host.tobytes(), host.dtype, host.shape, x.device, x.requires_grad, x.is_leaf))
+        elif isinstance(x, np.ndarray):
+            out.append((x.tobytes(), x.dtype, x.shape))
+        else:
+            out.append((type(x), x))
+    return out
+
+
+def visible(model: Any) -> list[Any]:
+    """Return all that can be seen of a model: its attributes and their gradients."""
+    out = []
+    for name, v in sorted(vars(model).items()):
+        if name != "step":
+            for x in flatten(v)[0]:
+                if isinstance(x, tg.Tensor):
+                    out += [name, values(x), None if x.grad is None else values(x.grad)]
+    return out
+
+
+def clean(model: Any) -> None:
+    """Assert that no Tensor of a model holds a traced array."""
+    for x in flatten(list(vars(model).values()))[0]:
+        if isinstance(x, tg.Tensor):
+            assert "Traced" not in type(x._array).__name__
+            assert x.grad is None or "Traced" not in type(x.grad._array).__name__
+
+
+def same(
+    make: Callable[[], Any],
+    step: Step,
+    arguments: Callable[[Any, int], tuple[Any, ...]] = lambda m, i: m.batch(i),
+    calls: int = CALLS,
+    before: Step | None = None,
+    replays: bool = True,
+) -> Any:
+    """Assert that a compiled step leaves what the eager one does, call by call; return the compiled function.
+
+    step: of (model, *arguments); before: what is done to the model and the number of a call, outside.
+    """
+    eager, other = make(), make()
+    compiled = tg.compile(lambda *args: step(other, *args))
+    for i in range(calls):
+        if before is not None:
+            before(eager, i)
+            before(other, i)
+        expected = step(eager, *arguments(eager, i))
+        found = compiled(*arguments(other, i))
+        assert values(found) == values(expected), f"call {i}: another result"
+        assert visible(other) == visible(eager), f"call {i}: another state"
+        clean(other)
+    assert (compiled._last is not None) is replays
+    return compiled
+
+
+def refused(
+    make: Callable[[], Any],
+    step: Step,
+    match: str,
+    arguments: Callable[[Any, int], tuple[Any, ...]] = lambda m, i: m.batch(i),
+    calls: int = CALLS,
+) -> None:
+    """Assert that a step is right as long as it does not raise, and then raises a CaptureError that names its line."""
+    eager, other = make(), make()
+    compiled = tg.compile(lambda *args: step(other, *args))
+    for i in range(calls):
+        given = arguments(other, i)
+        try:
+            found = compiled(*given)
+        except CaptureError as error:
+            message = str(error)
+            break
+        assert values(found) == values(step(eager, *arguments(eager, i))), f"call {i}: another result"
+        assert visible(other) == visible(eager), f"call {i}: another state"
+    else:
+        raise AssertionError("it was not refused")
+    clean(other)
+    assert re.search(match, message, re.DOTALL), message

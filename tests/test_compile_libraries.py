@@ -1,0 +1,185 @@
+"""Compiled functions handed to a library's own compiler: jax.jit and torch.compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+
+
+def executor_of(compiled: Any) -> Any:
+    """Return what runs a compiled function's one program."""
+    ((replay,),) = compiled._replays.values()
+    return replay.executor
+
+
+def training(xp: Place) -> tuple[Any, dict[str, tg.Tensor], Any]:
+    """Return a step of a classifier, its parameters and a function that makes arguments."""
+    rng = np.random.default_rng(0)
+    p = {
+        "w": xp.tensor(rng.standard_normal((5, 8)), requires_grad=True),
+        "b": xp.tensor(np.zeros(8), requires_grad=True),
+        "v": xp.tensor(rng.standard_normal((8, 3)), requires_grad=True),
+    }
+
+    def step(x: Any, labels: Any) -> Any:
+        for w in p.values():
+            w.grad = None
+        loss = tg.cross_entropy(tg.gelu(x @ p["w"] + p["b"]) @ p["v"], labels)
+        loss.backward()
+        with tg.no_grad():
+            for w in p.values():
+                assert w.grad is not None
+                w -= 0.5 * w.grad
+        return loss.detach()
+
+    def arguments(seed: int, bad: bool = False) -> tuple[Any, Any]:
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 3, 6)
+        labels[3] = 3 if bad else labels[3]
+        return xp.tensor(rng.standard_normal((6, 5))), xp.tensor(labels)
+
+    return step, p, arguments
+
+
+def check_training(xp: Place) -> Any:
+    """Train eagerly and compiled, compare, and give a bad label; return the compiled step."""
+    step, p, arguments = training(xp)
+    eager, q, _ = training(xp)
+    compiled = tg.compile(step)
+    for n in range(6):
+        xp.check(compiled(*arguments(n)), xp.values(eager(*arguments(n))), rtol=1e-11)
+    before = {n: xp.values(w) for n, w in p.items()}
+    with pytest.raises(ValueError, match="a label is out of range: with 3 classes"):
+        compiled(*arguments(9, bad=True))
+    for name, w in p.items():
+        np.testing.assert_array_equal(xp.values(w), before[name])  # refused before anything was updated
+    compiled(*arguments(7))
+    eager(*arguments(7))
+    for name, w in p.items():
+        xp.check(w, xp.values(q[name]), rtol=1e-10)
+        xp.check(w.grad, xp.values(q[name].grad), rtol=1e-10)
+        assert w.requires_grad
+    return compiled
+
+
+@pytest.mark.parametrize("xp", ["jax"], indirect=True)
+def test_jax_compiles_the_replay(xp: Place) -> None:
+    compiled = check_training(xp)
+    assert executor_of(compiled).how == "compiled by jax.jit"
+
+
+@pytest.mark.parametrize("xp", ["jax"], indirect=True)
+def test_jax_keeps_arrays_that_others_hold(xp: Place) -> None:
+    w = xp.tensor([1.0, 2.0])
+    held = w.detach()
+    raw = w._array
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        w[...] = w * x
+        return w + 1.0
+
+    for _ in range(4):
+        y = step(xp.tensor([2.0, 2.0]))
+    xp.check(held, [1.0, 2.0])
+    assert not raw.is_deleted()
+    xp.check(w, [16.0, 32.0])
+    xp.check(y, [17.0, 33.0])
+
+
+@pytest.mark.parametrize("xp", ["jax"], indirect=True)
+def test_what_jax_cannot_trace_is_replayed(xp: Place) -> None:
+    @tg.compile
+    def written(x: Any, mask: Any, values: Any) -> Any:
+        y = x * 2.0
+        y[mask] = values
+        return y
+
+    args = xp.tensor([0.5, 1.5, 2.5]), xp.tensor(np.asarray([True, False, True])), xp.tensor([7.0, 8.0])
+    for _ in range(3):
+        written(*args)
+    with pytest.warns(RuntimeWarning, match="compile: jax.jit refused, so that calls are replayed one by one: "):
+        xp.check(written(*args), [7.0, 3.0, 8.0])
+    xp.check(written(*args), [7.0, 3.0, 8.0])
+    assert "as jax.jit refused" in executor_of(written).how
+
+
+@pytest.mark.parametrize("xp", ["jax"], indirect=True)
+def test_constants_are_where_they_were(xp: Place) -> None:
+    table = np.arange(12.0).reshape(3, 4)
+
+    @tg.compile
+    def look_up(i: Any) -> Any:
+        return tg.take(tg.asarray(table, device=xp.device), i, axis=0)
+
+    for n in range(4):
+        xp.check(look_up(xp.tensor(np.asarray([n % 3, 1]))), table[[n % 3, 1]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xp", ["torch"], indirect=True)
+def test_torch_compiles_the_replay(xp: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tapegrad.backends import _torch_compile
+
+    if not _torch_compile.has_compiler():
+        pytest.skip("no C++ compiler")
+    monkeypatch.delenv("TAPEGRAD_TORCH_COMPILE")
+    compiled = check_training(xp)
+    assert executor_of(compiled).how == "compiled by torch.compile"
+
+
+@pytest.mark.parametrize("xp", ["torch"], indirect=True)
+def test_without_a_compiler_torch_replays_call_by_call(xp: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tapegrad.backends import _torch_compile
+
+    monkeypatch.delenv("TAPEGRAD_TORCH_COMPILE")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(_torch_compile, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="needs a C\\+\\+ compiler"):
+        compiled = check_training(xp)
+    assert executor_of(compiled).how == "replayed call by call"
+    check_training(xp)  # says so once
+
+
+@pytest.mark.parametrize("xp", ["torch"], indirect=True)
+def test_what_torch_cannot_compile_is_replayed(xp: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def broken(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no toolchain\nat all")
+
+    monkeypatch.delenv("TAPEGRAD_TORCH_COMPILE")
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr("tapegrad.backends._torch_compile.has_compiler", lambda: True)
+    with pytest.warns(RuntimeWarning, match="torch.compile refused, so that calls are replayed one by one: no tool"):
+        compiled = check_training(xp)
+    assert executor_of(compiled).how == "replayed call by call, as torch.compile refused: no toolchain"
+
+
+@pytest.mark.parametrize("xp", ["torch"], indirect=True)
+def test_torch_results_are_not_recorded_by_torch(xp: Place) -> None:
+    y = check_training(xp)(*training(xp)[2](0))
+    assert not y._array.requires_grad
+
+
+def test_a_program_of_two_libraries(xp: Place) -> None:
+    w = xp.tensor([0.5, 1.5], requires_grad=True)
+
+    def step(x: Any) -> Any:
+        w.grad = None
+        there = (w * x).to_device("strict:CPU_DEVICE" if xp.device == "cpu" else "cpu")
+        y = tg.sum(there**2)
+        y.backward()
+        return [y.detach(), w.grad, tg.max(x)]
+
+    compiled = tg.compile(step)
+    for n in range(4):
+        x = xp.tensor([1.0, 2.0 + n])
+        for a, b in zip(compiled(x), step(x), strict=True):
+            assert a.device == b.device
+            np.testing.assert_array_equal(np.asarray(a.to_device("cpu")), np.asarray(b.to_device("cpu")))

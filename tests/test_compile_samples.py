@@ -1,0 +1,108 @@
+"""Every sample of the table compiled, on every backend: what is replayed is what an eager call gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+from tapegrad._namespace import CaptureError
+from tapegrad.testing import SAMPLES, Sample
+
+CALLS = 5
+# The first sample of each operation, and the first complex one.
+FIRST = set({(s.operation, any(a.dtype.kind == "c" for a in s.args)): s.name for s in reversed(SAMPLES)}.values())
+# What has a shape that depends on values, or a derivative that is computed otherwise for some.
+REFUSED = {"nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values", "repeat counts"}
+REFUSED |= {f"unique_{n} values" for n in ("all", "counts", "inverse")}
+REFUSED |= {"getitem mask", "getitem mask of rows", "setitem mask"}
+REFUSED |= {s.name for s in SAMPLES if s.operation == "det"}
+
+
+def same(xp: Place, got: Any, expected: Any, where: str) -> None:
+    """Assert that what a replayed call gave is what an eager one gave: the one place that says how closely."""
+    a, b = xp.values(got), xp.values(expected)
+    assert (a.dtype, a.shape) == (b.dtype, b.shape), where
+    if xp.device.startswith("jax"):  # XLA orders and fuses as it likes
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11, err_msg=where)
+    elif xp.device == "cpu":  # planned: cotangents may be added up in another order
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13, err_msg=where)
+    else:
+        np.testing.assert_array_equal(a, b, err_msg=where)
+
+
+def arguments(xp: Place, sample: Sample, call: int) -> list[tg.Tensor]:
+    """Return the arguments of a call: floating ones as leaves, slightly other ones each time."""
+    scale = 1 - call / 1024
+    return [
+        xp.tensor(a * scale if a.dtype.kind in "fc" else a, requires_grad=a.dtype.kind in "fc") for a in sample.args
+    ]
+
+
+def number(y: Any, weights: tg.Tensor | None) -> Any:
+    """Return a real number that depends on every element differently."""
+    total = tg.sum(y if weights is None else y * weights)
+    return tg.real(total) + tg.imag(total) if tg.isdtype(total.dtype, "complex floating") else total
+
+
+def weights_for(xp: Place, sample: Sample) -> tg.Tensor:
+    """Return weights for the result of a sample."""
+    y = sample.f(*arguments(xp, sample, 0)).detach()
+    n = int(np.prod(y.shape))
+    return tg.astype(xp.tensor(np.linspace(0.5, 1.5, n).reshape(y.shape)), tg.real(y).dtype)
+
+
+def compare(xp: Place, sample: Sample, step: Callable[..., list[Any]]) -> Any:
+    """Call a step compiled and as it is, a few times; return the compiled one."""
+    compiled = tg.compile(step)
+    for call in range(4 if xp.device.startswith("jax") else CALLS):
+        expected = step(*arguments(xp, sample, call))
+        got = compiled(*arguments(xp, sample, call))
+        for n, (a, b) in enumerate(zip(got, expected, strict=True)):
+            assert (a is None) is (b is None)
+            if a is not None:
+                same(xp, a, b, f"call {call}, result {n}")
+    return compiled
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
+def test_value_and_gradients(xp: Place, sample: Sample) -> None:
+    if sample.name not in FIRST and (xp.readonly or xp.device not in ("cpu", "torch:cpu", "strict:CPU_DEVICE")):
+        pytest.skip("one sample of an operation, real and complex, is enough here")
+    if xp.device.startswith("jax") and any(a.dtype.kind == "c" for a in sample.args):
+        pytest.skip("XLA compiles each program: one real sample of an operation is enough")
+    weights = weights_for(xp, sample) if sample.order else None
+
+    def step(*xs: Any) -> list[Any]:
+        y = sample.f(*xs)
+        if y.requires_grad:
+            number(y, weights).backward()
+        return [y.detach(), *[x.grad for x in xs]]
+
+    if sample.name in REFUSED:
+        compiled = tg.compile(step)
+        compiled(*arguments(xp, sample, 0))
+        with pytest.raises(CaptureError, match=r"at \w+\.py:\d+ .*(shape depends on values|needs the value)"):
+            compiled(*arguments(xp, sample, 1))
+    else:
+        assert compare(xp, sample, step).program.outputs
+
+
+@pytest.mark.parametrize(
+    "sample", [s for s in SAMPLES if s.order > 1 and s.name in FIRST and s.name not in REFUSED], ids=lambda s: s.name
+)
+def test_second_derivative(xp: Place, sample: Sample) -> None:
+    if xp.readonly or xp.device not in ("cpu", "torch:cpu", "strict:device1"):
+        pytest.skip("the same nodes as elsewhere")
+    weights = weights_for(xp, sample)
+    at = tuple(n for n, a in enumerate(sample.args) if a.dtype.kind in "fc")
+
+    def squares(*xs: Any) -> Any:
+        first = tg.grad(lambda *xs: number(sample.f(*xs), weights), at)(*xs)
+        return sum((number(g * g, None) for g in first), start=tg.zeros((), dtype=weights.dtype))
+
+    compare(xp, sample, lambda *xs: list(tg.grad(squares, at)(*[x.detach() for x in xs])))
