@@ -14,6 +14,7 @@ import tapegrad as tg
 from tapegrad._namespace import CaptureError
 from tapegrad.testing import SAMPLES, Sample
 
+FIRST = set({s.operation: s.name for s in reversed(SAMPLES)}.values())
 # Their shape depends on values, or they need one on the host.
 REFUSED = r"nonzero|unique|mask|matrix_rank|repeat|^det"
 
@@ -22,6 +23,8 @@ REFUSED = r"nonzero|unique|mask|matrix_rank|repeat|^det"
 def test_replayed(xp: Place, sample: Sample) -> None:
     if xp.device.startswith("jax"):
         pytest.skip("JAX compiles each call for each shape")
+    if xp.device != "cpu" and sample.name not in FIRST:
+        pytest.skip("one sample of an operation is enough there")
     state = [xp.tensor(a, requires_grad=sample.order > 0 and a.dtype.kind in "fc") for a in sample.args]
 
     def step(xs: list[tg.Tensor], eager: bool = False) -> Any:
