@@ -18,6 +18,14 @@ from tapegrad.backends._numpy_storage import Ref, actual
 from tapegrad.backends._numpy_threads import thread_count
 
 
+def _references() -> int:
+    arrays = [np.empty(1)]
+    return sys.getrefcount(arrays[0])
+
+
+UNHELD = _references()  # of an array that is in one list only
+
+
 class Executor:
     """Runs a program; called with the arrays of its inputs."""
 
@@ -32,6 +40,7 @@ class Executor:
         self.owned: dict[int, int] = {k: -1 for k, v in enumerate(self.inputs) if v in plan.donated}
         self.volatile: set[int] = set()
         self.outputs = [plan.array(v) for v in program.outputs]
+        self.spares: dict[Any, list[Array]] = {}  # outputs of the last two calls, the latest last
         self.nbytes = plan.pool.nbytes
 
     def run(self, arrays: list[Array]) -> list[Array]:
@@ -45,10 +54,24 @@ class Executor:
                 self._bind(self.inputs[k], a, k)
                 bound[k] = a
         for v in self.plan.fresh:
-            self._bind(v, np.empty(v.shape, v.dtype))
+            self._bind(v, self._fresh(v))
         for function, args in self.code:
             function(*args)
         return [out.array if type(out) is Ref else out for out in self.outputs]
+
+    def _fresh(self, v: Any) -> Array:
+        """Return an array for an output that nobody else holds: a new one, or that of the call before the last.
+
+        Those are let go by most users, and pages of memory that are new cost more than what is computed into them.
+        """
+        spares = self.spares.setdefault(v, [])
+        if len(spares) == 2:
+            if sys.getrefcount(spares[0]) == UNHELD:
+                spares.reverse()
+                return spares[1]
+            del spares[0]
+        spares.append(np.empty(v.shape, v.dtype))
+        return spares[-1]
 
     def _own(self, k: int, array: Array) -> Array:
         """Return a copy of a state array that only this executor and the Tensor will hold."""

@@ -148,7 +148,7 @@ def test_compile_adds_a_column_for_each_device(tmp_path: Path, capsys: pytest.Ca
         assert f"  {column}" in head
     assert "- overhead backward: tapegrad cpu compiled: what is compiled has forward and backward in one" in out
     rows = {f"{r['benchmark']} {r['case']}": r for r in json.loads((tmp_path / "results.json").read_text())["rows"]}
-    for name in ("mlp batch 4", "mlp first two calls, batch 4", "gelu peak memory, composed, 1M"):
+    for name in ("mlp batch 4", "mlp first four calls, batch 4", "gelu peak memory, composed, 1M"):
         assert rows[name]["columns"]["tapegrad cpu compiled"]["median"] > 0
     assert "tapegrad cpu compiled" not in rows["overhead backward"]["columns"]
 
