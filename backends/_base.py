@@ -51,6 +51,7 @@ class Backend:
     """
 
     plans = False  # whether the executor takes a planned program, with runs in it
+    stacks = False  # and stacks and folds of operations on small arrays
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
 

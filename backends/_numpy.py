@@ -18,7 +18,7 @@ from tapegrad.backends._special import find, scipy_special
 class Adapter(Backend):
     """NumPy arrays, and NumPy's scalars as arrays of no dimensions."""
 
-    plans = True
+    plans = stacks = True
 
     def __init__(self) -> None:
         super().__init__("numpy", compat)

@@ -161,6 +161,8 @@ class Planner:
             return
         if node.kind == "view" and self._as_view(node):
             return
+        if node.kind == "rows" and self._as_rows(node):
+            return
         if node.kind == "elementwise" and self._elementwise(node, code):
             return
         if node.kind == "reduction":
@@ -193,6 +195,17 @@ class Planner:
         found = self.view(source, lambda a: function(a, *rest, **kwargs), v.shape)
         assert found is not None
         self.place[v] = found
+        return True
+
+    def _as_rows(self, node: Any) -> bool:
+        values, v = node.args[0], node.outs[0]
+        if v in self.place or any(x.row is None for x in values):
+            return False
+        rows, start = values[0].row
+        if [x.row for x in values] != [(rows, start + i) for i in range(len(values))]:
+            return False
+        array = self.rows[rows][1 + start : 1 + start + len(values)]
+        self.place[v] = array.reshape(v.shape)
         return True
 
     def _elementwise(self, node: Any, code: Code) -> bool:

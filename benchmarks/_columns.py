@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +71,13 @@ def hand_of(column: Column, labels: list[str]) -> str:
     return "hand cupy" if column.gpu and "hand cupy" in labels else HAND
 
 
+def full_precision() -> None:
+    """Have JAX, if it is loaded, multiply float32 matrices as such on a GPU, as the others do, and not in TF32."""
+    jax = sys.modules.get("jax")
+    if jax is not None:
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def _is_gpu(device: str) -> bool:
     return "cuda" in device or "gpu" in device
 
@@ -79,8 +87,7 @@ def _peer(name: str) -> list[Column]:
     if name == "torch":
         return [Column("torch" if p == "cpu" else f"torch {p}", "torch", p, _is_gpu(p)) for p in _torch_places(module)]
     if name == "jax":
-        # By default JAX multiplies float32 matrices in TF32 on a GPU, which the others do not.
-        module.config.update("jax_default_matmul_precision", "highest")
+        full_precision()
         found = [Column("jax.jit", "jax", module.devices("cpu")[0])]
         if backends.is_available("jax:gpu"):
             found.append(Column("jax.jit gpu", "jax", module.devices("gpu")[0], gpu=True))

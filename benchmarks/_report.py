@@ -103,7 +103,7 @@ def chart(rows: Sequence[Row], columns: Sequence[Column], path: Path) -> bool:
                 times = ratio(row, label, columns)
                 # From 1, where the hand-written program is: slower to the right, faster to the left.
                 handles[label] = panel.barh(at, times - 1, 1, left=1, color=colors[label])
-                panel.bar_label(handles[label], [f" {_short(times)} "], fontsize=6)
+                panel.bar_label(handles[label], [f" {short(times)} "], fontsize=6)
                 at += 1
             at += 1
         panel.axvline(1, color="black", linewidth=0.8)
@@ -160,11 +160,11 @@ def _cell(row: Row, label: str, columns: Sequence[Column]) -> str:
         return "-"
     median, spread = row.median(label), row.spread(label)
     library = next(c.library for c in columns if c.label == label)
-    times = "" if library == "hand" else f" ({_short(ratio(row, label, columns))}x)"
-    return f"{_short(median)} ±{_short(spread, 2)}{times}"
+    times = "" if library == "hand" else f" ({short(ratio(row, label, columns))}x)"
+    return f"{short(median)} ±{short(spread, 2)}{times}"
 
 
-def _short(value: float, digits: int = 3) -> str:
+def short(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits, without an exponent."""
     text = f"{value:.{digits}g}"
     return text if "e" not in text else f"{value:.0f}" if value >= 1 else f"{value:.6f}"

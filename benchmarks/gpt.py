@@ -167,10 +167,11 @@ def on_tapegrad(task: Task, device: str) -> Step:
             count += 1
             scale1, scale2 = 1 / (1 - BETA1**count), 1 / (1 - BETA2**count)
             for name, p in w.items():
+                g: Any = p.grad
                 m[name] *= BETA1
-                m[name] += (1 - BETA1) * p.grad
+                m[name] += (1 - BETA1) * g
                 v[name] *= BETA2
-                v[name] += (1 - BETA2) * p.grad * p.grad
+                v[name] += (1 - BETA2) * g * g
                 p -= RATE * (m[name] * scale1 / (tg.sqrt(v[name] * scale2) + EPS) + DECAY * p)
         return (loss, *[w[name].grad for name in _shown(task)])
 

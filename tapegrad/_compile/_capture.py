@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Any, NamedTuple, final
@@ -350,9 +351,11 @@ def _check_survivors(graph: Graph) -> None:
     if not _alive(graph):
         return
     gc.collect()  # only what is in a cycle nobody holds?
-    alive = _alive(graph)
-    if not alive:
-        return
+    for pause in (0.0, 0.001, 0.01):  # or another thread that just looked?
+        time.sleep(pause)
+        alive = _alive(graph)
+        if not alive:
+            return
     node = alive[0].value.node
     made = "" if node is None else f", made at {node.line},"
     raise CaptureError(

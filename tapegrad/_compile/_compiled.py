@@ -110,6 +110,7 @@ class Compiled:
                 if begun == _tracing.begun == _tracing.ended:  # no other thread's call had our Tensors meanwhile
                     self._last = replay
                     return replay.leave(leaves, xs, replay.run(arrays))
+                del arrays
             with _tracing:
                 replay, xs = self._fitting(key, leaves)
                 if replay is None:

@@ -28,7 +28,9 @@ class _Fusion:
         self.readers: dict[Value, list[Run]] = {}  # runs that read a value made elsewhere
         for node in groups.nodes:
             if node.kind in ("elementwise", "reduction", "view"):
-                self.place(node, _size(node) >= smallest)
+                large = max([v.size for v in (*node.outs, *node.reads)]) >= smallest
+                if large or self.home:
+                    self.place(node, large)
         for run in dict.fromkeys(self.home.values()):
             if sum(n.kind != "view" for n in run.nodes) < 2:  # nothing is gained
                 for node in run.nodes:
@@ -36,9 +38,11 @@ class _Fusion:
 
     def place(self, node: Node, large: bool) -> None:
         """Put a node into a run that makes or, if it is large, reads one of its operands, or into a new one."""
-        near = [self.home[v.node] for v in node.values() if v.node in self.home]
+        near = [self.home[v.node] for v in node.reads if v.node in self.home]
         if large:
-            near = [*(r for v in node.values() for r in self.readers.get(v, ())), *near]
+            near = [*(r for v in node.reads for r in self.readers.get(v, ())), *near]
+        if not near and not large:
+            return
         home = None
         for run in dict.fromkeys(reversed(near)):
             lead = common_lead(node, run.lead)
@@ -108,10 +112,6 @@ def finish(items: list[Any], outputs: list[Value]) -> None:
             item.outs = tuple(v for node in item.nodes for v in node.outs if v in read)
             item.ins = tuple(dict.fromkeys(v for n in item.nodes for v in n.values() if v not in own))
         read.update(item.values())
-
-
-def _size(node: Node) -> int:
-    return max([node.out.size, *(v.size for v in node.values())])
 
 
 def _rows(lead: tuple[int, ...]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any, final
 
 
@@ -15,20 +16,13 @@ class Value:
     in, and which one it is, if it is to lie in one.
     """
 
-    __slots__ = ("constant", "dtype", "node", "row", "shape", "uniform")
+    __slots__ = ("constant", "dtype", "node", "row", "shape", "size", "uniform")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, node: Node | None = None, constant: Any = None) -> None:
         self.shape, self.dtype, self.node, self.constant = shape, dtype, node, constant
+        self.size = prod(shape)  # the number of elements
         self.uniform: Value | None = None
         self.row: tuple[Rows, int] | None = None
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        n = 1
-        for length in self.shape:
-            n *= length
-        return n
 
     def __repr__(self) -> str:
         return f"<value {self.shape} {self.dtype}>"
@@ -43,7 +37,7 @@ class Node:
     called for what it does (to refuse bad values), not for a result; kind: of operation, see `_kinds`, once planned.
     """
 
-    __slots__ = ("args", "effect", "function", "kind", "kwargs", "line", "many", "op", "outs")
+    __slots__ = ("args", "effect", "function", "kind", "kwargs", "line", "many", "op", "outs", "reads")
 
     def __init__(
         self,
@@ -56,6 +50,7 @@ class Node:
     ) -> None:
         self.op, self.function, self.args, self.kwargs, self.line = op, function, args, kwargs, line
         self.effect = effect
+        self.reads = reads_of(args, kwargs)
         self.outs: tuple[Value, ...] = ()
         self.many = False
         self.kind = ""
@@ -65,11 +60,9 @@ class Node:
         """The result of a node that has one."""
         return self.outs[0]
 
-    def values(self) -> Iterator[Value]:
-        """Go through the values among the arguments, as often as each is there."""
-        yield from values_in(self.args)
-        if self.kwargs:
-            yield from values_in(tuple(self.kwargs.values()))
+    def values(self) -> list[Value]:
+        """Return the values among the arguments, as often as each is there."""
+        return self.reads
 
     def __repr__(self) -> str:
         return f"<node {self.op} {self.outs}>"
@@ -158,14 +151,16 @@ class Program:
         self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
 
 
-def values_in(tree: Any) -> Iterator[Value]:
-    """Go through the values in nested tuples, lists and slices."""
-    for x in tree:
+def reads_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:
+    """Return the values in nested arguments."""
+    found: list[Value] = []
+    for x in (*args, *kwargs.values()) if kwargs else args:
         kind = type(x)
         if kind is Value:
-            yield x
+            found.append(x)
         elif kind is tuple or kind is list:
-            yield from values_in(x)
+            found += reads_of(tuple(x), {})
+    return found
 
 
 def put_in(tree: Any, put: Callable[[Value], Any]) -> Any:

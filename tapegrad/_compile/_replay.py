@@ -188,7 +188,7 @@ def _executor(program: Program, found: set[Backend], threads: int | None) -> Any
     """Return what runs the program: the adapter's own executor, if all arrays are of one library."""
     if len(found) == 1 and not any(n.op == "to_device" for n in program.nodes):
         backend = found.pop()
-        return backend.executor(planned(program, backend.as_array) if backend.plans else program, threads)
+        return backend.executor(planned(program, backend) if backend.plans else program, threads)
     return PlainExecutor(program, _as_array)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._compile._kinds import kind_of
-from tapegrad._compile._program import Node, Program, Value, put_in
+from tapegrad._compile._program import Node, Program, Value, put_in, reads_of
 
 _FILLS = ("zeros", "ones", "full")
 
@@ -25,8 +25,10 @@ def simplified(program: Program, as_array: Callable[[Any], Any]) -> Program:
         return new.get(v, v)
 
     for old in program.nodes:
-        args: tuple[Any, ...] = put_in(old.args, now)
-        kwargs = {k: put_in(v, now) for k, v in old.kwargs.items()} if old.kwargs else old.kwargs
+        args, kwargs = old.args, old.kwargs
+        if any([v in new for v in old.reads]):
+            args = put_in(args, now)
+            kwargs = {k: put_in(v, now) for k, v in kwargs.items()}
         node = Node(old.op, old.function, args, kwargs, old.line, old.effect)
         node.outs, node.many = old.outs, old.many
         if old.effect:
@@ -47,7 +49,7 @@ def simplified(program: Program, as_array: Callable[[Any], Any]) -> Program:
         if found is not old.outs:
             new.update(zip(old.outs, found, strict=True))
     outputs = [now(v) for v in program.outputs]
-    return Program(program.inputs, _alive(nodes, outputs), outputs, program.replaces)
+    return alive(Program(program.inputs, nodes, outputs, program.replaces))
 
 
 def _frozen(x: Any) -> Any:
@@ -62,15 +64,15 @@ def _frozen(x: Any) -> Any:
     return (kind, x) if kind in (bool, int) else x
 
 
-def _alive(nodes: list[Node], outputs: list[Value]) -> list[Node]:
-    """Return the nodes without those whose results nobody reads."""
-    read = set(outputs)
+def alive(program: Program) -> Program:
+    """Return a program without the nodes whose results nobody reads."""
+    read = set(program.outputs)
     kept = []
-    for node in reversed(nodes):
-        if node.effect or any(v in read for v in node.outs):
+    for node in reversed(program.nodes):
+        if node.effect or any([v in read for v in node.outs]):
             kept.append(node)
-            read.update(node.values())
-    return kept[::-1]
+            read.update(node.reads)
+    return Program(program.inputs, kept[::-1], program.outputs, program.replaces)
 
 
 # -- constants -------------------------------------------------------------------------------------------
@@ -78,8 +80,9 @@ def _alive(nodes: list[Node], outputs: list[Value]) -> list[Node]:
 
 def _constant(node: Node, as_array: Callable[[Any], Any]) -> tuple[Value, ...] | None:
     """Return the results of a node that reads only constants, computed now; of one value everywhere as a scalar."""
-    if any(v.constant is None for v in node.values()):
-        return None
+    for v in node.reads:
+        if v.constant is None:
+            return None
     if node.op in _FILLS and node.out.shape != ():
         return None  # see _uniform
     if node.op == "empty" or (node.op == "broadcast_to" and node.out.shape != ()):
@@ -145,7 +148,7 @@ def _is_one(x: Any) -> bool:
 
 def _alike(node: Node) -> None:
     """Have an elementwise node read scalars and what is broadcast as they are, where its result stays the same."""
-    if kind_of(node.op, node.args) != "elementwise":
+    if all(_narrow(v) is v for v in node.reads) or kind_of(node.op, node.args) != "elementwise":
         return
     shape = node.out.shape
     for wide in (True, False):
@@ -154,7 +157,7 @@ def _alike(node: Node) -> None:
             keep = next(i for i, a in enumerate(node.args) if type(a) is Value and a.shape == shape)
             args = (*args[:keep], node.args[keep], *args[keep + 1 :])
         if _broadcast([a.shape for a in args if type(a) is Value]) == shape:
-            node.args = args
+            node.args, node.reads = args, reads_of(args, node.kwargs)
             return
 
 

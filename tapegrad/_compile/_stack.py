@@ -28,6 +28,11 @@ class _Stacking:
         for node in groups.nodes:
             for v in node.values():
                 self.users[v] = self.users.get(v, 0) + 1
+        for node in groups.nodes:
+            if node.op == "rows":
+                values = list(node.args[0])
+                if len(set(values)) == len(values) and all(self.free(v, any_size=True) for v in values):
+                    _as_rows(values)
         for alike in self.independent():
             self.place(alike)
         self.fold()
@@ -39,7 +44,7 @@ class _Stacking:
         bits: dict[Any, int] = {}
         for node in self.groups.nodes:
             reach = 0
-            for v in node.values():
+            for v in node.reads:
                 if v.node is not None:
                     reach |= before[v.node]
             if node.kind == "elementwise" and node.out.size <= LARGEST and node not in self.groups.home:
@@ -97,15 +102,15 @@ class _Stacking:
         a, b = values[0].row, values[1].row if len(values) > 1 else None
         return -1 if a is not None and b is not None and b[1] < a[1] else 1
 
-    def free(self, v: Value) -> bool:
+    def free(self, v: Value, any_size: bool = False) -> bool:
         """Say whether a value can be computed into a row."""
         node = v.node
         return (
             v.row is None
             and node is not None
-            and node.kind in ("elementwise", "matmul", "reduction")
+            and (node.kind in ("elementwise", "matmul", "reduction") or node.op in ("index_add", "index_set"))
             and v not in self.outputs
-            and v.size <= LARGEST
+            and (any_size or v.size <= LARGEST)
             and node not in self.groups.home
         )
 
@@ -187,7 +192,7 @@ def _kind(node: Node) -> Any:
         node.out.dtype,
         tuple(_origin(x) for x in node.args),
         len({id(x) for x in node.args}),
-        repr(node.kwargs),
+        repr(node.kwargs) if node.kwargs else "",
     )
 
 
@@ -197,7 +202,7 @@ def _origin(x: Any) -> Any:
     made = x.node
     if made is None:
         return id(x)
-    return (made.op, made.line, tuple(x.shape), x.dtype, tuple([type(v.node) is Node for v in made.values()]))
+    return (made.op, made.line, tuple(x.shape), x.dtype, len(made.reads))
 
 
 def _as_rows(values: list[Value]) -> None:
