@@ -40,7 +40,7 @@ class Case:
     """A row of the table: one task, and the programs that do it.
 
     programs: library ("hand", "tapegrad", "torch", ...) -> its program. per: how many operations the time is
-    shared among. one_thread: whether libraries may use only one thread. first: time the first two calls of a
+    shared among. one_thread: whether libraries may use only one thread. first: time the first four calls of a
     new step each, so that compiling it is included. uncompiled: library -> why its step is not compiled.
     memory: measure peak memory, not time, in a fresh process for each column; there `task` is the argument
     of the function `task` of the benchmark's module.

@@ -1,6 +1,6 @@
 """A step of stochastic gradient descent on a perceptron of 784-256-128-10 units, at three batch sizes.
 
-The last row is the first two calls of a new step, in which a compiled one is compiled.
+The last row is the first four calls of a new step, in which a compiled one is compiled.
 """
 
 from __future__ import annotations
@@ -207,4 +207,4 @@ def cases(tiny: bool) -> list[Case]:
     found = [Case("mlp", f"batch {n}", each, PROGRAMS, targets=targets.get(n, ())) for n, each in tasks.items()]
     n = min(tasks)
     once = Target(30, COMPILED, EAGER, difference=True)
-    return [*found, Case("mlp", f"first two calls, batch {n}", tasks[n], PROGRAMS, first=True, targets=(once,))]
+    return [*found, Case("mlp", f"first four calls, batch {n}", tasks[n], PROGRAMS, first=True, targets=(once,))]

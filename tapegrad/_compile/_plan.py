@@ -14,7 +14,7 @@ from tapegrad._compile._stack import stack
 
 def planned(program: Program, backend: Any) -> Program:
     """Return a program that gives the same outputs, in fewer operations, grouped for the executor of a library."""
-    simple = alive(merged(simplified(program, backend.as_array), backend.xp))
+    simple = alive(merged(simplified(program, backend.as_array, backend.xp), backend.xp))
     groups = Groups(simple.nodes)
     fuse(groups)
     if backend.stacks:

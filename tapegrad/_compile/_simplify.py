@@ -13,10 +13,14 @@ from tapegrad._compile._kinds import kind_of
 from tapegrad._compile._program import Node, Program, Value, put_in, reads_of
 
 _FILLS = ("zeros", "ones", "full")
+_LIKE = ("zeros_like", "ones_like", "full_like")
 
 
-def simplified(program: Program, as_array: Callable[[Any], Any]) -> Program:
-    """Return a program with the same outputs and less to do; as_array: makes an array of a library's scalar."""
+def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Program:
+    """Return a program with the same outputs and less to do.
+
+    as_array: makes an array of a library's scalar; xp: the library's namespace.
+    """
     new: dict[Value, Value] = {}  # in place of a value of the old program
     seen: dict[Any, tuple[Value, ...]] = {}
     nodes: list[Node] = []
@@ -38,8 +42,9 @@ def simplified(program: Program, as_array: Callable[[Any], Any]) -> Program:
         found = seen.get(key)
         if found is None:
             _alike(node)
-            found = _same_as(node) or _constant(node, as_array) or _uniform(node, nodes, as_array)
+            found = _same_as(node) or _constant(node, as_array)
             if found is None:
+                _note_uniform(node, as_array, xp)
                 node.kind = kind_of(node.op, node.args)
                 for v in node.outs:
                     v.node = node
@@ -94,14 +99,24 @@ def _constant(node: Node, as_array: Callable[[Any], Any]) -> tuple[Value, ...] |
     return node.outs
 
 
-def _uniform(node: Node, nodes: list[Node], as_array: Callable[[Any], Any]) -> tuple[Value, ...] | None:
-    """Return an array of one value as that value, broadcast: who reads it elementwise reads the scalar."""
-    if node.op not in _FILLS:
-        return None
+def _note_uniform(node: Node, as_array: Callable[[Any], Any], xp: Any) -> None:
+    """Note of a result that is one value everywhere what it is: who reads it elementwise reads that scalar."""
+    if node.many or node.effect:
+        return
+    if node.op in _FILLS:
+        args = ((), *node.args[1:])
+    elif node.op in _LIKE and type(node.args[0]) is Value:
+        args = (xp.zeros((), dtype=node.args[0].dtype), *node.args[1:])
+    elif node.reads and all(_scalar_of(v).constant is not None and _scalar_of(v).shape == () for v in node.reads):
+        if kind_of(node.op, node.args) != "elementwise":
+            return
+        args = put_in(node.args, lambda v: _scalar_of(v).constant)
+    else:
+        return
     scalar = Value((), node.out.dtype)
-    scalar.constant = as_array(node.function((), *node.args[1:], **node.kwargs))
-    node.out.uniform = scalar
-    return None
+    scalar.constant = as_array(node.function(*args, **node.kwargs))
+    if scalar.constant.dtype == node.out.dtype:
+        node.out.uniform = scalar
 
 
 def _scalar_of(v: Value) -> Value:
