@@ -11,7 +11,6 @@ from benchmarks._arrays import wait
 from benchmarks._case import Case, Skip, Step
 from benchmarks._columns import Column
 
-
 FIRST = 4  # calls after which every library has compiled what it compiles
 
 
