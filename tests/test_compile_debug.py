@@ -102,7 +102,7 @@ def test_an_executor_that_is_wrong_is_found() -> None:
 
 def test_a_value_that_is_not_computed_is_found() -> None:
     f, _ = later(lambda flags, w, x: tg.sin(x) * w)
-    node = f.program.nodes[0]
+    node = f._last.program.nodes[0]
     function = node.function
     node.function = lambda *args: function(*args) + 0.5
     with pytest.raises(AssertionError, match=r"sin at test_compile_debug.py:\d+.*differs.* by 0.5 at most"):

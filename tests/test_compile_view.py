@@ -144,22 +144,28 @@ def test_what_is_fused_is_in_a_box() -> None:
     assert mermaid.splitlines().count("  end") == 1
 
 
-def test_an_item_that_runs_itself_is_timed_as_one() -> None:
-    view = fused()
-    ran = []
+def test_what_numpy_plans_is_shown_and_timed_as_planned() -> None:
+    w = tg.tensor(np.linspace(0.0, 1.0, 100_000), requires_grad=True)
 
-    class Runs:
-        name, nodes, operands, results = view.items[0]
+    @tg.compile
+    def step(x: Any) -> Any:
+        w.grad = None
+        loss = tg.sum(tg.gelu(w * x) * 2.0)
+        loss.backward()
+        return loss.detach()
 
-        def run(self, arrays: list[Any]) -> list[Any]:
-            ran.append(arrays)
-            return [np.exp(arrays[0]) * 2.0]
-
-    view.items[0] = Runs()
-    view.profile(np.zeros(3), repeats=2)
-    assert len(ran) == 2
-    assert view.seconds is not None
-    assert len(view.seconds) == 2
+    x = tg.ones(100_000)
+    for _ in range(4):
+        step(x)
+    view = step.program
+    assert len(view.items) < len(view.nodes)
+    before = np.asarray(w.grad)
+    text = str(view.profile(x))
+    assert "run(w0, x0" in text
+    assert "w0.grad = %" in text
+    assert "a constant" not in text
+    np.testing.assert_array_equal(np.asarray(w.grad), before)
+    assert "subgraph cluster_" in view.to_dot()
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,12 @@ class View:
     """
 
     def __init__(self, program: Program, run: Replay | None = None) -> None:
-        self.program, self._run = program, run
-        self.items = items_of(program)
+        captured, self._run = program, run
+        self.program: Program = getattr(run.executor, "program", program) if run is not None else program  # as planned
+        # Planning has other values, but as many inputs and outputs in the same order.
+        self._now = dict(zip(captured.outputs, self.program.outputs, strict=True))
+        self._now |= zip(captured.inputs, self.program.inputs, strict=True)
+        self.items = items_of(self.program)
         self.seconds: list[float] | None = None  # for each item, once profiled
 
     @property
@@ -91,8 +95,8 @@ class View:
                 names[v] = tensors.get(_tensor_of(cell), f"w{state}")
                 state += 1
         for cell in cells:
-            if cell.before not in names:
-                names[cell.before] = f"{self._name(cell.owners[0], names, tensors)}.grad"
+            if self._now[cell.before] not in names:
+                names[self._now[cell.before]] = f"{self._name(cell.owners[0], names, tensors)}.grad"
         for n, node in enumerate(self.nodes):
             for k, v in enumerate(node.outs):
                 names[v] = f"%{n}.{k}" if node.many else f"%{n}"
@@ -100,7 +104,11 @@ class View:
 
     def _name(self, cell: Any, names: dict[Value, str], tensors: Mapping[int, str]) -> str:
         """Return what a cell is called that may be no input."""
-        return names.get(cell.before) or tensors.get(_tensor_of(cell)) or ("argument" if cell.arguments else "state")
+        return (
+            names.get(self._now.get(cell.before, cell.before))
+            or tensors.get(_tensor_of(cell))
+            or ("argument" if cell.arguments else "state")
+        )
 
     def _results(self, names: dict[Value, str], given: Mapping[str, Tensor] | None) -> list[tuple[str, Value]]:
         """Return what becomes of the outputs: new state, gradients and results of the call."""
@@ -113,6 +121,8 @@ class View:
             if isinstance(made, Fresh):
                 found.append((f"{self._name(cell, names, tensors)}.grad", made.value))
         results = [y.value if isinstance(y, Fresh) else y for y in capture.outputs if isinstance(y, (Fresh, Value))]
+        found = [(name, self._now.get(v, v)) for name, v in found]
+        results = [self._now.get(v, v) for v in results]
         return found + [(f"result {n}" if len(results) > 1 else "result", v) for n, v in enumerate(results)]
 
     # -- text ----------------------------------------------------------------------------------------
@@ -236,7 +246,8 @@ class View:
         True
         """
         arrays = self._arrays(flatten((args, kwargs))[0])
-        times = [list(self._timed(arrays)) for _ in range(max(repeats, 1))]
+        runners = [self._runner(n, arrays) for n in range(len(self.items))]
+        times = [list(self._timed(arrays, runners)) for _ in range(max(repeats, 1))]
         self.seconds = [median(column) for column in zip(*times, strict=True)]
         return self
 
@@ -259,15 +270,24 @@ class View:
             )
         return arrays
 
-    def _timed(self, arrays: list[Any]) -> Iterator[float]:
+    def _runner(self, n: int, arrays: list[Any]) -> Any:
+        """Return what runs a group of nodes as the library's executor does, None for what is called node by node."""
+        item, entry = self.items[n], self.program.nodes[n]
+        if type(entry) is Node or not arrays:
+            return None
+        backend = backend_of[type(arrays[0])]
+        inputs = [v for v in item.operands if v.constant is None]
+        return backend.executor(Program(inputs, [entry], list(item.results))).run if backend.plans else None
+
+    def _timed(self, arrays: list[Any], runners: list[Any]) -> Iterator[float]:
         env: dict[Value, Any] = dict(zip(self.program.inputs, arrays, strict=True))
         last = {v: n for n, item in enumerate(self.items) for node in item.nodes for v in (*node.values(), *node.outs)}
         drop: dict[int, list[Value]] = {}
         for v, n in last.items():
             drop.setdefault(n, []).append(v)
         for n, item in enumerate(self.items):
-            run = getattr(item, "run", None)
-            given = None if run is None else [env[v] for v in item.operands if v in env]
+            run = runners[n]
+            given = [] if run is None else [env[v] for v in item.operands if v.constant is None]
             start = perf_counter()
             if run is not None:
                 env.update(zip(item.results, run(given), strict=True))
@@ -321,7 +341,7 @@ def _show(x: Any, names: dict[Value, str]) -> str:
     if isinstance(x, Value):
         if x in names:
             return names[x]
-        return _show(host(wrap(x.constant)).item(), names) if x.shape == () else f"constant{x.shape}"
+        return _show(host(wrap(x.constant)).item(), names) if x.size == 1 else f"constant{x.shape}"
     if isinstance(x, (tuple, list)):
         inner = ", ".join(_show(i, names) for i in x)
         return f"({inner}{',' if len(x) == 1 else ''})" if isinstance(x, tuple) else f"[{inner}]"
