@@ -41,7 +41,7 @@ class Executor:
         self.volatile: set[int] = set()
         self.outputs = [plan.array(v) for v in program.outputs]
         self.spares: dict[Any, list[Array]] = {}  # outputs of the last two calls, the latest last
-        self.nbytes = plan.pool.nbytes
+        self.nbytes = plan.pool.nbytes  # of the planned buffers: what a run needs beyond inputs and outputs
 
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""

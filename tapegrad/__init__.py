@@ -18,6 +18,7 @@ from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
+from tapegrad._namespace import CaptureError
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
 from tapegrad._scipy import scipy_objective
@@ -207,6 +208,7 @@ _bind_interop()
 
 __all__ = [
     # Tensors, gradients, settings
+    "CaptureError",
     "DType",
     "Tape",
     "Tensor",

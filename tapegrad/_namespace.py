@@ -17,7 +17,19 @@ capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=N
 
 
 class CaptureError(RuntimeError):
-    """A call cannot be compiled as it is written; the message names the line and the way out."""
+    """A call cannot be compiled as it is written; the message names the line and the way out.
+
+    >>> import tapegrad as tg
+    >>> @tg.compile
+    ... def halved(x):
+    ...     return x / 2 if x > 0 else x
+    >>> half = halved(tg.asarray(3.0))  # the first call only looks
+    >>> try:
+    ...     halved(tg.asarray(3.0))
+    ... except tg.CaptureError as error:
+    ...     print(str(error)[:11])
+    a condition
+    """
 
 
 class _Backends(dict[type, Backend]):

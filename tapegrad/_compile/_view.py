@@ -169,6 +169,8 @@ class View:
             what += f", {sum(self.seconds) * 1e3:.4g} ms one by one"
         if self._run is not None:
             what += f"; {getattr(self._run.executor, 'how', '')}".rstrip("; ")
+            planned = getattr(self._run.executor, "nbytes", None)
+            what += "" if planned is None else f" of {_quantity(planned, 'B')} at most"
         results = self._results(known, names)
         left = ", ".join(f"{name} = {known.get(v, 'a constant')}" for name, v in results)
         return f"{what}\n{left or 'nothing is left behind'}"
