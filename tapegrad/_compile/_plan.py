@@ -15,8 +15,11 @@ from tapegrad._compile._stack import stack
 def planned(program: Program, backend: Any) -> Program:
     """Return a program that gives the same outputs, in fewer operations, grouped for the executor of a library."""
     simple = alive(merged(simplified(program, backend.as_array, backend.xp), backend.xp))
+    for node in simple.nodes:
+        if node.op in backend.elementwise:
+            node.kind = "elementwise"
     groups = Groups(simple.nodes)
-    fuse(groups)
+    fuse(groups, backend.smallest_run)
     if backend.stacks:
         stack(groups, simple.outputs)
     items = groups.ordered()
