@@ -12,11 +12,16 @@ import cupyx.scipy.special
 import numpy as np
 
 from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
 
 
 class Adapter(Backend):
     """CuPy arrays, one CUDA device each."""
+
+    plans = True
+    smallest_run = 1  # each kernel costs a launch
+    elementwise = EXTRA
 
     def __init__(self) -> None:
         super().__init__("cupy", compat)
@@ -72,6 +77,11 @@ class Adapter(Backend):
 
     def special(self, name: str) -> Callable[..., Array]:
         return find(self, name, cupyx.scipy.special)
+
+    def executor(self, program: Any, threads: int | None = None) -> Any:
+        from tapegrad.backends._cupy_compile import Executor
+
+        return Executor(program)
 
     def races(self, array: Array) -> bool:
         return True  # atomics

@@ -1,0 +1,742 @@
+"""Compiled programs on CuPy.
+
+On a device: the same steps eager and compiled (the tests that take `cuda`; they skip where none answers). Without one:
+generated kernels compiled by g++, plans and graphs on a stand-in for CuPy, cuBLAS calls on one for cuBLAS, and the text
+of all kernels through NVRTC where that is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import cuda_on_host
+import numpy as np
+import pytest
+from cuda_on_host import HostKernel
+from fake_cupy import FakeCupy, FakeGemm, gemm
+
+import tapegrad as tg
+from tapegrad import backends
+from tapegrad._compile._kinds import ELEMENTWISE
+from tapegrad._compile._program import Node, Value
+from tapegrad.backends import _cupy_kernels as kernels
+from tapegrad.backends import _cupy_rows as rows
+from tapegrad.backends._cupy_compile import Executor
+from tapegrad.backends._cupy_gemm import Matrix, product_of
+from tapegrad.backends._cupy_ops import EXTRA, expression
+from tapegrad.backends._cupy_types import HELPERS, literal
+from tapegrad.backends._numpy import Adapter
+
+host = pytest.mark.skipif(cuda_on_host.compiler() is None, reason="g++ is not installed")
+FLOATS = ("float16", "float32", "float64")
+INTEGERS = ("int8", "uint8", "int32", "uint32", "int64", "uint64")
+SOURCES: dict[str, None] = {}  # all that these tests generated
+
+
+# -- kernels on the host ---------------------------------------------------------------------------------
+
+
+def node(op: str, args: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, **kwargs: Any) -> Node:
+    n = Node(op, np.positive, args, kwargs)
+    n.kind = "reduction" if op in ("sum", "mean", "prod", "max", "min", "any", "all") else "elementwise"
+    n.outs = (Value(shape, np.dtype(dtype), n),)
+    return n
+
+
+class Bench:
+    """Arrays for values, and kernels run on them."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[Any, np.ndarray[Any, Any]] = {}
+        self.places = kernels.Places(self.layout, lambda v: None)
+
+    def value(self, array: Any) -> Value:
+        v = Value(array.shape, array.dtype)
+        self.arrays[v] = array
+        return v
+
+    def layout(self, v: Any) -> kernels.Layout:
+        a = self.arrays[v]
+        return kernels.Layout(a.shape, tuple(s // a.itemsize for s in a.strides))
+
+    def run(self, made: list[kernels.Kernel]) -> None:
+        source = HELPERS + "".join(k.source + "".join(t.source for _, t in k.then) for k in made)
+        SOURCES[source] = None
+        for k in made:
+            for v in k.writes:
+                self.arrays[v] = np.full(v.shape, 77, v.dtype)
+            partials = [np.full(shape, 77, dtype) for dtype, shape in k.partials]
+            HostKernel(source, k.name)((k.grid,), (k.block,), (*self.of(k.reads), *self.of(k.writes), *partials))
+            for i, t in k.then:
+                (v,) = t.writes
+                self.arrays[v] = np.full(v.shape, 77, v.dtype)
+                HostKernel(source, t.name)((t.grid,), (t.block,), (self.arrays[v], partials[i]))
+
+    def of(self, values: list[Any]) -> list[Any]:
+        return [self.arrays[v] for v in values]
+
+
+def operands(dtype: str, op: str, n: int) -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(3)
+    if dtype == "bool":
+        return [rng.integers(0, 2, (n, 3)).astype(bool) for _ in range(3)]
+    if dtype not in FLOATS:
+        low = 0 if dtype.startswith("u") else -7
+        arrays = [rng.integers(low, 8, (n, 3)).astype(dtype) for _ in range(3)]
+        if op in ("pow", "bitwise_left_shift", "bitwise_right_shift"):
+            arrays[1] = np.abs(arrays[1]).astype(dtype)
+        if op in ("floor_divide", "remainder"):
+            arrays[1][arrays[1] == 0] = 2
+        return arrays
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, -2.5, 3.0]
+    pairs = np.asarray(list(product(special, special)))
+    x = np.concatenate([pairs, rng.normal(size=(n, 2)), rng.uniform(0.01, 0.99, (n, 2)), rng.uniform(1, 9, (n, 2))])
+    a, b = (np.ascontiguousarray(x[:, i]).astype(dtype) for i in (0, 1))
+    return [a, b, a > 0]
+
+
+NUMPY: dict[str, Callable[..., Any]] = {
+    "astype": lambda x: x.astype(np.float32),
+    "sigmoid": lambda x: (1 / (1 + np.exp(-x))).astype(x.dtype),
+    "real": lambda x: x.copy(),
+    "round": np.round,
+    "imag": lambda x: 0 * x,
+}
+_TWO = """
+add atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor copysign divide equal floor_divide
+greater greater_equal hypot less less_equal logaddexp logical_and logical_or logical_xor maximum minimum multiply
+nextafter not_equal pow remainder subtract
+"""
+TWO = frozenset(_TWO.split())
+_EXACT = """
+abs add astype ceil copysign divide floor floor_divide maximum minimum multiply negative nextafter positive reciprocal
+remainder round sign sqrt square subtract trunc where
+"""
+EXACT = frozenset(_EXACT.split())
+
+
+@host
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, "bool"])
+def test_every_elementwise_operation_gives_what_numpy_gives(dtype: str) -> None:
+    bench = Bench()
+    made: list[kernels.Kernel] = []
+    checks = []
+    for op in sorted(ELEMENTWISE - {"imag"}):
+        a, b, c = operands(dtype, op, 30)
+        args = (c.astype(bool), a, b) if op == "where" else (a, b) if op in TWO else (a,)
+        try:
+            with np.errstate(all="ignore"):
+                expected = np.asarray(NUMPY.get(op, getattr(np, op, None))(*args))  # type: ignore[misc]
+        except TypeError:
+            continue
+        n = node(op, tuple(bench.value(x) for x in args), expected.shape, expected.dtype)
+        if not kernels.can_compute(n, lambda v: None):
+            assert (op, dtype) == ("nextafter", "float16") or dtype not in FLOATS
+            continue
+        made.append(kernels.flat(f"k{len(made)}", expected.shape, [n], [n.out], bench.places, []))
+        checks.append((op, n.out, expected))
+    assert len(made) > (20 if dtype == "bool" else 35)
+    bench.run(made)
+    for op, v, expected in checks:
+        got = bench.arrays[v]
+        exact = op in EXACT or expected.dtype.kind != "f"
+        eps = 0 if exact else 4 * np.finfo(expected.dtype).eps
+        np.testing.assert_allclose(got, expected, rtol=eps, atol=eps, err_msg=f"{op} {dtype}")
+        if exact and expected.dtype.kind == "f" and op not in ("maximum", "minimum", "sign"):
+            np.testing.assert_array_equal(np.signbit(got)[got == got], np.signbit(expected)[got == got], err_msg=op)
+
+
+def test_every_real_elementwise_operation_has_an_expression() -> None:
+    floats, integers = ({op for op in ELEMENTWISE if has(op, d)} for d in ("float32", "int32"))
+    assert ELEMENTWISE - floats - integers == {"imag"}
+
+
+def has(op: str, dtype: str) -> bool:
+    args = [("a", np.dtype(dtype)), ("b", np.dtype(dtype))]
+    args = [("c", np.dtype(bool)), *args] if op == "where" else args if op in TWO else args[:1]
+    return expression(op, args, np.dtype(dtype)) is not None
+
+
+@host
+def test_conversions() -> None:
+    bench = Bench()
+    made: list[kernels.Kernel] = []
+    checks = []
+    for source, target in product((*FLOATS, *INTEGERS, "bool"), repeat=2):
+        x = np.asarray([0, 1, 2, 3.75, 100, 0.1, 65504 if source in FLOATS else 0]).astype(source)
+        if np.dtype(target).kind in "iu":
+            x[x > 100] = 100
+        n = node("astype", (bench.value(x),), x.shape, target)
+        made.append(kernels.flat(f"k{len(made)}", x.shape, [n], [n.out], bench.places, []))
+        checks.append((n.out, x.astype(target)))
+    bench.run(made)
+    for v, expected in checks:
+        np.testing.assert_array_equal(bench.arrays[v], expected)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
+def test_literals_are_exact(dtype: str) -> None:
+    info: Any = np.finfo(dtype) if dtype in FLOATS else np.iinfo(dtype)
+    assert literal(info.max, dtype) != literal(0, dtype)
+    if dtype in FLOATS:
+        assert literal(float("nan"), dtype).startswith("TG_NAN_")
+        assert literal(float("-inf"), dtype).startswith("(-TG_INF_")
+        text = literal(0.1, dtype)
+        assert np.asarray(float(text.rstrip("f"))).astype(dtype) == np.asarray(0.1, dtype)
+        assert literal(-0.0, dtype).startswith("(-0.0")
+    else:
+        assert str(info.max) in literal(info.max, dtype)
+        with pytest.raises(OverflowError):
+            literal(int(info.max) + 1, dtype)
+
+
+@host
+def test_python_numbers_are_weak_and_operands_of_any_strides_are_read_in_place() -> None:
+    bench = Bench()
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(4, 5, 6)).astype(np.float32)
+    views = [base, base[::-1], np.swapaxes(base[:, :, :5], 1, 2), base[:, :1], base[1:2], base[:, :, ::-2], base[0, 0]]
+    made: list[kernels.Kernel] = []
+    checks = []
+    for x in views:
+        shape = np.broadcast_shapes(x.shape, (4, 5, x.shape[-1]))
+        y = rng.normal(size=shape).astype(np.float32)
+        a, b = bench.value(x), bench.value(y)
+        first = node("multiply", (a, 0.1), x.shape, np.float32)
+        second = node("add", (a, b), shape, np.float32)
+        third = node("greater", (second.out, 0), shape, bool)
+        made.append(kernels.flat(f"f{len(made)}", x.shape, [first], [first.out], bench.places, []))
+        made.append(kernels.flat(f"s{len(made)}", shape, [second, third], [second.out, third.out], bench.places, []))
+        checks += [(first.out, x * np.float32(0.1)), (second.out, x + y), (third.out, x + y > 0)]
+    bench.run(made)
+    for v, expected in checks:
+        np.testing.assert_array_equal(bench.arrays[v], expected)
+
+
+@host
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_with_reductions_within_and_over_them(dtype: str) -> None:
+    bench = Bench()
+    made, checks = [], []
+    for length in (1, 2, 3, 10, 33, 128, 300, 1500):
+        kernel, outs, expected = a_run(bench, f"k{length}", 9 if length > 200 else 37, length, dtype)
+        made.append(kernel)
+        checks += list(zip(outs, expected, strict=True))
+    bench.run(made)
+    rtol = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
+    for v, y in checks:
+        np.testing.assert_allclose(bench.arrays[v].astype(np.float64), y, rtol=rtol, atol=rtol)
+
+
+def a_run(bench: Bench, name: str, count: int, length: int, dtype: str) -> tuple[kernels.Kernel, list[Any], list[Any]]:
+    """Return the kernel of a softmax and sums of what comes of it, its results and what they should be."""
+    rng = np.random.default_rng(1)
+    x, g = rng.normal(size=(count, length)).astype(dtype), rng.normal(size=length).astype(dtype)
+    a, b = bench.value(x), bench.value(g)
+    wide, one = (count, length), (count, 1)
+    top = node("max", (a,), one, dtype, axis=-1, keepdims=True)
+    low = node("subtract", (a, top.out), wide, dtype)
+    e = node("exp", (low.out,), wide, dtype)
+    total = node("sum", (e.out,), one, dtype, axis=1, keepdims=True)
+    soft = node("divide", (e.out, total.out), wide, dtype)
+    mean = node("mean", (soft.out,), (count,), dtype, axis=-1)
+    out = node("multiply", (soft.out, b), wide, dtype)
+    columns = node("sum", (out.out,), (length,), dtype, axis=0)
+    everything = node("sum", (total.out,), (), dtype)
+    nodes = [top, low, e, total, soft, mean, out, columns, everything]
+    outs = [soft.out, total.out, mean.out, columns.out, everything.out]
+    run = rows.Rows((count,), nodes, outs)
+    assert run.fits(lambda v: None)
+    wider = x.astype(np.float64)
+    e64 = np.exp(wider - wider.max(1, keepdims=True))
+    s64 = e64 / e64.sum(1, keepdims=True)
+    expected = [s64, e64.sum(1, keepdims=True), s64.mean(1), (s64 * g.astype(np.float64)).sum(0), e64.sum()]
+    return rows.kernel(name, run, bench.places, set()), outs, expected
+
+
+@host
+@pytest.mark.parametrize("op", ["sum", "mean", "prod", "max", "min", "any", "all"])
+def test_reductions_of_everything_rows_and_columns(op: str) -> None:
+    rng = np.random.default_rng(2)
+    bench = Bench()
+    made: list[kernels.Kernel] = []
+    checks = []
+    for dtype, (shape, axis) in product(
+        ("float16", "float32", "int32", "uint8", "bool"),
+        [((5, 300), None), ((5, 300), 1), ((300, 5), 0), ((3, 4, 5), (1, 2)), ((40,), None), ((2000,), 0)],
+    ):
+        x = rng.integers(0, 2 if op == "prod" else 3, shape).astype(dtype)
+        if dtype in FLOATS and op in ("max", "min"):
+            x[0] = np.nan
+        expected = np.asarray(getattr(np, op)(x, axis=axis))
+        if op in ("any", "all") and dtype != "bool":
+            expected = expected.astype(bool)
+        n = node(op, (bench.value(x),), expected.shape, expected.dtype, axis=axis)
+        ndim = len(shape)
+        axes = rows.axes_of(n)
+        lead = shape[: len(axes)] if 0 in axes else shape[: ndim - len(axes)]
+        run = rows.Rows(lead, [n], [n.out])
+        assert run.fits(lambda v: None), (op, dtype, shape)
+        name = f"k{len(made)}"
+        made.append(
+            kernels.flat(name, shape, [], [], bench.places, [n])
+            if run.single()
+            else rows.kernel(name, run, bench.places, set())
+        )
+        checks.append((n.out, expected))
+    bench.run(made)
+    for v, expected in checks:
+        np.testing.assert_allclose(bench.arrays[v], expected, rtol=2e-3)
+
+
+# -- cuBLAS calls ----------------------------------------------------------------------------------------
+
+
+def variants(rng: Any, shape: tuple[int, ...]) -> Iterator[Any]:
+    yield rng.normal(size=shape)
+    yield np.swapaxes(rng.normal(size=(*shape[:-2], shape[-1], shape[-2])), -1, -2)
+    yield rng.normal(size=(*shape[:-1], shape[-1] + 3))[..., : shape[-1]]
+    yield np.broadcast_to(rng.normal(size=shape[-2:]), shape)
+    yield rng.normal(size=(*shape[:-1], 2 * shape[-1]))[..., ::2]
+    yield rng.normal(size=shape)[..., ::-1]
+    if len(shape) > 2:
+        yield np.moveaxis(rng.normal(size=(*shape[1:-1], shape[0], shape[-1])), -2, 0)
+        yield np.broadcast_to(rng.normal(size=(shape[0], *(1,) * (len(shape) - 3), *shape[-2:])), shape)
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 3), (1, 3)])
+def test_products_of_all_layouts_are_cublas_calls(lead: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    copied = 0
+    for other, (m, k, n) in product([(), (1,), (3,), (2, 1)], product([1, 2, 5], [1, 3], [1, 2, 6])):
+        if lead and other and other[-1] not in (1, lead[-1]):
+            continue
+        for a, b in product(variants(rng, (*lead, m, k)), variants(rng, (*other, k, n))):
+            expected = a @ b
+            matrices = [Matrix(x.shape, tuple(s // 8 for s in x.strides)) for x in (a, b)]
+            plan = product_of(matrices[0], matrices[1], expected.shape)
+            if plan is None:
+                copied += 1
+                assert any(abs(x.strides[-1]) != 8 or x.strides[-1] < 0 or 0 in x.strides for x in (a, b))
+                continue
+            out = np.full(expected.shape, np.nan)
+            gemm(plan, a, b, out)
+            np.testing.assert_allclose(out, expected, atol=1e-12)
+    assert copied
+
+
+def test_products_with_vectors_and_of_rows_that_merge() -> None:
+    rng = np.random.default_rng(0)
+    for a, b in [((4,), (4,)), ((4,), (4, 3)), ((3, 4), (4,)), ((2, 3, 4), (4,)), ((4,), (2, 4, 3))]:
+        x, y = rng.normal(size=a), rng.normal(size=b)
+        expected = x @ y
+        left, right = (Matrix(z.shape, tuple(s // 8 for s in z.strides)) for z in (x, y))
+        plan = product_of(left, right, expected.shape)
+        assert plan is not None
+        out = np.full(expected.shape, np.nan)
+        gemm(plan, x, y, out)
+        np.testing.assert_allclose(out, expected)
+    plan = product_of(Matrix((8, 5, 4), (20, 4, 1)), Matrix((4, 3), (3, 1)), (8, 5, 3))
+    assert plan is not None
+    assert (plan.m, plan.n, plan.k, plan.batch) == (3, 40, 4, 1)
+
+
+# -- whole steps: on the stand-in, and on a device -------------------------------------------------------
+
+
+def gelu(x: Any) -> Any:
+    return 0.5 * x * (1.0 + tg.tanh(0.7978845608 * (x + 0.044715 * x**3)))
+
+
+def gelu_erf(x: Any) -> Any:
+    return 0.5 * x * (1.0 + tg.special.erf(x * 0.7071067811865476))
+
+
+def layer_norm(x: Any, gain: Any, bias: Any) -> Any:
+    centred = x - tg.mean(x, axis=-1, keepdims=True)
+    return centred / tg.sqrt(tg.mean(centred * centred, axis=-1, keepdims=True) + 1e-5) * gain + bias
+
+
+class Model:
+    """Parameters, and a training step by AdamW with its state in Tensors."""
+
+    def __init__(self, kind: str, device: str) -> None:
+        rng = np.random.default_rng(0)
+
+        def parameter(*shape: int) -> Any:
+            data = (0.3 * rng.normal(size=shape)).astype(np.float32)
+            return tg.tensor(data, device=device, requires_grad=True)
+
+        self.kind = kind
+        sizes: dict[str, Any] = {
+            "mlp": [(20, 32), (32,), (32, 10), (10,)],
+            "gelu": [(20, 32), (32, 10)],
+            "lstm": [(20, 64), (16, 64), (64,), (16, 10)],
+            "layernorm": [(20, 32), (32,), (32,), (32, 10)],
+        }
+        self.parameters = [parameter(*s) for s in sizes[kind]]
+        self.m = [tg.zeros(p.shape, dtype=tg.float32, device=device) for p in self.parameters]
+        self.v = [tg.zeros(p.shape, dtype=tg.float32, device=device) for p in self.parameters]
+        self.t = tg.zeros((), dtype=tg.float32, device=device)
+
+    def logits(self, x: Any) -> Any:
+        p = self.parameters
+        if self.kind == "mlp":
+            return tg.matmul(tg.relu(tg.matmul(x, p[0]) + p[1]), p[2]) + p[3]
+        if self.kind == "gelu":
+            return tg.matmul(gelu_erf(gelu(tg.matmul(x, p[0]))), p[1])
+        if self.kind == "layernorm":
+            return tg.matmul(layer_norm(tg.matmul(x, p[0]), p[1], p[2]), p[3])
+        h = c = tg.zeros((x.shape[0], 16), dtype=tg.float32, device=x.device)
+        for _ in range(3):
+            gates = tg.matmul(x, p[0]) + tg.matmul(h, p[1]) + p[2]
+            i, f, o = (tg.sigmoid(gates[:, 16 * k : 16 * (k + 1)]) for k in range(3))
+            c = f * c + i * tg.tanh(gates[:, 48:])
+            h = o * tg.tanh(c)
+        return tg.matmul(h, p[3])
+
+    def step(self, x: Any, y: Any) -> Any:
+        for p in self.parameters:
+            p.grad = None
+        loss = -tg.mean(tg.sum(tg.log_softmax(self.logits(x), axis=-1) * y, axis=-1))
+        loss.backward()
+        with tg.no_grad():
+            self.t[...] = self.t + 1
+            for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+                m[...] = 0.9 * m + 0.1 * p.grad
+                v[...] = 0.999 * v + 0.001 * p.grad**2
+                change = m / (1 - 0.9**self.t) / (tg.sqrt(v / (1 - 0.999**self.t)) + 1e-8)
+                p[...] = p - 0.01 * (change + 0.01 * p)
+        return loss
+
+
+def batches(device: str, count: int = 8) -> Iterator[tuple[Any, Any]]:
+    rng = np.random.default_rng(1)
+    for _ in range(count):
+        x, y = rng.normal(size=(32, 20)), np.eye(10)[rng.integers(0, 10, 32)]
+        yield tuple(tg.tensor(a.astype(np.float32), device=device) for a in (x, y))  # type: ignore[misc]
+
+
+def values(x: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(x.detach().to_device("cpu"))
+
+
+def same_training(kind: str, device: str) -> None:
+    eager, compiled = Model(kind, device), Model(kind, device)
+    step = tg.compile(compiled.step)
+    for x, y in batches(device):
+        np.testing.assert_allclose(values(step(x, y)), values(eager.step(x, y)), rtol=1e-4)
+    for a, b in zip(
+        (*compiled.parameters, *compiled.m, *compiled.v, compiled.t),
+        (*eager.parameters, *eager.m, *eager.v, eager.t),
+        strict=True,
+    ):
+        np.testing.assert_allclose(values(a), values(b), rtol=2e-3, atol=2e-5)
+    for p, q in zip(compiled.parameters, eager.parameters, strict=True):
+        np.testing.assert_allclose(values(p.grad), values(q.grad), rtol=1e-3, atol=1e-5)
+
+
+KINDS = ["mlp", "gelu", "lstm", "layernorm"]
+
+
+class Standing:
+    """The stand-ins, and the executors made on them."""
+
+    def __init__(self) -> None:
+        self.cupy = FakeCupy()
+        self.gemm = FakeGemm(self.cupy)
+        self.executors: list[Executor] = []
+        self.refused: set[str] = set()  # operations that cannot be captured, though the plan takes them for it
+
+    def executor(self, adapter: Any, program: Any, threads: int | None = None) -> Executor:
+        nodes = [n for item in program.nodes for n in getattr(item, "nodes", (item,))]
+        for n in nodes:
+            if not n.effect:
+                n.function = self.cupy.recorded(n.function, n.op not in self.refused)
+        self.executors.append(Executor(program, self.cupy, lambda: self.gemm))
+        return self.executors[-1]
+
+    @property
+    def plan(self) -> Any:
+        plan = self.executors[-1]._plan
+        assert plan is not None
+        SOURCES[plan.source] = None
+        return plan
+
+    @property
+    def graphs(self) -> list[Any]:
+        return self.executors[-1]._graphs
+
+
+@pytest.fixture
+def standing(monkeypatch: pytest.MonkeyPatch) -> Standing:
+    """Run what is compiled for NumPy on a stand-in for CuPy."""
+    if cuda_on_host.compiler() is None:
+        pytest.skip("g++ is not installed")
+    made = Standing()
+    monkeypatch.setattr(Adapter, "executor", lambda *args: made.executor(*args))
+    monkeypatch.setattr(Adapter, "smallest_run", 1)
+    monkeypatch.setattr(Adapter, "elementwise", EXTRA)
+    return made
+
+
+@pytest.fixture
+def cuda() -> str:
+    """Skip where no CUDA device answers."""
+    try:
+        backends.of_device("cuda")
+    except (RuntimeError, ValueError) as error:
+        pytest.skip(str(error))
+    return "cuda"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_on_the_stand_in(standing: Standing, kind: str) -> None:
+    same_training(kind, "cpu")
+    plan = standing.plan
+    assert standing.executors[-1].how == "1 CUDA graphs"
+    assert [g.launches for g in standing.graphs] == [standing.executors[-1]._calls - 2]  # two warmed up
+    assert len(plan.donated) == 3 * len(Model(kind, "cpu").parameters) + 1  # all state is updated in place
+    assert len(plan.steps) < {"mlp": 18, "gelu": 16, "lstm": 75, "layernorm": 21}[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_on_a_device(cuda: str, kind: str) -> None:
+    same_training(kind, cuda)
+
+
+def check_graph_replay(device: str) -> None:
+    """Five replays of one graph equal five eager calls, and results are arrays of their own."""
+
+    def f(x: Any) -> Any:
+        return gelu(x) * tg.softmax(x, axis=-1), tg.sum(x, axis=0)
+
+    compiled = tg.compile(f)
+    results = []
+    for i in range(11):
+        x = tg.tensor(np.linspace(-3, 3, 96, dtype=np.float32).reshape(12, 8) + np.float32(i), device=device)
+        results.append((compiled(x), [values(y) for y in f(x)]))
+    for got, expected in results:
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(values(a), b, rtol=1e-5, atol=1e-6)
+
+
+def test_graph_replay_on_the_stand_in(standing: Standing) -> None:
+    check_graph_replay("cpu")
+    assert [g.launches for g in standing.graphs] == [standing.executors[-1]._calls - 2]
+    assert standing.graphs[0].launches >= 5
+    assert len(standing.plan.steps) <= 4
+
+
+def test_graph_replay_on_a_device(cuda: str) -> None:
+    check_graph_replay(cuda)
+
+
+def check_state_is_private(device: str) -> None:
+    """What others hold of a state's value never changes, whenever they took it."""
+    w = tg.zeros(5, dtype=tg.float32, device=device)
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        w[...] = w + x
+        return tg.sum(w)
+
+    one = tg.ones(5, dtype=tg.float32, device=device)
+    held = []
+    for i in range(10):
+        assert step(one).item() == 5.0 * (i + 1)
+        if i in (3, 6):
+            held.append((w.detach(), i + 1.0))
+        if i == 7:
+            held.append((w[1:3], i + 1.0))
+    w[...] = one  # another array in its place
+    for i in range(3):
+        assert step(one).item() == 5.0 * (i + 2)
+    for x, n in held:
+        np.testing.assert_array_equal(values(x), n)
+
+
+def test_state_is_private_on_the_stand_in(standing: Standing) -> None:
+    check_state_is_private("cpu")
+    assert standing.executors[-1]._shared  # a new plan, where that state is copied
+
+
+def test_state_is_private_on_a_device(cuda: str) -> None:
+    check_state_is_private(cuda)
+
+
+def test_state_stays_in_its_buffer_until_it_is_seen(standing: Standing) -> None:
+    w = tg.zeros(5)
+
+    @tg.compile
+    def step() -> Any:
+        w[...] = w + 1.0
+        return tg.sum(w)
+
+    for _ in range(5):
+        step()
+    place = w._array.ctypes.data
+    for _ in range(4):
+        step()
+        assert w._array.ctypes.data == place
+    assert values(w).tolist() == [9.0] * 5
+    w = tg.zeros(5)
+
+
+def check_refusal(device: str) -> None:
+    """A refused value raises before state is updated."""
+    total = tg.zeros((), dtype=tg.float32, device=device)
+
+    @tg.compile
+    def step(logits: Any, labels: Any) -> Any:
+        loss = tg.cross_entropy(logits, labels)
+        total[...] = total + loss
+        return loss
+
+    logits = tg.tensor(np.zeros((4, 3), np.float32), device=device)
+    good = tg.asarray(np.asarray([0, 1, 2, 1]), device=device)
+    bad = tg.asarray(np.asarray([0, 1, 3, 1]), device=device)
+    for i in range(8):
+        if i in (3, 6):
+            before = total.item()
+            with pytest.raises((IndexError, ValueError)):
+                step(logits, bad)
+            assert total.item() == before
+        np.testing.assert_allclose(step(logits, good).item(), np.log(3), rtol=1e-6)
+    np.testing.assert_allclose(total.item(), 8 * np.log(3), rtol=1e-6)
+
+
+def test_refusal_on_the_stand_in(standing: Standing) -> None:
+    check_refusal("cpu")
+    assert standing.plan.refusals
+    assert not standing.plan.donated
+
+
+def test_refusal_on_a_device(cuda: str) -> None:
+    check_refusal(cuda)
+
+
+def check_calls_between_graphs(device: str) -> None:
+    def f(a: Any, b: Any) -> Any:
+        return tg.sum(tg.exp(tg.linalg.solve(a * a + 10.0 * tg.eye(4, device=a.device), b * 2.0)) * b, axis=0)
+
+    compiled = tg.compile(f)
+    rng = np.random.default_rng(0)
+    for _ in range(9):
+        a, b = (tg.tensor(rng.normal(size=(4, 4)), device=device) for _ in range(2))
+        np.testing.assert_allclose(values(compiled(a, b)), values(f(a, b)), rtol=1e-10)
+
+
+def test_calls_that_cannot_be_captured_split_the_graph(standing: Standing) -> None:
+    standing.refused.add("linalg.solve")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_calls_between_graphs("cpu")
+    assert [g is not None for g in standing.graphs] == [True, False, True]
+    assert standing.executors[-1].how == "2 CUDA graphs"
+
+
+def test_calls_between_graphs_on_a_device(cuda: str) -> None:
+    check_calls_between_graphs(cuda)
+
+
+def test_a_failed_capture_warns_once_and_launches_call_by_call(standing: Standing) -> None:
+    standing.refused.add("cumulative_sum")
+    f = tg.compile(lambda x: tg.cumulative_sum(tg.exp(x)) * 2.0)
+    x = tg.tensor([1.0, 2.0])
+    with pytest.warns(RuntimeWarning, match="could not be captured") as warned:
+        [f(x) for _ in range(9)]
+    assert len(warned) == 1
+    for i in range(3):
+        np.testing.assert_allclose(values(f(x + i)), 2 * np.cumsum(np.exp([1.0 + i, 2.0 + i])))
+    assert standing.executors[-1].how == "generated kernels, launched one by one"
+    assert standing.cupy.graph is None
+
+
+def test_another_stream_waits_for_the_one_before(standing: Standing) -> None:
+    f = tg.compile(lambda x: tg.exp(x) + 1.0)
+    x = tg.tensor([1.0, 2.0])
+    for _ in range(5):
+        f(x)
+    before = standing.cupy.streams[-1]
+    with standing.cupy.cuda.Stream(non_blocking=True):
+        f(x)
+    assert before.synchronized == 1
+
+
+def test_writing_and_joining_on_the_stand_in(standing: Standing) -> None:
+    def f(x: Any, i: Any) -> Any:
+        y = tg.concat([x, x[:, ::-1] * 2.0, tg.expand_dims(x[0], axis=0)], axis=0)
+        y[1:2, ...] = 7.0
+        y[:, 1] += tg.sum(y, axis=1)
+        z = tg.matmul(tg.permute_dims(x, (1, 0)), x[::-1])
+        return y, z, tg.take(x, i, axis=0), tg.where(x > 0, x, 0.0), tg.astype(x > 0, tg.int32), x + 1.5j
+
+    compiled = tg.compile(f)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        x, i = tg.tensor(rng.normal(size=(4, 3))), tg.asarray(rng.integers(0, 4, 5))
+        for a, b in zip(compiled(x, i), f(x, i), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(values(a), values(b))
+
+
+def test_sources_are_deterministic(standing: Standing) -> None:
+    for _ in range(2):
+        model = Model("mlp", "cpu")
+        step = tg.compile(model.step)
+        for x, y in batches("cpu", 5):
+            step(x, y)
+    first, second = standing.cupy.modules
+    assert first == second
+    assert not re.search(r"0x[0-9a-f]{9,}", first[len(HELPERS) :])
+
+
+# -- NVRTC -----------------------------------------------------------------------------------------------
+
+
+def nvrtc() -> Any:
+    """Return the NVRTC library, None where none is installed."""
+    names = ["libnvrtc.so.13", "libnvrtc.so.12"]
+    for folder in sys.path:
+        names += sorted(glob.glob(f"{folder}/nvidia/**/libnvrtc.so.1?", recursive=True))
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def to_ptx(library: Any, source: str) -> str:
+    """Return the PTX of a text of kernels; AssertionError with NVRTC's log if it does not compile."""
+    program = ctypes.c_void_p()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"k.cu", 0, None, None) == 0
+    options = [b"--gpu-architecture=compute_90", b"-std=c++17", b"--fmad=false"]
+    status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    size = ctypes.c_size_t()
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    assert status == 0, log.value.decode()[:3000]
+    library.nvrtcGetPTXSize(program, ctypes.byref(size))
+    ptx = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetPTX(program, ptx)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return ptx.value.decode()
+
+
+def test_nvrtc_compiles_what_the_tests_above_generated() -> None:
+    library = nvrtc()
+    if library is None:
+        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
+    for source in SOURCES or {HELPERS: None}:
+        ptx = to_ptx(library, source)
+        assert ptx.count(".entry") == source.count('extern "C"')
