@@ -36,7 +36,7 @@ class Executor:
             cp = cupy
         self.program = program
         self.cp: Any = cp
-        self._make_gemm = gemm or (lambda: _cublas(cp))
+        self._gemm = cache(gemm or (lambda: _cublas(cp)))  # a workspace of its own: graphs may run side by side
         self._last: Any = None  # the stream of the call before
         self._shared: frozenset[int] = frozenset()
         self._plan: Plan | None = None
@@ -91,7 +91,7 @@ class Executor:
         self._stream = cp.cuda.Stream(non_blocking=True)
         self._pool = cp.cuda.MemoryPool()
         with cp.cuda.using_allocator(self._pool.malloc):
-            self._plan = plan = Plan(self.program, cp, self._make_gemm, self._shared)
+            self._plan = plan = Plan(self.program, cp, self._gemm, self._shared)
         self._segments = segments(plan.steps)
         self._counts = {k: sys.getrefcount(plan.inputs[k]) for k in plan.donated}
         return plan
@@ -171,7 +171,6 @@ def _run(segment: list[Step]) -> None:
         function(*args)
 
 
-@cache
 def _cublas(cp: Any) -> Any:
     from tapegrad.backends._cupy_gemm import Cublas
 

@@ -111,9 +111,9 @@ def can_multiply(dtype: Any) -> bool:
 class Cublas:
     """cuBLAS by ctypes, on a CuPy device's own handle; never run on a device."""
 
-    def __init__(self, cupy: Any) -> None:
+    def __init__(self, cupy: Any, path: str | None = None) -> None:
         self.cupy = cupy
-        self.library = ctypes.CDLL(_path())
+        self.library = ctypes.CDLL(path or _path())
         self.workspace = cupy.cuda.alloc(WORKSPACE)
         call = self.library.cublasGemmStridedBatchedEx
         p, i, n = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,17 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="tapegrad-cuda-"))
 
 
-@cache
+_lock = Lock()
+
+
 def compiled(source: str) -> ctypes.CDLL:
     """Return the library of a text of kernels."""
+    with _lock:
+        return _compiled(source)
+
+
+@cache
+def _compiled(source: str) -> ctypes.CDLL:
     name = _folder() / hashlib.sha1(source.encode()).hexdigest()
     name.with_suffix(".cpp").write_text(SHIM + source)
     options = ["-std=c++17", "-O0", "-w", "-fwrapv", "-ffp-contract=off", "-shared", "-fPIC"]

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import cuda_on_host
@@ -29,7 +30,7 @@ from tapegrad._compile._program import Node, Value
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._cupy_compile import Executor
-from tapegrad.backends._cupy_gemm import Matrix, product_of
+from tapegrad.backends._cupy_gemm import Cublas, Matrix, product_of
 from tapegrad.backends._cupy_ops import EXTRA, expression
 from tapegrad.backends._cupy_types import HELPERS, literal
 from tapegrad.backends._numpy import Adapter
@@ -179,6 +180,18 @@ def test_conversions() -> None:
     bench.run(made)
     for v, expected in checks:
         np.testing.assert_array_equal(bench.arrays[v], expected)
+
+
+@host
+def test_special_functions_are_scipys() -> None:
+    scipy_special = pytest.importorskip("scipy.special")
+    bench = Bench()
+    x = np.linspace(-3.3, 4.1, 50)
+    nodes = [node(op, (bench.value(x),), x.shape, "float64") for op in sorted(EXTRA - {"special.erfinv"})]
+    bench.run([kernels.flat("k", x.shape, nodes, [n.out for n in nodes], bench.places, [])])
+    for n in nodes:
+        expected = getattr(scipy_special, n.op.removeprefix("special."))(x)
+        np.testing.assert_allclose(bench.arrays[n.out], expected, rtol=1e-13, atol=1e-14, err_msg=n.op)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
@@ -346,6 +359,58 @@ def test_products_with_vectors_and_of_rows_that_merge() -> None:
     plan = product_of(Matrix((8, 5, 4), (20, 4, 1)), Matrix((4, 3), (3, 1)), (8, 5, 3))
     assert plan is not None
     assert (plan.m, plan.n, plan.k, plan.batch) == (3, 40, 4, 1)
+
+
+CUBLAS = r"""
+#include <cstdint>
+#include <cstddef>
+static void* stream; static size_t workspace;
+extern "C" int cublasSetStream_v2(void* h, void* s) { stream = s; return h == (void*)7 ? 0 : 1; }
+extern "C" int cublasSetWorkspace_v2(void* h, void* p, size_t n) { workspace = n; return p ? 0 : 7; }
+template <class T> static void gemm(bool ta, bool tb, int m, int n, int k, T alpha, const T* a, int lda, const T* b,
+                                    int ldb, T beta, T* c, int ldc) {
+  for (int i = 0; i < m; ++i) for (int j = 0; j < n; ++j) {
+    T s = 0;
+    for (int l = 0; l < k; ++l) s += (ta ? a[l + i * lda] : a[i + l * lda]) * (tb ? b[j + l * ldb] : b[l + j * ldb]);
+    c[i + j * ldc] = alpha * s + (beta ? beta * c[i + j * ldc] : 0);
+  }
+}
+extern "C" int cublasGemmStridedBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha,
+    const void* A, int at, int lda, long long sa, const void* B, int bt, int ldb, long long sb, const void* beta,
+    void* C, int ct, int ldc, long long sc, int batch, int compute, int algo) {
+  if (h != (void*)7 || stream != (void*)3 || workspace != 32 << 20 || at != bt || bt != ct || algo != -1) return 7;
+  if (compute != (at == 1 ? 70 : 68)) return 15;
+  for (int i = 0; i < batch; ++i) {
+    if (at == 0) gemm<float>(ta, tb, m, n, k, *(float*)alpha, (const float*)A + i * sa, lda, (const float*)B + i * sb,
+                             ldb, *(float*)beta, (float*)C + i * sc, ldc);
+    else gemm<double>(ta, tb, m, n, k, *(double*)alpha, (const double*)A + i * sa, lda, (const double*)B + i * sb, ldb,
+                      *(double*)beta, (double*)C + i * sc, ldc);
+  }
+  return 0;
+}
+"""
+
+
+@host
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ctypes_passes_what_cublas_declares(dtype: str) -> None:
+    """A library with the declarations of cuBLAS's manual, by ctypes."""
+    device = SimpleNamespace(get_cublas_handle=lambda: 7)
+    stream = SimpleNamespace(ptr=3)
+    cuda = SimpleNamespace(alloc=lambda n: SimpleNamespace(ptr=1), device=device, get_current_stream=lambda: stream)
+    cublas = Cublas(SimpleNamespace(cuda=cuda), cuda_on_host.compiled(CUBLAS)._name)
+    rng = np.random.default_rng(0)
+    for a, b in [((3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2))]:
+        x, y = rng.normal(size=a).astype(dtype), np.swapaxes(rng.normal(size=(*b[:-2], b[-1], b[-2])), -1, -2)
+        y = y.astype(dtype)
+        expected = x @ y
+        left, right = (Matrix(z.shape, tuple(s // z.itemsize for s in z.strides)) for z in (x, y))
+        plan = product_of(left, right, expected.shape)
+        assert plan is not None
+        out = np.full(expected.shape, np.nan, dtype)
+        arrays = [SimpleNamespace(data=SimpleNamespace(ptr=z.ctypes.data), dtype=z.dtype) for z in (x, y, out)]
+        cublas.multiply(plan, arrays[0], arrays[1], arrays[2])
+        np.testing.assert_allclose(out, expected, rtol=1e-5)
 
 
 # -- whole steps: on the stand-in, and on a device -------------------------------------------------------
@@ -737,6 +802,10 @@ def test_nvrtc_compiles_what_the_tests_above_generated() -> None:
     library = nvrtc()
     if library is None:
         pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
-    for source in SOURCES or {HELPERS: None}:
+    bench = Bench()
+    for i, dtype in enumerate(FLOATS):  # what g++ has no function for
+        n = node("special.erfinv", (bench.value(np.ones(3, dtype)),), (3,), dtype)
+        SOURCES[HELPERS + kernels.flat(f"k{i}", (3,), [n], [n.out], bench.places, []).source] = None
+    for source in SOURCES:
         ptx = to_ptx(library, source)
         assert ptx.count(".entry") == source.count('extern "C"')
