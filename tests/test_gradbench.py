@@ -72,7 +72,8 @@ def talk(lines: list[str], *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, input="\n".join(lines), capture_output=True, text=True, check=False)
 
 
-def test_a_session_over_all_modules() -> None:
+@pytest.mark.parametrize("options", [[], ["--compile"]])
+def test_a_session_over_all_modules(options: list[str]) -> None:
     from benchmarks.gradbench import MODULES
     from benchmarks.gradbench.run import functions
 
@@ -86,11 +87,12 @@ def test_a_session_over_all_modules() -> None:
                 given = given | {"min_runs": 2, "min_seconds": 0}
             messages.append({"kind": "evaluate", "module": module, "function": function, "input": given})
             messages.append({"kind": "analysis", "of": len(messages) - 1, "valid": True})
-    done = talk([json.dumps({"id": i} | message) for i, message in enumerate(messages)])
+    done = talk([json.dumps({"id": i} | message) for i, message in enumerate(messages)], *options)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["id"] for answer in answers] == list(range(len(messages)))
-    assert answers[0] == {"id": 0, "tool": "tapegrad", "config": {"device": "cpu"}}
+    config = {"device": "cpu"} | ({"compile": True} if options else {})
+    assert answers[0] == {"id": 0, "tool": "tapegrad", "config": config}
     for message, answer in zip(messages, answers, strict=True):
         if message["kind"] == "define":
             assert answer["success"] is True
@@ -98,10 +100,56 @@ def test_a_session_over_all_modules() -> None:
             assert set(answer) == {"id"}
         elif message["kind"] == "evaluate":
             assert answer["success"] is True, answer["error"]
-            assert answer["output"] == evaluate(message["module"], message["function"], message["input"])
+            wanted = evaluate(message["module"], message["function"], message["input"])
+            if options:
+                close(_flat(answer["output"]), _flat(wanted), 1e-12)
+            else:
+                assert answer["output"] == wanted
             names = [timing["name"] for timing in answer["timings"]]
-            assert names == ["prepare"] + ["evaluate"] * (1 if message["module"] == "hello" else 2)
+            before = ["prepare", "compile"] if options else ["prepare"]
+            assert names == before + ["evaluate"] * (1 if message["module"] == "hello" else 2)
             assert all(type(timing["nanoseconds"]) is int for timing in answer["timings"])
+
+
+def test_a_program_serves_all_inputs_alike() -> None:
+    from benchmarks.gradbench import kmeans, llsq
+    from benchmarks.gradbench._compiled import Compiler
+    from benchmarks.gradbench._inputs import kmeans as made_up
+
+    compiler = Compiler(kept=2)
+    compute = kmeans.FUNCTIONS["dir"].compute
+    tasks = [kmeans.prepare(made_up(rng(), 2, n, 3), "cpu") for n in (6, 6, 7)]
+    tasks[1] = kmeans.Task(*(2 * part + 1 for part in tasks[1]))
+    compiled = [compiler("kmeans", compute, task) for task in tasks]
+    assert compiled[0] is compiled[1] is not compiled[2]
+    assert len(compiled[0].program) > 0  # type: ignore[attr-defined]
+    for function, task in zip(compiled, tasks, strict=True):
+        close(np.asarray(function(task)), np.asarray(compute(task)), 1e-12)
+    assert compiler("kmeans", compute, tasks[0]) is compiled[0]
+    compiler("llsq", llsq.FUNCTIONS["primal"].compute, llsq.prepare({"x": [1.0, 2.0], "n": 4}, "cpu"))
+    assert compiler("kmeans", compute, tasks[2]) is not compiled[2]
+
+
+def test_what_cannot_be_compiled_runs_eagerly(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.gradbench._compiled import NOT_COMPILED, Compiler
+    from benchmarks.gradbench.run import functions
+
+    def positive(x: tg.Tensor) -> bool:
+        return bool(x > 0)
+
+    compiler = Compiler()
+    assert compiler("hello", positive, tg.asarray(1.0)) is positive
+    assert "hello runs eagerly: " in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="needs the value of an array"):
+        compiler("hello", positive, tg.asarray(1.0), refuse=RuntimeError)
+    compute = functions("saddle")["rr"].compute
+    assert compiler("saddle", compute, None) is compute
+    with pytest.raises(RuntimeError, match="how many steps a descent takes"):
+        compiler("saddle", compute, None, refuse=RuntimeError)
+    for module, given in tiny().items():
+        rule = NOT_COMPILED.get(module)
+        task = next(iter(functions(module).values())).prepare(given, "cpu")
+        assert (rule is not None and rule.when(task)) == (module in {"saddle", "particle", "ode"})
 
 
 def test_what_the_tool_does_not_have_is_answered() -> None:
@@ -152,6 +200,22 @@ def test_the_table_is_made_without_a_suite(tmp_path: Path, capsys: pytest.Captur
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["module"] for row in rows] == ["llsq", "ba", "ht"]
     assert all(row["milliseconds"]["tapegrad cpu"] > 0 for row in rows)
+
+
+def test_the_table_has_a_compiled_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.gradbench.__main__ import _beside, main
+
+    options = ["--tiny", "--compile", "--seconds", "0", "--out", str(tmp_path)]
+    assert main([*options, "lse", "ode"]) == 0
+    text = capsys.readouterr().out
+    assert "tapegrad cpu  tapegrad cpu compiled" in text
+    assert "- tapegrad cpu compiled: ode n=5, s=100: planning a program" in text
+    assert (tmp_path / "results.png").exists() or "no chart" in text
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [len(row["milliseconds"]) for row in rows] == [2, 1]
+    own = ["tapegrad cpu", "tapegrad cpu compiled"]
+    assert _beside({own[0]: 4.0, own[1]: 1.0, "other": 2.0}, "other", own) == "2 (2x, 0.5x)"
+    assert _beside({own[0]: 4.0, "other": 2.0}, "other", own) == "2 (2x, -)"
 
 
 def test_any_device(place_device: str) -> None:

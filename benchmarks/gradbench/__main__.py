@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ from benchmarks.gradbench import MODULES
 from benchmarks.gradbench._inputs import Case, cases
 from benchmarks.gradbench._peers import Evaluation, Missing, cpp, difference, pytorch
 
-CPP, TORCH = "C++ by hand", "PyTorch tool"
+CPP, TORCH, OURS = "C++ by hand", "PyTorch tool", "tapegrad "
 LONG = 2.0  # seconds: a tool that takes longer for one run is not run again
 
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="MODULE", help=f"any of {', '.join(MODULES[1:])}; default: all")
     parser.add_argument("--suite", type=Path, help="a checkout of the suite; without it, our column only")
     parser.add_argument("--device", default="cpu", help="a tapegrad device")
+    parser.add_argument("--compile", action="store_true", help="a column of compiled functions too, timed on replays")
     parser.add_argument("--seconds", type=float, default=0.3, help="to spend at least on each cell, three times")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "gradbench")
@@ -38,17 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     keep_freed_memory()
     busy = f"load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else "load unknown"
-    ours = f"tapegrad {options.device}"
+    tools = _tools(options.device, options.suite, options.compile)
+    columns = list(tools)
     rows = []
     with held_to(1):
         for case in cases(options.tiny, options.suite):
             if options.names and case.module not in options.names:
                 continue
             print(f"{case.module} {case.name} ...", file=sys.stderr, flush=True)
-            rows.append(_measure(case, _tools(ours, options.device, options.suite), options.seconds))
-    columns = [ours] + ([TORCH, CPP] if options.suite else [])
+            rows.append(_measure(case, tools, options.seconds))
     notes = [
-        "median time to gradient in ms, one thread; (ratio of ours to that tool)",
+        "median time to gradient in ms, one thread; (ratio of ours to that tool"
+        + ("; then of ours compiled, timed on replays)" if options.compile else ")"),
         f"{machine()['cpu']}, {machine()['cores']} cores, {busy}",
         *dict.fromkeys(note for row in rows for note in row["notes"]),
     ]
@@ -73,14 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 Tool = Callable[[Case, dict[str, float]], Evaluation]
 
 
-def _tools(ours: str, device: str, suite: Path | None) -> dict[str, Tool]:
+def _tools(device: str, suite: Path | None, compiled: bool) -> dict[str, Tool]:
+    """Return what is measured side by side, by its column: ours first."""
+    from benchmarks.gradbench._compiled import Compiler
     from benchmarks.gradbench.run import functions
 
-    def own(case: Case, runs: dict[str, float]) -> Evaluation:
-        output, timings = functions(case.module)[case.function].evaluate(case.given | runs, device)
+    def own(case: Case, runs: dict[str, float], compiler: Compiler | None = None) -> Evaluation:
+        function = functions(case.module)[case.function]
+        how = partial(compiler, case.module, refuse=Missing) if compiler else None
+        output, timings = function.evaluate(case.given | runs, device, how)
         return json.loads(json.dumps(output)), timings
 
-    tools: dict[str, Tool] = {ours: own}
+    tools: dict[str, Tool] = {f"{OURS}{device}": own}
+    if compiled:
+        tools[f"{OURS}{device} compiled"] = partial(own, compiler=Compiler(kept=1))
     if suite is not None:
         path = suite.resolve()
         tools[TORCH] = lambda case, runs: pytorch(path, case, runs)
@@ -100,12 +109,14 @@ def _measure(case: Case, tools: dict[str, Tool], seconds: float) -> dict[str, An
             try:
                 outputs[label], timings = tool(case, {"min_runs": 1, "min_seconds": seconds})
             except Missing as why:
-                notes.append(f"{label}: {case.module}: {why}")
+                notes.append(
+                    f"{label}: {case.module} {case.name}: {why}" if ours(label) else f"{label}: {case.module}: {why}"
+                )
                 continue
             found = [t["nanoseconds"] / 1e9 for t in timings if t["name"] == "evaluate"]
             samples.setdefault(label, []).extend(found)
-    ours = next(iter(tools))
-    error = difference(outputs[ours], outputs[CPP]) if CPP in outputs else None
+    golden = outputs.get(CPP)
+    error = max(difference(outputs[k], golden) for k in outputs if ours(k)) if golden is not None else None
     return {
         "module": case.module,
         "case": case.name,
@@ -124,16 +135,26 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
     lines = [["evaluation", *columns, *(["off by"] if CPP in columns else [])]]
     for row in rows:
         times = row["milliseconds"]
-        cells = [_short(times[columns[0]])]
-        cells += [_beside(times, label, columns[0]) for label in columns[1:]]
+        cells = [_beside(times, label, [k for k in columns if ours(k)]) for label in columns]
         if CPP in columns:
             cells.append("-" if row["difference"] is None else f"{row['difference']:.0e}")
         lines.append([f"{row['module']} {row['case']}", *cells])
     return aligned(lines).split("\n")
 
 
-def _beside(times: dict[str, float], label: str, ours: str) -> str:
-    return f"{_short(times[label])} ({_short(times[ours] / times[label])}x)" if label in times else "-"
+def _beside(times: dict[str, float], label: str, own: list[str]) -> str:
+    """Return the time in a column; for another's tool also the ratio of each of our columns to it."""
+    if label not in times:
+        return "-"
+    if ours(label):
+        return _short(times[label])
+    ratios = [f"{_short(times[k] / times[label])}x" if k in times else "-" for k in own]
+    return f"{_short(times[label])} ({', '.join(ratios)})"
+
+
+def ours(label: str) -> bool:
+    """Say whether a column is one of ours."""
+    return label.startswith(OURS)
 
 
 def _short(value: float) -> str:
@@ -148,13 +169,14 @@ def _chart(rows: list[dict[str, Any]], columns: list[str], path: Path) -> bool:
         return False
     figure = Figure(figsize=(9, 1.5 + 0.45 * len(rows)), layout="constrained")
     panel = figure.subplots()
+    height = 0.84 / max(len(columns), 3)
     for i, label in enumerate(columns):
         at = [
-            (k + (i - 1) * 0.28, row["milliseconds"][label])
+            (k + (i - (len(columns) - 1) / 2) * height, row["milliseconds"][label])
             for k, row in enumerate(rows)
             if label in row["milliseconds"]
         ]
-        panel.barh([y for y, _ in at], [x for _, x in at], 0.28, label=label)
+        panel.barh([y for y, _ in at], [x for _, x in at], height, label=label)
     panel.set_yticks(range(len(rows)), [f"{row['module']} {row['case']}" for row in rows], fontsize=8)
     panel.set_xscale("log")
     panel.invert_yaxis()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import tapegrad as tg
@@ -21,6 +22,17 @@ class Task(NamedTuple):
     camera: tg.Tensor
     point: tg.Tensor
     features: tg.Tensor
+
+
+class Camera(NamedTuple):
+    """Cameras, one a column: what has several rows is a vector."""
+
+    rotation: tg.Tensor
+    centre: tg.Tensor
+    focal: tg.Tensor
+    principal: tg.Tensor
+    radial: tg.Tensor
+    radial_square: tg.Tensor
 
 
 class Sparse(NamedTuple):
@@ -50,34 +62,35 @@ def prepare(given: Any, device: str) -> Task:
     )
 
 
-def errors(camera: tg.Tensor, point: tg.Tensor, weight: tg.Tensor, feature: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
-    """Return the two errors of each observation, from its own camera (11, p), point (3, p), weight and feature."""
-    rotated = rotate(camera[:3, :], point - camera[3:6, :])
-    flat = rotated[:2, :] / rotated[2, :]
-    square = tg.sum(tg.square(flat), axis=0)
-    distorted = flat * (1 + square * (camera[9, :] + camera[10, :] * square))
-    error = weight * (distorted * camera[6, :] + camera[7:9, :] - feature)
-    return error[0, :], error[1, :]
+def errors(camera: Camera, point: tg.Tensor, weight: tg.Tensor, feature: tg.Tensor) -> tg.Tensor:
+    """Return the two errors of each observation, (2, p), from its own camera, point (3, p), weight and feature."""
+    rotated = rotate(camera.rotation, point - camera.centre)
+    flat = rotated[:2, :] * tg.reciprocal(rotated[2:, :])
+    square = tg.sum(tg.square(flat), axis=0, keepdims=True)
+    distorted = flat * (1 + square * (camera.radial + camera.radial_square * square))
+    return weight * (distorted * camera.focal + camera.principal - feature)
 
 
 def rotate(rotation: tg.Tensor, x: tg.Tensor) -> tg.Tensor:
     """Return x turned about `rotation` by its length, by the formula of Rodrigues."""
-    square = tg.sum(tg.square(rotation), axis=0)
-    angle = tg.sqrt(square)
+    angle = tg.sqrt(tg.sum(tg.square(rotation), axis=0, keepdims=True))
+    inverse = tg.reciprocal(angle)
     cos = tg.cos(angle)
-    along = tg.sum(rotation * x, axis=0) * ((1 - cos) / square)
-    return x * cos + tg.linalg.cross(rotation, x, axis=0) * (tg.sin(angle) / angle) + rotation * along
+    along = tg.sum(rotation * x, axis=0, keepdims=True) * ((1 - cos) * tg.square(inverse))
+    return x * cos + tg.linalg.cross(rotation, x, axis=0) * (tg.sin(angle) * inverse) + rotation * along
 
 
-def gathered(task: Task) -> tuple[tg.Tensor, tg.Tensor, tg.Tensor]:
+def gathered(task: Task) -> tuple[Camera, tg.Tensor, tg.Tensor]:
     """Return the camera, point and weight of each observation."""
-    return tg.take(task.cameras, task.camera, axis=1), tg.take(task.points, task.point, axis=1), task.weights
+    camera = tg.take(task.cameras, task.camera, axis=1)
+    parts = Camera(*[camera[first:last, :] for first, last in pairwise((0, 3, 6, 7, 9, 10, 11))])
+    return parts, tg.take(task.points, task.point, axis=1), task.weights[None, :]
 
 
 def objective(task: Task) -> tuple[tg.Tensor, tg.Tensor]:
     """Return the errors, those of one observation side by side, and the errors of the weights."""
     pair = errors(*gathered(task), task.features)
-    return tg.reshape(tg.stack(pair, axis=1), (-1,)), weight_errors(task.weights)
+    return tg.reshape(pair.T, (-1,)), weight_errors(task.weights)
 
 
 def weight_errors(weights: tg.Tensor) -> tg.Tensor:
@@ -105,12 +118,11 @@ def block_values(task: Task) -> tg.Tensor:
     observations gives the first row of all their blocks, and so does the second.
     """
     pair, pull = tg.vjp(lambda c, p, w: errors(c, p, w, task.features), *gathered(task))
-    one, zero = tg.ones_like(pair[0]), tg.zeros_like(pair[0])
-    rows = []
-    for seeds in ((one, zero), (zero, one)):
-        camera, point, weight = pull(seeds)
-        rows.append(tg.concat([camera, point, weight[None, :]]))
-    return tg.reshape(tg.permute_dims(tg.stack(rows), (2, 0, 1)), (-1,))
+    rows: list[tg.Tensor] = []
+    for seed in ([1.0], [0.0]), ([0.0], [1.0]):
+        camera, point, weight = pull(tg.broadcast_to(floats(seed, pair.device), pair.shape))
+        rows += [*camera, point, weight]
+    return tg.reshape(tg.concat(rows).T, (-1,))
 
 
 def structure(task: Task) -> tuple[tg.Tensor, tg.Tensor]:

@@ -166,13 +166,14 @@ def absolutes(theta: tg.Tensor, hand: Hand) -> tg.Tensor:
 
 def rotation(v: tg.Tensor, cross: tg.Tensor) -> tg.Tensor:
     """Return the matrix of turning about v by its length."""
-    angle = tg.sqrt(tg.sum(v * v))
-    if angle < 0.0001:
-        return tg.eye(3, dtype=v.dtype, device=v.device)
+    square = tg.sum(v * v)
+    still = square < 1e-8
+    angle = tg.sqrt(tg.where(still, 1.0, square))
     axis = v / angle
     cos = tg.cos(angle)
     one = tg.eye(3, dtype=v.dtype, device=v.device)
-    return cos * one + (1 - cos) * (axis[:, None] * axis) + tg.sin(angle) * tg.reshape(axis @ cross, (3, 3))
+    turned = cos * one + (1 - cos) * (axis[:, None] * axis) + tg.sin(angle) * tg.reshape(axis @ cross, (3, 3))
+    return tg.where(still, one, turned)
 
 
 def jacobian(task: Task) -> tg.Tensor:

@@ -26,7 +26,7 @@ def cost(centroids: tg.Tensor, points: tg.Tensor) -> tg.Tensor:
     centroid a point, so that its derivatives are as sparse.
     """
     with tg.no_grad():
-        scores = tg.sum(centroids * centroids, axis=1) - (2 * points) @ centroids.T
+        scores = tg.sum(centroids * centroids, axis=1) - points @ (2 * centroids).T
         nearest = tg.argmin(scores, axis=1)
     apart = points - tg.take(centroids, nearest, axis=0)
     return tg.sum(apart * apart)

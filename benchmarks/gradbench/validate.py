@@ -30,10 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="MODULE", help="default: all")
     parser.add_argument("--suite", type=Path, required=True, help="a checkout of the suite")
     parser.add_argument("--device", default="cpu", help="a tapegrad device")
+    parser.add_argument("--compile", action="store_true", help="with compiled functions")
     options = parser.parse_args(given)
+    ours = ["--device", options.device, *(["--compile"] if options.compile else [])]
     good = True
     for name in options.names or MODULES:
-        valid, total, errors = session(name, options.suite.resolve(), options.device, extra)
+        valid, total, errors = session(name, options.suite.resolve(), ours, extra)
         print(f"{name}: {valid} of {total} valid", flush=True)
         for error in errors[:3]:
             print(f"  {error.strip().splitlines()[-1]}", flush=True)
@@ -41,8 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if good else 1
 
 
-def session(name: str, suite: Path, device: str, extra: list[str]) -> tuple[int, int, list[str]]:
-    """Run one evaluation to its end; return how many answers were valid, of how many, and what was wrong."""
+def session(name: str, suite: Path, ours: list[str], extra: list[str]) -> tuple[int, int, list[str]]:
+    """Run one evaluation to its end; return how many answers were valid, of how many, and what was wrong.
+
+    ours: arguments of our tool; extra: of the evaluation.
+    """
     packages = suite / "python" / "gradbench"
     path = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
     evaluation = subprocess.Popen(
@@ -54,7 +59,7 @@ def session(name: str, suite: Path, device: str, extra: list[str]) -> tuple[int,
         text=True,
     )
     tool = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "run.py"), "--device", device],
+        [sys.executable, str(Path(__file__).parent / "run.py"), *ours],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
