@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import numpy as np
 from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_storage import Pool, alike, is_value, product
-from tapegrad.backends._numpy_threads import pool
+from tapegrad.backends._numpy_threads import run_all, run_code
 
 Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 BLOCK = 65536  # elements of a block of a run: its arrays fit in a core's cache
-PARALLEL = 8 * BLOCK  # elements times operations from which a run is worth two threads
+PARALLEL = 64 * BLOCK  # elements times operations from which a run is worth two threads
 
 
 class Blocks:
@@ -63,6 +62,7 @@ class Blocks:
             planner.emit(planner.code, run_code, (codes[0],))
         else:
             planner.emit(planner.code, run_all, (codes,))
+            planner.threaded = True
         for n in totals:
             self._finish(n)
 
@@ -223,19 +223,3 @@ def _reshaped(shape: tuple[int, ...]) -> Callable[[Any], Any]:
 
 def _dot(a: Array, b: Array, out: Array) -> None:
     np.dot(a, b, out)
-
-
-def run_code(code: Code) -> None:
-    """Call one after the other."""
-    for function, args in code:
-        function(*args)
-
-
-def run_all(codes: list[Code]) -> None:
-    """Run a code on this thread and the others on those of the pool, under the same np.errstate."""
-    others = [pool().submit(copy_context().run, run_code, code) for code in codes[1:]]
-    try:
-        run_code(codes[0])
-    finally:
-        for other in others:
-            other.result()

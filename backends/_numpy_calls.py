@@ -101,6 +101,8 @@ def _where(operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list
     a, b = [_constant(repr(x), x, dtype) if d is None else x for x, d in zip((a, b), dtypes[1:], strict=True)]
     if dtypes[2] is None and b.view(bits) == 0:
         return [(_masked, (a, mask, out, bits))]
+    if dtypes[1] is None:
+        return [(_replaced, (a, mask, b, out, bits))]
     return [(_chosen, (a, mask, b, out, bits))]
 
 
@@ -108,6 +110,14 @@ def _masked(a: Any, mask: Any, out: Any, bits: Any) -> None:
     to: Any = out.view(bits)
     x: Any = a.view(bits)
     np.multiply(x, mask, to)
+
+
+def _replaced(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:
+    """Write `b`, and a number where the mask is true: nowhere, most often, as it guards against a singular point."""
+    if mask.any():
+        _chosen(a, mask, b, out, bits)
+    elif out is not b:
+        np.copyto(out, b)
 
 
 def _chosen(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:

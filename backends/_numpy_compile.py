@@ -15,7 +15,7 @@ import numpy as np
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_plan import Planner
 from tapegrad.backends._numpy_storage import Ref, actual
-from tapegrad.backends._numpy_threads import thread_count
+from tapegrad.backends._numpy_threads import blas_held, run_code, thread_count
 
 
 def _references() -> int:
@@ -55,8 +55,12 @@ class Executor:
                 bound[k] = a
         for v in self.plan.fresh:
             self._bind(v, self._fresh(v))
-        for function, args in self.code:
-            function(*args)
+        if self.plan.threaded and self.plan.splits:
+            with blas_held():
+                run_code(self.code)
+        else:
+            for function, args in self.code:
+                function(*args)
         return [out.array if type(out) is Ref else out for out in self.outputs]
 
     def _fresh(self, v: Any) -> Array:

@@ -11,8 +11,10 @@ from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_blocks import Blocks
 from tapegrad.backends._numpy_storage import Pool, Ref, alike, is_value, put_in, roots_of
+from tapegrad.backends._numpy_threads import can_hold_blas, run_all
 
 Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
+WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
 
 
 class Planner:
@@ -21,6 +23,11 @@ class Planner:
     def __init__(self, program: Any, threads: int) -> None:
         self.program, self.threads = program, threads
         self.place: dict[Any, Any] = {}  # value -> array or Ref
+        self.threaded = False  # whether there is code for several threads
+        # Many small products are better left to the threads of BLAS, and these do not go with ours.
+        flops = [_flops(n) for n in program.nodes if getattr(n, "kind", "") == "matmul"]
+        large = sum(f for f in flops if f >= WORTH_THREADS)
+        self.splits = can_hold_blas() and sum(flops) <= 1.25 * large
         self.rows: dict[Any, Array] = {}  # Rows -> the array that holds them
         self.buffer: dict[Any, Array] = {}  # root value -> the buffer of the pool that it has now
         self.pool = Pool()
@@ -168,8 +175,7 @@ class Planner:
         if node.kind == "reduction":
             self._reduction(node, code)
         elif node.kind == "matmul" and all(len(v.shape) > 1 for v in node.args):
-            a, b = map(self.array, node.args)
-            self.emit(code, np.matmul, (a, b, self.target(node.outs[0])))
+            self._product(node, code)
         elif node.op in ("index_set", "index_add"):
             self._write(node, code)
         elif node.op == "concat":
@@ -182,6 +188,28 @@ class Planner:
             self.emit(code, calls.store_all, (outs, node.function, *self._arguments(node)))
         else:
             self.emit(code, calls.store, (self.target(node.outs[0]), node.function, *self._arguments(node)))
+
+    def _product(self, node: Any, code: Code) -> None:
+        """Append a product of matrices, its rows or the matrices of a batch shared among the threads."""
+        v = node.outs[0]
+        a, b = map(self.array, node.args)
+        out = self.target(v)
+        threads = min(self.threads, v.shape[0]) if self.splits else 1
+        if threads == 1 or _flops(node) < WORTH_THREADS:
+            self.emit(code, np.matmul, (a, b, out))
+            return
+        codes: list[Code] = []
+        ndim = len(v.shape)
+        for t in range(threads):
+            part = slice(t * v.shape[0] // threads, (t + 1) * v.shape[0] // threads)
+            operands = [a, b, out]
+            for i, x in enumerate((*node.args, v)):
+                if len(x.shape) == ndim and x.shape[0] == v.shape[0] and (i != 1 or ndim > 2):
+                    operands[i] = self.view(operands[i], _taking(part), ())
+            codes.append([])
+            self.emit(codes[-1], np.matmul, tuple(operands))
+        self.emit(code, run_all, (codes,))
+        self.threaded = True
 
     def _arguments(self, node: Any) -> tuple[Any, dict[str, Any]]:
         return put_in(node.args, self.array), {k: put_in(v, self.array) for k, v in node.kwargs.items()}
@@ -314,6 +342,14 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
     if item.kind != "elementwise" or any(root.get(y) is x for y in item.values()):
         return False
     return item.op != "where" or item.args[2] is not x
+
+
+def _flops(product: Any) -> float:
+    return 2.0 * float(product.outs[0].size * product.args[0].shape[-1])
+
+
+def _taking(part: slice) -> Callable[[Any], Any]:
+    return lambda x: x[part]
 
 
 def _concatenate(arrays: Any, axis: Any, out: Array) -> None:

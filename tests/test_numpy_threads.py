@@ -1,0 +1,105 @@
+"""The threads of compiled programs on NumPy: sharing work, errors, and who else wants them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tapegrad as tg
+from tapegrad.backends import _numpy_plan
+from tapegrad.backends import _numpy_threads as threads
+
+
+def test_codes_run_at_once() -> None:
+    both = threading.Barrier(2, timeout=10)
+    threads.run_all([[(both.wait, ())], [(both.wait, ())]])  # neither would end alone
+
+
+def test_an_error_of_a_helper_is_raised_here() -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            threads.run_all([[(abs, (1,))], [(divmod, (1, 0))]])
+    seen: list[int] = []
+    threads.run_all([[(seen.append, (1,))], [(seen.append, (2,))]])
+    assert sorted(seen) == [1, 2]
+
+
+def test_an_error_here_waits_for_the_helpers() -> None:
+    seen: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        threads.run_all([[(divmod, (1, 0))], [(seen.append, (1,))]])
+    assert seen == [1]
+
+
+def test_busy_helpers_are_not_waited_for() -> None:
+    seen: list[int] = []
+    with threads.team.free:
+        threads.run_all([[(seen.append, (1,))], [(seen.append, (2,))]])
+    assert seen == [1, 2]
+
+
+def test_helpers_have_the_errstate_of_the_caller() -> None:
+    states: list[Any] = []
+    with np.errstate(over="raise"):
+        threads.run_all([[(abs, (1,))], [(lambda: states.append(np.geterr()["over"]), ())]])
+    assert states == ["raise"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes to fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_process_has_helpers_of_its_own() -> None:
+    threads.run_all([[(abs, (1,))], [(abs, (1,))]])
+    child = os.fork()
+    if child == 0:
+        seen: list[int] = []
+        threads.run_all([[(seen.append, (1,))], [(seen.append, (2,))]])
+        os._exit(0 if sorted(seen) == [1, 2] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert threads.thread_count(None) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert (threads.thread_count(None), threads.thread_count(2)) == (5, 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    assert threads.thread_count(None) >= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("shapes", [((7, 5), (5, 3)), ((4, 6, 5), (5, 3)), ((2, 3, 4, 5), (3, 5, 2)), ((5, 7), (7, 5))])
+def test_split_products(monkeypatch: pytest.MonkeyPatch, count: int, shapes: Any) -> None:
+    monkeypatch.setattr(_numpy_plan, "WORTH_THREADS", 1)
+    a, b = (tg.tensor(np.random.default_rng(i).normal(size=s), requires_grad=True) for i, s in enumerate(shapes))
+
+    def step() -> Any:
+        a.grad = b.grad = None
+        tg.sum(tg.sin(a @ b)).backward()
+        return a.grad, b.grad
+
+    compiled = tg.compile(step, threads=count)
+    for _ in range(4):
+        found = compiled()
+    for x, y in zip(found, step(), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12)
+    assert compiled._last.executor.plan.threaded is (count > 1 and threads.can_hold_blas())
+
+
+def test_blas_is_held_and_let_go() -> None:
+    if not threads.can_hold_blas():
+        pytest.skip("threadpoolctl is not installed")
+
+    def now() -> list[int]:
+        return [blas.get_num_threads() for blas in threads._blas()]
+
+    before = now()
+    with pytest.raises(ZeroDivisionError), threads.blas_held():
+        assert set(now()) == {1}
+        raise ZeroDivisionError
+    assert now() == before
