@@ -37,8 +37,8 @@ class Hand(NamedTuple):
 
 
 class Task(NamedTuple):
-    """theta: the pose, 26 numbers; points: (c, 3), measured; corners: (c,) a vertex for each point, or (c, 3) the
-    triangle it is on; us: (c, 2), where on the triangle, or None."""
+    """theta: the pose, 26 numbers; points: (c, 3), measured; corners: (c,) a vertex for each point, or (3, c) those of
+    the triangle it is on; us: (c, 2), where on the triangle, or None."""
 
     theta: tg.Tensor
     hand: Hand
@@ -53,7 +53,7 @@ def prepare(given: Any, device: str) -> Task:
     found = data["correspondences"]
     if given["us"]:
         us = floats(given["us"], device)
-        found = [model["triangles"][i] for i in found]
+        found = list(zip(*[model["triangles"][i] for i in found], strict=True))
     else:
         us = None
     levels, order = _levels(model["parents"])
@@ -126,16 +126,25 @@ _CROSS = [[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0,
 
 def objective(theta: tg.Tensor, hand: Hand, points: tg.Tensor, corners: tg.Tensor, us: tg.Tensor | None) -> tg.Tensor:
     """Return what the points are off by, (c, 3)."""
+    return errors(corners_at(theta, hand, corners), points, us)
+
+
+def errors(placed: tg.Tensor, points: tg.Tensor, us: tg.Tensor | None) -> tg.Tensor:
+    """Return what the points are off by, from their vertices, (c, 3), or corners, (3, c, 3)."""
+    if us is None:
+        return points - placed
+    third = 1 - us[:, :1] - us[:, 1:]
+    return points - (us[:, :1] * placed[0, :, :] + us[:, 1:] * placed[1, :, :] + third * placed[2, :, :])
+
+
+def corners_at(theta: tg.Tensor, hand: Hand, corners: tg.Tensor) -> tg.Tensor:
+    """Return where the vertices of each point are, (c, 3) or (3, c, 3)."""
     flat = tg.reshape(corners, (-1,))
     if flat.shape[0] < hand.base.shape[0]:  # only the vertices that are asked for
         placed = vertices(theta, hand, hand.base[flat, :], hand.weights[flat, :])
     else:
         placed = tg.take(vertices(theta, hand, hand.base, hand.weights), flat, axis=0)
-    if us is None:
-        return points - placed
-    third = 1 - us[:, :1] - us[:, 1:]
-    placed = tg.reshape(placed, (*corners.shape, 3))
-    return points - (us[:, :1] * placed[:, 0, :] + us[:, 1:] * placed[:, 1, :] + third * placed[:, 2, :])
+    return tg.reshape(placed, (*corners.shape, 3))
 
 
 def vertices(theta: tg.Tensor, hand: Hand, base: tg.Tensor, weights: tg.Tensor) -> tg.Tensor:
@@ -182,14 +191,15 @@ def jacobian(task: Task) -> tg.Tensor:
     Points do not depend on each other's place, so moving all at once tells each one's derivative.
     """
     theta, hand, points, corners, us = task
-    if us is None:
-        by = tg.jacobian(lambda theta: objective(theta, hand, points, corners, None), mode="forward")(theta)
-    else:
 
-        def moved(move: tg.Tensor) -> tg.Tensor:
-            return objective(move[2:], hand, points, corners, us + move[:2])
+    def by_pose(theta: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        placed = corners_at(theta, hand, corners)
+        return errors(placed, points, us), placed
 
-        by = tg.jacobian(moved, mode="forward")(tg.concat([tg.zeros_like(us[0, :]), theta]))
+    by, placed = tg.jacobian(by_pose, mode="forward", has_aux=True)(theta)
+    if us is not None:
+        moved = tg.jacobian(lambda move: errors(placed, points, us + move), mode="forward")
+        by = tg.concat([moved(tg.zeros_like(us[0, :])), by], axis=2)
     return tg.reshape(by, (-1, by.shape[-1]))
 
 

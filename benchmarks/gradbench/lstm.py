@@ -36,13 +36,17 @@ def run(main: tg.Tensor, state: tg.Tensor, inputs: tg.Tensor) -> tg.Tensor:
 
     Layer i at time t needs layer i - 1 at time t and itself at t - 1: so step s takes all layers at once, layer i at
     time s - i. Forget and output gates see the layer's input, the other two its hidden state: in a step the rows are
-    first the l inputs, then the l hidden states, with two gates each.
+    first the l inputs, then the l hidden states, with two gates each. One tanh does for all four, as the sigmoid of x
+    is tanh(x / 2) / 2 + 1 / 2.
     """
     layers, b = state.shape[0] // 2, state.shape[1]
     times = inputs.shape[0]
     # From (l, weight or bias, forget, input, output or change, b) to two of (forget and output or change, 2 l, b).
     gates = tg.permute_dims(tg.reshape(main, (layers, 2, 2, 2, b)), (1, 2, 3, 0, 4))
-    weight, bias = tg.unstack(tg.reshape(gates, (2, 2, 2 * layers, b)))
+    half = floats([[[[0.5]], [[0.5]]], [[[0.5]], [[1.0]]]], main.device)  # but for the change, which is a tanh
+    scale = tg.reshape(tg.broadcast_to(half, (2, 2, layers, b)), (2, 2 * layers, b))
+    shift = 1 - scale
+    weight, bias = (tg.reshape(part, scale.shape) * scale for part in tg.unstack(gates))
     pairs = tg.reshape(state, (layers, 2, b))
     hidden, cell = pairs[:, 0, :], pairs[:, 1, :]
     rows = tg.unstack(tg.reshape(inputs, (times, 1, b)))
@@ -51,17 +55,16 @@ def run(main: tg.Tensor, state: tg.Tensor, inputs: tg.Tensor) -> tg.Tensor:
     for s in range(times + last):
         row = rows[min(s, times - 1)]  # after the last the first layer has nothing to do
         seen = tg.concat([row, hidden[:last, :], hidden])
-        z = weight * seen + bias
-        kept = tg.sigmoid(z[0, :, :])
-        new_cell = cell * kept[:layers, :] + kept[layers:, :] * tg.tanh(z[1, layers:, :])
-        new_hidden = tg.sigmoid(z[1, :layers, :]) * tg.tanh(new_cell)
+        gate = scale * tg.tanh(weight * seen + bias) + shift
+        new_cell = cell * gate[0, :layers, :] + gate[0, layers:, :] * gate[1, layers:, :]
+        new_hidden = gate[1, :layers, :] * tg.tanh(new_cell)
         if s < last:  # layers after s have not begun
             new_cell = tg.concat([new_cell[: s + 1, :], cell[s + 1 :, :]])
             new_hidden = tg.concat([new_hidden[: s + 1, :], hidden[s + 1 :, :]])
         else:
-            said.append(new_hidden[last, :])
+            said.append(new_hidden)
         hidden, cell = new_hidden, new_cell
-    return tg.stack(said)
+    return tg.stack(said)[:, last, :]
 
 
 def gradient(task: Task) -> tg.Tensor:
