@@ -147,7 +147,7 @@ def _sample(steps: dict[str, Step], cold: set[str], repeat: int) -> dict[str, li
 
 
 def _warm_up(step: Step) -> None:
-    """Run a step, for 30 ms at least: after another column caches are cold and the threads of its library still spin."""
+    """Run a step, for 30 ms at least: after another column caches are cold, and the threads of its BLAS still spin."""
     start = perf_counter()
     while True:
         wait(step())
