@@ -21,8 +21,10 @@ class Eager:
 
 
 NOT_COMPILED = {
-    "saddle": Eager(lambda task: True, "values decide how many steps a descent takes"),
-    "particle": Eager(lambda task: True, "values decide how many steps a descent takes, and a fall"),
+    "saddle": Eager(
+        lambda task: True, "values decide how many steps a descent takes, and an outer one records the inner"
+    ),
+    "particle": Eager(lambda task: True, "values decide how many steps a descent takes, and how many a fall"),
     "lstm": Eager(lambda task: task.text.shape[0] > 1024, "planning a program of so many steps takes minutes"),
     "ode": Eager(lambda task: task.s > 25, "planning a program of so many steps takes minutes"),
 }

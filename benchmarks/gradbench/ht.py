@@ -37,8 +37,8 @@ class Hand(NamedTuple):
 
 
 class Task(NamedTuple):
-    """theta: the pose, 26 numbers; points: (c, 3), measured; corners: (c,) a vertex for each point, or (c, 3) the
-    triangle it is on; us: (c, 2), where on the triangle, or None."""
+    """theta: the pose, 26 numbers; points: (c, 3), measured; corners: (c,) a vertex for each point, or (3, c) those of
+    the triangle it is on; us: (c, 2), where on the triangle, or None."""
 
     theta: tg.Tensor
     hand: Hand
@@ -53,7 +53,7 @@ def prepare(given: Any, device: str) -> Task:
     found = data["correspondences"]
     if given["us"]:
         us = floats(given["us"], device)
-        found = [model["triangles"][i] for i in found]
+        found = list(zip(*[model["triangles"][i] for i in found], strict=True))
     else:
         us = None
     levels, order = _levels(model["parents"])
@@ -130,15 +130,15 @@ def objective(theta: tg.Tensor, hand: Hand, points: tg.Tensor, corners: tg.Tenso
 
 
 def errors(placed: tg.Tensor, points: tg.Tensor, us: tg.Tensor | None) -> tg.Tensor:
-    """Return what the points are off by, from where their vertices are, (c, 3), or the corners of their triangles."""
+    """Return what the points are off by, from their vertices, (c, 3), or corners, (3, c, 3)."""
     if us is None:
         return points - placed
     third = 1 - us[:, :1] - us[:, 1:]
-    return points - (us[:, :1] * placed[:, 0, :] + us[:, 1:] * placed[:, 1, :] + third * placed[:, 2, :])
+    return points - (us[:, :1] * placed[0, :, :] + us[:, 1:] * placed[1, :, :] + third * placed[2, :, :])
 
 
 def corners_at(theta: tg.Tensor, hand: Hand, corners: tg.Tensor) -> tg.Tensor:
-    """Return where the vertices of each point are, (c, 3) or (c, 3, 3)."""
+    """Return where the vertices of each point are, (c, 3) or (3, c, 3)."""
     flat = tg.reshape(corners, (-1,))
     if flat.shape[0] < hand.base.shape[0]:  # only the vertices that are asked for
         placed = vertices(theta, hand, hand.base[flat, :], hand.weights[flat, :])
