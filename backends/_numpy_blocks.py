@@ -29,7 +29,11 @@ class Blocks:
         count = -(-self.rows // self.block)
         self.block = -(-self.rows // count)  # of about equal length
         self.starts = list(range(0, self.rows, self.block))
-        self.last = {v: i for i, n in enumerate(run.nodes) for v in n.values()}
+        self.root: dict[Any, Any] = {}  # view -> the value whose buffer it is of
+        for n in run.nodes:
+            if n.kind == "view":
+                self.root[n.outs[0]] = self.root.get(n.args[0], n.args[0])
+        self.last = {self.root.get(v, v): i for i, n in enumerate(run.nodes) for v in n.values()}
         self.uses = {v: sum(x is v for n in run.nodes for x in n.values()) for n in run.nodes for v in n.outs}
         work = self.rows * inner * len(run.nodes)
         self.threads = min(planner.threads, len(self.starts)) if work >= PARALLEL else 1
@@ -41,6 +45,9 @@ class Blocks:
         self.outs = {v: planner.target(v) for v in run.outs if v not in {n.outs[0] for n in totals}}
         self.totals = {n.outs[0]: np.empty((len(self.starts), *self._kept(n)), n.outs[0].dtype) for n in totals}
         self.dots = {n.args[0] for n in totals if self._is_dot(n)}
+        for i, n in enumerate(run.nodes):
+            if n in totals and n.args[0] in self.dots:
+                self.last |= {self.root.get(x, x): i for x in n.args[0].node.args if self.last[self.root.get(x, x)] < i}
         self.dense: dict[Any, Any] = {}
         for v in run.ins:
             array = planner.array(v)
@@ -65,6 +72,10 @@ class Blocks:
             planner.threaded = True
         for n in totals:
             self._finish(n)
+
+    def _sole(self, x: Any, node: Any) -> bool:
+        """Say whether no other operand is a view of the same buffer."""
+        return all(y is x or self.root.get(y) is not x for y in node.values())
 
     def _is_total(self, node: Any) -> bool:
         x = node.args[0]
@@ -148,8 +159,6 @@ class Blocks:
                     out = self._rows(self.outs[v], v, b)
                     planner.emit(code, np.copyto, (out, place[v]))
                     place[v] = out
-                elif node.args[0] in held:
-                    held[v] = held.pop(node.args[0])
                 continue
             if v in self.totals:
                 self._partial(node, b, code, at)
@@ -160,7 +169,7 @@ class Blocks:
             else:
                 able = node.args if node.op != "where" else node.args[1:2]
                 for x in able if node.kind == "elementwise" else ():
-                    if is_value(x) and x in held and self.last[x] == i and alike(x, v):
+                    if is_value(x) and x in held and self.last[x] == i and alike(x, v) and self._sole(x, node):
                         buffer = held.pop(x)
                         break
                 else:

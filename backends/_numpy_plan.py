@@ -46,6 +46,9 @@ class Planner:
             if root not in self.refs and root.constant is None:
                 self._dynamic(root)
                 self.fresh.append(root)
+        self.ending: dict[int, list[Any]] = {}  # item number -> the values read there for the last time
+        for v, i in self.last.items():
+            self.ending.setdefault(i, []).append(v)
         for i, item in enumerate(program.nodes):
             self.now = i
             if hasattr(item, "lead"):
@@ -54,7 +57,7 @@ class Planner:
                 self._stack(item) if len(item.outs) > 1 else self._fold(item)
             else:
                 self._node(item, self.code)
-            self._release(i)
+            self._release(i, item)
 
     # -- where values lie ----------------------------------------------------------------------------
 
@@ -136,9 +139,10 @@ class Planner:
         """Say whether a value lies in a planned buffer, all of it, that nobody reads after this item."""
         return v in self.buffer and self.last[v] == self.now
 
-    def _release(self, i: int) -> None:
-        for v in [v for v in self.buffer if self.last.get(v, i) <= i]:
-            self.pool.give(self.buffer.pop(v))
+    def _release(self, i: int, item: Any) -> None:
+        for v in (*self.ending.get(i, ()), *[v for v in item.outs if v not in self.last]):
+            if v in self.buffer:
+                self.pool.give(self.buffer.pop(v))
 
     def view(self, x: Any, function: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
         """Return a view of where something lies, None if the function gives a copy."""
@@ -241,7 +245,9 @@ class Planner:
         reuse = None
         if v not in self.place:
             able = node.args if node.op != "where" else node.args[1:2]
-            reuse = next((x for x in able if is_value(x) and self.dies(x) and alike(x, v)), None)
+            reuse = next(
+                (x for x in able if is_value(x) and self.dies(x) and alike(x, v) and self._sole(x, node)), None
+            )
         operands = [self.array(x) if is_value(x) else x for x in node.args]
         out = self.target(v, reuse)
         made = calls.of_node(node, operands, out)
@@ -251,6 +257,10 @@ class Planner:
         for function, args in made:
             self.emit(code, function, args)
         return True
+
+    def _sole(self, x: Any, node: Any) -> bool:
+        """Say whether no other operand is a view of the same buffer."""
+        return all(y is x or self.root_of(y) is not self.root_of(x) for y in node.values())
 
     def _reduction(self, node: Any, code: Code) -> None:
         x, v = node.args[0], node.outs[0]
@@ -280,17 +290,26 @@ class Planner:
                 operands.append(rows.reshape((n, *(1,) * (ndim - len(x.shape)), *x.shape)))
         for v in stack.outs:
             self.target(v)
-        made = calls.of_node(first, operands, self._rows_of(stack.outs))
+        out = self._rows_of(stack.outs, results=True)
+        made = calls.of_node(first, operands, out)
         if made is None:
             for node in stack.nodes:
                 self._node(node, self.code)
-        else:
-            for function, args in made:
-                self.emit(self.code, function, args)
+            return
+        for function, args in made:
+            self.emit(self.code, function, args)
+        for i, v in enumerate(stack.outs):
+            if isinstance(self.place[v], Ref):
+                self.emit(self.code, np.copyto, (self.place[v], out[i, ...]))
 
-    def _rows_of(self, values: Any) -> Array:
-        """Return the rows of one array that values are, in their order."""
+    def _rows_of(self, values: Any, results: bool = False) -> Array:
+        """Return the rows of one array that values are, in their order; where they lie elsewhere, copies of them."""
         (rows, start), (_, second) = values[0].row, values[1].row
+        if any(isinstance(self.place[v], Ref) for v in values):  # of a stack that is run alone, to time it
+            array = np.empty((len(values), *values[0].shape), values[0].dtype)
+            for i, v in enumerate(() if results else values):
+                self.emit(self.code, np.copyto, (array[i, ...], self.array(v)))
+            return array
         array = self.rows[rows][1:]
         if second > start:
             return array[start : start + len(values)]
@@ -300,9 +319,15 @@ class Planner:
         """Append a sum over rows, which adds them one after the other, as the chain of additions would."""
         x, row = fold.nodes[0].args
         rows, at = row.row
-        array = self.rows[rows][at : at + len(fold.nodes) + 1]  # from the row before the first
-        if x.row != (rows, at - 1):
-            self.emit(self.code, np.copyto, (array[0, ...], self.array(x)))  # the one to spare
+        if rows not in self.rows:  # of a fold that is run alone
+            values = [x, *[node.args[1] for node in fold.nodes]]
+            array = np.empty((len(values), *row.shape), row.dtype)
+            for i, v in enumerate(values):
+                self.emit(self.code, np.copyto, (array[i, ...], self.array(v)))
+        else:
+            array = self.rows[rows][at : at + len(fold.nodes) + 1]  # from the row before the first
+            if x.row != (rows, at - 1):
+                self.emit(self.code, np.copyto, (array[0, ...], self.array(x)))  # the one to spare
         self.emit(self.code, np.add.reduce, (array, 0, None, self.target(fold.outs[0])))
 
     def _write(self, node: Any, code: Code) -> None:
@@ -334,6 +359,8 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
             return False
         if any(x in n.values() for n in nodes[made + 1 :]):
             return False
+        if any(x in n.values() and len(n.outs[0].shape) != len(x.shape) for n in nodes):
+            return False  # read as a whole, while its rows are written
         return nodes[made].kind == "elementwise" and (nodes[made].op != "where" or x not in nodes[made].args[2:])
     if not hasattr(item, "op"):
         return False

@@ -310,3 +310,35 @@ def test_nothing_is_kept_alive() -> None:
         step()
     gc.collect()
     assert traced_arrays() <= before
+
+
+def test_views_keep_what_they_are_views_of(small_plans: None) -> None:
+    x, y = (tg.tensor(normal(6, 4, seed=i)) for i in range(2))
+
+    def step() -> Any:
+        a = tg.sin(x)
+        flat = tg.reshape(a, (6, 2, 2))
+        b = tg.exp(flat) + tg.reshape(y, (6, 2, 2))
+        c = tg.cos(y) * 2.0
+        turned = tg.where(y > 0, tg.flip(c), c)
+        both = tg.sin(y)
+        return b, a * c, turned, both + tg.flip(both, axis=0), tg.sum(a * c), tg.sum(tg.where(y > 0, a, c) * a)
+
+    eager, compiled, _ = both(step)
+    close(eager, compiled, 1e-6)
+
+
+def test_state_read_as_a_whole_is_not_written_row_by_row(small_plans: None) -> None:
+    def make() -> Any:
+        w = tg.tensor(normal(8))
+
+        def step() -> Any:
+            spread = tg.sin(w) + 0.0 * tg.reshape(w, (8, 1)) + tg.ones((8, 8), dtype=tg.float32) * w
+            w.__imul__(0.5)
+            return spread + tg.reshape(w, (8, 1))
+
+        return step
+
+    eager, compiled = make(), tg.compile(make())
+    for _ in range(6):
+        same(list(flat(eager())), list(flat(compiled())))

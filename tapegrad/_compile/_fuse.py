@@ -14,6 +14,7 @@ from tapegrad._compile._program import Node, Run, Value
 
 SMALLEST = 65536  # elements below which arrays stay in the cache anyway
 FEWEST_ROWS = 8
+LONGEST = 128  # nodes of a run: what is gained does not grow with more, what planning costs does
 
 
 def fuse(groups: Groups, smallest: int = SMALLEST) -> None:
@@ -24,7 +25,7 @@ def fuse(groups: Groups, smallest: int = SMALLEST) -> None:
 class _Fusion:
     def __init__(self, groups: Groups, smallest: int) -> None:
         self.groups, self.home = groups, groups.home
-        self.order = {node: i for i, node in enumerate(groups.nodes)}
+        self.order = groups.order
         self.readers: dict[Value, list[Run]] = {}  # runs that read a value made elsewhere
         for node in groups.nodes:
             if node.kind in ("elementwise", "reduction", "view"):
@@ -46,7 +47,7 @@ class _Fusion:
         home = None
         for run in dict.fromkeys(reversed(near)):
             lead = common_lead(node, run.lead)
-            if lead is None or self.after_total(node, run) or self.delays(node, run):
+            if lead is None or len(run.nodes) >= LONGEST or self.reads_whole(node, run, lead) or self.delays(node, run):
                 continue
             if home is not None:
                 self.merge(home, run)
@@ -58,9 +59,15 @@ class _Fusion:
             if lead is not None:
                 self.add(node, Run(lead), lead)
 
-    def after_total(self, node: Node, run: Run) -> bool:
-        """Say whether a node reads a sum over the rows of a run, which is there only when that has ended."""
-        return any(self.home.get(v.node) is run and is_total(v.node) for v in node.values() if v.node is not None)
+    def reads_whole(self, node: Node, run: Run, lead: tuple[int, ...]) -> bool:
+        """Say whether a node reads all of something that a run makes row by row, or that is there when it has ended."""
+        for v in node.reads:
+            if v.node is not None and self.home.get(v.node) is run:
+                if is_total(v.node):
+                    return True
+                if node.kind == "elementwise" and not row_operand(v, node.out.shape, len(lead), lead):
+                    return True
+        return False
 
     def delays(self, node: Node, run: Run) -> bool:
         """Say whether a run with this node had to wait for something of another kind, while its values leave the cache.
@@ -88,7 +95,11 @@ class _Fusion:
         lead = run.lead[:n]
         if lead != other.lead[:n] or _rows(lead) < FEWEST_ROWS or any(is_total(x) for x in (*run.nodes, *other.nodes)):
             return
+        if len(run.nodes) + len(other.nodes) > LONGEST:
+            return
         for a, b in ((run, other), (other, run)):
+            if any(self.reads_whole(node, b, lead) for node in a.nodes):
+                return
             outside = [v for x in a.nodes for v in self.groups.outside(x.values(), a) if v.node not in b.nodes]
             if self.groups.reaches(outside, b):
                 return

@@ -17,6 +17,7 @@ class Groups:
     def __init__(self, nodes: list[Node]) -> None:
         self.nodes = nodes
         self.home: dict[Node, Any] = {}
+        self.order = {node: i for i, node in enumerate(nodes)}
 
     def outside(self, values: Iterable[Value], group: Any) -> list[Value]:
         """Return those of some values that are computed, and not by a group."""
@@ -25,10 +26,13 @@ class Groups:
     def reaches(self, values: Iterable[Value], group: Any) -> bool:
         """Say whether any of some values depends on a group."""
         stack = [v.node for v in values if v.node is not None]
+        if not stack:
+            return False
+        first = self._first(group)
         seen: set[Node] = set()
         while stack:
             node = stack.pop()
-            if node in seen:
+            if node in seen or self.order[node] < first:
                 continue
             home = self.home.get(node)
             if home is group:
@@ -37,6 +41,16 @@ class Groups:
                 seen.add(member)
                 stack += [v.node for v in member.values() if v.node is not None and v.node not in seen]
         return False
+
+    def _first(self, group: Any) -> int:
+        """Return the place from which on a node may depend on a group: nodes before read nothing that does."""
+        spans = {(self.order[g.nodes[0]], self.order[g.nodes[-1]]) for g in set(self.home.values())}
+        first = self.order[group.nodes[0]]
+        while True:  # a group that reaches across may hand on what its later nodes read
+            earlier = min((a for a, b in spans if a < first <= b), default=first)
+            if earlier == first:
+                return first
+            first = earlier
 
     def ordered(self) -> list[Any]:
         """Return all items, each after what it reads and as near to its last node's place as that allows."""
