@@ -17,6 +17,9 @@ Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
 
 
+SMALL_PART = 4096  # elements of a part that is read where it lies; what is larger is better laid out in order
+
+
 class Planner:
     """Turns the items of a program into code, deciding where each value lies."""
 
@@ -77,6 +80,8 @@ class Planner:
                 if type(view) is np.ndarray and (v.size == 0 or np.may_share_memory(view, array)):
                     self.root[v] = self.root_of(x)
                     shown[v] = view
+            if getattr(item, "op", "") == "unstack" and item.outs[0].size <= SMALL_PART:
+                self.root.update(dict.fromkeys(item.outs, self.root_of(item.args[0])))
             for v in item.values():
                 self.last[self.root_of(v)] = i
                 self.readers.setdefault(self.root_of(v), []).append((i, item))
@@ -172,6 +177,9 @@ class Planner:
             return
         if node.kind == "view" and self._as_view(node):
             return
+        if node.op == "unstack" and node.outs[0] in self.root:
+            self._as_parts(node)
+            return
         if node.kind == "rows" and self._as_rows(node):
             return
         if node.kind == "elementwise" and self._elementwise(node, code):
@@ -228,6 +236,12 @@ class Planner:
         assert found is not None
         self.place[v] = found
         return True
+
+    def _as_parts(self, node: Any) -> None:
+        x, axis = node.args[0], node.kwargs.get("axis", 0)
+        before = (slice(None),) * (axis % len(x.shape))
+        for i, v in enumerate(node.outs):
+            self.place[v] = self.view(self.array(x), _taking((*before, i)), v.shape)
 
     def _as_rows(self, node: Any) -> bool:
         values, v = node.args[0], node.outs[0]
@@ -375,7 +389,7 @@ def _flops(product: Any) -> float:
     return 2.0 * float(product.outs[0].size * product.args[0].shape[-1])
 
 
-def _taking(part: slice) -> Callable[[Any], Any]:
+def _taking(part: Any) -> Callable[[Any], Any]:
     return lambda x: x[part]
 
 
