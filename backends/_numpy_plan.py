@@ -81,7 +81,10 @@ class Planner:
                     self.root[v] = self.root_of(x)
                     shown[v] = view
             if getattr(item, "op", "") == "unstack" and item.outs[0].size <= SMALL_PART:
-                self.root.update(dict.fromkeys(item.outs, self.root_of(item.args[0])))
+                x = item.args[0]
+                array = shown[x] if x in shown else np.empty(x.shape, x.dtype)
+                self.root.update(dict.fromkeys(item.outs, self.root_of(x)))
+                shown.update((v, array[part]) for v, part in zip(item.outs, _parts(item), strict=True))
             for v in item.values():
                 self.last[self.root_of(v)] = i
                 self.readers.setdefault(self.root_of(v), []).append((i, item))
@@ -238,10 +241,8 @@ class Planner:
         return True
 
     def _as_parts(self, node: Any) -> None:
-        x, axis = node.args[0], node.kwargs.get("axis", 0)
-        before = (slice(None),) * (axis % len(x.shape))
-        for i, v in enumerate(node.outs):
-            self.place[v] = self.view(self.array(x), _taking((*before, i)), v.shape)
+        for v, part in zip(node.outs, _parts(node), strict=True):
+            self.place[v] = self.view(self.array(node.args[0]), _taking(part), v.shape)
 
     def _as_rows(self, node: Any) -> bool:
         values, v = node.args[0], node.outs[0]
@@ -387,6 +388,12 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
 
 def _flops(product: Any) -> float:
     return 2.0 * float(product.outs[0].size * product.args[0].shape[-1])
+
+
+def _parts(unstack: Any) -> list[tuple[Any, ...]]:
+    """Return the key of each part of an array that is unstacked; the dots keep a part of no axes an array."""
+    before = (slice(None),) * (unstack.kwargs.get("axis", 0) % len(unstack.args[0].shape))
+    return [(*before, i, ...) for i in range(len(unstack.outs))]
 
 
 def _taking(part: Any) -> Callable[[Any], Any]:

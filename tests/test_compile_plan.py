@@ -342,3 +342,20 @@ def test_state_read_as_a_whole_is_not_written_row_by_row(small_plans: None) -> N
     eager, compiled = make(), tg.compile(make())
     for _ in range(6):
         same(list(flat(eager())), list(flat(compiled())))
+
+
+def test_small_parts_are_read_where_they_lie() -> None:
+    x = tg.tensor(normal(3, 4, 2), requires_grad=True)
+    y = tg.tensor(normal(3))
+
+    def step() -> Any:
+        x.grad = None
+        a, b, c, d = tg.unstack(tg.sin(x), axis=1)
+        p, q, r = tg.unstack(y)
+        loss = tg.sum(tg.reshape(a, (6,)) * tg.reshape(b @ tg.permute_dims(c, (1, 0)), (9,))[:6] * p) + q * r * d[0, 0]
+        loss.backward()
+        return loss.detach(), x.grad, d.detach()
+
+    eager, compiled, function = both(step)
+    close(eager, compiled, 1e-6)
+    assert "unstack" in ops(function)
