@@ -50,7 +50,7 @@ def test_helpers_have_the_errstate_of_the_caller() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes to fork here")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.filterwarnings("ignore")  # of Python and JAX, which warn of forks beside threads
 def test_a_forked_process_has_helpers_of_its_own() -> None:
     threads.run_all([[(abs, (1,))], [(abs, (1,))]])
     child = os.fork()
