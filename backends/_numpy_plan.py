@@ -10,13 +10,14 @@ import numpy as np
 from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_blocks import Blocks
-from tapegrad.backends._numpy_storage import Pool, Ref, alike, is_value, put_in, roots_of
+from tapegrad.backends._numpy_storage import Pool, Ref, alike, is_value, product, put_in, roots_of
 from tapegrad.backends._numpy_threads import can_hold_blas, run_all
 
 Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
 
 
+WORTH_COPYING = 200_000  # elements of a copy from which it is split
 SMALL_PART = 4096  # elements of a part that is read where it lies; what is larger is better laid out in order
 
 
@@ -27,10 +28,11 @@ class Planner:
         self.program, self.threads = program, threads
         self.place: dict[Any, Any] = {}  # value -> array or Ref
         self.threaded = False  # whether there is code for several threads
-        # Many small products are better left to the threads of BLAS, and these do not go with ours.
-        flops = [_flops(n) for n in program.nodes if getattr(n, "kind", "") == "matmul"]
-        large = sum(f for f in flops if f >= WORTH_THREADS)
-        self.splits = can_hold_blas() and sum(flops) <= 1.25 * large
+        # BLAS shares a large product among its own threads, but not the many small ones of a batch. Where these matter,
+        # all products are shared here; else they are left to BLAS, as its threads and ours do not go together.
+        products = [n for n in program.nodes if getattr(n, "kind", "") == "matmul"]
+        batched = sum(_flops(n) for n in products if len(n.outs[0].shape) > 2 and _flops(n) >= WORTH_THREADS)
+        self.splits = can_hold_blas() and 0 < sum(map(_flops, products)) <= 20 * batched
         self.rows: dict[Any, Array] = {}  # Rows -> the array that holds them
         self.buffer: dict[Any, Array] = {}  # root value -> the buffer of the pool that it has now
         self.pool = Pool()
@@ -193,6 +195,14 @@ class Planner:
             self._product(node, code)
         elif node.op in ("index_set", "index_add"):
             self._write(node, code)
+        elif node.kind == "view" and node.op == "reshape":
+            x = node.args[0]
+            self._copy(self.view(self.target(node.outs[0]), _reshaping(x.shape), x.shape), self.array(x), x.shape, code)
+        elif node.op == "unstack":
+            for v, part in zip(node.outs, _parts(node), strict=True):
+                self._copy(self.target(v), self.view(self.array(node.args[0]), _taking(part), v.shape), v.shape, code)
+        elif node.op == "stack" and all(x.dtype == node.outs[0].dtype for x in node.args[0]):
+            self._stacked(node, code)
         elif node.op == "concat":
             arrays = put_in(node.args[0], self.array)
             axis = node.kwargs.get("axis", 0)
@@ -223,6 +233,26 @@ class Planner:
                     operands[i] = self.view(operands[i], _taking(part), ())
             codes.append([])
             self.emit(codes[-1], np.matmul, tuple(operands))
+        self.emit(code, run_all, (codes,))
+        self.threaded = True
+
+    def _stacked(self, node: Any, code: Code) -> None:
+        v = node.outs[0]
+        out, before = self.target(v), (slice(None),) * (node.kwargs.get("axis", 0) % len(v.shape))
+        for i, x in enumerate(node.args[0]):
+            self._copy(self.view(out, _taking((*before, i, ...)), x.shape), self.array(x), x.shape, code)
+
+    def _copy(self, out: Any, x: Any, shape: tuple[int, ...], code: Code) -> None:
+        """Append a copy, shared among the threads if it is worth it."""
+        threads = min(self.threads, shape[0]) if self.splits and product(shape) >= WORTH_COPYING else 1
+        if threads == 1:
+            self.emit(code, np.copyto, (out, x))
+            return
+        codes: list[Code] = []
+        for t in range(threads):
+            part = _taking(slice(t * shape[0] // threads, (t + 1) * shape[0] // threads))
+            codes.append([])
+            self.emit(codes[-1], np.copyto, (self.view(out, part, ()), self.view(x, part, ())))
         self.emit(code, run_all, (codes,))
         self.threaded = True
 
@@ -388,6 +418,10 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
 
 def _flops(product: Any) -> float:
     return 2.0 * float(product.outs[0].size * product.args[0].shape[-1])
+
+
+def _reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    return lambda x: x.reshape(shape)
 
 
 def _parts(unstack: Any) -> list[tuple[Any, ...]]:
