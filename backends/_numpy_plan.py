@@ -63,6 +63,9 @@ class Planner:
             else:
                 self._node(item, self.code)
             self._release(i, item)
+        for refs in self.refs.values():
+            for ref in refs:
+                ref.array = None
 
     # -- where values lie ----------------------------------------------------------------------------
 

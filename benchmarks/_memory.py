@@ -55,7 +55,7 @@ def main() -> None:
     module = importlib.import_module(f"benchmarks.{given.benchmark}")
     place = importlib.import_module("numpy") if given.library == "hand" else given.place
     column = Column("", given.library, place, compiled=given.compiled)
-    eager = 2 if given.compiled else 0  # calls before the first that is replayed
+    eager = 3 if given.compiled else 0  # calls before the first that is replayed
 
     small = step_of(next(case for case in module.cases(True) if not case.memory), column, cores())
     for _ in range(eager + 1):  # whatever the library loads or starts on first use

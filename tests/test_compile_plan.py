@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -359,3 +360,26 @@ def test_small_parts_are_read_where_they_lie() -> None:
     eager, compiled, function = both(step)
     close(eager, compiled, 1e-6)
     assert "unstack" in ops(function)
+
+
+def test_a_replay_needs_a_fraction_of_the_memory() -> None:
+    x = tg.tensor(normal(300_000), requires_grad=True)
+
+    def step() -> Any:
+        x.grad = None
+        loss = tg.sum(tg.tanh(tg.sin(x) * tg.exp(-x * x) + x))
+        loss.backward()
+        return x.grad
+
+    compiled = tg.compile(step)
+    for _ in range(5):
+        compiled()
+    peaks = []
+    for f in (step, compiled):
+        f()
+        gc.collect()
+        tracemalloc.start()
+        f()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 0.4 * peaks[0]

@@ -310,10 +310,11 @@ def _left_behind(
     here += [c for c in outputs if isinstance(c, Cell)] + [x for g in grads for x in g if isinstance(x, Cell)]
     for c in here:  # and what these are found by
         here += c.owners
-    here = [c for _, c in cells.values() if c in set(here)]
-    for c in here:
-        c.tensor = state_of(c.tensor)
-    capture = Capture(graph, here, raw, grads, outputs, rebuild, [g for g in guards.values() if g[0] in set(here)])
+    wanted = set(here)
+    here = [c for _, c in cells.values() if c in wanted]
+    for _, c in cells.values():  # the others are gone through no more, and are not to keep a Tensor
+        c.tensor = state_of(c.tensor) if c in wanted else None
+    capture = Capture(graph, here, raw, grads, outputs, rebuild, [g for g in guards.values() if g[0] in wanted])
     return rebuild(returned)[0], capture
 
 
