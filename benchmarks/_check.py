@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks._arrays import Results, on_host
 from benchmarks._case import Case, Step
 from benchmarks._columns import Column, first_line
-from tapegrad._compile._trace import CaptureError
+from tapegrad import CaptureError
 
 TOLERANCE = 1e-4  # relative to the largest element: float32, summed in any order
 SLOW = 0.5  # a step that takes longer, in seconds, is not run untimed before each sample

@@ -38,7 +38,8 @@ def direction(centroids: tg.Tensor, points: tg.Tensor) -> tg.Tensor:
     So its product with ones is the diagonal, and one pass forward over one in reverse gives both.
     """
     slope, diagonal = tg.jvp(lambda c: tg.grad(cost)(c, points), (centroids,), (tg.ones_like(centroids),))
-    return slope / diagonal
+    step: tg.Tensor = slope / diagonal
+    return step
 
 
 FUNCTIONS = {
