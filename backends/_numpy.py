@@ -104,7 +104,7 @@ class Adapter(Backend):
                 if i.dtype == np.bool:
                     array[key] += value
                 else:
-                    np.add.at(array, key, value)
+                    functions.add_at(array, key, value)
                 return array
         part = array[(*key, ...)]  # a view: array[key] += value would write it back onto itself as well
         part += value

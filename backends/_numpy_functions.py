@@ -79,3 +79,20 @@ def sigmoid(x: Array, /) -> Array:
     with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
         np.exp(np.negative(x, out), out)
     return np.reciprocal(np.add(out, 1, out), out)
+
+
+def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
+    """Add values at an index with integer arrays; whole rows by their single numbers, which np.add.at does faster."""
+    rows, rest = key[0], key[1:]
+    if (
+        type(rows) is np.ndarray
+        and rest
+        and all(type(i) is slice and i == slice(None) for i in rest)
+        and array.flags.c_contiguous
+        and value.shape == (*rows.shape, *array.shape[1:])
+    ):
+        n = array[0].size if len(array) else 0
+        at = np.multiply(rows, n, dtype=np.intp)[..., None] + np.arange(n)
+        np.add.at(array.reshape(-1), at.reshape(-1), value.reshape(-1))
+    else:
+        np.add.at(array, key, value)

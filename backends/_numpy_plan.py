@@ -10,6 +10,7 @@ import numpy as np
 from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_blocks import Blocks
+from tapegrad.backends._numpy_functions import add_at
 from tapegrad.backends._numpy_storage import Pool, Ref, alike, is_value, product, put_in, roots_of
 from tapegrad.backends._numpy_threads import can_hold_blas, run_all
 
@@ -447,6 +448,6 @@ def _set_at(out: Array, key: Any, value: Any) -> None:
 
 def _add_at(out: Array, key: Any, value: Any) -> None:
     if any(type(i) is np.ndarray and i.dtype != np.bool for i in key):
-        np.add.at(out, key, value)
+        add_at(out, key, value)
     else:
         out[key] += value
