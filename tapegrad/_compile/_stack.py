@@ -7,6 +7,7 @@ and a chain of additions of rows is one sum over them, in the same order.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from tapegrad._compile._groups import Groups
@@ -60,47 +61,38 @@ class _Stacking:
         """Make stacks of the longest stretches of nodes whose operands are, or can be, rows in their order."""
         start = 0
         while start < len(nodes):
-            n = self.stretch(nodes[start:])
+            n = self.stretch(nodes, start)
             if n >= FEWEST:
                 self.make(nodes[start : start + n])
             start += max(n, 1)
 
-    def stretch(self, nodes: list[Node]) -> int:
-        """Return how many of the first nodes can be stacked."""
-        first = nodes[0]
-        n = len(nodes)
-        for i, x in enumerate(first.args):
+    def stretch(self, nodes: list[Node], start: int) -> int:
+        """Return how many nodes from a place on can be stacked."""
+        n = len(nodes) - start
+        for i, x in enumerate(nodes[start].args):
             if type(x) is Value:
-                n = min(n, self.rows_along([node.args[i] for node in nodes[:n]]))
-        for j, node in enumerate(nodes[:n]):
-            if not self.free(node.out):
+                n = self.along(nodes, i, start, n)
+        return next((j for j in range(n) if not self.free(nodes[start + j].out)), n)
+
+    def along(self, nodes: list[Node], i: int, start: int, n: int) -> int:
+        """Return how many operands number i, of at most n, are the same one, rows in order, or free to become rows."""
+        if n < FEWEST:
+            return 0
+        first, second = nodes[start].args[i], nodes[start + 1].args[i]
+        step = -1 if first.row is not None and second.row is not None and second.row[1] < first.row[1] else 1
+        seen: set[Value] = set()
+        for j in range(n):
+            v = nodes[start + j].args[i]
+            if second is first:
+                fits = v is first
+            elif first.row is None:
+                fits = v not in seen and self.free(v)
+                seen.add(v)
+            else:
+                fits = v.row == (first.row[0], first.row[1] + j * step)
+            if not fits:
                 return j
         return n
-
-    def rows_along(self, values: list[Value]) -> int:
-        """Return how many of the first values are the same one, rows in order, or free to become rows."""
-        if not values:
-            return 0
-        first = values[0]
-        if len(values) > 1 and values[1] is first:
-            return next((i for i, v in enumerate(values) if v is not first), len(values))
-        if first.row is None:
-            seen: set[Value] = set()
-            for i, v in enumerate(values):
-                if v in seen or not self.free(v):
-                    return i
-                seen.add(v)
-            return len(values)
-        rows, at = first.row
-        for i, v in enumerate(values):
-            if v.row is None or v.row[0] is not rows or v.row[1] != at + i * self.step(values):
-                return i
-        return len(values)
-
-    def step(self, values: list[Value]) -> int:
-        """Return whether rows are taken forwards or backwards."""
-        a, b = values[0].row, values[1].row if len(values) > 1 else None
-        return -1 if a is not None and b is not None and b[1] < a[1] else 1
 
     def free(self, v: Value, any_size: bool = False) -> bool:
         """Say whether a value can be computed into a row."""
@@ -145,7 +137,7 @@ class _Stacking:
                         self.groups.home[link] = fold
 
     def adds(self, node: Node) -> bool:
-        """Say whether a node adds a row that nobody else reads to something of its shape."""
+        """Say whether a node adds a row to something of its shape."""
         if node.op != "add" or not all(type(x) is Value for x in node.args):
             return False
         x, row = node.args
@@ -174,13 +166,10 @@ class _Stacking:
         next_rows, next_at = after.args[1].row
         return after if rows is next_rows and next_at == at + 1 else None
 
-    @property
+    @cached_property
     def reader(self) -> dict[Value, Node]:
-        """Return the last node that reads each value."""
-        found = self.__dict__.get("_reader")
-        if found is None:
-            found = self.__dict__["_reader"] = {v: node for node in self.groups.nodes for v in node.values()}
-        return found
+        """The last node that reads each value."""
+        return {v: node for node in self.groups.nodes for v in node.reads}
 
 
 def _kind(node: Node) -> Any:
