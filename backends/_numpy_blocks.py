@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
-from tapegrad.backends._numpy_storage import Pool, alike, is_value, product
-from tapegrad.backends._numpy_threads import run_all, run_code
+from tapegrad.backends._numpy_storage import Pool, alike, axes_of, is_value, product, reshaping
+from tapegrad.backends._numpy_threads import Code, run_code
 
-Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 BLOCK = 65536  # elements of a block of a run: its arrays fit in a core's cache
 PARALLEL = 64 * BLOCK  # elements times operations from which a run is worth two threads
 
@@ -52,7 +50,7 @@ class Blocks:
         for v in run.ins:
             array = planner.array(v)
             rows = (self.rows, *self._inner(v))
-            if self._by_rows(v) and self.k > 1 and planner.view(array, _reshaped(rows), rows) is None:
+            if self._by_rows(v) and self.k > 1 and planner.view(array, reshaping(rows), rows) is None:
                 self.dense[v] = np.empty(v.shape, v.dtype)  # rows of it are no view
                 planner.pool.nbytes += self.dense[v].nbytes
                 planner.emit(planner.code, np.copyto, (self.dense[v], array))
@@ -68,8 +66,7 @@ class Blocks:
         if self.threads == 1:
             planner.emit(planner.code, run_code, (codes[0],))
         else:
-            planner.emit(planner.code, run_all, (codes,))
-            planner.threaded = True
+            planner.share(planner.code, codes)
         for n in totals:
             self._finish(n)
 
@@ -78,18 +75,11 @@ class Blocks:
         return all(y is x or self.root.get(y) is not x for y in node.values())
 
     def _is_total(self, node: Any) -> bool:
-        x = node.args[0]
-        axis = node.kwargs.get("axis")
-        axes = range(len(x.shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        return any(i % len(x.shape) == 0 for i in axes)
+        return 0 in axes_of(node)
 
     def _axes(self, node: Any) -> tuple[int, ...]:
         """Return the axes of a block that a reduction reduces: the rows are one axis."""
-        x = node.args[0]
-        ndim = len(x.shape)
-        axis = node.kwargs.get("axis")
-        axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        inner = tuple(i % ndim - self.k + 1 for i in axes if i % ndim >= self.k)
+        inner = tuple(i - self.k + 1 for i in axes_of(node) if i >= self.k)
         return (0, *inner) if self._is_total(node) else inner
 
     def _kept(self, node: Any) -> tuple[int, ...]:
@@ -124,7 +114,7 @@ class Blocks:
         start = self.starts[b]
         stop = min(start + self.block, self.rows)
         shape = (self.rows, *self._inner(v))
-        spot = self.planner.view(array, lambda a: _by_rows(a, shape)[start:stop], ())
+        spot = self.planner.view(array, lambda a: a.reshape(shape)[start:stop], ())
         assert spot is not None
         return spot
 
@@ -146,7 +136,7 @@ class Blocks:
             keep = len(out.shape) - self.k
             if len(v.shape) > keep:
                 shape = tuple(v.shape[len(v.shape) - keep :])
-                return planner.view(array, lambda a: a.reshape(shape), shape)
+                return planner.view(array, reshaping(shape), shape)
             return array
 
         for i, node in enumerate(self.run.nodes):
@@ -154,7 +144,7 @@ class Blocks:
             if v in self.dots:
                 continue
             if node.kind == "view":
-                place[v] = planner.view(at(node.args[0], None), _reshaped((n, *self._inner(v))), ())
+                place[v] = planner.view(at(node.args[0], None), reshaping((n, *self._inner(v))), ())
                 if v in self.outs:
                     out = self._rows(self.outs[v], v, b)
                     planner.emit(code, np.copyto, (out, place[v]))
@@ -189,8 +179,7 @@ class Blocks:
                 args = tuple(operands)
                 planner.emit(code, calls.store, (out, node.function, args, node.kwargs))
             else:
-                for function, args in made:
-                    planner.emit(code, function, args)
+                planner.emit_all(code, made)
             for x in [x for x in held if self.last.get(x, -1) <= i and x is not v]:
                 scratch.give(held.pop(x))
         for buffer in held.values():
@@ -204,11 +193,10 @@ class Blocks:
 
     def _partial(self, node: Any, b: int, code: Code, at: Any) -> None:
         x, v = node.args[0], node.outs[0]
-        spot = self.totals[v][b]
-        into = self.totals[v][b : b + 1].reshape(spot.shape) if spot.shape == () else spot
+        into = self.totals[v][b, ...]
         if x in self.dots:
             a, c = (at(y, x) for y in x.node.args)
-            self.planner.emit(code, _dot, (a, c, into))
+            self.planner.emit(code, np.dot, (a, c, into))
             return
         reduce = calls.REDUCES[node.op]
         kind = v.dtype if node.op == "sum" else None
@@ -218,17 +206,5 @@ class Blocks:
         v = node.outs[0]
         out = self.planner.target(v)
         kept = self._kept(node)
-        spot = self.planner.view(out, lambda a: a.reshape(kept), kept)
+        spot = self.planner.view(out, reshaping(kept), kept)
         self.planner.emit(self.planner.code, calls.REDUCES[node.op], (self.totals[v], 0, None, spot, False))
-
-
-def _by_rows(a: Array, shape: tuple[int, ...]) -> Array:
-    return a.reshape(shape)
-
-
-def _reshaped(shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    return lambda a: a.reshape(shape)
-
-
-def _dot(a: Array, b: Array, out: Array) -> None:
-    np.dot(a, b, out)

@@ -59,8 +59,7 @@ class Executor:
             with blas_held():
                 run_code(self.code)
         else:
-            for function, args in self.code:
-                function(*args)
+            run_code(self.code)
         return [out.array if type(out) is Ref else out for out in self.outputs]
 
     def _fresh(self, v: Any) -> Array:

@@ -11,10 +11,9 @@ from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_blocks import Blocks
 from tapegrad.backends._numpy_functions import add_at
-from tapegrad.backends._numpy_storage import Pool, Ref, alike, is_value, product, put_in, roots_of
-from tapegrad.backends._numpy_threads import can_hold_blas, run_all
+from tapegrad.backends._numpy_storage import Pool, Ref, alike, axes_of, is_value, product, put_in, reshaping, roots_of
+from tapegrad.backends._numpy_threads import Code, can_hold_blas, run_all
 
-Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
 
 
@@ -180,6 +179,16 @@ class Planner:
             self.uses.setdefault(root, []).append((code, len(code), function, args))
         code.append((function, args))
 
+    def emit_all(self, code: Code, made: list[calls.Call]) -> None:
+        """Append calls."""
+        for function, args in made:
+            self.emit(code, function, args)
+
+    def share(self, code: Code, codes: list[Code]) -> None:
+        """Append codes that are run at once, each on a thread."""
+        self.emit(code, run_all, (codes,))
+        self.threaded = True
+
     def _node(self, node: Any, code: Code) -> None:
         if node.effect:
             self.emit(code, node.function, put_in(node.args, self.array))
@@ -201,7 +210,7 @@ class Planner:
             self._write(node, code)
         elif node.kind == "view" and node.op == "reshape":
             x = node.args[0]
-            self._copy(self.view(self.target(node.outs[0]), _reshaping(x.shape), x.shape), self.array(x), x.shape, code)
+            self._copy(self.view(self.target(node.outs[0]), reshaping(x.shape), x.shape), self.array(x), x.shape, code)
         elif node.op == "unstack":
             for v, part in zip(node.outs, _parts(node), strict=True):
                 self._copy(self.target(v), self.view(self.array(node.args[0]), _taking(part), v.shape), v.shape, code)
@@ -237,8 +246,7 @@ class Planner:
                     operands[i] = self.view(operands[i], _taking(part), ())
             codes.append([])
             self.emit(codes[-1], np.matmul, tuple(operands))
-        self.emit(code, run_all, (codes,))
-        self.threaded = True
+        self.share(code, codes)
 
     def _stacked(self, node: Any, code: Code) -> None:
         v = node.outs[0]
@@ -257,8 +265,7 @@ class Planner:
             part = _taking(slice(t * shape[0] // threads, (t + 1) * shape[0] // threads))
             codes.append([])
             self.emit(codes[-1], np.copyto, (self.view(out, part, ()), self.view(x, part, ())))
-        self.emit(code, run_all, (codes,))
-        self.threaded = True
+        self.share(code, codes)
 
     def _arguments(self, node: Any) -> tuple[Any, dict[str, Any]]:
         return put_in(node.args, self.array), {k: put_in(v, self.array) for k, v in node.kwargs.items()}
@@ -303,8 +310,7 @@ class Planner:
         if made is None:
             self.emit(code, calls.store, (out, node.function, *self._arguments(node)))
             return True
-        for function, args in made:
-            self.emit(code, function, args)
+        self.emit_all(code, made)
         return True
 
     def _sole(self, x: Any, node: Any) -> bool:
@@ -313,16 +319,14 @@ class Planner:
 
     def _reduction(self, node: Any, code: Code) -> None:
         x, v = node.args[0], node.outs[0]
-        axis, keepdims = node.kwargs.get("axis"), bool(node.kwargs.get("keepdims", False))
-        axes = tuple(range(len(x.shape))) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        keepdims = bool(node.kwargs.get("keepdims", False))
         small = x.dtype.itemsize < 4 and node.op == "mean"  # NumPy sums float16 in float32 for a mean
         if x.size == 0 or small or "dtype" in node.kwargs or v.dtype.kind in "mMO":
             self.emit(code, calls.store, (self.target(v), node.function, *self._arguments(node)))
             return
         source = self.array(x)
         count = x.size // max(v.size, 1)
-        for function, args in calls.reduction(node.op, source, axes, keepdims, self.target(v), count, v.dtype):
-            self.emit(code, function, args)
+        self.emit_all(code, calls.reduction(node.op, source, axes_of(node), keepdims, self.target(v), count, v.dtype))
 
     def _stack(self, stack: Any) -> None:
         """Append the one call that does a stack's operation on rows."""
@@ -345,8 +349,7 @@ class Planner:
             for node in stack.nodes:
                 self._node(node, self.code)
             return
-        for function, args in made:
-            self.emit(self.code, function, args)
+        self.emit_all(self.code, made)
         for i, v in enumerate(stack.outs):
             if isinstance(self.place[v], Ref):
                 self.emit(self.code, np.copyto, (self.place[v], out[i, ...]))
@@ -422,10 +425,6 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
 
 def _flops(product: Any) -> float:
     return 2.0 * float(product.outs[0].size * product.args[0].shape[-1])
-
-
-def _reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    return lambda x: x.reshape(shape)
 
 
 def _parts(unstack: Any) -> list[tuple[Any, ...]]:

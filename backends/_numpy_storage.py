@@ -107,3 +107,16 @@ def actual(args: Any) -> Any:
     if kind is dict:
         return {k: actual(v) for k, v in args.items()}
     return args
+
+
+def axes_of(node: Any) -> tuple[int, ...]:
+    """Return the axes that a reduction reduces, counted from the start."""
+    ndim = len(node.args[0].shape)
+    axis = node.kwargs.get("axis")
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return tuple(i % ndim for i in axes)
+
+
+def reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    """Return the function that gives an array a shape."""
+    return lambda x: x.reshape(shape)

@@ -173,12 +173,3 @@ def put_in(tree: Any, put: Callable[[Value], Any]) -> Any:
     if kind is list:
         return [put_in(x, put) for x in tree]
     return tree
-
-
-def users_of(nodes: list[Node]) -> dict[Value, list[Node]]:
-    """Return for every value the nodes that read it, once each."""
-    users: dict[Value, list[Node]] = {}
-    for node in nodes:
-        for v in dict.fromkeys(node.values()):
-            users.setdefault(v, []).append(node)
-    return users
