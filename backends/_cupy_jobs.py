@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends._cupy_kernels import is_value, product
-from tapegrad.backends._cupy_rows import Rows, axes_of
+from tapegrad.backends._cupy_rows import Rows
+from tapegrad.backends._items import axes_of, is_value
 
 WIDEST = 40  # values of one kernel
 NEAR = 8  # kernels that are asked whether an operation may join them
@@ -35,7 +36,7 @@ class Flat:
         self.nodes, self.totals = nodes, totals
         first = nodes[0].outs[0] if nodes else totals[0].args[0]
         self.shape = tuple(first.shape)
-        self.size = product(self.shape)
+        self.size = prod(self.shape)
         self.outs: list[Any] = []
 
     def all(self) -> list[Any]:

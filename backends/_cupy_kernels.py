@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tapegrad.backends._cupy_ops import expression
 from tapegrad.backends._cupy_types import CType, converted, ctype, literal
+from tapegrad.backends._items import is_value
 
 THREADS = 256
 UNROLL = 4  # elements a thread of an elementwise kernel computes, where there are many
@@ -51,19 +53,6 @@ class Places(NamedTuple):
 
     layout: Callable[[Any], Layout]
     number: Callable[[Any], Any]
-
-
-def is_value(x: Any) -> bool:
-    """Say whether an operand stands for an array."""
-    return hasattr(x, "uniform")
-
-
-def product(shape: Shape) -> int:
-    """Return the number of elements of a shape."""
-    n = 1
-    for length in shape:
-        n *= length
-    return n
 
 
 # -- indices ---------------------------------------------------------------------------------------------
@@ -230,7 +219,7 @@ def flat(name: str, shape: Shape, nodes: list[Any], outs: list[Any], places: Pla
 
     outs: the results that are written; totals: reductions over everything, of values of that size.
     """
-    n = product(shape)
+    n = prod(shape)
     text = Text(places)
     loads: list[str] = []
     body: list[str] = []

@@ -8,14 +8,16 @@ updates is computed in the buffer that it is read from, where nothing else needs
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, NamedTuple
 
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._cupy_gemm import Matrix, can_multiply, product_of
 from tapegrad.backends._cupy_jobs import Call, Flat, InRows, jobs_of
-from tapegrad.backends._cupy_kernels import Kernel, Layout, is_value, product
+from tapegrad.backends._cupy_kernels import Kernel, Layout
 from tapegrad.backends._cupy_types import HELPERS, TYPES
+from tapegrad.backends._items import is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
@@ -139,7 +141,7 @@ class Plan:
         if isinstance(job, Call) or views:
             return False
         if isinstance(job, Flat):
-            return v not in {n.outs[0] for n in job.totals} and product(x.shape) == job.size
+            return v not in {n.outs[0] for n in job.totals} and prod(x.shape) == job.size
         row = job.rows
         return v not in row.ends and row.size(x) == row.length and x.shape[: len(row.lead)] == row.lead
 
@@ -162,12 +164,12 @@ class Plan:
 
     def scratch(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array that is free again after this job."""
-        buffer = self.take(product(shape) * dtype.itemsize)
+        buffer = self.take(prod(shape) * dtype.itemsize)
         self._buffer[object()] = buffer
         return self._shaped(buffer, shape, dtype)
 
     def _shaped(self, buffer: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        return buffer[: product(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        return buffer[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -248,13 +250,8 @@ class Plan:
             self._write(node)
         else:
             outs = [self.target(v) for v in node.outs]
-            args, kwargs = self._put(node.args), {k: self._put(x) for k, x in node.kwargs.items()}
+            args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}
             self._step(self._stored, (outs, node.function, args, kwargs, node.many), self._captured(node))
-
-    def _put(self, tree: Any) -> Any:
-        if type(tree) in (tuple, list):
-            return type(tree)([self._put(x) for x in tree])
-        return self.array(tree) if is_value(tree) else tree
 
     def _stored(self, outs: list[Any], function: Any, args: Any, kwargs: Any, many: bool) -> None:
         results = function(*args, **kwargs)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 
 from tapegrad.backends import _cupy_kernels as k
 from tapegrad.backends._cupy_types import converted, ctype
+from tapegrad.backends._items import is_total
 
 LONGEST = 32768  # elements of a row: 32 registers for each value that stays
 
@@ -22,7 +24,7 @@ class Rows:
 
     def __init__(self, lead: k.Shape, nodes: list[Any], outs: list[Any]) -> None:
         self.lead, self.nodes, self.outs = lead, nodes, outs
-        self.rows = k.product(lead)
+        self.rows = prod(lead)
         self.made = {v for node in nodes for v in node.outs}
         self.totals = [n for n in nodes if is_total(n)]
         self.ends = {n.outs[0] for n in self.totals}
@@ -36,7 +38,7 @@ class Rows:
 
     def size(self, v: Any) -> int:
         """Return how many elements of a value are in a row."""
-        return k.product(v.shape[len(self.lead) :])
+        return prod(v.shape[len(self.lead) :])
 
     def crosses(self, node: Any) -> bool:
         """Say whether a node combines the elements of a row."""
@@ -55,7 +57,7 @@ class Rows:
             v = n.outs[0]
             if v in self.ends:
                 x = n.args[0]
-                kept = k.product(v.shape)
+                kept = prod(v.shape)
                 if self.size(x) not in sizes or kept not in (1, self.size(x)) or not self.reads(x):
                     return False
             elif self.size(v) not in sizes:
@@ -81,20 +83,8 @@ class Rows:
     def single(self) -> bool:
         """Say whether the run is elementwise, all of one size, but for reductions of everything at its end."""
         inner = [n for n in self.nodes if n not in self.totals]
-        whole = all(k.product(n.outs[0].shape) == 1 and self.size(n.args[0]) == self.length for n in self.totals)
+        whole = all(prod(n.outs[0].shape) == 1 and self.size(n.args[0]) == self.length for n in self.totals)
         return whole and all(n.kind != "reduction" and self.size(n.outs[0]) == self.length for n in inner)
-
-
-def is_total(node: Any) -> bool:
-    """Say whether a node is a reduction over the rows."""
-    return node.kind == "reduction" and 0 in axes_of(node)
-
-
-def axes_of(node: Any) -> tuple[int, ...]:
-    """Return the axes that a reduction reduces, counted from the start."""
-    axis, ndim = node.kwargs.get("axis"), len(node.args[0].shape)
-    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return tuple(i % ndim for i in axes) if ndim else ()
 
 
 def group(length: int) -> int:
@@ -250,7 +240,7 @@ class _Writer:
         v = n.outs[0]
         dtype, kind = k.accumulator(n.op, v.dtype)
         source, wide = self._source(n, level)
-        columns = self.run.length if wide and k.product(v.shape) > 1 else 1
+        columns = self.run.length if wide and prod(v.shape) > 1 else 1
         name = f"t{len(self.partials)}"
         number = len(self.partials)
         if columns > 1:

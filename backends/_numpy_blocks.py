@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
-from tapegrad.backends._numpy_storage import Pool, alike, axes_of, is_value, product, reshaping
+from tapegrad.backends._items import axes_of, is_total, is_value
+from tapegrad.backends._numpy_storage import Pool, alike, reshaping
 from tapegrad.backends._numpy_threads import Code, run_code
 
 BLOCK = 65536  # elements of a block of a run: its arrays fit in a core's cache
@@ -21,8 +23,8 @@ class Blocks:
     def __init__(self, planner: Any, run: Any) -> None:
         self.planner, self.run = planner, run
         self.k = len(run.lead)
-        self.rows = product(run.lead)
-        inner = max(product(v.shape[self.k :]) for n in run.nodes for v in n.outs)
+        self.rows = prod(run.lead)
+        inner = max(prod(v.shape[self.k :]) for n in run.nodes for v in n.outs)
         self.block = max(1, BLOCK // max(inner, 1))
         count = -(-self.rows // self.block)
         self.block = -(-self.rows // count)  # of about equal length
@@ -39,7 +41,7 @@ class Blocks:
     def emit(self) -> None:
         """Append the run to the program's code."""
         planner, run = self.planner, self.run
-        totals = [n for n in run.nodes if n.kind == "reduction" and self._is_total(n)]
+        totals = [n for n in run.nodes if is_total(n)]
         self.outs = {v: planner.target(v) for v in run.outs if v not in {n.outs[0] for n in totals}}
         self.totals = {n.outs[0]: np.empty((len(self.starts), *self._kept(n)), n.outs[0].dtype) for n in totals}
         self.dots = {n.args[0] for n in totals if self._is_dot(n)}
@@ -74,13 +76,10 @@ class Blocks:
         """Say whether no other operand is a view of the same buffer."""
         return all(y is x or self.root.get(y) is not x for y in node.values())
 
-    def _is_total(self, node: Any) -> bool:
-        return 0 in axes_of(node)
-
     def _axes(self, node: Any) -> tuple[int, ...]:
         """Return the axes of a block that a reduction reduces: the rows are one axis."""
         inner = tuple(i - self.k + 1 for i in axes_of(node) if i >= self.k)
-        return (0, *inner) if self._is_total(node) else inner
+        return (0, *inner) if is_total(node) else inner
 
     def _kept(self, node: Any) -> tuple[int, ...]:
         shape = self._inner(node.args[0])
@@ -163,7 +162,7 @@ class Blocks:
                         buffer = held.pop(x)
                         break
                 else:
-                    buffer = scratch.take(max(1, product((self.block, *self._inner(v)))) * v.dtype.itemsize)
+                    buffer = scratch.take(max(1, prod((self.block, *self._inner(v)))) * v.dtype.itemsize)
                 held[v] = buffer
                 out = scratch.array(buffer, (n, *self._inner(v)), v.dtype)
             if node.kind == "reduction":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._numpy_storage import is_value
+from tapegrad.backends._items import is_value
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
+from tapegrad.backends._items import axes_of, is_value, put_in
 from tapegrad.backends._numpy_blocks import Blocks
 from tapegrad.backends._numpy_functions import add_at
-from tapegrad.backends._numpy_storage import Pool, Ref, alike, axes_of, is_value, product, put_in, reshaping, roots_of
+from tapegrad.backends._numpy_storage import Pool, Ref, alike, reshaping, roots_of
 from tapegrad.backends._numpy_threads import Code, can_hold_blas, run_all
 
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
@@ -256,7 +258,7 @@ class Planner:
 
     def _copy(self, out: Any, x: Any, shape: tuple[int, ...], code: Code) -> None:
         """Append a copy, shared among the threads if it is worth it."""
-        threads = min(self.threads, shape[0]) if self.splits and product(shape) >= WORTH_COPYING else 1
+        threads = min(self.threads, shape[0]) if self.splits and prod(shape) >= WORTH_COPYING else 1
         if threads == 1:
             self.emit(code, np.copyto, (out, x))
             return

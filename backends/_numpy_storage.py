@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Pool:
         key = id(buffer), shape, dtype
         found = self._arrays.get(key)
         if found is None:
-            n = product(shape) * dtype.itemsize
+            n = prod(shape) * dtype.itemsize
             found = self._arrays[key] = buffer[:n].view(dtype).reshape(shape)
         return found
 
@@ -57,30 +58,9 @@ class Pool:
         self.free.append(buffer)
 
 
-def is_value(x: Any) -> bool:
-    """Say whether an argument of a node is a value of the program."""
-    return hasattr(x, "uniform")
-
-
 def alike(x: Any, v: Any) -> bool:
     """Say whether a value can take over the buffer of another."""
     return tuple(x.shape) == tuple(v.shape) and x.dtype.itemsize == v.dtype.itemsize
-
-
-def product(shape: tuple[int, ...]) -> int:
-    """Return how many elements a shape holds."""
-    n = 1
-    for length in shape:
-        n *= length
-    return n
-
-
-def put_in(tree: Any, put: Callable[[Any], Any]) -> Any:
-    """Return nested arguments with something else in the place of each value."""
-    kind = type(tree)
-    if kind is tuple or kind is list:
-        return kind([put_in(x, put) for x in tree])
-    return put(tree) if is_value(tree) else tree
 
 
 def roots_of(args: Any) -> Any:
@@ -107,14 +87,6 @@ def actual(args: Any) -> Any:
     if kind is dict:
         return {k: actual(v) for k, v in args.items()}
     return args
-
-
-def axes_of(node: Any) -> tuple[int, ...]:
-    """Return the axes that a reduction reduces, counted from the start."""
-    ndim = len(node.args[0].shape)
-    axis = node.kwargs.get("axis")
-    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return tuple(i % ndim for i in axes)
 
 
 def reshaping(shape: tuple[int, ...]) -> Callable[[Any], Any]:

@@ -33,6 +33,7 @@ from tapegrad.backends._cupy_compile import Executor
 from tapegrad.backends._cupy_gemm import Cublas, Matrix, product_of
 from tapegrad.backends._cupy_ops import EXTRA, expression
 from tapegrad.backends._cupy_types import HELPERS, literal
+from tapegrad.backends._items import axes_of
 from tapegrad.backends._numpy import Adapter
 
 host = pytest.mark.skipif(cuda_on_host.compiler() is None, reason="g++ is not installed")
@@ -293,7 +294,7 @@ def test_reductions_of_everything_rows_and_columns(op: str) -> None:
             expected = expected.astype(bool)
         n = node(op, (bench.value(x),), expected.shape, expected.dtype, axis=axis)
         ndim = len(shape)
-        axes = rows.axes_of(n)
+        axes = axes_of(n)
         lead = shape[: len(axes)] if 0 in axes else shape[: ndim - len(axes)]
         run = rows.Rows(lead, [n], [n.out])
         assert run.fits(lambda v: None), (op, dtype, shape)

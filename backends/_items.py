@@ -1,0 +1,31 @@
+"""What executors of several libraries ask of the items of a compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def is_value(x: Any) -> bool:
+    """Say whether an argument of a node is a value of the program, which stands for an array."""
+    return hasattr(x, "uniform")
+
+
+def axes_of(node: Any) -> tuple[int, ...]:
+    """Return the axes that a reduction reduces, counted from the start."""
+    axis, ndim = node.kwargs.get("axis"), len(node.args[0].shape)
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return tuple(i % ndim for i in axes) if ndim else ()
+
+
+def is_total(node: Any) -> bool:
+    """Say whether a node is a reduction over the rows."""
+    return node.kind == "reduction" and 0 in axes_of(node)
+
+
+def put_in(tree: Any, put: Callable[[Any], Any]) -> Any:
+    """Return nested arguments with something else in the place of each value."""
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([put_in(x, put) for x in tree])
+    return put(tree) if is_value(tree) else tree
