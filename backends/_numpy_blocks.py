@@ -13,7 +13,9 @@ from tapegrad.backends._items import axes_of, is_total, is_value
 from tapegrad.backends._numpy_storage import Pool, alike, reshaping
 from tapegrad.backends._numpy_threads import Code, run_code
 
-BLOCK = 65536  # elements of a block of a run: its arrays fit in a core's cache
+BLOCK = 65536  # elements of a block of a run, or more if all its arrays fit into a core's cache
+CACHE = 7 << 18  # bytes of that
+MANY = 32  # blocks that a run has at least, if larger ones would do
 PARALLEL = 64 * BLOCK  # elements times operations from which a run is worth two threads
 
 
@@ -25,16 +27,16 @@ class Blocks:
         self.k = len(run.lead)
         self.rows = prod(run.lead)
         inner = max(prod(v.shape[self.k :]) for n in run.nodes for v in n.outs)
-        self.block = max(1, BLOCK // max(inner, 1))
-        count = -(-self.rows // self.block)
-        self.block = -(-self.rows // count)  # of about equal length
-        self.starts = list(range(0, self.rows, self.block))
         self.root: dict[Any, Any] = {}  # view -> the value whose buffer it is of
         for n in run.nodes:
             if n.kind == "view":
                 self.root[n.outs[0]] = self.root.get(n.args[0], n.args[0])
         self.last = {self.root.get(v, v): i for i, n in enumerate(run.nodes) for v in n.values()}
         self.uses = {v: sum(x is v for n in run.nodes for x in n.values()) for n in run.nodes for v in n.outs}
+        self.block = max(1, BLOCK // max(inner, 1), min(CACHE // self._row_bytes(), self.rows // MANY))
+        count = -(-self.rows // self.block)
+        self.block = -(-self.rows // count)  # of about equal length
+        self.starts = list(range(0, self.rows, self.block))
         work = self.rows * inner * len(run.nodes)
         self.threads = min(planner.threads, len(self.starts)) if work >= PARALLEL else 1
 
@@ -71,6 +73,17 @@ class Blocks:
             planner.share(planner.code, codes)
         for n in totals:
             self._finish(n)
+
+    def _row_bytes(self) -> int:
+        """Return how many bytes of the arrays that are needed at once a row has."""
+        at_once = dict.fromkeys(v for v in self.run.ins if self._by_rows(v))
+        most = 1
+        for i, n in enumerate(self.run.nodes):
+            at_once |= dict.fromkeys(n.outs if n.kind != "view" and not is_total(n) else ())
+            most = max(most, sum(prod(self._inner(v)) * v.dtype.itemsize for v in at_once))
+            for v in [v for v in at_once if self.last.get(v, -1) <= i]:
+                del at_once[v]
+        return most
 
     def _sole(self, x: Any, node: Any) -> bool:
         """Say whether no other operand is a view of the same buffer."""

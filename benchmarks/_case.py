@@ -42,6 +42,7 @@ class Case:
     programs: library ("hand", "tapegrad", "torch", ...) -> its program. per: how many operations the time is
     shared among. one_thread: whether libraries may use only one thread. first: time the first four calls of a
     new step each, so that compiling it is included. uncompiled: library -> why its step is not compiled.
+    reassociate: compile tapegrad's step with `reassociate=True`.
     memory: measure peak memory, not time, in a fresh process for each column; there `task` is the argument
     of the function `task` of the benchmark's module.
     """
@@ -55,5 +56,6 @@ class Case:
     one_thread: bool = False
     first: bool = False
     uncompiled: Mapping[str, str] = field(default_factory=dict)
+    reassociate: bool = False
     memory: bool = False
     targets: tuple[Target, ...] = ()

@@ -21,7 +21,7 @@ def step_of(case: Case, column: Column, threads: int) -> Step:
 
     def make() -> Step:
         step = case.programs[column.library](case.task, column.place)
-        return _compiled(step, column.library, threads) if column.compiled else step
+        return _compiled(step, case, column.library, threads) if column.compiled else step
 
     if not case.first:
         return make()
@@ -36,10 +36,10 @@ def step_of(case: Case, column: Column, threads: int) -> Step:
     return first_calls
 
 
-def _compiled(step: Step, library: str, threads: int) -> Step:
+def _compiled(step: Step, case: Case, library: str, threads: int) -> Step:
     """Return a step through the `compile` of its library."""
     if library == "tapegrad":
-        return tg.compile(step, threads=threads)  # type: ignore[no-any-return]
+        return tg.compile(step, threads=threads, reassociate=case.reassociate)  # type: ignore[no-any-return]
     import torch
 
     # A program has one code for all its tasks, and PyTorch would generalise over their shapes, or give up.

@@ -157,7 +157,7 @@ def test_replayed_calls_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from benchmarks import _step
     from benchmarks._check import Disagreement
 
-    def wrong_when_replayed(step: Any, library: str, threads: int) -> Any:
+    def wrong_when_replayed(step: Any, case: Any, library: str, threads: int) -> Any:
         calls: list[None] = []
 
         def wrong() -> Sequence[Any]:

@@ -53,10 +53,13 @@ class _Pending:
 class Compiled:
     """A function whose calls are captured and replayed; made by `tapegrad.compile`."""
 
-    def __init__(self, function: Callable[..., Any], debug: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], debug: bool = False, threads: int | None = None, reassociate: bool = False
+    ) -> None:
         self.function = function
         self.debug = debug
         self.threads = threads
+        self.reassociate = reassociate
         self._replays: dict[Hashable, list[Replay]] = {}
         self._pending: dict[Hashable, _Pending] = {}
         self._last: Replay | None = None
@@ -163,7 +166,7 @@ class Compiled:
             return result
         for replay in [r for r in replays if r.capture is same]:  # what holds for both is more general
             self._drop(key, replay)
-        self._last = Replay(capture, leaves, self.threads)
+        self._last = Replay(capture, leaves, self.threads, self.reassociate)
         replays.append(self._last)
         self._keys.append(key)
         if not pending.captures:
@@ -201,7 +204,14 @@ def _inner(x: Any) -> bool:
     return isinstance(x, Tensor) and x._record is not None and x._record.op is not LEAF
 
 
-def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = False, threads: int | None = None) -> Any:
+def compile(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    debug: bool = False,
+    threads: int | None = None,
+    reassociate: bool = False,
+) -> Any:
     """Return the function compiled: three calls run eagerly, later ones replay what these did.
 
     Usable as a decorator. Arguments may be nested containers: Tensors and arrays in them are inputs, everything else is
@@ -215,6 +225,11 @@ def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = Fals
     debug: run every call eagerly as well, and raise AssertionError for the first operation or value that differs.
     threads: how many threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or
     OPENBLAS_NUM_THREADS.
+    reassociate: let sums and products of elementwise operations on large arrays be collected and factored
+    (x * 2 * y * 3 is 6 * x * y, a * x + b * x * y is x * (a + b * y)), which makes fewer passes on NumPy and CuPy.
+    Results then differ by rounding: by a few units in the last place of the largest term of each sum. Where a term is
+    infinite, or its coefficient underflows, they may be NaN where an eager call's are not. Without it, a replayed call
+    gives what an eager one gives to the bit, but for sums over runs of large arrays, which are added block by block.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python;
     a Python value that changes after the third call stays what it was. Another Tensor in the place of one that is
@@ -241,7 +256,7 @@ def compile(function: Callable[..., Any] | None = None, /, *, debug: bool = Fals
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"compile: threads must be 1 or more, not {threads!r}")
     if function is None:
-        return lambda f: Compiled(f, debug, threads)
+        return lambda f: Compiled(f, debug, threads, reassociate)
     if not callable(function):
         raise TypeError(f"compile: pass a function, not {type(function).__name__}")
-    return Compiled(function, debug, threads)
+    return Compiled(function, debug, threads, reassociate)

@@ -7,13 +7,17 @@ from typing import Any
 from tapegrad._compile._fuse import finish, fuse
 from tapegrad._compile._groups import Groups
 from tapegrad._compile._products import merged
-from tapegrad._compile._program import Program
+from tapegrad._compile._program import Program, Run
+from tapegrad._compile._reassociate import reassociate
 from tapegrad._compile._simplify import alive, simplified
 from tapegrad._compile._stack import stack
 
 
-def planned(program: Program, backend: Any) -> Program:
-    """Return a program that gives the same outputs, in fewer operations, grouped for the executor of a library."""
+def planned(program: Program, backend: Any, reassociated: bool = False) -> Program:
+    """Return a program that gives the same outputs, in fewer operations, grouped for the executor of a library.
+
+    reassociated: whether results may differ by rounding, for fewer operations still.
+    """
     simple = alive(merged(simplified(program, backend.as_array, backend.xp), backend.xp))
     for node in simple.nodes:
         if node.op in backend.elementwise:
@@ -24,4 +28,8 @@ def planned(program: Program, backend: Any) -> Program:
         stack(groups, simple.outputs)
     items = groups.ordered()
     finish(items, simple.outputs)
+    if reassociated:
+        for item in items:
+            if isinstance(item, Run):
+                reassociate(item)
     return Program(simple.inputs, items, simple.outputs, simple.replaces)

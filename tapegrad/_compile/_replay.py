@@ -24,7 +24,9 @@ class Replay:
     run: from the raw arrays it reads to those it leaves.
     """
 
-    def __init__(self, capture: Capture, leaves: list[Any], threads: int | None = None) -> None:
+    def __init__(
+        self, capture: Capture, leaves: list[Any], threads: int | None = None, reassociate: bool = False
+    ) -> None:
         self.capture = capture
         self.program, cells, self.raw, self.held, places = program_of(capture)
         self.cells = cells
@@ -70,7 +72,7 @@ class Replay:
             + [type(leaves[i]) for i in self.raw]
             + list(map(type, self.held))
         )
-        self.executor = _executor(self.program, {backend_of[kind] for kind in kinds}, threads)
+        self.executor = _executor(self.program, {backend_of[kind] for kind in kinds}, threads, reassociate)
         self.run = self.executor.run
 
     def _output(self, y: Any, number: dict[Cell, int], places: dict[Value, int]) -> tuple[Any, int]:
@@ -184,11 +186,11 @@ def _as_array(x: Any) -> Any:
     return backend_of[type(x)].as_array(x)
 
 
-def _executor(program: Program, found: set[Backend], threads: int | None) -> Any:
+def _executor(program: Program, found: set[Backend], threads: int | None, reassociate: bool) -> Any:
     """Return what runs the program: the adapter's own executor, if all arrays are of one library."""
     if len(found) == 1 and not any(n.op == "to_device" for n in program.nodes):
         backend = found.pop()
-        return backend.executor(planned(program, backend) if backend.plans else program, threads)
+        return backend.executor(planned(program, backend, reassociate) if backend.plans else program, threads)
     return PlainExecutor(program, _as_array)
 
 
