@@ -41,6 +41,9 @@ class Executor:
         self.volatile: set[int] = set()
         self.outputs = [plan.array(v) for v in program.outputs]
         self.spares: dict[Any, list[Array]] = {}  # outputs of the last two calls, the latest last
+        self.held: dict[Any, int] = {}  # output -> references to the latest of its arrays that are ours
+        self.lends = plan.refuses_first  # whether it may write over `lent`
+        self.lent: Any = ()  # identities of earlier outputs that one more holds, who lets go of them with this call
         self.nbytes = plan.pool.nbytes  # of the planned buffers: what a run needs beyond inputs and outputs
 
     def run(self, arrays: list[Array]) -> list[Array]:
@@ -54,27 +57,35 @@ class Executor:
                 self._bind(self.inputs[k], a, k)
                 bound[k] = a
         for v in self.plan.fresh:
-            self._bind(v, self._fresh(v))
+            self._fresh(v)
+        self.plan.accepted = not self.plan.effects
         if self.plan.threaded and self.plan.splits:
             with blas_held():
                 run_code(self.code)
         else:
             run_code(self.code)
-        return [out.array if type(out) is Ref else out for out in self.outputs]
+        return [_handed_out(out) if type(out) is Ref else out for out in self.outputs]
 
-    def _fresh(self, v: Any) -> Array:
-        """Return an array for an output that nobody else holds: a new one, or that of the call before the last.
+    def refused(self) -> bool:
+        """Say whether a run that raised an error did so before it wrote to an output."""
+        return not self.plan.accepted
 
-        Those are let go by most users, and pages of memory that are new cost more than what is computed into them.
+    def _fresh(self, v: Any) -> None:
+        """Have an output go into an array that nobody else holds: of the last call, of the one before, or a new one.
+
+        Most users let go of those, and what was computed into last is in the cache; pages of memory that are new cost
+        more than what is computed into them.
         """
         spares = self.spares.setdefault(v, [])
-        if len(spares) == 2:
-            if sys.getrefcount(spares[0]) == UNHELD:
-                spares.reverse()
-                return spares[1]
-            del spares[0]
-        spares.append(np.empty(v.shape, v.dtype))
-        return spares[-1]
+        if spares and sys.getrefcount(spares[-1]) - (id(spares[-1]) in self.lent) == self.held[v]:
+            return
+        if len(spares) == 2 and sys.getrefcount(spares[0]) - (id(spares[0]) in self.lent) == UNHELD:
+            spares.reverse()
+        else:
+            del spares[:-1]
+            spares.append(np.empty(v.shape, v.dtype))
+        self._bind(v, spares[-1])
+        self.held[v] = sys.getrefcount(spares[-1])
 
     def _own(self, k: int, array: Array) -> Array:
         """Return a copy of a state array that only this executor and the Tensor will hold."""
@@ -97,3 +108,8 @@ class Executor:
                     self.volatile.add(k)  # a copy, not a view: stale when the array is written
         for code, i, function, args in plan.uses.get(root, ()):
             code[i] = function, actual(args)
+
+
+def _handed_out(out: Ref) -> Array:
+    """Return an output; of a view a new one, which holds on to what it is a view of as long as somebody has it."""
+    return out.array if out.parent is None else out.array[...]

@@ -56,6 +56,12 @@ class Planner:
         self.ending: dict[int, list[Any]] = {}  # item number -> the values read there for the last time
         for v, i in self.last.items():
             self.ending.setdefault(i, []).append(v)
+        effects = [i for i, item in enumerate(program.nodes) if item.effect]
+        outs = [i for i, item in enumerate(program.nodes) if any(self.root_of(v) in self.fresh for v in item.outs)]
+        # Whether all that may be refused is so before an output is written; and whether that is done, in a run.
+        self.effects = bool(effects)
+        self.refuses_first = not effects or not outs or effects[-1] < outs[0]
+        self.accepted = True
         for i, item in enumerate(program.nodes):
             self.now = i
             if hasattr(item, "lead"):
@@ -65,9 +71,14 @@ class Planner:
             else:
                 self._node(item, self.code)
             self._release(i, item)
+            if effects and i == effects[-1]:
+                self.emit(self.code, self._accept, ())
         for refs in self.refs.values():
             for ref in refs:
                 ref.array = None
+
+    def _accept(self) -> None:
+        self.accepted = True
 
     # -- where values lie ----------------------------------------------------------------------------
 

@@ -339,3 +339,63 @@ def test_print_is_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
         f(tg.asarray(float(i)))
     assert capsys.readouterr().out.splitlines() == ["x is Tensor(0.)", "x is Tensor(1.)", "x is Tensor(2.)"]
+
+
+def test_memory_of_gradients_that_nobody_else_sees_is_used_again() -> None:
+    m = Model()
+
+    @tg.compile
+    def step(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
+        m.zero()
+        loss = m.loss(x, y)
+        loss.backward()
+        m.sgd(0.1)
+        return loss
+
+    seen, kept, raw = set(), [], []
+    for i in range(CALLS):
+        step(*m.batch(i))
+        assert m.w.grad is not None
+        seen.add(id(m.w.grad._array))
+    assert len(seen) <= 4  # of eager calls, and of all replayed ones
+    for i in range(CALLS):
+        step(*m.batch(i))
+        kept.append((m.w.grad, np.array(m.w.grad)))
+    for i in range(CALLS):
+        step(*m.batch(i))
+        assert m.w.grad is not None
+        raw.append((m.w.grad._array[1:], np.array(m.w.grad)[1:]))
+    for g, was in (*kept, *raw):
+        np.testing.assert_array_equal(np.asarray(g), was)
+
+
+def test_an_interrupted_call_leaves_no_half_written_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tapegrad.backends import _numpy_compile
+
+    m = Model()
+
+    @tg.compile
+    def step(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
+        m.zero()
+        loss = m.loss(x, y)
+        loss.backward()
+        return loss
+
+    for i in range(5):
+        step(*m.batch(i))
+    kept = m.b.grad
+
+    def interrupted(code: Any) -> None:
+        for function, args in code[: len(code) // 2]:
+            function(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_numpy_compile, "run_code", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            step(*m.batch(6))
+    assert m.w.grad is None
+    assert m.b.grad is kept  # somebody else holds that one
+    m.zero()
+    for i in (6, 6):  # as eager calls go on
+        assert step(*m.batch(i)).item() == step.function(*m.batch(i)).item()

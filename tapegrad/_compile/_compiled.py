@@ -112,7 +112,7 @@ class Compiled:
                 arrays = replay.arrays(leaves, xs)
                 if begun == _tracing.begun == _tracing.ended:  # no other thread's call had our Tensors meanwhile
                     self._last = replay
-                    return replay.leave(leaves, xs, replay.run(arrays))
+                    return replay.replay(leaves, xs, arrays)
                 del arrays
             with _tracing:
                 replay, xs = self._fitting(key, leaves)
@@ -121,7 +121,7 @@ class Compiled:
                 self._last = replay
                 if self.debug:
                     return compared(self.function, replay, xs, args, kwargs)
-                return replay.leave(leaves, xs, replay.run(replay.arrays(leaves, xs)))
+                return replay.replay(leaves, xs, replay.arrays(leaves, xs))
 
     def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
         for replay in self._replays.get(key, ()):

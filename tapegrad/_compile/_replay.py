@@ -16,6 +16,7 @@ from tapegrad.backends import Backend
 from tapegrad.backends._replay import PlainExecutor
 
 COMPILED = Operation("compiled")
+UNSEEN = 3  # references to a gradient that only its Tensor knows, while a name and a call hold it too
 
 
 class Replay:
@@ -74,6 +75,16 @@ class Replay:
         )
         self.executor = _executor(self.program, {backend_of[kind] for kind in kinds}, threads, reassociate)
         self.run = self.executor.run
+        # Gradients that a call replaces, whose memory its own may lie in if nobody else can see it.
+        self._passing = (
+            [
+                n
+                for n, _, after in self._grads
+                if isinstance(after, Fresh) and not any(m == n for m, _ in self._grads_are)
+            ]
+            if getattr(self.executor, "lends", False)
+            else []
+        )
 
     def _output(self, y: Any, number: dict[Cell, int], places: dict[Value, int]) -> tuple[Any, int]:
         if isinstance(y, Cell):
@@ -142,6 +153,28 @@ class Replay:
         """Return the raw arrays that the program reads now."""
         arrays = [xs[n]._array for n in self._reads]
         return [*arrays, *[leaves[i] for i in self.raw], *self.held] if self.raw or self.held else arrays
+
+    def replay(self, leaves: list[Any], xs: list[Tensor], arrays: list[Any]) -> Any:
+        """Do what the captured call did, with the arrays it reads; return its result."""
+        if not self._passing:
+            return self.leave(leaves, xs, self.run(arrays))
+        lent = []
+        for n in self._passing:
+            g = xs[n]._grad
+            if g is not None and getrefcount(g) == UNSEEN:
+                lent.append(n)
+        g = None
+        self.executor.lent = {id(xs[n]._grad._array) for n in lent}  # type: ignore[union-attr]
+        try:
+            outs = self.run(arrays)
+        except BaseException:
+            if not self.executor.refused():
+                for n in lent:  # half of it may be written over
+                    xs[n]._grad = None
+            raise
+        finally:
+            self.executor.lent = ()
+        return self.leave(leaves, xs, outs)
 
     def leave(self, leaves: list[Any], xs: list[Tensor], outs: list[Any]) -> Any:
         """Update state and gradients with what a run of the program gave; return the result of the call."""
