@@ -160,7 +160,7 @@ class Replay:
             return self.leave(leaves, xs, self.run(arrays))
         lent = []
         for n in self._passing:
-            g = xs[n]._grad
+            g = getattr(xs[n], "_grad", None)  # an argument may have none yet
             if g is not None and getrefcount(g) == UNSEEN:
                 lent.append(n)
         g = None
