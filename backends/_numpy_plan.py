@@ -13,6 +13,7 @@ from tapegrad.backends._base import Array
 from tapegrad.backends._items import axes_of, is_value, put_in
 from tapegrad.backends._numpy_blocks import Blocks
 from tapegrad.backends._numpy_functions import add_at
+from tapegrad.backends._numpy_groups import EMIT
 from tapegrad.backends._numpy_storage import Pool, Ref, alike, reshaping, roots_of
 from tapegrad.backends._numpy_threads import Code, can_hold_blas, run_all
 
@@ -67,9 +68,9 @@ class Planner:
             if hasattr(item, "lead"):
                 Blocks(self, item).emit()
             elif hasattr(item, "nodes"):
-                self._stack(item) if len(item.outs) > 1 else self._fold(item)
+                EMIT[item.form](self, item)
             else:
-                self._node(item, self.code)
+                self.emit_node(item, self.code)
             self._release(i, item)
             if effects and i == effects[-1]:
                 self.emit(self.code, self._accept, ())
@@ -202,7 +203,8 @@ class Planner:
         self.emit(code, run_all, (codes,))
         self.threaded = True
 
-    def _node(self, node: Any, code: Code) -> None:
+    def emit_node(self, node: Any, code: Code) -> None:
+        """Append the calls for a node."""
         if node.effect:
             self.emit(code, node.function, put_in(node.args, self.array))
             return
@@ -340,60 +342,6 @@ class Planner:
         source = self.array(x)
         count = x.size // max(v.size, 1)
         self.emit_all(code, calls.reduction(node.op, source, axes_of(node), keepdims, self.target(v), count, v.dtype))
-
-    def _stack(self, stack: Any) -> None:
-        """Append the one call that does a stack's operation on rows."""
-        first, n = stack.nodes[0], len(stack.nodes)
-        ndim = len(first.outs[0].shape)
-        operands = []
-        for i, x in enumerate(first.args):
-            if not is_value(x):
-                operands.append(x)
-            elif stack.nodes[1].args[i] is x:
-                operands.append(self.array(x))
-            else:
-                rows = self._rows_of([node.args[i] for node in stack.nodes])
-                operands.append(rows.reshape((n, *(1,) * (ndim - len(x.shape)), *x.shape)))
-        for v in stack.outs:
-            self.target(v)
-        out = self._rows_of(stack.outs, results=True)
-        made = calls.of_node(first, operands, out)
-        if made is None:
-            for node in stack.nodes:
-                self._node(node, self.code)
-            return
-        self.emit_all(self.code, made)
-        for i, v in enumerate(stack.outs):
-            if isinstance(self.place[v], Ref):
-                self.emit(self.code, np.copyto, (self.place[v], out[i, ...]))
-
-    def _rows_of(self, values: Any, results: bool = False) -> Array:
-        """Return the rows of one array that values are, in their order; where they lie elsewhere, copies of them."""
-        (rows, start), (_, second) = values[0].row, values[1].row
-        if any(isinstance(self.place[v], Ref) for v in values):  # of a stack that is run alone, to time it
-            array = np.empty((len(values), *values[0].shape), values[0].dtype)
-            for i, v in enumerate(() if results else values):
-                self.emit(self.code, np.copyto, (array[i, ...], self.array(v)))
-            return array
-        array = self.rows[rows][1:]
-        if second > start:
-            return array[start : start + len(values)]
-        return array[start - len(values) + 1 : start + 1][::-1]
-
-    def _fold(self, fold: Any) -> None:
-        """Append a sum over rows, which adds them one after the other, as the chain of additions would."""
-        x, row = fold.nodes[0].args
-        rows, at = row.row
-        if rows not in self.rows:  # of a fold that is run alone
-            values = [x, *[node.args[1] for node in fold.nodes]]
-            array = np.empty((len(values), *row.shape), row.dtype)
-            for i, v in enumerate(values):
-                self.emit(self.code, np.copyto, (array[i, ...], self.array(v)))
-        else:
-            array = self.rows[rows][at : at + len(fold.nodes) + 1]  # from the row before the first
-            if x.row != (rows, at - 1):
-                self.emit(self.code, np.copyto, (array[0, ...], self.array(x)))  # the one to spare
-        self.emit(self.code, np.add.reduce, (array, 0, None, self.target(fold.outs[0])))
 
     def _write(self, node: Any, code: Code) -> None:
         x, key, value = node.args

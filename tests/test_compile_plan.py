@@ -13,8 +13,8 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile import _fuse, _stack
-from tapegrad._compile._program import Fold, Node, Run, Stack
+from tapegrad._compile import _fuse, _scan, _stack
+from tapegrad._compile._program import Fold, Node, Run, Scan, Stack
 from tapegrad._namespace import CaptureError
 from tapegrad.backends import _numpy_blocks
 from tapegrad.testing import SAMPLES, Sample
@@ -30,6 +30,7 @@ def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_numpy_blocks, "BLOCK", 3)
     monkeypatch.setattr(_numpy_blocks, "PARALLEL", 10)
     monkeypatch.setattr(_stack, "FEWEST", 2)
+    monkeypatch.setattr(_scan, "FEWEST", 2)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -269,6 +270,96 @@ def test_independent_operations_on_small_arrays_are_stacked() -> None:
     kinds = [type(item) for item in items(function)]
     assert (kinds.count(Stack), kinds.count(Fold)) == (3, 2)
     assert kinds.count(Node) < 6 * 40
+
+
+def test_the_chain_of_cotangents_of_a_loop_is_one_call() -> None:
+    w, b = (tg.tensor(normal(8, seed=i), requires_grad=True) for i in range(2))
+
+    def step() -> Any:
+        w.grad = b.grad = None
+        x = tg.asarray(normal(8, seed=2))
+        for _ in range(30):
+            x = tg.tanh(x * w + b)
+        tg.sum(x).backward()
+        return w.grad, b.grad
+
+    eager, replayed, compiled = both(step)
+    same(eager, replayed)
+    scans = [item for item in items(compiled) if isinstance(item, Scan)]
+    assert [len(item.nodes) for item in scans] == [59]  # 30 slopes, and 29 times w
+    assert sum(isinstance(item, Node) for item in items(compiled)) <= 96  # else the forward pass, link by link
+    compiled.program.profile()  # each item alone, on arrays of its own
+    assert "scan" in str(compiled.program)
+
+
+def test_results_along_a_chain_can_be_read() -> None:
+    x = tg.tensor(normal(5))
+
+    def step() -> Any:
+        total, product, seen = x, x + 2.0, []
+        for i in range(12):
+            total = tg.exp(x * (0.1 * i)) + total
+            product = product * tg.cos(x + i)
+            seen += [total, product]
+        return seen[3], seen[8], tg.stack(seen[2::4]), total, product
+
+    eager, replayed, compiled = both(step)
+    same(eager, replayed)
+    assert sum(isinstance(item, Scan) for item in items(compiled)) == 2
+
+
+def test_a_chain_that_is_read_on_its_way_stays() -> None:
+    x = tg.tensor(normal(5))
+
+    def step() -> Any:
+        y, w = x, x * 0.5
+        for _ in range(20):
+            w = w * tg.tanh(w)
+            y = y * w
+        return y
+
+    eager, replayed, compiled = both(step)
+    same(eager, replayed)
+    w_chain = [n for n in items(compiled) if isinstance(n, Node) and n.op == "multiply"]
+    assert len(w_chain) >= 20
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_loops_are_stacked_to_the_bit(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(_stack, "FEWEST", 2)
+    monkeypatch.setattr(_scan, "FEWEST", 2)
+    rng = np.random.default_rng(seed)
+    w = [tg.tensor(normal(3, seed=i), requires_grad=True) for i in range(3)]
+    choices, length = rng.integers(0, 8, size=6), int(rng.integers(3, 14))
+
+    def step() -> Any:
+        for p in w:
+            p.grad = None
+        x, y, kept = w[0] * 0.5, w[1] + 1.0, []
+        for i in range(length):
+            for c in choices:
+                if c == 0:
+                    x = x * w[2]
+                elif c == 1:
+                    x = tg.tanh(x) + y
+                elif c == 2:
+                    y = y * tg.cos(w[0] + i)
+                elif c == 3:
+                    y = y + x
+                elif c == 4:
+                    x, y = y, x
+                elif c == 5:
+                    y = tg.sin(w[1] * i) * y
+                elif c == 6:
+                    kept.append(y)
+                else:
+                    x = tg.exp(w[2] * (0.01 * i)) + x
+        loss = tg.sum(x * y) + sum((tg.sum(k) for k in kept), tg.zeros(()))
+        loss.backward()
+        return [loss.detach(), x.detach(), *[k.detach() for k in kept], *[p.grad for p in w]]
+
+    eager, replayed, _ = both(step)
+    same(eager, replayed)
 
 
 def test_products_in_a_loop_are_merged() -> None:

@@ -9,6 +9,7 @@ from tapegrad._compile._groups import Groups
 from tapegrad._compile._products import merged
 from tapegrad._compile._program import Program, Run
 from tapegrad._compile._reassociate import reassociate
+from tapegrad._compile._scan import scan
 from tapegrad._compile._simplify import alive, simplified
 from tapegrad._compile._stack import stack
 
@@ -26,6 +27,7 @@ def planned(program: Program, backend: Any, reassociated: bool = False) -> Progr
     fuse(groups, backend.smallest_run)
     if backend.stacks:
         stack(groups, simple.outputs)
+        scan(groups)
     items = groups.ordered()
     finish(items, simple.outputs)
     if reassociated:

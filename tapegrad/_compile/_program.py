@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import prod
 from typing import Any, final
 
@@ -104,9 +105,10 @@ class Rows:
 
 
 class _Group:
-    """Nodes that are done at once."""
+    """Nodes that are done at once; form: how, for who runs them."""
 
     effect = False
+    form = ""
 
     def __init__(self, nodes: list[Node]) -> None:
         self.nodes = nodes
@@ -122,10 +124,14 @@ class _Group:
 class Stack(_Group):
     """Nodes of one operation, whose operands are the same for all or rows in order; so are their results."""
 
+    form = "stack"
+
 
 @final
 class Fold(_Group):
     """A chain of additions, each of the next row to the sum so far; only the last sum is read by others."""
+
+    form = "fold"
 
     def __init__(self, nodes: list[Node]) -> None:
         super().__init__(nodes)
@@ -136,6 +142,34 @@ class Fold(_Group):
         yield self.nodes[0].args[0]
         for node in self.nodes:
             yield node.args[1]
+
+
+@final
+class Scan(_Group):
+    """A chain of nodes of one operation, each of the result before it and another value; others may read any result.
+
+    first: what the chain begins with; others: what each node combines the result before it with. moves_in, moves_out:
+    which of the others, and of the results, can be moved by one call, with their places in the chain.
+    """
+
+    form = "scan"
+
+    def __init__(self, nodes: list[Node]) -> None:
+        super().__init__(nodes)
+        x, y = nodes[0].args
+        if y.node is not None and x in [v for node in nodes[1:] for v in node.args]:
+            x, y = y, x  # what comes again is combined with
+        self.first, self.others = x, [y]
+        for before, node in pairwise(nodes):
+            x, y = node.args
+            self.others.append(y if x is before.out else x)
+        self.moves_in: list[tuple[list[int], list[Value]]] = []
+        self.moves_out: list[tuple[list[int], list[Value]]] = []
+
+    def values(self) -> Iterator[Value]:
+        """Go through the values that are read from elsewhere."""
+        yield self.first
+        yield from self.others
 
 
 class Program:
