@@ -92,7 +92,10 @@ def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
         and value.shape == (*rows.shape, *array.shape[1:])
     ):
         n = array[0].size if len(array) else 0
-        at = np.multiply(rows, n, dtype=np.intp)[..., None] + np.arange(n)
+        if array.size <= value.size:  # rows are copied faster than they are computed
+            at = np.take(np.arange(array.size).reshape(len(array), n), rows, axis=0)
+        else:
+            at = np.multiply(rows, n, dtype=np.intp)[..., None] + np.arange(n)
         np.add.at(array.reshape(-1), at.reshape(-1), value.reshape(-1))
     else:
         np.add.at(array, key, value)

@@ -194,6 +194,20 @@ def test_constants_are_computed_once_and_products_with_one_not_at_all() -> None:
     assert ops(function) == ["add"]
 
 
+def test_what_is_taken_from_one_value_is_that_value() -> None:
+    x, rows = tg.tensor(normal(5, 3)), tg.asarray([0, 3, 3, 1])
+
+    def step() -> Any:
+        picked = tg.take(tg.full((5, 3), 2.0, dtype=tg.float32), rows, axis=0)
+        out = tg.zeros((5, 3), dtype=tg.float32)
+        out[rows] += -(picked + picked)  # no row twice, as in NumPy
+        return out * x
+
+    eager, replayed, compiled = both(step)
+    same(eager, replayed)
+    assert not {"take", "add", "negative"} & set(ops(compiled))
+
+
 def test_negative_zero_is_no_zero() -> None:
     x = tg.tensor([1.0, -1.0])
     eager, compiled, _ = both(lambda: (x * 0.0 + -0.0, x * -0.0 + 0.0, x * -0.0))

@@ -14,6 +14,8 @@ from tapegrad._compile._program import Node, Program, Value, put_in, reads_of
 
 _FILLS = ("zeros", "ones", "full")
 _LIKE = ("zeros_like", "ones_like", "full_like")
+_PICKS = ("take", "take_along_axis", "index_get")
+KEPT = 65536  # elements up to which an array of one value is kept, not made at each call
 
 
 def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Program:
@@ -46,10 +48,11 @@ def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Pro
             if found is None:
                 _note_uniform(node, as_array, xp)
                 node.kind = kind_of(node.op, node.args)
-                for v in node.outs:
-                    v.node = node
-                nodes.append(node)
                 found = node.outs
+                for v in found:
+                    v.node = node
+                if not _kept(node, xp):
+                    nodes.append(node)
             seen[key] = found
         if found is not old.outs:
             new.update(zip(old.outs, found, strict=True))
@@ -99,6 +102,16 @@ def _constant(node: Node, as_array: Callable[[Any], Any]) -> tuple[Value, ...] |
     return node.outs
 
 
+def _kept(node: Node, xp: Any) -> bool:
+    """Make the result of a computation that is one value everywhere a constant; say whether it is one now."""
+    scalar = None if node.many or node.effect else node.out.uniform
+    if scalar is None or node.op in (*_FILLS, *_LIKE) or node.kind == "view" or node.out.size > KEPT:
+        return False
+    node.out.constant = xp.full(node.out.shape, scalar.constant, dtype=scalar.dtype, device=scalar.constant.device)
+    node.out.node = None
+    return True
+
+
 def _note_uniform(node: Node, as_array: Callable[[Any], Any], xp: Any) -> None:
     """Note of a result that is one value everywhere what it is: who reads it elementwise reads that scalar."""
     if node.many or node.effect:
@@ -107,6 +120,9 @@ def _note_uniform(node: Node, as_array: Callable[[Any], Any], xp: Any) -> None:
         args = ((), *node.args[1:])
     elif node.op in _LIKE and type(node.args[0]) is Value:
         args = (xp.zeros((), dtype=node.args[0].dtype), *node.args[1:])
+    elif node.op in _PICKS and type(node.args[0]) is Value and node.args[0].uniform is not None:
+        node.out.uniform = node.args[0].uniform
+        return
     elif node.reads and all(_scalar_of(v).constant is not None and _scalar_of(v).shape == () for v in node.reads):
         if kind_of(node.op, node.args) != "elementwise":
             return
