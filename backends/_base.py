@@ -35,6 +35,10 @@ class Namespace:
         self.__dict__[name] = value  # the next look-up is a plain attribute
         return value
 
+    def as_one(self, function: Callable[..., Any], *arrays: Array) -> Array:
+        """Return `function(self, *arrays)`, as one operation for who records: inside, it may look at values."""
+        return function(self, *arrays)
+
     def replace(self, **own: Any) -> None:
         """Put functions in front of the library's own."""
         self.__dict__.update(own)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from textwrap import shorten
 from time import perf_counter
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from tapegrad._compile._capture import Fresh
@@ -349,6 +350,8 @@ def _show(x: Any, names: dict[Value, str]) -> str:
         return f"({inner}{',' if len(x) == 1 else ''})" if isinstance(x, tuple) else f"[{inner}]"
     if x is ...:
         return "..."
+    if isinstance(x, FunctionType):
+        return x.__name__
     if isinstance(x, float):
         return f"{x:.6g}" if x % 1 else repr(x)
     dtype = dtype_like(x)

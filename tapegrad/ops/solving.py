@@ -96,7 +96,7 @@ def _cofactors(xp: Any, x: Any, det_x: Any) -> Any:
 
 
 _det = primitive(
-    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * _cofactors(xp, x, out)
+    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * xp.as_one(_cofactors, x, out)
 )
 
 
