@@ -14,16 +14,16 @@ import numpy as np
 
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_plan import Planner
-from tapegrad.backends._numpy_storage import Ref, actual
+from tapegrad.backends._numpy_storage import Ref, actual, empty
 from tapegrad.backends._numpy_threads import blas_held, run_code, thread_count
 
 
-def _references() -> int:
-    arrays = [np.empty(1)]
-    return sys.getrefcount(arrays[0])
+def _holders(arrays: list[Array], i: int) -> int:
+    """Return how many hold an array of a list, or a view of it."""
+    return sys.getrefcount(arrays[i]) + sys.getrefcount(arrays[i].base)
 
 
-UNHELD = _references()  # of an array that is in one list only
+UNHELD = _holders([empty((), np.dtype(bool))], 0)  # by nothing but that list
 
 
 class Executor:
@@ -50,7 +50,7 @@ class Executor:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
         bound = self.bound
         for k, count in self.owned.items():
-            if arrays[k] is not bound[k] or sys.getrefcount(arrays[k]) != count:
+            if arrays[k] is not bound[k] or _holders(arrays, k) != count:
                 arrays[k] = self._own(k, arrays[k])
         for k, a in enumerate(arrays):
             if a is not bound[k] or k in self.volatile:
@@ -77,24 +77,25 @@ class Executor:
         more than what is computed into them.
         """
         spares = self.spares.setdefault(v, [])
-        if spares and sys.getrefcount(spares[-1]) - (id(spares[-1]) in self.lent) == self.held[v]:
+        if spares and _holders(spares, -1) - (id(spares[-1]) in self.lent) == self.held[v]:
             return
-        if len(spares) == 2 and sys.getrefcount(spares[0]) - (id(spares[0]) in self.lent) == UNHELD:
+        if len(spares) == 2 and _holders(spares, 0) - (id(spares[0]) in self.lent) == UNHELD:
             spares.reverse()
         else:
             del spares[:-1]
-            spares.append(np.empty(v.shape, v.dtype))
+            spares.append(empty(v.shape, v.dtype))
         self._bind(v, spares[-1])
-        self.held[v] = sys.getrefcount(spares[-1])
+        self.held[v] = _holders(spares, -1)
 
     def _own(self, k: int, array: Array) -> Array:
         """Return a copy of a state array that only this executor and the Tensor will hold."""
-        copy = np.array(array, order="C")
+        copy = empty(array.shape, array.dtype)
+        np.copyto(copy, array)
         holder = [copy]
         self._bind(self.inputs[k], copy, k)
         self.bound[k] = copy
         del copy
-        self.owned[k] = sys.getrefcount(holder[0]) + 1  # the Tensor's
+        self.owned[k] = _holders(holder, 0) + 1  # the Tensor
         return holder[0]
 
     def _bind(self, root: Any, array: Array, k: int = -1) -> None:

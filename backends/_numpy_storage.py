@@ -13,6 +13,15 @@ from tapegrad.backends._base import Array
 ALIGN = 64
 
 
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return a new array that begins at a multiple of ALIGN bytes; its `base` owns the memory."""
+    nbytes = prod(shape) * dtype.itemsize
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    array: Array = raw[start : start + nbytes].view(dtype).reshape(shape)
+    return array
+
+
 class Ref:
     """An array that is another one at some calls: an input or output, or a view of one."""
 
@@ -39,10 +48,8 @@ class Pool:
             best = min(fitting, key=lambda b: b.nbytes)
             self.free = [b for b in self.free if b is not best]
             return best
-        raw = np.empty(nbytes + ALIGN, np.uint8)
-        start = -raw.ctypes.data % ALIGN
         self.nbytes += nbytes
-        return raw[start : start + nbytes]
+        return empty((nbytes,), np.dtype(np.uint8))
 
     def array(self, buffer: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return a buffer as an array, the same object each time: thousands of them would not stay in the cache."""
