@@ -494,9 +494,9 @@ def values(x: Any) -> np.ndarray[Any, Any]:
     return np.asarray(x.detach().to_device("cpu"))
 
 
-def same_training(kind: str, device: str) -> None:
+def same_training(kind: str, device: str, reassociate: bool = False) -> None:
     eager, compiled = Model(kind, device), Model(kind, device)
-    step = tg.compile(compiled.step)
+    step = tg.compile(compiled.step, reassociate=reassociate)
     for x, y in batches(device):
         np.testing.assert_allclose(values(step(x, y)), values(eager.step(x, y)), rtol=1e-4)
     for a, b in zip(
@@ -576,6 +576,16 @@ def test_a_training_step_on_the_stand_in(standing: Standing, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_step_on_a_device(cuda: str, kind: str) -> None:
     same_training(kind, cuda)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reassociated_step_on_the_stand_in(standing: Standing, kind: str) -> None:
+    same_training(kind, "cpu", reassociate=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reassociated_step_on_a_device(cuda: str, kind: str) -> None:
+    same_training(kind, cuda, reassociate=True)
 
 
 def check_graph_replay(device: str) -> None:
