@@ -11,6 +11,7 @@ from typing import Any
 
 from tapegrad._compile._groups import Groups
 from tapegrad._compile._program import Node, Run, Value
+from tapegrad.backends._items import axes_of, is_total
 
 SMALLEST = 65536  # elements below which arrays stay in the cache anyway
 FEWEST_ROWS = 8
@@ -130,20 +131,6 @@ def _rows(lead: tuple[int, ...]) -> int:
     for length in lead:
         n *= length
     return n
-
-
-def axes_of(node: Node) -> tuple[int, ...]:
-    """Return the axes that a reduction reduces, counted from the start."""
-    x = node.args[0]
-    axis = node.kwargs.get("axis")
-    ndim = len(x.shape)
-    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return tuple(i % ndim for i in axes) if ndim else ()
-
-
-def is_total(node: Node) -> bool:
-    """Say whether a node of a run is a reduction over the rows, which ends the run."""
-    return node.kind == "reduction" and 0 in axes_of(node)
 
 
 def common_lead(node: Node, lead: tuple[int, ...]) -> tuple[int, ...] | None:
