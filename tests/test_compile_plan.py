@@ -338,13 +338,27 @@ def test_a_chain_that_is_read_on_its_way_stays() -> None:
     assert len(w_chain) >= 20
 
 
+def test_a_chain_of_its_own_results_stays() -> None:
+    x = tg.tensor(normal(5))
+
+    def step() -> Any:
+        a, b = x, x + 0.5
+        for _ in range(20):
+            a, b = b, a * b
+        return b
+
+    eager, replayed, compiled = both(step)
+    same(eager, replayed)
+    assert not any(isinstance(item, Scan) for item in items(compiled))
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_loops_are_stacked_to_the_bit(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(_stack, "FEWEST", 2)
     monkeypatch.setattr(_scan, "FEWEST", 2)
     rng = np.random.default_rng(seed)
     w = [tg.tensor(normal(3, seed=i), requires_grad=True) for i in range(3)]
-    choices, length = rng.integers(0, 8, size=6), int(rng.integers(3, 14))
+    choices, length = rng.integers(0, 9, size=6), int(rng.integers(3, 14))
 
     def step() -> Any:
         for p in w:
@@ -366,6 +380,8 @@ def test_random_loops_are_stacked_to_the_bit(monkeypatch: pytest.MonkeyPatch, se
                     y = tg.sin(w[1] * i) * y
                 elif c == 6:
                     kept.append(y)
+                elif c == 7:
+                    x, y = y, x * y
                 else:
                     x = tg.exp(w[2] * (0.01 * i)) + x
         loss = tg.sum(x * y) + sum((tg.sum(k) for k in kept), tg.zeros(()))

@@ -65,8 +65,8 @@ def _make(groups: Groups, chain: list[Node]) -> None:
         groups.home[node] = group
     group.moves_in, group.moves_out = segments(group.others), segments(group.outs)
     moves = len(group.moves_in) + sum(vs[0].row is not None for _, vs in group.moves_out)
-    outside = groups.outside([group.first, *group.others], group)
-    if 2 * moves > len(chain) or groups.reaches(outside, group):
+    own = set(group.outs)
+    if 2 * moves > len(chain) or any(v in own for v in group.others) or groups.reaches(group.values(), group):
         for node in chain:
             del groups.home[node]
 
