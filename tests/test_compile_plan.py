@@ -388,7 +388,8 @@ def test_random_loops_are_stacked_to_the_bit(monkeypatch: pytest.MonkeyPatch, se
         loss.backward()
         return [loss.detach(), x.detach(), *[k.detach() for k in kept], *[p.grad for p in w]]
 
-    eager, replayed, _ = both(step)
+    with np.errstate(all="ignore"):  # some overflow
+        eager, replayed, _ = both(step)
     same(eager, replayed)
 
 
