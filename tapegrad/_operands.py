@@ -36,21 +36,22 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     scalar = backend.as_scalar(x)
     if scalar is not None:
         return scalar
-    x = lifted(x)
-    same_library(name, x, like)
+    x = same_library(name, lifted(x), like)
     return backend_of[type(x)].copy(x) if keep else x
 
 
-def same_library(name: str, a: Array, b: Array) -> None:
-    """Raise TypeError unless two raw arrays are of one library."""
-    if backend_of[type(a)] is not backend_of[type(b)]:
-        graph = capturing.get()
-        if graph is not None:
-            graph.check_known(a, b)
-        raise TypeError(
-            f"{name}: operands on {device_of(a)} and {device_of(b)}; "
-            f"move one first, as in x.to_device({device_of(b)!r})"
-        )
+def same_library(name: str, a: Array, b: Array) -> Array:
+    """Return a raw array to compute with another one; raise TypeError unless they are of one library."""
+    if backend_of[type(a)] is backend_of[type(b)]:
+        return a
+    graph = capturing.get()
+    if graph is not None:
+        a = graph.alike(a, b)
+        if backend_of[type(a)] is backend_of[type(b)]:
+            return a
+    raise TypeError(
+        f"{name}: operands on {device_of(a)} and {device_of(b)}; move one first, as in x.to_device({device_of(b)!r})"
+    )
 
 
 def not_an_operand(name: str, x: object) -> TypeError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from tapegrad._compile._capture import Capture, Cell, Fresh, State
+from tapegrad._compile._cells import Capture, Cell, Fresh, State
 from tapegrad._compile._program import Node, Value
 from tapegrad._tensor import host, wrap
 
@@ -15,7 +15,7 @@ _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[..
 
 
 class Difference(NamedTuple):
-    """How two calls differ; again: whether a third may still agree with the second (state made late).
+    """How two calls differ; again: whether the next may still agree with the second (state made late).
 
     aliased: an argument is state at the same time in one of them, which says nothing against the function.
     """

@@ -1,4 +1,4 @@
-"""Finding the Tensors from outside that a call uses; it is told of operations as an open Tape is."""
+"""Noting what a captured call uses; it is told of operations as an open Tape is."""
 
 from __future__ import annotations
 
@@ -6,55 +6,55 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._compile._program import Value
-from tapegrad._compile._trace import Traced, stranger
-from tapegrad._cuts import user_line
+from tapegrad._compile._refusals import stranger
+from tapegrad._compile._trace import Graph, Traced
 from tapegrad._record import Operation
 from tapegrad._tensor import Tensor
 
 
-class Found:
-    """The Tensors that a first call used and did not compute itself; more than are needed do no harm."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[int, Tensor] = {}
-        self._made: dict[int, ref[Tensor]] = {}
-
-    def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
-        for x in operands:
-            if isinstance(x, Tensor):
-                self.add(x)
-        for y in result if isinstance(result, tuple) else (result,):
-            self._made[id(y)] = ref(y)
-
-    def add(self, x: Tensor) -> None:
-        """Note a Tensor, unless it was computed inside."""
-        made = self._made.get(id(x))
-        if made is None or made() is not x:
-            self.tensors[id(x)] = x
-
-    def all(self) -> list[Tensor]:
-        """Return all that were noted, and the results that somebody still holds: they may be state."""
-        return [*self.tensors.values(), *[x for r in self._made.values() if (x := r()) is not None]]
-
-
 class Used:
-    """The values of Tensors that a traced call used; raises CaptureError for a Tensor that holds no traced array."""
+    """The values of Tensors that a call used; raises CaptureError for a Tensor that holds no traced array."""
 
     def __init__(self) -> None:
         self.values: set[Value] = set()
-        self.lines: dict[int, tuple[str, ref[Tensor]]] = {}  # of results
 
     def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
         for x in operands:
-            if isinstance(x, Tensor):
+            if type(x) is Tensor:
                 if not isinstance(x._array, Traced):
-                    raise stranger()
+                    self.unknown(x)
                 self.values.add(x._array.value)
-        line = user_line()
-        for y in result if isinstance(result, tuple) else (result,):
-            self.lines[id(y)] = line, ref(y)
 
-    def line_of(self, x: Tensor) -> str:
-        """Return " at file:line" of the operation that gave a Tensor its value, "" if none did."""
-        line, made = self.lines.get(id(x), ("", None))
-        return f" at {line}" if made is not None and made() is x else ""
+    def unknown(self, x: Tensor) -> None:
+        """Raise for a Tensor that nobody knew of."""
+        raise stranger()
+
+
+class Seen(Used):
+    """The same for a tentative call: Tensors that nobody knew of are lifted when they are seen.
+
+    What is computed with them before they are lifted holds raw arrays, and is lifted after. tensors: all operands and
+    results by identity, held weakly; strangers: the identities of those that nobody knew of.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        self.tensors: dict[int, ref[Tensor]] = {}
+        self.strangers: set[int] = set()
+
+    def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
+        super().__call__(operation, operands, static, result)
+        for y in result if type(result) is tuple else (result,):
+            if not isinstance(y._array, Traced):
+                y._array = self.graph.input(y._array)
+            self.tensors[id(y)] = ref(y)
+        for x in operands:
+            if type(x) is Tensor:
+                self.tensors[id(x)] = ref(x)
+
+    def unknown(self, x: Tensor) -> None:
+        """Lift a Tensor that nobody knew of."""
+        self.graph.give_up(stranger)
+        x._array = self.graph.input(x._array)
+        self.strangers.add(id(x))

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from weakref import ref
 
 from tapegrad._compile._program import Node, Value
+from tapegrad._compile._refusals import shape_needed, stranger, value_needed, written_to
 from tapegrad._cuts import inside, user_line
 from tapegrad._namespace import CaptureError, backend_of, capturing, find_backend
 from tapegrad._tensor import Tensor
@@ -37,17 +38,29 @@ _VIEWS = ("T", "matrix_transpose", "index_get")
 class Graph:
     """The program that is being recorded.
 
-    nodes: so far; handed: all arrays that were handed out, held weakly; held: the raw arrays from outside that no
-    Tensor holds, each with a copy of what it was, which are read again at each call; foreign: values in memory that
-    others may write to; values: the contents of all results, for `debug` only.
+    tentative: whether the call is to come out as an eager one whatever it does: what a program cannot do is then done,
+    and the graph is void. nodes: so far; handed: all arrays that were handed out, held weakly; held: the raw arrays
+    from outside that no Tensor holds, each with a copy of what it was, which are read again at each call; foreign:
+    values in memory that others may write to; apart: raw arrays that the user has as they are, and their values, by
+    identity; values: the contents of all results, for `debug` only.
     """
 
-    def __init__(self, debug: bool = False) -> None:
+    everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
+
+    def __init__(self, tentative: bool = False, debug: bool = False) -> None:
+        self.tentative, self.void = tentative, False
         self.nodes: list[Node] = []
         self.handed: list[ref[Traced]] = []
         self.held: dict[Value, tuple[Array, Array]] = {}
         self.foreign: set[Value] = set()
+        self.apart: dict[int, tuple[Array, Value]] = {}
         self.values: dict[Value, Array] | None = {} if debug else None
+
+    def give_up(self, error: Callable[[], CaptureError]) -> None:
+        """Raise the error of what a program cannot do; in a tentative call, go on without making a program."""
+        if not self.tentative:
+            raise error()
+        self.void = True
 
     def traced(self, value: Value, raw: Array) -> Traced:
         """Return an array of this library for a value of the program and its contents."""
@@ -72,15 +85,35 @@ class Graph:
         backend = backend_of[type(array)]
         if backend.as_scalar(array) is not None:
             return self.constant(backend.as_array(array))
+        if id(array) in self.apart:
+            value = self.apart[id(array)][1]
+            return self.traced(value, array if value in self.foreign else backend.copy(array))
         x = self.input(array)
         self.foreign.add(x.value)
         self.held[x.value] = array, backend.copy(array)
         return x
 
-    def check_known(self, *arrays: Array) -> None:
-        """Raise CaptureError if one of the arrays is of the library below: nobody knew that it would be used."""
-        if not all(isinstance(a, Traced) for a in arrays):
-            raise stranger()
+    def alike(self, array: Array, like: Array) -> Array:
+        """Return one of two operands as the other one is, which must be traced both: nobody knew of a raw one."""
+        if isinstance(array, Traced) is isinstance(like, Traced):
+            return array
+        self.give_up(stranger)
+        return array.raw if isinstance(array, Traced) else self.input(array)
+
+    def keep_apart(self, raw: Array) -> Value:
+        """Return the value of a raw argument that a tentative call gets as it is."""
+        value = Value(tuple(raw.shape), raw.dtype)
+        self.foreign.add(value)
+        self.apart[id(raw)] = raw, value
+        return value
+
+    def given_out(self, array: Array) -> Array:
+        """Return an array for the user, in a tentative call as a raw one."""
+        if not self.tentative or not isinstance(array, Traced):
+            return array
+        raw = backend_of[type(array.raw)].copy(array.raw)
+        self.apart[id(raw)] = raw, array.value
+        return raw
 
     def backend(self, backend: Backend) -> Backend:
         """Return the recording adapter for a library."""
@@ -90,7 +123,7 @@ class Graph:
         self, op: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], effect: bool = False
     ) -> Any:
         """Compute and record `function(*args, **kwargs)`; what gives no array is only computed."""
-        result = function(*_lower(args), **{k: _lower(v) for k, v in kwargs.items()})
+        result = function(*lowered(args), **{k: lowered(v) for k, v in kwargs.items()})
         if effect or _is_array(result):
             node = Node(op, function, _refer(args), {k: _refer(v) for k, v in kwargs.items()}, user_line(), effect)
             self.nodes.append(node)
@@ -119,20 +152,30 @@ active: ContextVar[Graph | None] = capturing
 
 def _graph() -> Graph:
     graph = active.get()
+    if graph is None and Graph.everywhere is not None:
+        graph = Graph.everywhere
+        graph.void = True
     if graph is None:
         raise RuntimeError("an array from inside a compiled function was used outside: return it from the function")
     return graph
+
+
+def _contents(x: Traced, what: str) -> Array:
+    """Return the contents of an array, which only a tentative call may know."""
+    _graph().give_up(lambda: value_needed(what))
+    return x.raw
 
 
 def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype") and find_backend(x) is not None
 
 
-def _lower(x: Any) -> Any:
+def lowered(x: Any) -> Any:
+    """Return nested arguments with the contents of traced arrays in their places."""
     if isinstance(x, Traced):
         return x.raw
     if type(x) is tuple or type(x) is list:
-        return type(x)([_lower(i) for i in x])
+        return type(x)([lowered(i) for i in x])
     return x
 
 
@@ -143,24 +186,9 @@ def _refer(x: Any) -> Any:
         return type(x)([_refer(i) for i in x])
     if _is_array(x):
         if backend_of[type(x)].as_scalar(x) is None:
-            raise stranger()  # all that is known has been lifted
+            _graph().give_up(stranger)  # all that is known has been lifted
         return Value((), x.dtype, constant=x)
     return x
-
-
-def stranger() -> CaptureError:
-    """Return the error for a Tensor that turned up in the second call only."""
-    return CaptureError(
-        f"at {user_line()} a Tensor is used that the call before did not use: pass what changes from call to call as "
-        "an argument, and keep state in the same Tensors, updated in place"
-    )
-
-
-def _value_needed(what: str) -> CaptureError:
-    return CaptureError(
-        f"{what} at {user_line()} needs the value of an array, which a compiled function does not know: choose with "
-        "tapegrad.where, pass what is fixed as a Python value (it is static), or leave it outside the function"
-    )
 
 
 class Traced:
@@ -189,29 +217,29 @@ class Traced:
         return _graph().call("index_get", operator.getitem, (self, keys), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise _written_to()
+        raise written_to()
 
     def __bool__(self) -> bool:
-        raise _value_needed("a condition")
+        return bool(_contents(self, "a condition"))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        raise _value_needed("a conversion to a NumPy array")
+        raise value_needed("a conversion to a NumPy array")
 
     def item(self) -> Any:
         """Raise: the value is another at each call."""
-        raise _value_needed("item()")
+        raise value_needed("item()")
 
     def __float__(self) -> float:
-        raise _value_needed("float()")
+        return float(_contents(self, "float()"))
 
     def __int__(self) -> int:
-        raise _value_needed("int()")
+        return int(_contents(self, "int()"))
 
     def __index__(self) -> int:
-        raise _value_needed("an index")
+        return operator.index(_contents(self, "an index"))
 
     def __complex__(self) -> complex:
-        raise _value_needed("complex()")
+        return complex(_contents(self, "complex()"))
 
     def __len__(self) -> int:
         return int(self.raw.shape[0])
@@ -220,32 +248,17 @@ class Traced:
         return f"<traced {self.raw!r}>"
 
 
-def _written_to() -> CaptureError:
-    return CaptureError(
-        f"at {user_line()} a raw array is updated in place, which replay cannot do: pass a Tensor instead, or make a "
-        "new array, as in x = x + y"
-    )
-
-
 def _namespace_of(x: Traced) -> Any:
     return backend_of[type(x.raw)].xp
 
 
 def _check_key(key: tuple[Any, ...]) -> None:
-    if any(hasattr(i, "shape") and _is_bool(i) for i in key):
-        raise _shape_needed("x[mask]", "tapegrad.where(mask, x, 0)")
+    if any([hasattr(i, "shape") and _is_bool(i) for i in key]):
+        _graph().give_up(lambda: shape_needed("x[mask]", "tapegrad.where(mask, x, 0)"))
 
 
 def _is_bool(i: Any) -> bool:
     return "bool" in str(i.dtype)
-
-
-def _shape_needed(what: str, instead: str = "") -> CaptureError:
-    return CaptureError(
-        f"{what} at {user_line()} has a result whose shape depends on values, which a compiled function does not know: "
-        + (f"use {instead}, or " if instead else "")
-        + "leave it outside the function"
-    )
 
 
 def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any, Any]:
@@ -259,7 +272,7 @@ def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any, Any]:
 
     def in_place(x: Traced, other: Any) -> Any:
         if not inside(sys._getframe(1)):
-            raise _written_to()
+            raise written_to()
         return forward(x, other)
 
     return forward, reflected, in_place
@@ -313,7 +326,7 @@ class TraceNamespace:
         value = getattr(self._base, name)
         made: Any = value
         if name in _DATA_DEPENDENT:
-            made = partial(_refuse_shape, name)
+            made = partial(_data_dependent, self._prefix + name, value)
         elif name == "repeat":
             made = partial(_repeat, value)
         elif callable(value) and not isinstance(value, type):
@@ -328,13 +341,14 @@ def _call(op: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -
     return _graph().call(op, function, args, kwargs)
 
 
-def _refuse_shape(name: str, *args: Any, **kwargs: Any) -> Any:
-    raise _shape_needed(name)
+def _data_dependent(op: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    _graph().give_up(lambda: shape_needed(op))
+    return _graph().call(op, function, args, kwargs)
 
 
 def _repeat(function: Callable[..., Any], x: Any, repeats: Any, /, **kwargs: Any) -> Any:
     if isinstance(repeats, Traced) and repeats.shape:
-        raise _shape_needed("repeat")
+        _graph().give_up(lambda: shape_needed("repeat"))
     return _graph().call("repeat", function, (x, repeats), kwargs)
 
 
@@ -381,7 +395,7 @@ class TraceBackend(Backend):
         return None
 
     def to_host(self, array: Array) -> Any:
-        raise _value_needed("reading a value")
+        return self.base.to_host(_contents(array, "reading a value"))
 
     def peek(self, array: Array) -> Any:
         return self.base.to_host(array.raw)
@@ -397,13 +411,13 @@ class TraceBackend(Backend):
         return graph.call("copy", self.base.copy, (array,), {}) if array.value in graph.foreign else array
 
     def export(self, array: Array) -> Array:
-        raise _value_needed("the array below")
+        return self.base.export(_contents(array, "the array below"))
 
     def copied_dlpack(self, array: Array, **options: Any) -> Any:
-        raise _value_needed("DLPack export")
+        return self.base.copied_dlpack(_contents(array, "DLPack export"), **options)
 
     def readonly_dlpack(self, array: Array, stream: Any) -> Any:
-        raise _value_needed("DLPack export")
+        return self.base.readonly_dlpack(_contents(array, "DLPack export"), stream)
 
     def races(self, array: Array) -> bool:
         return self.base.races(array.raw)
