@@ -93,8 +93,9 @@ class Planner:
                 self.root.update(dict.fromkeys(item.outs, self.root_of(x)))
                 shown.update((v, array[part]) for v, part in zip(item.outs, _parts(item), strict=True))
             for v in item.values():
-                self.last[self.root_of(v)] = i
-                self.readers.setdefault(self.root_of(v), []).append((i, item))
+                root = self.root.get(v, v)
+                self.last[root] = i
+                self.readers.setdefault(root, []).append((i, item))
         for v in self.program.outputs:
             self.last[self.root_of(v)] = len(self.program.nodes)
 
@@ -155,8 +156,11 @@ class Planner:
         return v in self.buffer and self.last[v] == self.now
 
     def _release(self, i: int, item: Any) -> None:
-        for v in (*self.ending.get(i, ()), *[v for v in item.outs if v not in self.last]):
+        for v in self.ending.get(i, ()):
             if v in self.buffer:
+                self.pool.give(self.buffer.pop(v))
+        for v in item.outs:
+            if v not in self.last and v in self.buffer:
                 self.pool.give(self.buffer.pop(v))
 
     def view(self, x: Any, function: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
@@ -303,9 +307,10 @@ class Planner:
         reuse = None
         if v not in self.place:
             able = node.args if node.op != "where" else node.args[1:2]
-            reuse = next(
-                (x for x in able if is_value(x) and self.dies(x) and alike(x, v) and self._sole(x, node)), None
-            )
+            for x in able:
+                if is_value(x) and self.dies(x) and alike(x, v) and self._sole(x, node):
+                    reuse = x
+                    break
         operands = [self.array(x) if is_value(x) else x for x in node.args]
         out = self.target(v, reuse)
         made = calls.of_node(node, operands, out)
@@ -317,7 +322,8 @@ class Planner:
 
     def _sole(self, x: Any, node: Any) -> bool:
         """Say whether no other operand is a view of the same buffer."""
-        return all(y is x or self.root_of(y) is not self.root_of(x) for y in node.values())
+        root = self.root_of(x)
+        return all([y is x or self.root_of(y) is not root for y in node.values()])
 
     def _reduction(self, node: Any, code: Code) -> None:
         x, v = node.args[0], node.outs[0]

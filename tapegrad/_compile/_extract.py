@@ -40,7 +40,7 @@ def _needed(nodes: list[Node], wanted: list[Value]) -> tuple[set[Value], list[No
     needed = set(wanted)
     kept = []
     for node in reversed(nodes):
-        if node.effect or any(v in needed for v in node.outs):
-            needed.update(node.values())
+        if node.effect or not needed.isdisjoint(node.outs):
+            needed.update(node.reads)
             kept.append(node)
     return needed, kept[::-1]

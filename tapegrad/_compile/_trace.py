@@ -10,7 +10,6 @@ import operator
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -21,18 +20,8 @@ from tapegrad._namespace import CaptureError, backend_of, capturing, find_backen
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array, Backend
 
-# Functions whose result has a shape that depends on values.
-_DATA_DEPENDENT = {
-    "argwhere",
-    "nonzero",
-    "unique_all",
-    "unique_counts",
-    "unique_inverse",
-    "unique_values",
-    "unique",
-}
-
 _VIEWS = ("T", "matrix_transpose", "index_get")
+_PLAIN = frozenset((int, float, complex, bool, str, slice, type(None), type(...)))
 
 
 class Graph:
@@ -64,7 +53,8 @@ class Graph:
 
     def traced(self, value: Value, raw: Array) -> Traced:
         """Return an array of this library for a value of the program and its contents."""
-        x: Traced = object.__new__(_traced_type(type(raw)))
+        kind = type(raw)
+        x: Traced = object.__new__(_types[kind] if kind in _types else _traced_type(kind))
         x.value = value
         x.raw = raw
         self.handed.append(ref(x))
@@ -117,32 +107,57 @@ class Graph:
 
     def backend(self, backend: Backend) -> Backend:
         """Return the recording adapter for a library."""
-        return backend if isinstance(backend, TraceBackend) else _trace_backend(backend)
+        return _backends.get(backend) or _trace_backend(backend)
 
     def call(
         self, op: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], effect: bool = False
     ) -> Any:
         """Compute and record `function(*args, **kwargs)`; what gives no array is only computed."""
-        result = function(*lowered(args), **{k: lowered(v) for k, v in kwargs.items()})
+        raw: list[Any] = []
+        named: list[Any] = []
+        reads: list[Value] = []
+        for x in args:
+            if isinstance(x, Traced):
+                raw.append(x.raw)
+                named.append(x.value)
+                reads.append(x.value)
+            elif type(x) in _PLAIN:
+                raw.append(x)
+                named.append(x)
+            else:
+                a, b = _split(x, reads)
+                raw.append(a)
+                named.append(b)
+        if kwargs:
+            split = {k: _split(v, reads) for k, v in kwargs.items()}
+            result = function(*raw, **{k: v for k, (v, _) in split.items()})
+            kwargs = {k: v for k, (_, v) in split.items()}
+        else:
+            result = function(*raw)
         if effect or _is_array(result):
-            node = Node(op, function, _refer(args), {k: _refer(v) for k, v in kwargs.items()}, user_line(), effect)
+            node = Node(op, function, tuple(named), kwargs, self._line(), effect, reads)
             self.nodes.append(node)
             return None if effect else self._out(node, result)
         if isinstance(result, (tuple, list)) and result and all(map(_is_array, result)):
-            node = Node(op, function, _refer(args), {k: _refer(v) for k, v in kwargs.items()}, user_line())
+            node = Node(op, function, tuple(named), kwargs, self._line(), reads=reads)
             node.many = True
             self.nodes.append(node)
             outs: list[Any] = [self._out(node, r) for r in result]
             return type(result)(*outs) if hasattr(result, "_fields") else type(result)(outs)
         return result
 
+    def _line(self) -> str:
+        """Return the user's line; of a tentative call nobody is told it."""
+        return "" if self.tentative else user_line()
+
     def _out(self, node: Node, raw: Array) -> Traced:
-        raw = backend_of[type(raw)].as_array(raw)
+        if type(raw) not in _types:  # it may be a scalar
+            raw = backend_of[type(raw)].as_array(raw)
         value = Value(tuple(raw.shape), raw.dtype, node)
-        node.outs = (*node.outs, value)
+        node.outs = (*node.outs, value) if node.many else (value,)
         if self.values is not None:
             self.values[value] = raw
-        if node.op in _VIEWS and self.foreign and not self.foreign.isdisjoint(node.values()):
+        if self.foreign and node.op in _VIEWS and not self.foreign.isdisjoint(node.reads):
             self.foreign.add(value)
         return self.traced(value, raw)
 
@@ -150,7 +165,8 @@ class Graph:
 active: ContextVar[Graph | None] = capturing
 
 
-def _graph() -> Graph:
+def graph_now() -> Graph:
+    """Return the program that is being recorded here."""
     graph = active.get()
     if graph is None and Graph.everywhere is not None:
         graph = Graph.everywhere
@@ -160,14 +176,14 @@ def _graph() -> Graph:
     return graph
 
 
-def _contents(x: Traced, what: str) -> Array:
+def contents_of(x: Traced, what: str) -> Array:
     """Return the contents of an array, which only a tentative call may know."""
-    _graph().give_up(lambda: value_needed(what))
+    graph_now().give_up(lambda: value_needed(what))
     return x.raw
 
 
 def _is_array(x: Any) -> bool:
-    return hasattr(x, "shape") and hasattr(x, "dtype") and find_backend(x) is not None
+    return type(x) in backend_of or (hasattr(x, "shape") and hasattr(x, "dtype") and find_backend(x) is not None)
 
 
 def lowered(x: Any) -> Any:
@@ -179,16 +195,22 @@ def lowered(x: Any) -> Any:
     return x
 
 
-def _refer(x: Any) -> Any:
+def _split(x: Any, reads: list[Value]) -> tuple[Any, Any]:
+    """Return nested arguments with contents in the places of arrays, and with values; append the values to `reads`."""
     if isinstance(x, Traced):
-        return x.value
-    if type(x) is tuple or type(x) is list:
-        return type(x)([_refer(i) for i in x])
-    if _is_array(x):
-        if backend_of[type(x)].as_scalar(x) is None:
-            _graph().give_up(stranger)  # all that is known has been lifted
-        return Value((), x.dtype, constant=x)
-    return x
+        reads.append(x.value)
+        return x.raw, x.value
+    kind = type(x)
+    if kind is tuple or kind is list:
+        pairs = [_split(i, reads) for i in x]
+        return kind([raw for raw, _ in pairs]), kind([named for _, named in pairs])
+    if kind in _PLAIN or not _is_array(x):
+        return x, x
+    if backend_of[kind].as_scalar(x) is None:
+        graph_now().give_up(stranger)  # all that is known has been lifted
+    value = Value((), x.dtype, constant=x)
+    reads.append(value)
+    return x, value
 
 
 class Traced:
@@ -204,8 +226,8 @@ class Traced:
     dtype = property(lambda x: x.raw.dtype)
     ndim = property(lambda x: len(x.raw.shape))
     device = property(lambda x: getattr(x.raw, "device", None))
-    T = property(lambda x: _graph().call("T", operator.attrgetter("T"), (x,), {}))
-    mT = property(lambda x: _graph().call("matrix_transpose", _namespace_of(x).matrix_transpose, (x,), {}))
+    T = property(lambda x: graph_now().call("T", operator.attrgetter("T"), (x,), {}))
+    mT = property(lambda x: graph_now().call("matrix_transpose", _namespace_of(x).matrix_transpose, (x,), {}))
 
     @property
     def size(self) -> int:
@@ -213,14 +235,14 @@ class Traced:
 
     def __getitem__(self, key: Any) -> Any:
         keys = key if isinstance(key, tuple) else (key,)
-        _check_key(keys)
-        return _graph().call("index_get", operator.getitem, (self, keys), {})
+        check_key(keys)
+        return graph_now().call("index_get", operator.getitem, (self, keys), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise written_to()
 
     def __bool__(self) -> bool:
-        return bool(_contents(self, "a condition"))
+        return bool(contents_of(self, "a condition"))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         raise value_needed("a conversion to a NumPy array")
@@ -230,16 +252,16 @@ class Traced:
         raise value_needed("item()")
 
     def __float__(self) -> float:
-        return float(_contents(self, "float()"))
+        return float(contents_of(self, "float()"))
 
     def __int__(self) -> int:
-        return int(_contents(self, "int()"))
+        return int(contents_of(self, "int()"))
 
     def __index__(self) -> int:
-        return operator.index(_contents(self, "an index"))
+        return operator.index(contents_of(self, "an index"))
 
     def __complex__(self) -> complex:
-        return complex(_contents(self, "complex()"))
+        return complex(contents_of(self, "complex()"))
 
     def __len__(self) -> int:
         return int(self.raw.shape[0])
@@ -252,9 +274,10 @@ def _namespace_of(x: Traced) -> Any:
     return backend_of[type(x.raw)].xp
 
 
-def _check_key(key: tuple[Any, ...]) -> None:
+def check_key(key: tuple[Any, ...]) -> None:
+    """Refuse a key with a mask in it."""
     if any([hasattr(i, "shape") and _is_bool(i) for i in key]):
-        _graph().give_up(lambda: shape_needed("x[mask]", "tapegrad.where(mask, x, 0)"))
+        graph_now().give_up(lambda: shape_needed("x[mask]", "tapegrad.where(mask, x, 0)"))
 
 
 def _is_bool(i: Any) -> bool:
@@ -265,10 +288,10 @@ def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any, Any]:
     def forward(x: Traced, other: Any) -> Any:
         if isinstance(other, Tensor):
             return NotImplemented
-        return _graph().call(op, function, (x, other), {})
+        return (active.get() or graph_now()).call(op, function, (x, other), {})
 
     def reflected(x: Traced, other: Any) -> Any:
-        return _graph().call(op, function, (other, x), {})
+        return (active.get() or graph_now()).call(op, function, (other, x), {})
 
     def in_place(x: Traced, other: Any) -> Any:
         if not inside(sys._getframe(1)):
@@ -279,7 +302,7 @@ def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any, Any]:
 
 
 def _one(op: str, function: Callable[..., Any]) -> Any:
-    return lambda x: _graph().call(op, function, (x,), {})
+    return lambda x: graph_now().call(op, function, (x,), {})
 
 
 for _symbol, _op in {
@@ -316,126 +339,8 @@ for _symbol, _op in {"neg": "negative", "pos": "positive", "abs": "abs", "invert
     setattr(Traced, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
 
 
-class TraceNamespace:
-    """A library's namespace whose functions record what they compute."""
-
-    def __init__(self, base: Any, prefix: str = "") -> None:
-        self._base, self._prefix = base, prefix
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._base, name)
-        made: Any = value
-        if name in _DATA_DEPENDENT:
-            made = partial(_data_dependent, self._prefix + name, value)
-        elif name == "repeat":
-            made = partial(_repeat, value)
-        elif callable(value) and not isinstance(value, type):
-            made = partial(_call, self._prefix + name, value)
-        elif hasattr(value, "erf") or hasattr(value, "solve") or hasattr(value, "fft"):
-            made = TraceNamespace(value, f"{self._prefix}{name}.")
-        self.__dict__[name] = made
-        return made
-
-
-def _call(op: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    return _graph().call(op, function, args, kwargs)
-
-
-def _data_dependent(op: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    _graph().give_up(lambda: shape_needed(op))
-    return _graph().call(op, function, args, kwargs)
-
-
-def _repeat(function: Callable[..., Any], x: Any, repeats: Any, /, **kwargs: Any) -> Any:
-    if isinstance(repeats, Traced) and repeats.shape:
-        _graph().give_up(lambda: shape_needed("repeat"))
-    return _graph().call("repeat", function, (x, repeats), kwargs)
-
-
-def _refuse_if(condition: Any, error: Callable[[], Exception]) -> None:
-    if condition:
-        raise error()
-
-
-class TraceBackend(Backend):
-    """The recording adapter in front of a library's."""
-
-    mutable = False
-
-    def __init__(self, base: Backend) -> None:
-        self.base = base
-        self.name, self.prefix, self.dtype_hint = base.name, base.prefix, base.dtype_hint
-        self.dtype_names = base.dtype_names
-        xp: Any = TraceNamespace(base.xp)
-        xp.index_get = self.index_get
-        for op in ("index_set", "index_add"):
-            write = partial(_write, base, getattr(base.xp, op))
-            setattr(xp, op, partial(_call, op, write))
-        self.xp = xp
-
-    def native_dtype(self, name: str) -> Any:
-        return self.base.native_dtype(name)
-
-    def has_dtype(self, name: str, device: Any) -> bool:
-        return self.base.has_dtype(name, device)
-
-    def native_device(self, text: str) -> Any:
-        return self.base.native_device(text)
-
-    def devices(self) -> list[str]:
-        return self.base.devices()
-
-    def full_name(self, device: Any) -> str:
-        return self.base.full_name(device)
-
-    def device_string(self, array: Array) -> str:
-        return self.base.device_string(array.raw)
-
-    def as_scalar(self, operand: Any) -> Any:
-        return None
-
-    def to_host(self, array: Array) -> Any:
-        return self.base.to_host(_contents(array, "reading a value"))
-
-    def peek(self, array: Array) -> Any:
-        return self.base.to_host(array.raw)
-
-    def from_host(self, array: Any, device: Any) -> Array:
-        return _graph().constant(self.base.from_host(array, device))
-
-    def move(self, array: Array, device: Any) -> Array:
-        return _graph().call("to_device", self.base.move, (array, device), {})
-
-    def copy(self, array: Array) -> Array:
-        graph = _graph()
-        return graph.call("copy", self.base.copy, (array,), {}) if array.value in graph.foreign else array
-
-    def export(self, array: Array) -> Array:
-        return self.base.export(_contents(array, "the array below"))
-
-    def copied_dlpack(self, array: Array, **options: Any) -> Any:
-        return self.base.copied_dlpack(_contents(array, "DLPack export"), **options)
-
-    def readonly_dlpack(self, array: Array, stream: Any) -> Any:
-        return self.base.readonly_dlpack(_contents(array, "DLPack export"), stream)
-
-    def races(self, array: Array) -> bool:
-        return self.base.races(array.raw)
-
-    def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
-        _graph().call("refuse", _refuse_if, (condition, error), {}, effect=True)
-
-    def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
-        _check_key(key)
-        return _graph().call("index_get", self.base.xp.index_get, (array, key), {})
-
-
-def _write(base: Backend, write: Callable[..., Any], array: Array, key: tuple[Any, ...], value: Array) -> Array:
-    return write(base.copy(array), key, value)
-
-
 _types: dict[type, type] = {}
-_backends: dict[Backend, TraceBackend] = {}
+_backends: dict[Backend, Backend] = {}  # each adapter's recording one, and those themselves
 
 
 def _traced_type(array_type: type) -> type:
@@ -448,6 +353,12 @@ def _traced_type(array_type: type) -> type:
     return traced
 
 
-def _trace_backend(base: Backend) -> TraceBackend:
+def _trace_backend(base: Backend) -> Backend:
     found = _backends.get(base)
-    return _backends.setdefault(base, TraceBackend(base)) if found is None else found
+    if found is None:
+        from tapegrad._compile._trace_library import TraceBackend
+
+        made = TraceBackend(base)
+        found = _backends.setdefault(base, made)
+        _backends.setdefault(found, found)
+    return found
