@@ -1,4 +1,4 @@
-"""Which Tensors a function can reach: what its code names, and from there through objects and containers.
+"""Which Tensors a function can reach: by what its code names, and from there through objects, methods and containers.
 
 Those that it does not use do no harm, and those that are not found are seen when they are used: a search that stops
 early costs a call more.
@@ -6,6 +6,7 @@ early costs a call more.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
@@ -16,9 +17,10 @@ from typing import Any
 from tapegrad._namespace import backend_of
 from tapegrad._tensor import Tensor
 
-LIMIT = 10_000  # objects that are looked at
-_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), type, range, slice, BuiltinFunctionType))
-_OURS = ("tapegrad.", "tapegrad")
+LIMIT = 5_000  # objects that are looked at
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), range, slice, property, BuiltinFunctionType))
+# Modules whose functions name no Tensors, but for those in their closures.
+_KNOWN = sys.stdlib_module_names | {"numpy", "tapegrad"}
 
 
 def reachable(roots: Iterable[Any]) -> list[Tensor]:
@@ -47,7 +49,10 @@ def _parts(x: Any, kind: type) -> Iterable[Any]:
         yield from _parts_of_function(x)
     elif kind is MethodType:
         yield from (x.__func__, x.__self__)
-    elif kind is property or issubclass(kind, (type, ModuleType)):
+    elif issubclass(kind, ModuleType):
+        return
+    elif issubclass(kind, type):
+        yield from [] if _is_known(x.__module__) else [f for f in list(vars(x).values()) if type(f) is FunctionType]
         return
     elif issubclass(kind, partial):
         yield from (x.func, *x.args, *x.keywords.values())
@@ -55,7 +60,7 @@ def _parts(x: Any, kind: type) -> Iterable[Any]:
         yield from list(dict.values(x))
     elif issubclass(kind, (list, tuple, set, frozenset, deque)):
         base = next(c for c in (list, tuple, set, frozenset, deque) if issubclass(kind, c))
-        yield from list(base.__iter__(x))
+        yield from list(islice(base.__iter__(x), LIMIT))
     if kind not in _CONTAINERS:
         yield from _attributes(x, kind)
 
@@ -68,10 +73,13 @@ def _attributes(x: Any, kind: type) -> Iterable[Any]:
         own = object.__getattribute__(x, "__dict__")
     except AttributeError:
         own = {}
+    if _root(kind.__module__) == "tapegrad" and "__wrapped__" in own:
+        yield own["__wrapped__"]  # of a compiled function: its programs hold Tensors that it may not use any more
+        return
     if type(own) is dict:
-        # Of a compiled function, only the function: its programs hold Tensors that it may not use any more.
-        yield from [own["__wrapped__"]] if kind.__module__.startswith(_OURS) and "__wrapped__" in own else own.values()
+        yield from list(own.values())
     for cls in kind.__mro__:
+        yield cls
         if "__slots__" in vars(cls):
             for member in list(vars(cls).values()):
                 if type(member) is MemberDescriptorType:
@@ -79,6 +87,14 @@ def _attributes(x: Any, kind: type) -> Iterable[Any]:
                         yield member.__get__(x, kind)
                     except AttributeError:
                         continue
+
+
+def _root(module: Any) -> str:
+    return str(module).partition(".")[0]
+
+
+def _is_known(module: Any) -> bool:
+    return _root(module) in _KNOWN
 
 
 def _parts_of_function(f: FunctionType) -> Iterable[Any]:
@@ -90,7 +106,7 @@ def _parts_of_function(f: FunctionType) -> Iterable[Any]:
             continue
     yield from f.__defaults__ or ()
     yield from (f.__kwdefaults__ or {}).values()
-    if not f.__module__ or not f.__module__.startswith(_OURS):
+    if not _is_known(f.__module__):
         names = _names(f.__code__)
         yield from _named(f.__globals__, names, names)
 
@@ -109,7 +125,7 @@ def _named(space: dict[str, Any], names: set[str], inside: set[str]) -> Iterable
     for name in names & space.keys():
         x = space[name]
         if isinstance(x, ModuleType):
-            if not x.__name__.startswith(_OURS) and vars(x) is not space:
+            if vars(x) is not space and _root(x.__name__) != "tapegrad":
                 yield from _named(vars(x), inside - {name}, inside - {name})
         else:
             yield x
