@@ -14,6 +14,7 @@ from tapegrad._namespace import (
     dtype_of,
     find_backend,
     lifted,
+    namespace_of,
     native_device,
 )
 from tapegrad._tensor import Tensor, wrap
@@ -98,6 +99,23 @@ def as_tensor_on(x: object, device: str) -> Tensor:
     from tapegrad.ops.creation import asarray
 
     return asarray(x, device=device)
+
+
+def recovered(
+    name: str, error: Exception, forward: Callable[..., Any], arrays: tuple[Any, ...], args: tuple[Any, ...]
+) -> Any:
+    """Return what an operation gives that failed only because a tentative call met a Tensor that nobody knew of.
+
+    Any other error is raised, explained.
+    """
+    graph = capturing.get()
+    unmixed = None if graph is None else graph.unmixed(args)
+    if unmixed is None:
+        raise explain(name, error, arrays) from error
+    try:
+        return forward(namespace_of[type(unmixed[0])], *unmixed)
+    except Exception as again:
+        raise explain(name, again, arrays) from again
 
 
 def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:

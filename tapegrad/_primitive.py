@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, explain, same_library
+from tapegrad._operands import SCALARS, explain, recovered, same_library
 from tapegrad._record import CACHE, DEFAULT, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._tensor import Tensor, wrap
@@ -69,7 +69,7 @@ def primitive(
             try:
                 out = forward(namespace_of[type(a)], a, *static)
             except Exception as error:
-                raise explain(name, error, (a,)) from error
+                out = recovered(name, error, forward, (a,), (a, *static))
             left = None
             if cached:
                 out, left = out
@@ -119,7 +119,7 @@ def primitive(
             try:
                 out = forward(namespace_of[kind], *arrays, *static)  # type: ignore[index]
             except Exception as error:
-                raise explain(name, error, tuple(arrays)) from error
+                out = recovered(name, error, forward, tuple(arrays), (*arrays, *static))
             left = None
             if cached:
                 out, left = out

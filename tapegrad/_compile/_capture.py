@@ -161,7 +161,7 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any) -> Known:
     """Return what a call used, and what is still there of what it made: it may be state."""
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
-        check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | used.strangers)
+        check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | set(used.strangers))
     found = {id(x): x for x in [*[r() for r in used.tensors.values()], *outputs] if x is not None}
     passing = {id(x) for x in (*leaves, *outputs)}
     passing |= {id(x._grad) for x in found.values() if hasattr(x, "_grad")}

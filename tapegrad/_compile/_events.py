@@ -8,7 +8,8 @@ from weakref import ref
 from tapegrad._compile._program import Value
 from tapegrad._compile._refusals import stranger
 from tapegrad._compile._trace import Graph, Traced
-from tapegrad._record import Operation
+from tapegrad._primitive import PICK
+from tapegrad._record import RELEASED, Operation, Record
 from tapegrad._tensor import Tensor
 
 
@@ -41,20 +42,29 @@ class Seen(Used):
         super().__init__()
         self.graph = graph
         self.tensors: dict[int, ref[Tensor]] = {}
-        self.strangers: set[int] = set()
+        self.strangers: list[int] = []
 
     def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
+        before = len(self.strangers)
         super().__call__(operation, operands, static, result)
         for y in result if type(result) is tuple else (result,):
             if not isinstance(y._array, Traced):
                 y._array = self.graph.input(y._array)
+            if len(self.strangers) > before and y._record is not None:
+                self.saved_by(y._record)
             self.tensors[id(y)] = ref(y)
         for x in operands:
             if type(x) is Tensor:
                 self.tensors[id(x)] = ref(x)
 
+    def saved_by(self, record: Record) -> None:
+        """Lift what a record saved, so that its rules compute with traced arrays only."""
+        for r in (record, *record.parents[:1]) if record.op is PICK else (record,):
+            if r is not None and r.saved is not RELEASED:
+                r.saved = self.graph.lifted(r.saved)
+
     def unknown(self, x: Tensor) -> None:
         """Lift a Tensor that nobody knew of."""
         self.graph.give_up(stranger)
         x._array = self.graph.input(x._array)
-        self.strangers.add(id(x))
+        self.strangers.append(id(x))

@@ -90,6 +90,20 @@ class Graph:
         self.give_up(stranger)
         return array.raw if isinstance(array, Traced) else self.input(array)
 
+    def lifted(self, saved: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what a record saved with traced arrays in the places of raw ones."""
+        return tuple([self.lifted(v) if type(v) is tuple else self._lifted(v) for v in saved])
+
+    def _lifted(self, v: Any) -> Any:
+        return v if isinstance(v, Traced) or type(v) not in _types else self.input(v)
+
+    def unmixed(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Return arguments of a tentative call that are both raw and traced without traced ones; None for others."""
+        if not self.tentative or type(args[0]) not in _types or not _holds_traced(args):
+            return None
+        self.give_up(stranger)
+        return tuple([lowered(x) for x in args])
+
     def keep_apart(self, raw: Array) -> Value:
         """Return the value of a raw argument that a tentative call gets as it is."""
         value = Value(tuple(raw.shape), raw.dtype)
@@ -193,6 +207,10 @@ def lowered(x: Any) -> Any:
     if type(x) is tuple or type(x) is list:
         return type(x)([lowered(i) for i in x])
     return x
+
+
+def _holds_traced(x: Any) -> bool:
+    return isinstance(x, Traced) or (type(x) in (tuple, list) and any(map(_holds_traced, x)))
 
 
 def _split(x: Any, reads: list[Value]) -> tuple[Any, Any]:
