@@ -28,9 +28,9 @@ def inside(frame: FrameType) -> bool:
     return not _name(frame.f_code.co_filename)
 
 
-def user_line() -> str:
-    """Return "file:line" of the innermost frame outside tapegrad."""
-    frame: FrameType | None = sys._getframe(1)
+def user_line(ours: int = 1) -> str:
+    """Return "file:line" of the innermost frame outside tapegrad; ours: how many of the innermost need no look."""
+    frame: FrameType | None = sys._getframe(ours)
     while frame is not None:
         name = _names.get(frame.f_code.co_filename)
         if name is None:

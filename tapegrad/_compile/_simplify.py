@@ -14,6 +14,7 @@ from tapegrad._compile._program import Node, Program, Value, put_in, reads_of
 
 _FILLS = ("zeros", "ones", "full")
 _LIKE = ("zeros_like", "ones_like", "full_like")
+_MAYBE_SAME = {"positive", "astype", "reshape", "broadcast_to", "permute_dims", "squeeze", "expand_dims"}
 
 
 def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Program:
@@ -42,7 +43,8 @@ def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Pro
         key = (old.op, *map(_frozen, args), _frozen(tuple(kwargs.items())) if kwargs else None)
         found = seen.get(key)
         if found is None:
-            _alike(node)
+            if any([_narrow(v) is not v for v in reads]):
+                _alike(node)
             found = _same_as(node) or _constant(node, as_array)
             if found is None:
                 _note_uniform(node, as_array, xp)
@@ -135,7 +137,7 @@ def _same_as(node: Node) -> tuple[Value, ...] | None:
     op, args = node.op, node.args
     out = node.outs[0]
     x = args[0] if args else None
-    if op in ("positive", "astype", "reshape", "broadcast_to", "permute_dims", "squeeze", "expand_dims"):
+    if op in _MAYBE_SAME:
         if type(x) is not Value:
             return None
         if x.shape == out.shape and x.dtype == out.dtype and (op != "permute_dims" or _in_order(args[1])):
@@ -166,7 +168,7 @@ def _is_one(x: Any) -> bool:
 
 def _alike(node: Node) -> None:
     """Have an elementwise node read scalars and what is broadcast as they are, where its result stays the same."""
-    if all([_narrow(v) is v for v in node.reads]) or kind_of(node.op, node.args) != "elementwise":
+    if kind_of(node.op, node.args) != "elementwise":
         return
     shape = node.out.shape
     for wide in (True, False):

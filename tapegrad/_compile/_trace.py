@@ -126,7 +126,10 @@ class Graph:
     def call(
         self, op: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], effect: bool = False
     ) -> Any:
-        """Compute and record `function(*args, **kwargs)`; what gives no array is only computed."""
+        """Compute and record `function(*args, **kwargs)`; what gives no array is only computed.
+
+        The user's line is not looked for in a tentative call: nobody is told it.
+        """
         raw: list[Any] = []
         named: list[Any] = []
         reads: list[Value] = []
@@ -149,20 +152,16 @@ class Graph:
         else:
             result = function(*raw)
         if effect or _is_array(result):
-            node = Node(op, function, tuple(named), kwargs, self._line(), effect, reads)
+            node = Node(op, function, tuple(named), kwargs, "" if self.tentative else user_line(3), effect, reads)
             self.nodes.append(node)
             return None if effect else self._out(node, result)
         if isinstance(result, (tuple, list)) and result and all(map(_is_array, result)):
-            node = Node(op, function, tuple(named), kwargs, self._line(), reads=reads)
+            node = Node(op, function, tuple(named), kwargs, "" if self.tentative else user_line(3), reads=reads)
             node.many = True
             self.nodes.append(node)
             outs: list[Any] = [self._out(node, r) for r in result]
             return type(result)(*outs) if hasattr(result, "_fields") else type(result)(outs)
         return result
-
-    def _line(self) -> str:
-        """Return the user's line; of a tentative call nobody is told it."""
-        return "" if self.tentative else user_line()
 
     def _out(self, node: Node, raw: Array) -> Traced:
         if type(raw) not in _types:  # it may be a scalar
