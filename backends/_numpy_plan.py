@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -109,13 +110,12 @@ class Planner:
         """Find the outputs that may be written into the array of the input they replace."""
         where = {v: i for i, item in enumerate(self.program.nodes) for v in item.outs}
         outputs = self.program.outputs
+        times, roots = Counter(outputs), Counter(map(self.root_of, outputs))
         for v, k in zip(outputs, self.program.replaces, strict=True):
-            if k is None or v not in where or v in self.root or outputs.count(v) > 1:
+            if k is None or v not in where or v in self.root or times[v] > 1:
                 continue
             x, at = self.program.inputs[k], where[v]
-            if x.shape != v.shape or x.dtype != v.dtype or any(self.root_of(o) is x for o in outputs):
-                continue
-            if any(self.root_of(o) is v for o in outputs if o is not v):
+            if x.shape != v.shape or x.dtype != v.dtype or roots[x] or roots[v] > 1:
                 continue
             reads = self.readers.get(x, [])
             if any(i > at for i, _ in reads):

@@ -102,9 +102,9 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
                 capture = left_behind(lifted, result, used)[1]
                 check_survivors(graph)
         if graph.void:
-            settle_all(graph)
+            settle_all(graph, used.alive())
     except BaseException:
-        settle_all(graph)
+        settle_all(graph, used.alive())
         raise
     finally:
         lifted.cells.clear()
@@ -162,7 +162,7 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any) -> Known:
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
         check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | set(used.strangers))
-    found = {id(x): x for x in [*[r() for r in used.tensors.values()], *outputs] if x is not None}
+    found = {id(x): x for x in [*used.alive(), *outputs]}
     passing = {id(x) for x in (*leaves, *outputs)}
     passing |= {id(x._grad) for x in found.values() if hasattr(x, "_grad")}
     return Known([ref(x) for x in found.values()], [ref(x) for i, x in found.items() if i not in passing])

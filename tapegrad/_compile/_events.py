@@ -57,6 +57,10 @@ class Seen(Used):
             if type(x) is Tensor:
                 self.tensors[id(x)] = ref(x)
 
+    def alive(self) -> list[Tensor]:
+        """Return the Tensors that are still there."""
+        return [x for r in self.tensors.values() if (x := r()) is not None]
+
     def saved_by(self, record: Record) -> None:
         """Lift what a record saved, so that its rules compute with traced arrays only."""
         for r in (record, *record.parents[:1]) if record.op is PICK else (record,):

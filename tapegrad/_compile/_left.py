@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,11 +103,11 @@ def _raw(y: Traced, raw: dict[int, Value]) -> Any:
 
 def _check_kept(made: list[Tensor], values: list[Value], leaves: list[Any], tensors: list[Tensor]) -> None:
     """Raise CaptureError if a new result is held by more than results and gradients: replay makes another one."""
+    # In the result, and in two lists of its leaves; in a gradient's place.
+    held = Counter([i for y in leaves for i in (id(y),) * 3]) + Counter([id(x.grad) for x in tensors])
     for collected in (False, True):
         for n in range(len(made)):
-            times = sum([made[n] is y for y in leaves])
-            # In the result, and in two lists of its leaves; in a gradient's place; in `made`, and as an argument here.
-            if sys.getrefcount(made[n]) > 3 * times + sum([made[n] is x.grad for x in tensors]) + 2:
+            if sys.getrefcount(made[n]) > held[id(made[n])] + 2:  # in `made`, and as an argument here
                 break
         else:
             return

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Iterable
 from types import CellType
 from typing import Any
 
+from tapegrad._backward import collect
 from tapegrad._compile._program import Value
-from tapegrad._compile._trace import Graph, Traced, lowered
+from tapegrad._compile._trace import Graph, Traced, holds_traced, lowered
 from tapegrad._namespace import CaptureError
-from tapegrad._record import Record
+from tapegrad._record import RELEASED, Record
 from tapegrad._tensor import Tensor
 
-_DEPTH = 4  # of tuples in what a record saved
+_DEPTH = 4  # of tuples that hold arrays
 
 
 def settle(x: Tensor) -> Value | None:
@@ -25,8 +27,23 @@ def settle(x: Tensor) -> Value | None:
     return value
 
 
-def settle_all(graph: Graph) -> None:
-    """Give everything that still holds traced arrays their contents: Tensors, records, lists of arrays."""
+def settle_all(graph: Graph, tensors: Iterable[Tensor] = ()) -> None:
+    """Give everything that still holds traced arrays their contents: Tensors, records, lists of arrays.
+
+    tensors: those that are known; the heap is only searched for others if there are any.
+    """
+    tensors = list(tensors)
+    for x in tensors:
+        settle(x)
+    for r in collect([x._record for x in tensors if x._record is not None], 0):
+        _settle_record(r)
+    if not alive(graph):
+        return
+    for x in gc.get_objects():
+        if type(x) is Tensor:
+            settle(x)
+        elif type(x) is Record:
+            _settle_record(x)
     held: tuple[Any, ...] = tuple(alive(graph))
     seen = {id(held)}
     for _ in range(_DEPTH):
@@ -40,13 +57,14 @@ def settle_all(graph: Graph) -> None:
         seen.add(id(held))
 
 
+def _settle_record(r: Record) -> None:
+    if r.saved and r.saved is not RELEASED and holds_traced(r.saved):
+        r.saved = lowered(r.saved)
+
+
 def _settle_in(x: Any) -> None:
     kind = type(x)
-    if kind is Tensor:
-        settle(x)
-    elif kind is Record:
-        x.saved = lowered(x.saved)
-    elif kind is list:
+    if kind is list:
         x[:] = lowered(x)
     elif kind is dict:
         x.update({k: lowered(v) for k, v in x.items()})
@@ -65,7 +83,7 @@ def check_survivors(graph: Graph) -> None:
     """Raise CaptureError if somebody keeps a Tensor that was made inside, other than by returning it."""
     if not alive(graph):
         return
-    gc.collect()  # only what is in a cycle nobody holds?
+    gc.collect(1 if graph.tentative else 2)  # only what is in a cycle nobody holds? of a tentative call, a short look
     for pause in (0.0,) if graph.tentative else (0.0, 0.001, 0.01):  # or another thread that just looked?
         time.sleep(pause)
         kept = alive(graph)

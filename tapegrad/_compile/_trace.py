@@ -99,7 +99,7 @@ class Graph:
 
     def unmixed(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return arguments of a tentative call that are both raw and traced without traced ones; None for others."""
-        if not self.tentative or type(args[0]) not in _types or not _holds_traced(args):
+        if not self.tentative or type(args[0]) not in _types or not holds_traced(args):
             return None
         self.give_up(stranger)
         return tuple([lowered(x) for x in args])
@@ -208,8 +208,9 @@ def lowered(x: Any) -> Any:
     return x
 
 
-def _holds_traced(x: Any) -> bool:
-    return isinstance(x, Traced) or (type(x) in (tuple, list) and any(map(_holds_traced, x)))
+def holds_traced(x: Any) -> bool:
+    """Say whether there is a traced array in nested arguments."""
+    return isinstance(x, Traced) or (type(x) in (tuple, list) and any(map(holds_traced, x)))
 
 
 def _split(x: Any, reads: list[Value]) -> tuple[Any, Any]:
