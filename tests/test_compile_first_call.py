@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -300,6 +301,7 @@ LOOKS: dict[str, Callable[[tg.Tensor], Any]] = {
     "np.asarray": lambda x: float(np.asarray(x)[1]),
     "dlpack": lambda x: float(np.from_dlpack(x)[1]),
     "dlpack without a copy": lambda x: float(np.from_dlpack(x, copy=False)[1]),
+    "dlpack to PyTorch": lambda x: float(pytest.importorskip("torch").from_dlpack(x)[1]),
     "range": lambda x: len(range(tg.astype(x, tg.int64)[1])),
     "index": lambda x: x[tg.argmax(x)].item(),
     "nonzero": lambda x: tg.nonzero(x)[0].shape[0],
@@ -488,6 +490,39 @@ def test_threads_of_the_functions_own_in_the_first_call() -> None:
         clean(m)
     assert m.b.tolist() == [0.0] * 3
     assert m.made.item() == tg.sum(m.w * m.w).item()  # type: ignore[attr-defined]
+
+
+def test_a_context_that_a_call_leaves_is_an_eager_one() -> None:
+    left: list[Context] = []
+    s = tg.asarray(1.0)
+
+    @tg.compile
+    def step(x: tg.Tensor) -> tg.Tensor:
+        left.append(copy_context())
+        return s * x
+
+    for _ in range(2):
+        step(tg.asarray(2.0))
+        y = left.pop().run(lambda: tg.asarray(np.ones(2)) * s + tg.zeros(2) + np.ones(2))
+        assert y.tolist() == [2.0, 2.0]
+        assert type(y._array) is type(s._array) is np.ndarray
+
+
+def test_a_leaf_that_the_first_call_makes() -> None:
+    def step(m: Any, x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
+        if not hasattr(m, "extra"):
+            m.extra = tg.zeros(3, dtype="float64")
+            m.extra.requires_grad = True
+            m.b.requires_grad = True
+        m.extra.grad = None
+        return plain(m, x, y + tg.sum(m.extra))
+
+    def make() -> Any:
+        m = Model()
+        m.b.requires_grad = False
+        return m
+
+    same(make, step)
 
 
 def test_numbers_of_the_first_call_alone_do_no_harm() -> None:

@@ -43,7 +43,7 @@ def traced(
 ) -> tuple[Any, Capture]:
     """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did."""
     lifted = Lifted(Graph(debug=debug))
-    used = Used()
+    used = Used(lifted.graph)
     try:
         leaves, rebuild = flatten((args, kwargs))
         try:
@@ -129,6 +129,7 @@ def _run(graph: Graph, used: Used, function: Callable[..., Any], args: Any, kwar
             return [function(*args, **kwargs)]
     finally:
         active.reset(token)
+        graph.ended = True
 
 
 def _check_arguments(given: list[Any], args: Any, kwargs: Any) -> None:

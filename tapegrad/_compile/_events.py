@@ -16,10 +16,16 @@ from tapegrad._tensor import Tensor
 class Used:
     """The values of Tensors that a call used; raises CaptureError for a Tensor that holds no traced array."""
 
-    def __init__(self) -> None:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.values: set[Value] = set()
 
     def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
+        if not self.graph.ended:
+            self.note(operands, result)
+
+    def note(self, operands: Any, result: Any) -> None:
+        """Note an operation."""
         for x in operands:
             if type(x) is Tensor:
                 if not isinstance(x._array, Traced):
@@ -39,14 +45,14 @@ class Seen(Used):
     """
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
-        self.graph = graph
+        super().__init__(graph)
         self.tensors: dict[int, ref[Tensor]] = {}
         self.strangers: list[int] = []
 
-    def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
+    def note(self, operands: Any, result: Any) -> None:
+        """Note an operation, and lift what it used or made and is raw."""
         before = len(self.strangers)
-        super().__call__(operation, operands, static, result)
+        super().note(operands, result)
         for y in result if type(result) is tuple else (result,):
             if not isinstance(y._array, Traced):
                 y._array = self.graph.input(y._array)

@@ -28,16 +28,17 @@ class Graph:
     """The program that is being recorded.
 
     tentative: whether the call is to come out as an eager one whatever it does: what a program cannot do is then done,
-    and the graph is void. nodes: so far; handed: all arrays that were handed out, held weakly; held: the raw arrays
-    from outside that no Tensor holds, each with a copy of what it was, which are read again at each call; foreign:
-    values in memory that others may write to; apart: raw arrays that the user has as they are, and their values, by
-    identity; values: the contents of all results, for `debug` only.
+    and the graph is void. ended: whether the call is over, though a copy of its context may still run. nodes: so far;
+    handed: all arrays that were handed out, held weakly; held: the raw arrays from outside that no Tensor holds, each
+    with a copy of what it was, which are read again at each call; foreign: values in memory that others may write to;
+    apart: raw arrays that the user has as they are, and their values, by identity; values: the contents of all results,
+    for `debug` only.
     """
 
     everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
 
     def __init__(self, tentative: bool = False, debug: bool = False) -> None:
-        self.tentative, self.void = tentative, False
+        self.tentative, self.void, self.ended = tentative, False, False
         self.nodes: list[Node] = []
         self.handed: list[ref[Traced]] = []
         self.held: dict[Value, tuple[Array, Array]] = {}
@@ -70,7 +71,7 @@ class Graph:
 
     def lift(self, array: Any) -> Any:
         """Return a raw array as one of this library; others as they are."""
-        if isinstance(array, Traced) or not _is_array(array):
+        if self.ended or isinstance(array, Traced) or not _is_array(array):
             return array
         backend = backend_of[type(array)]
         if backend.as_scalar(array) is not None:
@@ -121,7 +122,7 @@ class Graph:
 
     def backend(self, backend: Backend) -> Backend:
         """Return the recording adapter for a library."""
-        return _backends.get(backend) or _trace_backend(backend)
+        return backend if self.ended else _backends.get(backend) or _trace_backend(backend)
 
     def call(
         self, op: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], effect: bool = False
@@ -264,6 +265,9 @@ class Traced:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         raise value_needed("a conversion to a NumPy array")
+
+    def __dlpack_device__(self) -> Any:
+        return self.raw.__dlpack_device__()
 
     def item(self) -> Any:
         """Raise: the value is another at each call."""
