@@ -57,7 +57,6 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
     operands: whatever stands for arrays, and numbers; dtypes: theirs, None for a number; dtype: of the result. `out`
     may be the first operand that is an array, or, but for "where", any.
     """
-    arrays = [np.empty((), d) for d in dtypes if d is not None]
     if op == "pow":
         base, power = operands
         if any(d is not None and d.kind == "c" for d in dtypes):
@@ -77,8 +76,10 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
         ufunc = UFUNCS[op]
     else:
         return None
-    given = [scalar(x, arrays, dtype) if d is None else x for x, d in zip(operands, dtypes, strict=True)]
-    return [(ufunc, (*given, out))]
+    if any([d is None for d in dtypes]):
+        arrays = [np.empty((), d) for d in dtypes if d is not None]
+        operands = [scalar(x, arrays, dtype) if d is None else x for x, d in zip(operands, dtypes, strict=True)]
+    return [(ufunc, (*operands, out))]
 
 
 def _quiet_exp(x: Any, out: Any) -> None:

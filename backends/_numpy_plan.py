@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -58,7 +59,8 @@ class Planner:
         for v, i in self.last.items():
             self.ending.setdefault(i, []).append(v)
         effects = [i for i, item in enumerate(program.nodes) if item.effect]
-        outs = [i for i, item in enumerate(program.nodes) if any(self.root_of(v) in self.fresh for v in item.outs)]
+        fresh = set(self.fresh)
+        outs = [i for i, item in enumerate(program.nodes) if not fresh.isdisjoint(map(self.root_of, item.outs))]
         # Whether all that may be refused is so before an output is written; and whether that is done, in a run.
         self.effects = bool(effects)
         self.refuses_first = not effects or not outs or effects[-1] < outs[0]
@@ -105,8 +107,9 @@ class Planner:
                 self.root.update(dict.fromkeys(item.outs, self.root_of(x)))
                 shown.update((v, array[part]) for v, part in zip(item.outs, _parts(item), strict=True))
             for v in item.values():
-                self.last[self.root_of(v)] = i
-                self.readers.setdefault(self.root_of(v), []).append((i, item))
+                root = self.root.get(v, v)
+                self.last[root] = i
+                self.readers.setdefault(root, []).append((i, item))
         for v in self.program.outputs:
             self.last[self.root_of(v)] = len(self.program.nodes)
 
@@ -120,13 +123,12 @@ class Planner:
         """Find the outputs that may be written into the array of the input they replace."""
         where = {v: i for i, item in enumerate(self.program.nodes) for v in item.outs}
         outputs = self.program.outputs
+        times, roots = Counter(outputs), Counter(map(self.root_of, outputs))
         for v, k in zip(outputs, self.program.replaces, strict=True):
-            if k is None or v not in where or v in self.root or outputs.count(v) > 1:
+            if k is None or v not in where or v in self.root or times[v] > 1:
                 continue
             x, at = self.program.inputs[k], where[v]
-            if x.shape != v.shape or x.dtype != v.dtype or any(self.root_of(o) is x for o in outputs):
-                continue
-            if any(self.root_of(o) is v for o in outputs if o is not v):
+            if x.shape != v.shape or x.dtype != v.dtype or roots[x] or roots[v] > 1:
                 continue
             reads = self.readers.get(x, [])
             if any(i > at for i, _ in reads):
@@ -167,8 +169,11 @@ class Planner:
         return v in self.buffer and self.last[v] == self.now
 
     def _release(self, i: int, item: Any) -> None:
-        for v in (*self.ending.get(i, ()), *[v for v in item.outs if v not in self.last]):
+        for v in self.ending.get(i, ()):
             if v in self.buffer:
+                self.pool.give(self.buffer.pop(v))
+        for v in item.outs:
+            if v not in self.last and v in self.buffer:
                 self.pool.give(self.buffer.pop(v))
 
     def view(self, x: Any, function: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
@@ -316,9 +321,10 @@ class Planner:
         reuse = None
         if v not in self.place:
             able = node.args if node.op != "where" else node.args[1:2]
-            reuse = next(
-                (x for x in able if is_value(x) and self.dies(x) and alike(x, v) and self._sole(x, node)), None
-            )
+            for x in able:
+                if is_value(x) and self.dies(x) and alike(x, v) and self._sole(x, node):
+                    reuse = x
+                    break
         operands = [self.array(x) if is_value(x) else x for x in node.args]
         out = self.target(v, reuse)
         made = calls.of_node(node, operands, out)
@@ -330,7 +336,8 @@ class Planner:
 
     def _sole(self, x: Any, node: Any) -> bool:
         """Say whether no other operand is a view of the same buffer."""
-        return all(y is x or self.root_of(y) is not self.root_of(x) for y in node.values())
+        root = self.root_of(x)
+        return all([y is x or self.root_of(y) is not root for y in node.values()])
 
     def _reduction(self, node: Any, code: Code) -> None:
         x, v = node.args[0], node.outs[0]

@@ -13,17 +13,32 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _INSIDE = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "backends") + os.sep)
 
 
+_names: dict[str, str] = {}  # of files, without their folders; "" for one of tapegrad's
+
+
+def _name(file: str) -> str:
+    name = _names.get(file)
+    if name is None:
+        name = _names[file] = "" if file.startswith(_INSIDE) else os.path.basename(file)
+    return name
+
+
 def inside(frame: FrameType) -> bool:
     """Say whether a frame runs code of tapegrad."""
-    return frame.f_code.co_filename.startswith(_INSIDE)
+    return not _name(frame.f_code.co_filename)
 
 
-def user_line() -> str:
-    """Return "file:line" of the innermost frame outside tapegrad."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and inside(frame):
+def user_line(ours: int = 1) -> str:
+    """Return "file:line" of the innermost frame outside tapegrad; ours: how many of the innermost need no look."""
+    frame: FrameType | None = sys._getframe(ours)
+    while frame is not None:
+        name = _names.get(frame.f_code.co_filename)
+        if name is None:
+            name = _name(frame.f_code.co_filename)
+        if name:
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
-    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return ""
 
 
 def cut(how: str, seq: int | None = None) -> None:

@@ -165,7 +165,7 @@ def binary(
                     b = x2._array
                     p2 = x2._record
                     if type(a) is not type(b):
-                        same_library(name, a, b)
+                        a = same_library(name, a, b)
                 else:
                     p2 = None
                     b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))

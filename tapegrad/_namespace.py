@@ -23,7 +23,7 @@ class CaptureError(RuntimeError):
     >>> @tg.compile
     ... def halved(x):
     ...     return x / 2 if x > 0 else x
-    >>> half = halved(tg.asarray(3.0))  # the first call only looks
+    >>> half = halved(tg.asarray(3.0))  # the first call is right whatever it does
     >>> try:
     ...     halved(tg.asarray(3.0))
     ... except tg.CaptureError as error:
@@ -93,6 +93,12 @@ def lifted(array: Any) -> Any:
     """Return a raw array that comes in from outside as arrays are now: lifted while a program is captured."""
     graph = capturing.get()
     return array if graph is None else graph.lift(array)
+
+
+def given_out(array: Any) -> Any:
+    """Return a raw array that goes to the user, as an eager call gives it if it is only tried to capture one."""
+    graph = capturing.get()
+    return array if graph is None else graph.given_out(array)
 
 
 def entered(backend: Backend) -> Backend:

@@ -14,6 +14,7 @@ from tapegrad._namespace import (
     dtype_of,
     find_backend,
     lifted,
+    namespace_of,
     native_device,
 )
 from tapegrad._tensor import Tensor, wrap
@@ -36,21 +37,22 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     scalar = backend.as_scalar(x)
     if scalar is not None:
         return scalar
-    x = lifted(x)
-    same_library(name, x, like)
+    x = same_library(name, lifted(x), like)
     return backend_of[type(x)].copy(x) if keep else x
 
 
-def same_library(name: str, a: Array, b: Array) -> None:
-    """Raise TypeError unless two raw arrays are of one library."""
-    if backend_of[type(a)] is not backend_of[type(b)]:
-        graph = capturing.get()
-        if graph is not None:
-            graph.check_known(a, b)
-        raise TypeError(
-            f"{name}: operands on {device_of(a)} and {device_of(b)}; "
-            f"move one first, as in x.to_device({device_of(b)!r})"
-        )
+def same_library(name: str, a: Array, b: Array) -> Array:
+    """Return a raw array to compute with another one; raise TypeError unless they are of one library."""
+    if backend_of[type(a)] is backend_of[type(b)]:
+        return a
+    graph = capturing.get()
+    if graph is not None:
+        a = graph.alike(a, b)
+        if backend_of[type(a)] is backend_of[type(b)]:
+            return a
+    raise TypeError(
+        f"{name}: operands on {device_of(a)} and {device_of(b)}; move one first, as in x.to_device({device_of(b)!r})"
+    )
 
 
 def not_an_operand(name: str, x: object) -> TypeError:
@@ -97,6 +99,23 @@ def as_tensor_on(x: object, device: str) -> Tensor:
     from tapegrad.ops.creation import asarray
 
     return asarray(x, device=device)
+
+
+def recovered(
+    name: str, error: Exception, forward: Callable[..., Any], arrays: tuple[Any, ...], args: tuple[Any, ...]
+) -> Any:
+    """Return what an operation gives that failed only because a tentative call met a Tensor that nobody knew of.
+
+    Any other error is raised, explained.
+    """
+    graph = capturing.get()
+    unmixed = None if graph is None else graph.unmixed(args)
+    if unmixed is None:
+        raise explain(name, error, arrays) from error
+    try:
+        return forward(namespace_of[type(unmixed[0])], *unmixed)
+    except Exception as again:
+        raise explain(name, again, arrays) from again
 
 
 def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:

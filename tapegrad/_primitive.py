@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, explain, same_library
+from tapegrad._operands import SCALARS, explain, recovered, same_library
 from tapegrad._record import CACHE, DEFAULT, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._tensor import Tensor, wrap
@@ -69,7 +69,7 @@ def primitive(
             try:
                 out = forward(namespace_of[type(a)], a, *static)
             except Exception as error:
-                raise explain(name, error, (a,)) from error
+                out = recovered(name, error, forward, (a,), (a, *static))
             left = None
             if cached:
                 out, left = out
@@ -110,7 +110,7 @@ def primitive(
                     if kind is None:
                         kind = type(a)
                     elif kind is not type(a):
-                        same_library(name, a, next(b for b in arrays if type(b) is kind))
+                        a = same_library(name, a, next(b for b in arrays if type(b) is kind))
                 else:
                     a = x
                     parents.append(None)
@@ -119,7 +119,7 @@ def primitive(
             try:
                 out = forward(namespace_of[kind], *arrays, *static)  # type: ignore[index]
             except Exception as error:
-                raise explain(name, error, tuple(arrays)) from error
+                out = recovered(name, error, forward, tuple(arrays), (*arrays, *static))
             left = None
             if cached:
                 out, left = out
@@ -157,7 +157,7 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
 
     def call(xs: tuple[Tensor, ...], *static: Any) -> Tensor:
         arrays = tuple([x._array for x in xs])
-        kind = library(name, arrays)
+        kind, arrays = library(name, arrays)
         try:
             out = forward(namespace_of[kind], arrays, *static)
         except Exception as error:
@@ -229,14 +229,10 @@ def pick(whole: Record, i: int, out: Any) -> Record:
     return record(PICK, (whole,), (i,), out)
 
 
-def library(name: str, arrays: Sequence[Any]) -> type:
-    """Return the array type that stands for the library of all these operands; TypeError if they mix."""
-    first = None
-    for a in arrays:
-        if type(a) in SCALARS:
-            continue
-        if first is None:
-            first = a
-        elif type(a) is not type(first):
-            same_library(name, a, first)
-    return type(first)
+def library(name: str, arrays: tuple[Any, ...]) -> tuple[type, tuple[Any, ...]]:
+    """Return the array type of the first operand, and the operands to compute with; TypeError if libraries mix."""
+    first = next((a for a in arrays if type(a) not in SCALARS), None)
+    kind = type(first)
+    if any([type(a) is not kind for a in arrays]):
+        arrays = tuple([a if type(a) in SCALARS else same_library(name, a, first) for a in arrays])
+    return kind, arrays

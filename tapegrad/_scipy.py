@@ -9,7 +9,7 @@ import numpy as np
 
 from tapegrad._dtypes import isdtype
 from tapegrad._forward import linearize
-from tapegrad._namespace import backend_of, find_backend
+from tapegrad._namespace import backend_of, find_backend, given_out
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad
@@ -66,7 +66,7 @@ class Objective(Mapping[str, Any]):
         parts: list[Any] = []
         for part, kind in zip(self._tensors(x), self._kinds, strict=True):
             a = part._array
-            raw = part.item() if issubclass(kind, float) else backend_of[type(a)].copy(a)
+            raw = part.item() if issubclass(kind, float) else given_out(backend_of[type(a)].copy(a))
             parts.append(part if kind is Tensor else raw)
         return self._rebuild(parts)
 

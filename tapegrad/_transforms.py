@@ -16,7 +16,7 @@ from weakref import ref
 from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._cuts import cuts
 from tapegrad._dtypes import is_complex, isdtype
-from tapegrad._namespace import backend_of, find_backend, namespace_of
+from tapegrad._namespace import backend_of, find_backend, given_out, namespace_of
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
 from tapegrad._tensor import Tensor, check_like, wrap
@@ -264,7 +264,7 @@ def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[R
 def _raw(x: Tensor) -> Any:
     """Return the value as a raw array that nobody else holds."""
     backend = backend_of[type(x._array)]
-    return x._array if backend.is_private(x) else backend.copy(x._array)
+    return given_out(x._array if backend.is_private(x) else backend.copy(x._array))
 
 
 def constant(x: Any, model: Tensor | None = None) -> Tensor:

@@ -120,8 +120,9 @@ def with_indices() -> Model:
     return m  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("name", INSIDE)
-def test_inside(name: str) -> None:
+def test_inside(name: str, hidden: bool) -> None:
 
     def step(m: Any, x: Any, y: Any) -> Any:
         if name != "accumulated":
@@ -129,7 +130,7 @@ def test_inside(name: str) -> None:
         leaves, rebuild = flatten(INSIDE[name](m, x))
         return rebuild([v.detach() if isinstance(v, tg.Tensor) else v for v in leaves])
 
-    same(with_indices, step)
+    same(with_indices, step, hidden=hidden)
 
 
 def loss_of(m: Any, x: Any) -> tg.Tensor:
@@ -338,7 +339,7 @@ def test_print_is_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:
     f = tg.compile(lambda x: (print("x is", x), x * 2.0)[1])
     for i in range(6):
         f(tg.asarray(float(i)))
-    assert capsys.readouterr().out.splitlines() == ["x is Tensor(0.)", "x is Tensor(1.)", "x is Tensor(2.)"]
+    assert capsys.readouterr().out.splitlines() == ["x is Tensor(0.)", "x is Tensor(1.)"]
 
 
 def test_memory_of_gradients_that_nobody_else_sees_is_used_again() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -86,11 +88,40 @@ def test_value_and_gradients(xp: Place, sample: Sample) -> None:
 
     if sample.name in REFUSED:
         compiled = tg.compile(step)
-        compiled(*arguments(xp, sample, 0))
+        expected = step(*arguments(xp, sample, 0))
+        for a, b in zip(compiled(*arguments(xp, sample, 0)), expected, strict=True):
+            if b is not None:
+                same(xp, a, b, "the first call")
         with pytest.raises(CaptureError, match=r"at \w+\.py:\d+ .*(shape depends on values|needs the value)"):
             compiled(*arguments(xp, sample, 1))
     else:
         assert compare(xp, sample, step).program.outputs
+
+
+@pytest.mark.parametrize("sample", [s for s in SAMPLES if s.name in FIRST], ids=lambda s: s.name)
+def test_first_calls_with_tensors_that_nobody_knew(xp: Place, sample: Sample) -> None:
+    if xp.readonly or xp.device not in ("cpu", "torch:cpu", "strict:device1", "jax:cpu"):
+        pytest.skip("enough libraries")
+    if xp.device == "jax:cpu" and sample.name not in FOR_JAX:
+        pytest.skip("enough for what JAX's arrays do with others")
+    n = len(sample.args)
+    weights = weights_for(xp, sample) if sample.order else None
+
+    def step(*xs: Any) -> list[Any]:
+        y = sample.f(*xs)
+        if y.requires_grad:
+            number(y, weights).backward()
+        return [y.detach(), *[x.grad for x in xs]]
+
+    expected = step(*arguments(xp, sample, 0))
+    for hidden in {tuple(range(n)), (0,)[:n], (n - 1,) if n else ()}:
+        xs = arguments(xp, sample, 0)
+        found = [ref(x) if i in hidden else partial(lambda x: x, x) for i, x in enumerate(xs)]
+        got = tg.compile(partial(lambda found: step(*[x() for x in found]), found))()
+        for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+            assert (a is None) is (b is None)
+            if a is not None:
+                same(xp, a, b, f"{hidden} hidden, result {i}")
 
 
 @pytest.mark.parametrize(

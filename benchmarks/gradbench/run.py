@@ -1,7 +1,7 @@
 """The tool: answers the messages of a GradBench evaluation, JSON lines on standard input, on standard output.
 
 `python benchmarks/gradbench/run.py --device cpu`, or `python -m benchmarks.gradbench.run`. With `--compile` what can be
-compiled is, see `_compiled.py`: three calls run before the clock does.
+compiled is, see `_compiled.py`: three calls run before the clock does, two eager ones and a replayed one.
 """
 
 from __future__ import annotations

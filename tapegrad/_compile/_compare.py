@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from tapegrad._compile._capture import Capture, Cell, Fresh, State
+from tapegrad._compile._cells import Capture, Cell, Fresh, State
 from tapegrad._compile._program import Node, Value
 from tapegrad._tensor import host, wrap
 
@@ -15,7 +15,7 @@ _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[..
 
 
 class Difference(NamedTuple):
-    """How two calls differ; again: whether a third may still agree with the second (state made late).
+    """How two calls differ; again: whether the next may still agree with the second (state made late).
 
     aliased: an argument is state at the same time in one of them, which says nothing against the function.
     """
@@ -78,16 +78,22 @@ class Match:
             cell.tensor, cell.arguments, cell.owners = tensor, tuple(sorted(arguments)), tuple(owners)
 
     def node(self, m: Node, n: Node) -> None:
-        if (m.op, m.many, len(m.outs), len(m.args)) != (n.op, n.many, len(n.outs), len(n.args)):
+        if m.op != n.op or m.many is not n.many or len(m.outs) != len(n.outs) or len(m.args) != len(n.args):
             raise _Differ(f"{n.op} at {n.line}, where the call before did {m.op} at {m.line}", True)
-        if any((v.shape, v.dtype) != (w.shape, w.dtype) for v, w in zip(m.outs, n.outs, strict=True)):
-            raise _Differ(f"{n.op} at {n.line}: the shape {m.out.shape} became {n.out.shape}", True)
+        for v, w in zip(m.outs, n.outs, strict=True):
+            if v.shape != w.shape or v.dtype != w.dtype:
+                raise _Differ(f"{n.op} at {n.line}: the shape {m.out.shape} became {n.out.shape}", True)
+        same = self.same
         try:
-            self.tree(m.args, n.args)
-            self.tree(tuple(sorted(m.kwargs.items())), tuple(sorted(n.kwargs.items())))
+            for x, y in zip(m.args, n.args, strict=True):
+                if type(x) is not Value or same.get(x) is not y:
+                    self.tree(x, y)
+            if m.kwargs or n.kwargs:
+                self.tree(tuple(sorted(m.kwargs.items())), tuple(sorted(n.kwargs.items())))
         except _Differ as differ:
             raise _Differ(f"{n.op} at {n.line}: {differ}", differ.again, differ.aliased) from None
-        self.same.update(zip(m.outs, n.outs, strict=True))
+        for v, w in zip(m.outs, n.outs, strict=True):
+            same[v] = w
 
     def tree(self, x: Any, y: Any) -> None:
         """Raise unless two arguments are the same; note the roles of cells among them."""
@@ -201,6 +207,8 @@ _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 def same_constant(x: Any, y: Any) -> bool:
     """Say whether two Python values, or raw arrays, are the same for good: equal, and nobody can change them."""
     if x is y:
+        return True
+    if type(x) is float and type(y) is float and x == y != 0.0:
         return True
     if isinstance(x, slice) and isinstance(y, slice):
         return all(map(same_constant, (x.start, x.stop, x.step), (y.start, y.stop, y.step)))

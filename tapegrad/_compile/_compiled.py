@@ -8,7 +8,8 @@ from functools import update_wrapper
 from threading import RLock
 from typing import Any
 
-from tapegrad._compile._capture import Capture, Known, traced, watched
+from tapegrad._compile._capture import Known, traced, tried
+from tapegrad._compile._cells import Capture
 from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, key_of, same_ones
@@ -19,7 +20,7 @@ from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
-ATTEMPTS = 3  # captured calls that two in a row must have done the same in
+ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function
 
 
@@ -83,7 +84,7 @@ class Compiled:
         Raises RuntimeError before the first call that was captured.
         """
         if self._last is None:
-            raise RuntimeError("no program yet: the first three calls of a compiled function run eagerly")
+            raise RuntimeError("no program yet: the first two calls of a compiled function run eagerly")
         if self._last.view is None:
             from tapegrad._compile._view import View
 
@@ -147,20 +148,22 @@ class Compiled:
         like = [c for c in pending.captures if fits(c[0], leaves)]
         like += [(r.capture, 1) for r in replays if not outlived(r.capture) and fits(r.capture, leaves)]
         if not like and (pending.known is None or pending.known.stale()):
-            result, pending.known = watched(lambda: self.function(*args, **kwargs), leaves)
+            result, pending.known, capture = tried(self.function, args, kwargs)
+            if capture is not None:
+                pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
             return result
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
         known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
         result, capture = traced(self.function, args, kwargs, known)
         del known
         pending.known = None
-        found = [(c, n, difference(c, capture)) for c, n in like]
+        found = [(c, n, difference(c, capture)) for c, n in like]  # n = 0: tentative, what differs there is forgiven
         same = next((c for c, _, differs in found if differs is None), None)
         pending.captures = [c for c in pending.captures if all(c[0] is not other for other, _, _ in found)]
         if same is None:
             attempts = max([n for _, n, _ in found], default=0) + 1
-            for _, _, differs in found:
-                if differs is not None and (not differs.again or (attempts >= ATTEMPTS and not differs.aliased)):
+            for _, n, differs in found:
+                if n and differs is not None and (not differs.again or (attempts >= ATTEMPTS and not differs.aliased)):
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
@@ -212,15 +215,16 @@ def compile(
     threads: int | None = None,
     reassociate: bool = False,
 ) -> Any:
-    """Return the function compiled: three calls run eagerly, later ones replay what these did.
+    """Return the function compiled: two calls run eagerly, later ones replay what these did.
 
     Usable as a decorator. Arguments may be nested containers: Tensors and arrays in them are inputs, everything else is
     static, and another value of it another program. Tensors that the function reaches otherwise (parameters, the state
     of an optimiser) are read at each call, and get their new values and gradients as in an eager call; so are raw
     arrays from outside read. Programs are for one combination of shapes, dtypes, devices and default settings; after
-    some of them, further ones run eagerly, with a warning. Results are recorded by nobody: call `backward()`, or
-    `grad`, inside. Under an open Tape or `debug()`, inside another compiled function, and for arguments that are
-    recorded, it runs eagerly.
+    some of them, further ones run eagerly, with a warning. State that the first call makes takes an eager call or two
+    more, and so does what a search through closures, globals, attributes and containers does not find. Results are
+    recorded by nobody: call `backward()`, or `grad`, inside. Under an open Tape or `debug()`, inside another compiled
+    function, and for arguments that are recorded, it runs eagerly.
 
     debug: run every call eagerly as well, and raise AssertionError for the first operation or value that differs.
     threads: how many threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or
@@ -232,9 +236,10 @@ def compile(
     gives what an eager one gives to the bit, but for sums over runs of large arrays, which are added block by block.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python;
-    a Python value that changes after the third call stays what it was. Another Tensor in the place of one that is
+    a Python value that changes after the second call stays what it was. Another Tensor in the place of one that is
     state (`model.w = other`) is noticed if nothing else holds the old one, and not if something does (an optimiser's
-    list): update Tensors in place. Nor are Tensors to be used by other threads while a call is captured.
+    list): update Tensors in place. Nor are Tensors that it can reach to be used by other threads while a call is
+    captured.
 
     Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
     on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a

@@ -1,4 +1,4 @@
-"""Finding the Tensors from outside that a call uses; it is told of operations as an open Tape is."""
+"""Noting what a captured call uses; it is told of operations as an open Tape is."""
 
 from __future__ import annotations
 
@@ -6,55 +6,75 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._compile._program import Value
-from tapegrad._compile._trace import Traced, stranger
-from tapegrad._cuts import user_line
-from tapegrad._record import Operation
+from tapegrad._compile._refusals import stranger
+from tapegrad._compile._trace import Graph, Traced
+from tapegrad._primitive import PICK
+from tapegrad._record import RELEASED, Operation, Record
 from tapegrad._tensor import Tensor
 
 
-class Found:
-    """The Tensors that a first call used and did not compute itself; more than are needed do no harm."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[int, Tensor] = {}
-        self._made: dict[int, ref[Tensor]] = {}
-
-    def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
-        for x in operands:
-            if isinstance(x, Tensor):
-                self.add(x)
-        for y in result if isinstance(result, tuple) else (result,):
-            self._made[id(y)] = ref(y)
-
-    def add(self, x: Tensor) -> None:
-        """Note a Tensor, unless it was computed inside."""
-        made = self._made.get(id(x))
-        if made is None or made() is not x:
-            self.tensors[id(x)] = x
-
-    def all(self) -> list[Tensor]:
-        """Return all that were noted, and the results that somebody still holds: they may be state."""
-        return [*self.tensors.values(), *[x for r in self._made.values() if (x := r()) is not None]]
-
-
 class Used:
-    """The values of Tensors that a traced call used; raises CaptureError for a Tensor that holds no traced array."""
+    """The values of Tensors that a call used; raises CaptureError for a Tensor that holds no traced array."""
 
-    def __init__(self) -> None:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.values: set[Value] = set()
-        self.lines: dict[int, tuple[str, ref[Tensor]]] = {}  # of results
 
     def __call__(self, operation: Operation, operands: Any, static: Any, result: Any) -> None:
-        for x in operands:
-            if isinstance(x, Tensor):
-                if not isinstance(x._array, Traced):
-                    raise stranger()
-                self.values.add(x._array.value)
-        line = user_line()
-        for y in result if isinstance(result, tuple) else (result,):
-            self.lines[id(y)] = line, ref(y)
+        if not self.graph.ended:
+            self.note(operands, result)
 
-    def line_of(self, x: Tensor) -> str:
-        """Return " at file:line" of the operation that gave a Tensor its value, "" if none did."""
-        line, made = self.lines.get(id(x), ("", None))
-        return f" at {line}" if made is not None and made() is x else ""
+    def note(self, operands: Any, result: Any) -> None:
+        """Note an operation."""
+        for x in operands:
+            if type(x) is Tensor:
+                if not isinstance(x._array, Traced):
+                    self.unknown(x)
+                self.values.add(x._array.value)
+
+    def unknown(self, x: Tensor) -> None:
+        """Raise for a Tensor that nobody knew of."""
+        raise stranger()
+
+
+class Seen(Used):
+    """The same for a tentative call: Tensors that nobody knew of are lifted when they are seen.
+
+    What is computed with them before they are lifted holds raw arrays, and is lifted after. tensors: all operands and
+    results by identity, held weakly; strangers: the identities of those that nobody knew of.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.tensors: dict[int, ref[Tensor]] = {}
+        self.strangers: list[int] = []
+
+    def note(self, operands: Any, result: Any) -> None:
+        """Note an operation, and lift what it used or made and is raw."""
+        before = len(self.strangers)
+        super().note(operands, result)
+        for y in result if type(result) is tuple else (result,):
+            if not isinstance(y._array, Traced):
+                y._array = self.graph.input(y._array)
+            if len(self.strangers) > before and y._record is not None:
+                self.saved_by(y._record)
+            self.tensors[id(y)] = ref(y)
+        for x in operands:
+            if type(x) is Tensor:
+                self.tensors[id(x)] = ref(x)
+
+    def alive(self) -> list[Tensor]:
+        """Return the Tensors that are still there."""
+        return [x for r in self.tensors.values() if (x := r()) is not None]
+
+    def saved_by(self, record: Record) -> None:
+        """Lift what a record saved, so that its rules compute with traced arrays only."""
+        for r in (record, *record.parents[:1]) if record.op is PICK else (record,):
+            if r is not None and r.saved is not RELEASED:
+                r.saved = self.graph.lifted(r.saved)
+
+    def unknown(self, x: Tensor) -> None:
+        """Lift a Tensor that nobody knew of."""
+        self.graph.give_up(stranger)
+        x._array = self.graph.input(x._array)
+        self.strangers.append(id(x))

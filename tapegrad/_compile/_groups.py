@@ -56,9 +56,15 @@ class Groups:
         """Return all items, each after what it reads and as near to its last node's place as that allows."""
         items: list[Any] = []
         done: set[Any] = set()
+        home = self.home
         for start in self.nodes:
-            item = self.home.get(start, start)
-            if item is not start and item.nodes[-1] is not start:
+            item = home.get(start, start)
+            if item is start:
+                if all([v.node is None or home.get(v.node, v.node) in done for v in item.reads]):
+                    done.add(item)
+                    items.append(item)
+                    continue
+            elif item.nodes[-1] is not start:
                 continue
             stack = [(item, False)]
             while stack:
@@ -73,7 +79,7 @@ class Groups:
                 for node in (item,) if type(item) is Node else item.nodes:
                     for v in node.values():
                         if v.node is not None:
-                            before = self.home.get(v.node, v.node)
+                            before = home.get(v.node, v.node)
                             if before is not item and before not in done:
                                 stack.append((before, False))
         return items

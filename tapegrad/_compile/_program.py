@@ -48,10 +48,11 @@ class Node:
         kwargs: dict[str, Any],
         line: str = "",
         effect: bool = False,
+        reads: list[Value] | None = None,
     ) -> None:
         self.op, self.function, self.args, self.kwargs, self.line = op, function, args, kwargs, line
         self.effect = effect
-        self.reads = reads_of(args, kwargs)
+        self.reads = reads_of(args, kwargs) if reads is None else reads
         self.outs: tuple[Value, ...] = ()
         self.many = False
         self.kind = ""

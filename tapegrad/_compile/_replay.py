@@ -5,7 +5,9 @@ from __future__ import annotations
 from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._capture import ALONE, Capture, Cell, Fresh, kind_of, own, program_of, state_of
+from tapegrad._compile._cells import ALONE, Capture, Cell, Fresh, kind_of, state_of
+from tapegrad._compile._extract import program_of
+from tapegrad._compile._left import own
 from tapegrad._compile._plan import planned
 from tapegrad._compile._program import Program, Value
 from tapegrad._namespace import backend_of

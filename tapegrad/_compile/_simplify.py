@@ -16,6 +16,7 @@ _FILLS = ("zeros", "ones", "full")
 _LIKE = ("zeros_like", "ones_like", "full_like")
 _PICKS = ("take", "take_along_axis", "index_get")
 KEPT = 65536  # elements up to which an array of one value is kept, not made at each call
+_MAYBE_SAME = {"positive", "astype", "reshape", "broadcast_to", "permute_dims", "squeeze", "expand_dims"}
 
 
 def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Program:
@@ -31,19 +32,21 @@ def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Pro
         return new.get(v, v)
 
     for old in program.nodes:
-        args, kwargs = old.args, old.kwargs
-        if any([v in new for v in old.reads]):
+        args, kwargs, reads = old.args, old.kwargs, old.reads
+        if not new.keys().isdisjoint(reads):
             args = put_in(args, now)
             kwargs = {k: put_in(v, now) for k, v in kwargs.items()}
-        node = Node(old.op, old.function, args, kwargs, old.line, old.effect)
+            reads = list(map(now, reads))
+        node = Node(old.op, old.function, args, kwargs, old.line, old.effect, reads)
         node.outs, node.many = old.outs, old.many
         if old.effect:
             nodes.append(node)
             continue
-        key = (old.op, _frozen(args), _frozen(tuple(kwargs.items())))
+        key = (old.op, *map(_frozen, args), _frozen(tuple(kwargs.items())) if kwargs else None)
         found = seen.get(key)
         if found is None:
-            _alike(node)
+            if any([_narrow(v) is not v for v in reads]):
+                _alike(node)
             found = _same_as(node) or _constant(node, as_array)
             if found is None:
                 _note_uniform(node, as_array, xp)
@@ -63,6 +66,8 @@ def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Pro
 def _frozen(x: Any) -> Any:
     """Return nested arguments as something hashable that is equal for equal arguments."""
     kind = type(x)
+    if kind is Value:
+        return x
     if kind is tuple or kind is list:
         return (kind, *map(_frozen, x))
     if kind is slice:
@@ -77,7 +82,7 @@ def alive(program: Program) -> Program:
     read = set(program.outputs)
     kept = []
     for node in reversed(program.nodes):
-        if node.effect or any([v in read for v in node.outs]):
+        if node.effect or not read.isdisjoint(node.outs):
             kept.append(node)
             read.update(node.reads)
     return Program(program.inputs, kept[::-1], program.outputs, program.replaces)
@@ -123,7 +128,7 @@ def _note_uniform(node: Node, as_array: Callable[[Any], Any], xp: Any) -> None:
     elif node.op in _PICKS and type(node.args[0]) is Value and node.args[0].uniform is not None:
         node.out.uniform = node.args[0].uniform
         return
-    elif node.reads and all(_scalar_of(v).constant is not None and _scalar_of(v).shape == () for v in node.reads):
+    elif node.reads and all([v.uniform is not None or (v.constant is not None and v.shape == ()) for v in node.reads]):
         if kind_of(node.op, node.args) != "elementwise":
             return
         args = put_in(node.args, lambda v: _scalar_of(v).constant)
@@ -148,7 +153,7 @@ def _same_as(node: Node) -> tuple[Value, ...] | None:
     op, args = node.op, node.args
     out = node.outs[0]
     x = args[0] if args else None
-    if op in ("positive", "astype", "reshape", "broadcast_to", "permute_dims", "squeeze", "expand_dims"):
+    if op in _MAYBE_SAME:
         if type(x) is not Value:
             return None
         if x.shape == out.shape and x.dtype == out.dtype and (op != "permute_dims" or _in_order(args[1])):
@@ -179,7 +184,7 @@ def _is_one(x: Any) -> bool:
 
 def _alike(node: Node) -> None:
     """Have an elementwise node read scalars and what is broadcast as they are, where its result stays the same."""
-    if all(_narrow(v) is v for v in node.reads) or kind_of(node.op, node.args) != "elementwise":
+    if kind_of(node.op, node.args) != "elementwise":
         return
     shape = node.out.shape
     for wide in (True, False):

@@ -40,22 +40,20 @@ class _Stacking:
 
     def independent(self) -> list[list[Node]]:
         """Return lists of nodes of one kind, on operands of one origin, none of which depends on another."""
-        kinds: dict[Any, list[Node]] = {}
+        kinds: dict[Any, tuple[int, list[Node]]] = {}  # a bit for each, and its nodes
         before: dict[Node, int] = {}  # the kinds that a node depends on, as bits
-        bits: dict[Any, int] = {}
         for node in self.groups.nodes:
             reach = 0
             for v in node.reads:
                 if v.node is not None:
                     reach |= before[v.node]
             if node.kind == "elementwise" and node.out.size <= LARGEST and node not in self.groups.home:
-                kind = _kind(node)
-                bit = bits.setdefault(kind, 1 << len(bits))
+                bit, nodes = kinds.setdefault(_kind(node), (1 << len(kinds), []))
                 if not reach & bit:
-                    kinds.setdefault(kind, []).append(node)
+                    nodes.append(node)
                 reach |= bit
             before[node] = reach
-        return [nodes for nodes in kinds.values() if len(nodes) >= FEWEST]
+        return [nodes for _, nodes in kinds.values() if len(nodes) >= FEWEST]
 
     def place(self, nodes: list[Node]) -> None:
         """Make stacks of the longest stretches of nodes whose operands are, or can be, rows in their order."""
@@ -177,10 +175,10 @@ def _kind(node: Node) -> Any:
     return (
         node.op,
         node.line,
-        tuple(node.out.shape),
+        node.out.shape,
         node.out.dtype,
-        tuple(_origin(x) for x in node.args),
-        len({id(x) for x in node.args}),
+        *map(_origin, node.args),
+        len(set(map(id, node.args))),
         repr(node.kwargs) if node.kwargs else "",
     )
 
@@ -191,7 +189,7 @@ def _origin(x: Any) -> Any:
     made = x.node
     if made is None:
         return id(x)
-    return (made.op, made.line, tuple(x.shape), x.dtype, len(made.reads))
+    return (made.op, made.line, x.shape, x.dtype, len(made.reads))
 
 
 def _as_rows(values: list[Value]) -> None:

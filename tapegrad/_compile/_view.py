@@ -9,7 +9,7 @@ from time import perf_counter
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from tapegrad._compile._capture import Fresh
+from tapegrad._compile._cells import Fresh
 from tapegrad._compile._costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
 from tapegrad._compile._program import Node, Program, Value, put_in
 from tapegrad._compile._replay import Replay

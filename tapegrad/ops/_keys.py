@@ -134,19 +134,17 @@ def _index_array(i: Any, like: Array) -> Array | None:
     """Return an index as a raw array of integers or booleans that nobody will change, None if it is a number."""
     if isinstance(i, Tensor):
         noticed(i)
-        array = i._array
+        array = same_library("x[...]", i._array, like)
     elif isinstance(i, list):
         from tapegrad.ops.creation import asarray
 
-        array = (
-            asarray(i, device=device_of(like))._array if i else asarray(i, dtype="int64", device=device_of(like))._array
-        )
+        made = asarray(i, device=device_of(like)) if i else asarray(i, dtype="int64", device=device_of(like))
+        array = same_library("x[...]", made._array, like)
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array = i = lifted(i)
-    same_library("x[...]", array, like)
+        array = i = same_library("x[...]", lifted(i), like)
     kind = dtype_of(array).kind
     if kind not in ("bool", "signed integer", "unsigned integer"):
         raise IndexError(f"x[...]: an array of {dtype_of(array).name} is no index: use integers or booleans")

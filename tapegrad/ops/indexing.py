@@ -269,7 +269,7 @@ def _written(value: Any, a: Array) -> Array:
     if type(value) is Tensor:
         v = value._array
         if type(v) is not type(a):
-            same_library(name, v, a)
+            v = same_library(name, v, a)
     else:
         v = coerce(name, value, a, keep=False)
         if v is NotImplemented:

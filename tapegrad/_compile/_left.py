@@ -1,0 +1,123 @@
+"""What a captured call leaves behind: its result, gradients, and new values of Tensors."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tapegrad._compile._cells import Capture, Cell, Fresh, state_of
+from tapegrad._compile._events import Used
+from tapegrad._compile._lift import Lifted
+from tapegrad._compile._program import Value
+from tapegrad._compile._refusals import stranger
+from tapegrad._compile._settle import settle
+from tapegrad._compile._trace import Traced
+from tapegrad._namespace import CaptureError, backend_of, find_backend
+from tapegrad._record import RELEASED
+from tapegrad._tensor import Tensor
+from tapegrad._tree import flatten
+
+
+def check_output(y: Tensor, known: Iterable[int], what: str = "the function returns a result") -> None:
+    """Raise CaptureError for a new Tensor that is recorded, which a replayed one cannot be."""
+    r = y._record
+    if r is None or r.saved is RELEASED or id(y) in known:
+        return
+    raise CaptureError(
+        f"{what} of {r.op.name} that is recorded: a compiled function records nothing, so call "
+        "backward() or tapegrad.grad inside it, or return the result detached, as in y.detach()"
+    )
+
+
+def left_behind(lifted: Lifted, result: list[Any], used: Used) -> tuple[Any, Capture]:
+    """Return the result of a call, and all that the call did and left; new Tensors in it are settled.
+
+    result: in a list, so that no name holds it.
+    """
+    graph, cells, raw = lifted.graph, lifted.cells, lifted.raw
+    fresh: dict[int, Fresh] = {}
+    made: list[Tensor] = []
+
+    def kept(x: Tensor) -> Any:
+        if id(x) in cells:
+            return cells[id(x)][1]
+        if id(x) not in fresh:
+            value = settle(x)
+            if value is None:
+                raise stranger()
+            if x.grad is not None:
+                raise CaptureError(
+                    f"a result{_made(value)}, has a gradient of its own: replay makes none, so return that "
+                    "gradient as a result"
+                )
+            fresh[id(x)] = Fresh(value, x._record is not None)
+            made.append(x)
+        return fresh[id(x)]
+
+    def output(y: Any) -> Any:
+        if isinstance(y, Tensor):
+            return kept(y)
+        value = lifted.value_of(y)
+        return own(y) if value is None else value
+
+    leaves, rebuild = flatten(result)
+    for n in range(len(leaves)):
+        if isinstance(leaves[n], Tensor):
+            check_output(leaves[n], cells)
+    returned = [_raw(y, raw) if isinstance(y, Traced) else y for y in leaves]
+    outputs = [output(y) for y in leaves]
+    grads: list[tuple[Cell, Any]] = []
+    for x, cell in cells.values():
+        after = None if x.grad is None else kept(x.grad)
+        if after is not lifted.guards[id(x)][1]:
+            grads.append((cell, after))
+    _check_kept(made, [f.value for f in fresh.values()], leaves, [x for x, _ in cells.values()])
+    read = {v for node in graph.nodes for v in node.values()} | {f.value for f in fresh.values()}
+    read.update(y for y in outputs if isinstance(y, Value))
+    here = [c for _, c in cells.values() if c.arguments or c.before in used.values or c.before in read]
+    here += [c for _, c in cells.values() if c.after is not c.before]
+    here += [c for c in outputs if isinstance(c, Cell)] + [x for g in grads for x in g if isinstance(x, Cell)]
+    for c in here:  # and what these are found by
+        here += c.owners
+    wanted = set(here)
+    here = [c for _, c in cells.values() if c in wanted]
+    for _, c in cells.values():  # the others are gone through no more, and are not to keep a Tensor
+        c.tensor = state_of(c.tensor) if c in wanted else None
+    guards = [g for g in lifted.guards.values() if g[0] in wanted]
+    return rebuild(returned)[0], Capture(graph, here, raw, grads, outputs, rebuild, guards)
+
+
+def own(x: Any) -> Any:
+    """Return a raw array that nobody else holds, so that it may be written to; what is none as it is."""
+    backend = find_backend(x)
+    return x if backend is None or backend.as_scalar(x) is not None else backend.copy(x)
+
+
+def _raw(y: Traced, raw: dict[int, Value]) -> Any:
+    """Return a raw result: an argument as it is, others as arrays that nobody else holds."""
+    return y.raw if y.value in raw.values() else backend_of[type(y.raw)].copy(y.raw)
+
+
+def _check_kept(made: list[Tensor], values: list[Value], leaves: list[Any], tensors: list[Tensor]) -> None:
+    """Raise CaptureError if a new result is held by more than results and gradients: replay makes another one."""
+    # In the result, and in two lists of its leaves; in a gradient's place.
+    held = Counter([i for y in leaves for i in (id(y),) * 3]) + Counter([id(x.grad) for x in tensors])
+    for collected in (False, True):
+        for n in range(len(made)):
+            if sys.getrefcount(made[n]) > held[id(made[n])] + 2:  # in `made`, and as an argument here
+                break
+        else:
+            return
+        if not collected:
+            gc.collect()
+    raise CaptureError(
+        f"a result{_made(values[n])}, is also kept by something outside the function, which replay "
+        "would not update: keep what the function returns, outside"
+    )
+
+
+def _made(value: Value) -> str:
+    return ", made" + (f" at {value.node.line}" if value.node is not None else "")

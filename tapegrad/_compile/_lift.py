@@ -1,0 +1,97 @@
+"""The Tensors and raw arrays of a call that is captured: they hold, or stand for, traced arrays while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tapegrad._compile._cells import Cell, kind_of
+from tapegrad._compile._program import Value
+from tapegrad._compile._settle import settle
+from tapegrad._compile._trace import Graph, Traced
+from tapegrad._namespace import CaptureError, find_backend
+from tapegrad._record import LEAF, RELEASED
+from tapegrad._tensor import Tensor
+
+
+class Lifted:
+    """What is lifted into a graph.
+
+    cells: (Tensor, its cell) by identity; guards: what these must be like at a call, by the same; raw: the values of
+    the leaves of the arguments that are raw arrays, by number.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.cells: dict[int, tuple[Tensor, Cell]] = {}
+        self.guards: dict[int, Any] = {}
+        self.raw: dict[int, Value] = {}
+
+    def arguments(self, leaves: list[Any]) -> list[Any]:
+        """Lift the leaves of the arguments; return what the function is to get, raw ones as they are if tentative."""
+        given = list(leaves)
+        for i, x in enumerate(leaves):
+            if isinstance(x, Tensor):
+                if not self.graph.tentative or can_be_lifted(x):
+                    self.add(x).arguments += (i,)
+                continue
+            backend = find_backend(x)
+            if backend is None or backend.as_scalar(x) is not None:
+                continue
+            if self.graph.tentative:
+                self.raw[i] = self.graph.keep_apart(x)
+            else:
+                given[i] = self.graph.input(x)
+                self.raw[i] = given[i].value
+                self.graph.foreign.add(self.raw[i])
+        return given
+
+    def add(self, x: Tensor) -> Cell:
+        """Lift a Tensor, and its gradient; return its cell."""
+        if id(x) in self.cells:
+            return self.cells[id(x)][1]
+        if not can_be_lifted(x):
+            assert x._record is not None
+            raise CaptureError(
+                f"a Tensor from outside, a result of {x._record.op.name}, is recorded: a compiled function walks no "
+                "tape that began outside; pass it detached, as in x.detach(), or compute it inside"
+            )
+        a = x._array
+        held = self.graph.input(a)
+        cell = Cell(x, held.value)
+        self.cells[id(x)] = x, cell
+        x._array = held
+        g = None if x.grad is None or (self.graph.tentative and not can_be_lifted(x.grad)) else self.add(x.grad)
+        if g is not None:
+            g.owners += (cell,)
+        self.guards[id(x)] = (cell, g, kind_of(x._record), a.shape, a.dtype, type(a))
+        return cell
+
+    def reached(self, tensors: Iterable[Tensor]) -> None:
+        """Lift what a function may use, but need not: what cannot be lifted is left out."""
+        for x in tensors:
+            if can_be_lifted(x):
+                self.add(x)
+
+    def settle(self) -> None:
+        """Give the Tensors their contents, as an eager call would leave them."""
+        for x, cell in self.cells.values():
+            cell.after = settle(x) or cell.before
+
+    def line_of(self, x: Tensor) -> str:
+        """Return " at file:line" of the operation that gave a Tensor its value, "" if none did."""
+        node = x._array.value.node if isinstance(x._array, Traced) else None
+        return "" if node is None else f" at {node.line}"
+
+    def value_of(self, y: Any) -> Value | None:
+        """Return the value that a raw result stands for, None for what is no such one."""
+        if isinstance(y, Traced):
+            return y.value
+        found = self.graph.apart.get(id(y))
+        return None if found is None else found[1]
+
+
+def can_be_lifted(x: Tensor) -> bool:
+    """Say whether a Tensor from outside begins no tape that the function could walk on."""
+    r = x._record
+    return r is None or r.op is LEAF or r.saved is RELEASED

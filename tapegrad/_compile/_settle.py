@@ -1,0 +1,98 @@
+"""Giving the contents of traced arrays back to what holds these when a call ends, and finding what should hold none."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterable
+from types import CellType
+from typing import Any
+
+from tapegrad._backward import collect
+from tapegrad._compile._program import Value
+from tapegrad._compile._trace import Graph, Traced, holds_traced, lowered
+from tapegrad._namespace import CaptureError
+from tapegrad._record import RELEASED, Record
+from tapegrad._tensor import Tensor
+
+_DEPTH = 4  # of tuples that hold arrays
+
+
+def settle(x: Tensor) -> Value | None:
+    """Give a Tensor the contents of the traced array it holds, as an eager call would; return that one's value."""
+    if not isinstance(x._array, Traced):
+        return None
+    value: Value = x._array.value
+    x._array = x._array.raw
+    return value
+
+
+def settle_all(graph: Graph, tensors: Iterable[Tensor] = ()) -> None:
+    """Give everything that still holds traced arrays their contents: Tensors, records, lists of arrays.
+
+    tensors: those that are known; the heap is only searched for others if there are any.
+    """
+    tensors = list(tensors)
+    for x in tensors:
+        settle(x)
+    for r in collect([x._record for x in tensors if x._record is not None], 0):
+        _settle_record(r)
+    if not alive(graph):
+        return
+    for x in gc.get_objects():
+        if type(x) is Tensor:
+            settle(x)
+        elif type(x) is Record:
+            _settle_record(x)
+    held: tuple[Any, ...] = tuple(alive(graph))
+    seen = {id(held)}
+    for _ in range(_DEPTH):
+        if not held:
+            return
+        around = [x for x in gc.get_referrers(*held) if id(x) not in seen]
+        seen.update(map(id, around))
+        for x in around:
+            _settle_in(x)
+        held = tuple([x for x in around if type(x) is tuple])  # which cannot be changed, but what holds them can
+        seen.add(id(held))
+
+
+def _settle_record(r: Record) -> None:
+    if r.saved and r.saved is not RELEASED and holds_traced(r.saved):
+        r.saved = lowered(r.saved)
+
+
+def _settle_in(x: Any) -> None:
+    kind = type(x)
+    if kind is list:
+        x[:] = lowered(x)
+    elif kind is dict:
+        x.update({k: lowered(v) for k, v in x.items()})
+    elif kind is CellType:
+        x.cell_contents = lowered(x.cell_contents)
+    elif hasattr(kind, "__dict__") and type(getattr(x, "__dict__", None)) is dict:
+        _settle_in(x.__dict__)
+
+
+def alive(graph: Graph) -> list[Traced]:
+    """Return the arrays of a call that somebody holds."""
+    return [x for r in graph.handed if (x := r()) is not None]
+
+
+def check_survivors(graph: Graph) -> None:
+    """Raise CaptureError if somebody keeps a Tensor that was made inside, other than by returning it."""
+    if not alive(graph):
+        return
+    gc.collect(1 if graph.tentative else 2)  # only what is in a cycle nobody holds? of a tentative call, a short look
+    for pause in (0.0,) if graph.tentative else (0.0, 0.001, 0.01):  # or another thread that just looked?
+        time.sleep(pause)
+        kept = alive(graph)
+        if not kept:
+            return
+    node = kept[0].value.node
+    made = "" if node is None else f", made at {node.line},"
+    raise CaptureError(
+        f"a Tensor of shape {tuple(kept[0].shape)}{made} is kept by something outside the function when the call "
+        "ends, which replay cannot do: return it, or update state in place (x *= ..., x[...] = ...) so that it "
+        "stays the same Tensor"
+    )

@@ -1,0 +1,141 @@
+"""The library of traced arrays: its namespace, whose functions record what they compute, and its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tapegrad._compile._refusals import shape_needed
+from tapegrad._compile._trace import Traced, active, check_key, contents_of, graph_now
+from tapegrad.backends import Array, Backend
+
+# Functions whose result has a shape that depends on values.
+_DATA_DEPENDENT = {
+    "argwhere",
+    "nonzero",
+    "unique_all",
+    "unique_counts",
+    "unique_inverse",
+    "unique_values",
+    "unique",
+}
+
+
+class TraceNamespace:
+    """A library's namespace whose functions record what they compute."""
+
+    def __init__(self, base: Any, prefix: str = "") -> None:
+        self._base, self._prefix = base, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._base, name)
+        made: Any = value
+        if name in _DATA_DEPENDENT:
+            made = partial(_data_dependent, self._prefix + name, value)
+        elif name == "repeat":
+            made = partial(_repeat, value)
+        elif callable(value) and not isinstance(value, type):
+            made = _recording(self._prefix + name, value)
+        elif hasattr(value, "erf") or hasattr(value, "solve") or hasattr(value, "fft"):
+            made = TraceNamespace(value, f"{self._prefix}{name}.")
+        self.__dict__[name] = made
+        return made
+
+
+def _recording(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of a library that records what it computes."""
+    return lambda *args, **kwargs: (active.get() or graph_now()).call(op, function, args, kwargs)
+
+
+def _data_dependent(op: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    graph_now().give_up(lambda: shape_needed(op))
+    return graph_now().call(op, function, args, kwargs)
+
+
+def _repeat(function: Callable[..., Any], x: Any, repeats: Any, /, **kwargs: Any) -> Any:
+    if isinstance(repeats, Traced) and repeats.shape:
+        graph_now().give_up(lambda: shape_needed("repeat"))
+    return graph_now().call("repeat", function, (x, repeats), kwargs)
+
+
+def _refuse_if(condition: Any, error: Callable[[], Exception]) -> None:
+    if condition:
+        raise error()
+
+
+class TraceBackend(Backend):
+    """The recording adapter in front of a library's."""
+
+    mutable = False
+
+    def __init__(self, base: Backend) -> None:
+        self.base = base
+        self.name, self.prefix, self.dtype_hint = base.name, base.prefix, base.dtype_hint
+        self.dtype_names = base.dtype_names
+        xp: Any = TraceNamespace(base.xp)
+        xp.index_get = self.index_get
+        for op in ("index_set", "index_add"):
+            write = partial(_write, base, getattr(base.xp, op))
+            setattr(xp, op, _recording(op, write))
+        self.xp = xp
+
+    def native_dtype(self, name: str) -> Any:
+        return self.base.native_dtype(name)
+
+    def has_dtype(self, name: str, device: Any) -> bool:
+        return self.base.has_dtype(name, device)
+
+    def native_device(self, text: str) -> Any:
+        return self.base.native_device(text)
+
+    def devices(self) -> list[str]:
+        return self.base.devices()
+
+    def full_name(self, device: Any) -> str:
+        return self.base.full_name(device)
+
+    def device_string(self, array: Array) -> str:
+        return self.base.device_string(array.raw)
+
+    def as_scalar(self, operand: Any) -> Any:
+        return None
+
+    def to_host(self, array: Array) -> Any:
+        return self.base.to_host(contents_of(array, "reading a value"))
+
+    def peek(self, array: Array) -> Any:
+        return self.base.to_host(array.raw)
+
+    def from_host(self, array: Any, device: Any) -> Array:
+        return graph_now().constant(self.base.from_host(array, device))
+
+    def move(self, array: Array, device: Any) -> Array:
+        return graph_now().call("to_device", self.base.move, (array, device), {})
+
+    def copy(self, array: Array) -> Array:
+        graph = graph_now()
+        return graph.call("copy", self.base.copy, (array,), {}) if array.value in graph.foreign else array
+
+    def export(self, array: Array) -> Array:
+        return self.base.export(contents_of(array, "the array below"))
+
+    def copied_dlpack(self, array: Array, **options: Any) -> Any:
+        return self.base.copied_dlpack(contents_of(array, "DLPack export"), **options)
+
+    def readonly_dlpack(self, array: Array, stream: Any) -> Any:
+        return self.base.readonly_dlpack(contents_of(array, "DLPack export"), stream)
+
+    def races(self, array: Array) -> bool:
+        return self.base.races(array.raw)
+
+    def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
+        graph_now().call("refuse", _refuse_if, (condition, error), {}, effect=True)
+
+    def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
+        check_key(key)
+        return graph_now().call("index_get", self.base.xp.index_get, (array, key), {})
+
+
+def _write(base: Backend, write: Callable[..., Any], array: Array, key: tuple[Any, ...], value: Array) -> Array:
+    return write(base.copy(array), key, value)
