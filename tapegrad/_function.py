@@ -7,7 +7,8 @@ from functools import cache, update_wrapper
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of
-from tapegrad._namespace import namespace_of
+from tapegrad._namespace import constant_array, namespace_of, tracked
+from tapegrad._operands import within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
@@ -115,7 +116,7 @@ def recorded(name: str, call: Call) -> list[Tensor]:
 
 def constant_of(x: Tensor) -> Tensor:
     """Return the value of a Tensor as a constant."""
-    return wrap(x._array)
+    return wrap(constant_array(x._array))
 
 
 def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Any]]]:
@@ -124,6 +125,7 @@ def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Ten
     where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     for i in where:
         noticed(leaves[i])
+        leaves[i] = within(leaves[i])
 
     def put(new: Sequence[Tensor]) -> list[Any]:
         out = list(leaves)
@@ -144,10 +146,19 @@ def outputs_of(what: str, y: Any) -> tuple[list[Tensor], Rebuild]:
 
 def no_captures(what: str, *trees: Any) -> None:
     """Raise if a value computed from detached inputs is recorded nevertheless: it depends on something outside."""
-    if any(isinstance(x, Tensor) and x._record is not None for x in flatten(trees)[0]):
+    if any(isinstance(x, Tensor) and (x._record is not None or tracked(x._array)) for x in flatten(trees)[0]):
         raise TypeError(
             f"{what} uses a Tensor from outside that requires a gradient, which its rule would lose: pass it as an "
             "argument, or x.detach()"
+        )
+
+
+def not_from_outside(what: str, inputs: Sequence[Tensor]) -> None:
+    """Raise if inputs are recorded outside of a vmap, where a rule for one example is not known."""
+    if mode().recording and any(tracked(x._array) for x in inputs):
+        raise NotImplementedError(
+            f"{what}: inside vmap its rule holds for what is differentiated inside too, as in vmap(grad(f)), and not "
+            "for a gradient taken outside, as in grad(vmap(f))"
         )
 
 
@@ -191,6 +202,7 @@ class custom_vjp:
             raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
+        not_from_outside(what, inputs)
         if not mode().recording or not any(p is not None for p in parents):
             return self.function(*args)
         y, residuals = forward(*put([constant_of(x) for x in inputs]))
@@ -245,6 +257,7 @@ class custom_jvp:
             raise TypeError(f"{what}: give its rule first, with defjvp(rule)")
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
+        not_from_outside(what, inputs)
         if not mode().recording or not any(p is not None for p in parents):
             return self.function(*args)
         y = self.function(*put([constant_of(x) for x in inputs]))
@@ -298,4 +311,4 @@ def stop_gradient(x: Any) -> Any:
     for v in leaves:
         if isinstance(v, Tensor):
             noticed(v)
-    return rebuild([wrap(v._array) if isinstance(v, Tensor) else v for v in leaves])
+    return rebuild([constant_of(v) if isinstance(v, Tensor) else v for v in leaves])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tapegrad._dtypes import as_dtype, is_complex
-from tapegrad._function import Call, constant_of, inputs_of, no_captures, recorded
+from tapegrad._function import Call, constant_of, inputs_of, no_captures, not_from_outside, recorded
 from tapegrad._jacobian import jacobian
 from tapegrad._operands import as_tensor
 from tapegrad._record import mode_set
@@ -108,6 +108,7 @@ def _implicit(
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
     args = tuple(_tensors(a) for a in args)
     inputs, put = inputs_of(args)
+    not_from_outside(name, inputs)
     fixed = put([constant_of(x) for x in inputs])
     no_captures(name, f(start, *fixed))
     with mode_set(recording=False):

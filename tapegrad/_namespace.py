@@ -10,10 +10,13 @@ from tapegrad._dtypes import DTYPES, DType, as_dtype
 from tapegrad.backends import Array, Backend
 
 if TYPE_CHECKING:
+    from tapegrad._batched import Level
     from tapegrad._compile._trace import Graph
 
 # The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
 capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
+# The innermost call of tapegrad.vmap whose function is running in this context: new arrays are made for it.
+mapping: ContextVar[Level | None] = ContextVar("tapegrad.mapping", default=None)
 
 
 class CaptureError(RuntimeError):
@@ -96,6 +99,23 @@ def lifted(array: Any) -> Any:
 
 
 def entered(backend: Backend) -> Backend:
-    """Return the adapter that makes new arrays: the recording one while a program is captured."""
-    graph = capturing.get()
-    return backend if graph is None else graph.backend(backend)
+    """Return the adapter that makes new arrays: the recording one while a program is captured, vmap's inside it."""
+    graph, level = capturing.get(), mapping.get()
+    if graph is not None:
+        backend = graph.backend(backend)
+    return backend if level is None else level.backend(backend)
+
+
+def holds(condition: Array) -> bool:
+    """Say whether a condition, an array of one boolean, holds; inside vmap, whether it does for any example."""
+    return backend_of[type(condition)].holds(condition)
+
+
+def tracked(array: Array) -> bool:
+    """Say whether an array holds recorded Tensors: whoever differentiates outside of a vmap has them on the tape."""
+    return backend_of[type(array)].tracked(array)
+
+
+def constant_array(array: Array) -> Array:
+    """Return an array without its ties to the tape outside of a vmap."""
+    return backend_of[type(array)].constant(array)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tapegrad._cuts import user_line
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._namespace import (
     CaptureError,
@@ -14,6 +15,7 @@ from tapegrad._namespace import (
     dtype_of,
     find_backend,
     lifted,
+    mapping,
     native_device,
 )
 from tapegrad._tensor import Tensor, wrap
@@ -37,13 +39,16 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     if scalar is not None:
         return scalar
     x = lifted(x)
-    same_library(name, x, like)
-    return backend_of[type(x)].copy(x) if keep else x
+    x = backend_of[type(x)].copy(x) if keep else x
+    return x if same_library(name, x, like) else beside(like, wrap(x))._array
 
 
-def same_library(name: str, a: Array, b: Array) -> None:
-    """Raise TypeError unless two raw arrays are of one library."""
-    if backend_of[type(a)] is not backend_of[type(b)]:
+def same_library(name: str, a: Array, b: Array) -> bool:
+    """Say whether two raw arrays are of one library and one vmap; TypeError if it is not even one library."""
+    first, second = backend_of[type(a)], backend_of[type(b)]
+    if first is second:
+        return True
+    if first.root is not second.root:
         graph = capturing.get()
         if graph is not None:
             graph.check_known(a, b)
@@ -51,6 +56,38 @@ def same_library(name: str, a: Array, b: Array) -> None:
             f"{name}: operands on {device_of(a)} and {device_of(b)}; "
             f"move one first, as in x.to_device({device_of(b)!r})"
         )
+    return False
+
+
+def beside(like: Array, x: Tensor) -> Tensor:
+    """Return a Tensor as an operand beside an array: one from outside of the vmap that the array is of is lifted.
+
+    It gets no record inside, where nothing can ask for its gradient; the lifted array keeps the one outside.
+    """
+    return x if backend_of[type(x._array)].depth >= backend_of[type(like)].depth else wrap(like.level.lift(x))
+
+
+def on_one_level(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return operands with the Tensors from outside of a vmap as those of the innermost one that any is of."""
+    arrays = [x._array for x in operands if type(x) is Tensor]
+    like = max(arrays, key=lambda a: backend_of[type(a)].depth)
+    return tuple([beside(like, x) if type(x) is Tensor else x for x in operands])
+
+
+def within(x: Tensor) -> Tensor:
+    """Return a Tensor as one of the call of vmap that is running, if any."""
+    level = mapping.get()
+    if level is None or backend_of[type(x._array)].depth >= level.depth:
+        return x
+    return wrap(level.lift(x))
+
+
+def from_outside(what: str) -> RuntimeError:
+    """Return the error for an in-place update that would give a Tensor from outside of a vmap values from inside."""
+    return RuntimeError(
+        f"{what} at {user_line()} would give a Tensor from outside of the function mapped by vmap a value for each "
+        "example: update a copy made inside, as in x = tapegrad.asarray(x, copy=True)"
+    )
 
 
 def not_an_operand(name: str, x: object) -> TypeError:
@@ -76,7 +113,11 @@ def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
     if first is None:
         first = as_tensor(next((x for x in operands if type(x) not in SCALARS), operands[0]))
     like = first._array
-    return tuple(x if type(x) is Tensor else _constant(name, x, like) for x in operands)
+    xs = tuple([x if type(x) is Tensor else _constant(name, x, like) for x in operands])
+    for x in xs:
+        if type(x._array) is not type(like) and not same_library(name, x._array, like):
+            return on_one_level(xs)
+    return xs
 
 
 def _constant(name: str, x: object, like: Array) -> Tensor:

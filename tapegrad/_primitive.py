@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, explain, same_library
+from tapegrad._operands import SCALARS, explain, on_one_level, same_library
 from tapegrad._record import CACHE, DEFAULT, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._tensor import Tensor, wrap
@@ -109,8 +109,8 @@ def primitive(
                     parents.append(x._record if flow else None)
                     if kind is None:
                         kind = type(a)
-                    elif kind is not type(a):
-                        same_library(name, a, next(b for b in arrays if type(b) is kind))
+                    elif kind is not type(a) and not same_library(name, a, _of_type(kind, arrays)):
+                        return call(*on_one_level(args))
                 else:
                     a = x
                     parents.append(None)
@@ -227,6 +227,10 @@ PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick)
 def pick(whole: Record, i: int, out: Any) -> Record:
     """Return a record of one of several results."""
     return record(PICK, (whole,), (i,), out)
+
+
+def _of_type(kind: type | None, arrays: Sequence[Any]) -> Any:
+    return next(a for a in arrays if type(a) is kind)
 
 
 def library(name: str, arrays: Sequence[Any]) -> type:

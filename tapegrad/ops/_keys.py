@@ -6,7 +6,7 @@ from operator import index
 from typing import Any
 
 from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, lifted
-from tapegrad._operands import same_library
+from tapegrad._operands import from_outside, same_library
 from tapegrad._record import noticed
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
@@ -146,7 +146,8 @@ def _index_array(i: Any, like: Array) -> Array | None:
         if backend is None or backend.as_scalar(i) is not None:
             return None
         array = i = lifted(i)
-    same_library("x[...]", array, like)
+    if not same_library("x[...]", array, like) and backend_of[type(array)].depth > backend_of[type(like)].depth:
+        raise from_outside("x[i] = v")  # a Tensor that is read has been lifted
     kind = dtype_of(array).kind
     if kind not in ("bool", "signed integer", "unsigned integer"):
         raise IndexError(f"x[...]: an array of {dtype_of(array).name} is no index: use integers or booleans")

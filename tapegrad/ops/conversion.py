@@ -56,6 +56,8 @@ def transfer(array: Array, device: str) -> Array:
 
 def _transfer(array: Array, device: str) -> Array:
     backend = backend_of[type(array)]
+    if backend.depth:
+        return backend.transfer(array, device)
     to, native = backends.of_device(device)
     if to is backend:
         return backend.move(array, native)

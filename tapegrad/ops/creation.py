@@ -16,7 +16,7 @@ from tapegrad._namespace import (
     namespace_of,
     native_dtype,
 )
-from tapegrad._operands import SCALARS, as_tensor
+from tapegrad._operands import SCALARS, as_tensor, within
 from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
@@ -86,7 +86,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
         if copy is False and array is obj:
             raise ValueError(f"asarray: from {device_of(array)} to {device} needs a copy")
         return wrap(transfer(array, device))
-    return wrap(array if copy is False else backend.copy(array))
+    return within(wrap(array if copy is False else backend.copy(array)))
 
 
 def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | None) -> Tensor:
@@ -122,6 +122,7 @@ def _joined(obj: Any) -> Tensor:
 def _positive_copy(x: Tensor) -> Tensor:
     """Return another Tensor of the same value: a Tensor is a value, so the buffer may be shared."""
     noticed(x)
+    x = within(x)
     return wrap(x._array) if x._record is None else astype(x, x.dtype)
 
 
