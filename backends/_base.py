@@ -182,9 +182,9 @@ class Backend:
 
     # -- what hides in an array ------------------------------------------------------------------------
 
-    def tracked(self, array: Array) -> bool:
-        """Say whether an array holds Tensors that are recorded, as those of vmap may."""
-        return False
+    def tracked(self, array: Array) -> Any:
+        """Return the record of a Tensor that an array holds, as those of vmap do; None if there is none."""
+        return None
 
     def constant(self, array: Array) -> Array:
         """Return the same values in an array that holds nothing recorded."""

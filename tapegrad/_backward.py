@@ -370,7 +370,7 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
 
         gradient = within(as_tensor(gradient))
         check_like("backward: the gradient", gradient, x.shape, x._array)
-    if tracked(x._array):
+    if tracked(x._array) is not None:
         raise RuntimeError(
             "backward: inside vmap, this Tensor is recorded outside as well, where .grad is not filled: call backward "
             "on the result of vmap, or use tapegrad.grad inside"

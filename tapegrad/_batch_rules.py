@@ -223,7 +223,7 @@ def _isin(level: Level, f: Function, x1: Batched, x2: Batched, /, *, invert: boo
 
 def _nonzero(level: Level, f: Function, x: Batched, /) -> Out:
     if x.mapped:
-        raise shape_needed("nonzero, or x[mask],", "tapegrad.where(mask, x, 0)")
+        raise shape_needed("nonzero, unique or x[mask]", "tapegrad.where(mask, x, y)")
     return f(x.whole), False
 
 
@@ -306,15 +306,11 @@ def _own(level: Level, x: Batched, mapped: bool) -> Tensor:
 
 def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: Batched, /) -> Out:
     """index_set and index_add: they write into a Tensor of their own."""
-    mask = key[-1]
-    if isinstance(mask, Batched) and mask.mapped and mask.whole.dtype.kind == "bool":
-        if value.ndim or f is not tensor_namespace().index_set:
-            raise shape_needed("x[mask] = v of more than one number", "tapegrad.where(mask, v, x)")
-        return tensor_namespace().where(mask.lined_up(x.ndim), value.lined_up(x.ndim), x.whole), True
     entries = _entries(key)
     mapped = x.mapped or value.mapped or _is_mapped(entries)
     y = _own(level, x, mapped)
-    values = within(value.lined_up(_rank(entries)))
+    adds = f is tensor_namespace().index_add  # which does not broadcast
+    values = within(value.spread() if adds and mapped else value.lined_up(_rank(entries)))
     from tapegrad.ops._keys import full_key
 
     return f(y, full_key(y, _whole_key(level, x, entries, rows=mapped)), values), mapped

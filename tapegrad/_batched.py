@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any, final
 
 from tapegrad._cuts import user_line
-from tapegrad._namespace import backend_of, device_of, mapping, namespace_of
-from tapegrad._record import noticed
+from tapegrad._namespace import backend_of, constant_array, device_of, mapping, namespace_of, tracked
+from tapegrad._record import Record, noticed
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad.backends import Array, Backend
 
@@ -252,13 +252,12 @@ class BatchedBackend(Backend):
         some = _any(condition)
         return backend_of[type(some)].holds(some)
 
-    def tracked(self, array: Array) -> bool:
-        below = array.whole
-        return below._record is not None or backend_of[type(below._array)].tracked(below._array)
+    def tracked(self, array: Array) -> Record | None:
+        whole = array.whole
+        return whole._record or tracked(whole._array)
 
     def constant(self, array: Array) -> Array:
-        below = array.whole._array
-        return array.level.array(wrap(backend_of[type(below)].constant(below)), array.mapped)
+        return array.level.array(wrap(constant_array(array.whole._array)), array.mapped)
 
 
 def _any(condition: Batched) -> Array:

@@ -146,7 +146,7 @@ def outputs_of(what: str, y: Any) -> tuple[list[Tensor], Rebuild]:
 
 def no_captures(what: str, *trees: Any) -> None:
     """Raise if a value computed from detached inputs is recorded nevertheless: it depends on something outside."""
-    if any(isinstance(x, Tensor) and (x._record is not None or tracked(x._array)) for x in flatten(trees)[0]):
+    if any(isinstance(x, Tensor) and (x._record or tracked(x._array)) is not None for x in flatten(trees)[0]):
         raise TypeError(
             f"{what} uses a Tensor from outside that requires a gradient, which its rule would lose: pass it as an "
             "argument, or x.detach()"
@@ -155,7 +155,7 @@ def no_captures(what: str, *trees: Any) -> None:
 
 def not_from_outside(what: str, inputs: Sequence[Tensor]) -> None:
     """Raise if inputs are recorded outside of a vmap, where a rule for one example is not known."""
-    if mode().recording and any(tracked(x._array) for x in inputs):
+    if mode().recording and any(tracked(x._array) is not None for x in inputs):
         raise NotImplementedError(
             f"{what}: inside vmap its rule holds for what is differentiated inside too, as in vmap(grad(f)), and not "
             "for a gradient taken outside, as in grad(vmap(f))"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from tapegrad.backends import Array, Backend
 if TYPE_CHECKING:
     from tapegrad._batched import Level
     from tapegrad._compile._trace import Graph
+    from tapegrad._record import Record
 
 # The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
 capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
@@ -111,9 +114,20 @@ def holds(condition: Array) -> bool:
     return backend_of[type(condition)].holds(condition)
 
 
-def tracked(array: Array) -> bool:
-    """Say whether an array holds recorded Tensors: whoever differentiates outside of a vmap has them on the tape."""
-    return backend_of[type(array)].tracked(array)
+@contextmanager
+def on_level(level: Level | None) -> Iterator[None]:
+    """Have new arrays made for a call of vmap, or for none."""
+    token = mapping.set(level)
+    try:
+        yield
+    finally:
+        mapping.reset(token)
+
+
+def tracked(array: Array) -> Record | None:
+    """Return the record that an array of vmap has on the tape outside, None without one."""
+    record: Record | None = backend_of[type(array)].tracked(array)
+    return record
 
 
 def constant_array(array: Array) -> Array:

@@ -132,8 +132,9 @@ class Tensor:
         >>> (x * x.detach()).requires_grad, x.detach().requires_grad
         (True, False)
         """
-        if self._record is not None:
-            cut("detach()", self._record.seq)
+        record = self._record or tracked(self._array)
+        if record is not None:
+            cut("detach()", record.seq)
         y = wrap(constant_array(self._array))
         noticed(self)
         noticed(y)
@@ -176,7 +177,7 @@ class Tensor:
         """
         if self._record is None:
             raise RuntimeError("register_hook: this Tensor is not recorded, so it will get no gradient")
-        if tracked(self._array):
+        if tracked(self._array) is not None:
             raise RuntimeError(
                 "register_hook: inside vmap, a hook would not see the gradient that is taken outside: hook the Tensor "
                 "that vmap is given, or its result"

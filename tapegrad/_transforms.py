@@ -82,7 +82,7 @@ class Traced:
                 f"{self.what}: the result does not depend on the arguments, because the chain was cut by {cut[0]}; if "
                 "a gradient of zero is meant, use tapegrad.stop_gradient"
             )
-        self.outer = self.outer or any([tracked(y._array) for y in self.outputs])
+        self.outer = self.outer or any([tracked(y._array) is not None for y in self.outputs])
         self.taped = self.was_recording and self.outer
 
     def _output(self, y: Any) -> Tensor:
@@ -231,7 +231,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
 
 def is_recorded(x: Tensor) -> bool:
     """Say whether a Tensor is recorded, by itself or outside of a vmap."""
-    return x._record is not None or tracked(x._array)
+    return (x._record or tracked(x._array)) is not None
 
 
 def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
 from tapegrad._batched import Batched, Level
-from tapegrad._namespace import constant_array, find_backend, mapping
+from tapegrad._namespace import constant_array, find_backend, mapping, on_level
 from tapegrad._operands import within
 from tapegrad._record import mode, mode_set, noticed
+from tapegrad._tape import note_line
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import _raw, constant, is_recorded
 from tapegrad._tree import flatten
@@ -118,21 +120,24 @@ def _size(what: str, sizes: dict[int, int]) -> int:
 def _call(level: Level, f: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Call the function inside of a level; whoever watches is told of what is computed for all examples only."""
     watch = mode().watch
-    token = mapping.set(level)
     try:
-        if watch is None:
-            return f(*args, **kwargs)
-
-        def of_wholes(operation: Any, operands: Any, static: Any, result: Any) -> None:
-            results = result if isinstance(result, tuple) else (result,)
-            if not any(isinstance(x, Tensor) and isinstance(x._array, Batched) for x in (*operands, *results)):
-                watch(operation, operands, static, result)
-
-        with mode_set(watch=of_wholes, unwatched=True):
+        with on_level(level), nullcontext() if watch is None else mode_set(watch=_of_wholes(watch), unwatched=True):
             return f(*args, **kwargs)
     finally:
-        mapping.reset(token)
         level.open = False
+
+
+def _of_wholes(watch: Callable[..., None]) -> Callable[..., None]:
+    """Return who watches, told only of operations on Tensors that hold all examples."""
+
+    def seen(operation: Any, operands: Any, static: Any, result: Any) -> None:
+        results = result if isinstance(result, tuple) else (result,)
+        if not any([isinstance(x, Tensor) and isinstance(x._array, Batched) for x in (*operands, *results)]):
+            watch(operation, operands, static, result)
+        elif mode().debug:
+            note_line(operation, operands, static, result)
+
+    return seen
 
 
 def _result(what: str, level: Level, y: Any, axis: int | None) -> Tensor:

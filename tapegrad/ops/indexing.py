@@ -28,6 +28,7 @@ from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
+from tapegrad.ops.binary import where
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
 
 
@@ -260,6 +261,10 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     if type(value) is Tensor and type(value._array) is not type(x._array):
         value = _beside_target(x, value)
     v = _written(value, x._array)
+    if len(key) == 1 and type(key[0]) not in (int, slice) and _fits_everywhere(key[0], v):
+        value = wrap(v, value._record if type(value) is Tensor else None)
+        x._array, x._record = parts(where(wrap(key[0]), value, x), x)
+        return
     backend = backend_of[type(x._array)]  # no local name for the buffer: it would count as a second owner
     parents = (x._record, value._record if type(value) is Tensor else None)
     try:
@@ -274,6 +279,11 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     m = mode()
     if m.watch is not None:
         m.watch(SETITEM, (x, value), (key,), x)
+
+
+def _fits_everywhere(mask: Any, v: Array) -> bool:
+    """Say whether one number is written by a mask inside vmap, which is another for each example."""
+    return hasattr(mask, "shape") and backend_of[type(mask)].depth > 0 and dtype_of(mask).kind == "bool" and not v.shape
 
 
 def _beside_target(x: Tensor, value: Tensor) -> Tensor:
