@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import prod
 from typing import Any, final
 
 from tapegrad._cuts import user_line
@@ -72,7 +73,7 @@ class Batched:
     dtype = property(lambda x: x.whole._array.dtype)
     device = property(lambda x: getattr(x.whole._array, "device", None))
     ndim = property(lambda x: len(x.shape))
-    size = property(lambda x: x.whole.size // (x.level.size or 1) if x.mapped else x.whole.size)
+    size = property(lambda x: prod(x.shape))
     T = property(lambda x: namespace_of[type(x)].matrix_transpose(x))
 
     def lined_up(self, ndim: int) -> Tensor:

@@ -8,6 +8,7 @@ from tapegrad import backends
 from tapegrad._dtypes import DType, as_dtype, isdtype
 from tapegrad._namespace import (
     checked_dtype,
+    constant_array,
     device_of,
     dtype_of,
     entered,
@@ -43,7 +44,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     Tensor([1.], dtype=float32, requires_grad=True)
     """
     if isinstance(data, Tensor):
-        data = data._array
+        data = constant_array(data._array)
     elif _starts_with_tensor(data):
         raise TypeError("tensor: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
     elif device is None and (backend := find_backend(data)) is not None and backend.prefix == "cpu":
