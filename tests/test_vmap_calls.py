@@ -302,7 +302,11 @@ def test_hooks() -> None:
 
 def test_compiled() -> None:
     w = leaf(W)
-    step = lambda x: tg.vmap(tg.grad(lambda w, x: tg.sum(tg.sin(w * x + tg.ones(3)))), (None, 0))(w.detach(), x)  # noqa: E731
+    slope = tg.grad(lambda w, x: tg.sum(tg.sin(w * x + tg.ones(3))))
+
+    def step(x: Any) -> Any:
+        return tg.vmap(slope, (None, 0))(w.detach(), x)
+
     compiled = tg.compile(step)
     for k in range(5):
         close(compiled(X * k), step(X * k))
@@ -338,6 +342,9 @@ def test_printing_shows_all_examples(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_numpy_functions_and_arrays_inside() -> None:
-    f = lambda x: np.sin(x) * np.asarray([1.0, 2.0, 3.0]) + np.asarray(2.0) * x  # noqa: E731
+
+    def f(x: Any) -> Any:
+        return np.sin(x) * np.asarray([1.0, 2.0, 3.0]) + np.asarray(2.0) * x
+
     close(tg.vmap(f)(X), f(X))
     close(tg.vmap(tg.grad(lambda x: tg.sum(f(x))))(X), looped(tg.grad(lambda x: tg.sum(f(x))))(X))
