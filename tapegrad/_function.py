@@ -7,7 +7,7 @@ from functools import cache, update_wrapper
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of
-from tapegrad._namespace import constant_array, namespace_of, tracked
+from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
 from tapegrad._operands import within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
@@ -15,7 +15,11 @@ from tapegrad._rules import record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import between, constant, like, linked
 from tapegrad._tree import Rebuild, flatten
+from tapegrad._vmap import vmap
+from tapegrad.ops.reductions import sum
 from tapegrad.ops.shaping import stack
+
+Axes = tuple[int | None, ...]
 
 
 class Call:
@@ -153,13 +157,20 @@ def no_captures(what: str, *trees: Any) -> None:
         )
 
 
-def not_from_outside(what: str, inputs: Sequence[Tensor]) -> None:
-    """Raise if inputs are recorded outside of a vmap, where a rule for one example is not known."""
-    if mode().recording and any(tracked(x._array) is not None for x in inputs):
-        raise NotImplementedError(
-            f"{what}: inside vmap its rule holds for what is differentiated inside too, as in vmap(grad(f)), and not "
-            "for a gradient taken outside, as in grad(vmap(f))"
-        )
+def call_outside(
+    f: Callable[..., Any], inputs: Sequence[Tensor], put: Callable[..., list[Any]], mapped: Callable[[Axes], Any]
+) -> tuple[list[Tensor], Rebuild]:
+    """Call a function with a rule where its inputs are recorded: outside of the vmap that is running, on all examples.
+
+    mapped: gives the function mapped over axes of the inputs, with its rule.
+    """
+    level = mapping.get()
+    assert level is not None
+    axes = tuple([0 if x._array.mapped else None for x in inputs])
+    with on_level(level.outer):
+        wholes = [x._array.whole for x in inputs]
+        ys, rebuild = flatten(mapped(axes)(*wholes) if 0 in axes else f(*put(wholes)))
+    return [wrap(level.array(y, 0 in axes)) for y in ys], rebuild
 
 
 class custom_vjp:
@@ -202,16 +213,12 @@ class custom_vjp:
             raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
-        not_from_outside(what, inputs)
-        if not mode().recording or not any(p is not None for p in parents):
+        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
             return self.function(*args)
-        y, residuals = forward(*put([constant_of(x) for x in inputs]))
-        no_captures(what, y, residuals)
-        outs, rebuild = outputs_of(what, y)
 
-        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
-            kept = forward(*put(tied))[1] if mode().recording else residuals
-            given = backward(kept, rebuild(list(ts)))
+        def cotangents_of(kept: Any, t: Any) -> list[Any]:
+            given = backward(kept, t)
             if not isinstance(given, tuple) or len(given) != len(args):
                 raise ValueError(f"{what}: its rule must return a tuple of {len(args)} cotangents, one an argument")
             cotangents: list[Any] = []
@@ -219,6 +226,33 @@ class custom_vjp:
                 models = [x for x in flatten(a)[0] if isinstance(x, Tensor)]
                 cotangents += [None] * len(models) if s is None else like(f"{what}: a cotangent", s, models)
             return cotangents
+
+        def mapped(axes: Axes) -> custom_vjp:
+            """Return the function with its rule, both mapped over examples."""
+
+            def pull(t: Any, *xs: Tensor) -> list[Tensor]:
+                found = cotangents_of(forward(*put(xs))[1], t)
+                return [_cotangent(s, x._array, True) for s, x in zip(found, xs, strict=True)]
+
+            def of_all(xs: tuple[Tensor, ...], t: Any) -> tuple[Tensor, ...]:
+                found = vmap(pull, (0, *axes))(t, *xs)
+                return tuple([sum(s, axis=0) if axis is None else s for s, axis in zip(found, axes, strict=True)])
+
+            whole = custom_vjp(vmap(lambda *xs: self.function(*put(xs)), axes))
+            whole.defvjp(lambda *xs: (whole.function(*xs), xs), of_all)
+            return whole
+
+        residuals = None  # known for one example only if that is all there is
+        if recorded_outside:
+            outs, rebuild = call_outside(self, inputs, put, mapped)
+        else:
+            y, residuals = forward(*put([constant_of(x) for x in inputs]))
+            no_captures(what, y, residuals)
+            outs, rebuild = outputs_of(what, y)
+
+        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
+            anew = recorded_outside or mode().recording
+            return cotangents_of(forward(*put(tied))[1] if anew else residuals, rebuild(list(ts)))
 
         ys = recorded("custom_vjp", Call([x._array for x in inputs], [y._array for y in outs], parents, rule))
         return rebuild(list(ys))
@@ -257,12 +291,26 @@ class custom_jvp:
             raise TypeError(f"{what}: give its rule first, with defjvp(rule)")
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
-        not_from_outside(what, inputs)
-        if not mode().recording or not any(p is not None for p in parents):
+        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
             return self.function(*args)
-        y = self.function(*put([constant_of(x) for x in inputs]))
-        no_captures(what, y)
-        outs, rebuild = outputs_of(what, y)
+
+        def mapped(axes: Axes) -> custom_jvp:
+            """Return the function with its rule, both mapped over examples."""
+
+            def both(*xs: Tensor) -> Any:
+                return user(tuple(put(xs[: len(axes)])), tuple(put(xs[len(axes) :])))
+
+            whole = custom_jvp(vmap(lambda *xs: self.function(*put(xs)), axes))
+            whole.defjvp(lambda primals, tangents: vmap(both, (*axes, *axes))(*primals, *tangents))
+            return whole
+
+        if recorded_outside:
+            outs, rebuild = call_outside(self, inputs, put, mapped)
+        else:
+            y = self.function(*put([constant_of(x) for x in inputs]))
+            no_captures(what, y)
+            outs, rebuild = outputs_of(what, y)
 
         def push(tied: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             pair = user(tuple(put(tied)), tuple(put(tangents)))
@@ -285,7 +333,7 @@ def transpose(
     f: a function of Tensors like the models; taped: whether the result is to be recorded.
     """
     with mode_set(recording=True):
-        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in models]
+        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in map(within, models)]
         outs = f(*us)
     leaves = {u._record for u in us if u._record is not None}
     path, _ = between([y._record for y in outs], leaves)

@@ -260,6 +260,12 @@ REFUSED: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("nonzero", lambda: tg.vmap(tg.nonzero)(X), TypeError, "shape depends on values"),
     ("unique", lambda: tg.vmap(tg.unique_values)(X), TypeError, "nonzero, unique"),
     ("labels", lambda: tg.vmap(tg.cross_entropy)(X, tg.asarray([0, 1, 2, 3])), ValueError, "a label is out of range"),
+    (
+        "fixed_point recorded outside",
+        lambda: tg.grad(lambda w: tg.sum(tg.vmap(lambda x: tg.fixed_point(lambda y, w: w / 2, 1.0, w) * x[0])(X)))(2.0),
+        NotImplementedError,
+        r"fixed_point at test_vmap_calls.py:\d+ is inside vmap, and its gradient is taken outside",
+    ),
     ("fixed_point", lambda: tg.vmap(lambda a: tg.fixed_point(tg.cos, a))(X), TypeError, "reading a value"),
 ]
 
@@ -284,6 +290,51 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     with pytest.raises(ZeroDivisionError):
         tg.vmap(lambda x: 1 / 0)(X)
     assert tg.zeros(2).tolist() == [0.0, 0.0]
+
+
+@tg.custom_vjp
+def twice_vjp(x: Any, k: float, w: Any) -> Any:
+    """A function whose derivative in x is, wrongly and on purpose, twice what it should be."""
+    return {"y": tg.sin(x) * w * k}
+
+
+twice_vjp.defvjp(
+    lambda x, k, w: (twice_vjp.function(x, k, w), (x, k, w)),
+    lambda r, t: (2 * r[1] * t["y"] * tg.cos(r[0]) * r[2], None, r[1] * t["y"] * tg.sin(r[0])),
+)
+
+
+@tg.custom_jvp
+def twice_jvp(x: Any, w: Any) -> Any:
+    return tg.sin(x) * w
+
+
+twice_jvp.defjvp(lambda p, t: (twice_jvp(*p), 2 * tg.cos(p[0]) * p[1] * t[0] + tg.sin(p[0]) * t[1]))
+
+
+@pytest.mark.parametrize("f", [lambda x, w: twice_vjp(x, 3.0, w)["y"], twice_jvp], ids=["vjp", "jvp"])
+def test_rules_of_the_users_own(f: Any) -> None:
+    """They hold inside, outside, both, through two levels, and for what is the same for all."""
+    slope = tg.grad(lambda u, x, w: tg.sum(tg.sin(f(u * w, w + x))))
+    losses: list[Callable[..., Any]] = [
+        lambda vmap, x, w: vmap(f, (0, None))(x, w),
+        lambda vmap, x, w: vmap(lambda x: slope(x, x, w))(x),
+        lambda vmap, x, w: vmap(lambda x: f(w, w) * x)(x),
+        lambda vmap, x, w: vmap(lambda x: vmap(lambda y: f(x, y) * f(y, w))(tg.stack([x, w])))(x),
+        lambda vmap, x, w: vmap(tg.vjp(lambda x: f(x, w), x[0])[1])(x)[0],
+    ]
+    for loss in losses:
+        results = []
+        for vmap in (tg.vmap, looped):
+
+            def total(x: Any, w: Any, vmap: Any = vmap, loss: Any = loss) -> Any:
+                return tg.sum(tg.tanh(loss(vmap, x, w)))
+
+            def squares(x: Any, w: Any, total: Any = total) -> Any:
+                return sum(tg.sum(g**2) for g in tg.grad(total, (0, 1))(x, w))
+
+            results.append((*tg.grad(total, (0, 1))(X, W), *tg.grad(squares, (0, 1))(X, W)))
+        close(results[0], results[1])
 
 
 def test_hooks() -> None:
