@@ -17,7 +17,7 @@ from tapegrad._transforms import between, constant, like, linked
 from tapegrad._tree import Rebuild, flatten
 from tapegrad._vmap import vmap
 from tapegrad.ops.reductions import sum
-from tapegrad.ops.shaping import stack
+from tapegrad.ops.shaping import broadcast_to, stack
 
 Axes = tuple[int | None, ...]
 
@@ -75,6 +75,8 @@ def _one_by_one(call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any
         return list(call.rule(tied, outs, full))
     n = next(t.shape[0] for t in ts if t is not None)
     parts = [_one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    if n == 0:
+        return [None] * len(call.parents)
     columns = [[s for s in column if s is not None] for column in zip(*parts, strict=True)]
     return [stack(column) if len(column) == n > 0 else None for column in columns]
 
@@ -91,12 +93,25 @@ def _push(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     if call.push is None:
         return None
     with mode_set(recording=taped):
-        given = []
-        for a, p in zip(call.inputs, r.parents, strict=True):
-            t = None if p is None else tangents.get(p)
-            given.append(_cotangent(t, a, taped))
-        outs = call.push(call.tied(taped), given)
+        given = [None if p is None else tangents.get(p) for p in r.parents]
+        if all(t is None for t in given):
+            return None
+        lead = next(len(t.shape) - len(a.shape) for t, a in zip(given, call.inputs, strict=True) if t is not None)
+        outs = _pushed(call, call.tied(taped), [t if taped or t is None else wrap(t) for t in given], lead)
     return [t if taped else t._array for t in outs]
+
+
+def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Tensor]:
+    """Return the tangents of the outs, each of those that come at once along extra leading axes in turn."""
+    assert call.push is not None
+    if lead == 0:
+        return list(call.push(tied, [_cotangent(t, a, True) for t, a in zip(ts, call.inputs, strict=True)]))
+    n = next(t.shape[0] for t in ts if t is not None)
+    parts = [_pushed(call, tied, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    if n == 0:
+        shape = next(t.shape[:lead] for t in ts if t is not None)
+        return [broadcast_to(wrap(namespace_of[type(a)].zeros_like(a)), (*shape, *a.shape)) for a in call.outs]
+    return [stack(list(column)) for column in zip(*parts, strict=True)]
 
 
 @cache

@@ -250,7 +250,7 @@ def test_indices_of_each_example(key: Function, device: str) -> None:
 
 KINDS = [
     *("leaf", "leaf", "two", "vmap", "some", "axes", "grad", "both", "hvp", "jvp", "jacobian", "pull", "linearize"),
-    *("no_grad", "detach", "stop", "in-place", "index", "checkpoint", "own"),
+    *("no_grad", "detach", "stop", "in-place", "index", "checkpoint", "own", "rule"),
 ]
 LEAVES: list[Function] = [
     lambda a, b, c: tg.sin(a) * b + 0.3 * c,
@@ -262,6 +262,24 @@ LEAVES: list[Function] = [
 ]
 
 
+@tg.custom_vjp
+def by_vjp(a: Any, b: Any) -> Any:
+    return tg.sin(a) * b
+
+
+by_vjp.defvjp(  # twice the derivative in b, so that it is seen whether the rule is used
+    lambda a, b: (tg.sin(a) * b, (a, b)), lambda r, t: (t * tg.cos(r[0]) * r[1], 2 * t * tg.sin(r[0]))
+)
+
+
+@tg.custom_jvp
+def by_jvp(a: Any, b: Any) -> Any:
+    return tg.sin(a) * b
+
+
+by_jvp.defjvp(lambda p, t: (by_jvp(*p), 2 * tg.cos(p[0]) * p[1] * t[0] + tg.sin(p[0]) * t[1]))
+
+
 def program(rng: np.random.Generator, depth: int, n: int) -> Function:
     """Return a random function `f(vmap, variables)` of n vectors of length 3 that closes over all of them."""
     kind = "leaf" if depth == 0 else KINDS[rng.integers(len(KINDS))]
@@ -269,7 +287,7 @@ def program(rng: np.random.Generator, depth: int, n: int) -> Function:
     leaf = LEAVES[rng.integers(len(LEAVES))]
     if kind == "leaf":
         return lambda vmap, v: leaf(v[i], v[j], v[k])
-    new = {"some": 2}.get(kind, kind not in ("two", "no_grad", "detach", "stop", "in-place", "index"))
+    new = {"some": 2}.get(kind, kind not in ("two", "no_grad", "detach", "stop", "in-place", "index", "rule"))
     p = program(rng, depth - 1, n + int(new))
     q = program(rng, depth - 1, n) if kind == "two" else p
 
@@ -322,6 +340,8 @@ def program(rng: np.random.Generator, depth: int, n: int) -> Function:
             z[at] = y
             z[b > 0] = 0.5
             return z
+        if kind == "rule":
+            return by_vjp(of(), a) + by_jvp(b, of())
         if kind == "checkpoint":
             return tg.checkpoint(of)(a)
         if kind == "jacobian":
