@@ -82,8 +82,16 @@ class Traced:
                 f"{self.what}: the result does not depend on the arguments, because the chain was cut by {cut[0]}; if "
                 "a gradient of zero is meant, use tapegrad.stop_gradient"
             )
-        self.outer = self.outer or any([tracked(y._array) is not None for y in self.outputs])
+        self.outer = self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._aux_outer(first)
         self.taped = self.was_recording and self.outer
+
+    def _aux_outer(self, first: int) -> bool:
+        """Say whether what else the function returned may be differentiated by somebody outside."""
+        tensors = [x for x in flatten(self.aux)[0] if type(x) is Tensor]
+        records = [x._record for x in tensors if x._record is not None]
+        if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
+            return True
+        return any([tracked(x._array) is not None for x in tensors])
 
     def _output(self, y: Any) -> Tensor:
         if isinstance(y, Tensor):

@@ -249,7 +249,22 @@ def test_indices_of_each_example(key: Function, device: str) -> None:
 # -- nesting ---------------------------------------------------------------------------------------------------
 
 KINDS = [
-    *("leaf", "leaf", "two", "vmap", "some", "axes", "grad", "both", "hvp", "jvp", "jacobian", "pull", "linearize"),
+    *(
+        "leaf",
+        "leaf",
+        "two",
+        "vmap",
+        "some",
+        "axes",
+        "grad",
+        "both",
+        "aux",
+        "hvp",
+        "jvp",
+        "jacobian",
+        "pull",
+        "linearize",
+    ),
     *("no_grad", "detach", "stop", "in-place", "index", "checkpoint", "own", "rule"),
 ]
 LEAVES: list[Function] = [
@@ -303,6 +318,9 @@ def program(rng: np.random.Generator, depth: int, n: int) -> Function:
         if kind == "both":
             value, (g, h) = tg.value_and_grad(lambda u, w: tg.sum(of(u * w)), (0, 1))(a, b)
             return value * g + h
+        if kind == "aux":
+            g, y = tg.grad(lambda u: (tg.sum(of(u)), of(u * b)), has_aux=True)(a)
+            return g + y
         if kind == "hvp":
             return tg.hvp(lambda u: tg.sum(of(u)), (a,), (b,))
         if kind == "jvp":
