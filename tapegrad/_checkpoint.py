@@ -8,7 +8,7 @@ from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._function import Call, as_tensors, inputs_of, outputs_of, recorded
-from tapegrad._namespace import mapping, on_level
+from tapegrad._namespace import backend_of, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import linked
@@ -39,6 +39,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         first, level = next_seq(), mapping.get()
         links = [linked(x._array, None) for x in inputs]
         outs, rebuild = outputs_of(f"checkpoint of {name}", f(*put(links), **kwargs))
+        if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
+            return f(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
         outside = _outside(outs, links, first)
         parents = (*(x._record for x in inputs), *outside)
 
