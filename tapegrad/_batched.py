@@ -107,6 +107,9 @@ class Batched:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         raise value_needed("a conversion to a NumPy array")
 
+    def __dlpack_device__(self) -> Any:
+        raise value_needed("DLPack export")
+
 
 def _operator(name: str) -> tuple[Any, Any]:
     def forward(x: Batched, other: Any) -> Any:
@@ -183,6 +186,8 @@ class BatchedBackend(Backend):
         self.depth, self._root = depth, root
         self.name, self.prefix, self.dtype_hint = root.name, root.prefix, root.dtype_hint
         self.dtype_names = root.dtype_names
+        for same in ("native_dtype", "has_dtype", "native_device", "devices", "full_name"):
+            setattr(self, same, getattr(root, same))
         self.xp: Any = BatchedNamespace(self)
 
     @property
@@ -198,26 +203,8 @@ class BatchedBackend(Backend):
             raise leaked()
         return level.array(wrap(array), mapped=False)
 
-    def native_dtype(self, name: str) -> Any:
-        return self.root.native_dtype(name)
-
-    def has_dtype(self, name: str, device: Any) -> bool:
-        return self.root.has_dtype(name, device)
-
-    def native_device(self, text: str) -> Any:
-        return self.root.native_device(text)
-
-    def devices(self) -> list[str]:
-        return self.root.devices()
-
-    def full_name(self, device: Any) -> str:
-        return self.root.full_name(device)
-
     def device_string(self, array: Array) -> str:
         return device_of(array.whole._array)
-
-    def as_scalar(self, operand: Any) -> Any:
-        return None
 
     def to_host(self, array: Array) -> Any:
         if array.mapped:

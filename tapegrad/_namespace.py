@@ -98,8 +98,11 @@ def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
 def lifted(array: Any) -> Any:
     """Return a raw array that comes in from outside as arrays are now: lifted while a program is captured."""
     graph = capturing.get()
-    inside = type(array) in backend_of and backend_of[type(array)].depth > 0
-    return array if graph is None or inside else graph.lift(array)
+    if graph is None or (
+        type(array) in backend_of and backend_of[type(array)].depth
+    ):  # of a vmap: it holds lifted ones
+        return array
+    return graph.lift(array)
 
 
 def entered(backend: Backend) -> Backend:

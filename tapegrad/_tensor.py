@@ -91,7 +91,7 @@ class Tensor:
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this Tensor are recorded. Set it on a Tensor to make it a leaf."""
-        return self._record is not None
+        return (self._record or tracked(self._array)) is not None
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:

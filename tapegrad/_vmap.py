@@ -24,9 +24,9 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
     in_axes: the axis of each argument along which the examples lie, None for what is the same for all: one for all
     arguments, or a tuple with one for each. In a dict, list or tuple an argument may have another axis for each item.
     What `f` uses from outside is the same for all, as are keyword arguments. out_axes: where that axis goes in the
-    results, in the same way; None only for what is the same for all. Inside `f` a Tensor has the shape of one example,
-    and `f` is called once. It nests in any order with `grad`, `jvp` and other transforms. Raw arrays in give raw arrays
-    out.
+    results, in the same way; None only for what is the same for all. Inside `f`, which is called once, a Tensor has the
+    shape of one example (printing it shows all). It nests in any order with `grad`, `jvp` and other transforms. Raw
+    arrays in give raw arrays out.
 
     Raises ValueError if nothing is mapped, for axes that are not there and examples of different numbers; TypeError for
     an axis of what is no array and, inside `f`, for what needs the value of a Tensor (`if x > 0`, `x[mask]`).

@@ -96,7 +96,7 @@ def test_values_on_torch(sample: Sample) -> None:
 
 
 @pytest.mark.usefixtures("jax")
-@pytest.mark.parametrize("sample", FIRST[::8], ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", FIRST[::16], ids=lambda s: s.name)
 def test_values_on_jax(sample: Sample) -> None:
     check_values(sample, "jax:cpu")
 
@@ -369,7 +369,7 @@ def program(rng: np.random.Generator, depth: int, n: int) -> Function:
     return run
 
 
-@pytest.mark.parametrize("seed", range(240))
+@pytest.mark.parametrize("seed", range(400))
 def test_random_programs(seed: int) -> None:
     """Programs that nest transforms, closing over all variables around: values, first and second derivatives."""
     rng = np.random.default_rng(seed)
