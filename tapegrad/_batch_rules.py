@@ -62,7 +62,8 @@ def _apply(depth: int, name: str, rule: Function, function: Function, /, *args: 
     """Call a function by its rule, as an operation outside of the level."""
     level = _level_of(depth, args)
     if level is None:  # of the library below alone: what a rule does with values saved outside
-        below = next(a for a in args if hasattr(a, "shape"))
+        several = args[0] if isinstance(args[0], (list, tuple)) else ()
+        below = next(a for a in (*several, *args) if hasattr(a, "shape"))
         return attrgetter(name)(namespace_of[type(below)])(*args, **kwargs)
     if not level.open:
         raise leaked()

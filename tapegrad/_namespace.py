@@ -98,10 +98,8 @@ def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
 def lifted(array: Any) -> Any:
     """Return a raw array that comes in from outside as arrays are now: lifted while a program is captured."""
     graph = capturing.get()
-    if graph is None or (
-        type(array) in backend_of and backend_of[type(array)].depth
-    ):  # of a vmap: it holds lifted ones
-        return array
+    if graph is None or (type(array) in backend_of and backend_of[type(array)].depth):
+        return array  # of a vmap: it holds lifted ones
     return graph.lift(array)
 
 

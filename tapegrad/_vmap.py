@@ -55,7 +55,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
             x if axis is None else _to_front(f"{what}: argument {i}", x, axis)
             for i, x, axis in zip(owners, leaves, axes, strict=True)
         ]
-        sizes = {i: x.shape[0] for i, x, axis in zip(owners, moved, axes, strict=True) if axis is not None}
+        sizes = [(i, x.shape[0]) for i, x, axis in zip(owners, moved, axes, strict=True) if axis is not None]
         level = Level(_size(what, sizes), mapping.get())
         inputs = [_input(level, x, axis) for x, axis in zip(moved, axes, strict=True)]
         y = _call(level, f, rebuild(inputs), kwargs)
@@ -108,13 +108,14 @@ def _input(level: Level, x: Any, axis: int | None) -> Any:
     return wrap(level.array(wrap(x._array, x._record), mapped=True))
 
 
-def _size(what: str, sizes: dict[int, int]) -> int:
+def _size(what: str, sizes: list[tuple[int, int]]) -> int:
+    """Return how many examples there are, given (number of the argument, how many it holds) for each leaf."""
     if not sizes:
         raise ValueError(f"{what}: no argument is mapped: give at least one an axis in in_axes")
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"argument {i} has {n}" for i, n in sizes.items())
+    if len({n for _, n in sizes}) > 1:
+        listed = ", ".join(dict.fromkeys(f"argument {i} has {n}" for i, n in sizes))
         raise ValueError(f"{what}: the arguments hold different numbers of examples: {listed}")
-    return next(iter(sizes.values()))
+    return sizes[0][1]
 
 
 def _call(level: Level, f: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -162,6 +162,30 @@ def test_derivatives(sample: Sample) -> None:
             close(program(), expected[name]())
 
 
+@pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
+@pytest.mark.parametrize("sample", [s for s in FIRST if s.order], ids=lambda s: s.name)
+def test_pulls_and_pushes_from_outside(sample: Sample, device: str) -> None:
+    """Cotangents and tangents of a call that was made outside: there are many, and one of what the rules read."""
+    if device == "torch:cpu":
+        pytest.importorskip("torch")
+    args = [tg.tensor(a, device=device) for a in sample.args]
+    floating = [i for i, a in enumerate(sample.args) if a.dtype.kind in "fc"]
+    given = [args[i] for i in floating]
+
+    def f(*given: Any) -> Any:
+        return sample.f(*[given[floating.index(i)] if i in floating else a for i, a in enumerate(args)])
+
+    def draw(x: Any) -> Any:
+        return tg.astype(tg.asarray(RNG.standard_normal((2, *x.shape)), device=device), x.dtype)
+
+    with tg.default_device(device):
+        y, pull = tg.vjp(f, *given)
+        _, slope = tg.linearize(f, *given)
+        cotangents, tangents = draw(y), [draw(x) for x in given]
+        close(tg.vmap(pull)(cotangents), looped(pull)(cotangents))
+        close(tg.vmap(lambda *ts: slope(*ts))(*tangents), looped(lambda *ts: slope(*ts))(*tangents))
+
+
 def test_matrix_products_of_all_ranks() -> None:
     shapes = [(3,), (3, 3), (2, 3, 3), (4, 1, 3, 3)]
     for (s1, s2), axes in product(product(shapes, shapes), [(0, 0), (0, None), (None, 0)]):

@@ -240,6 +240,12 @@ REFUSED: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "vmap of add: .*different numbers of examples: argument 0 has 4, argument 1 has 3",
     ),
+    (
+        "numbers in one argument",
+        lambda: tg.vmap(lambda d: d["a"])({"a": X, "b": W}),
+        ValueError,
+        "argument 0 has 4, argument 0 has 3",
+    ),
     ("no such axis", lambda: tg.vmap(tg.sin, 2)(X), ValueError, r"argument 0 has no axis 2.*\(4, 3\)"),
     ("a scalar", lambda: tg.vmap(tg.add)(X, tg.asarray(1.0)), ValueError, "argument 1 has no axis 0"),
     ("a number", lambda: tg.vmap(tg.add)(X, 1.0), TypeError, "argument 1 has axis 0 in in_axes, but is no Tensor"),
