@@ -96,7 +96,7 @@ def test_values_on_torch(sample: Sample) -> None:
 
 
 @pytest.mark.usefixtures("jax")
-@pytest.mark.parametrize("sample", FIRST[::16], ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", FIRST[::24], ids=lambda s: s.name)
 def test_values_on_jax(sample: Sample) -> None:
     check_values(sample, "jax:cpu")
 
