@@ -36,7 +36,10 @@ class Namespace:
         return value
 
     def as_one(self, function: Callable[..., Any], *arrays: Array) -> Array:
-        """Return `function(self, *arrays)`, as one operation for who records: inside, it may look at values."""
+        """Return `function(self, *arrays)`, as one operation for who records: inside, it may look at values.
+
+        The function is to take extra leading axes.
+        """
         return function(self, *arrays)
 
     def replace(self, **own: Any) -> None:
@@ -60,6 +63,7 @@ class Backend:
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
+    depth = 0  # in how many calls of vmap its arrays live
 
     def __init__(self, name: str, xp: Any) -> None:
         self.name = name
@@ -76,6 +80,11 @@ class Backend:
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 
     # -- what the library is -------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Backend:
+        """The library that computes: itself, but for the arrays of vmap."""
+        return self
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -131,6 +140,10 @@ class Backend:
         """Return the array on another device of the same library."""
         return array.to_device(device)
 
+    def transfer(self, array: Array, device: str) -> Array:
+        """Return an array of vmap on another device, of any library."""
+        raise NotImplementedError
+
     def peek(self, array: Array) -> np.ndarray[Any, Any]:
         """Return the values on the host for a text that only shows them."""
         return self.to_host(array)
@@ -139,6 +152,10 @@ class Backend:
         """Raise an error if a condition, an array of one boolean, holds."""
         if condition:
             raise error()
+
+    def holds(self, condition: Array) -> bool:
+        """Say whether a condition, an array of one boolean, holds."""
+        return bool(condition)
 
     def synchronize(self, array: Array) -> None:
         """Wait until the values of an array are computed."""
@@ -169,6 +186,16 @@ class Backend:
     def special(self, name: str) -> Callable[..., Array]:
         """Return the special function that SciPy has under a name, for arrays: by default SciPy's, through the host."""
         return find(self, name)
+
+    # -- what hides in an array ------------------------------------------------------------------------
+
+    def tracked(self, array: Array) -> Any:
+        """Return the record of a Tensor that an array holds, as those of vmap do; None if there is none."""
+        return None
+
+    def constant(self, array: Array) -> Array:
+        """Return the same values in an array that holds nothing recorded."""
+        return array
 
     # -- buffers -------------------------------------------------------------------------------------
 

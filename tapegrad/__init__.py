@@ -26,6 +26,7 @@ from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad, vjp
+from tapegrad._vmap import vmap
 from tapegrad.ops.binary import (
     add,
     atan2,
@@ -227,6 +228,7 @@ __all__ = [
     "to_mermaid",
     "value_and_grad",
     "vjp",
+    "vmap",
     "jvp",
     "linearize",
     "jacobian",

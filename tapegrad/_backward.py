@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from tapegrad._dtypes import is_complex
-from tapegrad._namespace import backend_of, namespace_of, native_device
+from tapegrad._namespace import backend_of, holds, namespace_of, native_device, tracked
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Hooks, Tensor, check_like, wrap
@@ -203,7 +203,7 @@ class Walk:
             return False
         raw = t._array if self.taped else t
         xp = namespace_of[type(raw)]
-        return bool(xp.any(xp.isnan(raw)))
+        return holds(xp.any(xp.isnan(raw)))
 
     def wants(self, p: Record | None) -> bool:
         """Say whether a parent is to get a cotangent."""
@@ -366,10 +366,15 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
             )
         gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:
-        from tapegrad._operands import as_tensor
+        from tapegrad._operands import as_tensor, within
 
-        gradient = as_tensor(gradient)
+        gradient = within(as_tensor(gradient))
         check_like("backward: the gradient", gradient, x.shape, x._array)
+    if tracked(x._array) is not None:
+        raise RuntimeError(
+            "backward: inside vmap, this Tensor is recorded outside as well, where .grad is not filled: call backward "
+            "on the result of vmap, or use tapegrad.grad inside"
+        )
     watch = mode().watch
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())

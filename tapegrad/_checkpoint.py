@@ -8,6 +8,7 @@ from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._function import Call, as_tensors, inputs_of, outputs_of, recorded
+from tapegrad._namespace import backend_of, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import linked
@@ -35,16 +36,18 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         if not mode().recording:
             return f(*args, **kwargs)
         inputs, put = inputs_of(args)
-        first = next_seq()
+        first, level = next_seq(), mapping.get()
         links = [linked(x._array, None) for x in inputs]
         outs, rebuild = outputs_of(f"checkpoint of {name}", f(*put(links), **kwargs))
+        if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
+            return f(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
         outside = _outside(outs, links, first)
         parents = (*(x._record for x in inputs), *outside)
 
         def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
             taped = mode().recording
             first = next_seq()
-            with mode_set(recording=True):
+            with mode_set(recording=True), on_level(level):
                 again = [linked(x._array, x._record) for x in tied]
                 ys = flatten(f(*put(again), **kwargs))[0]
             reached = _outside(ys, again, first)

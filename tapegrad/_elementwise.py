@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, same_library
+from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, on_one_level, same_library
 from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._tensor import Tensor
@@ -166,6 +166,8 @@ def binary(
                     p2 = x2._record
                     if type(a) is not type(b):
                         a = same_library(name, a, b)
+                        if a is None:
+                            return call(*on_one_level((x1, x2)))
                 else:
                     p2 = None
                     b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))

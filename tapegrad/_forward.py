@@ -15,12 +15,12 @@ from tapegrad._backward import Walk, as_tensors_of, call, seeds_of, tensor_names
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
-from tapegrad._namespace import backend_of, namespace_of, native_device
+from tapegrad._namespace import backend_of, constant_array, namespace_of, native_device
 from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
 from tapegrad._rules import new, record
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import Traced, between, like, linked
+from tapegrad._transforms import Traced, between, is_recorded, like, linked
 
 
 def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> None:
@@ -189,7 +189,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
 def _pushed(traced: Traced, tangents: list[Any]) -> Any:
     """Return the tangents of the outputs, as a tree, for those of the inputs."""
     given = like(f"{traced.what}: the tangent", tangents, traced.fresh)
-    taped = mode().recording and (traced.taped or any(t._record is not None for t in given))
+    taped = mode().recording and (traced.taped or any(is_recorded(t) for t in given))
     return traced.result(tangents_of(traced, given, taped), taped)
 
 
@@ -210,4 +210,4 @@ def _tangent(y: Tensor, known: dict[Record, Any], taped: bool, lead: tuple[int, 
     if t is None:
         a = y._array
         return wrap(namespace_of[type(a)].zeros((*lead, *a.shape), dtype=a.dtype, device=native_device(a)))
-    return t if taped else wrap(backend_of[type(t)].as_array(t))
+    return t if taped else wrap(constant_array(backend_of[type(t)].as_array(t)))

@@ -7,14 +7,19 @@ from functools import cache, update_wrapper
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of
-from tapegrad._namespace import namespace_of
+from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
+from tapegrad._operands import within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import between, constant, like, linked
 from tapegrad._tree import Rebuild, flatten
-from tapegrad.ops.shaping import stack
+from tapegrad._vmap import vmap
+from tapegrad.ops.reductions import sum
+from tapegrad.ops.shaping import broadcast_to, stack
+
+Axes = tuple[int | None, ...]
 
 
 class Call:
@@ -70,6 +75,8 @@ def _one_by_one(call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any
         return list(call.rule(tied, outs, full))
     n = next(t.shape[0] for t in ts if t is not None)
     parts = [_one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    if n == 0:
+        return [None] * len(call.parents)
     columns = [[s for s in column if s is not None] for column in zip(*parts, strict=True)]
     return [stack(column) if len(column) == n > 0 else None for column in columns]
 
@@ -86,12 +93,25 @@ def _push(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     if call.push is None:
         return None
     with mode_set(recording=taped):
-        given = []
-        for a, p in zip(call.inputs, r.parents, strict=True):
-            t = None if p is None else tangents.get(p)
-            given.append(_cotangent(t, a, taped))
-        outs = call.push(call.tied(taped), given)
+        given = [None if p is None else tangents.get(p) for p in r.parents]
+        if all(t is None for t in given):
+            return None
+        lead = next(len(t.shape) - len(a.shape) for t, a in zip(given, call.inputs, strict=True) if t is not None)
+        outs = _pushed(call, call.tied(taped), [t if taped or t is None else wrap(t) for t in given], lead)
     return [t if taped else t._array for t in outs]
+
+
+def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Tensor]:
+    """Return the tangents of the outs, each of those that come at once along extra leading axes in turn."""
+    assert call.push is not None
+    if lead == 0:
+        return list(call.push(tied, [_cotangent(t, a, True) for t, a in zip(ts, call.inputs, strict=True)]))
+    n = next(t.shape[0] for t in ts if t is not None)
+    parts = [_pushed(call, tied, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    if n == 0:
+        shape = next(t.shape[:lead] for t in ts if t is not None)
+        return [broadcast_to(wrap(namespace_of[type(a)].zeros_like(a)), (*shape, *a.shape)) for a in call.outs]
+    return [stack(list(column)) for column in zip(*parts, strict=True)]
 
 
 @cache
@@ -115,7 +135,7 @@ def recorded(name: str, call: Call) -> list[Tensor]:
 
 def constant_of(x: Tensor) -> Tensor:
     """Return the value of a Tensor as a constant."""
-    return wrap(x._array)
+    return wrap(constant_array(x._array))
 
 
 def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Any]]]:
@@ -124,6 +144,7 @@ def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Ten
     where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     for i in where:
         noticed(leaves[i])
+        leaves[i] = within(leaves[i])
 
     def put(new: Sequence[Tensor]) -> list[Any]:
         out = list(leaves)
@@ -144,11 +165,27 @@ def outputs_of(what: str, y: Any) -> tuple[list[Tensor], Rebuild]:
 
 def no_captures(what: str, *trees: Any) -> None:
     """Raise if a value computed from detached inputs is recorded nevertheless: it depends on something outside."""
-    if any(isinstance(x, Tensor) and x._record is not None for x in flatten(trees)[0]):
+    if any(isinstance(x, Tensor) and (x._record or tracked(x._array)) is not None for x in flatten(trees)[0]):
         raise TypeError(
             f"{what} uses a Tensor from outside that requires a gradient, which its rule would lose: pass it as an "
             "argument, or x.detach()"
         )
+
+
+def call_outside(
+    f: Callable[..., Any], inputs: Sequence[Tensor], put: Callable[..., list[Any]], mapped: Callable[[Axes], Any]
+) -> tuple[list[Tensor], Rebuild]:
+    """Call a function with a rule where its inputs are recorded: outside of the vmap that is running, on all examples.
+
+    mapped: gives the function mapped over axes of the inputs, with its rule.
+    """
+    level = mapping.get()
+    assert level is not None
+    axes = tuple([0 if x._array.mapped else None for x in inputs])
+    with on_level(level.outer):
+        wholes = [x._array.whole for x in inputs]
+        ys, rebuild = flatten(mapped(axes)(*wholes) if 0 in axes else f(*put(wholes)))
+    return [wrap(level.array(y, 0 in axes)) for y in ys], rebuild
 
 
 class custom_vjp:
@@ -191,15 +228,12 @@ class custom_vjp:
             raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
-        if not mode().recording or not any(p is not None for p in parents):
+        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
             return self.function(*args)
-        y, residuals = forward(*put([constant_of(x) for x in inputs]))
-        no_captures(what, y, residuals)
-        outs, rebuild = outputs_of(what, y)
 
-        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
-            kept = forward(*put(tied))[1] if mode().recording else residuals
-            given = backward(kept, rebuild(list(ts)))
+        def cotangents_of(kept: Any, t: Any) -> list[Any]:
+            given = backward(kept, t)
             if not isinstance(given, tuple) or len(given) != len(args):
                 raise ValueError(f"{what}: its rule must return a tuple of {len(args)} cotangents, one an argument")
             cotangents: list[Any] = []
@@ -207,6 +241,33 @@ class custom_vjp:
                 models = [x for x in flatten(a)[0] if isinstance(x, Tensor)]
                 cotangents += [None] * len(models) if s is None else like(f"{what}: a cotangent", s, models)
             return cotangents
+
+        def mapped(axes: Axes) -> custom_vjp:
+            """Return the function with its rule, both mapped over examples."""
+
+            def pull(t: Any, *xs: Tensor) -> list[Tensor]:
+                found = cotangents_of(forward(*put(xs))[1], t)
+                return [_cotangent(s, x._array, True) for s, x in zip(found, xs, strict=True)]
+
+            def of_all(xs: tuple[Tensor, ...], t: Any) -> tuple[Tensor, ...]:
+                found = vmap(pull, (0, *axes))(t, *xs)
+                return tuple([sum(s, axis=0) if axis is None else s for s, axis in zip(found, axes, strict=True)])
+
+            whole = custom_vjp(vmap(lambda *xs: self.function(*put(xs)), axes))
+            whole.defvjp(lambda *xs: (whole.function(*xs), xs), of_all)
+            return whole
+
+        residuals = None  # known for one example only if that is all there is
+        if recorded_outside:
+            outs, rebuild = call_outside(self, inputs, put, mapped)
+        else:
+            y, residuals = forward(*put([constant_of(x) for x in inputs]))
+            no_captures(what, y, residuals)
+            outs, rebuild = outputs_of(what, y)
+
+        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
+            anew = recorded_outside or mode().recording
+            return cotangents_of(forward(*put(tied))[1] if anew else residuals, rebuild(list(ts)))
 
         ys = recorded("custom_vjp", Call([x._array for x in inputs], [y._array for y in outs], parents, rule))
         return rebuild(list(ys))
@@ -245,11 +306,26 @@ class custom_jvp:
             raise TypeError(f"{what}: give its rule first, with defjvp(rule)")
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
-        if not mode().recording or not any(p is not None for p in parents):
+        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
             return self.function(*args)
-        y = self.function(*put([constant_of(x) for x in inputs]))
-        no_captures(what, y)
-        outs, rebuild = outputs_of(what, y)
+
+        def mapped(axes: Axes) -> custom_jvp:
+            """Return the function with its rule, both mapped over examples."""
+
+            def both(*xs: Tensor) -> Any:
+                return user(tuple(put(xs[: len(axes)])), tuple(put(xs[len(axes) :])))
+
+            whole = custom_jvp(vmap(lambda *xs: self.function(*put(xs)), axes))
+            whole.defjvp(lambda primals, tangents: vmap(both, (*axes, *axes))(*primals, *tangents))
+            return whole
+
+        if recorded_outside:
+            outs, rebuild = call_outside(self, inputs, put, mapped)
+        else:
+            y = self.function(*put([constant_of(x) for x in inputs]))
+            no_captures(what, y)
+            outs, rebuild = outputs_of(what, y)
 
         def push(tied: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             pair = user(tuple(put(tied)), tuple(put(tangents)))
@@ -272,7 +348,7 @@ def transpose(
     f: a function of Tensors like the models; taped: whether the result is to be recorded.
     """
     with mode_set(recording=True):
-        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in models]
+        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in map(within, models)]
         outs = f(*us)
     leaves = {u._record for u in us if u._record is not None}
     path, _ = between([y._record for y in outs], leaves)
@@ -298,4 +374,4 @@ def stop_gradient(x: Any) -> Any:
     for v in leaves:
         if isinstance(v, Tensor):
             noticed(v)
-    return rebuild([wrap(v._array) if isinstance(v, Tensor) else v for v in leaves])
+    return rebuild([constant_of(v) if isinstance(v, Tensor) else v for v in leaves])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tapegrad._cuts import user_line
 from tapegrad._dtypes import as_dtype, is_complex
 from tapegrad._function import Call, constant_of, inputs_of, no_captures, recorded
 from tapegrad._jacobian import jacobian
+from tapegrad._namespace import tracked
 from tapegrad._operands import as_tensor
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor
@@ -108,6 +110,11 @@ def _implicit(
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
     args = tuple(_tensors(a) for a in args)
     inputs, put = inputs_of(args)
+    if any(tracked(x._array) is not None for x in inputs):
+        raise NotImplementedError(
+            f"{name} at {user_line()} is inside vmap, and its gradient is taken outside: solve outside of the mapped "
+            "function, for one example after the other if each has its own equation"
+        )
     fixed = put([constant_of(x) for x in inputs])
     no_captures(name, f(start, *fixed))
     with mode_set(recording=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,14 @@ from tapegrad._dtypes import DTYPES, DType, as_dtype
 from tapegrad.backends import Array, Backend
 
 if TYPE_CHECKING:
+    from tapegrad._batched import Level
     from tapegrad._compile._trace import Graph
+    from tapegrad._record import Record
 
 # The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
 capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
+# The innermost call of tapegrad.vmap whose function is running in this context: new arrays are made for it.
+mapping: ContextVar[Level | None] = ContextVar("tapegrad.mapping", default=None)
 
 
 class CaptureError(RuntimeError):
@@ -92,7 +98,9 @@ def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
 def lifted(array: Any) -> Any:
     """Return a raw array that comes in from outside as arrays are now: lifted while a program is captured."""
     graph = capturing.get()
-    return array if graph is None else graph.lift(array)
+    if graph is None or (type(array) in backend_of and backend_of[type(array)].depth):
+        return array  # of a vmap: it holds lifted ones
+    return graph.lift(array)
 
 
 def given_out(array: Any) -> Any:
@@ -102,6 +110,34 @@ def given_out(array: Any) -> Any:
 
 
 def entered(backend: Backend) -> Backend:
-    """Return the adapter that makes new arrays: the recording one while a program is captured."""
-    graph = capturing.get()
-    return backend if graph is None else graph.backend(backend)
+    """Return the adapter that makes new arrays: the recording one while a program is captured, vmap's inside it."""
+    graph, level = capturing.get(), mapping.get()
+    if graph is not None:
+        backend = graph.backend(backend)
+    return backend if level is None else level.backend(backend)
+
+
+def holds(condition: Array) -> bool:
+    """Say whether a condition, an array of one boolean, holds; inside vmap, whether it does for any example."""
+    return backend_of[type(condition)].holds(condition)
+
+
+@contextmanager
+def on_level(level: Level | None) -> Iterator[None]:
+    """Have new arrays made for a call of vmap, or for none."""
+    token = mapping.set(level)
+    try:
+        yield
+    finally:
+        mapping.reset(token)
+
+
+def tracked(array: Array) -> Record | None:
+    """Return the record that an array of vmap has on the tape outside, None without one."""
+    record: Record | None = backend_of[type(array)].tracked(array)
+    return record
+
+
+def constant_array(array: Array) -> Array:
+    """Return an array without its ties to the tape outside of a vmap."""
+    return backend_of[type(array)].constant(array)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tapegrad._cuts import user_line
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._namespace import (
     CaptureError,
@@ -14,6 +15,7 @@ from tapegrad._namespace import (
     dtype_of,
     find_backend,
     lifted,
+    mapping,
     namespace_of,
     native_device,
 )
@@ -37,21 +39,80 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     scalar = backend.as_scalar(x)
     if scalar is not None:
         return scalar
-    x = same_library(name, lifted(x), like)
-    return backend_of[type(x)].copy(x) if keep else x
+    x = lifted(x)
+    x = backend_of[type(x)].copy(x) if keep else x
+    alike = same_library(name, x, like)
+    return on_one_level((wrap(x), wrap(like)))[0]._array if alike is None else alike
 
 
-def same_library(name: str, a: Array, b: Array) -> Array:
-    """Return a raw array to compute with another one; raise TypeError unless they are of one library."""
-    if backend_of[type(a)] is backend_of[type(b)]:
+def same_library(name: str, a: Array, b: Array) -> Array | None:
+    """Return a raw array to compute with beside another one, None if only one is of a vmap: see `on_one_level`.
+
+    It is the array itself but for one that a tentative capture meets. Raises TypeError unless they are of one library.
+    """
+    first, second = backend_of[type(a)], backend_of[type(b)]
+    if first is second:
         return a
     graph = capturing.get()
+    if first.root is second.root or (graph is not None and (first.depth or second.depth) and _base(a) is _base(b)):
+        return None
     if graph is not None:
         a = graph.alike(a, b)
-        if backend_of[type(a)] is backend_of[type(b)]:
+        if backend_of[type(a)] is second:
             return a
     raise TypeError(
         f"{name}: operands on {device_of(a)} and {device_of(b)}; move one first, as in x.to_device({device_of(b)!r})"
+    )
+
+
+def _base(a: Array) -> Any:
+    """Return the adapter of the library that computes, also if it is recorded."""
+    root = backend_of[type(a)].root
+    return getattr(root, "base", root)
+
+
+def on_one_level(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return operands with the Tensors from outside of a vmap as those of the innermost one that any is of."""
+    arrays = [x._array for x in operands if type(x) is Tensor]
+    like = max(arrays, key=lambda a: backend_of[type(a)].depth)
+    return tuple([beside(like, x) if type(x) is Tensor else x for x in operands])
+
+
+def beside(like: Array, x: Tensor) -> Tensor:
+    """Return a Tensor as an operand beside an array: one from outside of the vmap that the array is of is lifted.
+
+    It gets no record inside, where nothing can ask for its gradient; the lifted array keeps the one outside.
+    """
+    x = _on_one_root(like, x)
+    return x if backend_of[type(x._array)].depth >= backend_of[type(like)].depth else wrap(like.level.lift(x))
+
+
+def _on_one_root(like: Array, x: Tensor) -> Tensor:
+    """Return a Tensor recorded in a program like an array, or not, as far as only one of them is."""
+    graph = capturing.get()
+    while backend_of[type(like)].depth:
+        like = like.whole._array
+    a = x._array
+    if graph is None or backend_of[type(a)].root is backend_of[type(like)]:
+        return x
+    if backend_of[type(a)].depth:
+        return wrap(a.level.array(_on_one_root(like, a.whole), a.mapped), x._record)
+    return wrap(graph.alike(a, like), x._record)
+
+
+def within(x: Tensor) -> Tensor:
+    """Return a Tensor as one of the call of vmap that is running, if any."""
+    level = mapping.get()
+    if level is None or backend_of[type(x._array)].depth >= level.depth:
+        return x
+    return wrap(level.lift(x))
+
+
+def from_outside(what: str) -> RuntimeError:
+    """Return the error for an in-place update that would give a Tensor from outside of a vmap values from inside."""
+    return RuntimeError(
+        f"{what} at {user_line()} would give a Tensor from outside of the function mapped by vmap a value for each "
+        "example: update a copy made inside, as in x = tapegrad.asarray(x, copy=True)"
     )
 
 
@@ -78,7 +139,11 @@ def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
     if first is None:
         first = as_tensor(next((x for x in operands if type(x) not in SCALARS), operands[0]))
     like = first._array
-    return tuple(x if type(x) is Tensor else _constant(name, x, like) for x in operands)
+    xs = tuple([x if type(x) is Tensor else _constant(name, x, like) for x in operands])
+    for x in xs:
+        if type(x._array) is not type(like) and same_library(name, x._array, like) is None:
+            return on_one_level(xs)
+    return xs
 
 
 def _constant(name: str, x: object, like: Array) -> Tensor:

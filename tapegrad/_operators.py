@@ -7,7 +7,7 @@ from typing import Any
 
 from tapegrad._backward import backward
 from tapegrad._namespace import backend_of
-from tapegrad._operands import coerce
+from tapegrad._operands import coerce, from_outside
 from tapegrad._record import DEFAULT, mode, scopes
 from tapegrad._tensor import Tensor
 from tapegrad.ops import binary, conversion, elementwise, indexing, interchange, products
@@ -54,6 +54,8 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                 f"{what}: the result has shape {out.shape} and dtype {out.dtype.name}, which do not fit x with "
                 f"{self.shape} and {self.dtype.name}: write x = x {symbol} y"
             )
+        if backend_of[type(out._array)].depth > backend_of[type(self._array)].depth:
+            raise from_outside(what)
         self._array, self._record = indexing.parts(out, self)
         return self
 

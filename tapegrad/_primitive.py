@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, explain, recovered, same_library
+from tapegrad._operands import SCALARS, explain, on_one_level, recovered, same_library
 from tapegrad._record import CACHE, DEFAULT, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._tensor import Tensor, wrap
@@ -111,6 +111,8 @@ def primitive(
                         kind = type(a)
                     elif kind is not type(a):
                         a = same_library(name, a, next(b for b in arrays if type(b) is kind))
+                        if a is None:
+                            return call(*on_one_level(args))
                 else:
                     a = x
                     parents.append(None)

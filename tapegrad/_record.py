@@ -159,7 +159,7 @@ class mode_set(ContextDecorator):
             cut(self._name)
         old = mode()
         recording = old.recording if self._recording is None else self._recording
-        watch = None if self._unwatched else _both(old.watch, self._watch)
+        watch = _both(None if self._unwatched else old.watch, self._watch)
         debug = old.debug if self._debug is None else self._debug
         scopes.append(self)
         self._tokens.append(_mode.set(Mode(recording, watch, debug)))

@@ -183,7 +183,8 @@ def table(tape: Tape, given: Mapping[str, Tensor] | None = None) -> str:
     return "\n".join(lines)
 
 
-def _note(operation: Operation, operands: Any, static: Any, result: Any) -> None:
+def note_line(operation: Operation, operands: Any, static: Any, result: Any) -> None:
+    """Keep the user's line with the records of an operation's results."""
     for y in result if isinstance(result, tuple) else (result,):
         if y._record is not None and y._record.op is operation:
             y._record.line = user_line()
@@ -201,4 +202,4 @@ def debug() -> mode_set:
     >>> y._record.line.partition(":")[2]
     '2'
     """
-    return mode_set(watch=_note, debug=True)
+    return mode_set(watch=note_line, debug=True)

@@ -8,7 +8,7 @@ from weakref import ref
 
 from tapegrad._cuts import cut
 from tapegrad._dtypes import DType, isdtype
-from tapegrad._namespace import backend_of, device_of, dtype_of
+from tapegrad._namespace import backend_of, constant_array, device_of, dtype_of, mapping, tracked
 from tapegrad._record import LEAF, Record, mode, mode_set, next_seq, noticed
 from tapegrad.backends import Array
 
@@ -91,7 +91,7 @@ class Tensor:
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this Tensor are recorded. Set it on a Tensor to make it a leaf."""
-        return self._record is not None
+        return (self._record or tracked(self._array)) is not None
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
@@ -132,9 +132,10 @@ class Tensor:
         >>> (x * x.detach()).requires_grad, x.detach().requires_grad
         (True, False)
         """
-        if self._record is not None:
-            cut("detach()", self._record.seq)
-        y = wrap(self._array)
+        record = self._record or tracked(self._array)
+        if record is not None:
+            cut("detach()", record.seq)
+        y = wrap(constant_array(self._array))
         noticed(self)
         noticed(y)
         return y
@@ -176,6 +177,11 @@ class Tensor:
         """
         if self._record is None:
             raise RuntimeError("register_hook: this Tensor is not recorded, so it will get no gradient")
+        if tracked(self._array) is not None:
+            raise RuntimeError(
+                "register_hook: inside vmap, a hook would not see the gradient that is taken outside: hook the Tensor "
+                "that vmap is given, or its result"
+            )
         hooks = self._record.tensor
         if not isinstance(hooks, Hooks):
             hooks = self._record.tensor = Hooks(hooks)
@@ -277,7 +283,7 @@ class Tensor:
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        copy = wrap(backend_of[type(self._array)].copy(self._array))
+        copy = wrap(constant_array(backend_of[type(self._array)].copy(self._array)))
         if self._record is not None:
             make_leaf(copy)
         memo[id(self)] = copy
@@ -435,6 +441,9 @@ def make_leaf(x: Tensor) -> None:
             f"requires_grad needs a floating dtype, not {dtype.name}: "
             "convert with tapegrad.astype(x, tapegrad.float32) first"
         )
+    level = mapping.get()
+    if level is not None:
+        x._array = level.lift(x)
     r = x._record = new(Record)
     r.seq = next_seq()
     r.op = LEAF

@@ -16,7 +16,8 @@ from weakref import ref
 from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._cuts import cuts
 from tapegrad._dtypes import is_complex, isdtype
-from tapegrad._namespace import backend_of, find_backend, given_out, namespace_of
+from tapegrad._namespace import backend_of, constant_array, find_backend, given_out, namespace_of, tracked
+from tapegrad._operands import within
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
 from tapegrad._tensor import Tensor, check_like, wrap
@@ -81,7 +82,16 @@ class Traced:
                 f"{self.what}: the result does not depend on the arguments, because the chain was cut by {cut[0]}; if "
                 "a gradient of zero is meant, use tapegrad.stop_gradient"
             )
+        self.outer = self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._aux_outer(first)
         self.taped = self.was_recording and self.outer
+
+    def _aux_outer(self, first: int) -> bool:
+        """Say whether what else the function returned may be differentiated by somebody outside."""
+        tensors = [x for x in flatten(self.aux)[0] if type(x) is Tensor]
+        records = [x._record for x in tensors if x._record is not None]
+        if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
+            return True
+        return any([tracked(x._array) is not None for x in tensors])
 
     def _output(self, y: Any) -> Tensor:
         if isinstance(y, Tensor):
@@ -110,7 +120,7 @@ class Traced:
             a = x._array
             xp = namespace_of[type(a)]
             return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
-        return g if taped else wrap(backend_of[type(g)].as_array(g))
+        return g if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
     def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
         """Return one Tensor for each input as trees of the arguments' structure; raw for what came raw."""
@@ -123,7 +133,7 @@ class Traced:
 
     def result(self, values: Sequence[Tensor], taped: bool) -> Any:
         """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
-        cut = [y if taped else wrap(y._array) for y in values]
+        cut = [y if taped else wrap(constant_array(y._array)) for y in values]
         return self.rebuild([_raw(y) for y in cut] if all(self.raw) and not taped else list(cut))
 
     def scalar(self) -> Tensor:
@@ -143,7 +153,8 @@ class Traced:
     def auxiliary(self) -> Any:
         """Return what else the function returned, cut from the tape unless somebody outside may need it."""
         leaves, rebuild = flatten(self.aux)
-        return rebuild([wrap(x._array) if type(x) is Tensor and not self.taped else x for x in leaves])
+        cut = [wrap(constant_array(x._array)) if type(x) is Tensor and not self.taped else x for x in leaves]
+        return rebuild(cut)
 
 
 def value_and_grad(
@@ -219,11 +230,16 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
-        taped = mode().recording and (traced.taped or any(t._record is not None for t in seeds))
+        taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
         return tuple(traced.arguments(traced.pull(seeds, taped), taped))
 
     value = traced.result(traced.outputs, traced.taped)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
+
+
+def is_recorded(x: Tensor) -> bool:
+    """Say whether a Tensor is recorded, by itself or outside of a vmap."""
+    return (x._record or tracked(x._array)) is not None
 
 
 def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
@@ -233,7 +249,7 @@ def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
         raise ValueError(f"{what} has {len(leaves)} leaves, but there are {len(models)} to match")
     out = []
     for leaf, model in zip(leaves, models, strict=True):
-        x = leaf if isinstance(leaf, Tensor) else constant(leaf, model)
+        x = within(leaf if isinstance(leaf, Tensor) else constant(leaf, model))
         check_like(what, x, model.shape, model._array)
         out.append(x)
     return out
@@ -264,6 +280,8 @@ def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[R
 def _raw(x: Tensor) -> Any:
     """Return the value as a raw array that nobody else holds."""
     backend = backend_of[type(x._array)]
+    if backend.depth:
+        return x  # inside vmap there is no raw array for one example
     return given_out(x._array if backend.is_private(x) else backend.copy(x._array))
 
 
@@ -288,6 +306,7 @@ def _fresh(x: Any, what: str, was_recording: bool) -> Tensor:
             "floating: convert it with tapegrad.astype(x, tapegrad.float32)"
         )
     noticed(x)
+    x = within(x)
     return linked(x._array, x._record if was_recording else None)
 
 

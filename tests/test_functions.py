@@ -55,6 +55,15 @@ def test_derivatives_everywhere(xp: Place, name: str) -> None:
         gradgradcheck(f, [x], name=name)
 
 
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("shape", [(2,), (0,), (2, 2)])
+def test_many_tangents_at_once(name: str, shape: tuple[int, ...]) -> None:
+    f, x = MAKERS[name](), tg.reshape(tg.linspace(0.1, 0.9, int(np.prod(shape))), shape)
+    expected = tg.jacobian(body)(x)
+    for mode in ("forward", "reverse"):
+        np.testing.assert_allclose(tg.jacobian(f, mode=mode)(x), expected)
+
+
 @pytest.mark.parametrize(("name", "modes"), list(product(MAKERS, product([tg.grad, forward], repeat=3))))
 def test_third_derivatives_in_any_nesting(name: str, modes: Any) -> None:
     f, g = MAKERS[name](), body

@@ -215,3 +215,16 @@ def test_retained_gradients_inside_a_transform() -> None:
 def test_messages(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_aux_is_differentiated_by_somebody_outside() -> None:
+    """Also where the result itself depends on nothing outside."""
+    u, w = tg.asarray([1.0, 2.0]), tg.asarray([3.0, 4.0])
+    for aux in (lambda u, w: w, lambda u, w: w * 2.0, lambda u, w: w * u):
+
+        def total(w: tg.Tensor, aux: Any = aux) -> Any:
+            return tg.sum(tg.grad(lambda u: (tg.sum(u), aux(u, w)), has_aux=True)(u)[1])
+
+        np.testing.assert_allclose(tg.grad(total)(w), tg.grad(lambda w, aux=aux: tg.sum(aux(u, w)))(w))
+        mapped = tg.grad(lambda w: tg.sum(tg.vmap(lambda s: total(s * w))(u)))(w)  # noqa: B023
+        np.testing.assert_allclose(mapped, sum(tg.grad(lambda w, s=s: total(s * w))(w) for s in u))

@@ -14,7 +14,7 @@ from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, key_of, same_ones
 from tapegrad._compile._replay import Replay, fits, outlived
-from tapegrad._namespace import CaptureError, capturing
+from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import default_device, default_dtype, deterministic
 from tapegrad._tensor import Tensor
@@ -93,8 +93,8 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         m = mode()
-        if m.watch is not None or capturing.get() is not None:
-            return self.function(*args, **kwargs)  # a part of what is captured, or listed by an open Tape
+        if m.watch is not None or capturing.get() is not None or mapping.get() is not None:
+            return self.function(*args, **kwargs)  # a part of what is captured, mapped, or listed by an open Tape
         leaves: list[Any] = []
         key = (
             key_of((args, kwargs) if kwargs else args, leaves),

@@ -6,7 +6,7 @@ from operator import index
 from typing import Any
 
 from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, lifted
-from tapegrad._operands import same_library
+from tapegrad._operands import from_outside, same_library
 from tapegrad._record import noticed
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
@@ -132,25 +132,31 @@ def _spelt_out(entries: list[Any], n: int, like: Array) -> list[Any]:
 
 def _index_array(i: Any, like: Array) -> Array | None:
     """Return an index as a raw array of integers or booleans that nobody will change, None if it is a number."""
+    given = False
     if isinstance(i, Tensor):
         noticed(i)
-        array = same_library("x[...]", i._array, like)
+        array = i._array
     elif isinstance(i, list):
         from tapegrad.ops.creation import asarray
 
         made = asarray(i, device=device_of(like)) if i else asarray(i, dtype="int64", device=device_of(like))
-        array = same_library("x[...]", made._array, like)
+        array = made._array
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array = i = same_library("x[...]", lifted(i), like)
+        array, given = lifted(i), True
+    alike = same_library("x[...]", array, like)
+    if alike is not None:
+        array = alike
+    elif backend_of[type(array)].depth > backend_of[type(like)].depth:
+        raise from_outside("x[i] = v")  # a Tensor that is read has been lifted
     kind = dtype_of(array).kind
     if kind not in ("bool", "signed integer", "unsigned integer"):
         raise IndexError(f"x[...]: an array of {dtype_of(array).name} is no index: use integers or booleans")
     if len(array.shape) == 0 and kind != "bool":
         return None
-    return backend_of[type(array)].copy(array) if array is i else array
+    return backend_of[type(array)].copy(array) if given else array
 
 
 def _check_mask(mask: Array, axis: int, like: Array) -> None:

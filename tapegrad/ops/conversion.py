@@ -50,6 +50,8 @@ def full_name(device: str) -> str:
 
 def transfer(array: Array, device: str) -> Array:
     """Return a raw array on another device, of another library if that is what the device names."""
+    if backend_of[type(array)].depth:
+        return backend_of[type(array)].transfer(array, device)
     graph = capturing.get()
     return _transfer(array, device) if graph is None else graph.call("to_device", _transfer, (array, device), {})
 

@@ -8,6 +8,7 @@ from tapegrad import backends
 from tapegrad._dtypes import DType, as_dtype, isdtype
 from tapegrad._namespace import (
     checked_dtype,
+    constant_array,
     device_of,
     dtype_of,
     entered,
@@ -16,7 +17,7 @@ from tapegrad._namespace import (
     namespace_of,
     native_dtype,
 )
-from tapegrad._operands import SCALARS, as_tensor
+from tapegrad._operands import SCALARS, as_tensor, within
 from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
@@ -43,7 +44,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     Tensor([1.], dtype=float32, requires_grad=True)
     """
     if isinstance(data, Tensor):
-        data = data._array
+        data = constant_array(data._array)
     elif _starts_with_tensor(data):
         raise TypeError("tensor: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
     elif device is None and (backend := find_backend(data)) is not None and backend.prefix == "cpu":
@@ -86,7 +87,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
         if copy is False and array is obj:
             raise ValueError(f"asarray: from {device_of(array)} to {device} needs a copy")
         return wrap(transfer(array, device))
-    return wrap(array if copy is False else backend.copy(array))
+    return within(wrap(array if copy is False else backend.copy(array)))
 
 
 def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | None) -> Tensor:
@@ -122,6 +123,7 @@ def _joined(obj: Any) -> Tensor:
 def _positive_copy(x: Tensor) -> Tensor:
     """Return another Tensor of the same value: a Tensor is a value, so the buffer may be shared."""
     noticed(x)
+    x = within(x)
     return wrap(x._array) if x._record is None else astype(x, x.dtype)
 
 

@@ -10,7 +10,17 @@ from typing import Any
 
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device
-from tapegrad._operands import SCALARS, as_tensors, coerce, not_an_operand, same_library
+from tapegrad._operands import (
+    SCALARS,
+    as_tensors,
+    beside,
+    coerce,
+    from_outside,
+    not_an_operand,
+    on_one_level,
+    same_library,
+    within,
+)
 from tapegrad._primitive import primitive
 from tapegrad._record import DEFAULT, LEAF, STATIC, Operation, Record, mode, noticed, scopes
 from tapegrad._rules import OPERATIONS, new, record
@@ -18,6 +28,7 @@ from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
+from tapegrad.ops.binary import where
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
 
 
@@ -54,6 +65,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     a = x._array
     plain = plain_key(key, a.shape)
     if plain is None:
+        x = within(x)
         key = full_key(x, key)
         apart = gathered(x, key)
         if apart is not None:
@@ -246,7 +258,13 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         back = tuple(sorted(range(len(order)), key=order.__getitem__))
         x._array, x._record = parts(reshape(permute_dims(y, back), x.shape), x)
         return
+    if type(value) is Tensor and type(value._array) is not type(x._array):
+        value = _beside_target(x, value)
     v = _written(value, x._array)
+    if len(key) == 1 and type(key[0]) not in (int, slice) and _fits_everywhere(key[0], v):
+        value = wrap(v, value._record if type(value) is Tensor else None)
+        x._array, x._record = parts(where(wrap(key[0]), value, x), x)
+        return
     backend = backend_of[type(x._array)]  # no local name for the buffer: it would count as a second owner
     parents = (x._record, value._record if type(value) is Tensor else None)
     try:
@@ -263,13 +281,28 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         m.watch(SETITEM, (x, value), (key,), x)
 
 
+def _fits_everywhere(mask: Any, v: Array) -> bool:
+    """Say whether one number is written by a mask inside vmap, which is another for each example."""
+    return hasattr(mask, "shape") and backend_of[type(mask)].depth > 0 and dtype_of(mask).kind == "bool" and not v.shape
+
+
+def _beside_target(x: Tensor, value: Tensor) -> Tensor:
+    """Return what is written into `x` as a Tensor of the same vmap; RuntimeError if only the value is of one."""
+    name = "x[...] = v"
+    alike = same_library(name, value._array, x._array)
+    if alike is not None:
+        return wrap(alike, value._record)
+    value = beside(x._array, value)
+    if type(value._array) is not type(x._array):
+        raise from_outside(name)
+    return value
+
+
 def _written(value: Any, a: Array) -> Array:
     """Return what is written into `a` as a raw array of its library and dtype."""
     name = "x[...] = v"
     if type(value) is Tensor:
         v = value._array
-        if type(v) is not type(a):
-            v = same_library(name, v, a)
     else:
         v = coerce(name, value, a, keep=False)
         if v is NotImplemented:
@@ -339,6 +372,8 @@ def index_get(x: Any, key: Key) -> Tensor:
 
 def index_set(x: Tensor, key: Key, value: Tensor) -> Tensor:
     """Write into a Tensor that nobody else uses, and return it."""
+    if type(x._array) is not type(value._array):
+        x, value = on_one_level((x, value))
     setitem(x, key, value)
     return x
 
@@ -358,6 +393,8 @@ OPERATIONS["index_add"] = INDEX_ADD
 
 def index_add(x: Tensor, key: Key, value: Tensor) -> Tensor:
     """Add values into a Tensor that nobody else uses, repeated indices adding up, and return it."""
+    if type(x._array) is not type(value._array):
+        x, value = on_one_level((x, value))
     backend = backend_of[type(x._array)]
     parents = (x._record, value._record)
     if backend.is_private(x):

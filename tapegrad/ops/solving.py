@@ -6,6 +6,7 @@ from operator import index
 from typing import Any, NamedTuple
 
 from tapegrad._dtypes import is_complex
+from tapegrad._namespace import holds
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive, several
 from tapegrad._rules import composed
@@ -83,7 +84,8 @@ def _cofactors(xp: Any, x: Any, det_x: Any) -> Any:
     """Return det(x) x^-T, and its limit where x is singular, from the singular value decomposition."""
     # As small as rounding leaves a determinant that is zero, beside its bound by Hadamard.
     bound = xp.prod(xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=-1)), axis=-1)
-    if not bool(xp.any(xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound)):
+    singular = xp.any(xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound)
+    if not holds(singular._array if type(singular) is Tensor else singular):
         return det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(x))
     u, s, vh = xp.linalg.svd(x)
     n = s.shape[-1]
