@@ -112,7 +112,9 @@ def _kept(node: Node, xp: Any) -> bool:
     scalar = None if node.many or node.effect else node.out.uniform
     if scalar is None or node.op in (*_FILLS, *_LIKE) or node.kind == "view" or node.out.size > KEPT:
         return False
-    node.out.constant = xp.full(node.out.shape, scalar.constant, dtype=scalar.dtype, device=scalar.constant.device)
+    node.out.constant = xp.full(
+        node.out.shape, scalar.constant.item(), dtype=scalar.dtype, device=scalar.constant.device
+    )
     node.out.node = None
     return True
 
