@@ -6,6 +6,7 @@ jumps and np.broadcast_to of a scalar take ten times as long.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -83,19 +84,29 @@ def sigmoid(x: Array, /) -> Array:
 
 def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
     """Add values at an index with integer arrays; whole rows by their single numbers, which np.add.at does faster."""
-    rows, rest = key[0], key[1:]
-    if (
-        type(rows) is np.ndarray
-        and rest
-        and all(type(i) is slice and i == slice(None) for i in rest)
-        and array.flags.c_contiguous
-        and value.shape == (*rows.shape, *array.shape[1:])
-    ):
-        n = array[0].size if len(array) else 0
-        if array.size <= value.size:  # rows are copied faster than they are computed
-            at = np.take(np.arange(array.size).reshape(len(array), n), rows, axis=0)
-        else:
-            at = np.multiply(rows, n, dtype=np.intp)[..., None] + np.arange(n)
-        np.add.at(array.reshape(-1), at.reshape(-1), value.reshape(-1))
+    rows = key[0]
+    whole = type(rows) is np.ndarray and picks_rows(key, rows.shape, array.shape, value.shape)
+    if whole and array.flags.c_contiguous:
+        add_rows(array, numbers_of(rows, array.shape), value)
     else:
         np.add.at(array, key, value)
+
+
+def picks_rows(key: tuple[Any, ...], rows: tuple[int, ...], array: tuple[int, ...], value: tuple[int, ...]) -> bool:
+    """Say whether an index, an array of a shape and slices, picks whole rows as a value has them."""
+    rest = all(type(i) is slice and i == slice(None) for i in key[1:])
+    return len(key) > 1 and rest and value == (*rows, *array[1:])
+
+
+def numbers_of(rows: Array, shape: tuple[int, ...]) -> Array:
+    """Return the numbers of all elements of rows of an array, counted in C order."""
+    n = prod(shape[1:])
+    if shape[0] <= rows.size:  # rows of a table are copied faster than they are computed
+        found: Array = np.take(np.arange(shape[0] * n).reshape(shape[0], n), rows, axis=0)
+        return found
+    return np.asarray(np.multiply(rows, n, dtype=np.intp)[..., None] + np.arange(n))
+
+
+def add_rows(array: Array, numbers: Array, value: Array) -> None:
+    """Add values to the elements of these numbers; the array is in C order."""
+    np.add.at(array.reshape(-1), numbers.reshape(-1), value.reshape(-1))

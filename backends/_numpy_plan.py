@@ -13,7 +13,7 @@ from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
 from tapegrad.backends._items import axes_of, is_value, put_in
 from tapegrad.backends._numpy_blocks import Blocks
-from tapegrad.backends._numpy_functions import add_at
+from tapegrad.backends._numpy_functions import add_at, add_rows, numbers_of, picks_rows
 from tapegrad.backends._numpy_groups import EMIT
 from tapegrad.backends._numpy_storage import Pool, Ref, alike, reshaping, roots_of
 from tapegrad.backends._numpy_threads import Code, can_hold_blas, run_all
@@ -47,6 +47,7 @@ class Planner:
         self.donated: dict[Any, Any] = {}  # input value -> output value that is written into its array
         self.fresh: list[Any] = []  # output roots that get a new array at each call
         self._find_last_uses()
+        self._find_alike()
         for v in program.inputs:
             self._dynamic(v)
         self._donate()
@@ -365,9 +366,31 @@ class Planner:
                 self.emit(code, np.add, (spot, part, spot))
             else:
                 self.emit(code, np.copyto, (spot, part))
+        elif node in self.alike:
+            numbers = self.numbers.get(self.alike[node])
+            if numbers is None:
+                numbers = self.numbers[self.alike[node]] = np.empty((*key[0].shape, prod(x.shape[1:])), np.intp)
+                self.pool.nbytes += numbers.nbytes
+                self.emit(code, calls.store, (numbers, numbers_of, (self.array(key[0]), x.shape), {}))
+            self.emit(code, add_rows, (out, numbers, part))
         else:
             write = _add_at if node.op == "index_add" else _set_at
             self.emit(code, write, (out, put_in(key, self.array), part))
+
+    def _find_alike(self) -> None:
+        """Find the nodes that add to the same rows as others: which numbers these have is looked up once."""
+        seen: dict[Any, list[Any]] = {}
+        for node in self.program.nodes:
+            if getattr(node, "op", "") != "index_add":
+                continue
+            x, key, value = node.args
+            rows = key[0]
+            if not is_value(rows) or not is_value(value) or rows.dtype.kind not in "iu":
+                continue
+            if picks_rows(key, rows.shape, x.shape, value.shape):
+                seen.setdefault((rows, x.shape), []).append(node)
+        self.alike = {node: where for where, nodes in seen.items() if len(nodes) > 1 for node in nodes}
+        self.numbers: dict[Any, Array] = {}
 
 
 def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:

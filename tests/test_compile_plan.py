@@ -208,6 +208,24 @@ def test_what_is_taken_from_one_value_is_that_value() -> None:
     assert not {"take", "add", "negative"} & set(ops(compiled))
 
 
+def test_rows_that_are_added_to_twice_are_looked_up_once() -> None:
+    x, y = (tg.tensor(normal(6, 2, 3, seed=i), requires_grad=True) for i in range(2))
+
+    def step(rows: tg.Tensor) -> Any:
+        x.grad = y.grad = None
+        tg.sum(tg.take(x, rows, axis=0) * tg.take(y, rows, axis=0) * 0.5).backward()
+        return x.grad, y.grad
+
+    compiled = tg.compile(step)
+    for rows in ([0, 5, 5, 1], [2, 2, 2, 2], [0, 1, 2, 3], [-1, 5, 0, -6], [1, 0, 1, 0]):
+        given = tg.asarray(rows)
+        same(list(flat(step(given))), list(flat(compiled(given))))
+    called = [f.__name__ for f, _ in compiled._last.executor.code if hasattr(f, "__name__")]
+    assert called.count("add_rows") == 2
+    with pytest.raises(IndexError, match="out of bounds"):
+        compiled(tg.asarray([0, 1, 2, 6]))
+
+
 def test_negative_zero_is_no_zero() -> None:
     x = tg.tensor([1.0, -1.0])
     eager, compiled, _ = both(lambda: (x * 0.0 + -0.0, x * -0.0 + 0.0, x * -0.0))
