@@ -190,7 +190,9 @@ def cases(tiny: bool) -> list[Case]:
                     Task(write, x[:rows].copy(), w),
                     PROGRAMS,
                     one_thread=True,
-                    uncompiled={} if tiny else {"torch": "it unrolls the loop, and compiles for minutes"},
+                    uncompiled={}
+                    if tiny
+                    else dict.fromkeys(("torch", "jax"), "it unrolls the loop, and compiles for minutes"),
                     targets=targets if rows == n else (),
                 )
             )
