@@ -15,6 +15,7 @@ from typing import Any, final
 from tapegrad._cuts import user_line
 from tapegrad._namespace import backend_of, constant_array, device_of, mapping, namespace_of, tracked
 from tapegrad._record import Record, noticed
+from tapegrad._symbols import BINARY, COMPARISONS, UNARY
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad.backends import Array, Backend
 
@@ -125,29 +126,11 @@ def _one(name: str) -> Any:
     return lambda x: getattr(namespace_of[type(x)], name)(x)
 
 
-for _symbol, _name in {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "divide",
-    "floordiv": "floor_divide",
-    "mod": "remainder",
-    "pow": "pow",
-    "matmul": "matmul",
-    "and": "bitwise_and",
-    "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "eq": "equal",
-    "ne": "not_equal",
-    "lt": "less",
-    "le": "less_equal",
-    "gt": "greater",
-    "ge": "greater_equal",
-}.items():
+for _symbol, _name in (BINARY | COMPARISONS).items():
     _forward, _reflected = _operator(_name)
     setattr(Batched, f"__{_symbol}__", _forward)
     setattr(Batched, f"__r{_symbol}__", _reflected)
-for _symbol, _name in {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}.items():
+for _symbol, _name in UNARY.items():
     setattr(Batched, f"__{_symbol}__", _one(_name))
 
 

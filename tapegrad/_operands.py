@@ -42,7 +42,7 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     x = lifted(x)
     x = backend_of[type(x)].copy(x) if keep else x
     alike = same_library(name, x, like)
-    return on_one_level((wrap(x), wrap(like)))[0]._array if alike is None else alike
+    return beside(like, wrap(x))._array if alike is None else alike
 
 
 def same_library(name: str, a: Array, b: Array) -> Array | None:

@@ -342,17 +342,24 @@ def test_print_is_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == ["x is Tensor(0.)", "x is Tensor(1.)"]
 
 
-def test_memory_of_gradients_that_nobody_else_sees_is_used_again() -> None:
-    m = Model()
+def training(m: Model, rate: float) -> Any:
+    """Return a compiled training step."""
 
     @tg.compile
     def step(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
         m.zero()
         loss = m.loss(x, y)
         loss.backward()
-        m.sgd(0.1)
+        if rate:
+            m.sgd(rate)
         return loss
 
+    return step
+
+
+def test_memory_of_gradients_that_nobody_else_sees_is_used_again() -> None:
+    m = Model()
+    step = training(m, 0.1)
     seen, kept, raw = set(), [], []
     for i in range(CALLS):
         step(*m.batch(i))
@@ -374,14 +381,7 @@ def test_an_interrupted_call_leaves_no_half_written_gradient(monkeypatch: pytest
     from tapegrad.backends import _numpy_compile
 
     m = Model()
-
-    @tg.compile
-    def step(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
-        m.zero()
-        loss = m.loss(x, y)
-        loss.backward()
-        return loss
-
+    step = training(m, 0.0)
     for i in range(5):
         step(*m.batch(i))
     kept = m.b.grad

@@ -59,6 +59,19 @@ def weights_for(xp: Place, sample: Sample) -> tg.Tensor:
     return tg.astype(xp.tensor(np.linspace(0.5, 1.5, n).reshape(y.shape)), tg.real(y).dtype)
 
 
+def value_and_gradients(xp: Place, sample: Sample) -> Callable[..., list[Any]]:
+    """Return a step that gives the result of a sample and the gradients of its arguments."""
+    weights = weights_for(xp, sample) if sample.order else None
+
+    def step(*xs: Any) -> list[Any]:
+        y = sample.f(*xs)
+        if y.requires_grad:
+            number(y, weights).backward()
+        return [y.detach(), *[x.grad for x in xs]]
+
+    return step
+
+
 def compare(xp: Place, sample: Sample, step: Callable[..., list[Any]]) -> Any:
     """Call a step compiled and as it is, a few times; return the compiled one."""
     compiled = tg.compile(step)
@@ -78,14 +91,7 @@ def test_value_and_gradients(xp: Place, sample: Sample) -> None:
         pytest.skip("one sample of an operation, real and complex, is enough here")
     if xp.device.startswith("jax") and sample.name not in FOR_JAX:
         pytest.skip("XLA compiles each program: a sample of some operations is enough")
-    weights = weights_for(xp, sample) if sample.order else None
-
-    def step(*xs: Any) -> list[Any]:
-        y = sample.f(*xs)
-        if y.requires_grad:
-            number(y, weights).backward()
-        return [y.detach(), *[x.grad for x in xs]]
-
+    step = value_and_gradients(xp, sample)
     if sample.name in REFUSED:
         compiled = tg.compile(step)
         expected = step(*arguments(xp, sample, 0))
@@ -105,14 +111,7 @@ def test_first_calls_with_tensors_that_nobody_knew(xp: Place, sample: Sample) ->
     if xp.device == "jax:cpu" and sample.name not in FOR_JAX:
         pytest.skip("enough for what JAX's arrays do with others")
     n = len(sample.args)
-    weights = weights_for(xp, sample) if sample.order else None
-
-    def step(*xs: Any) -> list[Any]:
-        y = sample.f(*xs)
-        if y.requires_grad:
-            number(y, weights).backward()
-        return [y.detach(), *[x.grad for x in xs]]
-
+    step = value_and_gradients(xp, sample)
     expected = step(*arguments(xp, sample, 0))
     for hidden in {tuple(range(n)), (0,)[:n], (n - 1,) if n else ()}:
         xs = arguments(xp, sample, 0)

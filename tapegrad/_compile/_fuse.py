@@ -7,6 +7,7 @@ those; a sum over the leading axes may end a run.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from tapegrad._compile._groups import Groups
@@ -94,7 +95,7 @@ class _Fusion:
         """Take in another run, if nothing between the two keeps them apart."""
         n = min(len(run.lead), len(other.lead))
         lead = run.lead[:n]
-        if lead != other.lead[:n] or _rows(lead) < FEWEST_ROWS or any(is_total(x) for x in (*run.nodes, *other.nodes)):
+        if lead != other.lead[:n] or prod(lead) < FEWEST_ROWS or any(is_total(x) for x in (*run.nodes, *other.nodes)):
             return
         if len(run.nodes) + len(other.nodes) > LONGEST:
             return
@@ -120,23 +121,15 @@ def finish(items: list[Any], outputs: list[Value]) -> None:
     read = set(outputs)
     for item in reversed(items):
         if isinstance(item, Run):
-            own = {v for node in item.nodes for v in node.outs}
             item.outs = tuple(v for node in item.nodes for v in node.outs if v in read)
-            item.ins = tuple(dict.fromkeys(v for n in item.nodes for v in n.values() if v not in own))
+            item.note_reads()
         read.update(item.values())
-
-
-def _rows(lead: tuple[int, ...]) -> int:
-    n = 1
-    for length in lead:
-        n *= length
-    return n
 
 
 def common_lead(node: Node, lead: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return as many of the leading axes as a node can be run along, None if that gives too few rows."""
     for n in range(len(lead), 0, -1):
-        if _rows(lead[:n]) < FEWEST_ROWS:
+        if prod(lead[:n]) < FEWEST_ROWS:
             return None
         if _along(node, lead[:n]):
             return lead[:n]

@@ -87,6 +87,11 @@ class Run:
         self.ins: tuple[Value, ...] = ()
         self.outs: tuple[Value, ...] = ()
 
+    def note_reads(self) -> None:
+        """Note which values the nodes read from elsewhere."""
+        own = {v for node in self.nodes for v in node.outs}
+        self.ins = tuple(dict.fromkeys(v for node in self.nodes for v in node.reads if v not in own))
+
     def values(self) -> Iterator[Value]:
         """Go through the values that are read from elsewhere."""
         return iter(self.ins)

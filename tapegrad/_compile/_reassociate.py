@@ -57,8 +57,7 @@ def reassociate(run: Run) -> None:
     nodes = _Rewriting(run).nodes()
     if nodes is not None and _passes(nodes) < _passes(run.nodes):
         run.nodes = nodes
-        own = {v for node in nodes for v in node.outs}
-        run.ins = tuple(dict.fromkeys(v for n in nodes for v in n.reads if v not in own))
+        run.note_reads()
         for node in nodes:
             for v in node.outs:
                 v.node = node

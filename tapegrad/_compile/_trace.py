@@ -17,6 +17,7 @@ from tapegrad._compile._program import Node, Value
 from tapegrad._compile._refusals import shape_needed, stranger, value_needed, written_to
 from tapegrad._cuts import inside, user_line
 from tapegrad._namespace import CaptureError, backend_of, capturing, find_backend
+from tapegrad._symbols import BINARY, COMPARISONS, UNARY
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array, Backend
 
@@ -327,37 +328,16 @@ def _one(op: str, function: Callable[..., Any]) -> Any:
     return lambda x: graph_now().call(op, function, (x,), {})
 
 
-for _symbol, _op in {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "divide",
-    "floordiv": "floor_divide",
-    "mod": "remainder",
-    "pow": "pow",
-    "matmul": "matmul",
-    "and": "bitwise_and",
-    "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "lshift": "bitwise_left_shift",
-    "rshift": "bitwise_right_shift",
-}.items():
+for _symbol, _op in BINARY.items():
     _forward, _reflected, _updating = _operator(
         _op, getattr(operator, _symbol + "_" if _symbol in ("and", "or") else _symbol)
     )
     setattr(Traced, f"__{_symbol}__", _forward)
     setattr(Traced, f"__r{_symbol}__", _reflected)
     setattr(Traced, f"__i{_symbol}__", _updating)
-for _symbol, _op in {
-    "eq": "equal",
-    "ne": "not_equal",
-    "lt": "less",
-    "le": "less_equal",
-    "gt": "greater",
-    "ge": "greater_equal",
-}.items():
+for _symbol, _op in COMPARISONS.items():
     setattr(Traced, f"__{_symbol}__", _operator(_op, getattr(operator, _symbol))[0])
-for _symbol, _op in {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}.items():
+for _symbol, _op in UNARY.items():
     setattr(Traced, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
 
 
