@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad.backends import _numpy_blas as blas
 from tapegrad.backends._base import Array
 from tapegrad.backends._numpy_plan import Planner
 from tapegrad.backends._numpy_storage import Ref, actual, empty
-from tapegrad.backends._numpy_threads import blas_held, run_code, thread_count
+from tapegrad.backends._numpy_threads import run_code, thread_count
 
 
 def _holders(arrays: list[Array], i: int) -> int:
@@ -60,7 +61,7 @@ class Executor:
             self._fresh(v)
         self.plan.accepted = not self.plan.effects
         if self.plan.threaded and self.plan.splits:
-            with blas_held():
+            with blas.held():
                 run_code(self.code)
         else:
             run_code(self.code)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad.backends import _numpy_blas as blas
 from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._base import Array
 from tapegrad.backends._items import axes_of, is_value, put_in
@@ -16,11 +17,11 @@ from tapegrad.backends._numpy_blocks import Blocks
 from tapegrad.backends._numpy_functions import add_at, add_rows, numbers_of, picks_rows
 from tapegrad.backends._numpy_groups import EMIT
 from tapegrad.backends._numpy_storage import Pool, Ref, alike, reshaping, roots_of
-from tapegrad.backends._numpy_threads import Code, can_hold_blas, run_all
+from tapegrad.backends._numpy_threads import Code, run_all
+from tapegrad.backends._numpy_updates import update
 
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
-
-
+WAKES_BLAS = 1e6  # floating-point operations of products that BLAS shares among its threads
 WORTH_COPYING = 200_000  # elements of a copy from which it is split
 SMALL_PART = 4096  # elements of a part that is read where it lies; what is larger is better laid out in order
 
@@ -36,7 +37,9 @@ class Planner:
         # all products are shared here; else they are left to BLAS, as its threads and ours do not go together.
         products = [n for n in program.nodes if getattr(n, "kind", "") == "matmul"]
         batched = sum(_flops(n) for n in products if len(n.outs[0].shape) > 2 and _flops(n) >= WORTH_THREADS)
-        self.splits = can_hold_blas() and 0 < sum(map(_flops, products)) <= 20 * batched
+        flops = sum(map(_flops, products))
+        self.splits = blas.can_hold() and 0 < flops <= 20 * batched
+        self.shares = threads > 1 and not self.splits and flops >= WAKES_BLAS  # whether BLAS has threads that are awake
         self.rows: dict[Any, Array] = {}  # Rows -> the array that holds them
         self.buffer: dict[Any, Array] = {}  # root value -> the buffer of the pool that it has now
         self.pool = Pool()
@@ -68,7 +71,9 @@ class Planner:
         self.accepted = True
         for i, item in enumerate(program.nodes):
             self.now = i
-            if hasattr(item, "lead"):
+            if update(self, item):
+                pass
+            elif hasattr(item, "lead"):
                 Blocks(self, item).emit()
             elif hasattr(item, "nodes"):
                 EMIT[item.form](self, item)
@@ -171,11 +176,15 @@ class Planner:
 
     def _release(self, i: int, item: Any) -> None:
         for v in self.ending.get(i, ()):
-            if v in self.buffer:
-                self.pool.give(self.buffer.pop(v))
+            self.release(v)
         for v in item.outs:
-            if v not in self.last and v in self.buffer:
-                self.pool.give(self.buffer.pop(v))
+            if v not in self.last:
+                self.release(v)
+
+    def release(self, v: Any) -> None:
+        """Let others have the buffer of a value, if it has one."""
+        if v in self.buffer:
+            self.pool.give(self.buffer.pop(v))
 
     def view(self, x: Any, function: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
         """Return a view of where something lies, None if the function gives a copy."""

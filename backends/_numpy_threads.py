@@ -1,16 +1,10 @@
-"""The threads that large compiled programs run on: those of this process, with BLAS held to one for each.
-
-BLAS has threads of its own, which keep spinning for a while after each product: two sets of threads on the same cores
-would stand in each other's way. So products are split here as well, if threadpoolctl is there to hold BLAS back.
-"""
+"""The threads of this process that large compiled programs run on."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import Context, copy_context
-from functools import cache
 from threading import Lock, Thread
 from typing import Any
 
@@ -103,32 +97,3 @@ if hasattr(os, "register_at_fork"):
 def run_all(codes: list[Code]) -> None:
     """Run codes at once, on as many threads."""
     team.run(codes)
-
-
-@cache
-def _blas() -> list[Any]:
-    """Return what sets the threads of each BLAS that is loaded, none without threadpoolctl."""
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return []
-    found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
-    return found
-
-
-def can_hold_blas() -> bool:
-    """Say whether BLAS can be held to one thread."""
-    return bool(_blas())
-
-
-@contextmanager
-def blas_held() -> Iterator[None]:
-    """Hold BLAS to one thread inside this block."""
-    before = [blas.get_num_threads() for blas in _blas()]
-    for blas in _blas():
-        blas.set_num_threads(1)
-    try:
-        yield
-    finally:
-        for blas, n in zip(_blas(), before, strict=True):
-            blas.set_num_threads(n)

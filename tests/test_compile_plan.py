@@ -194,6 +194,49 @@ def test_constants_are_computed_once_and_products_with_one_not_at_all() -> None:
     assert ops(function) == ["add"]
 
 
+def test_what_is_written_over_all_of_an_array_takes_its_place() -> None:
+    w = tg.tensor(normal(3, 3))
+
+    def step() -> None:
+        w[...] = w - 0.25 * tg.sin(w)
+
+    compiled, expected = tg.compile(step), np.asarray(w).copy()
+    for _ in range(5):
+        compiled()
+        expected = expected - np.float32(0.25) * np.sin(expected)
+        np.testing.assert_array_equal(w, expected)
+    assert ops(compiled) == ["sin", "multiply", "subtract"]
+
+
+def test_what_others_get_too_is_copied_where_it_is_written() -> None:
+    v, w, u = (tg.tensor(normal(3, 3, seed=i)) for i in range(3))
+    x = tg.tensor(normal(3, 3, seed=3))
+
+    def step() -> Any:
+        made = tg.sin(x)
+        v[...] = made
+        w[...] = made
+        u[...] = x.T
+        w[:, :1] = 0
+        return made
+
+    compiled = tg.compile(step)
+    for _ in range(5):
+        made = compiled()
+        expected = np.sin(np.asarray(x))
+        np.testing.assert_array_equal(made, expected)
+        np.testing.assert_array_equal(v, expected)
+        np.testing.assert_array_equal(u, np.asarray(x).T)
+        expected[:, :1] = 0
+        np.testing.assert_array_equal(w, expected)
+        for changed in (v, w, u, made):  # none of them is another
+            others = [np.asarray(y).copy() for y in (v, w, u, made, x) if y is not changed]
+            changed += 1
+            for y, before in zip((y for y in (v, w, u, made, x) if y is not changed), others, strict=True):
+                np.testing.assert_array_equal(y, before)
+        x += 0.125
+
+
 def test_what_is_taken_from_one_value_is_that_value() -> None:
     x, rows = tg.tensor(normal(5, 3)), tg.asarray([0, 3, 3, 1])
 

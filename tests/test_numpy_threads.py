@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
+from tapegrad.backends import _numpy_blas as blas
 from tapegrad.backends import _numpy_plan
 from tapegrad.backends import _numpy_threads as threads
 
@@ -89,18 +90,4 @@ def test_split_products(monkeypatch: pytest.MonkeyPatch, count: int, shapes: Any
     for x, y in zip(found, step(), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12)
     batched = len(shapes[0]) > 2
-    assert compiled._last.executor.plan.threaded is (batched and count > 1 and threads.can_hold_blas())
-
-
-def test_blas_is_held_and_let_go() -> None:
-    if not threads.can_hold_blas():
-        pytest.skip("threadpoolctl is not installed")
-
-    def now() -> list[int]:
-        return [blas.get_num_threads() for blas in threads._blas()]
-
-    before = now()
-    with threads.blas_held():
-        held = now()
-    assert set(held) == {1}
-    assert now() == before
+    assert compiled._last.executor.plan.threaded is (batched and count > 1 and blas.can_hold())

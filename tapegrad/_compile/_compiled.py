@@ -230,16 +230,17 @@ def compile(
     threads: how many threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or
     OPENBLAS_NUM_THREADS.
     reassociate: let sums and products of elementwise operations on large arrays be collected and factored
-    (x * 2 * y * 3 is 6 * x * y, a * x + b * x * y is x * (a + b * y)), which makes fewer passes on NumPy and CuPy.
+    (x * 2 * y * 3 is 6 * x * y, a * x + b * x * y is x * (a + b * y)), which makes fewer passes on NumPy and CuPy, and
+    let a multiple of an array be added to a parameter with one rounding, by the threads of NumPy's BLAS.
     Results then differ by rounding: by a few units in the last place of the largest term of each sum. Where a term is
     infinite, or its coefficient underflows, they may be NaN where an eager call's are not. Without it, a replayed call
     gives what an eager one gives to the bit, but for sums over runs of large arrays, which are added block by block.
 
-    What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python;
-    a Python value that changes after the second call stays what it was. Another Tensor in the place of one that is
-    state (`model.w = other`) is noticed if nothing else holds the old one, and not if something does (an optimiser's
-    list): update Tensors in place. Nor are Tensors that it can reach to be used by other threads while a call is
-    captured.
+    What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
+    some of NumPy's warnings of overflow; a Python value that changes after the second call stays what it was. Another
+    Tensor in the place of one that is state (`model.w = other`) is noticed if nothing else holds the old one, and not
+    if something does (an optimiser's list): update Tensors in place. Nor are Tensors that it can reach to be used by
+    other threads while a call is captured.
 
     Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
     on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a

@@ -182,12 +182,18 @@ class Program:
     """Nodes in an order in which they can be called, from inputs to outputs.
 
     replaces: for each output the number of the input whose array it takes the place of (updated state), or None.
+    reassociated: whether results may differ by rounding.
     """
 
     def __init__(
-        self, inputs: list[Value], nodes: list[Any], outputs: list[Value], replaces: list[int | None] | None = None
+        self,
+        inputs: list[Value],
+        nodes: list[Any],
+        outputs: list[Value],
+        replaces: list[int | None] | None = None,
+        reassociated: bool = False,
     ) -> None:
-        self.inputs, self.nodes, self.outputs = inputs, nodes, outputs
+        self.inputs, self.nodes, self.outputs, self.reassociated = inputs, nodes, outputs, reassociated
         self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
 
 

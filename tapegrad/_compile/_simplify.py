@@ -27,6 +27,7 @@ def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Pro
     new: dict[Value, Value] = {}  # in place of a value of the old program
     seen: dict[Any, tuple[Value, ...]] = {}
     nodes: list[Node] = []
+    handed_out = set(program.outputs)
 
     def now(v: Value) -> Value:
         return new.get(v, v)
@@ -47,7 +48,7 @@ def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Pro
         if found is None:
             if any([_narrow(v) is not v for v in reads]):
                 _alike(node)
-            found = _same_as(node) or _constant(node, as_array)
+            found = _same_as(node) or _written(node, handed_out) or _constant(node, as_array)
             if found is None:
                 _note_uniform(node, as_array, xp)
                 node.kind = kind_of(node.op, node.args)
@@ -171,6 +172,19 @@ def _same_as(node: Node) -> tuple[Value, ...] | None:
             if type(x) is Value and _is_one(other) and x.shape == out.shape and x.dtype == out.dtype:
                 return (x,)
     return None
+
+
+def _written(node: Node, handed_out: set[Value]) -> tuple[Value, ...] | None:
+    """Return what is written over all of an array, if it was made for that: nobody else gets it from the program."""
+    if node.op != "index_set":
+        return None
+    x, key, value = node.args
+    if type(value) is not Value or value.node is None or value.node.kind == "view" or value in handed_out:
+        return None
+    if value.shape != x.shape or value.dtype != x.dtype or any(i is not ... and i != slice(None) for i in key):
+        return None
+    handed_out.add(value)
+    return (value,)
 
 
 def _in_order(axes: Any) -> bool:

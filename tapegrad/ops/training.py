@@ -256,7 +256,7 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         xp = namespace_of[type(raw)]
         if 0 not in raw.shape:
-            wrong = (xp.min(raw) < 0) | (xp.max(raw) >= shape[-1])
+            wrong = xp.any((raw < 0) | (raw >= shape[-1]))
             backend_of[type(raw)].refuse(wrong, partial(_out_of_range, shape[-1]))
         return _cross_entropy(logits, labels)
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
