@@ -7,7 +7,7 @@ updates is written in place, in a buffer that this executor owns and nobody else
 
 from __future__ import annotations
 
-import sys
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,31 @@ from tapegrad.backends._numpy_storage import Ref, actual, empty
 from tapegrad.backends._numpy_threads import run_code, thread_count
 
 
-def _holders(arrays: list[Array], i: int) -> int:
-    """Return how many hold an array of a list, or a view of it."""
-    return sys.getrefcount(arrays[i]) + sys.getrefcount(arrays[i].base)
+class _Output:
+    """An output that gets an array that nobody else holds at each call.
+
+    latest, before: its arrays of the last call and the one before; count: references to the latest that are ours.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.latest: Any = None
+        self.before: Any = None
+        self.count = 0
+
+    def references(self) -> int:
+        """Return how many references there are to the latest array, or a view of it."""
+        a = self.latest
+        return getrefcount(a) + getrefcount(a.base)
 
 
-UNHELD = _holders([empty((), np.dtype(bool))], 0)  # by nothing but that list
+def _unheld() -> int:
+    out = _Output(None)
+    out.latest = empty((), np.dtype(bool))
+    return out.references()
+
+
+UNHELD = _unheld()  # references to an array that nobody else holds
 
 
 class Executor:
@@ -41,24 +60,29 @@ class Executor:
         self.owned: dict[int, int] = {k: -1 for k, v in enumerate(self.inputs) if v in plan.donated}
         self.volatile: set[int] = set()
         self.outputs = [plan.array(v) for v in program.outputs]
-        self.spares: dict[Any, list[Array]] = {}  # outputs of the last two calls, the latest last
-        self.held: dict[Any, int] = {}  # output -> references to the latest of its arrays that are ours
         self.lends = plan.refuses_first  # whether it may write over `lent`
         self.lent: Any = ()  # identities of earlier outputs that one more holds, who lets go of them with this call
+        self.fresh = [_Output(v) for v in plan.fresh]
+        for out in self.fresh:
+            self._renew(out)
         self.nbytes = plan.pool.nbytes  # of the planned buffers: what a run needs beyond inputs and outputs
 
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
         bound = self.bound
         for k, count in self.owned.items():
-            if arrays[k] is not bound[k] or _holders(arrays, k) != count:
+            a: Any = arrays[k]
+            if a is not bound[k] or getrefcount(a) + getrefcount(a.base) != count:
                 arrays[k] = self._own(k, arrays[k])
         for k, a in enumerate(arrays):
             if a is not bound[k] or k in self.volatile:
                 self._bind(self.inputs[k], a, k)
                 bound[k] = a
-        for v in self.plan.fresh:
-            self._fresh(v)
+        for out in self.fresh:
+            a = out.latest
+            if getrefcount(a) + getrefcount(a.base) - (id(a) in self.lent) != out.count:
+                self._renew(out)
+        a = None
         self.plan.accepted = not self.plan.effects
         if self.plan.threaded and self.plan.splits:
             with blas.held():
@@ -71,33 +95,26 @@ class Executor:
         """Say whether a run that raised an error did so before it wrote to an output."""
         return not self.plan.accepted
 
-    def _fresh(self, v: Any) -> None:
-        """Have an output go into an array that nobody else holds: of the last call, of the one before, or a new one.
+    def _renew(self, out: _Output) -> None:
+        """Have an output go into another array, as somebody holds the latest: the one before, or a new one.
 
         Most users let go of those, and what was computed into last is in the cache; pages of memory that are new cost
         more than what is computed into them.
         """
-        spares = self.spares.setdefault(v, [])
-        if spares and _holders(spares, -1) - (id(spares[-1]) in self.lent) == self.held[v]:
-            return
-        if len(spares) == 2 and _holders(spares, 0) - (id(spares[0]) in self.lent) == UNHELD:
-            spares.reverse()
-        else:
-            del spares[:-1]
-            spares.append(empty(v.shape, v.dtype))
-        self._bind(v, spares[-1])
-        self.held[v] = _holders(spares, -1)
+        out.latest, out.before = out.before, out.latest
+        if out.latest is None or out.references() - (id(out.latest) in self.lent) != UNHELD:
+            out.latest = empty(out.value.shape, out.value.dtype)
+        self._bind(out.value, out.latest)
+        out.count = out.references()
 
     def _own(self, k: int, array: Array) -> Array:
         """Return a copy of a state array that only this executor and the Tensor will hold."""
         copy = empty(array.shape, array.dtype)
         np.copyto(copy, array)
-        holder = [copy]
         self._bind(self.inputs[k], copy, k)
         self.bound[k] = copy
-        del copy
-        self.owned[k] = _holders(holder, 0) + 1  # the Tensor
-        return holder[0]
+        self.owned[k] = getrefcount(copy) + getrefcount(copy.base) + 2  # the Tensor, and a list of what it is run with
+        return copy
 
     def _bind(self, root: Any, array: Array, k: int = -1) -> None:
         plan = self.plan

@@ -1,23 +1,21 @@
-"""Replaying a captured call: reading state, running the program, and leaving behind what an eager call leaves."""
+"""Replaying a captured call: reading state and arguments, and running the program."""
 
 from __future__ import annotations
 
 from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._cells import ALONE, Capture, Cell, Fresh, kind_of, state_of
+from tapegrad._compile._cells import ALONE, Capture, Cell, kind_of, state_of
 from tapegrad._compile._extract import program_of
-from tapegrad._compile._left import own
+from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
-from tapegrad._compile._program import Program, Value
+from tapegrad._compile._program import Program
 from tapegrad._namespace import backend_of
-from tapegrad._record import LEAF, RELEASED, Operation, Record, next_seq
-from tapegrad._rules import new
-from tapegrad._tensor import Hooks, Tensor, wrap
+from tapegrad._record import LEAF
+from tapegrad._tensor import Hooks, Tensor
 from tapegrad.backends import Backend
 from tapegrad.backends._replay import PlainExecutor
 
-COMPILED = Operation("compiled")
 UNSEEN = 3  # references to a gradient that only its Tensor knows, while a name and a call hold it too
 
 
@@ -63,13 +61,7 @@ class Replay:
         self._again = [(i, number[c]) for c in order for i in c.arguments[1:]]
         self.abandoned = False
         self._reads = [number[c] for c in cells]
-        self._updated = [(number[c], places[c.after]) for c in cells if c.after is not c.before]
-        self._grads = [
-            (number[c], number[v] if isinstance(v, Cell) else None if v is None else places[v.value], v)
-            for c, v in capture.grads
-        ]
-        self._arguments = {v: i for i, v in capture.raw.items()}
-        self._outputs = [self._output(y, number, places) for y in capture.outputs]
+        self.leave = Leaving(capture, number, places)
         kinds = (
             [guards[order[n]][-1] for n in self._reads]
             + [type(leaves[i]) for i in self.raw]
@@ -78,24 +70,9 @@ class Replay:
         self.executor = _executor(self.program, {backend_of[kind] for kind in kinds}, threads, reassociate)
         self.run = self.executor.run
         # Gradients that a call replaces, whose memory its own may lie in if nobody else can see it.
-        self._passing = (
-            [
-                n
-                for n, _, after in self._grads
-                if isinstance(after, Fresh) and not any(m == n for m, _ in self._grads_are)
-            ]
-            if getattr(self.executor, "lends", False)
-            else []
-        )
-
-    def _output(self, y: Any, number: dict[Cell, int], places: dict[Value, int]) -> tuple[Any, int]:
-        if isinstance(y, Cell):
-            return y, number[y]
-        if isinstance(y, Value) and y in self._arguments:
-            return y, -1 - self._arguments[y]
-        if isinstance(y, (Fresh, Value)):
-            return y, places[y.value if isinstance(y, Fresh) else y]
-        return y, -1
+        guarded = {n for n, _ in self._grads_are}
+        lends = getattr(self.executor, "lends", False)
+        self._passing = [n for n in self.leave.renewed if n not in guarded] if lends else []
 
     def tensors(self, leaves: list[Any]) -> list[Tensor] | None:
         """Return the Tensors that the cells stand for now; None if state or arguments are not as they were captured.
@@ -177,44 +154,6 @@ class Replay:
         finally:
             self.executor.lent = ()
         return self.leave(leaves, xs, outs)
-
-    def leave(self, leaves: list[Any], xs: list[Tensor], outs: list[Any]) -> Any:
-        """Update state and gradients with what a run of the program gave; return the result of the call."""
-        for n, out in self._updated:
-            xs[n]._array = outs[out]
-        made: dict[int, Tensor] = {}
-        for n, place, after in self._grads:
-            if place is None:
-                xs[n]._grad = None
-            elif isinstance(after, Cell):
-                xs[n]._grad = xs[place]
-            else:
-                if id(after) not in made:
-                    made[id(after)] = _fresh(after, outs[place])
-                xs[n]._grad = made[id(after)]
-        results: list[Any] = []
-        for y, at in self._outputs:
-            if isinstance(y, Fresh):
-                if id(y) not in made:
-                    made[id(y)] = _fresh(y, outs[at])
-                results.append(made[id(y)])
-            elif isinstance(y, Cell):
-                results.append(xs[at])
-            elif isinstance(y, Value):
-                results.append(own(outs[at]) if at >= 0 else leaves[-1 - at])
-            else:
-                results.append(own(y))
-        return self.capture.rebuild(results)[0]
-
-
-def _fresh(made: Fresh, array: Any) -> Tensor:
-    x = wrap(array)
-    if made.tracked:  # as after a backward pass: what it was computed from is gone
-        r: Record = new(Record)
-        r.seq, r.op, r.parents, r.saved, r.tensor = next_seq(), COMPILED, (), RELEASED, None
-        r.shape, r.dtype = array.shape, array.dtype
-        x._record = r
-    return x
 
 
 def _as_array(x: Any) -> Any:
