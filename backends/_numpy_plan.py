@@ -71,14 +71,7 @@ class Planner:
         self.accepted = True
         for i, item in enumerate(program.nodes):
             self.now = i
-            if update(self, item):
-                pass
-            elif hasattr(item, "lead"):
-                Blocks(self, item).emit()
-            elif hasattr(item, "nodes"):
-                EMIT[item.form](self, item)
-            else:
-                self.emit_node(item, self.code)
+            self._emit_item(item)
             self._release(i, item)
             if effects and i == effects[-1]:
                 self.emit(self.code, self._accept, ())
@@ -217,6 +210,16 @@ class Planner:
         """Append codes that are run at once, each on a thread."""
         self.emit(code, run_all, (codes,))
         self.threaded = True
+
+    def _emit_item(self, item: Any) -> None:
+        if update(self, item):
+            return
+        if hasattr(item, "lead"):
+            Blocks(self, item).emit()
+        elif hasattr(item, "nodes"):
+            EMIT[item.form](self, item)
+        else:
+            self.emit_node(item, self.code)
 
     def emit_node(self, node: Any, code: Code) -> None:
         """Append the calls for a node."""
