@@ -139,10 +139,11 @@ class Blocks:
         def at(v: Any, out: Any) -> Any:
             if v.constant is not None:
                 return v.constant if not v.shape else self._fixed(v.constant, out, b, v)
-            if v in place:
+            by_rows = out is None or (len(v.shape) == len(out.shape) and self._by_rows(v))
+            if by_rows and v in place:
                 return place[v]
             array = self.dense[v] if v in self.dense else planner.array(v)
-            if out is None or (len(v.shape) == len(out.shape) and self._by_rows(v)):
+            if by_rows:
                 place[v] = self._rows(array, v, b)
                 return place[v]
             keep = len(out.shape) - self.k
@@ -169,8 +170,7 @@ class Blocks:
             if v in self.outs:
                 out = self._rows(self.outs[v], v, b)
             else:
-                able = node.args if node.op != "where" else node.args[1:2]
-                for x in able if node.kind == "elementwise" else ():
+                for x in calls.overwritable(node) if node.kind == "elementwise" else ():
                     if is_value(x) and x in held and self.last[x] == i and alike(x, v) and self._sole(x, node):
                         buffer = held.pop(x)
                         break

@@ -148,6 +148,19 @@ def of_node(node: Any, operands: list[Any], out: Any) -> list[Call] | None:
     return elementwise(node.op, operands[:n], out, dtypes[:n], node.outs[0].dtype)
 
 
+def overwritable(node: Any) -> tuple[Any, ...]:
+    """Return the operands of an elementwise node whose array may be its `out`; of "where", not what is read again.
+
+    NumPy rounds the product of two complex numbers otherwise if it is one of them.
+    """
+    if node.outs[0].dtype.kind == "c":
+        return ()
+    if node.op != "where":
+        return node.args  # type: ignore[no-any-return]
+    _, a, b = node.args
+    return () if a is b else (a,)
+
+
 def store(out: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Compute what has no `out`, and copy it there."""
     np.copyto(out, function(*args, **kwargs))

@@ -69,7 +69,13 @@ def _fold(planner: Any, fold: Any) -> None:
         array = planner.rows[rows][at : at + len(fold.nodes) + 1]  # from the row before the first
         if x.row != (rows, at - 1):
             planner.emit(planner.code, np.copyto, (array[0, ...], planner.array(x)))  # the one to spare
-    planner.emit(planner.code, np.add.reduce, (array, 0, None, planner.target(fold.outs[0])))
+    out = planner.target(fold.outs[0])
+    if row.size != 1:
+        planner.emit(planner.code, np.add.reduce, (array, 0, None, out))
+        return
+    sums = np.empty(array.shape, row.dtype)  # NumPy's sum of single numbers has another order
+    planner.emit(planner.code, np.add.accumulate, (array, 0, None, sums))
+    planner.emit(planner.code, np.copyto, (out, sums[-1, ...]))
 
 
 def _scan(planner: Any, scan: Any) -> None:

@@ -333,8 +333,7 @@ class Planner:
         v = node.outs[0]
         reuse = None
         if v not in self.place:
-            able = node.args if node.op != "where" else node.args[1:2]
-            for x in able:
+            for x in calls.overwritable(node):
                 if is_value(x) and self.dies(x) and alike(x, v) and self._sole(x, node):
                     reuse = x
                     break
@@ -396,7 +395,7 @@ class Planner:
             if getattr(node, "op", "") != "index_add":
                 continue
             x, key, value = node.args
-            rows = key[0]
+            rows: Any = key[0] if key else None
             if not is_value(rows) or not is_value(value) or rows.dtype.kind not in "iu":
                 continue
             if picks_rows(key, rows.shape, x.shape, value.shape):

@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -279,6 +280,35 @@ def test_negative_zero_is_no_zero() -> None:
 # -- groups --------------------------------------------------------------------------------------------------
 
 
+def test_a_choice_between_the_same_value_twice() -> None:
+    x = tg.tensor(normal(4, 3))
+    mask = tg.asarray(normal(4, 3, seed=1) > 0)
+    eager, compiled, _ = both(lambda: tg.where(mask, tg.sin(x), tg.sin(x)) + 1)
+    same(eager, compiled)
+
+
+def test_a_choice_between_the_same_value_twice_in_a_run(small_plans: None) -> None:
+    test_a_choice_between_the_same_value_twice()
+
+
+def test_complex_products_of_one_element_are_rounded_alike() -> None:
+    xs = [tg.tensor(np.exp(1j * normal(1, seed=i))) for i in range(7)]
+    eager, compiled, _ = both(lambda: [tg.exp(x) * (x + 2j) * (x + 1j) + 1 for x in xs])
+    same(eager, compiled)
+
+
+def test_one_value_beside_what_it_is_broadcast_with() -> None:
+    x = tg.tensor(normal(2, 1))
+    eager, compiled, _ = both(lambda: tg.sin(x) * tg.full((1, 4), 2.0, dtype=tg.float32))
+    same(eager, compiled)
+
+
+def test_the_gradient_of_a_number_read_by_a_key_of_nothing() -> None:
+    x = tg.tensor(normal(4))
+    eager, compiled, _ = both(lambda: tg.grad(lambda s: s[()] * s)(tg.sum(x)))
+    same(eager, compiled)
+
+
 def test_an_optimiser_update_is_one_run_written_in_place() -> None:
     w = tg.tensor(normal(300, 400), requires_grad=True)
     m, v = tg.zeros_like(w.detach()), tg.zeros_like(w.detach())
@@ -345,6 +375,66 @@ def test_independent_operations_on_small_arrays_are_stacked() -> None:
     kinds = [type(item) for item in items(function)]
     assert (kinds.count(Stack), kinds.count(Fold)) == (3, 2)
     assert kinds.count(Node) < 6 * 40
+
+
+def test_what_a_stack_has_asked_for_is_done_once() -> None:
+    def step(w: tg.Tensor, y: tg.Tensor) -> Any:
+        total = tg.zeros(2)
+        for i in range(12):
+            w[...] = tg.sin(w) * 0.9
+            s = tg.square(tg.tanh(w))
+            total = y * s if i == 0 else total + s  # asks for all squares with the first
+        return total
+
+    w, eager = tg.tensor([0.5, 1.5]), tg.tensor([0.5, 1.5])
+    y = tg.tensor([2.0, 3.0])
+    compiled = tg.compile(lambda: step(w, y))
+    for _ in range(5):
+        np.testing.assert_array_equal(compiled(), step(eager, y), strict=True)
+        np.testing.assert_array_equal(w, eager, strict=True)
+    nodes = [n for item in items(compiled) for n in getattr(item, "nodes", [item])]
+    assert any(isinstance(item, Stack) for item in items(compiled))
+    assert len(nodes) == len(set(nodes))
+
+
+def test_a_stack_of_what_results_are_views_of() -> None:
+    xs = [tg.tensor(normal(3, seed=i)) for i in range(20)]
+
+    def step() -> Any:
+        made = [tg.sin(x) for x in xs]
+        doubled = [y * y for y in made]
+        return doubled[15][None], tg.sum(tg.stack(doubled))
+
+    eager, compiled, function = both(step)
+    same(eager, compiled)
+    assert any(isinstance(item, Stack) for item in items(function))
+
+
+def test_differences_of_neighbours_in_a_loop() -> None:
+    xs = [tg.tensor(normal(3, seed=i)) for i in range(12)]
+
+    def step() -> Any:
+        made = [tg.sum(tg.sin(x)) for x in xs]
+        apart = [b - a for a, b in pairwise(made)]
+        return sum((tg.square(d) for d in apart), made[0])
+
+    eager, compiled, _ = both(step)
+    same(eager, compiled)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (2,)])
+def test_sums_of_a_loop_are_added_in_its_order(shape: tuple[int, ...]) -> None:
+    x = tg.tensor(normal(*shape, seed=3))
+
+    def step() -> Any:
+        total = x
+        for i in range(100):
+            total = total + tg.sin(x * (i + 0.1))
+        return total
+
+    eager, compiled, function = both(step)
+    same(eager, compiled)
+    assert any(isinstance(item, Fold) for item in items(function))
 
 
 def test_the_chain_of_cotangents_of_a_loop_is_one_call() -> None:
@@ -526,6 +616,13 @@ def test_state_read_as_a_whole_is_not_written_row_by_row(small_plans: None) -> N
     eager, compiled = make(), tg.compile(make())
     for _ in range(6):
         same(list(flat(eager())), list(flat(compiled())))
+
+
+def test_what_is_read_by_rows_and_as_a_whole(small_plans: None) -> None:
+    x, y = tg.tensor(normal(4, 4)), tg.tensor(normal(4, 4, 4, seed=1))
+    eager, compiled, function = both(lambda: (tg.sin(x) * x, tg.maximum(x, y) * x))
+    same(eager, compiled)
+    assert isinstance(items(function)[0], Run)
 
 
 def test_small_parts_are_read_where_they_lie() -> None:

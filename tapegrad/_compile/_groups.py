@@ -59,6 +59,8 @@ class Groups:
         home = self.home
         for start in self.nodes:
             item = home.get(start, start)
+            if item in done:  # a group before it has asked for it
+                continue
             if item is start:
                 if all([v.node is None or home.get(v.node, v.node) in done for v in item.reads]):
                     done.add(item)

@@ -206,7 +206,9 @@ def _alike(node: Node) -> None:
     for wide in (True, False):
         args = tuple([_narrow(a) if type(a) is Value else a for a in node.args])
         if not wide:  # the result gets its shape from one of them: keep that one
-            keep = next(i for i, a in enumerate(node.args) if type(a) is Value and a.shape == shape)
+            keep = next((i for i, a in enumerate(node.args) if type(a) is Value and a.shape == shape), None)
+            if keep is None:  # it gets its shape from several together
+                return
             args = (*args[:keep], node.args[keep], *args[keep + 1 :])
         if _broadcast([a.shape for a in args if type(a) is Value]) == shape:
             node.args, node.reads = args, reads_of(args, node.kwargs)

@@ -7,6 +7,7 @@ and a chain of additions of rows is one sum over them, in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,15 @@ FEWEST = 8
 
 def stack(groups: Groups, outputs: list[Value]) -> None:
     """Put nodes that can be done at once into stacks, and chains of additions into folds."""
-    _Stacking(groups, set(outputs))
+    _Stacking(groups, {seen for v in outputs for seen in _with_viewed(v)})
+
+
+def _with_viewed(v: Value | None) -> Iterator[Value]:
+    """Go through a value and what it may be a view of: whoever gets it sees that too."""
+    while v is not None:
+        yield v
+        node = v.node
+        v = node.args[0] if node is not None and (node.kind == "view" or node.op == "unstack") else None
 
 
 class _Stacking:
@@ -67,25 +76,27 @@ class _Stacking:
     def stretch(self, nodes: list[Node], start: int) -> int:
         """Return how many nodes from a place on can be stacked."""
         n = len(nodes) - start
+        number: dict[Value, int] = {}
         for i, x in enumerate(nodes[start].args):
             if type(x) is Value:
-                n = self.along(nodes, i, start, n)
+                n = self.along(nodes, i, start, n, number)
         return next((j for j in range(n) if not self.free(nodes[start + j].out)), n)
 
-    def along(self, nodes: list[Node], i: int, start: int, n: int) -> int:
-        """Return how many operands number i, of at most n, are the same one, rows in order, or free to become rows."""
+    def along(self, nodes: list[Node], i: int, start: int, n: int, number: dict[Value, int]) -> int:
+        """Return how many operands number i, of at most n, are the same one, rows in order, or free to become rows.
+
+        number: of the nodes from `start` on whose operands are to become rows, one row each.
+        """
         if n < FEWEST:
             return 0
         first, second = nodes[start].args[i], nodes[start + 1].args[i]
         step = -1 if first.row is not None and second.row is not None and second.row[1] < first.row[1] else 1
-        seen: set[Value] = set()
         for j in range(n):
             v = nodes[start + j].args[i]
             if second is first:
                 fits = v is first
             elif first.row is None:
-                fits = v not in seen and self.free(v)
-                seen.add(v)
+                fits = number.setdefault(v, j) == j and self.free(v)
             else:
                 fits = v.row == (first.row[0], first.row[1] + j * step)
             if not fits:
