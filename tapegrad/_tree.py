@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 Rebuild = Callable[[list[Any]], Any]
@@ -25,23 +27,25 @@ def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
 
 
 def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
-    """Append the leaves; return a function that pops new ones off the end of a list."""
+    """Append the leaves; return a function that pops new ones off the end of a list, and does not hold the tree."""
     if tree is None:
         return lambda new: None
+    kind = type(tree)
     if isinstance(tree, dict):
         keys = list(tree)
         items = [_flatten(tree[k], leaves) for k in keys]
-        make: Callable[[list[Any]], Any] = lambda values: type(tree)(zip(keys, values, strict=True))  # noqa: E731
+        new_dict = partial(kind, tree.default_factory) if isinstance(tree, defaultdict) else kind
+        make: Callable[[list[Any]], Any] = lambda values: new_dict(zip(keys, values, strict=True))  # noqa: E731
     elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
         items = [_flatten(v, leaves) for v in tree]
-        make = lambda values: type(tree)(*values)  # noqa: E731
+        make = lambda values: kind(*values)  # noqa: E731
     elif isinstance(tree, (list, tuple)):
         items = [_flatten(v, leaves) for v in tree]
-        make = type(tree)
+        make = kind
     elif is_dataclass(tree) and not isinstance(tree, type):
         names = [f.name for f in fields(tree)]
         items = [_flatten(getattr(tree, n), leaves) for n in names]
-        make = lambda values: type(tree)(**dict(zip(names, values, strict=True)))  # noqa: E731
+        make = lambda values: kind(**dict(zip(names, values, strict=True)))  # noqa: E731
     else:
         leaves.append(tree)
         return lambda new: new.pop()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from compiling import CALLS, Model, refused, same, values
 from test_compile import plain
 
 import tapegrad as tg
+from tapegrad._tree import flatten
 from tapegrad.backends import Backend
 
 
@@ -54,6 +59,41 @@ def test_results_that_are_state_or_arguments_or_shared() -> None:
         assert out[2] is out[3]["again"]
         assert out[2].item() == i + 1
         assert out[4] is m.w.grad
+
+
+class Pair(NamedTuple):
+    w: Any
+    b: Any
+
+
+@dataclass
+class Layer:
+    w: Any
+    b: Any
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, partial(defaultdict, list), Pair, Layer])
+def test_containers_of_raw_arrays_come_in_and_go_out(kind: Any) -> None:
+    def gradient(p: Any) -> Any:
+        w, b = (p["w"], p["b"]) if isinstance(p, dict) else (p.w, p.b)
+        return tg.sum(w**2 * b)
+
+    f = tg.compile(tg.grad(gradient))
+    for n in range(5):
+        out = f(kind(w=np.arange(3.0) + n, b=np.ones(3)))
+        assert type(out) is type(kind(w=0, b=0))
+        w, b = (out["w"], out["b"]) if isinstance(out, dict) else (out.w, out.b)
+        assert [w.tolist(), b.tolist()] == [[2.0 * (n + i) for i in range(3)], [(n + i) ** 2.0 for i in range(3)]]
+    assert f.program is not None
+
+
+def test_the_way_back_holds_no_container() -> None:
+    def seen(tree: Any) -> Any:
+        return [flatten(tree)[1], weakref.ref(tree)]
+
+    rebuild, tree = seen(Layer(w=1, b=2))
+    assert tree() is None
+    assert rebuild([3, 4]) == Layer(w=3, b=4)
 
 
 def test_new_shapes_and_interleaved_ones() -> None:
