@@ -246,11 +246,11 @@ def test_tensors_that_are_not_found_take_a_call_more(name: str) -> None:
 def test_a_search_has_an_end() -> None:
     many: list[Any] = [object() for _ in range(20_000)]
     s = tg.asarray(1.0)
-    assert reachable([s, many]) == [s]
-    assert reachable([[*many, s]]) == []
+    assert reachable([s, many])[0] == [s]
+    assert reachable([[*many, s]])[0] == []
     ring: list[Any] = [s]
     ring.append(ring)
-    assert reachable([ring]) == [s]
+    assert reachable([ring])[0] == [s]
 
 
 @pytest.mark.parametrize("device", ["cpu", "torch:cpu", "jax:cpu", "strict:device1"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -193,3 +195,66 @@ def test_flags_that_python_flips_in_the_first_calls_are_refused() -> None:
 
     with pytest.raises(CaptureError, match=r"add at test_compile_messages.py:\d+, where the call before did multiply"):
         repeated(step)
+
+
+class Noisy:
+    """A step that draws random numbers, and seldom does otherwise for them."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+        self.w = tg.tensor([1.0, 2.0])
+
+    def __call__(self, x: Any) -> Any:
+        return self.w * x if self.draw() < 1.0 else self.w
+
+
+DRAWS = {
+    "random": random.random,
+    "numpy.random": np.random.rand,
+    "a Generator": np.random.default_rng(0).random,
+    "a RandomState": np.random.RandomState(0).rand,
+    "a Random": random.Random(0).random,
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_numbers_are_refused_even_if_nothing_came_of_them(name: str) -> None:
+    f = tg.compile(Noisy(DRAWS[name]).__call__)
+    assert f(tg.asarray(2.0)).tolist() == [2.0, 4.0]
+    with pytest.raises(CaptureError, match=rf"draws random numbers from {name}, .*pass them as an argument"):
+        f(tg.asarray(2.0))
+
+
+def test_random_numbers_of_the_first_call_are_forgiven() -> None:
+    made: list[tg.Tensor] = []
+
+    def step(x: Any) -> Any:
+        if not made:
+            made.append(tg.asarray(np.random.rand(3)))  # noqa: NPY002
+        return made[0] * x
+
+    f = tg.compile(step)
+    for n in range(5):
+        np.testing.assert_array_equal(f(tg.asarray(float(n))), np.asarray(made[0]) * n)
+    assert f.program is not None
+
+
+def test_random_numbers_of_other_threads_are_forgiven() -> None:
+    go, stop = threading.Barrier(2), threading.Event()
+
+    def draw() -> None:
+        go.wait()
+        while not stop.is_set():
+            np.random.rand()  # noqa: NPY002
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    go.wait()
+    try:
+        f = tg.compile(lambda x: x * 2)
+        for n in range(5):
+            assert f(tg.asarray(float(n))).item() == 2.0 * n
+    finally:
+        stop.set()
+        thread.join()
+    assert f.program is not None

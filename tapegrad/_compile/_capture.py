@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from tapegrad._compile._cells import Capture
+from tapegrad._compile._chance import GENERATORS
 from tapegrad._compile._events import Seen, Used
 from tapegrad._compile._left import check_output, left_behind
 from tapegrad._compile._lift import Lifted
@@ -28,10 +29,14 @@ from tapegrad._tree import flatten
 
 
 class Known(NamedTuple):
-    """The Tensors that a first call used, held weakly; lasting: those that are neither given nor left by it."""
+    """The Tensors that a first call used, held weakly; lasting: those that are neither given nor left by it.
+
+    generators: of random numbers, which it can reach.
+    """
 
     tensors: list[ref[Tensor]]
     lasting: list[ref[Tensor]]
+    generators: list[Any]
 
     def stale(self) -> bool:
         """Say whether the user has put another Tensor in the place of one."""
@@ -87,7 +92,9 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     try:
         try:
             lifted.arguments(leaves)
-            lifted.reached(reachable((function, *leaves)))
+            tensors, generators = reachable((function, *leaves), GENERATORS)
+            lifted.reached(tensors)
+            del tensors
             records = _records(lifted)
             result = _run(graph, used, function, args, kwargs)
             with _or_void(graph):
@@ -96,7 +103,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
         finally:
             Graph.everywhere = None
             lifted.settle()
-        known = _known(lifted, used, leaves, result)
+        known = _known(lifted, used, leaves, result, generators)
         if not graph.void:
             with _or_void(graph):
                 capture = left_behind(lifted, result, used)[1]
@@ -158,7 +165,7 @@ def _check_records(lifted: Lifted, records: list[tuple[Tensor, Record | None]]) 
             check_output(x.grad, (), "the function leaves a gradient, the result")
 
 
-def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any) -> Known:
+def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generators: list[Any]) -> Known:
     """Return what a call used, and what is still there of what it made: it may be state."""
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
@@ -166,7 +173,8 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any) -> Known:
     found = {id(x): x for x in [*used.alive(), *outputs]}
     passing = {id(x) for x in (*leaves, *outputs)}
     passing |= {id(x._grad) for x in found.values() if hasattr(x, "_grad")}
-    return Known([ref(x) for x in found.values()], [ref(x) for i, x in found.items() if i not in passing])
+    lasting = [ref(x) for i, x in found.items() if i not in passing]
+    return Known([ref(x) for x in found.values()], lasting, generators)
 
 
 def _explained(error: BaseException) -> BaseException:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tapegrad._compile._capture import Known, traced, tried
 from tapegrad._compile._cells import Capture
+from tapegrad._compile._chance import Chance
 from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, key_of, same_ones
@@ -21,7 +22,7 @@ from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
 ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
-LIMIT = 8  # programs of one function
+LIMIT = 8  # programs of one function, with those that it does not have yet
 
 
 class _Tracing:
@@ -44,10 +45,11 @@ _tracing = _Tracing()
 
 
 class _Pending:
-    """What is known of calls of one kind that have no program yet: Tensors they use, and captured calls."""
+    """What is known of calls of one kind that have no program yet: what they use, and captured calls."""
 
     def __init__(self) -> None:
         self.known: Known | None = None
+        self.generators: list[Any] = []  # of random numbers
         self.captures: list[tuple[Capture, int]] = []
 
 
@@ -139,7 +141,7 @@ class Compiled:
             pending = pending or self._pending.setdefault(key, _Pending())
             pending.captures.append((replay.capture, 1))
         if pending is None:
-            if len(self._keys) >= LIMIT or len(self._pending) >= 4 * LIMIT:
+            if len(self._keys) + len(self._pending) >= LIMIT:
                 self._warn(key)
                 return self.function(*args, **kwargs)
             pending = self._pending[key] = _Pending()
@@ -149,11 +151,13 @@ class Compiled:
         like += [(r.capture, 1) for r in replays if not outlived(r.capture) and fits(r.capture, leaves)]
         if not like and (pending.known is None or pending.known.stale()):
             result, pending.known, capture = tried(self.function, args, kwargs)
+            pending.generators = pending.known.generators
             if capture is not None:
                 pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
             return result
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
         known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
+        chance = Chance(pending.generators)
         result, capture = traced(self.function, args, kwargs, known)
         del known
         pending.known = None
@@ -167,6 +171,7 @@ class Compiled:
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
+        chance.check()
         for replay in [r for r in replays if r.capture is same]:  # what holds for both is more general
             self._drop(key, replay)
         self._last = Replay(capture, leaves, self.threads, self.reassociate)

@@ -1,6 +1,6 @@
-"""Which Tensors a function can reach: by what its code names, and from there through objects, methods and containers.
+"""What a function can reach: by what its code names, and from there through objects, methods and containers.
 
-Those that it does not use do no harm, and those that are not found are seen when they are used: a search that stops
+Tensors that it does not use do no harm, and those that are not found are seen when they are used: a search that stops
 early costs a call more.
 """
 
@@ -18,16 +18,20 @@ from tapegrad._namespace import backend_of
 from tapegrad._tensor import Tensor
 
 LIMIT = 5_000  # objects that are looked at
-_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), range, slice, property, BuiltinFunctionType))
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), range, slice, property))
 # Modules whose functions name no Tensors, but for those in their closures.
 _KNOWN = sys.stdlib_module_names | {"numpy", "tapegrad"}
 
 
-def reachable(roots: Iterable[Any]) -> list[Tensor]:
-    """Return Tensors that objects can reach, near ones first; no code of the user's is run."""
+def reachable(roots: Iterable[Any], others: tuple[type, ...] = ()) -> tuple[list[Tensor], list[Any]]:
+    """Return Tensors that objects can reach, near ones first, and objects of other types.
+
+    No code of the user's is run.
+    """
     todo = deque(roots)
     seen: dict[int, Any] = {}  # they are held, so that the numbers stay theirs
     tensors: list[Tensor] = []
+    found: list[Any] = []
     left = LIMIT
     while todo and left > 0:
         x = todo.popleft()
@@ -38,9 +42,11 @@ def reachable(roots: Iterable[Any]) -> list[Tensor]:
         seen[id(x)] = x
         if kind is Tensor:
             tensors.append(x)
+        elif kind in others:
+            found.append(x)
         elif kind not in backend_of:
             todo.extend(islice(_parts(x, kind), left))
-    return tensors
+    return tensors, found
 
 
 def _parts(x: Any, kind: type) -> Iterable[Any]:
@@ -49,6 +55,9 @@ def _parts(x: Any, kind: type) -> Iterable[Any]:
         yield from _parts_of_function(x)
     elif kind is MethodType:
         yield from (x.__func__, x.__self__)
+    elif kind is BuiltinFunctionType:
+        yield x.__self__
+        return
     elif issubclass(kind, ModuleType):
         return
     elif issubclass(kind, type):
