@@ -1,12 +1,23 @@
-"""Updates of state by a sum on NumPy, w <- w - lr dC/dw: added in its place by the threads of BLAS."""
+"""Updates of state by a sum on NumPy, w <- w - lr dC/dw: added in its place by the threads of BLAS.
+
+These are awake after a product, and half of what it made lies in the caches of their cores; waking a thread of ours
+would take longer than the addition.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ctypes import c_double, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 from tapegrad.backends import _numpy_blas as blas
+from tapegrad.backends._base import Array
 from tapegrad.backends._items import is_value
 
+AXPY = {"float32": ("saxpy", c_float), "float64": ("daxpy", c_double)}
 LARGE = 16384  # elements of an update that is worth it; BLAS itself shares one from 10,000
 KEPT = 1 << 20  # bytes of a step that stays in the cache until it is added
 
@@ -22,7 +33,7 @@ def update(planner: Any, item: Any) -> bool:
         return False
     v = nodes[-1].outs[0]
     state = planner.root_of(v)
-    if planner.donated.get(state) is not v or v.size < LARGE or blas.axpy(v.dtype) is None:
+    if planner.donated.get(state) is not v or v.size < LARGE or axpy(v.dtype) is None:
         return False
     x, step = nodes[-1].args
     if step is state and nodes[-1].op == "add":
@@ -53,4 +64,34 @@ def _like(x: Any, v: Any) -> bool:
 
 
 def _add(planner: Any, v: Any, sign: int, x: Any, c: Any = 1) -> None:
-    planner.emit(planner.code, blas.add_multiple, (blas.axpy(v.dtype), sign, c, planner.array(x), planner.array(v)))
+    planner.emit(planner.code, add_multiple, (axpy(v.dtype), sign, c, planner.array(x), planner.array(v)))
+
+
+@cache
+def axpy(dtype: Any) -> Callable[..., None] | None:
+    """Return NumPy's own BLAS function that adds a multiple of a vector to another, None if it is not to be found.
+
+    It takes n, alpha, x, 1, y, 1, where x and y are addresses. Only of OpenBLAS is it known that its threads share it.
+    """
+    if str(dtype) not in AXPY or maxsize < 1 << 32:
+        return None
+    name, number = AXPY[str(dtype)]
+    found = [b for b in blas.loaded() if b.internal_api == "openblas"]
+    own = [b for b in found if any("numpy" in part for part in Path(b.filepath).parts[-3:-1])]
+    for b in own or (found if len(blas.loaded()) == 1 else []):
+        for before, after in (("", ""), ("scipy_", "64_"), ("scipy_", ""), ("", "64_")):
+            function = getattr(b.dynlib, f"{before}cblas_{name}{after}", None)
+            if function is not None:
+                # Where its integers have 32 bits, it takes them from registers that hold 64.
+                function.argtypes = [c_int64, number, c_void_p, c_int64, c_void_p, c_int64]
+                function.restype = None
+                return function  # type: ignore[no-any-return]
+    return None
+
+
+def add_multiple(function: Callable[..., None], sign: int, c: Any, x: Array, y: Array) -> None:
+    """Add c x to `y`, or subtract it, in its place."""
+    if x.flags.c_contiguous and y.flags.c_contiguous:
+        function(y.size, sign * float(c), x.ctypes.data, 1, y.ctypes.data, 1)
+    else:
+        y += y.dtype.type(sign * float(c)) * x

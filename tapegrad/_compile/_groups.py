@@ -1,4 +1,4 @@
-"""Nodes that are run as one item: which item a node is in, and an order in which items can be run."""
+"""The items of a program: nodes, and groups of nodes that are run as one."""
 
 from __future__ import annotations
 

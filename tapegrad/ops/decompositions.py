@@ -1,7 +1,9 @@
 """Eigenvalues, singular values and orthogonal factors.
 
 The factors are determined up to signs, phases, and the basis of a degenerate subspace; a gradient is right for what
-does not depend on that choice, and finite for the rest: a quotient by a gap of zero is left out. Formulas: Giles
+does not depend on that choice. Where eigenvalues or singular values are equal, a quotient by a gap of zero is left out:
+first derivatives of symmetric functions of the values alone are exact, and what uses the vectors lacks the terms
+between equal ones, also in matrix functions like V f(l) V^T and in second derivatives; it is finite. Formulas: Giles
 (2008); Townsend, "Differentiating the singular value decomposition" (2016); Walter and Lehmann, "Algorithmic
 differentiation of linear algebra functions" (2018).
 """
