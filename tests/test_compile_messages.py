@@ -197,6 +197,20 @@ def test_flags_that_python_flips_in_the_first_calls_are_refused() -> None:
         repeated(step)
 
 
+def test_what_came_first_is_named() -> None:
+    w = tg.tensor(2.0, requires_grad=True)
+
+    def step(x: Any) -> Any:
+        loss = w * x
+        if loss < 1:
+            return loss
+        loss.backward()
+        return loss
+
+    with pytest.raises(CaptureError, match=r" at test_compile_messages.py:\d+ needs the value"):
+        tg.compile(step)(tg.asarray(0.25))
+
+
 class Noisy:
     """A step that draws random numbers, and seldom does otherwise for them."""
 

@@ -169,7 +169,10 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generator
     """Return what a call used, and what is still there of what it made: it may be state."""
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
-        check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | set(used.strangers))
+        try:
+            check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | set(used.strangers))
+        except CaptureError as error:
+            raise lifted.graph.why or error from None  # what came first is what led there
     found = {id(x): x for x in [*used.alive(), *outputs]}
     passing = {id(x) for x in (*leaves, *outputs)}
     passing |= {id(x._grad) for x in found.values() if hasattr(x, "_grad")}

@@ -29,17 +29,18 @@ class Graph:
     """The program that is being recorded.
 
     tentative: whether the call is to come out as an eager one whatever it does: what a program cannot do is then done,
-    and the graph is void. ended: whether the call is over, though a copy of its context may still run. nodes: so far;
-    handed: all arrays that were handed out, held weakly; held: the raw arrays from outside that no Tensor holds, each
-    with a copy of what it was, which are read again at each call; foreign: values in memory that others may write to;
-    apart: raw arrays that the user has as they are, and their values, by identity; values: the contents of all results,
-    for `debug` only.
+    and the graph is void; why: the first thing that was, unless another call may do without it. ended: whether the call
+    is over, though a copy of its context may still run. nodes: so far; handed: all arrays that were handed out, held
+    weakly; held: the raw arrays from outside that no Tensor holds, each with a copy of what it was, which are read
+    again at each call; foreign: values in memory that others may write to; apart: raw arrays that the user has as they
+    are, and their values, by identity; values: the contents of all results, for `debug` only.
     """
 
     everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
 
     def __init__(self, tentative: bool = False, debug: bool = False) -> None:
         self.tentative, self.void, self.ended = tentative, False, False
+        self.why: CaptureError | None = None
         self.nodes: list[Node] = []
         self.handed: list[ref[Traced]] = []
         self.held: dict[Value, tuple[Array, Array]] = {}
@@ -52,6 +53,8 @@ class Graph:
         if not self.tentative:
             raise error()
         self.void = True
+        if self.why is None and error is not stranger:
+            self.why = error()
 
     def traced(self, value: Value, raw: Array) -> Traced:
         """Return an array of this library for a value of the program and its contents."""
