@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import os
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,34 @@ PLACES = {
     "jax": Place("jax:cpu"),
 }
 
+# What XLA compiles here runs once or twice, on a few numbers.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests on JAX first, those of one sample together, so that they share what XLA compiled for them.
+
+    Workers that take from each other take the last tests, so that one worker keeps nearly all on JAX.
+    """
+
+    def place_in_order(item: pytest.Item) -> tuple[bool, str]:
+        if "jax" not in item.name:
+            return True, ""
+        return False, getattr(_parameters(item).get("sample"), "name", "")
+
+    items.sort(key=place_in_order)
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _heap_without_what_pytest_holds() -> None:
+    """Have collections, and tg.compile's search for what holds traced arrays, pass over all that is there already."""
+    gc.collect()
+    gc.freeze()
+
 
 @pytest.fixture(autouse=True)
 def _no_compiler_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +63,7 @@ def _no_compiler_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPEGRAD_TORCH_COMPILE", "0")
 
 
+@cache
 def _why_skip(place: Place) -> str | None:
     prefix = place.device.partition(":")[0]
     if prefix == "jax" and importlib.util.find_spec("jax"):

@@ -18,6 +18,7 @@ from tapegrad.testing import SAMPLES, Sample, gradcheck, gradgradcheck, table
 
 # The first sample of each operation, and the first complex one.
 FIRST = set({(s.operation, any(a.dtype.kind == "c" for a in s.args)): s.name for s in reversed(SAMPLES)}.values())
+ENOUGH_FOR_JAX = "JAX compiles each call for each shape: one sample of an operation, real and complex, is enough"
 samples = pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
 differentiable = pytest.mark.parametrize("sample", [s for s in SAMPLES if s.order], ids=lambda s: s.name)
 
@@ -33,6 +34,79 @@ def leaves(xp: Place, sample: Sample) -> list[tg.Tensor]:
     return [xp.tensor(a, requires_grad=a.dtype.kind in "fc") for a in sample.args]
 
 
+def random_like(xp: Place, xs: list[tg.Tensor]) -> list[tg.Tensor]:
+    """Return what is as random for the same shapes and kinds anywhere."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for x in xs:
+        v = np.asarray(rng.standard_normal(x.shape))
+        is_complex = tg.isdtype(x.dtype, "complex floating")
+        drawn.append(xp.tensor(v + 1j * rng.standard_normal(x.shape) if is_complex else v))
+    return drawn
+
+
+def inner(a: tg.Tensor, b: tg.Tensor) -> tg.Tensor:
+    """Return the real inner product."""
+    product = tg.conj(a) * b if tg.isdtype(a.dtype, "complex floating") else a * b
+    return tg.sum(tg.real(product) if tg.isdtype(product.dtype, "complex floating") else product)
+
+
+def floating(sample: Sample) -> tuple[int, ...]:
+    """Return which arguments are differentiated by."""
+    return tuple(i for i, a in enumerate(sample.args) if a.dtype.kind in "fc" and a.size)
+
+
+def with_floating(sample: Sample, f: Any, xs: list[tg.Tensor]) -> Any:
+    """Return a function of all arguments as one of those that are differentiated by."""
+    where = floating(sample)
+    return lambda *given: f(*[given[where.index(i)] if i in where else x for i, x in enumerate(xs)])
+
+
+def first_derivatives(xp: Place, sample: Sample) -> list[tg.Tensor]:
+    """Return the gradients of a random projection of the result, and a random tangent of it."""
+    xs = [xp.tensor(a) for a in sample.args]
+    f, given = with_floating(sample, sample.f, xs), [xs[i] for i in floating(sample)]
+    y, pull = tg.vjp(f, *given)
+    _, tangent = tg.jvp(f, given, random_like(xp, given))
+    return [*pull(*random_like(xp, [y])), tangent]
+
+
+def second_derivatives(xp: Place, sample: Sample) -> list[tg.Tensor]:
+    """Return products of the Hessian of a number with a random direction: reverse and forward over reverse.
+
+    The number is a projection and half the sum of the squares: linear functions have second derivatives to check too.
+    """
+    xs = [xp.tensor(a) for a in sample.args]
+    given = [xs[i] for i in floating(sample)]
+    (w,) = random_like(xp, [sample.f(*xs)])
+    along = random_like(xp, given)
+
+    def number(*args: tg.Tensor) -> tg.Tensor:
+        y = sample.f(*args)
+        return inner(w, y) + 0.5 * inner(y - w, y - w)
+
+    gradients = tg.grad(with_floating(sample, number, xs), tuple(range(len(given))))
+
+    def slope(*given: tg.Tensor) -> Any:
+        return sum(inner(d, g) for d, g in zip(along, gradients(*given), strict=True))
+
+    return [*tg.grad(slope, tuple(range(len(given))))(*given), *tg.jvp(gradients, given, along)[1]]
+
+
+def same_as_numpy(xp: Place, sample: Sample, derivatives: Any) -> None:
+    """Assert that derivatives are NumPy's, which are checked against finite differences."""
+    if not floating(sample):
+        return
+    found = derivatives(xp, sample)
+    with tg.default_device("cpu"):
+        checked = [np.asarray(x) for x in derivatives(Place("cpu"), sample)]
+    for got, expected in zip(found, checked, strict=True):
+        like = xp.tensor(expected)
+        assert (got.shape, got.dtype) == (like.shape, like.dtype)
+        scale, tolerance = np.abs(expected).max(initial=1), 1e-9 if xp.double else 2e-4
+        np.testing.assert_allclose(xp.values(got) / scale, expected / scale, rtol=tolerance, atol=tolerance)
+
+
 @samples
 def test_value(xp: Place, sample: Sample) -> None:
     out = sample.f(*[xp.tensor(a) for a in sample.args])
@@ -42,25 +116,43 @@ def test_value(xp: Place, sample: Sample) -> None:
 @differentiable
 def test_first_derivative(xp: Place, sample: Sample) -> None:
     if sample.loose and not xp.double:
-        pytest.skip("too close to a kink, or too badly conditioned, for differences in float32")
-    gradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
+        pytest.skip("too close to a kink, or too badly conditioned, for float32")
+    if xp.device == "cpu":
+        gradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
+    else:
+        same_as_numpy(xp, sample, first_derivatives)
 
 
 @pytest.mark.parametrize("sample", [s for s in SAMPLES if s.order > 1], ids=lambda s: s.name)
 def test_second_derivative(xp: Place, sample: Sample) -> None:
     if not xp.double:
-        pytest.skip("differences of a first derivative need float64")
+        pytest.skip("second derivatives are compared in float64")
     if xp.device.startswith("jax") and sample.name not in FIRST:
-        pytest.skip("JAX compiles each call for each shape: one sample of an operation, real and complex, is enough")
-    gradgradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
+        pytest.skip(ENOUGH_FOR_JAX)
+    if xp.device == "cpu":
+        gradgradcheck(sample.f, [xp.tensor(a) for a in sample.args], name=sample.name)
+    else:
+        same_as_numpy(xp, sample, second_derivatives)
+
+
+@pytest.mark.parametrize("name", ["exp", "multiply broadcast", "multiply complex", "qr (4, 2)"])
+def test_finite_differences_everywhere(xp: Place, name: str) -> None:
+    (sample,) = (s for s in SAMPLES if s.name == name)
+    args = [xp.tensor(a) for a in sample.args]
+    gradcheck(sample.f, args)
+    if xp.double:
+        gradgradcheck(sample.f, args)
 
 
 @differentiable
 def test_gradient_dtype_and_device(xp: Place, sample: Sample) -> None:
+    if xp.device.startswith("jax") and sample.name not in FIRST:
+        pytest.skip(ENOUGH_FOR_JAX)
     xs = leaves(xp, sample)
     single = {"float64": tg.float32, "complex128": tg.complex64}
     narrow = [tg.tensor(x, dtype=single.get(x.dtype.name), requires_grad=True) if x.requires_grad else x for x in xs]
-    for args in (xs, narrow, [narrow[0], *xs[1:]], [xs[0], *narrow[1:]]):  # mixed in both orders
+    mixed = [[narrow[0], *xs[1:]], [xs[0], *narrow[1:]]] if len(xs) > 1 else []  # in both orders
+    for args in (xs, narrow, *mixed):
         for x in args:
             x.grad = None
         y = sample.f(*args)
