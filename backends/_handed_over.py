@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad.backends._base import Array
-from tapegrad.backends._replay import PlainExecutor, large_constants, replay_of
+from tapegrad.backends._replay import LOOKING, PlainExecutor, large_constants, replay_of
 
 
 class HandedOver:
     """Has a library's own compiler make one function of the replay, on the first run.
 
-    Where it cannot, every run replays call by call; a RuntimeWarning and `how` say why. A call that is to raise if a
-    condition holds cannot do so inside: the conditions are further results, looked at before the others are handed out.
-    Constants of more than one element are arguments: a compiler would copy them into the program, and compute with them
-    at length.
+    Where it cannot, every run replays call by call; a RuntimeWarning and `how` say why. So it is, without a warning,
+    where a call looks at values, which a compiler does not know. A call that is to raise if a condition holds cannot do
+    so inside: the conditions are further results, looked at before the others are handed out. Constants of more than
+    one element are arguments: a compiler would copy them into the program, and compute with them at length.
 
     compiler: takes a function of (inputs, constants) and example arguments, returns what is called in its place.
     """
@@ -28,6 +28,10 @@ class HandedOver:
         self._given = [v.constant for v in large_constants(program)]
         self._function: Callable[..., Any] | None = None
         self._plain: PlainExecutor | None = None
+        looking = next((n.op for n in program.nodes if n.op in LOOKING), None)
+        if looking is not None:
+            self._plain = PlainExecutor(program)
+            self.how = f"{self._plain.how}, as {looking} looks at values"
 
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs of the program for these inputs; the first run waits for the compiler."""

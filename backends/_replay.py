@@ -7,6 +7,8 @@ from typing import Any
 
 from tapegrad.backends._base import Array
 
+LOOKING = frozenset(("as_one", "loop"))  # operations that look at values, on which what they compute depends
+
 
 def replay_of(program: Any, keep: Callable[[Array], Array] | None = None, apart: bool = False) -> Callable[..., Any]:
     """Return a function of the inputs' arrays that calls the nodes of a program one after the other, for its outputs.
