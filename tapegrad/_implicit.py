@@ -151,7 +151,11 @@ class Until(NamedTuple):
             change, size = [float(host(wrap(m)).item()) for m in measures]
             if change <= self.scale * (size if size > 1 else 1.0):
                 return x
-        raise RuntimeError(self.text.format(change))
+        raise self.error(change)
+
+    def error(self, change: float) -> Exception:
+        """Return the error for an iteration that did not end, by how much its last step changed an element."""
+        return RuntimeError(self.text.format(change))
 
 
 def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

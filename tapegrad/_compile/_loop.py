@@ -37,9 +37,14 @@ class Loop:
     def __call__(self, x: Array, *outer: Array) -> Array:
         return self.until(lambda x: self._round([x, *outer]), x)
 
+    @property
+    def program(self) -> Program:
+        """What a round computes, from the state and the values from outside."""
+        return Program([self.state, *self.outer], self.nodes, self.outs)
+
     @cached_property
     def _round(self) -> Callable[[list[Array]], tuple[Array, Array, Array]]:
-        return replay_of(Program([self.state, *self.outer], self.nodes, self.outs), _as_array)
+        return replay_of(self.program, _as_array)
 
     def __repr__(self) -> str:
         return f"{self.until.name}: {len(self.nodes)} operations"
