@@ -157,6 +157,10 @@ class Backend:
         """Say whether a condition, an array of one boolean, holds."""
         return bool(condition)
 
+    def loop(self, until: Any, step: Callable[[Array], Any], x: Array) -> Array:
+        """Return `until(step, x)`, which takes a step again and again until values say that it is enough."""
+        return until(step, x)
+
     def synchronize(self, array: Array) -> None:
         """Wait until the values of an array are computed."""
 

@@ -7,27 +7,39 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad.backends._base import Array
-from tapegrad.backends._replay import PlainExecutor, large_constants, replay_of
+from tapegrad.backends._replay import LOOKING, PlainExecutor, large_constants, replay_of
 
 
 class HandedOver:
     """Has a library's own compiler make one function of the replay, on the first run.
 
-    Where it cannot, every run replays call by call; a RuntimeWarning and `how` say why. A call that is to raise if a
-    condition holds cannot do so inside: the conditions are further results, looked at before the others are handed out.
-    Constants of more than one element are arguments: a compiler would copy them into the program, and compute with them
-    at length.
+    Where it cannot, every run replays call by call; a RuntimeWarning and `how` say why. So it is, without a warning,
+    where a call looks at values, which a compiler does not know, but for a loop that it can run. A call that is to
+    raise if a condition holds cannot do so inside: the conditions are further results, looked at before the others are
+    handed out. Constants of more than one element are arguments: a compiler would copy them into the program, and
+    compute with them at length.
 
-    compiler: takes a function of (inputs, constants) and example arguments, returns what is called in its place.
+    compiler: takes a function of (inputs, constants) and example arguments, returns what is called in its place; loop:
+    runs a loop there, see `replay_of`.
     """
 
-    def __init__(self, program: Any, name: str, compiler: Callable[..., Callable[..., Any]]) -> None:
-        self.program, self.name, self.compiler = program, name, compiler
+    def __init__(
+        self,
+        program: Any,
+        name: str,
+        compiler: Callable[..., Callable[..., Any]],
+        loop: Callable[..., Any] | None = None,
+    ) -> None:
+        self.program, self.name, self.compiler, self._loop = program, name, compiler, loop
         self.how = f"compiled by {name}"
-        self._errors = [n.args[1] for n in program.nodes if n.effect]
+        self._errors = [error for n in program.nodes if (error := _error(n)) is not None]
         self._given = [v.constant for v in large_constants(program)]
         self._function: Callable[..., Any] | None = None
         self._plain: PlainExecutor | None = None
+        looking = next((n.op for n in program.nodes if _looks(n, loop is not None)), None)
+        if looking is not None:
+            self._plain = PlainExecutor(program)
+            self.how = f"{self._plain.how}, as {looking} looks at values"
 
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs of the program for these inputs; the first run waits for the compiler."""
@@ -37,7 +49,7 @@ class HandedOver:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the compiler's own, of what nobody here wrote
-                    function = self.compiler(replay_of(self.program, None, True), arrays, self._given)
+                    function = self.compiler(replay_of(self.program, None, True, self._loop), arrays, self._given)
                     outs, conditions = function(arrays, self._given)
             except Exception as error:
                 self._plain = PlainExecutor(self.program)
@@ -49,7 +61,21 @@ class HandedOver:
             self._function = function
         else:
             outs, conditions = self._function(arrays, self._given)
-        for condition, refused in zip(conditions, self._errors, strict=True):
+        for condition, error_of in zip(conditions, self._errors, strict=True):
             if condition:
-                raise refused()
+                raise error_of(condition)
         return list(outs)
+
+
+def _error(node: Any) -> Callable[[Array], Exception] | None:
+    """Return what makes the error of a node from its condition, if there is one."""
+    if node.op == "loop":
+        return lambda change: node.args[0].until.error(float(change))
+    return (lambda condition: node.args[1]()) if node.effect else None
+
+
+def _looks(node: Any, runs_loops: bool) -> bool:
+    """Say whether a node looks at values as it runs; a loop that a compiler runs does so if a round of it may raise."""
+    if node.op == "loop" and runs_loops:
+        return any(n.effect or n.op in LOOKING for n in node.args[0].nodes)
+    return node.op in LOOKING

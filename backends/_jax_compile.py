@@ -11,16 +11,38 @@ from typing import Any
 
 import jax
 
+from tapegrad.backends._base import Array
 from tapegrad.backends._handed_over import HandedOver
+from tapegrad.backends._replay import replay_of
 
 
 class Executor(HandedOver):
     """Runs a program by `jax.jit` of its replay."""
 
     def __init__(self, program: Any) -> None:
-        super().__init__(program, "jax.jit", _jit)
+        super().__init__(program, "jax.jit", _jit, _loop)
 
 
 def _jit(replay: Callable[..., Any], *_: Any) -> Callable[..., Any]:
     function: Callable[..., Any] = jax.jit(replay)  # which compiles on the first run
     return function
+
+
+def _loop(loop: Any, x: Array, *outer: Array) -> tuple[Array, Array]:
+    """Run a loop on the device: return its result, and the last change if it did not end, else 0."""
+    jnp, until = jax.numpy, loop.until
+    step = replay_of(loop.program)
+
+    def again(carry: tuple[Array, ...]) -> Array:
+        _, n, change, size = carry
+        return (n < until.limit) & ~settled(change, size)
+
+    def settled(change: Array, size: Array) -> Array:
+        return change <= until.scale * jnp.where(size > 1, size, 1)
+
+    def once(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        y, *measures = step([carry[0], *outer])
+        return jax.lax.convert_element_type(y, x.dtype), carry[1] + 1, *[jnp.asarray(m, x.dtype) for m in measures]
+
+    y, _, change, size = jax.lax.while_loop(again, once, (x, 0, jnp.asarray(jnp.inf, x.dtype), jnp.ones((), x.dtype)))
+    return y, jnp.where(settled(change, size), 0, change)

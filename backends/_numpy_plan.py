@@ -19,6 +19,7 @@ from tapegrad.backends._numpy_groups import EMIT
 from tapegrad.backends._numpy_storage import Pool, Ref, alike, reshaping, roots_of
 from tapegrad.backends._numpy_threads import Code, run_all
 from tapegrad.backends._numpy_updates import update
+from tapegrad.backends._replay import LOOKING
 
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
 WAKES_BLAS = 1e6  # floating-point operations of products that BLAS shares among its threads
@@ -62,7 +63,7 @@ class Planner:
         self.ending: dict[int, list[Any]] = {}  # item number -> the values read there for the last time
         for v, i in self.last.items():
             self.ending.setdefault(i, []).append(v)
-        effects = [i for i, item in enumerate(program.nodes) if item.effect]
+        effects = [i for i, item in enumerate(program.nodes) if _refuses(item)]
         fresh = set(self.fresh)
         outs = [i for i, item in enumerate(program.nodes) if not fresh.isdisjoint(map(self.root_of, item.outs))]
         # Whether all that may be refused is so before an output is written; and whether that is done, in a run.
@@ -119,10 +120,11 @@ class Planner:
         self.place[v] = ref
 
     def _donate(self) -> None:
-        """Find the outputs that may be written into the array of the input they replace."""
+        """Find the outputs that may be written into the array of the input they replace, once nothing raises."""
         where = {v: i for i, item in enumerate(self.program.nodes) for v in item.outs}
         outputs = self.program.outputs
         times, roots = Counter(outputs), Counter(map(self.root_of, outputs))
+        raising = max([i for i, item in enumerate(self.program.nodes) if _may_raise(item)], default=-1)
         for v, k in zip(outputs, self.program.replaces, strict=True):
             if k is None or v not in where or v in self.root or times[v] > 1:
                 continue
@@ -130,7 +132,7 @@ class Planner:
             if x.shape != v.shape or x.dtype != v.dtype or roots[x] or roots[v] > 1:
                 continue
             reads = self.readers.get(x, [])
-            if any(i > at for i, _ in reads):
+            if any(i > at for i, _ in reads) or at < raising:
                 continue
             item = self.program.nodes[at]
             if any(i == at for i, _ in reads) and not _aligned(item, x, v, self.root):
@@ -423,6 +425,15 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
     if item.kind != "elementwise" or any(root.get(y) is x for y in item.values()):
         return False
     return item.op != "where" or item.args[2] is not x
+
+
+def _refuses(item: Any) -> bool:
+    """Say whether an item is there to raise an error for some values, or may do so in its own code."""
+    return item.effect or getattr(item, "op", "") in LOOKING
+
+
+def _may_raise(item: Any) -> bool:
+    return _refuses(item) or getattr(item, "op", "").startswith("linalg.")
 
 
 def _flops(product: Any) -> float:

@@ -7,14 +7,21 @@ from typing import Any
 
 from tapegrad.backends._base import Array
 
+LOOKING = frozenset(("as_one", "loop"))  # operations that look at values, on which what they compute depends
 
-def replay_of(program: Any, keep: Callable[[Array], Array] | None = None, apart: bool = False) -> Callable[..., Any]:
+
+def replay_of(
+    program: Any,
+    keep: Callable[[Array], Array] | None = None,
+    apart: bool = False,
+    loop: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
     """Return a function of the inputs' arrays that calls the nodes of a program one after the other, for its outputs.
 
     It is written out as straight code, which takes half the time of going through the nodes, and drops each array after
     its last use. keep: applied to results that a library may return as scalars. apart: it takes the arrays of
     `large_constants` too, and returns (outputs, conditions), where a node that raises if a condition holds only gives
-    that.
+    that. loop: runs a loop on arrays, for its result and a condition: the last change if it did not end, else 0.
     """
     names: dict[Any, str] = {v: f"v{n}" for n, v in enumerate(program.inputs)}
     known: dict[str, Any] = {"keep": keep}
@@ -44,6 +51,10 @@ def replay_of(program: Any, keep: Callable[[Array], Array] | None = None, apart:
         if node.effect and apart:
             conditions.append(f"b{n}")
             lines.append(f"    b{n} = {arguments[0]}")
+        elif node.op == "loop" and loop is not None:
+            conditions.append(f"b{n}")
+            names[node.outs[0]] = f"v{len(names)}"
+            lines.append(f"    {names[node.outs[0]]}, b{n} = {text(loop)}({', '.join(arguments)})")
         else:
             call = f"{text(node.function)}({', '.join(arguments)})"
             names.update({v: f"v{len(names) + k}" for k, v in enumerate(node.outs)})

@@ -40,11 +40,13 @@ def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
 
 @cache
 def tensor_namespace() -> Namespace:
-    """Return the namespace that rules on Tensors compute in: tapegrad itself, and the index functions of the walk."""
+    """Return the namespace that rules on Tensors compute in: tapegrad itself, and what only rules and walks call."""
     import tapegrad
+    from tapegrad._as_one import as_one
     from tapegrad.ops import indexing
 
-    return Namespace(tapegrad, index_get=indexing.index_get, index_set=indexing.index_set, index_add=indexing.index_add)
+    own = {name: getattr(indexing, name) for name in ("index_get", "index_set", "index_add")}
+    return Namespace(tapegrad, as_one=as_one, **own)
 
 
 class Walk:

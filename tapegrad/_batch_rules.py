@@ -14,7 +14,7 @@ from typing import Any
 
 from tapegrad._backward import tensor_namespace
 from tapegrad._batched import Batched, BatchedBackend, Level, leaked, shape_needed
-from tapegrad._namespace import device_of, find_backend, mapping, namespace_of, tracked
+from tapegrad._namespace import device_of, find_backend, mapping, namespace_of
 from tapegrad._operands import within
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends._base import DTYPE_NAMES
@@ -318,12 +318,8 @@ def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: B
 
 
 def _as_one(level: Level, f: Function, function: Function, /, *arrays: Batched) -> Out:
-    """Of a function that takes extra leading axes: below all Tensors, unless a tape outside needs what it does."""
-    wholes = [x.spread() for x in arrays]
-    if any([x._record is not None or tracked(x._array) is not None for x in wholes]):
-        return f(function, *wholes), True
-    below = [x._array for x in wholes]
-    return wrap(namespace_of[type(below[0])].as_one(function, *below)), True
+    """Of a function that takes extra leading axes."""
+    return f(function, *[x.spread() for x in arrays]), True
 
 
 RULES: dict[str, Function] = {

@@ -223,12 +223,27 @@ class BatchedBackend(Backend):
         some = _any(condition)
         return backend_of[type(some)].holds(some)
 
+    def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
+        level = x.level
+
+        def below(a: Any) -> list[Array]:
+            return [_same_for_all(out) for out in step(level.array(wrap(a), mapped=False))]
+
+        a = _same_for_all(x)
+        return level.array(wrap(backend_of[type(a)].loop(until, below, a)), mapped=False)
+
     def tracked(self, array: Array) -> Record | None:
         whole = array.whole
         return whole._record or tracked(whole._array)
 
     def constant(self, array: Array) -> Array:
         return array.level.array(wrap(constant_array(array.whole._array)), array.mapped)
+
+
+def _same_for_all(x: Batched) -> Array:
+    if x.mapped:
+        raise value_needed("reading a value")
+    return x.whole._array
 
 
 def _any(condition: Batched) -> Array:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tapegrad._cuts import user_line
 from tapegrad._dtypes import as_dtype, is_complex
 from tapegrad._function import Call, constant_of, inputs_of, no_captures, recorded
 from tapegrad._jacobian import jacobian
-from tapegrad._namespace import tracked
-from tapegrad._operands import as_tensor
+from tapegrad._namespace import backend_of, tracked
+from tapegrad._operands import as_tensor, within
 from tapegrad._record import mode_set
-from tapegrad._tensor import Tensor
+from tapegrad._tensor import Tensor, host, wrap
 from tapegrad._transforms import constant, vjp
 from tapegrad._tree import flatten
+from tapegrad.backends import Array
 from tapegrad.linalg import solve
 from tapegrad.ops.elementwise import abs
 from tapegrad.ops.reductions import max
@@ -29,7 +30,8 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
     x0: an array or Tensor, which gets no gradient; args: arrays, Tensors, or containers of them, which do. tolerance:
     the largest change of an element, relative to the largest element or 1, at which the iteration ends (by default 64
     units of rounding). The derivative solves the adjoint equation w = t + (df/dx)^T w by the same iteration: any
-    order, in memory that does not grow with the number of iterations.
+    order, in memory that does not grow with the number of iterations. In a compiled function the iteration is one
+    operation, which goes on until it converges at each call; f is then to do the same each time, and update no state.
 
     Raises RuntimeError if it does not converge, ValueError if f changes the shape or dtype, TypeError if it uses a
     Tensor from outside that requires a gradient.
@@ -41,13 +43,12 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
     """
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
-        x, change = _settled(lambda x: _like("fixed_point", f(x, *given), x), x, tolerance, max_iterations)
-        if change is None:
-            return x
-        raise RuntimeError(
-            f"fixed_point: the last of {max_iterations} iterations still changed an element by {change:.3g}: start "
+        text = (
+            f"fixed_point: the last of {max_iterations} iterations still changed an element by {{:.3g}}: start "
             "closer, allow more max_iterations or a larger tolerance, or make f a contraction"
         )
+        until = Until("fixed_point", _tolerance(x, tolerance), max_iterations, text)
+        return _settled(until, lambda x: _like("fixed_point", f(x, *given), x), x)
 
     def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
         def step(w: Tensor, x: Tensor, t: Tensor, *given: Any) -> Any:
@@ -63,7 +64,8 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
 
     x0: an array or Tensor of n elements, and f gives as many; it gets no gradient; args: arrays, Tensors, or containers
     of them, which do. tolerance: the largest element of a Newton step, relative to the largest of x or 1, at which it
-    ends (by default 64 units of rounding). The derivative is -(df/dx)^-1 df/dargs, of any order.
+    ends (by default 64 units of rounding). The derivative is -(df/dx)^-1 df/dargs, of any order. In a compiled function
+    it is one operation: see `fixed_point`.
 
     Raises RuntimeError if it does not converge, ValueError if f gives another shape or dtype than x0, TypeError if it
     uses a Tensor from outside that requires a gradient.
@@ -79,13 +81,11 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
             y = _like("root", f(x, *given), x)
             return x - _solved(_matrix(x, given), y)
 
-        x, change = _settled(newton, x, tolerance, max_iterations)
-        if change is None:
-            return x
-        raise RuntimeError(
-            f"root: the last of {max_iterations} Newton steps still had an element of {change:.3g}: start closer, or "
+        text = (
+            f"root: the last of {max_iterations} Newton steps still had an element of {{:.3g}}: start closer, or "
             "allow more max_iterations or a larger tolerance"
         )
+        return _settled(Until("root", _tolerance(x, tolerance), max_iterations, text), newton, x)
 
     def _matrix(x: Tensor, given: Sequence[Any]) -> Tensor:
         return reshape(jacobian(lambda x: f(x, *given))(x), (x.size, x.size))
@@ -105,7 +105,7 @@ def _implicit(
     args: tuple[Any, ...],
 ) -> Tensor:
     """Record a solution as one operation, whose rule pulls the adjoint's solution back to the arguments."""
-    start = constant_of(as_tensor(x0))
+    start = constant_of(within(as_tensor(x0)))
     if is_complex(start._array.dtype):
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
     args = tuple(_tensors(a) for a in args)
@@ -129,19 +129,46 @@ def _implicit(
     return y
 
 
-def _settled(
-    advance: Callable[[Tensor], Tensor], x: Tensor, tolerance: float | None, max_iterations: int
-) -> tuple[Tensor, float | None]:
-    """Return where an iteration stays, and None; or where it is after the last step, and how long that was."""
-    scale = _tolerance(x, tolerance)
-    change = float("inf")
-    for _ in range(max_iterations):
-        y = advance(x)
-        change, size = _largest(y - x), _largest(y)
-        x = y
-        if change <= scale * (size if size > 1 else 1.0):
-            return x, None
-    return x, change
+class Until(NamedTuple):
+    """When an iteration ends: when no element changes by more than `scale` times the largest one, or 1.
+
+    limit: of the number of steps; text: of the error when it is reached, with a place for the last change.
+    """
+
+    name: str
+    scale: float
+    limit: int
+    text: str
+
+    def __call__(self, step: Callable[[Array], Sequence[Array]], x: Array) -> Array:
+        """Return where an iteration stays.
+
+        step: gives, for where it is, where it goes, the largest change of an element and the largest element.
+        """
+        change = float("inf")
+        for _ in range(self.limit):
+            x, *measures = step(x)
+            change, size = [float(host(wrap(m)).item()) for m in measures]
+            if change <= self.scale * (size if size > 1 else 1.0):
+                return x
+        raise self.error(change)
+
+    def error(self, change: float) -> Exception:
+        """Return the error for an iteration that did not end, by how much its last step changed an element."""
+        return RuntimeError(self.text.format(change))
+
+
+def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return where an iteration stays; while a program is captured, that is one operation of it."""
+    if x.size == 0:
+        return advance(x)
+
+    def step(a: Array) -> Sequence[Array]:
+        before = wrap(a)
+        y = within(advance(before))
+        return [v._array for v in (y, max(abs(y - before)), max(abs(y)))]
+
+    return wrap(backend_of[type(x._array)].loop(until, step, x._array))
 
 
 def _tensors(tree: Any) -> Any:
@@ -160,10 +187,6 @@ def _like(name: str, y: Any, x: Tensor) -> Tensor:
 
 def _solved(matrix: Tensor, y: Tensor) -> Tensor:
     return reshape(solve(matrix, reshape(y, (-1,))), y.shape)
-
-
-def _largest(x: Tensor) -> float:
-    return float(max(abs(x)).item()) if x.size else 0.0
 
 
 def _tolerance(x: Tensor, tolerance: float | None) -> float:

@@ -315,3 +315,23 @@ def test_complex_weights() -> None:
         return loss
 
     same(make, step)
+
+
+def test_an_error_before_the_end_leaves_state_untouched() -> None:
+    """Whatever raises: a value that is to be written into state lies elsewhere until nothing can raise any more."""
+    w = tg.asarray([1.0, 2.0])
+
+    def step(x: Any, labels: Any) -> Any:
+        new = w * 0.5
+        loss = tg.cross_entropy(x, labels) + tg.linalg.inv(x)[0, 0]
+        w[...] = new
+        return loss
+
+    compiled = tg.compile(step)
+    eye = tg.eye(2)
+    for _ in range(4):
+        compiled(eye, tg.asarray([1, 0]))
+    for x, labels in ((eye, [1, 7]), (eye * 0.0, [1, 0])):
+        with pytest.raises(ValueError, match=r"out of range|Singular"):
+            compiled(x, tg.asarray(labels))
+        assert w.tolist() == [1 / 16, 2 / 16]

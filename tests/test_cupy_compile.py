@@ -723,6 +723,30 @@ def test_calls_between_graphs_on_a_device(cuda: str) -> None:
     check_calls_between_graphs(cuda)
 
 
+def test_a_loop_is_a_call_between_graphs(standing: Standing) -> None:
+    standing.refused.add("loop")
+    w = tg.tensor([1.0, 2.0])
+
+    def step(rate: Any) -> Any:
+        new = w * 0.5 + 1.0
+        z = tg.fixed_point(lambda z: rate * z + w, w * 0.0, max_iterations=50)
+        w[...] = new
+        return tg.exp(z)
+
+    compiled = tg.compile(step)
+    for i in range(7):
+        w_before, rate = tg.asarray(w, copy=True), tg.tensor(0.05 * i)
+        found, after = compiled(rate), values(w)
+        w[...] = w_before
+        np.testing.assert_allclose(values(found), values(step(rate)), rtol=1e-15)
+        np.testing.assert_array_equal(values(w), after)
+    assert [g is not None for g in standing.graphs] == [True, False, True]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the last of 50 iterations"):
+            compiled(tg.tensor(2.0))
+        np.testing.assert_array_equal(values(w), after)
+
+
 def test_a_failed_capture_warns_once_and_launches_call_by_call(standing: Standing) -> None:
     standing.refused.add("cumulative_sum")
     f = tg.compile(lambda x: tg.cumulative_sum(tg.exp(x)) * 2.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,22 @@ def test_every_line_of_the_table_is_tested() -> None:
         if isinstance(test, str):
             file, name = test.split(".")
             assert f"def {name}(" in (Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8")
+
+
+RANK_ONE = np.outer([1.0, 2.0, -1.0], [0.5, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("x", [np.zeros((3, 3)), RANK_ONE, RANK_ONE + np.diag([1.0, 0.0, 0.0]), np.ones((3, 3)) * 7.0])
+def test_derivatives_of_a_determinant_that_is_zero(xp: Place, x: Any) -> None:
+    """To the third order, where they do not depend on the matrix: the derivatives of a sum over permutations."""
+    third = np.zeros((3,) * 6)
+    for rows, columns in product(permutations(range(3)), repeat=2):
+        pairs = [i for pair in zip(rows, columns, strict=True) for i in pair]
+        third[tuple(pairs)] = np.linalg.det(np.eye(3)[list(rows)]) * np.linalg.det(np.eye(3)[list(columns)])
+    second = np.tensordot(third, x, axes=2)
+    at = xp.tensor(x)
+    xp.check(tg.grad(tg.linalg.det)(at), np.tensordot(second, x, axes=2) / 2, rtol=1e-12)
+    xp.check(tg.hessian(tg.linalg.det)(at), second, rtol=1e-12)
+    xp.check(tg.jacobian(tg.hessian(tg.linalg.det))(at), third, rtol=1e-11)
+    turned = xp.tensor(x * (1 + 2j))  # the same polynomial of complex numbers
+    xp.check(tg.grad(lambda x: tg.real(tg.linalg.det(x)))(turned), np.tensordot(second, x, axes=2) / 2 * (1 - 2j) ** 2)

@@ -38,6 +38,16 @@ def difference(a: Capture, b: Capture) -> Difference | None:
     return Match(a, b).difference()
 
 
+def rounds_differ(graph: Any, x: Any, y: Any) -> str | None:
+    """Say how two rounds of a loop differ, None if they do the same."""
+    nothing = Capture(graph, [], {}, [], [], None, [])  # type: ignore[arg-type]
+    try:
+        Match(nothing, nothing, held_apart).loop(x, y)
+    except _Differ as differ:
+        return str(differ)
+    return None
+
+
 class Match:
     """The correspondence of two captures: of their values, and of their cells.
 
@@ -66,16 +76,19 @@ class Match:
 
     def run(self) -> None:
         """Go through all that the calls did; raise where they differ."""
-        for m, n in zip(self.a.graph.nodes, self.b.graph.nodes, strict=False):
-            self.node(m, n)
-        if len(self.a.graph.nodes) != len(self.b.graph.nodes):
-            longer = max(self.a.graph.nodes, self.b.graph.nodes, key=len)
-            node = longer[min(len(self.a.graph.nodes), len(self.b.graph.nodes))]
-            raise _Differ(f"{node.op} at {node.line} is done in only one of the calls", True)
+        self.nodes(self.a.graph.nodes, self.b.graph.nodes)
         self.updates()
         self.results()
         for cell, (tensor, arguments, owners) in self.roles.items():
             cell.tensor, cell.arguments, cell.owners = tensor, tuple(sorted(arguments)), tuple(owners)
+
+    def nodes(self, one: list[Node], other: list[Node]) -> None:
+        """Compare what was done, in order."""
+        for m, n in zip(one, other, strict=False):
+            self.node(m, n)
+        if len(one) != len(other):
+            node = max(one, other, key=len)[min(len(one), len(other))]
+            raise _Differ(f"{node.op} at {node.line} is done in only one of the calls", True)
 
     def node(self, m: Node, n: Node) -> None:
         if m.op != n.op or m.many is not n.many or len(m.outs) != len(n.outs) or len(m.args) != len(n.args):
@@ -102,17 +115,26 @@ class Match:
         elif isinstance(x, (tuple, list)) and type(x) is type(y) and len(x) == len(y):
             for i, j in zip(x, y, strict=True):
                 self.tree(i, j)
+        elif hasattr(x, "until") and hasattr(y, "until"):
+            self.loop(x, y)
         elif isinstance(x, partial) and isinstance(y, partial):
             self.tree((x.func, x.args), (y.func, y.args))
         elif not same_constant(x, y):
             what = "number" if isinstance(y, (int, float, complex)) else "argument"
             raise _Differ(f"the {what} {x!r} became {y!r}: {_STATE}")
 
+    def loop(self, x: Any, y: Any) -> None:
+        """Compare two loops."""
+        self.tree(x.until, y.until)
+        self.same[x.state] = y.state
+        self.nodes(x.nodes, y.nodes)
+        self.tree(x.outs, y.outs)
+
     def value(self, x: Value, y: Value) -> None:
-        if y.node is not None or x.node is not None:
-            if self.same.get(x) is not y:
-                raise _Differ(f"an operand came from elsewhere in the call before: {_STATE}", True)
+        if x is y or self.same.get(x) is y:
             return
+        if y.node is not None or x.node is not None:
+            raise _Differ(f"an operand came from elsewhere in the call before: {_STATE}", True)
         if x in self.cells_a and y in self.cells_b:
             if not self.cell(self.cells_a[x], self.cells_b[y]):
                 aliased = bool(self.cells_a[x].arguments or self.cells_b[y].arguments)

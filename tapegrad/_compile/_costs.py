@@ -75,7 +75,7 @@ _REDUCTIONS = {
     "linalg.trace",
 }
 _PRODUCTS = {"matmul", "tensordot", "vecdot", "linalg.outer"}
-_UNKNOWN = {"sort", "argsort", "searchsorted", "isin"}
+_UNKNOWN = {"as_one", "isin", "loop", "argsort", "searchsorted", "sort"}
 
 
 def dtype_of(v: Value) -> DType:

@@ -19,7 +19,7 @@ def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], list[A
     kept += [v for _, v in capture.grads if isinstance(v, Fresh)]
     wanted = [c.after for c in capture.cells if c.after is not c.before]
     wanted += [v.value if isinstance(v, Fresh) else v for v in kept]
-    read, nodes = _needed(capture.graph.nodes, wanted)
+    read, nodes = needed(capture.graph.nodes, wanted)
     cells = [c for c in capture.cells if c.before in read or c.after is not c.before]
     raw = [i for i, v in capture.raw.items() if v in read]
     held = [v for v in capture.graph.held if v in read]
@@ -35,7 +35,7 @@ def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], list[A
     return program, cells, raw, [capture.graph.held[v][0] for v in held], places
 
 
-def _needed(nodes: list[Node], wanted: list[Value]) -> tuple[set[Value], list[Node]]:
+def needed(nodes: list[Node], wanted: list[Value]) -> tuple[set[Value], list[Node]]:
     """Return the values that outputs and effects are computed from, and the nodes that do so."""
     needed = set(wanted)
     kept = []

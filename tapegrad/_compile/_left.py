@@ -11,6 +11,7 @@ from typing import Any
 from tapegrad._compile._cells import Capture, Cell, Fresh, state_of
 from tapegrad._compile._events import Used
 from tapegrad._compile._lift import Lifted
+from tapegrad._compile._loop import check_loops
 from tapegrad._compile._program import Value
 from tapegrad._compile._refusals import stranger
 from tapegrad._compile._settle import settle
@@ -82,6 +83,8 @@ def left_behind(lifted: Lifted, result: list[Any], used: Used) -> tuple[Any, Cap
     here += [c for c in outputs if isinstance(c, Cell)] + [x for g in grads for x in g if isinstance(x, Cell)]
     for c in here:  # and what these are found by
         here += c.owners
+    if graph.loops:
+        check_loops(graph, [*read, *[c.after for c in here]])
     wanted = set(here)
     here = [c for _, c in cells.values() if c in wanted]
     for _, c in cells.values():  # the others are gone through no more, and are not to keep a Tensor

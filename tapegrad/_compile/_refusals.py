@@ -30,6 +30,29 @@ def written_to() -> CaptureError:
     )
 
 
+def rounds_unlike(name: str, how: str) -> CaptureError:
+    """Return the error for a loop whose rounds differ in more than the state that is handed on."""
+    return CaptureError(
+        f"{name} at {user_line()}: its function does not do the same in each iteration, which replay would: {how}"
+    )
+
+
+def escaped(line: str) -> CaptureError:
+    """Return the error for what an iteration leaves behind beside its result."""
+    return CaptureError(
+        f"what an iteration of fixed_point or root computes at {line} is used after it, which replay cannot do: its "
+        "function may update no state and keep nothing, so use what it returns"
+    )
+
+
+def caught(name: str) -> CaptureError:
+    """Return the error for an error that the function went on after."""
+    return CaptureError(
+        f"{name} at {user_line()} raised an error, and the function went on, which depends on values: let the error "
+        "pass, or leave this outside the function"
+    )
+
+
 def shape_needed(what: str, instead: str = "") -> CaptureError:
     """Return the error for a function whose result has a shape that depends on values."""
     return CaptureError(

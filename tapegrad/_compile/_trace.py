@@ -33,7 +33,8 @@ class Graph:
     is over, though a copy of its context may still run. nodes: so far; handed: all arrays that were handed out, held
     weakly; held: the raw arrays from outside that no Tensor holds, each with a copy of what it was, which are read
     again at each call; foreign: values in memory that others may write to; apart: raw arrays that the user has as they
-    are, and their values, by identity; values: the contents of all results, for `debug` only.
+    are, and their values, by identity; values: the contents of all results, for `debug` only; loops:
+    whether there are any; flaw: why there is to be no program, though nothing was raised.
     """
 
     everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
@@ -47,6 +48,8 @@ class Graph:
         self.foreign: set[Value] = set()
         self.apart: dict[int, tuple[Array, Value]] = {}
         self.values: dict[Value, Array] | None = {} if debug else None
+        self.loops = False
+        self.flaw: CaptureError | None = None
 
     def give_up(self, error: Callable[[], CaptureError]) -> None:
         """Raise the error of what a program cannot do; in a tentative call, go on without making a program."""
@@ -159,16 +162,17 @@ class Graph:
         if effect or _is_array(result):
             node = Node(op, function, tuple(named), kwargs, "" if self.tentative else user_line(3), effect, reads)
             self.nodes.append(node)
-            return None if effect else self._out(node, result)
+            return None if effect else self.out(node, result)
         if isinstance(result, (tuple, list)) and result and all(map(_is_array, result)):
             node = Node(op, function, tuple(named), kwargs, "" if self.tentative else user_line(3), reads=reads)
             node.many = True
             self.nodes.append(node)
-            outs: list[Any] = [self._out(node, r) for r in result]
+            outs: list[Any] = [self.out(node, r) for r in result]
             return type(result)(*outs) if hasattr(result, "_fields") else type(result)(outs)
         return result
 
-    def _out(self, node: Node, raw: Array) -> Traced:
+    def out(self, node: Node, raw: Array) -> Traced:
+        """Return the result of a node, or one of several, as an array of this library."""
         if type(raw) not in _types:  # it may be a scalar
             raw = backend_of[type(raw)].as_array(raw)
         value = Value(tuple(raw.shape), raw.dtype, node)

@@ -132,6 +132,11 @@ class TraceBackend(Backend):
     def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
         graph_now().call("refuse", _refuse_if, (condition, error), {}, effect=True)
 
+    def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
+        from tapegrad._compile._loop import captured
+
+        return captured(graph_now(), until, step, x)
+
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
         check_key(key)
         return graph_now().call("index_get", self.base.xp.index_get, (array, key), {})

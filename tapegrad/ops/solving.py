@@ -6,12 +6,12 @@ from operator import index
 from typing import Any, NamedTuple
 
 from tapegrad._dtypes import is_complex
-from tapegrad._namespace import holds
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive, several
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
-from tapegrad.ops._matrices import dagger_times, diagonal_of, epsilon, herm, right_divide, symmetric, times_dagger
+from tapegrad.ops._cofactors import cofactors
+from tapegrad.ops._matrices import dagger_times, diagonal_of, herm, right_divide, symmetric, times_dagger
 from tapegrad.ops.creation import eye
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.products import matmul, matrix_transpose
@@ -80,32 +80,15 @@ def solve(x1: Any, x2: Any, /) -> Tensor:
     return _solve(x1, x2)
 
 
-def _cofactors(xp: Any, x: Any, det_x: Any) -> Any:
-    """Return det(x) x^-T, and its limit where x is singular, from the singular value decomposition."""
-    # As small as rounding leaves a determinant that is zero, beside its bound by Hadamard.
-    bound = xp.prod(xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=-1)), axis=-1)
-    singular = xp.any(xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound)
-    if not holds(singular._array if type(singular) is Tensor else singular):
-        return det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(x))
-    u, s, vh = xp.linalg.svd(x)
-    n = s.shape[-1]
-    # The product of all other singular values, without dividing by one that is zero.
-    others = xp.where(xp.eye(n, dtype=xp.bool, device=x.device), 1, s[..., None, :])
-    rest = xp.prod(others, axis=-1)
-    phase = xp.linalg.det(u) * xp.linalg.det(vh)
-    scaled = xp.conj(u) * xp.astype(rest, x.dtype)[..., None, :]
-    return phase[..., None, None] * xp.matmul(scaled, xp.conj(vh))
-
-
 _det = primitive(
-    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * xp.as_one(_cofactors, x, out)
+    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * xp.as_one(cofactors, x, out)
 )
 
 
 def det(x: Any, /) -> Tensor:
     """Determinant of square matrices (..., n, n).
 
-    Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors).
+    Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors), to any order.
 
     >>> import tapegrad as tg
     >>> tg.linalg.det(tg.asarray([[2.0, 0.0], [0.0, 4.0]]))

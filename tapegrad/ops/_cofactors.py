@@ -1,0 +1,59 @@
+"""The matrix of cofactors, which is the derivative of the determinant, at singular matrices too.
+
+There it is computed without dividing by what may be zero, so that it is differentiable to any order: x = U B V^H with
+constant U and V, from the singular value decomposition, such that B is diagonal at first. The last of its singular
+values may be zero; the block they are in is put apart by Schur's complement S, whose cofactors are polynomials.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad._namespace import constant_array, holds
+from tapegrad._tensor import Tensor, wrap
+from tapegrad.ops._matrices import epsilon, herm
+
+
+def cofactors(xp: Any, x: Any, det_x: Any) -> Any:
+    """Return det(x) x^-T, and its limit where x is singular."""
+    # As small as rounding leaves a determinant that is zero, beside its bound by Hadamard.
+    bound = xp.prod(xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=-1)), axis=-1)
+    if not _any(xp, xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound):
+        return det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(x))
+    u, s, vh = xp.linalg.svd(wrap(constant_array(x._array)) if type(x) is Tensor else x)
+    k = n = x.shape[-1]
+    while k and (k == n or _any(xp, s[..., k - 1] <= epsilon(x.dtype) ** 0.5 * s[..., 0])):
+        k -= 1
+    inner = _adjugate(xp, xp.matmul(herm(xp, u), xp.matmul(x, herm(xp, vh))), k)
+    phase = xp.linalg.det(u) * xp.linalg.det(vh)
+    return phase[..., None, None] * xp.matrix_transpose(xp.matmul(herm(xp, vh), xp.matmul(inner, herm(xp, u))))
+
+
+def _any(xp: Any, condition: Any) -> bool:
+    found = xp.any(condition)
+    return holds(found._array if type(found) is Tensor else found)
+
+
+def _adjugate(xp: Any, b: Any, k: int) -> Any:
+    """Return the adjugate of matrices whose first k rows and columns are regular."""
+    if k == 0:
+        return _polynomials(xp, b)[1]
+    a, right, left = b[..., :k, :k], b[..., :k, k:], b[..., k:, :k]
+    inverse, det_a = xp.linalg.inv(a), xp.linalg.det(a)[..., None, None]
+    left, right = xp.matmul(left, inverse), xp.matmul(inverse, right)
+    det_s, adj_s = _polynomials(xp, b[..., k:, k:] - xp.matmul(left, b[..., :k, k:]))
+    corner = inverse * det_s[..., None, None] + xp.matmul(right, xp.matmul(adj_s, left))
+    top = xp.concat([corner, -xp.matmul(right, adj_s)], axis=-1)
+    return det_a * xp.concat([top, xp.concat([-xp.matmul(adj_s, left), adj_s], axis=-1)], axis=-2)
+
+
+def _polynomials(xp: Any, s: Any) -> tuple[Any, Any]:
+    """Return the determinant and the adjugate of small matrices, by Faddeev and LeVerrier: without a division."""
+    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    product, total = s, eye + s * 0
+    for i in range(1, s.shape[-1]):
+        trace = xp.sum(product * eye, axis=(-2, -1)) / i
+        total = product - trace[..., None, None] * eye
+        product = xp.matmul(s, total)
+    sign = 1 if s.shape[-1] % 2 else -1
+    return sign * xp.sum(product * eye, axis=(-2, -1)) / s.shape[-1], sign * total
