@@ -155,7 +155,7 @@ class _Writer:
         rowwise, within = strides[:depth], strides[depth:]
         at = k.offset(inner, within, "j")
         row = k.offset(run.lead, rowwise, "row")
-        key = v, at
+        key = v, row, at
         if key in self.text.names:
             return self.text.names[key]
         kind = ctype(v.dtype)

@@ -71,7 +71,7 @@ def _fold(planner: Any, fold: Any) -> None:
             planner.emit(planner.code, np.copyto, (array[0, ...], planner.array(x)))  # the one to spare
     out = planner.target(fold.outs[0])
     if row.size != 1:
-        planner.emit(planner.code, np.add.reduce, (array, 0, None, out))
+        planner.emit(planner.code, np.add.reduce, (array, 0, None, out, False, None))  # from the first: 0 + -0 is 0
         return
     sums = np.empty(array.shape, row.dtype)  # NumPy's sum of single numbers has another order
     planner.emit(planner.code, np.add.accumulate, (array, 0, None, sums))

@@ -437,6 +437,20 @@ def test_sums_of_a_loop_are_added_in_its_order(shape: tuple[int, ...]) -> None:
     assert any(isinstance(item, Fold) for item in items(function))
 
 
+def test_a_sum_of_negative_zeros_is_one() -> None:
+    x = tg.tensor([0.0, -0.0])
+
+    def step() -> Any:
+        total = -x
+        for i in range(20):
+            total = total + tg.sin(x * -(i + 1))
+        return total
+
+    eager, compiled, function = both(step)
+    assert any(isinstance(item, Fold) for item in items(function))
+    np.testing.assert_array_equal(np.signbit(compiled[0]), np.signbit(eager[0]))
+
+
 def test_the_chain_of_cotangents_of_a_loop_is_one_call() -> None:
     w, b = (tg.tensor(normal(8, seed=i), requires_grad=True) for i in range(2))
 
