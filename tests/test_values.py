@@ -176,12 +176,34 @@ def test_a_leaf_is_trained_under_no_grad(xp: Place) -> None:
     xp.check(w, [0.5, 0.25])
 
 
-def test_an_in_place_update_under_no_grad_cuts_an_intermediate_result(xp: Place) -> None:
-    x = xp.tensor([2.0], requires_grad=True)
+def test_an_in_place_update_of_a_result_under_no_grad_raises(xp: Place) -> None:
+    x = xp.tensor([2.0, 3.0], requires_grad=True)
     y = x * 3.0
-    with tg.no_grad():
+    first = xp.tensor([0])
+    message = r"no_grad\(\) on the result of an operation would cut it.*x.detach\(\)"
+
+    def write(y: tg.Tensor) -> tg.Tensor:
+        y[0] = 5.0
+        return y
+
+    def write_by_index(y: tg.Tensor) -> tg.Tensor:
+        y[first] = 5.0
+        return y
+
+    def add(y: tg.Tensor) -> tg.Tensor:
         y += 1.0
-    assert not y.requires_grad
+        return y
+
+    for update in (write, write_by_index, add):
+        with tg.no_grad(), pytest.raises(RuntimeError, match=message):
+            update(y)
+        with pytest.raises(RuntimeError, match=message):
+            tg.grad(lambda v, u=update: tg.sum(tg.vmap(lambda e: tg.no_grad()(u)(e * 2.0))(tg.stack([v, v]))))(x)
+    xp.check(y, [6.0, 9.0])
+    tg.sum(y * y).backward()
+    xp.check(x.grad, [36.0, 54.0])
+    with tg.no_grad():
+        xp.check(add(y.detach()), [7.0, 10.0])
 
 
 def test_a_tape_walked_after_training_still_has_the_old_values(xp: Place) -> None:
