@@ -241,7 +241,10 @@ class Tensor:
     # -- leaving the tape ----------------------------------------------------------------------------
 
     def _leave(self, how: str, instead: str = "") -> None:
-        if self._record is not None and mode().recording:
+        if self._record is not None:
+            if not mode().recording:
+                noticed(self)
+                return
             raise TypeError(
                 f"{how} would take this Tensor off the tape and lose its gradient: use x.detach() first, "
                 f"or x.item() to look at one number{instead}"

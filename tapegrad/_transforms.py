@@ -79,8 +79,8 @@ class Traced:
         self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
         if cut and not self.path and self.outputs:
             raise RuntimeError(
-                f"{self.what}: the result does not depend on the arguments, because the chain was cut by {cut[0]}; if "
-                "a gradient of zero is meant, use tapegrad.stop_gradient"
+                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
+                f"{', '.join(cut)}; if a gradient of zero is meant, use tapegrad.stop_gradient"
             )
         self.outer = self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._aux_outer(first)
         self.taped = self.was_recording and self.outer

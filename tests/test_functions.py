@@ -269,6 +269,40 @@ def cut_by_no_grad(x: Any) -> Any:
         return x * 2.0
 
 
+def test_a_constant_function_may_use_no_grad() -> None:
+    @tg.no_grad()
+    def unrelated() -> Any:
+        return W * 2.0
+
+    for block in (tg.no_grad, lambda: tg.no_grad(), tg.enable_grad):
+
+        def constant(x: Any, block: Any = block) -> Any:
+            with block():
+                unrelated()
+            W.detach()
+            return tg.asarray(3.0)
+
+        assert tg.grad(constant)(X).item() == 0.0
+
+
+def cut_often(x: Any) -> Any:
+    x.detach()
+    with tg.no_grad():
+        y = np.sin(np.asarray(x))
+    for _ in range(20_000):
+        tg.vmap(tg.no_grad()(lambda v: v * 2.0))(tg.stack([x, x])) if _ == 0 else x.detach()
+    return tg.asarray(y)
+
+
+def test_a_message_names_each_cut_once() -> None:
+    with pytest.raises(RuntimeError, match="chain was cut by") as error:
+        tg.grad(cut_often)(X)
+    text = str(error.value)
+    assert text.count("detach() at test_functions.py") == 2
+    assert text.count("no_grad() at test_functions.py") == 2
+    assert len(text) < 400
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
