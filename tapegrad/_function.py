@@ -13,7 +13,7 @@ from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import between, constant, like, linked
+from tapegrad._transforms import between, check_function, constant, like, linked
 from tapegrad._tree import Rebuild, flatten
 from tapegrad._vmap import vmap
 from tapegrad.ops.reductions import sum
@@ -212,6 +212,7 @@ class custom_vjp:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        check_function("custom_vjp", function)
         self.function = function
         self.forward: Callable[..., Any] | None = None
         self.backward: Callable[..., Any] | None = None
@@ -291,6 +292,7 @@ class custom_jvp:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        check_function("custom_jvp", function)
         self.function = function
         self.rule: Callable[..., Any] | None = None
         update_wrapper(self, function)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tapegrad._dtypes import isdtype
-from tapegrad._forward import linearize
+from tapegrad._forward import linearize_as
 from tapegrad._namespace import backend_of, find_backend, given_out
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor
-from tapegrad._transforms import grad, value_and_grad
+from tapegrad._transforms import check_function, device_for_numbers, grad_as, value_and_grad_as
 from tapegrad._tree import flatten
 from tapegrad.ops.creation import asarray
 
@@ -27,22 +27,25 @@ class Objective(Mapping[str, Any]):
     """
 
     def __init__(self, f: Callable[..., Any], x0: Any) -> None:
+        check_function("scipy_objective", f, form="(f, x0)")
         self._what = f"scipy_objective of {getattr(f, '__name__', 'the function')}"
         leaves, self._rebuild = flatten(x0)
         if not leaves:
             raise ValueError(f"{self._what}: x0 holds no numbers to find")
-        self._leaves = [self._leaf(x) for x in leaves]
+        device = device_for_numbers(leaves)
+        self._leaves = [self._leaf(x, device) for x in leaves]
         self._kinds = [type(x) for x in leaves]
-        self._value_and_grad, self._grad = value_and_grad(f), grad(f)
+        self._value_and_grad = value_and_grad_as("scipy_objective", f)
+        self._grad = grad_as("scipy_objective", f)
         self._slope: tuple[Vector, tuple[Any, ...], Callable[[Any], Any]] | None = None
         self._begun = False  # whether the value and gradient were finite anywhere
         self.x0 = _flat(self._leaves)
 
-    def _leaf(self, x: Any) -> Tensor:
-        """Return a leaf of the start as a constant Tensor."""
+    def _leaf(self, x: Any, device: str | None) -> Tensor:
+        """Return a leaf of the start as a constant Tensor, a number on a device."""
         if not isinstance(x, (Tensor, float)) and find_backend(x) is None:
             raise TypeError(f"{self._what}: x0 must hold arrays, Tensors or floats, not {type(x).__name__}")
-        leaf: Tensor = x.detach() if isinstance(x, Tensor) else asarray(x)
+        leaf: Tensor = x.detach() if isinstance(x, Tensor) else asarray(x, device=device if type(x) is float else None)
         if not isdtype(leaf.dtype, "real floating"):
             fix = "split it into tapegrad.real(z) and tapegrad.imag(z)"
             if not isdtype(leaf.dtype, "complex floating"):
@@ -102,7 +105,8 @@ class Objective(Mapping[str, Any]):
                 or len(known[1]) != len(args)
                 or any(a is not b for a, b in zip(known[1], args, strict=True))
             ):
-                _, slope = linearize(lambda tree: self._grad(tree, *args), self._rebuild(list(self._tensors(x))))
+                tree = self._rebuild(list(self._tensors(x)))
+                _, slope = linearize_as("scipy_objective", lambda tree: self._grad(tree, *args), tree)
                 known = self._slope = (np.array(x), args, slope)
             return _flat(flatten(known[2](self._rebuild(list(self._tensors(p)))))[0])
 
