@@ -11,7 +11,7 @@ from tapegrad._function import Call, as_tensors, inputs_of, outputs_of, recorded
 from tapegrad._namespace import backend_of, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
 from tapegrad._tensor import Tensor
-from tapegrad._transforms import linked
+from tapegrad._transforms import check_function, linked
 from tapegrad._tree import flatten
 
 
@@ -29,6 +29,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     >>> tg.grad(layer)(tg.asarray(0.0)).item()
     2.0
     """
+    check_function("checkpoint", f)
     name = getattr(f, "__name__", "the function")
 
     @wraps(f)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import FrameType
+from typing import Any
 
+MOST = 4  # of cuts that a message names
 # (the sequence number that the transform's first record got, what cut the chain since and where)
 cuts: ContextVar[tuple[int, list[str]] | None] = ContextVar("tapegrad.cuts", default=None)
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -41,8 +44,34 @@ def user_line(ours: int = 1) -> str:
     return ""
 
 
-def cut(how: str, seq: int | None = None) -> None:
+def cut(how: str, seq: int) -> None:
     """Note that a chain was cut, if that is of a record the transform made: one numbered from its first on."""
     open_ = cuts.get()
-    if open_ is not None and (seq is None or seq <= open_[0]):
-        open_[1].append(f"{how} at {user_line()}")
+    if open_ is not None and seq <= open_[0]:
+        _note(open_[1], how)
+
+
+def _note(lines: list[str], how: str) -> None:
+    if len(lines) < MOST:
+        line = f"{how} at {user_line()}"
+        if line not in lines:
+            lines.append(line)
+
+
+def cut_by_use(how: str) -> Callable[..., None] | None:
+    """Return who watches a block in which a transform's records are lost as they are used; None outside of any."""
+    open_ = cuts.get()
+    if open_ is None:
+        return None
+    first, lines = open_
+
+    def watch(operation: Any, operands: Any, static: Any, result: Any) -> None:
+        if len(lines) < MOST and any([_seq(x, first + 1) <= first for x in operands]):
+            _note(lines, how)
+
+    return watch
+
+
+def _seq(x: Any, otherwise: int) -> int:
+    record = getattr(x, "_record", None)
+    return otherwise if record is None else record.seq

@@ -20,7 +20,7 @@ from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
 from tapegrad._rules import new, record
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import Traced, between, is_recorded, like, linked
+from tapegrad._transforms import Traced, between, check_function, is_recorded, like, linked
 
 
 def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> None:
@@ -159,9 +159,19 @@ def jvp(
     >>> tg.jvp(lambda x: x * x, (tg.asarray([1.0, 2.0]),), (tg.asarray([1.0, 10.0]),))
     (Tensor([1., 4.]), Tensor([ 2., 40.]))
     """
-    if not isinstance(primals, (tuple, list)) or not isinstance(tangents, (tuple, list)):
-        raise TypeError(f"jvp: primals and tangents are tuples or lists of arguments, not {type(primals).__name__}")
-    traced = Traced("jvp", f, primals, {}, has_aux=has_aux)
+    return jvp_as("jvp", f, primals, tangents, has_aux)
+
+
+def jvp_as(
+    transform: str, f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False
+) -> tuple[Any, ...]:
+    """Return what `jvp` does, for a transform that messages are to name."""
+    check_function(transform, f, form="(f, (x,), (t,))")
+    for arguments in (primals, tangents):
+        if not isinstance(arguments, (tuple, list)):
+            kind = type(arguments).__name__
+            raise TypeError(f"{transform}: primals and tangents are tuples or lists of arguments, not {kind}")
+    traced = Traced(transform, f, primals, {}, has_aux=has_aux)
     out = _pushed(traced, list(tangents))
     value = traced.result(traced.outputs, traced.taped)
     return (value, out, traced.auxiliary()) if has_aux else (value, out)
@@ -178,7 +188,13 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     >>> float(slope(1.0)), float(slope(2.0))
     (6.0, 12.0)
     """
-    traced = Traced("linearize", f, primals, {})
+    return linearize_as("linearize", f, *primals)
+
+
+def linearize_as(transform: str, f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return what `linearize` does, for a transform that messages are to name."""
+    check_function(transform, f, form="(f, x)")
+    traced = Traced(transform, f, primals, {})
 
     def tangent_map(*tangents: Any) -> Any:
         return _pushed(traced, list(tangents))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, update_wrapper
+from types import MethodType
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of
@@ -13,7 +14,7 @@ from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import between, constant, like, linked
+from tapegrad._transforms import between, check_function, constant, like, linked
 from tapegrad._tree import Rebuild, flatten
 from tapegrad._vmap import vmap
 from tapegrad.ops.reductions import sum
@@ -188,13 +189,23 @@ def call_outside(
     return [wrap(level.array(y, 0 in axes)) for y in ys], rebuild
 
 
+def only_positional(what: str, kwargs: dict[str, Any]) -> None:
+    """Raise TypeError for keyword arguments, which a rule has no place for."""
+    if kwargs:
+        given = ", ".join(f"{name}=" for name in kwargs)
+        raise TypeError(
+            f"{what}: its arguments are positional, in the order of its rule's, so that {given} has no place"
+        )
+
+
 class custom_vjp:
     """A function with a rule of the user's own for reverse mode, in place of what happens inside.
 
     Decorate the function, then give the rule with `defvjp(forward, backward)`: `forward(*args)` returns (result,
     residuals), `backward(residuals, cotangent)` a tuple with a cotangent for each argument (None for what gets none;
-    containers for containers). It is differentiated again through the operations of `forward` and `backward`;
-    pushed forward by transposing `backward`. Check a rule with `tapegrad.testing.gradcheck`.
+    containers for containers; a method's first argument is its object, which gets None). Arguments are positional. It
+    is differentiated again through the operations of `forward` and `backward`; pushed forward by transposing
+    `backward`. Check a rule with `tapegrad.testing.gradcheck`.
 
     Raises TypeError if the function uses a Tensor from outside that requires a gradient, or if no rule was given;
     ValueError if the rule gives another number of cotangents, or of other shapes.
@@ -212,6 +223,7 @@ class custom_vjp:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        check_function("custom_vjp", function)
         self.function = function
         self.forward: Callable[..., Any] | None = None
         self.backward: Callable[..., Any] | None = None
@@ -221,8 +233,13 @@ class custom_vjp:
         """Give the rule: see the class."""
         self.forward, self.backward = forward, backward
 
-    def __call__(self, *args: Any) -> Any:
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Be a method: the instance is the first argument, to the rule as well."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
+        only_positional(what, kwargs)
         forward, backward = self.forward, self.backward
         if forward is None or backward is None:
             raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
@@ -277,7 +294,8 @@ class custom_jvp:
     """A function with a rule of the user's own for forward mode, which reverse mode transposes.
 
     Decorate the function, then give the rule with `defjvp(rule)`: `rule(primals, tangents)`, two tuples of the
-    arguments' structure, returns (result, tangent of the result); it must be linear in the tangents.
+    arguments' structure, returns (result, tangent of the result); it must be linear in the tangents. Arguments are
+    positional; a method's first one is its object, in both tuples.
 
     Raises TypeError if no rule was given, or the function uses a Tensor from outside that requires a gradient.
 
@@ -291,6 +309,7 @@ class custom_jvp:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        check_function("custom_jvp", function)
         self.function = function
         self.rule: Callable[..., Any] | None = None
         update_wrapper(self, function)
@@ -299,8 +318,13 @@ class custom_jvp:
         """Give the rule: see the class."""
         self.rule = rule
 
-    def __call__(self, *args: Any) -> Any:
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Be a method: the instance is the first argument, to the rule as well."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"
+        only_positional(what, kwargs)
         user = self.rule
         if user is None:
             raise TypeError(f"{what}: give its rule first, with defjvp(rule)")

@@ -8,11 +8,11 @@ from math import prod
 from typing import Any
 
 from tapegrad._dtypes import is_complex
-from tapegrad._forward import jvp, tangents_of
+from tapegrad._forward import jvp_as, tangents_of
 from tapegrad._namespace import namespace_of, native_device
 from tapegrad._sparse import sparse_jacobian
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import Traced, grad
+from tapegrad._transforms import Traced, check_function, grad_as
 from tapegrad.ops.shaping import concat, moveaxis, reshape
 
 
@@ -54,13 +54,27 @@ def jacobian(
     """
     if mode not in ("auto", "forward", "reverse"):
         raise ValueError(f"jacobian: mode is 'auto', 'forward' or 'reverse', not {mode!r}")
+    return _jacobian("jacobian", f, argnums, mode, chunk_size, has_aux, sparsity)
+
+
+def _jacobian(
+    transform: str,
+    f: Callable[..., Any],
+    argnums: int | tuple[int, ...],
+    mode: str,
+    chunk_size: int | None,
+    has_aux: bool = False,
+    sparsity: Any = None,
+) -> Callable[..., Any]:
+    """Return what `jacobian` does, for a transform that messages are to name."""
+    check_function(transform, f, argnums)
     if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"jacobian: chunk_size is a number of seeds from 1 up, not {chunk_size}")
+        raise ValueError(f"{transform}: chunk_size is a number of seeds from 1 up, not {chunk_size}")
 
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        traced = Traced("jacobian", f, args, kwargs, chosen, has_aux)
+        traced = Traced(transform, f, args, kwargs, chosen, has_aux)
         for x in (*traced.fresh, *traced.outputs):
             if is_complex(x._array.dtype):
                 raise TypeError(f"{traced.what}: complex values have no matrix of derivatives: use jvp or vjp")
@@ -148,7 +162,7 @@ def hessian(
     Tensor([[ 6.,  0.],
             [ 0., 12.]])
     """
-    return jacobian(grad(f, argnums), argnums, mode="forward", chunk_size=chunk_size)
+    return _jacobian("hessian", grad_as("hessian", f, argnums), argnums, "forward", chunk_size)
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -161,5 +175,8 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     >>> tg.hvp(lambda x: tg.sum(x**3), (tg.asarray([1.0, 2.0]),), (tg.asarray([1.0, 1.0]),))
     Tensor([ 6., 12.])
     """
+    if not isinstance(primals, (tuple, list)):
+        raise TypeError(f"hvp: primals and tangents are tuples or lists of arguments, not {type(primals).__name__}")
     argnums: int | tuple[int, ...] = 0 if len(primals) == 1 else tuple(range(len(primals)))
-    return jvp(grad(f, argnums), primals, tangents)[1]
+    check_function("hvp", f, form="(f, (x,), (t,))")
+    return jvp_as("hvp", grad_as("hvp", f, argnums), primals, tangents)[1]

@@ -26,8 +26,8 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
     def update(self: Tensor, other: Any) -> Any:
         shape = self._array.shape
         m = mode() if scopes else DEFAULT
-        if m.recording:
-            indexing.check_not_leaf(self, what)
+        if self._record is not None or not m.recording:
+            indexing.check_writable(self, what)
         if m.watch is None and not (m.recording and _tracked(self, other)):
             if type(other) is Tensor:
                 b = other._array
@@ -43,8 +43,6 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                 except TypeError:  # a result of another kind than x: explained below
                     pass
                 else:
-                    if self._record is not None:
-                        indexing.unrecord(self)
                     return self
         out = operator(self, other)
         if out is NotImplemented:

@@ -12,7 +12,7 @@ from contextvars import ContextVar, Token
 from itertools import count
 from typing import TYPE_CHECKING, Any, final
 
-from tapegrad._cuts import cut
+from tapegrad._cuts import cut_by_use
 
 if TYPE_CHECKING:
     from tapegrad._tensor import Tensor
@@ -155,11 +155,11 @@ class mode_set(ContextDecorator):
         return mode_set(self._recording, self._watch, self._debug, self._unwatched, self._name)
 
     def __enter__(self) -> None:
-        if self._name:
-            cut(self._name)
         old = mode()
         recording = old.recording if self._recording is None else self._recording
         watch = _both(None if self._unwatched else old.watch, self._watch)
+        if self._name:
+            watch = _both(watch, cut_by_use(self._name))
         debug = old.debug if self._debug is None else self._debug
         scopes.append(self)
         self._tokens.append(_mode.set(Mode(recording, watch, debug)))

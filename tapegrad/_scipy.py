@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tapegrad._dtypes import isdtype
-from tapegrad._forward import linearize
+from tapegrad._forward import linearize_as
 from tapegrad._namespace import backend_of, find_backend, given_out
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor
-from tapegrad._transforms import grad, value_and_grad
+from tapegrad._transforms import check_function, device_for_numbers, grad_as, value_and_grad_as
 from tapegrad._tree import flatten
 from tapegrad.ops.creation import asarray
 
@@ -27,21 +27,25 @@ class Objective(Mapping[str, Any]):
     """
 
     def __init__(self, f: Callable[..., Any], x0: Any) -> None:
+        check_function("scipy_objective", f, form="(f, x0)")
         self._what = f"scipy_objective of {getattr(f, '__name__', 'the function')}"
         leaves, self._rebuild = flatten(x0)
         if not leaves:
             raise ValueError(f"{self._what}: x0 holds no numbers to find")
-        self._leaves = [self._leaf(x) for x in leaves]
+        device = device_for_numbers(leaves)
+        self._leaves = [self._leaf(x, device) for x in leaves]
         self._kinds = [type(x) for x in leaves]
-        self._value_and_grad, self._grad = value_and_grad(f), grad(f)
+        self._value_and_grad = value_and_grad_as("scipy_objective", f)
+        self._grad = grad_as("scipy_objective", f)
         self._slope: tuple[Vector, tuple[Any, ...], Callable[[Any], Any]] | None = None
+        self._begun = False  # whether the value and gradient were finite anywhere
         self.x0 = _flat(self._leaves)
 
-    def _leaf(self, x: Any) -> Tensor:
-        """Return a leaf of the start as a constant Tensor."""
+    def _leaf(self, x: Any, device: str | None) -> Tensor:
+        """Return a leaf of the start as a constant Tensor, a number on a device."""
         if not isinstance(x, (Tensor, float)) and find_backend(x) is None:
             raise TypeError(f"{self._what}: x0 must hold arrays, Tensors or floats, not {type(x).__name__}")
-        leaf: Tensor = x.detach() if isinstance(x, Tensor) else asarray(x)
+        leaf: Tensor = x.detach() if isinstance(x, Tensor) else asarray(x, device=device if type(x) is float else None)
         if not isdtype(leaf.dtype, "real floating"):
             fix = "split it into tapegrad.real(z) and tapegrad.imag(z)"
             if not isdtype(leaf.dtype, "complex floating"):
@@ -71,24 +75,28 @@ class Objective(Mapping[str, Any]):
         return self._rebuild(parts)
 
     def fun(self, x: Any, *args: Any) -> tuple[float, Vector]:
-        """Return the value and the gradient; FloatingPointError unless they are finite.
+        """Return the value and the gradient; FloatingPointError unless they are finite at the start.
 
-        args: further arguments of the function, as in `minimize(..., args=)`.
+        Elsewhere they are returned as they are, as a line search or trust region may step too far and come back. args:
+        further arguments of the function, as in `minimize(..., args=)`.
         """
+        self._slope = None  # what else the function reads may have changed
         with mode_set(recording=False):
             value, gradient = self._value_and_grad(self._rebuild(list(self._tensors(x))), *args)
             y, g = float(_host(asarray(value))), _flat(flatten(gradient)[0])
         bad = np.flatnonzero(~np.isfinite(g))
-        if not np.isfinite(y) or bad.size:
+        finite = np.isfinite(y) and not bad.size
+        if not finite and (not self._begun or np.array_equal(x, self.x0)):
             found = f"is {y}" if not np.isfinite(y) else f"has a gradient that is not finite, first in element {bad[0]}"
             raise FloatingPointError(
                 f"{self._what}: it {found}, at a vector with elements from {np.min(x):g} to {np.max(x):g}: start "
                 "nearer, pass bounds= to minimize, or find the operation under tapegrad.debug()"
             )
+        self._begun = self._begun or bool(finite)
         return y, g
 
     def hessp(self, x: Any, p: Any, *args: Any) -> Vector:
-        """Return the Hessian times a vector; products at one `x` share one recording."""
+        """Return the Hessian times a vector; products at one `x` share one recording until `fun` is called."""
         known = self._slope
         with mode_set(recording=False):
             if (
@@ -97,7 +105,8 @@ class Objective(Mapping[str, Any]):
                 or len(known[1]) != len(args)
                 or any(a is not b for a, b in zip(known[1], args, strict=True))
             ):
-                _, slope = linearize(lambda tree: self._grad(tree, *args), self._rebuild(list(self._tensors(x))))
+                tree = self._rebuild(list(self._tensors(x)))
+                _, slope = linearize_as("scipy_objective", lambda tree: self._grad(tree, *args), tree)
                 known = self._slope = (np.array(x), args, slope)
             return _flat(flatten(known[2](self._rebuild(list(self._tensors(p)))))[0])
 
@@ -114,9 +123,10 @@ class Objective(Mapping[str, Any]):
 def scipy_objective(f: Callable[..., Any], x0: Any) -> Objective:
     """Return a function and a start as `scipy.optimize` takes them: `minimize(**scipy_objective(f, x0))`.
 
-    f: a function of one argument that returns one number; x0: where to start, an array of any library and device,
-    a Tensor, a float, or nested containers of them. SciPy sees one float64 vector of all their numbers; `f`
-    sees their structure, shapes, dtypes and devices. The mapping holds `fun` (value and gradient), `x0` and `jac=True`.
+    f: a function of one argument, and of those in `args=` of `minimize`, that returns one number; x0: where to start,
+    an array of any library and device, a Tensor, a float, or nested containers of them. SciPy sees one float64 vector
+    of all their numbers; `f` sees their structure, shapes, dtypes and devices. The mapping holds `fun` (value and
+    gradient), `x0` and `jac=True`.
     A method that takes the Hessian is given `hessp`, the others would warn of it. `unflatten` brings the solution back:
 
         objective = tg.scipy_objective(f, x0)
@@ -124,7 +134,9 @@ def scipy_objective(f: Callable[..., Any], x0: Any) -> Objective:
         solution = objective.unflatten(result.x)
 
     Raises TypeError for leaves that are not real floating, ValueError for a start without any. At a call, TypeError or
-    ValueError if `f` does not return one real number, FloatingPointError if that or its gradient is not finite.
+    ValueError if `f` does not return one real number, FloatingPointError if that or its gradient is not finite at the
+    start. Elsewhere SciPy gets the NaN: most methods step back from it, or report that they did not succeed. BFGS, CG,
+    Newton's and trust region methods step back from infinity more often: `tg.where(tg.isnan(y), tg.inf, y)`.
 
     >>> import tapegrad as tg
     >>> objective = tg.scipy_objective(lambda p: tg.sum(p["a"] ** 2) * p["b"], {"a": tg.asarray([1.0, 2.0]), "b": 3.0})

@@ -241,7 +241,10 @@ class Tensor:
     # -- leaving the tape ----------------------------------------------------------------------------
 
     def _leave(self, how: str, instead: str = "") -> None:
-        if self._record is not None and mode().recording:
+        if self._record is not None:
+            if not mode().recording:
+                noticed(self)
+                return
             raise TypeError(
                 f"{how} would take this Tensor off the tape and lose its gradient: use x.detach() first, "
                 f"or x.item() to look at one number{instead}"
@@ -283,14 +286,19 @@ class Tensor:
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        copy = wrap(constant_array(backend_of[type(self._array)].copy(self._array)))
-        if self._record is not None:
-            make_leaf(copy)
+        if not self.is_leaf or (self._record is None and tracked(self._array) is not None):
+            copy = +self  # recorded: a leaf would be cut from what it was computed from
+        else:
+            copy = wrap(constant_array(backend_of[type(self._array)].copy(self._array)))
+            if self._record is not None:
+                make_leaf(copy)
         memo[id(self)] = copy
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_unpickle, (host(self), self.device, self._record is not None))
+        if not self.is_leaf:
+            self._leave("pickling")
+        return (_unpickle, (host(self), self.device, self._record is not None and self.is_leaf))
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         import tapegrad

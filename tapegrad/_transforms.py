@@ -16,7 +16,7 @@ from weakref import ref
 from tapegrad._backward import Walk, collect, seeds_of
 from tapegrad._cuts import cuts
 from tapegrad._dtypes import is_complex, isdtype
-from tapegrad._namespace import backend_of, constant_array, find_backend, given_out, namespace_of, tracked
+from tapegrad._namespace import backend_of, constant_array, device_of, find_backend, given_out, namespace_of, tracked
 from tapegrad._operands import within
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
@@ -51,11 +51,15 @@ class Traced:
         self.raw: list[bool] = []
         self.trees: list[tuple[int, Rebuild]] = []
         inputs = list(args)
-        for i in range(len(args)) if argnums is None else argnums:
+        chosen = range(len(args)) if argnums is None else argnums
+        flat = []
+        for i in chosen:
             if not -len(args) <= i < len(args):
                 raise TypeError(f"{self.what}: argnums={i} but {len(args)} positional arguments were given")
-            leaves, rebuild = flatten(args[i])
-            new = [_fresh(x, self.what, self.was_recording) for x in leaves]
+            flat.append(flatten(args[i]))
+        device = device_for_numbers([x for leaves, _ in flat for x in leaves])
+        for i, (leaves, rebuild) in zip(chosen, flat, strict=True):
+            new = [self._input(x, device, argnums) for x in leaves]
             self.raw += [type(x) is not Tensor for x in leaves]
             self.fresh += new
             inputs[i] = rebuild(list(new))
@@ -79,8 +83,8 @@ class Traced:
         self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
         if cut and not self.path and self.outputs:
             raise RuntimeError(
-                f"{self.what}: the result does not depend on the arguments, because the chain was cut by {cut[0]}; if "
-                "a gradient of zero is meant, use tapegrad.stop_gradient"
+                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
+                f"{', '.join(cut)}; if a gradient of zero is meant, use tapegrad.stop_gradient"
             )
         self.outer = self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._aux_outer(first)
         self.taped = self.was_recording and self.outer
@@ -92,6 +96,31 @@ class Traced:
         if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
             return True
         return any([tracked(x._array) is not None for x in tensors])
+
+    def _input(self, x: Any, device: str | None, argnums: tuple[int, ...] | None) -> Tensor:
+        """Return an input as a Tensor with a record of its own, whose parent is the input's record.
+
+        device: for a number; argnums: as given, None if all arguments are differentiated by.
+        """
+        out = "leave it out of what is differentiated: close over it"
+        if argnums is not None:
+            out += ", or pass it in an argument outside of argnums"
+        if not isinstance(x, Tensor):
+            if find_backend(x) is None and not isinstance(x, (float, complex)):
+                number = "write it as a float, or " if isinstance(x, int) and not isinstance(x, bool) else ""
+                raise TypeError(
+                    f"{self.what}: an argument to differentiate by must hold arrays, Tensors or floats, not "
+                    f"{type(x).__name__}: {number}{out}"
+                )
+            x = asarray(x, device=device) if type(x) in (float, complex) else asarray(x)
+        if not isdtype(x.dtype, ("real floating", "complex floating")):
+            raise TypeError(
+                f"{self.what}: an argument to differentiate by has dtype {x.dtype.name}, which is not floating: "
+                f"convert it with tapegrad.astype(x, tapegrad.float32), or {out}"
+            )
+        noticed(x)
+        x = within(x)
+        return linked(x._array, x._record if self.was_recording else None)
 
     def _output(self, y: Any) -> Tensor:
         if isinstance(y, Tensor):
@@ -176,10 +205,19 @@ def value_and_grad(
     (Tensor(5.), Tensor([2., 4.]))
     """
 
+    return value_and_grad_as("value_and_grad", f, argnums, has_aux)
+
+
+def value_and_grad_as(
+    transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """Return what `value_and_grad` does, for a transform that messages are to name."""
+    check_function(transform, f, argnums)
+
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        traced = Traced("grad", f, args, kwargs, chosen, has_aux)
+        traced = Traced(transform, f, args, kwargs, chosen, has_aux)
         y = traced.scalar()
         one = wrap(namespace_of[type(y._array)].ones_like(y._array))
         gradients = traced.arguments(traced.pull([one], traced.taped, retain=traced.taped), traced.taped)
@@ -201,7 +239,14 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: 
     >>> float(tg.grad(cube)(2.0)), float(tg.grad(tg.grad(cube))(2.0))
     (12.0, 12.0)
     """
-    both = value_and_grad(f, argnums, has_aux=has_aux)
+    return grad_as("grad", f, argnums, has_aux)
+
+
+def grad_as(
+    transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return what `grad` does, for a transform that messages are to name."""
+    both = value_and_grad_as(transform, f, argnums, has_aux)
 
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -226,6 +271,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     >>> pull(tg.asarray([1.0, 10.0]))
     (Tensor([ 2., 40.]),)
     """
+    check_function("vjp", f, form="(f, x)")
     traced = Traced("vjp", f, primals, {}, has_aux=has_aux)
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
@@ -292,22 +338,37 @@ def constant(x: Any, model: Tensor | None = None) -> Tensor:
     return asarray(x, dtype=model.dtype, device=model.device)
 
 
-def _fresh(x: Any, what: str, was_recording: bool) -> Tensor:
-    """Return an input as a Tensor with a record of its own, whose parent is the input's record."""
-    if not isinstance(x, Tensor):
-        if find_backend(x) is None and not isinstance(x, (float, complex)):
-            raise TypeError(
-                f"{what}: an argument to differentiate by must hold arrays, Tensors or floats, not {type(x).__name__}"
-            )
-        x = constant(x)
-    if not isdtype(x.dtype, ("real floating", "complex floating")):
+def device_for_numbers(leaves: Sequence[Any]) -> str | None:
+    """Return the device of the arrays among leaves, for the Python numbers beside them; None if they have not one."""
+    if not any([type(x) in (float, complex) for x in leaves]):
+        return None
+    devices = {
+        x.device if isinstance(x, Tensor) else device_of(x)
+        for x in leaves
+        if isinstance(x, Tensor) or find_backend(x) is not None
+    }
+    return devices.pop() if len(devices) == 1 else None
+
+
+def check_function(transform: str, f: Any, argnums: Any = 0, form: str = "(f)(x)") -> None:
+    """Raise TypeError for what a transform cannot take as a function or as argnums, and say how to call it.
+
+    form: how it is called, after its name.
+    """
+    how = f"as in tapegrad.{transform}{form}"
+    if isinstance(f, Tensor):
         raise TypeError(
-            f"{what}: an argument to differentiate by has dtype {x.dtype.name}, which is not "
-            "floating: convert it with tapegrad.astype(x, tapegrad.float32)"
+            f"{transform}: it takes a function, not a Tensor: write what computes it as a function, {how}, or call "
+            "backward() on the Tensor and read .grad of the leaves"
         )
-    noticed(x)
-    x = within(x)
-    return linked(x._array, x._record if was_recording else None)
+    if not callable(f):
+        raise TypeError(f"{transform}: it takes a function, not {type(f).__name__}: {how}")
+    numbers = argnums if isinstance(argnums, (tuple, list)) else (argnums,)
+    if not all([isinstance(i, int) for i in numbers]):
+        raise TypeError(
+            f"{transform}: argnums is an integer or a tuple of them, not {type(argnums).__name__}: arguments go to the "
+            f"function that it returns, {how}"
+        )
 
 
 def linked(array: Any, parent: Record | None) -> Tensor:

@@ -13,7 +13,7 @@ from tapegrad._operands import within
 from tapegrad._record import mode, mode_set, noticed
 from tapegrad._tape import note_line
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import _raw, constant, is_recorded
+from tapegrad._transforms import _raw, check_function, constant, is_recorded
 from tapegrad._tree import flatten
 from tapegrad.ops.shaping import broadcast_to, moveaxis
 
@@ -41,6 +41,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
     Tensor([[1., 2.],
             [3., 4.]])
     """
+    check_function("vmap", f)
     what = f"vmap of {getattr(f, '__name__', 'the function')}"
 
     @wraps(f)

@@ -85,6 +85,54 @@ def test_products_at_one_point_share_one_recording() -> None:
     assert calls == [3.0, 3.0, 2.0]
 
 
+def test_a_product_after_a_call_sees_what_has_changed() -> None:
+    scale = tg.asarray(1.0)
+    objective = tg.scipy_objective(lambda x: scale * tg.sum(x**2), np.ones(2))
+    for value in (1.0, 3.0):
+        scale[...] = value
+        objective.fun(objective.x0)
+        np.testing.assert_allclose(objective.hessp(objective.x0, np.ones(2)), [2.0 * value] * 2)
+
+
+def barrier(p: Any) -> Any:
+    return tg.sum(p - tg.log(p))
+
+
+@pytest.mark.parametrize("method", ["L-BFGS-B", "CG", "SLSQP", "TNC", "BFGS", "trust-ncg"])
+def test_a_step_to_where_the_function_is_nan(method: str) -> None:
+    objective = tg.scipy_objective(barrier, np.asarray([0.01, 3.0]))
+    options = {"hessp": objective.hessp} if method == "trust-ncg" else {}
+    with np.errstate(all="ignore"):
+        result = optimize.minimize(**objective, method=method, **options)
+    assert result.success
+    np.testing.assert_allclose(result.x, np.ones(2), atol=2e-3)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_trust_region_around_a_nan(back: bool) -> None:
+    """SciPy reports that it did not succeed; it steps back from infinity."""
+
+    def f(p: Any) -> Any:
+        y = barrier(p)
+        return tg.where(tg.isnan(y), tg.inf, y) if back else y
+
+    objective = tg.scipy_objective(f, np.asarray([5.0, 3.0]))
+    with np.errstate(all="ignore"):
+        result = optimize.minimize(**objective, method="trust-ncg", hessp=objective.hessp)
+    assert bool(result.success) is back
+    if back:
+        np.testing.assert_allclose(result.x, np.ones(2), atol=2e-3)
+
+
+def test_a_start_that_is_not_finite_raises_again() -> None:
+    objective = tg.scipy_objective(barrier, np.asarray([-1.0, 3.0]))
+    with np.errstate(all="ignore"):
+        assert np.isfinite(objective.fun([1.0, 1.0])[0])
+        assert np.isnan(objective.fun([1.0, -1.0])[0])
+        with pytest.raises(FloatingPointError, match="it is nan"):
+            objective.fun(objective.x0)
+
+
 def test_further_arguments_and_single_precision() -> None:
     objective = tg.scipy_objective(lambda x, goal: tg.sum((x - goal) ** 2), np.zeros(2, dtype="f4"))
     assert tuple(objective) == ("fun", "x0", "jac")

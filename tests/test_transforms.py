@@ -228,3 +228,89 @@ def test_aux_is_differentiated_by_somebody_outside() -> None:
         np.testing.assert_allclose(tg.grad(total)(w), tg.grad(lambda w, aux=aux: tg.sum(aux(u, w)))(w))
         mapped = tg.grad(lambda w: tg.sum(tg.vmap(lambda s: total(s * w))(u)))(w)  # noqa: B023
         np.testing.assert_allclose(mapped, sum(tg.grad(lambda w, s=s: total(s * w))(w) for s in u))
+
+
+X = np.ones(2)
+TAKES_A_FUNCTION: dict[str, Any] = {
+    "grad": lambda f: tg.grad(f),
+    "value_and_grad": lambda f: tg.value_and_grad(f),
+    "vjp": lambda f: tg.vjp(f, X),
+    "jvp": lambda f: tg.jvp(f, (X,), (X,)),
+    "linearize": lambda f: tg.linearize(f, X),
+    "jacobian": lambda f: tg.jacobian(f),
+    "hessian": lambda f: tg.hessian(f),
+    "hvp": lambda f: tg.hvp(f, (X,), (X,)),
+    "vmap": lambda f: tg.vmap(f),
+    "checkpoint": lambda f: tg.checkpoint(f),
+    "custom_vjp": lambda f: tg.custom_vjp(f),
+    "custom_jvp": lambda f: tg.custom_jvp(f),
+    "scipy_objective": lambda f: tg.scipy_objective(f, X),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_A_FUNCTION)
+def test_what_is_no_function_raises_at_once(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}: it takes a function, not float: as in tapegrad.{name}\(f"):
+        TAKES_A_FUNCTION[name](3.0)
+    with pytest.raises(
+        TypeError, match=rf"^{name}: it takes a function, not a Tensor.*tapegrad.{name}\(f.*backward\(\)"
+    ):
+        TAKES_A_FUNCTION[name](tg.ones(2))
+
+
+def whole(x: Any) -> Any:
+    return tg.sum(x)
+
+
+DIFFERENTIATES: dict[str, Any] = {
+    "grad": lambda f, x: tg.grad(f)(x),
+    "value_and_grad": lambda f, x: tg.value_and_grad(f)(x),
+    "vjp": lambda f, x: tg.vjp(f, x),
+    "jvp": lambda f, x: tg.jvp(f, (x,), (x,)),
+    "linearize": lambda f, x: tg.linearize(f, x),
+    "jacobian": lambda f, x: tg.jacobian(f)(x),
+    "hessian": lambda f, x: tg.hessian(f)(x),
+    "hvp": lambda f, x: tg.hvp(f, (x,), (x,)),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATES)
+def test_messages_name_the_transform(name: str) -> None:
+    run = DIFFERENTIATES[name]
+    out = "leave it out of what is differentiated: close over it"
+    with pytest.raises(TypeError, match=f"^{name} of whole: .*dtype int64.*astype.*or {out}"):
+        run(whole, {"w": X, "steps": np.asarray([1, 2])})
+    with pytest.raises(TypeError, match=f"^{name} of whole: .*dtype bool.*{out}"):
+        run(whole, [X, tg.asarray([True])])
+    with pytest.raises(TypeError, match=f"^{name} of whole: .*not int: write it as a float, or {out}"):
+        run(whole, {"w": X, "n": 3})
+    with pytest.raises(TypeError, match=f"^{name} of whole: .*not str: {out}"):
+        run(whole, {"w": X, "name": "w"})
+    if name in ("grad", "value_and_grad", "hessian", "hvp"):
+        with pytest.raises(ValueError, match=f"^{name} of <lambda>: it must return one number"):
+            run(lambda x: x * 2.0, X)
+    if name in ("grad", "value_and_grad", "jacobian", "hessian"):
+        with pytest.raises(TypeError, match="or pass it in an argument outside of argnums"):
+            run(whole, [1])
+
+
+def test_arguments_in_the_place_of_argnums() -> None:
+    calls: list[Any] = [tg.grad, tg.value_and_grad, tg.jacobian, tg.hessian]
+    for call in calls:
+        name = call.__name__
+        with pytest.raises(
+            TypeError, match=rf"^{name}: argnums is an integer.*not ndarray: .*tapegrad.{name}\(f\)\(x\)"
+        ):
+            call(whole, X)
+        with pytest.raises(TypeError, match="argnums is an integer or a tuple of them, not list"):
+            call(whole, [X])
+
+
+def test_numbers_go_where_the_arrays_are(xp: Place) -> None:
+    tree = {"w": xp.tensor([1.0, 2.0]), "b": 0.5}
+    g = tg.grad(lambda p: tg.sum(p["w"] * p["b"]))(tree)
+    xp.check(g["w"], [0.5, 0.5])
+    xp.check(tg.asarray(g["b"]), 3.0)
+    g = tg.grad(lambda w, b: tg.sum(w * b), (0, 1))(tree["w"], 0.5)
+    xp.check(tg.asarray(g[1]), 3.0)
+    assert tg.scipy_objective(lambda p: tg.sum(p["w"] * p["b"]), tree).fun([1.0, 2.0, 0.5])[1].tolist() == [0.5, 0.5, 3]

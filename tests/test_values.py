@@ -176,12 +176,34 @@ def test_a_leaf_is_trained_under_no_grad(xp: Place) -> None:
     xp.check(w, [0.5, 0.25])
 
 
-def test_an_in_place_update_under_no_grad_cuts_an_intermediate_result(xp: Place) -> None:
-    x = xp.tensor([2.0], requires_grad=True)
+def test_an_in_place_update_of_a_result_under_no_grad_raises(xp: Place) -> None:
+    x = xp.tensor([2.0, 3.0], requires_grad=True)
     y = x * 3.0
-    with tg.no_grad():
+    first = xp.tensor([0])
+    message = r"no_grad\(\) on the result of an operation would cut it.*x.detach\(\)"
+
+    def write(y: tg.Tensor) -> tg.Tensor:
+        y[0] = 5.0
+        return y
+
+    def write_by_index(y: tg.Tensor) -> tg.Tensor:
+        y[first] = 5.0
+        return y
+
+    def add(y: tg.Tensor) -> tg.Tensor:
         y += 1.0
-    assert not y.requires_grad
+        return y
+
+    for update in (write, write_by_index, add):
+        with tg.no_grad(), pytest.raises(RuntimeError, match=message):
+            update(y)
+        with pytest.raises(RuntimeError, match=message):
+            tg.grad(lambda v, u=update: tg.sum(tg.vmap(lambda e: tg.no_grad()(u)(e * 2.0))(tg.stack([v, v]))))(x)
+    xp.check(y, [6.0, 9.0])
+    tg.sum(y * y).backward()
+    xp.check(x.grad, [36.0, 54.0])
+    with tg.no_grad():
+        xp.check(add(y.detach()), [7.0, 10.0])
 
 
 def test_a_tape_walked_after_training_still_has_the_old_values(xp: Place) -> None:
@@ -249,7 +271,7 @@ def test_hash_is_by_identity_and_equality_by_element(xp: Place) -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_are_detached_and_keep_requires_grad(xp: Place, copied: Any) -> None:
+def test_copies_of_leaves_are_leaves(xp: Place, copied: Any) -> None:
     x = xp.tensor([1.0, 2.0], requires_grad=True)
     y = copied(x)
     assert y.requires_grad
@@ -259,6 +281,31 @@ def test_copies_are_detached_and_keep_requires_grad(xp: Place, copied: Any) -> N
     assert x.grad is None
     xp.check(y.grad, [2.0, 4.0])
     assert not copied(xp.tensor([1.0])).requires_grad
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: copy.deepcopy({"x": x})["x"]])
+def test_copies_of_results_are_recorded(xp: Place, copied: Any) -> None:
+    x = xp.tensor([1.0, 3.0])
+    xp.check(tg.grad(lambda v: tg.sum(copied(v * 2.0) * v))(x), [4.0, 12.0])
+    xp.check(tg.grad(lambda v: tg.sum(copied(v) * v))(x), [2.0, 6.0])
+    xp.check(tg.grad(lambda v: tg.sum(tg.vmap(lambda w: copied(w) * w)(v)))(x), [2.0, 6.0])
+    w = xp.tensor([1.0, 3.0], requires_grad=True)
+    y = w * 2.0
+    z = copied(y)
+    z[0] = 7.0
+    xp.check(y, [2.0, 6.0])
+    with tg.no_grad():
+        assert not copied(y).requires_grad
+
+
+def test_pickling_a_result_raises_while_recording(xp: Place) -> None:
+    y = xp.tensor([1.0], requires_grad=True) * 2.0
+    with pytest.raises(TypeError, match=r"pickling would take this Tensor off the tape.*x.detach\(\)"):
+        pickle.dumps(y)
+    with tg.no_grad():
+        z = pickle.loads(pickle.dumps(y))
+    assert not z.requires_grad
+    xp.check(z, [2.0])
 
 
 def test_looking_at_values_is_no_error(xp: Place) -> None:

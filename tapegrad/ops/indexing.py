@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device
+from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device, tracked
 from tapegrad._operands import (
     SCALARS,
     as_tensors,
@@ -239,8 +239,8 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """Give `x` the value it has with `x[key] = value`; no other Tensor changes.
 
     value: broadcast to the shape of `x[key]` and cast to the dtype of x. Derivatives: t, zero where written; t at
-    the places written. Raises RuntimeError for a leaf that requires a gradient while recording, TypeError for a
-    value whose dtype does not fit in x's, ValueError for one that does not broadcast.
+    the places written. Raises RuntimeError for a leaf that requires a gradient while recording and for a recorded
+    result while not, TypeError for a value whose dtype does not fit in x's, ValueError for one that does not broadcast.
 
     >>> import tapegrad as tg
     >>> x = tg.asarray([1.0, 2.0])
@@ -248,7 +248,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     >>> x
     Tensor([5., 2.])
     """
-    check_not_leaf(x, "x[...] = v")
+    check_writable(x, "x[...] = v")
     key = full_key(x, key)
     apart = gathered(x, key)
     if apart is not None:
@@ -338,27 +338,29 @@ def _cast_value(v: Any, a: Array) -> Array:
     return v if v.dtype == a.dtype else xp.astype(v, a.dtype)
 
 
-def check_not_leaf(x: Tensor, what: str) -> None:
-    """Raise RuntimeError for an in-place update of a leaf that requires a gradient, while recording."""
-    if x._record is not None and x._record.op is LEAF and mode().recording:
+def check_writable(x: Tensor, what: str) -> None:
+    """Raise RuntimeError for an in-place update that would silently lose a gradient.
+
+    That is one of a leaf that requires a gradient while recording, and of a recorded result while not.
+    """
+    r = x._record
+    if mode().recording:
+        if r is not None and r.op is LEAF:
+            raise RuntimeError(
+                f"{what} on a leaf that requires a gradient would leave its gradient without a home: train under "
+                "tapegrad.no_grad(), or work on a copy such as y = x * 1"
+            )
+    elif r.op is not LEAF if r is not None else tracked(x._array) is not None:
         raise RuntimeError(
-            f"{what} on a leaf that requires a gradient would leave its gradient without a home: train under "
-            "tapegrad.no_grad(), or work on a copy such as y = x * 1"
+            f"{what} under tapegrad.no_grad() on the result of an operation would cut it from what it was computed "
+            "from: write while recording, or on x = x.detach() if its gradient is not meant to flow back"
         )
-
-
-def unrecord(x: Tensor) -> None:
-    """Cut a Tensor that got a value nobody recorded from the tape; a leaf stays the same leaf."""
-    if x._record is not None and x._record.op is not LEAF:
-        x._record = None
 
 
 def rebind(x: Tensor, out: Array, op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...]) -> None:
     """Give a Tensor a new value that an operation on these records made."""
     x._array = out
-    if not mode().recording:
-        unrecord(x)
-    elif any(p is not None for p in parents):
+    if mode().recording and any(p is not None for p in parents):
         x._record = record(op, parents, saved, out)
 
 
