@@ -29,6 +29,7 @@ from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
 from tapegrad.ops.binary import where
+from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
 
 
@@ -189,7 +190,7 @@ def _indices(name: str, indices: Tensor) -> Array:
     if "integer" not in indices.dtype.kind:
         raise TypeError(f"{name}: indices must be integers, not {indices.dtype.name}")
     noticed(indices)
-    return indices._array
+    return as_indices(indices)._array
 
 
 def _raw(x: Any) -> Array:
@@ -221,7 +222,7 @@ def _last_writes(xp: Any, t: Any, key: Key) -> Any:
     """Say for each written element whether it stayed: where indices repeat, the last write wins."""
     t = _raw(t)
     raw = namespace_of[type(t)]
-    places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype("int64"), device=native_device(t))
+    places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype(index_dtype(t)), device=native_device(t))
     shape = raw.index_get(places, key).shape
     n = 1
     for length in shape:
