@@ -17,7 +17,7 @@ from tapegrad._namespace import (
     namespace_of,
     native_dtype,
 )
-from tapegrad._operands import SCALARS, as_tensor, within
+from tapegrad._operands import SCALARS, as_tensor, as_tensors, within
 from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
@@ -45,7 +45,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     """
     if isinstance(data, Tensor):
         data = constant_array(data._array)
-    elif _starts_with_tensor(data):
+    elif _first_tensor(data) is not None:
         raise TypeError("tensor: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
     elif device is None and (backend := find_backend(data)) is not None and backend.prefix == "cpu":
         device = default_device()
@@ -60,9 +60,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     """Return a Tensor of an object; an array stays on its library and device unless `device` says otherwise.
 
     obj: a Tensor (returned as it is if nothing changes; conversions of it are recorded), an array of any
-    library, a number, or nested lists of numbers, or of Tensors, which are stacked and recorded. copy: an array that
-    others may write to is copied unless this is False, which is for arrays that nobody will write to again; False
-    raises ValueError if a copy is unavoidable.
+    library, a number, or nested lists of numbers and Tensors, which are stacked on the device of the Tensors and
+    recorded. copy: an array that others may write to is copied unless this is False, which is for arrays that nobody
+    will write to again; False raises ValueError if a copy is unavoidable.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.asarray(np.asarray([1.0, 2.0]))
@@ -73,8 +73,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     obj = lifted(obj)
     backend = find_backend(obj)
     if backend is None:
-        if _starts_with_tensor(obj):
-            return _asarray_of_tensor(_joined(obj), dtype, device, copy)
+        like = _first_tensor(obj)
+        if like is not None:
+            return _asarray_of_tensor(_joined(obj, like), dtype, device, copy)
         return wrap(_from_python(obj, dtype, device, copy))
     array = backend.as_array(obj)
     checked = dtype_of(array)  # object and string arrays stop here
@@ -105,19 +106,23 @@ def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | N
     return _positive_copy(x) if copy else x
 
 
-def _starts_with_tensor(obj: Any) -> bool:
-    while isinstance(obj, (list, tuple)) and obj:
-        obj = obj[0]
-        if isinstance(obj, Tensor):
-            return True
-    return False
+def _first_tensor(obj: Any) -> Tensor | None:
+    """Return the first Tensor in nested lists, None without one."""
+    if not isinstance(obj, (list, tuple)):
+        return obj if type(obj) is Tensor else None
+    kinds = set(map(type, obj))  # at the speed of C, for long lists of numbers
+    if not any(kind is Tensor or issubclass(kind, (list, tuple)) for kind in kinds):
+        return None
+    return next((found for part in obj if (found := _first_tensor(part)) is not None), None)
 
 
-def _joined(obj: Any) -> Tensor:
-    """Return nested lists that hold Tensors as one Tensor, stacked from the inside out."""
+def _joined(obj: Any, like: Tensor) -> Tensor:
+    """Return nested lists that hold Tensors as one Tensor, stacked from the inside out; numbers adapt to a Tensor."""
     from tapegrad.ops.shaping import stack
 
-    return stack([_joined(i) if isinstance(i, (list, tuple)) else i for i in obj])
+    if isinstance(obj, (list, tuple)):
+        return stack([_joined(part, like) for part in obj])
+    return obj if type(obj) is Tensor else as_tensors("asarray", like, obj)[1]
 
 
 def _positive_copy(x: Tensor) -> Tensor:

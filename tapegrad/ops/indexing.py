@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device
+from tapegrad._namespace import backend_of, dtype_of, namespace_of, native_device
 from tapegrad._operands import (
     SCALARS,
     as_tensors,
@@ -250,6 +250,10 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     Tensor([5., 2.])
     """
     check_not_leaf(x, "x[...] = v")
+    if isinstance(value, (list, tuple)):
+        from tapegrad.ops.creation import asarray
+
+        value = asarray(value, device=x.device)  # recorded, if it holds Tensors that are
     key = full_key(x, key)
     apart = gathered(x, key)
     if apart is not None:
@@ -307,11 +311,7 @@ def _written(value: Any, a: Array) -> Array:
     else:
         v = coerce(name, value, a, keep=False)
         if v is NotImplemented:
-            if not isinstance(value, (list, tuple)):
-                raise not_an_operand(name, value)
-            from tapegrad.ops.creation import asarray
-
-            v = asarray(value, device=device_of(a))._array
+            raise not_an_operand(name, value)
     return _cast_value(v, a)
 
 
