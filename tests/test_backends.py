@@ -254,3 +254,15 @@ def test_array_api_code_of_others_runs_on_tensors() -> None:
     assert array_namespace(x) is tg
     tg.sum(softplus_by_others(x)).backward()
     np.testing.assert_allclose(np.asarray(x.grad), 1 / (1 + np.exp([1.0, -2.0])))
+
+
+def test_numbers_that_are_recorded(xp: Place) -> None:
+    """Tensors as numbers of what is made keep their gradients, in the default dtype; arange has none to keep."""
+    v = xp.tensor(2.0)
+    xp.check(tg.grad(lambda v: tg.sum(tg.full(3, v) * v))(v), 12.0)
+    xp.check(tg.grad(lambda v: tg.sum(tg.full_like(tg.ones(3), v) * v))(v), 12.0)
+    xp.check(tg.grad(lambda v: tg.sum(tg.linspace(v[0], v[1], 3)))(xp.tensor([1.0, 1.0])), [1.5, 1.5])
+    assert tg.grad(lambda v: tg.sum(tg.linspace(v, 3, 3)))(tg.astype(v, tg.float32)).dtype is tg.float32
+    xp.check(tg.vmap(lambda v: tg.full(2, v) + tg.linspace(0, v, 2))(xp.tensor([1.0, 2.0])), [[1, 2], [2, 4]])
+    with pytest.raises(TypeError, match="^arange: .* recorded or mapped: use x.detach"):
+        tg.grad(lambda v: tg.sum(tg.arange(0.0, v)))(v)

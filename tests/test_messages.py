@@ -218,6 +218,8 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ),
     ("astype complex", lambda: tg.astype(tg.asarray([1j]), tg.float64), TypeError, "imaginary parts"),
     ("asarray complex", lambda: tg.asarray([1j], dtype=tg.float64), TypeError, "do not fit in float64"),
+    ("asarray object", lambda: tg.asarray([tg.ones(()), "a"]), TypeError, "asarray: an operand is a Tensor.*not str"),
+    ("asarray ragged", lambda: tg.asarray([tg.ones(()), [1.0]]), ValueError, "stack of operands of shape"),
     ("asarray no copy", lambda: tg.asarray([1.0], copy=False), ValueError, "always needs a copy"),
     (
         "asarray dtype no copy",

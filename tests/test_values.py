@@ -337,3 +337,30 @@ def test_a_mask_of_no_axes_indexes_a_tensor_of_none(xp: Place, chosen: bool) -> 
 def test_from_dlpack_takes_arrays_of_others() -> None:
     x = tg.from_dlpack(np.asarray([1.0, 2.0]))
     assert (x.tolist(), x.device, x.requires_grad) == ([1.0, 2.0], "cpu", False)
+
+
+def test_lists_of_recorded_tensors(xp: Place) -> None:
+    """A list may mix numbers and Tensors, nested too; each Tensor gets its gradient."""
+    x = xp.tensor([3.0, 5.0])
+    xp.check(tg.asarray([0.0, x[0]]), [0.0, 3.0])
+    xp.check(tg.asarray([[0, 1.5], (x[0], True)]), [[0.0, 1.5], [3.0, 1.0]])
+    g = tg.grad(lambda v: tg.sum(tg.asarray([[2, 1], [v[1], v[0]]]) ** 2))(x)
+    xp.check(g, [6.0, 10.0])
+
+
+def test_writing_lists_of_recorded_tensors(xp: Place) -> None:
+    """What is written as a list is recorded like a Tensor, by slices, arrays and masks."""
+    x = xp.tensor([1.0, 1.0])
+    keys = slice(2), tg.asarray([2, 0], device=xp.device), tg.asarray([True, False, True], device=xp.device)
+    for key in keys:
+
+        def square(v: tg.Tensor, key: object = key) -> tg.Tensor:
+            z = tg.zeros(3, dtype=v.dtype, device=v.device)
+            z[key] = [v[0], v[1]]
+            return tg.sum(z * z)
+
+        xp.check(tg.grad(square)(x), [2.0, 2.0])
+        xp.check(tg.jvp(square, (x,), (x,))[1], 4.0)
+    z = tg.zeros((2, 2), dtype=x.dtype, device=x.device)
+    z[...] = [[1.0, x[0]], (0, 2)]
+    xp.check(z, [[1.0, 1.0], [0.0, 2.0]])

@@ -8,8 +8,9 @@ from typing import Any
 from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, lifted
 from tapegrad._operands import from_outside, same_library
 from tapegrad._record import noticed
-from tapegrad._tensor import Tensor
+from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
+from tapegrad.ops.conversion import as_indices, index_dtype
 
 Key = tuple[Any, ...]
 ALL = slice(None)
@@ -135,17 +136,17 @@ def _index_array(i: Any, like: Array) -> Array | None:
     given = False
     if isinstance(i, Tensor):
         noticed(i)
-        array = i._array
+        array = _counting(i)
     elif isinstance(i, list):
         from tapegrad.ops.creation import asarray
 
-        made = asarray(i, device=device_of(like)) if i else asarray(i, dtype="int64", device=device_of(like))
-        array = made._array
+        made = asarray(i, device=device_of(like)) if i else asarray(i, dtype=index_dtype(like), device=device_of(like))
+        array = _counting(made)
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array, given = lifted(i), True
+        array, given = _counting(wrap(lifted(i))), True
     alike = same_library("x[...]", array, like)
     if alike is not None:
         array = alike
@@ -157,6 +158,11 @@ def _index_array(i: Any, like: Array) -> Array | None:
     if len(array.shape) == 0 and kind != "bool":
         return None
     return backend_of[type(array)].copy(array) if given else array
+
+
+def _counting(x: Tensor) -> Array:
+    """Return an index as a raw array, integers in a dtype that can number any axis."""
+    return (as_indices(x) if "integer" in dtype_of(x._array).kind else x)._array
 
 
 def _check_mask(mask: Array, axis: int, like: Array) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._cuts import cut
 from tapegrad._dtypes import as_dtype, isdtype
-from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_dtype
+from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_device, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._record import Record, noticed
@@ -40,6 +40,16 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
         x = wrap(x._array)
     y = _astype(x, native)
     return y if device is None else to_device(y, device)
+
+
+def index_dtype(like: Array) -> str:
+    """Return the name of the integers that count on an array's device: int64, or int32 where there is none."""
+    return "int64" if backend_of[type(like)].has_dtype("int64", native_device(like)) else "int32"
+
+
+def as_indices(x: Tensor) -> Tensor:
+    """Return integers in a dtype that can number any axis: small ones would wrap, and PyTorch takes uint8 for masks."""
+    return x if dtype_of(x._array).name in ("int64", "int32") else astype(x, index_dtype(x._array))
 
 
 def full_name(device: str) -> str:

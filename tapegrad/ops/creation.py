@@ -7,6 +7,7 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._dtypes import DType, as_dtype, isdtype
 from tapegrad._namespace import (
+    backend_of,
     checked_dtype,
     constant_array,
     device_of,
@@ -17,14 +18,15 @@ from tapegrad._namespace import (
     namespace_of,
     native_dtype,
 )
-from tapegrad._operands import SCALARS, as_tensor, within
+from tapegrad._operands import SCALARS, as_tensor, as_tensors, within
 from tapegrad._primitive import primitive
-from tapegrad._record import noticed
+from tapegrad._record import mode, noticed
 from tapegrad._rules import composed, constant
 from tapegrad._settings import default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, transfer
+from tapegrad.ops.shaping import broadcast_to, reshape
 
 # -- from data -------------------------------------------------------------------------------------------
 
@@ -45,7 +47,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     """
     if isinstance(data, Tensor):
         data = constant_array(data._array)
-    elif _starts_with_tensor(data):
+    elif _first_tensor(data) is not None:
         raise TypeError("tensor: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
     elif device is None and (backend := find_backend(data)) is not None and backend.prefix == "cpu":
         device = default_device()
@@ -60,9 +62,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     """Return a Tensor of an object; an array stays on its library and device unless `device` says otherwise.
 
     obj: a Tensor (returned as it is if nothing changes; conversions of it are recorded), an array of any
-    library, a number, or nested lists of numbers, or of Tensors, which are stacked and recorded. copy: an array that
-    others may write to is copied unless this is False, which is for arrays that nobody will write to again; False
-    raises ValueError if a copy is unavoidable.
+    library, a number, or nested lists of numbers and Tensors, which are stacked on the device of the Tensors and
+    recorded. copy: an array that others may write to is copied unless this is False, which is for arrays that nobody
+    will write to again; False raises ValueError if a copy is unavoidable.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.asarray(np.asarray([1.0, 2.0]))
@@ -73,8 +75,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     obj = lifted(obj)
     backend = find_backend(obj)
     if backend is None:
-        if _starts_with_tensor(obj):
-            return _asarray_of_tensor(_joined(obj), dtype, device, copy)
+        like = _first_tensor(obj)
+        if like is not None:
+            return _asarray_of_tensor(_joined(obj, like), dtype, device, copy)
         return wrap(_from_python(obj, dtype, device, copy))
     array = backend.as_array(obj)
     checked = dtype_of(array)  # object and string arrays stop here
@@ -105,19 +108,23 @@ def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | N
     return _positive_copy(x) if copy else x
 
 
-def _starts_with_tensor(obj: Any) -> bool:
-    while isinstance(obj, (list, tuple)) and obj:
-        obj = obj[0]
-        if isinstance(obj, Tensor):
-            return True
-    return False
+def _first_tensor(obj: Any) -> Tensor | None:
+    """Return the first Tensor in nested lists, None without one."""
+    if not isinstance(obj, (list, tuple)):
+        return obj if type(obj) is Tensor else None
+    kinds = set(map(type, obj))  # at the speed of C, for long lists of numbers
+    if not any(kind is Tensor or issubclass(kind, (list, tuple)) for kind in kinds):
+        return None
+    return next((found for part in obj if (found := _first_tensor(part)) is not None), None)
 
 
-def _joined(obj: Any) -> Tensor:
-    """Return nested lists that hold Tensors as one Tensor, stacked from the inside out."""
+def _joined(obj: Any, like: Tensor) -> Tensor:
+    """Return nested lists that hold Tensors as one Tensor, stacked from the inside out; numbers adapt to a Tensor."""
     from tapegrad.ops.shaping import stack
 
-    return stack([_joined(i) if isinstance(i, (list, tuple)) else i for i in obj])
+    if isinstance(obj, (list, tuple)):
+        return stack([_joined(part, like) for part in obj])
+    return obj if type(obj) is Tensor else as_tensors("asarray", like, obj)[1]
 
 
 def _positive_copy(x: Tensor) -> Tensor:
@@ -219,6 +226,27 @@ def _number(value: Any) -> Any:
     return value if type(value) in SCALARS else as_tensor(value).item()
 
 
+def _is_recorded(value: Any) -> bool:
+    """Say whether a number is a Tensor whose gradient, or the value that each example of vmap has, must not be lost."""
+    if type(value) is not Tensor:
+        return False
+    return (value.requires_grad and mode().recording) or backend_of[type(value._array)].depth > 0
+
+
+def _differentiable(numbers: tuple[Any, ...], dtype: Any, device: str | None) -> tuple[DType, list[Tensor]] | None:
+    """Return the dtype of what is made of numbers, and them as Tensors of it, if any is recorded; else None."""
+    if not any(_is_recorded(v) for v in numbers) or (dtype is not None and isdtype(dtype, ("integral", "bool"))):
+        return None
+    if dtype is None:
+        kinds = [as_tensor(v).dtype.kind for v in numbers]
+        if not any("floating" in kind for kind in kinds):
+            return None
+        dtype = _complex_dtype(device) if "complex floating" in kinds else default_if(None, device)
+    device = full_name(device or default_device())
+    tensors = [v if type(v) is Tensor else full((), v, dtype=dtype, device=device) for v in numbers]
+    return as_dtype(dtype), [to_device(astype(reshape(v, ()), dtype), device) for v in tensors]
+
+
 def _complex_dtype(device: str | None) -> str:
     return "complex64" if default_if(None, device) == "float32" else "complex128"
 
@@ -243,14 +271,19 @@ def empty(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor
     return wrap(backend.xp.empty(_shape(shape), dtype=to, device=native))
 
 
-@constant
+@composed
 def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     """Make a Tensor of one value, a number; its dtype follows the number unless said otherwise.
+
+    fill_value: also a Tensor of one element. Derivative in it: the sum of t.
 
     >>> import tapegrad as tg
     >>> tg.full(2, 7)
     Tensor([7, 7])
     """
+    recorded = _differentiable((fill_value,), dtype, device)
+    if recorded is not None:
+        return broadcast_to(recorded[1][0], _shape(shape))
     fill_value = _number(fill_value)
     if dtype is None and isinstance(fill_value, bool):
         dtype = "bool"
@@ -296,9 +329,9 @@ def empty_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Te
     return empty(x.shape, dtype=dtype, device=device)
 
 
-@constant
+@composed
 def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Make a Tensor of one value in the shape, dtype and device of another.
+    """Make a Tensor of one value in the shape, dtype and device of another. Derivative in the value: the sum of t.
 
     >>> import tapegrad as tg
     >>> tg.full_like(tg.asarray([3.0]), 2)
@@ -320,10 +353,17 @@ def arange(
 ) -> Tensor:
     """Make numbers from start (0 if one is given) up to and without stop; integers if all three are.
 
+    Raises TypeError for a Tensor that is being recorded: how many numbers there are depends on its value.
+
     >>> import tapegrad as tg
     >>> tg.arange(3)
     Tensor([0, 1, 2])
     """
+    if any(_is_recorded(v) for v in (start, stop, step)):
+        raise TypeError(
+            "arange: how many numbers there are depends on the value of a Tensor that is recorded or mapped: use "
+            "x.detach(), or tapegrad.linspace, which has a derivative"
+        )
     start, step = _number(start), _number(step)
     start, stop = (0, start) if stop is None else (start, _number(stop))
     integer = all(isinstance(v, int) for v in (start, stop, step))
@@ -331,7 +371,7 @@ def arange(
     return wrap(backend.xp.arange(start, stop, step, dtype=to, device=native))
 
 
-@constant
+@composed
 def linspace(
     start: Any,
     stop: Any,
@@ -344,10 +384,17 @@ def linspace(
 ) -> Tensor:
     """Make `num` evenly spaced numbers from start to stop, which endpoint=False leaves out.
 
+    start, stop: numbers, or Tensors of one element. Derivatives: the sum of t by the weight that each has in a number.
+
     >>> import tapegrad as tg
     >>> tg.linspace(0.0, 1.0, 3)
     Tensor([0. , 0.5, 1. ])
     """
+    recorded = _differentiable((start, stop), dtype, device)
+    if recorded is not None:
+        to, (first, last) = recorded
+        weight = linspace(0.0, 1.0, num, dtype=to, device=device, endpoint=endpoint)
+        return first * (1 - weight) + last * weight  # exact at both ends
     start, stop = _number(start), _number(stop)
     if dtype is None and (isinstance(start, complex) or isinstance(stop, complex)):
         dtype = _complex_dtype(device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._namespace import backend_of, device_of, dtype_of, namespace_of, native_device, tracked
+from tapegrad._namespace import backend_of, dtype_of, namespace_of, native_device, tracked
 from tapegrad._operands import (
     SCALARS,
     as_tensors,
@@ -29,6 +29,7 @@ from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
 from tapegrad.ops.binary import where
+from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
 
 
@@ -189,7 +190,7 @@ def _indices(name: str, indices: Tensor) -> Array:
     if "integer" not in indices.dtype.kind:
         raise TypeError(f"{name}: indices must be integers, not {indices.dtype.name}")
     noticed(indices)
-    return indices._array
+    return as_indices(indices)._array
 
 
 def _raw(x: Any) -> Array:
@@ -221,7 +222,7 @@ def _last_writes(xp: Any, t: Any, key: Key) -> Any:
     """Say for each written element whether it stayed: where indices repeat, the last write wins."""
     t = _raw(t)
     raw = namespace_of[type(t)]
-    places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype("int64"), device=native_device(t))
+    places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype(index_dtype(t)), device=native_device(t))
     shape = raw.index_get(places, key).shape
     n = 1
     for length in shape:
@@ -249,6 +250,10 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     Tensor([5., 2.])
     """
     check_writable(x, "x[...] = v")
+    if isinstance(value, (list, tuple)):
+        from tapegrad.ops.creation import asarray
+
+        value = asarray(value, device=x.device)  # recorded, if it holds Tensors that are
     key = full_key(x, key)
     apart = gathered(x, key)
     if apart is not None:
@@ -306,11 +311,7 @@ def _written(value: Any, a: Array) -> Array:
     else:
         v = coerce(name, value, a, keep=False)
         if v is NotImplemented:
-            if not isinstance(value, (list, tuple)):
-                raise not_an_operand(name, value)
-            from tapegrad.ops.creation import asarray
-
-            v = asarray(value, device=device_of(a))._array
+            raise not_an_operand(name, value)
     return _cast_value(v, a)
 
 

@@ -238,6 +238,7 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
         wide = broadcast_to(_reshape(x, (*before, n, 1, *after)), (*before, n, repeats, *after))
         return _reshape(wide, (*before, n * repeats, *after))
     from tapegrad._tensor import host
+    from tapegrad.ops.conversion import index_dtype
     from tapegrad.ops.creation import asarray
     from tapegrad.ops.indexing import take
 
@@ -247,7 +248,7 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
     if len(counts) != x.shape[place] or any(n < 0 for n in counts):
         raise ValueError(f"repeat: axis {axis} of {x.shape} needs {x.shape[place]} counts, none negative")
     where = [i for i, n in enumerate(counts) for _ in range(n)]
-    return take(x, asarray(where, dtype="int64", device=x.device), axis=place)
+    return take(x, asarray(where, dtype=index_dtype(x._array), device=x.device), axis=place)
 
 
 @composed

@@ -11,7 +11,7 @@ from tapegrad._record import noticed
 from tapegrad._rules import CONSTANT, composed
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops.conversion import astype
+from tapegrad.ops.conversion import as_indices, astype
 from tapegrad.ops.dtypes import result_type
 from tapegrad.ops.indexing import take_along_axis
 
@@ -118,5 +118,6 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
             raise TypeError(f"searchsorted: sorter holds indices, so it must be of integers, not {sorter.dtype.name}")
         if sorter.shape != x1.shape:
             raise ValueError(f"searchsorted: sorter has shape {sorter.shape}, but what it sorts {x1.shape}")
+        sorter = as_indices(sorter)
     dtype = result_type(x1, x2)
     return _searchsorted(astype(x1, dtype, copy=False), astype(x2, dtype, copy=False), sorter, side)

@@ -17,6 +17,7 @@ from tapegrad._rules import constant
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, spread
 from tapegrad.ops._text import text
+from tapegrad.ops.conversion import as_indices
 from tapegrad.ops.reductions import mean, sum
 
 _MODULE = __name__
@@ -191,6 +192,7 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
 
 
 def _one_hot(xp: Any, labels: Any, n: int, dtype: Any) -> Any:
+    """Return vectors with a one at each label; labels: in a dtype that holds n, see `as_indices`."""
     return xp.astype(labels[..., None] == xp.arange(n, dtype=labels.dtype, device=labels.device), dtype)
 
 
@@ -205,15 +207,15 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
     Tensor([[1., 0., 0.],
             [0., 0., 1.]])
     """
-    from tapegrad.ops.conversion import astype
-    from tapegrad.ops.creation import arange, zeros
+    from tapegrad._backward import tensor_namespace
+    from tapegrad.ops.creation import zeros
     from tapegrad.ops.shaping import moveaxis
 
     labels = as_tensor(labels)
     if "integer" not in labels.dtype.kind:
         raise TypeError(f"one_hot: labels must be integers, not {labels.dtype.name}")
-    numbers = arange(num_classes, dtype=labels.dtype, device=labels.device)
-    out = astype(labels[..., None] == numbers, dtype or zeros(0, device=labels.device).dtype)
+    dtype = dtype or zeros(0, device=labels.device).dtype
+    out = _one_hot(tensor_namespace(), as_indices(labels), num_classes, dtype)
     return out if axis == -1 else moveaxis(out, -1, axis)
 
 
@@ -254,6 +256,8 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     logits, labels = as_tensors("cross_entropy", logits, labels)
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
+        labels = as_indices(labels)
+        raw = labels._array
         xp = namespace_of[type(raw)]
         if 0 not in raw.shape:
             wrong = xp.any((raw < 0) | (raw >= shape[-1]))

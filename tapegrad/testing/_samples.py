@@ -106,6 +106,29 @@ def _binary() -> list[Sample]:
     ]
 
 
+def _of_numbers() -> list[Sample]:
+    def where(v: Any) -> dict[str, Any]:
+        return {"dtype": v.dtype, "device": v.device}
+
+    v, w = between(0.5, 0.8), between(1.5, 1.8)
+    return [
+        Sample("full", lambda v: tg.full((2, 3), v, **where(v)), lambda v: np.full((2, 3), v), (v,)),
+        Sample("full_like", lambda v: tg.full_like(tg.zeros(4, **where(v)), v), lambda v: np.full(4, v), (v,)),
+        Sample(
+            "linspace",
+            lambda v, w: tg.linspace(v, w, 5, **where(v)),
+            lambda v, w: np.linspace(v.item(), w.item(), 5),
+            (v, w),
+        ),
+        Sample(
+            "linspace endpoint",
+            lambda v: tg.linspace(v, 2.0, 5, endpoint=False, **where(v)),
+            lambda v: np.linspace(v.item(), 2.0, 5, endpoint=False),
+            (v,),
+        ),
+    ]
+
+
 def _reductions() -> list[Sample]:
     x = normal(2, 3, 4)
     samples = []
@@ -350,6 +373,7 @@ def _indexing() -> list[Sample]:
 SAMPLES: tuple[Sample, ...] = (
     *_unary(),
     *_binary(),
+    *_of_numbers(),
     *_reductions(),
     *_products(),
     *_shaping(),

@@ -37,14 +37,11 @@ def samples() -> list[Sample]:
         "arange": lambda m: m.arange(1.0, 4.0, 0.5),
         "empty": lambda m: m.zeros_like(m.empty(shape)),
         "eye": lambda m: m.eye(2, 3, k=1),
-        "full": lambda m: m.full(shape, 2.5),
-        "linspace": lambda m: m.linspace(0.0, 1.0, 5),
         "ones": lambda m: m.ones(shape),
         "zeros": lambda m: m.zeros(shape),
     }
     like: dict[str, Any] = {
         "empty_like": lambda m, x: m.zeros_like(m.empty_like(x)),
-        "full_like": lambda m, x: m.full_like(x, 2.5),
         "nonzero": lambda m, x: m.nonzero(x > 0)[1],
         "ones_like": lambda m, x: m.ones_like(x),
         "zeros_like": lambda m, x: m.zeros_like(x),
