@@ -239,9 +239,10 @@ def compile(
     let a multiple of an array be added to a parameter with one rounding, by the threads of NumPy's BLAS.
     Results then differ by rounding: by a few units in the last place of the largest term of each sum. Where a term is
     infinite, or its coefficient underflows, they may be NaN where an eager call's are not. Without it, a replayed call
-    gives what an eager one gives to the bit, but for sums over rows of large arrays, which are added block by block,
-    sums of products over a loop, and products of matrices that LAPACK laid out; `jax.jit` and `torch.compile` round in
-    their own way.
+    gives what an eager one gives to the bit, but where NumPy adds in another order: sums over runs of large arrays are
+    added block by block, products of matrices in a loop may become one, and a sum, or product of matrices, depends on
+    whether its operand lies in C order, as what a program computes does, or transposed, as it may in an eager call; `jax.jit`
+    and `torch.compile` round in their own way.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
     some of NumPy's warnings of overflow; a Python value that changes after the second call stays what it was. Another
