@@ -241,8 +241,8 @@ def compile(
     infinite, or its coefficient underflows, they may be NaN where an eager call's are not. Without it, a replayed call
     gives what an eager one gives to the bit, but where NumPy adds in another order: sums over runs of large arrays are
     added block by block, products of matrices in a loop may become one, and a sum, or product of matrices, depends on
-    whether its operand lies in C order, as what a program computes does, or transposed, as it may in an eager call; `jax.jit`
-    and `torch.compile` round in their own way.
+    whether its operand lies in C order, as what a program computes does, or transposed, as it may in an eager call;
+    `jax.jit` and `torch.compile` round in their own way.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
     some of NumPy's warnings of overflow; a Python value that changes after the second call stays what it was. Another
