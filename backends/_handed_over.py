@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tapegrad.backends._base import Array
 from tapegrad.backends._replay import LOOKING, PlainExecutor, large_constants, replay_of
 
@@ -13,14 +15,14 @@ from tapegrad.backends._replay import LOOKING, PlainExecutor, large_constants, r
 class HandedOver:
     """Has a library's own compiler make one function of the replay, on the first run.
 
-    Where it cannot, every run replays call by call; a RuntimeWarning and `how` say why. So it is, without a warning,
-    where a call looks at values, which a compiler does not know, but for a loop that it can run. A call that is to
-    raise if a condition holds cannot do so inside: the conditions are further results, looked at before the others are
-    handed out. Constants of more than one element are arguments: a compiler would copy them into the program, and
-    compute with them at length.
+    Where it cannot, or gives other values on the first run than the replay, every run replays call by call; a
+    RuntimeWarning and `how` say why. So it is, without a warning, where a call looks at values, which a compiler does
+    not know, but for a loop that it can run. A call that is to raise if a condition holds cannot do so inside: the
+    conditions are further results, looked at before the others are handed out. Constants of more than one element are
+    arguments: a compiler would copy them into the program, and compute with them at length.
 
-    compiler: takes a function of (inputs, constants) and example arguments, returns what is called in its place; loop:
-    runs a loop there, see `replay_of`.
+    compiler: takes a function of (inputs, constants) and example arguments, returns what is called in its place;
+    to_host: gives an array as NumPy's; loop: runs a loop there, see `replay_of`.
     """
 
     def __init__(
@@ -28,9 +30,11 @@ class HandedOver:
         program: Any,
         name: str,
         compiler: Callable[..., Callable[..., Any]],
+        to_host: Callable[[Array], Any],
         loop: Callable[..., Any] | None = None,
     ) -> None:
         self.program, self.name, self.compiler, self._loop = program, name, compiler, loop
+        self._to_host = to_host
         self.how = f"compiled by {name}"
         self._errors = [error for n in program.nodes if (error := _error(n)) is not None]
         self._given = [v.constant for v in large_constants(program)]
@@ -52,12 +56,10 @@ class HandedOver:
                     function = self.compiler(replay_of(self.program, None, True, self._loop), arrays, self._given)
                     outs, conditions = function(arrays, self._given)
             except Exception as error:
-                self._plain = PlainExecutor(self.program)
                 why = next(iter(str(error).splitlines()), type(error).__name__)
-                self.how = f"{self._plain.how}, as {self.name} refused: {why}"
-                text = f"compile: {self.name} refused, so that calls are replayed one by one: {why}"
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
-                return self._plain.run(arrays)
+                return self._fall_back(f"refused: {why}", arrays)
+            if not (conditions and any(conditions)) and not self._agrees(outs, arrays):
+                return self._fall_back("made other values of the same calls", arrays)
             self._function = function
         else:
             outs, conditions = self._function(arrays, self._given)
@@ -65,6 +67,30 @@ class HandedOver:
             if condition:
                 raise error_of(condition)
         return list(outs)
+
+    def _fall_back(self, why: str, arrays: list[Array]) -> list[Array]:
+        self._plain = PlainExecutor(self.program)
+        self.how = f"{self._plain.how}, as {self.name} {why}"
+        text = f"compile: calls are replayed one by one, as {self.name} {why}"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return self._plain.run(arrays)
+
+    def _agrees(self, outs: Any, arrays: list[Array]) -> bool:
+        """Say whether outputs are those of the calls, up to rounding: compilers have bugs."""
+        expected = replay_of(self.program)(arrays)
+        pairs = [(self._to_host(a), self._to_host(b)) for a, b in zip(outs, expected, strict=True)]
+        pairs = [(a, b) for a, b in pairs if b.size and b.dtype.kind in "fc" and b.dtype.itemsize >= 4]
+        most = max((np.nanmax(np.abs(b), where=np.isfinite(b), initial=0) for _, b in pairs), default=0)
+        return all(_close(a, b, most) for a, b in pairs)
+
+
+def _close(a: Any, b: Any, most: float) -> bool:
+    """Say whether two arrays agree to half of their digits, in terms of the largest number; of all, if it is tiny."""
+    finite = np.isfinite(b)
+    scale = max(np.max(np.abs(b), where=finite, initial=0), most / 1000)
+    with np.errstate(all="ignore"):
+        off = np.max(np.abs(a - b), where=finite & np.isfinite(a), initial=0)
+    return bool(off <= scale * np.finfo(b.dtype).eps ** 0.5 and np.array_equal(np.isfinite(a), finite))
 
 
 def _error(node: Any) -> Callable[[Array], Exception] | None:

@@ -71,7 +71,7 @@ class Adapter(Backend):
     def executor(self, program: Any, threads: int | None = None) -> Any:
         from tapegrad.backends._jax_compile import Executor
 
-        return Executor(program)
+        return Executor(program, self.to_host)
 
     def readonly_dlpack(self, array: Array, stream: Any) -> Any:
         return array.__dlpack__(stream=stream, max_version=(1, 0), copy=False)  # no JAX array is ever written to

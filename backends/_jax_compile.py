@@ -19,8 +19,8 @@ from tapegrad.backends._replay import replay_of
 class Executor(HandedOver):
     """Runs a program by `jax.jit` of its replay."""
 
-    def __init__(self, program: Any) -> None:
-        super().__init__(program, "jax.jit", _jit, _loop)
+    def __init__(self, program: Any, to_host: Callable[[Array], Any]) -> None:
+        super().__init__(program, "jax.jit", _jit, to_host, _loop)
 
 
 def _jit(replay: Callable[..., Any], *_: Any) -> Callable[..., Any]:

@@ -65,7 +65,7 @@ class Adapter(Backend):
             torch.cuda.synchronize(array.device)
 
     def executor(self, program: Any, threads: int | None = None) -> Any:
-        return _torch_compile.executor(program)
+        return _torch_compile.executor(program, self.to_host)
 
     def copy(self, array: Array) -> Array:
         if array.requires_grad:

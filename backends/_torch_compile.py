@@ -2,7 +2,7 @@
 
 PyTorch traces the replay into one graph and has it compiled to C++ or Triton, which takes 5 to 20 seconds for each
 program. It fuses: results agree with eager calls up to rounding, not to the bit. TAPEGRAD_TORCH_COMPILE=0 in the
-environment has programs replayed call by call instead.
+environment has programs replayed call by call instead, and so are those with complex values, which it has no code for.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SWITCH = "TAPEGRAD_TORCH_COMPILE"
 _warned = False
 
 
-def executor(program: Any) -> Any:
+def executor(program: Any, to_host: Callable[[Any], Any]) -> Any:
     """Return what runs a program."""
     global _warned
-    if os.environ.get(SWITCH) == "0":
+    if os.environ.get(SWITCH) == "0" or any(v.dtype.is_complex for n in program.nodes for v in n.outs):
         return PlainExecutor(program)
     if not has_compiler():
         if not _warned:
@@ -36,7 +36,7 @@ def executor(program: Any) -> Any:
             )
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         return PlainExecutor(program)
-    return HandedOver(program, "torch.compile", _compiled)
+    return HandedOver(program, "torch.compile", _compiled, to_host)
 
 
 def has_compiler() -> bool:

@@ -103,7 +103,7 @@ def test_what_jax_cannot_trace_is_replayed(xp: Place) -> None:
     args = xp.tensor([0.5, 1.5, 2.5]), xp.tensor(np.asarray([True, False, True])), xp.tensor([7.0, 8.0])
     for _ in range(2):
         written(*args)
-    with pytest.warns(RuntimeWarning, match="compile: jax.jit refused, so that calls are replayed one by one: "):
+    with pytest.warns(RuntimeWarning, match="compile: calls are replayed one by one, as jax.jit refused: "):
         xp.check(written(*args), [7.0, 3.0, 8.0])
     xp.check(written(*args), [7.0, 3.0, 8.0])
     assert "as jax.jit refused" in executor_of(written).how
@@ -156,9 +156,38 @@ def test_what_torch_cannot_compile_is_replayed(xp: Place, monkeypatch: pytest.Mo
     monkeypatch.delenv("TAPEGRAD_TORCH_COMPILE")
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr("tapegrad.backends._torch_compile.has_compiler", lambda: True)
-    with pytest.warns(RuntimeWarning, match="torch.compile refused, so that calls are replayed one by one: no tool"):
+    with pytest.warns(RuntimeWarning, match="calls are replayed one by one, as torch.compile refused: no tool"):
         compiled = check_training(xp)
     assert executor_of(compiled).how == "replayed call by call, as torch.compile refused: no toolchain"
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x * (1 + 1e-6), lambda x: x / 0])
+@pytest.mark.parametrize("xp", ["torch"], indirect=True)
+def test_what_torch_compiles_wrongly_is_replayed(xp: Place, monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
+    import torch
+
+    def broken(function: Any, **options: Any) -> Any:
+        def run(arrays: Any, given: Any) -> Any:
+            outs, conditions = function(arrays, given)
+            return [wrong(outs[0]), *outs[1:]], conditions
+
+        return run
+
+    monkeypatch.delenv("TAPEGRAD_TORCH_COMPILE")
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr("tapegrad.backends._torch_compile.has_compiler", lambda: True)
+    with pytest.warns(RuntimeWarning, match="one by one, as torch.compile made other values of the same calls"):
+        compiled = check_training(xp)
+    assert "as torch.compile made other values" in executor_of(compiled).how
+
+
+@pytest.mark.parametrize("xp", ["torch"], indirect=True)
+def test_complex_programs_are_not_given_to_torch_compile(xp: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAPEGRAD_TORCH_COMPILE")
+    f = tg.compile(lambda x: tg.abs(x * 1j))
+    for _ in range(4):
+        xp.check(f(xp.tensor([1.0, -2.0])), [1.0, 2.0])
+    assert executor_of(f).how == "replayed call by call"
 
 
 @pytest.mark.parametrize("xp", ["torch"], indirect=True)
