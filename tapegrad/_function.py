@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, update_wrapper
+from types import MethodType
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of
@@ -188,13 +189,21 @@ def call_outside(
     return [wrap(level.array(y, 0 in axes)) for y in ys], rebuild
 
 
+def only_positional(what: str, kwargs: dict[str, Any]) -> None:
+    """Raise TypeError for keyword arguments, which a rule has no place for."""
+    if kwargs:
+        given = ", ".join(f"{name}=" for name in kwargs)
+        raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
+
+
 class custom_vjp:
     """A function with a rule of the user's own for reverse mode, in place of what happens inside.
 
     Decorate the function, then give the rule with `defvjp(forward, backward)`: `forward(*args)` returns (result,
     residuals), `backward(residuals, cotangent)` a tuple with a cotangent for each argument (None for what gets none;
-    containers for containers). It is differentiated again through the operations of `forward` and `backward`;
-    pushed forward by transposing `backward`. Check a rule with `tapegrad.testing.gradcheck`.
+    containers for containers; a method's first argument is its object, which gets None). Arguments are positional. It
+    is differentiated again through the operations of `forward` and `backward`; pushed forward by transposing
+    `backward`. Check a rule with `tapegrad.testing.gradcheck`.
 
     Raises TypeError if the function uses a Tensor from outside that requires a gradient, or if no rule was given;
     ValueError if the rule gives another number of cotangents, or of other shapes.
@@ -222,8 +231,13 @@ class custom_vjp:
         """Give the rule: see the class."""
         self.forward, self.backward = forward, backward
 
-    def __call__(self, *args: Any) -> Any:
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Be a method: the instance is the first argument, to the rule as well."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
+        only_positional(what, kwargs)
         forward, backward = self.forward, self.backward
         if forward is None or backward is None:
             raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
@@ -278,7 +292,8 @@ class custom_jvp:
     """A function with a rule of the user's own for forward mode, which reverse mode transposes.
 
     Decorate the function, then give the rule with `defjvp(rule)`: `rule(primals, tangents)`, two tuples of the
-    arguments' structure, returns (result, tangent of the result); it must be linear in the tangents.
+    arguments' structure, returns (result, tangent of the result); it must be linear in the tangents. Arguments are
+    positional; a method's first one is its object, in both tuples.
 
     Raises TypeError if no rule was given, or the function uses a Tensor from outside that requires a gradient.
 
@@ -301,8 +316,13 @@ class custom_jvp:
         """Give the rule: see the class."""
         self.rule = rule
 
-    def __call__(self, *args: Any) -> Any:
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Be a method: the instance is the first argument, to the rule as well."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"
+        only_positional(what, kwargs)
         user = self.rule
         if user is None:
             raise TypeError(f"{what}: give its rule first, with defjvp(rule)")

@@ -269,6 +269,40 @@ def cut_by_no_grad(x: Any) -> Any:
         return x * 2.0
 
 
+class Scaled:
+    """An object whose methods have rules of their own."""
+
+    scale = 3.0
+
+    @tg.custom_vjp
+    def pulled(self, x: Any) -> Any:
+        return self.scale * x
+
+    pulled.defvjp(lambda self, x: (self.scale * x, None), lambda _, t: (None, 10.0 * t))
+
+    @tg.custom_jvp
+    def pushed(self, x: Any) -> Any:
+        return self.scale * x
+
+    pushed.defjvp(lambda primals, tangents: (primals[0].scale * primals[1], 10.0 * tangents[1]))
+
+
+def test_a_rule_of_a_method(xp: Place) -> None:
+    x = xp.tensor([1.0, 2.0])
+    for method in (Scaled().pulled, Scaled().pushed):
+        xp.check(method(x), [3.0, 6.0])
+        xp.check(tg.grad(lambda v, m=method: tg.sum(m(v)))(x), [10.0, 10.0])
+        xp.check(tg.grad(lambda v, m=method: tg.sum(tg.vmap(m)(v)))(x), [10.0, 10.0])
+    assert isinstance(Scaled.pulled, tg.custom_vjp)
+    assert isinstance(Scaled.pushed, tg.custom_jvp)
+
+
+@pytest.mark.parametrize("make", [with_vjp, with_jvp])
+def test_keyword_arguments_of_a_function_with_a_rule(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"^custom_[vj]+p of body: its arguments are positional.*without x=, y="):
+        make()(x=X, y=1.0)
+
+
 def test_a_constant_function_may_use_no_grad() -> None:
     @tg.no_grad()
     def unrelated() -> Any:
