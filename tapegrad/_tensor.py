@@ -280,26 +280,6 @@ class Tensor:
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
         return int(self.item())
 
-    # -- copies of the object ------------------------------------------------------------------------
-
-    def __copy__(self) -> Tensor:
-        return self.__deepcopy__({})
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        if not self.is_leaf or (self._record is None and tracked(self._array) is not None):
-            copy = +self  # recorded: a leaf would be cut from what it was computed from
-        else:
-            copy = wrap(constant_array(backend_of[type(self._array)].copy(self._array)))
-            if self._record is not None:
-                make_leaf(copy)
-        memo[id(self)] = copy
-        return copy
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self.is_leaf:
-            self._leave("pickling")
-        return (_unpickle, (host(self), self.device, self._record is not None and self.is_leaf))
-
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         import tapegrad
 
@@ -309,12 +289,14 @@ class Tensor:
 
     def __getattr__(self, name: str) -> NoReturn:
         import tapegrad
+        from tapegrad import _hints
 
         if not name.startswith("_") and callable(getattr(tapegrad, name, None)):
             raise AttributeError(
                 f"a Tensor has no method {name!r}: the array API has it as a function, tapegrad.{name}(x)"
             )
-        raise AttributeError(f"a Tensor has no attribute {name!r}")
+        hint = _hints.of_attribute(name)
+        raise AttributeError(f"a Tensor has no attribute {name!r}{': use ' + hint if hint else ''}")
 
     if TYPE_CHECKING:  # bound in _operators.py and _interop.py
         T: Tensor
@@ -476,9 +458,3 @@ def check_like(what: str, value: object, shape: tuple[int, ...], like: Array) ->
             f"{what} has dtype {value.dtype.name}, but the Tensor it belongs to has "
             f"{dtype_of(like).name}: convert it with tapegrad.astype"
         )
-
-
-def _unpickle(values: Any, device: str, requires_grad: bool) -> Tensor:
-    from tapegrad.ops.creation import tensor
-
-    return tensor(values, device=device, requires_grad=requires_grad)

@@ -30,7 +30,7 @@ def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
     """Append the leaves; return a function that pops new ones off the end of a list, and does not hold the tree."""
     if tree is None:
         return lambda new: None
-    kind = type(tree)
+    kind: Any = type(tree)
     if isinstance(tree, dict):
         keys = list(tree)
         items = [_flatten(tree[k], leaves) for k in keys]

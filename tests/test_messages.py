@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
+from tapegrad import _hints
 
 
 def leaf(*values: float) -> tg.Tensor:
@@ -388,3 +391,37 @@ def test_a_missing_library_gives_the_install_command() -> None:
     assert "pip install" in why or "driver" in why
     with pytest.raises(RuntimeError, match="device 'cuda' is not available here: .*(pip install|driver)"):
         tg.zeros(1, device="cuda")
+
+
+HINTED = [
+    (tg, "array", "module 'tapegrad' has no attribute 'array': use tapegrad.asarray"),
+    (tg, "concatenate", r"use tapegrad.concat\("),
+    (tg, "dot", "use tapegrad.matmul, tapegrad.vecdot"),
+    (tg, "einsum", "tapegrad.tensordot"),
+    (tg, "random", "numpy.random.default_rng"),
+    (tg, "pad", "tapegrad.concat with tapegrad.zeros"),
+    (tg, "inv", "use tapegrad.linalg.inv"),
+    (tg, "nothing", "no attribute 'nothing'$"),
+    (tg.ones(1), "numpy", r"no attribute 'numpy': use numpy.asarray\(x.detach\(\)\)"),
+    (tg.ones(1), "data", r"use x.detach\(\) to read"),
+    (tg.ones(1), "zero_grad", "use x.grad = None"),
+    (tg.ones(1), "flatten", r"use tapegrad.reshape\(x, \(-1,\)\)"),
+    (tg.ones(1), "norm", "use tapegrad.linalg.vector_norm"),
+    (tg.ones(1), "nothing", "no attribute 'nothing'$"),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "message"), HINTED, ids=[f"{type(h[0]).__name__} {h[1]}" for h in HINTED])
+def test_names_of_other_libraries(where: Any, name: str, message: str) -> None:
+    assert not hasattr(where, name)
+    assert name not in dir(where)
+    with pytest.raises(AttributeError, match=message):
+        getattr(where, name)
+
+
+def test_hints_name_what_is_there() -> None:
+    for hints, where in ((_hints.FUNCTIONS, tg), (_hints.ATTRIBUTES, tg.Tensor)):
+        for name, hint in hints.items():
+            assert name == "testing" or not hasattr(where, name), name
+            for path in re.findall(r"tapegrad\.([\w.]+\w)", hint):
+                assert path == "testing" or attrgetter(path)(tg), (name, path)
