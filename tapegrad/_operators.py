@@ -104,6 +104,8 @@ def bind() -> None:
     _bind("lshift", "<<", b.operator_bitwise_left_shift, python.ilshift)
     _bind("rshift", ">>", b.operator_bitwise_right_shift, python.irshift)
     methods: dict[str, Any] = {
+        "__divmod__": lambda x, y: (x // y, x % y),
+        "__rdivmod__": lambda x, y: (y // x, y % x),
         "__matmul__": _operator_matmul,
         "__rmatmul__": _reflected_matmul,
         "__imatmul__": _in_place("@", _operator_matmul, lambda a, b: a @ b),

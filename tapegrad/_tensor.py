@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, final
 from weakref import ref
@@ -247,7 +248,7 @@ class Tensor:
                 return
             raise TypeError(
                 f"{how} would take this Tensor off the tape and lose its gradient: use x.detach() first, "
-                f"or x.item() to look at one number{instead}"
+                f"or x.item() to look at one number, a constant{instead}"
             )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -264,7 +265,7 @@ class Tensor:
         return view
 
     def __float__(self) -> float:
-        self._leave("float()", ", or tapegrad.sqrt(x) for math.sqrt(x)")
+        self._leave("float()", ", or tapegrad's function for one of math, as tapegrad.sqrt(x) for math.sqrt(x)")
         return float(self.item())
 
     def __int__(self) -> int:
@@ -274,6 +275,22 @@ class Tensor:
     def __complex__(self) -> complex:
         self._leave("complex()")
         return complex(self.item())
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self._number("round"), digits)
+
+    def __trunc__(self) -> Any:
+        return math.trunc(self._number("trunc"))
+
+    def __floor__(self) -> Any:
+        return math.floor(self._number("floor"))
+
+    def __ceil__(self) -> Any:
+        return math.ceil(self._number("ceil"))
+
+    def _number(self, function: str) -> Any:
+        self._leave(f"Python's {function}()", f", or tapegrad.{function}(x)")
+        return self.item()
 
     def __index__(self) -> int:
         if not isdtype(self.dtype, "integral"):
@@ -342,6 +359,8 @@ class Tensor:
         def __mod__(self, other: Any) -> Tensor: ...
         def __rmod__(self, other: Any) -> Tensor: ...
         def __imod__(self, other: Any) -> Tensor: ...
+        def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]: ...
+        def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]: ...
         def __pow__(self, other: Any) -> Tensor: ...
         def __rpow__(self, other: Any) -> Tensor: ...
         def __ipow__(self, other: Any) -> Tensor: ...
