@@ -4,7 +4,9 @@
 functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`, `tg.no_grad`, `tg.Tape`).
 """
 
+import sys as _sys
 from math import e, inf, nan, pi
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from tapegrad import backends, fft, linalg, special
 from tapegrad._checkpoint import checkpoint
@@ -14,6 +16,7 @@ from tapegrad._dtypes import DType, isdtype
 from tapegrad._forward import jvp, linearize
 from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._graph import to_dot, to_mermaid
+from tapegrad._hints import of_function as _of_function
 from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
@@ -206,6 +209,15 @@ newaxis = None
 
 _bind_operators()
 _bind_interop()
+
+if not _TYPE_CHECKING:  # a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """Raise AttributeError, with what to write for a name that NumPy, PyTorch or JAX have."""
+        hint = _of_function(name)
+        message = f"module 'tapegrad' has no attribute {name!r}{': use ' + hint if hint else ''}"
+        raise AttributeError(message, name=name, obj=_sys.modules[__name__])
+
 
 __all__ = [
     # Tensors, gradients, settings

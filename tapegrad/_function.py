@@ -193,9 +193,7 @@ def only_positional(what: str, kwargs: dict[str, Any]) -> None:
     """Raise TypeError for keyword arguments, which a rule has no place for."""
     if kwargs:
         given = ", ".join(f"{name}=" for name in kwargs)
-        raise TypeError(
-            f"{what}: its arguments are positional, in the order of its rule's, so that {given} has no place"
-        )
+        raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
 
 
 class custom_vjp:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._backward import backward
+from tapegrad._copies import copied, deep_copied, reduced
 from tapegrad._namespace import backend_of
 from tapegrad._operands import coerce, from_outside
 from tapegrad._record import DEFAULT, mode, scopes
@@ -103,6 +104,8 @@ def bind() -> None:
     _bind("lshift", "<<", b.operator_bitwise_left_shift, python.ilshift)
     _bind("rshift", ">>", b.operator_bitwise_right_shift, python.irshift)
     methods: dict[str, Any] = {
+        "__divmod__": lambda x, y: (x // y, x % y),
+        "__rdivmod__": lambda x, y: (y // x, y % x),
         "__matmul__": _operator_matmul,
         "__rmatmul__": _reflected_matmul,
         "__imatmul__": _in_place("@", _operator_matmul, lambda a, b: a @ b),
@@ -119,6 +122,9 @@ def bind() -> None:
         "__getitem__": indexing.getitem,
         "__setitem__": indexing.setitem,
         "__iter__": indexing.iterate,
+        "__copy__": copied,
+        "__deepcopy__": deep_copied,
+        "__reduce__": reduced,
         "__dlpack__": interchange.export,
         "__dlpack_device__": interchange.device_of_memory,
         "to_device": conversion.to_device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, final
 from weakref import ref
@@ -247,7 +248,7 @@ class Tensor:
                 return
             raise TypeError(
                 f"{how} would take this Tensor off the tape and lose its gradient: use x.detach() first, "
-                f"or x.item() to look at one number{instead}"
+                f"or x.item() to look at one number, a constant{instead}"
             )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -264,7 +265,7 @@ class Tensor:
         return view
 
     def __float__(self) -> float:
-        self._leave("float()", ", or tapegrad.sqrt(x) for math.sqrt(x)")
+        self._leave("float()", ", or tapegrad's function for one of math, as tapegrad.sqrt(x) for math.sqrt(x)")
         return float(self.item())
 
     def __int__(self) -> int:
@@ -275,30 +276,26 @@ class Tensor:
         self._leave("complex()")
         return complex(self.item())
 
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self._number("round"), digits)
+
+    def __trunc__(self) -> Any:
+        return math.trunc(self._number("trunc"))
+
+    def __floor__(self) -> Any:
+        return math.floor(self._number("floor"))
+
+    def __ceil__(self) -> Any:
+        return math.ceil(self._number("ceil"))
+
+    def _number(self, function: str) -> Any:
+        self._leave(f"Python's {function}()", f", or tapegrad.{function}(x)")
+        return self.item()
+
     def __index__(self) -> int:
         if not isdtype(self.dtype, "integral"):
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
         return int(self.item())
-
-    # -- copies of the object ------------------------------------------------------------------------
-
-    def __copy__(self) -> Tensor:
-        return self.__deepcopy__({})
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        if not self.is_leaf or (self._record is None and tracked(self._array) is not None):
-            copy = +self  # recorded: a leaf would be cut from what it was computed from
-        else:
-            copy = wrap(constant_array(backend_of[type(self._array)].copy(self._array)))
-            if self._record is not None:
-                make_leaf(copy)
-        memo[id(self)] = copy
-        return copy
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self.is_leaf:
-            self._leave("pickling")
-        return (_unpickle, (host(self), self.device, self._record is not None and self.is_leaf))
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         import tapegrad
@@ -309,12 +306,14 @@ class Tensor:
 
     def __getattr__(self, name: str) -> NoReturn:
         import tapegrad
+        from tapegrad import _hints
 
         if not name.startswith("_") and callable(getattr(tapegrad, name, None)):
             raise AttributeError(
                 f"a Tensor has no method {name!r}: the array API has it as a function, tapegrad.{name}(x)"
             )
-        raise AttributeError(f"a Tensor has no attribute {name!r}")
+        hint = _hints.of_attribute(name)
+        raise AttributeError(f"a Tensor has no attribute {name!r}{': use ' + hint if hint else ''}")
 
     if TYPE_CHECKING:  # bound in _operators.py and _interop.py
         T: Tensor
@@ -360,6 +359,8 @@ class Tensor:
         def __mod__(self, other: Any) -> Tensor: ...
         def __rmod__(self, other: Any) -> Tensor: ...
         def __imod__(self, other: Any) -> Tensor: ...
+        def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]: ...
+        def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]: ...
         def __pow__(self, other: Any) -> Tensor: ...
         def __rpow__(self, other: Any) -> Tensor: ...
         def __ipow__(self, other: Any) -> Tensor: ...
@@ -476,9 +477,3 @@ def check_like(what: str, value: object, shape: tuple[int, ...], like: Array) ->
             f"{what} has dtype {value.dtype.name}, but the Tensor it belongs to has "
             f"{dtype_of(like).name}: convert it with tapegrad.astype"
         )
-
-
-def _unpickle(values: Any, device: str, requires_grad: bool) -> Tensor:
-    from tapegrad.ops.creation import tensor
-
-    return tensor(values, device=device, requires_grad=requires_grad)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
+from tapegrad import _hints
 
 
 def leaf(*values: float) -> tg.Tensor:
@@ -86,11 +89,29 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "dtype not there",
         lambda: tg.zeros(1, dtype=tg.bfloat16),
         TypeError,
-        "bfloat16 is not available on cpu",
+        "bfloat16 is not available on cpu.*: pass another dtype=$",
     ),
     ("float()", lambda: float(leaf(1)), TypeError, r"float\(\).*x.detach\(\).*x.item\(\)"),
     ("int()", lambda: int(leaf(1)), TypeError, r"x.detach\(\)"),
     ("complex()", lambda: complex(leaf(1)), TypeError, r"x.detach\(\)"),
+    ("float() and item()", lambda: float(leaf(1)), TypeError, r"x.item\(\) to look at one number, a constant"),
+    (
+        "math.floor",
+        lambda: math.floor(leaf(1)),
+        TypeError,
+        r"Python's floor\(\).*or tapegrad.floor\(x\)$",
+    ),
+    ("math.ceil", lambda: math.ceil(leaf(1)), TypeError, r"Python's ceil\(\).*or tapegrad.ceil\(x\)$"),
+    ("math.trunc", lambda: math.trunc(leaf(1)), TypeError, r"Python's trunc\(\).*or tapegrad.trunc\(x\)$"),
+    ("round()", lambda: round(leaf(1), 2), TypeError, r"Python's round\(\).*or tapegrad.round\(x\)$"),
+    ("round() of many", lambda: round(tg.ones(2)), ValueError, "2 elements, not one"),
+    ("divmod", lambda: divmod(leaf(1), "a"), TypeError, "unsupported operand"),
+    (
+        "no float64",
+        lambda: tg.tensor(np.ones(2), device="strict:no_x64"),
+        TypeError,
+        r"float64 is not available on strict device .*: pass dtype=tapegrad.float32, or convert.*first",
+    ),
     ("math.sqrt", lambda: math.sqrt(leaf(1)), TypeError, r"tapegrad.sqrt"),
     ("np.asarray", lambda: np.asarray(leaf(1)), TypeError, r"NumPy array.*x.detach\(\)"),
     ("dlpack", lambda: np.from_dlpack(leaf(1)), TypeError, r"DLPack export.*x.detach\(\)"),
@@ -390,3 +411,37 @@ def test_a_missing_library_gives_the_install_command() -> None:
     assert "pip install" in why or "driver" in why
     with pytest.raises(RuntimeError, match="device 'cuda' is not available here: .*(pip install|driver)"):
         tg.zeros(1, device="cuda")
+
+
+HINTED = [
+    (tg, "array", "module 'tapegrad' has no attribute 'array': use tapegrad.asarray"),
+    (tg, "concatenate", r"use tapegrad.concat\("),
+    (tg, "dot", "use tapegrad.matmul, tapegrad.vecdot"),
+    (tg, "einsum", "tapegrad.tensordot"),
+    (tg, "random", "numpy.random.default_rng"),
+    (tg, "pad", "tapegrad.concat with tapegrad.zeros"),
+    (tg, "inv", "use tapegrad.linalg.inv"),
+    (tg, "nothing", "no attribute 'nothing'$"),
+    (tg.ones(1), "numpy", r"no attribute 'numpy': use numpy.asarray\(x.detach\(\)\)"),
+    (tg.ones(1), "data", r"use x.detach\(\) to read"),
+    (tg.ones(1), "zero_grad", "use x.grad = None"),
+    (tg.ones(1), "flatten", r"use tapegrad.reshape\(x, \(-1,\)\)"),
+    (tg.ones(1), "norm", "use tapegrad.linalg.vector_norm"),
+    (tg.ones(1), "nothing", "no attribute 'nothing'$"),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "message"), HINTED, ids=[f"{type(h[0]).__name__} {h[1]}" for h in HINTED])
+def test_names_of_other_libraries(where: Any, name: str, message: str) -> None:
+    assert not hasattr(where, name)
+    assert name not in dir(where)
+    with pytest.raises(AttributeError, match=message):
+        getattr(where, name)
+
+
+def test_hints_name_what_is_there() -> None:
+    for hints, where in ((_hints.FUNCTIONS, tg), (_hints.ATTRIBUTES, tg.Tensor)):
+        for name, hint in hints.items():
+            assert name == "testing" or not hasattr(where, name), name
+            for path in re.findall(r"tapegrad\.([\w.]+\w)", hint):
+                assert path == "testing" or attrgetter(path)(tg), (name, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -320,6 +321,18 @@ def test_looking_at_values_is_no_error(xp: Place) -> None:
     assert [r.item() for r in y] == [4.0]
     assert y.tolist() == [4.0]
     assert y.requires_grad
+
+
+def test_python_functions_of_numbers(xp: Place) -> None:
+    x = xp.tensor(2.5)
+    assert (math.floor(x), math.ceil(x), math.trunc(-x), round(x), round(x, 1)) == (2, 3, -2, 2, 2.5)
+    assert type(round(x)) is int
+    v = xp.tensor([5.0, 7.5], requires_grad=True)
+    for quotient, remainder, expected in ((*divmod(v, 3.0), ([1, 2], [2, 1.5])), (*divmod(16.0, v), ([3, 2], [1, 1]))):
+        xp.check(quotient, expected[0])
+        xp.check(remainder, expected[1])
+    tg.sum(divmod(v, 3.0)[1]).backward()
+    xp.check(v.grad, [1.0, 1.0])
 
 
 @pytest.mark.parametrize("chosen", [False, True])

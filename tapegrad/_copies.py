@@ -1,0 +1,38 @@
+"""Copies of a Tensor as an object: `copy`, `deepcopy` and pickle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapegrad._namespace import backend_of, constant_array, tracked
+from tapegrad._tensor import Tensor, host, make_leaf, wrap
+
+
+def copied(x: Tensor) -> Tensor:
+    """Return another Tensor of the same value: a leaf of a leaf, recorded of what is recorded."""
+    return deep_copied(x, {})
+
+
+def deep_copied(x: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Return what `copied` does, for `deepcopy`."""
+    if not x.is_leaf or (x._record is None and tracked(x._array) is not None):
+        copy = +x  # a leaf would be cut from what this was computed from
+    else:
+        copy = wrap(constant_array(backend_of[type(x._array)].copy(x._array)))
+        if x._record is not None:
+            make_leaf(copy)
+    memo[id(x)] = copy
+    return copy
+
+
+def reduced(x: Tensor) -> tuple[Any, ...]:
+    """Return what pickle keeps; TypeError for a result while recording, which would be cut from the tape."""
+    if not x.is_leaf:
+        x._leave("pickling")
+    return (_unpickle, (host(x), x.device, x._record is not None and x.is_leaf))
+
+
+def _unpickle(values: Any, device: str, requires_grad: bool) -> Tensor:
+    from tapegrad.ops.creation import tensor
+
+    return tensor(values, device=device, requires_grad=requires_grad)

@@ -1,0 +1,99 @@
+"""What to write for names that NumPy, PyTorch and JAX have and the array API standard has not."""
+
+from __future__ import annotations
+
+_RANDOM = "tapegrad.asarray(rng.normal(size=shape)), with rng = numpy.random.default_rng(seed)"
+_JOIN = "tapegrad.concat(xs, axis=axis) or tapegrad.stack(xs, axis=axis)"
+_FLAT = "tapegrad.reshape(x, (-1,))"
+_PRODUCTS = "tapegrad.matmul, tapegrad.vecdot or tapegrad.tensordot"
+_CLOSE = "numpy's function of that name, which takes Tensors"
+_SORTED = "tapegrad.sort(x) and an index"
+_CONTROL = "Python's own if, for and while: they are recorded as they run"
+_LAYERS = "plain functions of Tensors and parameters in a dict; examples/ has layers and optimisers"
+
+# For functions of the namespace.
+FUNCTIONS = {
+    **dict.fromkeys(("array", "as_tensor", "from_numpy"), "tapegrad.asarray(data), or tapegrad.tensor to copy it"),
+    **dict.fromkeys(("Variable", "parameter", "Parameter"), "tapegrad.tensor(data, requires_grad=True)"),
+    "ndarray": "tapegrad.Tensor",
+    "numpy": "tapegrad itself, which is the namespace",
+    **dict.fromkeys(("concatenate", "cat"), "tapegrad.concat(xs, axis=axis)"),
+    **dict.fromkeys(("vstack", "hstack", "dstack", "column_stack", "append"), _JOIN),
+    **dict.fromkeys(("dot", "inner", "mm", "bmm", "mv"), _PRODUCTS),
+    "einsum": f"{_PRODUCTS}, or a product and tapegrad.sum",
+    **dict.fromkeys(("random", "rand", "randn", "randint", "normal", "uniform", "manual_seed"), _RANDOM),
+    "pad": "tapegrad.concat with tapegrad.zeros, or y[1:-1] = x on y = tapegrad.zeros(shape)",
+    **dict.fromkeys(("transpose", "permute"), "tapegrad.permute_dims(x, axes), x.T or x.mT"),
+    **dict.fromkeys(("swapaxes", "rollaxis", "movedim"), "tapegrad.moveaxis or tapegrad.permute_dims"),
+    "unsqueeze": "tapegrad.expand_dims(x, axis=axis)",
+    "view": "tapegrad.reshape(x, shape)",
+    **dict.fromkeys(("ravel", "flatten"), _FLAT),
+    **dict.fromkeys(("split", "array_split", "chunk"), "slices such as x[:n], or tapegrad.unstack(x)"),
+    "norm": "tapegrad.linalg.vector_norm or tapegrad.linalg.matrix_norm",
+    **dict.fromkeys(("absolute", "fabs"), "tapegrad.abs(x)"),
+    **{f"arc{name}": f"tapegrad.a{name}(x)" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    "arctan2": "tapegrad.atan2(y, x)",
+    "power": "tapegrad.pow(x, y)",
+    **dict.fromkeys(("mod", "fmod"), "tapegrad.remainder(x, y)"),
+    "true_divide": "tapegrad.divide(x, y)",
+    "invert": "tapegrad.bitwise_invert(x)",
+    "conjugate": "tapegrad.conj(x)",
+    **dict.fromkeys(("rint", "around"), "tapegrad.round(x)"),
+    "clamp": "tapegrad.clip(x, min, max)",
+    "amax": "tapegrad.max(x, axis=axis)",
+    "amin": "tapegrad.min(x, axis=axis)",
+    "average": "tapegrad.mean(x, axis=axis)",
+    "cumsum": "tapegrad.cumulative_sum(x, axis=axis)",
+    "cumprod": "tapegrad.cumulative_prod(x, axis=axis)",
+    **dict.fromkeys(("median", "quantile", "percentile", "topk"), _SORTED),
+    "unique": "tapegrad.unique_values(x), or another of the unique_ functions",
+    **dict.fromkeys(("gather", "index_select"), "tapegrad.take_along_axis or tapegrad.take"),
+    **dict.fromkeys(("allclose", "isclose", "array_equal"), _CLOSE),
+    "softplus": "tapegrad.logaddexp(x, 0.0)",
+    **dict.fromkeys(("nn", "optim", "Module"), _LAYERS),
+    "jit": "tapegrad.compile(f)",
+    **dict.fromkeys(("scan", "cond", "while_loop", "fori_loop", "lax"), _CONTROL),
+    "jacfwd": 'tapegrad.jacobian(f, mode="forward")',
+    "jacrev": 'tapegrad.jacobian(f, mode="reverse")',
+    "autograd": "tapegrad.grad(f)(x), or loss.backward() and x.grad",
+    "GradientTape": "tapegrad.grad(f)(x), or loss.backward() and x.grad",
+    **dict.fromkeys(("inference_mode", "set_grad_enabled"), "tapegrad.no_grad() or tapegrad.enable_grad()"),
+    "testing": "import tapegrad.testing",
+    "save": "pickle, or numpy.save of numpy.asarray(x.detach())",
+}
+
+_CAST = "tapegrad.astype(x, tapegrad.float32), or another dtype"
+_WRITE = "x[...] = value or x += y, for a leaf under tapegrad.no_grad()"
+# For attributes of Tensors.
+ATTRIBUTES = {
+    "numpy": "numpy.asarray(x.detach()), or x.detach().array for the array of its library",
+    "data": "x.detach() to read, and x[...] = value under tapegrad.no_grad() to write",
+    **dict.fromkeys(("zero_grad", "zero_grad_"), "x.grad = None"),
+    "grad_fn": "x.is_leaf, or tapegrad.Tape to list operations",
+    "requires_grad_": "x.requires_grad = True",
+    "detach_": "x = x.detach()",
+    **dict.fromkeys(("cpu", "cuda", "to"), 'x.to_device("cpu") or x.to_device("cuda"), and tapegrad.astype for dtypes'),
+    **dict.fromkeys(("float", "double", "half", "int", "long", "type"), _CAST),
+    **dict.fromkeys(("clone", "copy"), "+x, which is recorded, or x.detach()"),
+    "dim": "x.ndim",
+    "nbytes": "x.size and tapegrad.finfo(x.dtype).bits",
+    "fill": _WRITE,
+    **dict.fromkeys(("add_", "sub_", "mul_", "div_", "zero_", "fill_", "copy_", "clamp_"), _WRITE),
+    "at": "x[i] = value, which this Tensor keeps",
+}
+
+
+def of_function(name: str) -> str:
+    """Return what to write for a name that the namespace lacks, "" if nothing is known."""
+    known = FUNCTIONS.get(name)
+    if known is not None or name.startswith("_"):
+        return known or ""
+    from tapegrad import fft, linalg, special
+
+    where = next((m.__name__ for m in (linalg, fft, special) if name in m.__all__), None)
+    return f"{where}.{name}" if where else ""
+
+
+def of_attribute(name: str) -> str:
+    """Return what to write for an attribute that Tensors lack, "" if nothing is known."""
+    return ATTRIBUTES.get(name) or of_function(name)
