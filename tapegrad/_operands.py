@@ -29,7 +29,7 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     """Return an operand that is no Tensor as a Python scalar or a raw array of `like`'s library.
 
     An array is a constant, copied if `keep` says that a rule will read it later; scalars, NumPy's too,
-    stay weak. NotImplemented for what is neither; TypeError for an array of another library.
+    stay weak. NotImplemented for what is neither; TypeError for an array of another library, or that its own records.
     """
     if type(x) in SCALARS:
         return x
@@ -39,6 +39,7 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     scalar = backend.as_scalar(x)
     if scalar is not None:
         return scalar
+    backend.refuse_recorded(x)
     x = lifted(x)
     x = backend_of[type(x)].copy(x) if keep else x
     alike = same_library(name, x, like)
