@@ -366,3 +366,23 @@ def test_every_line_of_the_table_is_tested() -> None:
         if isinstance(test, str):
             file, name = test.split(".")
             assert f"def {name}(" in (Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    ("f", "slopes"),
+    [
+        (tg.gelu, lambda x: (x > 0) * 1.0),
+        (tg.asinh, lambda x: 1 / abs(x)),
+        (lambda x: tg.acosh(abs(x)), lambda x: 1 / x),
+        (lambda x: tg.atan2(x, abs(x)), lambda x: np.sign(x) * 0.0),
+        (lambda x: tg.atan2(abs(x.detach()), x), lambda x: -0.5 / abs(x)),
+        (lambda x: tg.logaddexp(x, x.detach()), lambda x: 0.5 + 0 * x),
+    ],
+)
+def test_squares_that_overflow(dtype: str, f: Callable[[tg.Tensor], tg.Tensor], slopes: Any) -> None:
+    """Derivatives of values whose squares are infinite in the dtype, but which are not so themselves."""
+    x = np.asarray([300.0, -300.0, 20000.0, -20000.0] if dtype == "float16" else [1e20, -1e20, 1e30])
+    with np.errstate(over="ignore"):
+        g = tg.grad(lambda x: tg.sum(f(x)))(tg.asarray(x, dtype=dtype))
+    np.testing.assert_allclose(np.asarray(g, dtype=np.float64), slopes(x), rtol=5e-3)
