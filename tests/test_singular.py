@@ -386,3 +386,13 @@ def test_squares_that_overflow(dtype: str, f: Callable[[tg.Tensor], tg.Tensor], 
     with np.errstate(over="ignore"):
         g = tg.grad(lambda x: tg.sum(f(x)))(tg.asarray(x, dtype=dtype))
     np.testing.assert_allclose(np.asarray(g, dtype=np.float64), slopes(x), rtol=5e-3)
+
+
+def test_powers_of_no_number() -> None:
+    """Exponents of inf and NaN differentiate as in PyTorch."""
+    x = tg.asarray([1.0, 2.0, 0.5])
+    expected = {inf: [inf, inf, np.nan], -inf: [-inf, np.nan, -inf], np.nan: [np.nan] * 3}
+    with np.errstate(all="ignore"):
+        for exponent, slopes in expected.items():
+            g = tg.grad(lambda x, n=exponent: tg.sum(x**n))(x)
+            np.testing.assert_array_equal(np.asarray(g), slopes)

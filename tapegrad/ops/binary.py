@@ -35,7 +35,7 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return 2 * t * x1
         if is_complex(t.dtype):
             return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** (x2 - 1))
-        whole = x2 == int(x2)
+        whole = x2 % 1 == 0  # not so for inf and NaN
         if whole and x2 > 1:
             return t * (x2 * x1 ** (x2 - 1))
         bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
