@@ -125,6 +125,16 @@ def not_an_operand(name: str, x: object) -> TypeError:
     )
 
 
+def declined(name: str, x: object) -> Any:
+    """Return NotImplemented for what is no operand, so that Python asks the other side.
+
+    Raises TypeError for a list or tuple, which would answer `*` by repeating itself.
+    """
+    if isinstance(x, (list, tuple)) and name not in ("equal", "not_equal"):
+        raise not_an_operand(name, x)
+    return NotImplemented
+
+
 def as_tensor(x: object) -> Tensor:
     """Return an operand as a Tensor, a constant if it is none."""
     if type(x) is Tensor:
