@@ -13,7 +13,7 @@ from typing import Any
 from tapegrad._namespace import backend_of, namespace_of
 from tapegrad._operands import SCALARS, as_tensor, coerce, declined, explain, not_an_operand, on_one_level, same_library
 from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
-from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads
+from tapegrad._rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._tensor import Tensor
 
 
@@ -150,6 +150,8 @@ def binary(
         broadcasts=True,
         holomorphic=bool(layout),
     )
+    if elementwise:
+        BROADCASTING.add(name)
     if differential1 is None:
         CONSTANT.add(name)
     elif elementwise:

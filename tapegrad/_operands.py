@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from tapegrad._cuts import user_line
@@ -19,6 +20,7 @@ from tapegrad._namespace import (
     namespace_of,
     native_device,
 )
+from tapegrad._rules import BROADCASTING
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 
@@ -203,7 +205,15 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
         where = " and ".join(devices)
         return TypeError(f"{name}: operands on {where}; move one first, as in x.to_device({list(devices)[-1]!r})")
     shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
+    if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
+        return ValueError(f"{name} of operands of shape {shapes}: the shapes do not broadcast")
     return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}")
+
+
+def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
+    """Say whether shapes broadcast."""
+    lengths = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+    return all(len(set(column) - {1}) <= 1 for column in lengths)
 
 
 def _same_kind(error: Exception) -> Callable[[str], Exception]:

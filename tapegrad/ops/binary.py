@@ -13,7 +13,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._elementwise import binary as _declare
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive
-from tapegrad._rules import composed, identity
+from tapegrad._rules import BROADCASTING, composed, identity
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, times
 from tapegrad.ops._text import text
@@ -350,6 +350,9 @@ _where = primitive(
     lambda xp, t, condition: xp.where(condition, 0, t),
     broadcasts=True,
 )
+
+
+BROADCASTING.update(("copysign", "where"))
 
 
 def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
