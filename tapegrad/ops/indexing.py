@@ -59,6 +59,7 @@ GETITEM = OPERATIONS["getitem"]
 def getitem(x: Tensor, key: Any) -> Tensor:
     """Return `x[key]`: integers, slices, `...`, None, integer arrays and masks, as in NumPy; never a view.
 
+    Raises IndexError for indices out of range; of those in arrays on JAX the library takes the nearest in range.
     Derivative: t, added at the places that were read, as often as they were read.
 
     >>> import tapegrad as tg
@@ -119,7 +120,8 @@ _take = primitive(
 def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Tensor:
     """Take elements at integer indices along an axis, which a 1-D Tensor need not name; at one index, without the axis.
 
-    Derivative: t, added at the indices; repeated ones add up.
+    Raises an error for indices out of range, but on JAX, which gives NaN there. Derivative: t, added at the indices;
+    repeated ones add up.
 
     >>> import tapegrad as tg
     >>> tg.take(tg.asarray([1.0, 2.0, 3.0]), tg.asarray([2, 0]))
