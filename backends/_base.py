@@ -201,6 +201,9 @@ class Backend:
         """Return the same values in an array that holds nothing recorded."""
         return array
 
+    def refuse_recorded(self, array: Array) -> None:
+        """Raise TypeError for an array from outside that the library itself records gradients of."""
+
     # -- buffers -------------------------------------------------------------------------------------
 
     def copy(self, array: Array) -> Array:

@@ -67,12 +67,15 @@ class Adapter(Backend):
     def executor(self, program: Any, threads: int | None = None) -> Any:
         return _torch_compile.executor(program, self.to_host)
 
-    def copy(self, array: Array) -> Array:
+    def refuse_recorded(self, array: Array) -> None:
         if array.requires_grad:
             raise TypeError(
                 "this PyTorch tensor is recorded by PyTorch's own autograd, which would lose its gradient here: "
                 "use tensor.detach() first"
             )
+
+    def copy(self, array: Array) -> Array:
+        self.refuse_recorded(array)
         return array.clone()
 
     def sigmoid(self, x: Array) -> Array:

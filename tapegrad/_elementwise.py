@@ -11,9 +11,9 @@ from operator import attrgetter
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, as_tensor, coerce, explain, not_an_operand, on_one_level, same_library
+from tapegrad._operands import SCALARS, as_tensor, coerce, declined, explain, not_an_operand, on_one_level, same_library
 from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
-from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads
+from tapegrad._rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._tensor import Tensor
 
 
@@ -150,6 +150,8 @@ def binary(
         broadcasts=True,
         holomorphic=bool(layout),
     )
+    if elementwise:
+        BROADCASTING.add(name)
     if differential1 is None:
         CONSTANT.add(name)
     elif elementwise:
@@ -173,7 +175,7 @@ def binary(
                     b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
                     if b is NotImplemented:
                         if is_operator:
-                            return NotImplemented
+                            return declined(name, x2)
                         raise not_an_operand(name, x2)
                 kind = type(a)
             else:
@@ -185,7 +187,7 @@ def binary(
                 a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
                 if a is NotImplemented:
                     if is_operator:
-                        return NotImplemented
+                        return declined(name, x1)
                     raise not_an_operand(name, x1)
                 kind = type(b)
             try:

@@ -7,6 +7,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from tapegrad._dtypes import DType
+from tapegrad._operands import as_tensors
 from tapegrad._record import mode
 from tapegrad._tensor import Tensor, host
 
@@ -96,19 +97,23 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
         own = _SPECIAL.get(f"{extension}.{name}" if extension else name)
         given = _given(function, args, kwargs)
         if given is not None:
-            if own is not None:
-                out = own(**given)
-            else:
-                out = _translated(function, _find(_FUNCTIONS.get(name, name), extension), given)
+            out = own(**given) if own is not None else _translated(function, _counterpart(name, extension), given)
             if out is not NotImplemented:
                 return out
         if mode().recording and any(x._record is not None for x in _tensors((args, kwargs))):
             what = f"numpy.{extension + '.' if extension else ''}{name}"
+            known = own is not None or _counterpart(name, extension) is not None
             raise TypeError(
-                f"{what} with a Tensor and these arguments has no counterpart that keeps the gradient: use a function "
-                "of tapegrad, or x.detach() for the value alone"
+                f"{what} with a Tensor{' and these arguments' if known else ''} has no counterpart that keeps the "
+                "gradient: use a function of tapegrad, or x.detach() for the value alone"
             )
     return function(*_hosted(args), **_hosted(kwargs))
+
+
+def _counterpart(name: str, extension: str) -> Any:
+    """Return tapegrad's function for one of NumPy's that is no ufunc; None without one."""
+    own = _FUNCTIONS.get(name, name)
+    return _find(own, extension) or (None if extension else _find(own, "special"))
 
 
 def _given(function: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
@@ -164,6 +169,20 @@ def _translated(function: Any, counterpart: Callable[..., Any] | None, given: di
 def _wants_flat(name: str, function: Any, given: dict[str, Any]) -> bool:
     """Say whether axis=None, given or by default, stands for the flat array."""
     return given.get("axis", signature(function).parameters["axis"].default) is None and name in _FLATTEN
+
+
+def _diff(a: Any, n: int = 1, axis: int = -1, **ends: Any) -> Any:
+    """NumPy's prepend and append may be numbers, which stand for one element along the axis."""
+    import numpy as np
+
+    def end(value: Any) -> Any:
+        shape = tuple(1 if i == axis % a.ndim else length for i, length in enumerate(a.shape))
+        ndim = value.ndim if isinstance(value, Tensor) else np.ndim(value)
+        return value if ndim else _find("broadcast_to")(as_tensors("diff", a, value)[1], shape)
+
+    if not isinstance(a, Tensor) or not a.ndim:
+        return NotImplemented
+    return _find("diff")(a, n=n, axis=axis, **{name: end(value) for name, value in ends.items()})
 
 
 def _transpose(a: Any, axes: Any = None) -> Any:
@@ -233,6 +252,7 @@ def _outer(a: Any, b: Any, **options: Any) -> Any:
 # NumPy's functions whose arguments mean something else than those of the standard's function.
 _SPECIAL: dict[str, Callable[..., Any]] = {
     "diagonal": _of_matrix("diagonal"),
+    "diff": _diff,
     "dot": _dot,
     "linalg.norm": _norm,
     "outer": _outer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from tapegrad._cuts import user_line
@@ -19,6 +20,7 @@ from tapegrad._namespace import (
     namespace_of,
     native_device,
 )
+from tapegrad._rules import BROADCASTING
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 
@@ -29,7 +31,7 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     """Return an operand that is no Tensor as a Python scalar or a raw array of `like`'s library.
 
     An array is a constant, copied if `keep` says that a rule will read it later; scalars, NumPy's too,
-    stay weak. NotImplemented for what is neither; TypeError for an array of another library.
+    stay weak. NotImplemented for what is neither; TypeError for an array of another library, or that its own records.
     """
     if type(x) in SCALARS:
         return x
@@ -39,6 +41,7 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     scalar = backend.as_scalar(x)
     if scalar is not None:
         return scalar
+    backend.refuse_recorded(x)
     x = lifted(x)
     x = backend_of[type(x)].copy(x) if keep else x
     alike = same_library(name, x, like)
@@ -124,6 +127,16 @@ def not_an_operand(name: str, x: object) -> TypeError:
     )
 
 
+def declined(name: str, x: object) -> Any:
+    """Return NotImplemented for what is no operand, so that Python asks the other side.
+
+    Raises TypeError for a list or tuple, which would answer `*` by repeating itself.
+    """
+    if isinstance(x, (list, tuple)) and name not in ("equal", "not_equal"):
+        raise not_an_operand(name, x)
+    return NotImplemented
+
+
 def as_tensor(x: object) -> Tensor:
     """Return an operand as a Tensor, a constant if it is none."""
     if type(x) is Tensor:
@@ -192,7 +205,15 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
         where = " and ".join(devices)
         return TypeError(f"{name}: operands on {where}; move one first, as in x.to_device({list(devices)[-1]!r})")
     shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
+    if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
+        return ValueError(f"{name} of operands of shape {shapes}: the shapes do not broadcast")
     return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}")
+
+
+def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
+    """Say whether shapes broadcast."""
+    lengths = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+    return all(len(set(column) - {1}) <= 1 for column in lengths)
 
 
 def _same_kind(error: Exception) -> Callable[[str], Exception]:

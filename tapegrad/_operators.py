@@ -8,7 +8,7 @@ from typing import Any
 from tapegrad._backward import backward
 from tapegrad._copies import copied, deep_copied, reduced
 from tapegrad._namespace import backend_of
-from tapegrad._operands import coerce, from_outside
+from tapegrad._operands import coerce, declined, from_outside
 from tapegrad._record import DEFAULT, mode, scopes
 from tapegrad._tensor import Tensor
 from tapegrad.ops import binary, conversion, elementwise, indexing, interchange, products
@@ -75,13 +75,13 @@ def _operator_matmul(x1: Any, x2: Any) -> Any:
     if type(x2) is Tensor:
         return products.matmul(x1, x2)
     if coerce("matmul", x2, x1._array, keep=False) is NotImplemented:
-        return NotImplemented
+        return declined("matmul", x2)
     return products.matmul(x1, x2)
 
 
 def _reflected_matmul(x2: Any, x1: Any) -> Any:
     if coerce("matmul", x1, x2._array, keep=False) is NotImplemented:
-        return NotImplemented
+        return declined("matmul", x1)
     return products.matmul(x1, x2)
 
 

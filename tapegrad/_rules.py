@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 OPERATIONS: dict[str, Operation] = {}  # has a rule
 COMPOSED: set[str] = set()  # plain code over others
 CONSTANT: set[str] = set()  # no derivative, or zero wherever there is one: never recorded
+BROADCASTING: set[str] = set()  # takes operands whose shapes broadcast, and nothing else
 
 new = object.__new__
 

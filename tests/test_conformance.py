@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,55 @@ def test_every_expected_failure_has_a_reason(path: Path) -> None:
     for block in path.read_text().strip().split("\n\n"):
         assert block.startswith("# ")
         assert all(line.startswith(("# ", "array_api_tests/")) for line in block.splitlines())
+
+
+def test_take_at_numbers_and_lists(xp: Place) -> None:
+    """An index is an integer whatever x holds; one alone takes the axis away, as in NumPy."""
+    values = np.arange(6.0).reshape(2, 3)
+    x = xp.tensor(values)
+    xp.check(tg.take(x, 1, axis=1), values[:, 1])
+    xp.check(tg.take(x, np.int64(-1), axis=0), values[-1])
+    xp.check(tg.take(x, [2, 0], axis=1), values[:, [2, 0]])
+    xp.check(np.take(x, 1, axis=1), values[:, 1])
+    xp.check(tg.take_along_axis(x, [[2], [0]]), [[2.0], [3.0]])
+    xp.check(tg.grad(lambda x: tg.sum(tg.take(x, 1, axis=1)))(x), [[0, 1, 0], [0, 1, 0]])
+    with pytest.raises(TypeError, match="take: indices must be integers, not float"):
+        tg.take(x, 1.0, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("f", "name"),
+    [
+        (lambda x: x * [1, 2], "multiply"),
+        (lambda x: [1, 2] * x, "multiply"),
+        (lambda x: x * (1, 2), "multiply"),
+        (lambda x: [1, 2] + x, "add"),
+        (lambda x: x < [1, 2], "less"),
+        (lambda x: x @ [1, 2], "matmul"),
+        (lambda x: [1, 2] @ x, "matmul"),
+        (lambda x: _in_place(x), "multiply"),
+    ],
+)
+def test_operators_refuse_lists(f: Callable[[Any], Any], name: str) -> None:
+    """A list is no operand, and is not repeated by an integer Tensor either."""
+    for x in (tg.asarray(2), tg.asarray(2.0), tg.tensor(2.0, requires_grad=True) * 1):
+        with pytest.raises(TypeError, match=f"^{name}: an operand is a Tensor, an array or a number, not (list|tuple)"):
+            f(x)
+    assert not isinstance(tg.asarray(2) == [1, 2], tg.Tensor)
+
+
+def _in_place(x: Any) -> None:
+    x *= [1, 2]
+
+
+@pytest.mark.parametrize("name", ["add", "maximum", "less", "where", "copysign", "atan2"])
+def test_shapes_that_do_not_broadcast(xp: Place, name: str) -> None:
+    """One error on all libraries, in vmap too."""
+    a, b = xp.tensor(np.ones((2, 3))), xp.tensor(np.ones((2, 4)))
+    f = (lambda a, b: tg.where(a > 0, b, 0.0)) if name == "where" else getattr(tg, name)
+    with pytest.raises(ValueError, match=rf"^{name} of operands of shape \(2, 3\), \(2, 4\).*: the shapes do not"):
+        f(a, b)
+    with pytest.raises(
+        ValueError, match=rf"^{name} of operands of shape \(3,\), \(4,\).*: the shapes do not broadcast"
+    ):
+        tg.vmap(f)(a, b)

@@ -37,6 +37,13 @@ SAME: list[tuple[str, Callable[[Any], Any]]] = [
     ("expand_dims", lambda x: np.expand_dims(x, (0, -1))),
     ("flip", lambda x: np.flip(x, 1)),
     ("full_like", lambda x: np.full_like(x, 3.0)),
+    ("full_like of a Tensor", lambda x: np.full_like(x, x[0, 1])),
+    ("linspace", lambda x: np.linspace(x[0, 0], x[1, 0], 3)),
+    ("sinc", np.sinc),
+    ("i0", np.i0),
+    ("diff from a number", lambda x: np.diff(x, prepend=0.5)),
+    ("diff to a Tensor", lambda x: np.diff(x, axis=0, append=x[0, 1])),
+    ("take a column", lambda x: np.take(x, 1, axis=1)),
     ("matrix_transpose", lambda x: np.matrix_transpose(x)),
     ("max", lambda x: np.max(x, axis=0, keepdims=True)),
     ("mean", lambda x: np.mean(x, 0)),
@@ -124,6 +131,7 @@ def test_an_array_beside_a_tensor_is_a_constant(xp: Place) -> None:
 
 RAISE: list[tuple[str, Callable[[tg.Tensor], Any], str]] = [
     ("no counterpart", lambda x: np.percentile(x, 50), r"numpy.percentile.*keeps the gradient.*x.detach\(\)"),
+    ("none at all", lambda x: np.pad(x, 1), "numpy.pad with a Tensor has no counterpart"),
     ("in an extension", lambda x: np.linalg.cond(x), r"numpy.linalg.cond.*x.detach\(\)"),
     ("option", lambda x: np.mean(x, dtype=np.float32), "numpy.mean.*these arguments"),
     ("where", lambda x: np.sum(x, where=np.asarray(True) & (A > 1)), "numpy.sum"),

@@ -445,3 +445,26 @@ def test_hints_name_what_is_there() -> None:
             assert name == "testing" or not hasattr(where, name), name
             for path in re.findall(r"tapegrad\.([\w.]+\w)", hint):
                 assert path == "testing" or attrgetter(path)(tg), (name, path)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda w, t: tg.add(w, t),
+        lambda w, t: t + w,
+        lambda w, t: w - t,
+        lambda w, t: w.__iadd__(t),
+        lambda w, t: w.__setitem__(..., t),
+        lambda w, t: tg.less(w, t),
+        lambda w, t: tg.sin(t),
+        lambda w, t: w @ t,
+        lambda w, t: tg.where(w > 0, t, 0.0),
+        lambda w, t: tg.asarray(t, copy=False),
+        lambda w, t: tg.asarray(t, device="cpu"),
+    ],
+)
+def test_a_tensor_recorded_by_pytorch_is_refused_by_all(use: Any) -> None:
+    torch = pytest.importorskip("torch")
+    w = tg.asarray([1.0, 2.0], device="torch:cpu")
+    with pytest.raises(TypeError, match="recorded by PyTorch's own autograd"):
+        use(w, torch.ones(2, requires_grad=True))

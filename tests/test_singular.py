@@ -386,3 +386,33 @@ def test_derivatives_of_a_determinant_that_is_zero(xp: Place, x: Any) -> None:
     xp.check(tg.jacobian(tg.hessian(tg.linalg.det))(at), third, rtol=1e-11)
     turned = xp.tensor(x * (1 + 2j))  # the same polynomial of complex numbers
     xp.check(tg.grad(lambda x: tg.real(tg.linalg.det(x)))(turned), np.tensordot(second, x, axes=2) / 2 * (1 - 2j) ** 2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    ("f", "slopes"),
+    [
+        (tg.gelu, lambda x: (x > 0) * 1.0),
+        (tg.asinh, lambda x: 1 / abs(x)),
+        (lambda x: tg.acosh(abs(x)), lambda x: 1 / x),
+        (lambda x: tg.atan2(x, abs(x)), lambda x: np.sign(x) * 0.0),
+        (lambda x: tg.atan2(abs(x.detach()), x), lambda x: -0.5 / abs(x)),
+        (lambda x: tg.logaddexp(x, x.detach()), lambda x: 0.5 + 0 * x),
+    ],
+)
+def test_squares_that_overflow(dtype: str, f: Callable[[tg.Tensor], tg.Tensor], slopes: Any) -> None:
+    """Derivatives of values whose squares are infinite in the dtype, but which are not so themselves."""
+    x = np.asarray([300.0, -300.0, 20000.0, -20000.0] if dtype == "float16" else [1e20, -1e20, 1e30])
+    with np.errstate(over="ignore"):
+        g = tg.grad(lambda x: tg.sum(f(x)))(tg.asarray(x, dtype=dtype))
+    np.testing.assert_allclose(np.asarray(g, dtype=np.float64), slopes(x), rtol=5e-3)
+
+
+def test_powers_of_no_number() -> None:
+    """Exponents of inf and NaN differentiate as in PyTorch."""
+    x = tg.asarray([1.0, 2.0, 0.5])
+    expected = {inf: [inf, inf, np.nan], -inf: [-inf, np.nan, -inf], np.nan: [np.nan] * 3}
+    with np.errstate(all="ignore"):
+        for exponent, slopes in expected.items():
+            g = tg.grad(lambda x, n=exponent: tg.sum(x**n))(x)
+            np.testing.assert_array_equal(np.asarray(g), slopes)

@@ -13,7 +13,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._elementwise import binary as _declare
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive
-from tapegrad._rules import composed, identity
+from tapegrad._rules import BROADCASTING, composed, identity
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, times
 from tapegrad.ops._text import text
@@ -35,7 +35,7 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return 2 * t * x1
         if is_complex(t.dtype):
             return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** (x2 - 1))
-        whole = x2 == int(x2)
+        whole = x2 % 1 == 0  # not so for inf and NaN
         if whole and x2 > 1:
             return t * (x2 * x1 ** (x2 - 1))
         bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
@@ -57,9 +57,16 @@ def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
     return times(xp, t, out) * xp.where((x1 < 0) & (t != 0), xp.nan, log)
 
 
-def _logaddexp(xp: Any, t: Any, x: Any, out: Any) -> Any:
-    finite = xp.where(xp.isfinite(out), out, 0)
-    return t * xp.exp(xp.where(x == out, 0, x - finite))
+def _atan2(xp: Any, t: Any, x: Any, x1: Any, x2: Any) -> Any:
+    """Return t x / (x1^2 + x2^2), where no square overflows."""
+    r = xp.hypot(x1, x2)
+    return over(xp, over(xp, t * x, r), r)
+
+
+def _logaddexp(xp: Any, t: Any, x: Any, other: Any) -> Any:
+    """Return t by the share of exp(x): from the difference of the two, which is precise where the result is not."""
+    alike = (x == other) & xp.isinf(x)
+    return t * xp.sigmoid(xp.where(alike, 0, xp.where(alike, 0, x) - other))
 
 
 add, operator_add = binary(
@@ -71,8 +78,8 @@ add, operator_add = binary(
 
 atan2, _ = binary(
     "atan2",
-    lambda xp, t, x1, x2: over(xp, t * x2, x1 * x1 + x2 * x2),
-    lambda xp, t, x1, x2: -over(xp, t * x1, x1 * x1 + x2 * x2),
+    lambda xp, t, x1, x2: _atan2(xp, t, x2, x1, x2),
+    lambda xp, t, x1, x2: -_atan2(xp, t, x1, x1, x2),
     text(
         "Angle of the point (x2, x1), in radians.",
         "Derivatives: t x2 / (x1^2 + x2^2); -t x1 / (x1^2 + x2^2).",
@@ -194,11 +201,11 @@ less_equal, operator_less_equal = binary(
 
 logaddexp, _ = binary(
     "logaddexp",
-    lambda xp, t, x1, out: _logaddexp(xp, t, x1, out),
-    lambda xp, t, x2, out: _logaddexp(xp, t, x2, out),
+    lambda xp, t, x1, x2: _logaddexp(xp, t, x1, x2),
+    lambda xp, t, x1, x2: _logaddexp(xp, t, x2, x1),
     text(
         "log(exp(x1) + exp(x2)) without overflow.",
-        "Derivatives: t exp(x1 - out); t exp(x2 - out).",
+        "Derivatives: t sigmoid(x1 - x2); t sigmoid(x2 - x1).",
         "tg.logaddexp(tg.asarray([0.0]), -1000.0)",
         "Tensor([0.])",
     ),
@@ -343,6 +350,9 @@ _where = primitive(
     lambda xp, t, condition: xp.where(condition, 0, t),
     broadcasts=True,
 )
+
+
+BROADCASTING.update(("copysign", "where"))
 
 
 def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:

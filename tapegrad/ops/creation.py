@@ -79,6 +79,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
         if like is not None:
             return _asarray_of_tensor(_joined(obj, like), dtype, device, copy)
         return wrap(_from_python(obj, dtype, device, copy))
+    backend.refuse_recorded(obj)
     array = backend.as_array(obj)
     checked = dtype_of(array)  # object and string arrays stop here
     if dtype is not None and as_dtype(dtype) is not checked:

@@ -104,9 +104,9 @@ def result_type(*arrays_and_dtypes: Any) -> DType:
     >>> tg.result_type(tg.int8, tg.uint8), tg.result_type(tg.zeros(2, dtype=tg.float32), 1.5)
     (tapegrad.int16, tapegrad.float32)
     """
-    plain = [_plain(x) for x in arrays_and_dtypes]
-    numbers = [x for x in plain if type(x) in SCALAR_RANKS]
-    others = [x for x in plain if type(x) not in SCALAR_RANKS]
+    given = [plain(x) for x in arrays_and_dtypes]
+    numbers = [x for x in given if type(x) in SCALAR_RANKS]
+    others = [x for x in given if type(x) not in SCALAR_RANKS]
     if not others:
         raise ValueError("result_type: at least one array or dtype is needed beside numbers")
     # The highest kind first: an int then widens a float only if it does so alone.
@@ -119,7 +119,7 @@ def result_type(*arrays_and_dtypes: Any) -> DType:
     return found if not arrays or _there(found, arrays[0]) else DTYPES[_NARROWER[found.name]]
 
 
-def _plain(x: Any) -> Any:
+def plain(x: Any) -> Any:
     """Return a scalar of NumPy, which counts no more than Python's, as a Python number; all else as it is."""
     backend = None if isinstance(x, Tensor) else find_backend(x)
     number = None if backend is None else backend.as_scalar(x)

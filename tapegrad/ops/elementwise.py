@@ -21,9 +21,12 @@ _LN10 = 2.302585092994046
 
 
 def _acosh(xp: Any, t: Any, x: Any) -> Any:
-    if is_complex(x.dtype):  # sqrt(x^2 - 1) would have other branch cuts
-        return over(xp, t, xp.sqrt(x - 1) * xp.sqrt(x + 1))
-    return over_root(xp, t, x * x - 1)
+    # Not sqrt(x^2 - 1), which overflows, and of complex values has other branch cuts.
+    return over(xp, t, xp.sqrt(x - 1) * xp.sqrt(x + 1))
+
+
+def _asinh(xp: Any, t: Any, x: Any) -> Any:
+    return t / (xp.sqrt(x * x + 1) if is_complex(x.dtype) else xp.hypot(x, 1.0))
 
 
 def _imag(xp: Any, t: Any) -> Any:
@@ -76,7 +79,7 @@ asin = unary(
 
 asinh = unary(
     "asinh",
-    lambda xp, t, x: t / xp.sqrt(x * x + 1),
+    _asinh,
     text(
         "Inverse hyperbolic sine.",
         "Derivative: t / sqrt(x^2 + 1).",

@@ -12,6 +12,7 @@ from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._namespace import backend_of, dtype_of, namespace_of, native_device, tracked
 from tapegrad._operands import (
     SCALARS,
+    as_tensor,
     as_tensors,
     beside,
     coerce,
@@ -30,7 +31,8 @@ from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_indices, index_dtype
-from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape
+from tapegrad.ops.dtypes import plain
+from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape, squeeze
 
 
 def _led(t: Any, ndim: int, key: Key) -> Key:
@@ -57,6 +59,7 @@ GETITEM = OPERATIONS["getitem"]
 def getitem(x: Tensor, key: Any) -> Tensor:
     """Return `x[key]`: integers, slices, `...`, None, integer arrays and masks, as in NumPy; never a view.
 
+    Raises IndexError for indices out of range; of those in arrays on JAX the library takes the nearest in range.
     Derivative: t, added at the places that were read, as often as they were read.
 
     >>> import tapegrad as tg
@@ -115,18 +118,33 @@ _take = primitive(
 
 
 def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Tensor:
-    """Take elements at integer indices along an axis, which a 1-D Tensor need not name.
+    """Take elements at integer indices along an axis, which a 1-D Tensor need not name; at one index, without the axis.
 
-    Derivative: t, added at the indices; repeated ones add up.
+    Raises an error for indices out of range, but on JAX, which gives NaN there. Derivative: t, added at the indices;
+    repeated ones add up.
 
     >>> import tapegrad as tg
     >>> tg.take(tg.asarray([1.0, 2.0, 3.0]), tg.asarray([2, 0]))
     Tensor([3., 1.])
     """
-    x, indices = as_tensors("take", x, indices)
+    x, indices = _with_indices("take", x, indices)
     if axis is None and x.ndim != 1:
         raise ValueError(f"take: a Tensor of {x.ndim} axes needs axis=")
-    return _take(x, _indices("take", indices), axis_of("take", x.ndim, -1 if axis is None else axis))
+    place = axis_of("take", x.ndim, -1 if axis is None else axis)
+    if indices.ndim == 0:
+        return squeeze(_take(x, _indices("take", reshape(indices, (1,))), place), place)
+    return _take(x, _indices("take", indices), place)
+
+
+def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
+    """Return an operand and its indices as Tensors; a number or a list is one of integers, whatever x is of."""
+    indices = plain(indices)
+    if type(indices) in SCALARS or isinstance(indices, (list, tuple)):
+        from tapegrad.ops.creation import asarray
+
+        x = as_tensor(x)
+        indices = asarray(indices, device=x.device)
+    return as_tensors(name, x, indices)
 
 
 def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
@@ -171,7 +189,7 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
     Tensor([[2.],
             [3.]])
     """
-    x, indices = as_tensors("take_along_axis", x, indices)
+    x, indices = _with_indices("take_along_axis", x, indices)
     if x.ndim != indices.ndim:
         raise ValueError(f"take_along_axis: {indices.ndim} axes of indices for {x.ndim} of x")
     place = axis_of("take_along_axis", x.ndim, axis)

@@ -84,8 +84,10 @@ def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
     th = _gelu_tanh(xp, x) if cache is None else cache
-    slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * (x * x)
-    return t * (0.5 * (1 + th) * (1 + x * (1 - th) * slope))
+    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do.
+    slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * xp.minimum(x * x, 1024.0)
+    half = 0.5 * (1 + th)
+    return t * (half + half * (1 - th) * x * slope)
 
 
 _gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True)
