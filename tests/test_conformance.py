@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,8 +239,7 @@ def test_take_at_numbers_and_lists(xp: Place) -> None:
         (lambda x: x < [1, 2], "less"),
         (lambda x: x @ [1, 2], "matmul"),
         (lambda x: [1, 2] @ x, "matmul"),
-        (lambda x: operator.iadd(x, [1, 2]), "add"),
-        (lambda x: operator.imul(x, [1, 2]), "multiply"),
+        (lambda x: _in_place(x), "multiply"),
     ],
 )
 def test_operators_refuse_lists(f: Callable[[Any], Any], name: str) -> None:
@@ -249,7 +247,11 @@ def test_operators_refuse_lists(f: Callable[[Any], Any], name: str) -> None:
     for x in (tg.asarray(2), tg.asarray(2.0), tg.tensor(2.0, requires_grad=True) * 1):
         with pytest.raises(TypeError, match=f"^{name}: an operand is a Tensor, an array or a number, not (list|tuple)"):
             f(x)
-    assert (tg.asarray(2) == [1, 2]) is False
+    assert not isinstance(tg.asarray(2) == [1, 2], tg.Tensor)
+
+
+def _in_place(x: Any) -> None:
+    x *= [1, 2]
 
 
 @pytest.mark.parametrize("name", ["add", "maximum", "less", "where", "copysign", "atan2"])
