@@ -68,11 +68,7 @@ class Adapter(Backend):
         return _torch_compile.executor(program, self.to_host)
 
     def refuse_recorded(self, array: Array) -> None:
-        if array.requires_grad:
-            raise TypeError(
-                "this PyTorch tensor is recorded by PyTorch's own autograd, which would lose its gradient here: "
-                "use tensor.detach() first"
-            )
+        functions.refuse_recorded(array)
 
     def copy(self, array: Array) -> Array:
         self.refuse_recorded(array)

@@ -19,3 +19,12 @@ def one_array(key: tuple[Any, ...]) -> bool:
     arrays = [i for i in key if hasattr(i, "shape")]
     rest = [i for i in key if not hasattr(i, "shape")]
     return len(arrays) == 1 and arrays[0].ndim == 1 and all(i == slice(None) for i in rest)
+
+
+def refuse_recorded(array: Array) -> None:
+    """Raise TypeError for a tensor that PyTorch's autograd records."""
+    if array.requires_grad:
+        raise TypeError(
+            "this PyTorch tensor is recorded by PyTorch's own autograd, which would lose its gradient here: "
+            "use tensor.detach() first"
+        )
