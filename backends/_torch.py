@@ -21,7 +21,7 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("torch", compat)
         self.xp.replace(std=lambda x, /, **options: torch.sqrt(compat.var(x, **options)))  # any correction
-        self.xp.replace(take_along_axis=lambda x, i, /, *, axis: torch.take_along_dim(x, i.long(), axis))
+        self.xp.replace(take_along_axis=functions.take_along_axis)
         self.xp.replace(searchsorted=functions.searchsorted)
 
     def owns(self, array_type: type) -> bool:

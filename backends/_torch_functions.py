@@ -14,6 +14,11 @@ def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array |
     return torch.searchsorted(x1.contiguous(), x2.contiguous(), side=side, sorter=sorter)  # which warns of gaps
 
 
+def take_along_axis(x: Array, indices: Array, /, *, axis: int) -> Array:
+    n, i = x.shape[axis], indices.long()
+    return torch.gather(x, axis, torch.where(i < 0, i + n, i))  # torch.take_along_dim wraps what is out of range
+
+
 def one_array(key: tuple[Any, ...]) -> bool:
     """Say whether a key is slices around one vector of integers."""
     arrays = [i for i in key if hasattr(i, "shape")]

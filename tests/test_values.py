@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -377,3 +378,19 @@ def test_writing_lists_of_recorded_tensors(xp: Place) -> None:
     z = tg.zeros((2, 2), dtype=x.dtype, device=x.device)
     z[...] = [[1.0, x[0]], (0, 2)]
     xp.check(z, [[1.0, 1.0], [0.0, 2.0]])
+
+
+@pytest.mark.parametrize("index", [3, -4])
+def test_indices_in_arrays_are_checked(xp: Place, index: int) -> None:
+    if xp.device.startswith("jax"):
+        pytest.skip("JAX does not check them, as README says")
+    x, i = xp.tensor([[1.0, 2.0, 3.0]]), xp.tensor(np.asarray([[index]]))
+    takes: list[Callable[[], Any]] = [
+        lambda: tg.take_along_axis(x, i, axis=1),
+        lambda: tg.take(x, tg.reshape(i, (1,)), axis=1),
+        lambda: x[0, tg.reshape(i, (1,))],
+    ]
+    for take in takes:
+        with pytest.raises((IndexError, RuntimeError), match="out of (DATA )?(bounds|range)"):
+            take()
+    xp.check(tg.take_along_axis(x, xp.tensor(np.asarray([[-3]])), axis=1), [[1.0]])
