@@ -64,7 +64,8 @@ def same_library(name: str, a: Array, b: Array) -> Array | None:
         if backend_of[type(a)] is second:
             return a
     raise TypeError(
-        f"{name}: operands on {device_of(a)} and {device_of(b)}; move one first, as in x.to_device({device_of(b)!r})"
+        f"{name}: operands on {device_of(a)} and {device_of(b)}; move one first, as in "
+        f"tapegrad.asarray(x, device={device_of(b)!r})"
     )
 
 
@@ -203,7 +204,8 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
     devices = dict.fromkeys(device_of(a) for a in arrays if hasattr(a, "shape"))
     if len(devices) > 1:
         where = " and ".join(devices)
-        return TypeError(f"{name}: operands on {where}; move one first, as in x.to_device({list(devices)[-1]!r})")
+        how = f"tapegrad.asarray(x, device={list(devices)[-1]!r})"
+        return TypeError(f"{name}: operands on {where}; move one first, as in {how}")
     shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
     if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
         return ValueError(f"{name} of operands of shape {shapes}: the shapes do not broadcast")

@@ -234,7 +234,7 @@ def test_messages() -> None:
         sp.polygamma(-1, 1.0)
     with pytest.raises(ValueError, match=r"xlogy of operands of shape \(2,\), \(3,\)"):
         sp.xlogy(tg.ones(2), tg.ones(3))
-    with pytest.raises(TypeError, match=r"betaln: operands on cpu and strict:device1; move one first"):
+    with pytest.raises(TypeError, match=r"betaln: operands on cpu and strict:device1; move one.*tapegrad.asarray"):
         sp.betaln(tg.ones(2), tg.ones(2, device="strict:device1"))
 
 
