@@ -62,7 +62,10 @@ class HandedOver:
                 return self._fall_back("made other values of the same calls", arrays)
             self._function = function
         else:
-            outs, conditions = self._function(arrays, self._given)
+            try:
+                outs, conditions = self._function(arrays, self._given)
+            except Exception:  # of an index out of range, say, before the conditions can be looked at
+                return PlainExecutor(self.program).run(arrays)  # which raises what an eager call does
         for condition, error_of in zip(conditions, self._errors, strict=True):
             if condition:
                 raise error_of(condition)

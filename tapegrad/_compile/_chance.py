@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-
-from tapegrad._namespace import CaptureError
 
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 
@@ -18,23 +15,16 @@ class Chance:
     """The state of the global generators, and of some others, when this is made.
 
     A number that goes into an array differs from call to call, which is refused with its line; one that Python decides
-    by, seldom for the other case, is noticed here only.
+    by, seldom for the other case, is noticed here only. It may have been another thread that drew.
     """
 
     def __init__(self, generators: Iterable[Any] = ()) -> None:
         self._before = [(name, g, _state(g)) for name, g in (("random", random), ("numpy.random", np.random))]
         self._before += [(f"a {type(g).__qualname__}", g, _state(g)) for g in generators]
 
-    def check(self) -> None:
-        """Raise CaptureError if numbers were drawn since; not where it may have been another thread that did it."""
-        if any(t is not threading.current_thread() and t.name != "tapegrad" for t in threading.enumerate()):
-            return
-        for name, g, before in self._before:
-            if _state(g) != before:
-                raise CaptureError(
-                    f"the function draws random numbers from {name}, which a replayed call would not do: draw them "
-                    "outside, and pass them as an argument"
-                )
+    def drawn_from(self) -> str | None:
+        """Return the name of a generator that gave numbers since, if one did."""
+        return next((name for name, g, before in self._before if _state(g) != before), None)
 
 
 def _state(generator: Any) -> Any:

@@ -14,6 +14,7 @@ from tapegrad._compile._chance import Chance
 from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, key_of, same_ones
+from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, fits, outlived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
@@ -50,6 +51,7 @@ class _Pending:
     def __init__(self) -> None:
         self.known: Known | None = None
         self.generators: list[Any] = []  # of random numbers
+        self.draws = 0  # captured calls in which they were drawn
         self.captures: list[tuple[Capture, int]] = []
 
 
@@ -171,7 +173,14 @@ class Compiled:
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
-        chance.check()
+        drawn = chance.drawn_from()
+        if drawn is not None:  # if it was another thread, not at every call
+            pending.draws += 1
+            if pending.draws >= ATTEMPTS:
+                raise random_numbers(drawn)
+            if not any(r.capture is same for r in replays):
+                pending.captures.append((same, 1))
+            return result
         for replay in [r for r in replays if r.capture is same]:  # what holds for both is more general
             self._drop(key, replay)
         self._last = Replay(capture, leaves, self.threads, self.reassociate)

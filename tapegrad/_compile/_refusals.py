@@ -60,3 +60,11 @@ def shape_needed(what: str, instead: str = "") -> CaptureError:
         + (f"use {instead}, or " if instead else "")
         + "leave it outside the function"
     )
+
+
+def random_numbers(name: str) -> CaptureError:
+    """Return the error for random numbers that calls draw."""
+    return CaptureError(
+        f"the function draws random numbers from {name}, which a replayed call would not do: draw them outside, and "
+        "pass them as an argument"
+    )
