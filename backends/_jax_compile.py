@@ -35,10 +35,10 @@ def _loop(loop: Any, x: Array, *outer: Array) -> tuple[Array, Array]:
 
     def again(carry: tuple[Array, ...]) -> Array:
         _, n, change, size = carry
-        return (n < until.limit) & ~settled(change, size)
+        return (n < until.limit) & ~settled(change, size) & ((n == 0) | jnp.isfinite(change))
 
     def settled(change: Array, size: Array) -> Array:
-        return change <= until.scale * jnp.where(size > 1, size, 1)
+        return jnp.isfinite(change) & (change <= until.scale * jnp.where(size > 1, size, 1))
 
     def once(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         y, *measures = step([carry[0], *outer])

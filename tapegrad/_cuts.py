@@ -69,6 +69,7 @@ def cut_by_use(how: str) -> Callable[..., None] | None:
         if len(lines) < MOST and any([_seq(x, first + 1) <= first for x in operands]):
             _note(lines, how)
 
+    watch.passive = True  # type: ignore[attr-defined]  # what is used matters to it, not how that is computed
     return watch
 
 

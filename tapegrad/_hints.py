@@ -95,5 +95,6 @@ def of_function(name: str) -> str:
 
 
 def of_attribute(name: str) -> str:
-    """Return what to write for an attribute that Tensors lack, "" if nothing is known."""
-    return ATTRIBUTES.get(name) or of_function(name)
+    """Return the end of an error for an attribute that Tensors lack: what to write, "" if nothing is known."""
+    hint = ATTRIBUTES.get(name) or of_function(name)
+    return f": use {hint}" if hint else ""

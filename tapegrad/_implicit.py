@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 from tapegrad._cuts import user_line
@@ -149,6 +150,8 @@ class Until(NamedTuple):
         for _ in range(self.limit):
             x, *measures = step(x)
             change, size = [float(host(wrap(m)).item()) for m in measures]
+            if not isfinite(change):  # which an infinite size would excuse
+                break
             if change <= self.scale * (size if size > 1 else 1.0):
                 return x
         raise self.error(change)

@@ -305,15 +305,16 @@ class Tensor:
         return tapegrad
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):  # a slot that is not set, which is asked for often
+            raise AttributeError(name)
         import tapegrad
         from tapegrad import _hints
 
-        if not name.startswith("_") and callable(getattr(tapegrad, name, None)):
+        if callable(getattr(tapegrad, name, None)):
             raise AttributeError(
                 f"a Tensor has no method {name!r}: the array API has it as a function, tapegrad.{name}(x)"
             )
-        hint = _hints.of_attribute(name)
-        raise AttributeError(f"a Tensor has no attribute {name!r}{': use ' + hint if hint else ''}")
+        raise AttributeError(f"a Tensor has no attribute {name!r}{_hints.of_attribute(name)}")
 
     if TYPE_CHECKING:  # bound in _operators.py and _interop.py
         T: Tensor

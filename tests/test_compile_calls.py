@@ -152,3 +152,28 @@ def test_nothing_of_a_call_is_kept_alive() -> None:
     del x, y, loss
     gc.collect()
     assert not any(r() is not None for r in seen)
+
+
+def test_under_no_grad_inside_a_transform_it_is_compiled() -> None:
+    calls = []
+
+    @tg.compile
+    def teacher(x: Any) -> Any:
+        calls.append(1)
+        return x * 2.0
+
+    def loss(x: Any) -> Any:
+        with tg.no_grad():
+            y = teacher(x.detach())
+        return tg.sum(x * y)
+
+    for _ in range(6):
+        assert tg.grad(loss)(tg.ones(2)).tolist() == [2.0, 2.0]
+    assert len(calls) == 2
+
+    def cut(x: Any) -> Any:
+        with tg.no_grad():
+            return tg.sum(teacher(x))
+
+    with pytest.raises(CaptureError, match=r"is recorded: .*pass it detached"):
+        tg.grad(cut)(tg.ones(2))

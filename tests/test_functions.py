@@ -405,3 +405,8 @@ def test_a_hook_that_returns_something_else() -> None:
 def test_detaching_something_else_is_no_cut() -> None:
     x = tg.tensor(2.0, requires_grad=True)
     assert float(tg.grad(lambda y: x.detach() * 3.0)(1.0)) == 0.0
+
+
+def test_an_iteration_that_runs_away_has_no_result(xp: Place) -> None:
+    with np.errstate(all="ignore"), pytest.raises(RuntimeError, match="fixed_point: .* changed an element by"):
+        tg.fixed_point(lambda x, a: a * x * x, xp.tensor(2.0), xp.tensor(1.0))

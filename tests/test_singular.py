@@ -416,3 +416,15 @@ def test_powers_of_no_number() -> None:
         for exponent, slopes in expected.items():
             g = tg.grad(lambda x, n=exponent: tg.sum(x**n))(x)
             np.testing.assert_array_equal(np.asarray(g), slopes)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-13)])
+def test_a_regular_matrix_beside_a_singular_one(dtype: str, tolerance: float) -> None:
+    a, d = np.random.default_rng(0).normal(size=(2, 20, 20)).astype(dtype)
+    both = np.stack([a, np.zeros_like(a)])
+    alone = np.asarray(tg.grad(tg.linalg.det)(a))
+    beside = np.asarray(tg.grad(lambda x: tg.sum(tg.linalg.det(x)))(both))[0]
+    np.testing.assert_allclose(beside, alone, rtol=0, atol=tolerance * abs(alone).max())
+    slope = np.asarray(tg.hvp(tg.linalg.det, (tg.asarray(a),), (tg.asarray(d),)))
+    slopes = tg.hvp(lambda x: tg.sum(tg.linalg.det(x)), (tg.asarray(both),), (tg.asarray(np.stack([d, d])),))
+    np.testing.assert_allclose(np.asarray(slopes)[0], slope, rtol=0, atol=10 * tolerance * abs(slope).max())

@@ -97,7 +97,8 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         m = mode()
-        if m.watch is not None or capturing.get() is not None or mapping.get() is not None:
+        passive = getattr(m.watch, "passive", False)
+        if (m.watch is not None and not passive) or capturing.get() is not None or mapping.get() is not None:
             return self.function(*args, **kwargs)  # a part of what is captured, mapped, or listed by an open Tape
         leaves: list[Any] = []
         key = (

@@ -18,9 +18,37 @@ def cofactors(xp: Any, x: Any, det_x: Any) -> Any:
     """Return det(x) x^-T, and its limit where x is singular."""
     # As small as rounding leaves a determinant that is zero, beside its bound by Hadamard.
     bound = xp.prod(xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=-1)), axis=-1)
-    if not _any(xp, xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound):
+    singular = xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound
+    if not _any(xp, singular):
         return det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(x))
-    u, s, vh = xp.linalg.svd(wrap(constant_array(x._array)) if type(x) is Tensor else x)
+    u, s, vh = xp.linalg.svd(_fixed(x))
+    value = _from_factors(xp, u, s, vh)
+    if type(x) is not Tensor:
+        return value
+    eye = xp.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    chosen = singular[..., None, None]
+    regular = det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(xp.where(chosen, eye, x)))
+    y = xp.where(chosen, _of_singular(xp, xp.where(chosen, x, eye)), regular)
+    return y + (value - _fixed(y))  # the value loses no digits in polynomials; its derivatives are theirs
+
+
+def _fixed(x: Any) -> Any:
+    """Return a constant of the same values."""
+    return wrap(constant_array(x._array)) if type(x) is Tensor else x
+
+
+def _from_factors(xp: Any, u: Any, s: Any, vh: Any) -> Any:
+    """Return cofactors from the singular value decomposition: its values, but not its derivatives, are exact."""
+    # The product of all other singular values, without dividing by one that is zero.
+    others = xp.where(xp.eye(s.shape[-1], dtype=xp.bool, device=s.device), 1, s[..., None, :])
+    rest = xp.astype(xp.prod(others, axis=-1), u.dtype)
+    phase = xp.linalg.det(u) * xp.linalg.det(vh)
+    return phase[..., None, None] * xp.matmul(xp.conj(u) * rest[..., None, :], xp.conj(vh))
+
+
+def _of_singular(xp: Any, x: Any) -> Any:
+    """Return cofactors by polynomials."""
+    u, s, vh = xp.linalg.svd(_fixed(x))
     k = n = x.shape[-1]
     while k and (k == n or _any(xp, s[..., k - 1] <= epsilon(x.dtype) ** 0.5 * s[..., 0])):
         k -= 1
