@@ -175,5 +175,6 @@ def test_under_no_grad_inside_a_transform_it_is_compiled() -> None:
         with tg.no_grad():
             return tg.sum(teacher(x))
 
-    with pytest.raises(CaptureError, match=r"is recorded: .*pass it detached"):
-        tg.grad(cut)(tg.ones(2))
+    for _ in range(4):  # an eager call, and captured ones
+        with pytest.raises(RuntimeError, match=r"the chain was cut by no_grad\(\)|is recorded: .*pass it detached"):
+            tg.grad(cut)(tg.ones(2))
