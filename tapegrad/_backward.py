@@ -13,11 +13,11 @@ from operator import attrgetter
 from typing import Any
 
 from tapegrad._dtypes import is_complex
-from tapegrad._namespace import backend_of, holds, namespace_of, native_device, tracked
+from tapegrad._namespace import as_array, backend_of, holds, namespace_of, native_device, tracked
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
 from tapegrad._tensor import Hooks, Tensor, check_like, wrap
-from tapegrad.backends import Array, Namespace
+from tapegrad.backends import Namespace
 
 _by_seq = attrgetter("seq")
 
@@ -243,7 +243,7 @@ class Walk:
         elif p not in self.owned:
             t = self.copy(t)
         elif not self.taped and p.shape == ():
-            t = _as_value(t)
+            t = as_array(t)
         self.owned.add(p)
         return t
 
@@ -386,7 +386,7 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
         for r, t in found:
             leaf = r.tensor()  # type: ignore[misc]
             if leaf is not None:
-                sums.append((leaf, _as_value(t if leaf.grad is None else leaf.grad._array + t)))
+                sums.append((leaf, as_array(t if leaf.grad is None else leaf.grad._array + t)))
         for leaf, t in sums:
             leaf._grad = wrap(t)
         return
@@ -396,7 +396,3 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
         totals = [(x, t if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
     for leaf, t in totals:
         leaf._grad = t
-
-
-def _as_value(t: Array) -> Array:
-    return backend_of[type(t)].as_array(t)

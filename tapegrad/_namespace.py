@@ -65,6 +65,11 @@ def find_backend(array: object) -> Backend | None:
     return backend
 
 
+def as_array(x: Any) -> Array:
+    """Return a raw result as an array, which a library may have given as its scalar."""
+    return backend_of[type(x)].as_array(x)
+
+
 def device_of(array: Array) -> str:
     """Return the device string of a raw array."""
     return backend_of[type(array)].device_string(array)

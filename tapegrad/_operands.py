@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import zip_longest
 from typing import Any
 
 from tapegrad._cuts import user_line
@@ -214,8 +213,13 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
     """Say whether shapes broadcast."""
-    lengths = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
-    return all(len(set(column) - {1}) <= 1 for column in lengths)
+    from tapegrad.ops.shaping import broadcast_shapes
+
+    try:
+        broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 def _same_kind(error: Exception) -> Callable[[str], Exception]:

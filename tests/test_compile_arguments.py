@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict, defaultdict
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from compiling import CALLS, Model, refused, same, values
+from containers import Layer, Pair
 from test_compile import plain
 
 import tapegrad as tg
@@ -59,17 +59,6 @@ def test_results_that_are_state_or_arguments_or_shared() -> None:
         assert out[2] is out[3]["again"]
         assert out[2].item() == i + 1
         assert out[4] is m.w.grad
-
-
-class Pair(NamedTuple):
-    w: Any
-    b: Any
-
-
-@dataclass
-class Layer:
-    w: Any
-    b: Any
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict, partial(defaultdict, list), Pair, Layer])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from containers import Layer, Pair
 from places import Place
 
 import tapegrad as tg
@@ -32,17 +32,6 @@ def test_argnums_and_keyword_arguments(xp: Place) -> None:
     gx, gy = D(f, (0, 1))(x, y, scale=1.0)
     xp.check(gx, [6.0, 16.0])
     xp.check(gy, [1.0, 4.0])
-
-
-class Pair(NamedTuple):
-    w: Any
-    b: Any
-
-
-@dataclass
-class Layer:
-    w: Any
-    b: Any
 
 
 @pytest.mark.parametrize("make", [Pair, Layer, lambda w, b: {"w": w, "b": [b, None]}, lambda w, b: [w, (b,)]])

@@ -12,7 +12,7 @@ from tapegrad._compile._program import Node, Program, Value
 from tapegrad._compile._refusals import caught, escaped, rounds_unlike
 from tapegrad._compile._trace import Graph, Traced
 from tapegrad._cuts import user_line
-from tapegrad._namespace import backend_of
+from tapegrad._namespace import as_array
 from tapegrad.backends import Array
 from tapegrad.backends._replay import replay_of
 
@@ -44,14 +44,10 @@ class Loop:
 
     @cached_property
     def _round(self) -> Callable[[list[Array]], tuple[Array, Array, Array]]:
-        return replay_of(self.program, _as_array)
+        return replay_of(self.program, as_array)
 
     def __repr__(self) -> str:
         return f"{self.until.name}: {len(self.nodes)} operations"
-
-
-def _as_array(x: Any) -> Array:
-    return backend_of[type(x)].as_array(x)
 
 
 def _run(loop: Loop, x: Array, *outer: Array) -> Array:

@@ -10,7 +10,7 @@ from tapegrad._compile._extract import program_of
 from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
 from tapegrad._compile._program import Program
-from tapegrad._namespace import backend_of
+from tapegrad._namespace import as_array, backend_of
 from tapegrad._record import LEAF
 from tapegrad._tensor import Hooks, Tensor
 from tapegrad.backends import Backend
@@ -156,16 +156,12 @@ class Replay:
         return self.leave(leaves, xs, outs)
 
 
-def _as_array(x: Any) -> Any:
-    return backend_of[type(x)].as_array(x)
-
-
 def _executor(program: Program, found: set[Backend], threads: int | None, reassociate: bool) -> Any:
     """Return what runs the program: the adapter's own executor, if all arrays are of one library."""
     if len(found) == 1 and not any(n.op == "to_device" for n in program.nodes):
         backend = found.pop()
         return backend.executor(planned(program, backend, reassociate) if backend.plans else program, threads)
-    return PlainExecutor(program, _as_array)
+    return PlainExecutor(program, as_array)
 
 
 def fits(capture: Capture, leaves: list[Any]) -> bool:
