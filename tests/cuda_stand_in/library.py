@@ -93,8 +93,11 @@ def replace_runtime(module: str) -> None:
 
 
 def replace_cublas() -> None:
-    """Replace cuBLAS, the file that CuPy loads."""
-    importlib.import_module("cupy_backends.cuda.libs.cublas")
+    """Replace cuBLAS, the file that CuPy loads at the first use of this module."""
+    try:
+        _ = importlib.import_module("cupy_backends.cuda.libs").cublas
+    except ImportError as error:
+        raise requirements.unavailable(f"CuPy has no cuBLAS: pip install 'tapegrad[cuda-stand-in]' ({error})") from None
     with open("/proc/self/maps") as maps:
         path = next(line.split()[-1] for line in maps if "libcublas.so" in line)
     real = ctypes.CDLL(path)
@@ -135,7 +138,7 @@ def _replace(address: int, name: str) -> None:
     page = address & ~4095
     libc = ctypes.CDLL(None)
     if libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(8192), 7):
-        raise requirements.Unavailable("the stand-in for CUDA cannot run: code may not be written to on this system")
+        raise requirements.unavailable("this system lets nobody write over code (mprotect is refused)")
     ctypes.memmove(address, code, len(code))
 
 

@@ -16,13 +16,13 @@ class Unavailable(RuntimeError):
 def check() -> None:
     """Raise Unavailable if anything is missing."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise _unavailable(f"it runs on x86-64 Linux, not on {platform.machine()} {sys.platform}")
+        raise unavailable(f"it runs on x86-64 Linux, not on {platform.machine()} {sys.platform}")
     if shutil.which("g++") is None:
-        raise _unavailable("g++ is not installed: install your system's g++ package (apt-get install g++)")
+        raise unavailable("g++ is not installed: install your system's g++ package (apt-get install g++)")
     if importlib.util.find_spec("cupy") is None:
-        raise _unavailable("CuPy is not installed: pip install 'tapegrad[cuda-stand-in]'")
+        raise unavailable("CuPy is not installed: pip install 'tapegrad[cuda-stand-in]'")
     if "cupy" in sys.modules:
-        raise _unavailable("CuPy is imported already: install the stand-in first")
+        raise unavailable("CuPy is imported already: install the stand-in first")
     cuda_headers()
 
 
@@ -31,7 +31,7 @@ def cuda_headers() -> Path:
     for folder in _header_folders():
         if all((folder / name).exists() for name in ("cuda_fp16.h", "driver_types.h", "crt/host_defines.h")):
             return folder
-    raise _unavailable(
+    raise unavailable(
         "CUDA's headers are not installed (cuda_fp16.h, crt/host_defines.h): pip install 'tapegrad[cuda-stand-in]'"
     )
 
@@ -48,5 +48,6 @@ def cupy_headers() -> Path:
     return Path(spec.origin).parent / "_core/include"
 
 
-def _unavailable(why: str) -> Unavailable:
+def unavailable(why: str) -> Unavailable:
+    """Return the error for a reason."""
     return Unavailable(f"the stand-in for CUDA cannot run: {why}")
