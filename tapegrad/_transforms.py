@@ -20,7 +20,7 @@ from tapegrad._namespace import backend_of, constant_array, device_of, find_back
 from tapegrad._operands import within
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
-from tapegrad._tensor import Tensor, check_like, wrap
+from tapegrad._tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._tree import Rebuild, flatten
 from tapegrad.ops.creation import asarray
 
@@ -57,12 +57,14 @@ class Traced:
             if not -len(args) <= i < len(args):
                 raise TypeError(f"{self.what}: argnums={i} but {len(args)} positional arguments were given")
             flat.append(flatten(args[i]))
+        if len({i % len(args) for i in chosen}) < len(chosen):
+            raise ValueError(f"{self.what}: argnums={argnums} names an argument twice: name each once")
         device = device_for_numbers([x for leaves, _ in flat for x in leaves])
         for i, (leaves, rebuild) in zip(chosen, flat, strict=True):
             new = [self._input(x, device, argnums) for x in leaves]
             self.raw += [type(x) is not Tensor for x in leaves]
             self.fresh += new
-            inputs[i] = rebuild(list(new))
+            inputs[i] = rebuild([shallow_copy(x) for x in new])  # an in-place update is to leave ours as they are
             self.trees.append((len(leaves), rebuild))
         self.leaves = {x._record for x in self.fresh if x._record is not None}
         first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
@@ -124,7 +126,7 @@ class Traced:
 
     def _output(self, y: Any) -> Tensor:
         if isinstance(y, Tensor):
-            return y
+            return shallow_copy(y)
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{self.what}: it must return a Tensor or a container of them, not {type(y).__name__}")
         return constant(y)
@@ -149,7 +151,7 @@ class Traced:
             a = x._array
             xp = namespace_of[type(a)]
             return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
-        return g if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
+        return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
     def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
         """Return one Tensor for each input as trees of the arguments' structure; raw for what came raw."""
@@ -162,7 +164,7 @@ class Traced:
 
     def result(self, values: Sequence[Tensor], taped: bool) -> Any:
         """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
-        cut = [y if taped else wrap(constant_array(y._array)) for y in values]
+        cut = [shallow_copy(y) if taped else wrap(constant_array(y._array)) for y in values]
         return self.rebuild([_raw(y) for y in cut] if all(self.raw) and not taped else list(cut))
 
     def scalar(self) -> Tensor:
