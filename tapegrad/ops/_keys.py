@@ -203,7 +203,9 @@ def has_integer_arrays(key: Key) -> bool:
 def axes_at(key: Key) -> int:
     """Return how many axes `x[key]` has, for a full key whose index arrays stand together."""
     arrays = [i for i in key if hasattr(i, "shape")]
-    new = 1 if len(arrays) == 1 and dtype_of(arrays[0]).kind == "bool" else max([len(i.shape) for i in arrays], default=0)
+    new = (
+        1 if len(arrays) == 1 and dtype_of(arrays[0]).kind == "bool" else max([len(i.shape) for i in arrays], default=0)
+    )
     return new + sum(i is None or isinstance(i, slice) for i in key)
 
 
