@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import sys
 
-from tapegrad.backends._base import Array, Backend, Namespace
+from tapegrad.backends._base import Array, Backend, Namespace, as_key
 
 __all__ = [
     "Array",
     "Availability",
     "Backend",
     "Namespace",
+    "as_key",
     "available",
     "imported",
     "is_available",

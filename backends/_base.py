@@ -19,6 +19,14 @@ DTYPE_NAMES = (
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
 )
 
+DEVICE_IDS: dict[type, Callable[[Any], Any]] = {}  # types of native devices that cannot be hashed -> their identity
+
+
+def as_key(x: Any) -> Any:
+    """Return a static value, such as a dtype or a native device, as something hashable that equals for equal ones."""
+    identity = DEVICE_IDS.get(type(x))
+    return x if identity is None else (type(x), identity(x))
+
 
 class Namespace:
     """A library's array API namespace, with an adapter's own functions in front of it.

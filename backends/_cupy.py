@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import array_api_compat.cupy as compat
 import cupy
-import cupyx
 import cupyx.scipy.special
 import numpy as np
 
-from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._base import DEVICE_IDS, Array, Backend
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
+
+DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")
 
 
 class Adapter(Backend):
@@ -87,11 +89,17 @@ class Adapter(Backend):
         return True  # atomics
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        if self.has_integer_arrays(key):
-            cupyx.scatter_add(array, key, value)
-            return array
-        array[key] += value
+        if not self.has_integer_arrays(key):
+            array[key] += value
+        elif array.dtype.kind == "c":  # atomics add real numbers only
+            cupy.add.at(array.real, key, value.real)
+            cupy.add.at(array.imag, key, value.imag)
+        else:
+            cupy.add.at(array, key, value)
         return array
+
+    def copied_dlpack(self, array: Array, **options: Any) -> Any:
+        return array.copy().__dlpack__(**options)
 
 
 def _on_device(create: Callable[..., Array]) -> Callable[..., Array]:

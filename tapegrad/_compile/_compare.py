@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tapegrad._compile._cells import Capture, Cell, Fresh, State
 from tapegrad._compile._program import Node, Value
 from tapegrad._tensor import host, wrap
+from tapegrad.backends import as_key
 
 _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
 
@@ -243,6 +244,7 @@ def same_constant(x: Any, y: Any) -> bool:
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return equal(x, y)
     try:
+        x, y = as_key(x), as_key(y)
         return hash(x) == hash(y) and bool(x == y)
     except Exception:
         return False

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._namespace import find_backend
 from tapegrad._tensor import Tensor
+from tapegrad.backends import as_key
 
 # Modules whose hashable objects are equal only if they do the same.
 _BY_VALUE = sys.stdlib_module_names | {"numpy", "tapegrad"}
@@ -43,7 +44,7 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
     if kind is Tensor:
         leaves.append(tree)
         a = tree._array
-        return Array(a.shape, a.dtype, type(a), getattr(a, "device", None), tree._record is not None)
+        return Array(a.shape, a.dtype, type(a), as_key(getattr(a, "device", None)), tree._record is not None)
     if tree is None:
         return None
     if kind is tuple or kind is list:
@@ -57,7 +58,7 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
     leaves.append(tree)
     backend = find_backend(tree)
     if backend is not None and backend.as_scalar(tree) is None:
-        return Array(tuple(tree.shape), tree.dtype, kind, getattr(tree, "device", None), None)
+        return Array(tuple(tree.shape), tree.dtype, kind, as_key(getattr(tree, "device", None)), None)
     return Static(kind, _static(tree))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tapegrad._compile._kinds import kind_of
 from tapegrad._compile._program import Node, Program, Value, put_in, reads_of
+from tapegrad.backends import as_key
 
 _FILLS = ("zeros", "ones", "full")
 _LIKE = ("zeros_like", "ones_like", "full_like")
@@ -75,7 +76,7 @@ def _frozen(x: Any) -> Any:
         return (kind, x.start, x.stop, x.step)
     if kind is float or kind is complex:
         return (kind, repr(x))  # 0.0 is not -0.0, nor is it 0
-    return (kind, x) if kind in (bool, int) else x
+    return (kind, x) if kind in (bool, int) else as_key(x)
 
 
 def alive(program: Program) -> Program:
