@@ -12,6 +12,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._tree import flatten
+from tapegrad.testing import gradcheck
 
 Function = Callable[..., Any]
 N = 4
@@ -330,3 +331,131 @@ def run(seed: int, count: int, place: Place) -> None:
 
 def test_programs_that_write_to_their_arguments(xp: Place) -> None:
     run(0, 300 if xp.device == "cpu" and not xp.readonly else 5 if xp.device == "jax:cpu" else 30, xp)
+
+
+# -- what a caller sees ------------------------------------------------------------------------------------------
+
+
+def doubled(x: Any, y: Any) -> Any:
+    x *= 2.0
+    y += x
+    return tg.sum(x * y)
+
+
+def test_only_other_arguments_are_updated_for_the_caller(xp: Place) -> None:
+    x, y = xp.tensor([1.0, 2.0]), xp.tensor([3.0, 4.0])
+    xp.check(tg.grad(doubled)(x, y), [14.0, 24.0], 1e-6)
+    xp.check(x, [1.0, 2.0])  # differentiated by: the function had a Tensor of its own
+    xp.check(y, [5.0, 8.0])  # passed as it is, as in a plain call
+    assert not y.requires_grad
+    tg.grad(doubled)(x, y=y)
+    xp.check(y, [7.0, 12.0])
+
+
+def test_a_raw_array_is_not_updated() -> None:
+    x = np.asarray([1.0, 2.0])
+    tg.grad(doubled)(x, tg.asarray([3.0, 4.0]))
+    tg.vmap(lambda x: doubled(x, x * 1.0))(x[None])
+    np.testing.assert_array_equal(x, [1.0, 2.0])
+
+
+def test_an_update_of_another_argument_is_recorded_for_who_differentiates_outside(xp: Place) -> None:
+    def outside(x: Any) -> Any:
+        y = x * 3.0
+        z = tg.zeros_like(x)
+        tg.grad(doubled)(x, y)
+        tg.grad(doubled)(x, z)
+        return tg.sum(y * y * z)  # of 5 x and 2 x
+
+    xp.check(tg.grad(outside)(xp.tensor([1.0, 2.0])), [150.0, 600.0], 1e-6)
+
+
+def test_one_buffer_for_many_calls_does_not_keep_their_tapes(xp: Place) -> None:
+    buffer = tg.zeros(2)
+
+    def f(x: Any, buffer: Any) -> Any:
+        buffer[0] = tg.sum(x)
+        buffer[1] = tg.sum(x * x)
+        return tg.sum(buffer)
+
+    for _ in range(2):
+        g = tg.grad(f)(np.asarray([1.0, 2.0]), buffer) if xp.device == "cpu" else tg.grad(f)(tg.ones(2), buffer)
+        assert isinstance(g, np.ndarray if xp.device == "cpu" else tg.Tensor)
+        assert not buffer.requires_grad
+
+
+def test_results_are_not_updated_by_updates_of_one_another(xp: Place) -> None:
+    w = xp.tensor([1.0, 2.0], requires_grad=True)
+    x, y = w * 2.0, w * 3.0
+    gx, gy = tg.grad(lambda x, y: tg.sum(w * (x + y)), (0, 1))(x, y)  # the same cotangent
+    gx *= 2.0
+    xp.check(gy, [1.0, 2.0])
+    t = w * 1.0
+    value, pull = tg.vjp(lambda x: x, x)
+    value *= 0.0
+    (s,) = pull(t)
+    s *= 2.0
+    xp.check(t, [1.0, 2.0])
+    xp.check(s, [2.0, 4.0])
+    value, tangent = tg.jvp(lambda x: x, (x,), (t,))
+    value *= 2.0
+    tangent *= 2.0
+    xp.check(x, [2.0, 4.0])
+    xp.check(t, [1.0, 2.0])
+
+
+def test_gradients_of_two_leaves_are_not_one_tensor(xp: Place) -> None:
+    x, y = (xp.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    seen = []
+    middle = x * 1.0
+    middle.register_hook(lambda g: seen.append(g) or g.__imul__(3.0))  # type: ignore[func-returns-value]
+    t = xp.tensor([1.0, 2.0])
+    (middle + y).backward(t, create_graph=True)
+    xp.check(x.grad, [3.0, 6.0])
+    xp.check(y.grad, [1.0, 2.0])
+    assert y.grad is not None
+    y.grad *= 2.0
+    xp.check(x.grad, [3.0, 6.0])
+    xp.check(t, [1.0, 2.0])
+
+
+def test_rules_may_write_to_what_they_are_given(xp: Place) -> None:
+    @tg.custom_jvp
+    def cube(x: Any) -> Any:
+        return x * x * x
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        (x,), (t,) = primals, tangents
+        y = x * x * x
+        t *= 3.0
+        x *= x
+        return y, t * x
+
+    cube.defjvp(rule)
+    x = xp.tensor([1.0, 2.0])
+    xp.check(tg.jacobian(cube, mode="forward")(x), [[3.0, 0.0], [0.0, 12.0]], 1e-6)
+    xp.check(tg.jacobian(cube, mode="reverse")(x), [[3.0, 0.0], [0.0, 12.0]], 1e-6)
+    xp.check(tg.hessian(lambda x: tg.sum(cube(x)))(x), [[6.0, 0.0], [0.0, 12.0]], 1e-6)
+
+
+def test_checkpoint_computes_again_what_it_wrote_to(xp: Place) -> None:
+    @tg.checkpoint
+    def f(x: Any, *, scale: Any) -> Any:
+        x *= scale
+        scale *= 2.0
+        return tg.sum(x * x * scale)
+
+    x, scale = xp.tensor([1.0, 2.0], requires_grad=True), xp.tensor(3.0)
+    f(x, scale=scale).backward()
+    xp.check(x.grad, [108.0, 216.0], 1e-6)
+    xp.check(scale, 3.0)
+    with tg.no_grad():
+        f(x, scale=scale)
+    xp.check(x, [1.0, 2.0])
+    xp.check(scale, 3.0)
+
+
+def test_a_program_against_finite_differences() -> None:
+    r = random.Random(1)
+    for _ in range(100):
+        gradcheck(partial(writing, lines(r)), [X, Y])
