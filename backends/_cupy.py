@@ -11,6 +11,7 @@ import cupy
 import cupyx.scipy.special
 import numpy as np
 
+from tapegrad.backends import _cupy_bfloat16 as bfloat16
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend
 from tapegrad.backends._cupy_gemm import Matmul
@@ -34,6 +35,8 @@ class Adapter(Backend):
         # array_api_compat takes device= and ignores it.
         for name in ("zeros", "ones", "empty", "full", "arange", "linspace", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
+        bfloat16.install(self.xp)
+        self.dtype_names[bfloat16.BFLOAT16] = "bfloat16"
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -45,10 +48,10 @@ class Adapter(Backend):
         return issubclass(array_type, cupy.ndarray)
 
     def native_dtype(self, name: str) -> Any:
-        return np.dtype(getattr(compat, name))
+        return np.dtype(getattr(self.xp, name))
 
     def has_dtype(self, name: str, device: Any) -> bool:
-        return name != "bfloat16"  # needs ml_dtypes, and mixes badly with Python scalars
+        return name != "bfloat16" or bfloat16.BFLOAT16 is not None
 
     def native_device(self, text: str) -> Any:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -61,6 +64,8 @@ class Adapter(Backend):
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         values = cupy.asnumpy(array)
+        if array.dtype is bfloat16.BFLOAT16:
+            values = values.astype(np.float32)  # NumPy's own functions know no bfloat16
         checks.report(array.device.id)
         return values  # type: ignore[no-any-return]
 
@@ -93,7 +98,7 @@ class Adapter(Backend):
         return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
 
     def special(self, name: str) -> Callable[..., Array]:
-        return find(self, name, cupyx.scipy.special)
+        return bfloat16.wide(find(self, name, cupyx.scipy.special))
 
     def executor(self, program: Any, threads: int | None = None) -> Any:
         from tapegrad.backends._cupy_compile import Executor
@@ -106,6 +111,8 @@ class Adapter(Backend):
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         if not self.has_integer_arrays(key):
             array[key] += value
+        elif array.dtype is bfloat16.BFLOAT16:
+            bfloat16.add_at(array, key, value)
         elif array.dtype.kind == "c":  # atomics add real numbers only
             cupy.add.at(array.real, key, value.real)
             cupy.add.at(array.imag, key, value.imag)
