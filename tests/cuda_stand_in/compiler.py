@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -46,7 +47,7 @@ def compile_module_with_cache(
     from cupy.cuda import function
 
     if _GENERATED in source:
-        _keep_text(source)
+        _keep_text(source, options)
     names = {name: f"expression{i}" for i, name in enumerate(sorted(name_expressions or ()))}
     module = function.Module()
     module.load(str(compiled(source, names)).encode())
@@ -117,10 +118,9 @@ def _preamble(kind: str) -> Path:
     return folder
 
 
-def _keep_text(source: str) -> None:
+def _keep_text(source: str, options: Sequence[str]) -> None:
     """Keep what tapegrad generated in this session, for the tests that give it to NVRTC."""
     folder = os.environ.get("CUDA_STAND_IN_TEXTS")
     if folder:
-        path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.cu"
-        if not path.exists():
-            path.write_text(source)
+        path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.json"
+        path.write_text(json.dumps({"source": source, "options": list(options)}))
