@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import cupy
+import cupyx.scipy.special
 import numpy as np
 
 from tapegrad.backends._cupy_types import HELPERS
@@ -88,13 +89,25 @@ template <class T> __device__ T tg_scaled_bessel(T x, int order, T near) {
     return order && x < 0 ? -out : out;
 }
 """
-_ENTROPY = r"""
+_LOGARITHMS = r"""
+template <class T> __device__ T tg_logit(T x) {
+    if (x < (T)0.3 || x > (T)0.65) return log(x / (1 - x));
+    T s = 2 * (x - (T)0.5);  // near its zero
+    return log1p(s) - log1p(-s);
+}
+template <class T> __device__ T tg_xlog1py(T x, T y) { return x == 0 && y == y ? (T)0 : x * log1p(y); }
 template <class T> __device__ T tg_rel_entr(T x, T y) {
     if (x != x || y != y) return x + y;
     if (x == 0 && y >= 0) return 0;
     if (!(x > 0 && y > 0)) return INFINITY;
     if (fabs(x - y) < (T)0.5 * y) return x * log1p((x - y) / y);
     return x * (log(x) - log(y));
+}
+"""
+_SINC = r"""
+template <class T> __device__ T tg_sinc(T x) {
+    x *= (T)3.14159265358979323846264338327950288;
+    return x == 0 ? (T)1 : sin(x) / x;
 }
 """
 
@@ -108,6 +121,8 @@ def _floating(name: str, operands: str, form: str, preamble: str) -> Callable[..
 
     def call(*args: Any) -> Array:
         dtype = np.result_type(*[getattr(x, "dtype", x) for x in args])
+        if dtype.kind == "c":
+            return getattr(cupyx.scipy.special, name)(*args)
         dtype = np.result_type(dtype, np.float32) if dtype.kind == "f" else np.dtype(np.float64)
         return kernel(*[x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in args])
 
@@ -118,8 +133,13 @@ SPECIAL = {
     # CuPy's overflow beyond x = 713, in single precision 88.
     "i0e": _floating("i0e", "T x", "tg_scaled_bessel<T>(x, 0, fabs(x) < 50 ? cyl_bessel_i0(x) : (T)0)", _BESSEL),
     "i1e": _floating("i1e", "T x", "tg_scaled_bessel<T>(x, 1, fabs(x) < 50 ? cyl_bessel_i1(x) : (T)0)", _BESSEL),
+    # CuPy's has 6 digits near 1/2.
+    "logit": _floating("logit", "T x", "tg_logit<T>(x)", _LOGARITHMS),
     # CuPy's is x log(x / y), whose quotient overflows.
-    "rel_entr": _floating("rel_entr", "T x, T y", "tg_rel_entr<T>(x, y)", _ENTROPY),
+    "rel_entr": _floating("rel_entr", "T x, T y", "tg_rel_entr<T>(x, y)", _LOGARITHMS),
+    # CuPy's are 1 and 0 for a NaN.
+    "sinc": _floating("sinc", "T x", "tg_sinc<T>(x)", _SINC),
+    "xlog1py": _floating("xlog1py", "T x, T y", "tg_xlog1py<T>(x, y)", _LOGARITHMS),
 }
 
 # -- linear algebra ------------------------------------------------------------------------------------------
