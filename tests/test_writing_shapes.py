@@ -67,9 +67,8 @@ def pairs(shape: tuple[int, ...], key: Any) -> list[tuple[Any, Any]]:
 
 
 NAMES = [f"{shape} {key}".replace("\n", "") for shape, key in KEYS]
-UNMASKED = [
-    (shape, key) for shape, key in KEYS if not has_mask(key)
-]  # a compiled function would need the mask's values
+# Of a mask, a compiled function would need the values.
+UNMASKED = [(shape, key) for shape, key in KEYS if not has_mask(key)]
 
 
 def written(key: Any) -> Callable[..., tg.Tensor]:
