@@ -21,11 +21,16 @@ Function = Callable[..., Any]
 
 # Functions that CuPy has in bfloat16 with another dtype of the result, with roundings in between, or not at all.
 _WIDE = """
-argsort clip cumulative_prod cumulative_sum mean prod round searchsorted sigmoid sort std sum unique_all unique_counts
-unique_inverse unique_values var vecdot
+argsort clip cumulative_prod cumulative_sum floor_divide remainder round searchsorted sigmoid sort std unique_all
+unique_counts unique_inverse unique_values var vecdot
 """
 _JOINED = "concat stack"
 _MOVED = "tril triu where"
+
+
+def hint() -> str:
+    """Return what a message about a missing dtype adds."""
+    return "" if BFLOAT16 is not None else ", or have bfloat16 by pip install ml_dtypes"
 
 
 def install(xp: Namespace) -> None:
@@ -33,13 +38,8 @@ def install(xp: Namespace) -> None:
     if BFLOAT16 is None:
         return
     _have_weak_floats()
-    isdtype = xp.isdtype
     xp.replace(
-        bfloat16=BFLOAT16,
-        isdtype=lambda dtype, kind: isdtype(
-            np.float32 if dtype is BFLOAT16 and type(kind) in (str, tuple) else dtype, kind
-        ),
-        result_type=result_type,
+        bfloat16=BFLOAT16, isdtype=_isdtype(xp.isdtype), result_type=result_type, index_add=_adding(xp.index_add)
     )
     for names, wrapper in ((_WIDE, wide), (_MOVED, moved), (_JOINED, joined)):
         xp.replace(**{name: wrapper(getattr(xp, name)) for name in names.split()})
@@ -79,20 +79,34 @@ def _is(x: Any) -> bool:
 
 
 def wide(function: Function) -> Function:
-    """Return a function that computes with bfloat16 in float32, and gives it where no operand is of another float."""
+    """Return a function that computes with bfloat16 in float32, and rounds what it gives to the operands' dtype."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not any([_is(a) for a in args]) and kwargs.get("dtype") is not BFLOAT16:
+        dtype = kwargs.get("dtype")
+        if dtype is not BFLOAT16 and not any([_is(a) for a in args]):
             return function(*args, **kwargs)
-        floats = [a.dtype for a in args if hasattr(a, "dtype") and (_is(a) or a.dtype.kind in "fc")]
-        dtype = kwargs.get("dtype") or (BFLOAT16 if all([d is BFLOAT16 for d in floats]) else None)
-        if "dtype" in kwargs and dtype is BFLOAT16:
+        if dtype is BFLOAT16:
             kwargs["dtype"] = np.dtype(np.float32)
-        out = function(*[a.astype(np.float32) if _is(a) else a for a in args], **kwargs)
+        out = function(*map(_widened, args), **kwargs)
+        dtype = dtype or result_type(*[a for a in args if hasattr(a, "dtype")])
         return _narrowed(out) if dtype is BFLOAT16 else out
 
     return call
+
+
+def _widened(x: Any) -> Any:
+    """Return an operand in float32; a Python float is one that bfloat16 holds."""
+    if _is(x):
+        return x.astype(np.float32)
+    return float(BFLOAT16.type(x)) if type(x) is float else x
+
+
+def _narrowed(x: Any) -> Any:
+    if isinstance(x, tuple):
+        parts = map(_narrowed, x)
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return x.astype(BFLOAT16) if getattr(x, "dtype", None) == np.float32 else x
 
 
 def moved(function: Function) -> Function:
@@ -100,13 +114,11 @@ def moved(function: Function) -> Function:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Array:
-        arrays = [a for a in args if hasattr(a, "dtype") and a.dtype != bool]
-        if not any([_is(a) for a in arrays]):
+        if not any([_is(a) for a in args]):
             return function(*args, **kwargs)
-        if not all([_is(a) for a in arrays]):
-            dtype = result_type(*arrays)
-            return function(*[a.astype(dtype) if _is(a) else a for a in args], **kwargs)
-        return function(*map(_bits, args), **kwargs).view(BFLOAT16)
+        dtype = result_type(*[a for a in args if hasattr(a, "dtype") and a.dtype != bool])
+        args = tuple([a.astype(dtype, copy=False) if hasattr(a, "dtype") and a.dtype != bool else a for a in args])
+        return function(*map(_bits, args), **kwargs).view(BFLOAT16) if dtype is BFLOAT16 else function(*args, **kwargs)
 
     return call
 
@@ -115,14 +127,7 @@ def _bits(x: Any) -> Any:
     """Return an operand as the integers that its elements are in memory."""
     if _is(x):
         return x.view(np.uint16)
-    return int(BFLOAT16.type(x).view(np.uint16)) if type(x) in (float, int) else x
-
-
-def _narrowed(x: Any) -> Any:
-    if isinstance(x, tuple):
-        parts = map(_narrowed, x)
-        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
-    return x.astype(BFLOAT16) if getattr(x, "dtype", None) == np.float32 else x
+    return int(BFLOAT16.type(x).view(np.uint16)) if type(x) in (int, float) else x
 
 
 def joined(function: Function) -> Function:
@@ -138,8 +143,23 @@ def joined(function: Function) -> Function:
     return call
 
 
-def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
-    """Add values at an index into an array of bfloat16, in float32: its elements are rounded once."""
-    total = array.astype(np.float32)
-    cupy.add.at(total, key, value.astype(np.float32))
-    array[...] = total
+def _adding(index_add: Function) -> Function:
+    """Return a function that adds at repeated indices to bfloat16 in float32, so that each element is rounded once."""
+
+    def call(array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        if array.dtype is not BFLOAT16 or not any([hasattr(i, "shape") for i in key]):
+            return index_add(array, key, value)
+        array[...] = index_add(array.astype(np.float32), key, value.astype(np.float32))
+        return array
+
+    return call
+
+
+def _isdtype(isdtype: Function) -> Function:
+    def call(dtype: Any, kind: Any) -> bool:
+        if dtype is BFLOAT16:
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            return any([k is BFLOAT16 or k in ("real floating", "numeric") for k in kinds])
+        return bool(isdtype(dtype, kind))
+
+    return call

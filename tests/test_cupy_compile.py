@@ -20,13 +20,12 @@ from typing import Any
 import cuda_on_host
 import numpy as np
 import pytest
-from cuda_on_host import HostKernel
 from fake_cupy import FakeCupy, FakeGemm, gemm
+from kernel_bench import FLOATS, SOURCES, Bench, node
 
 import tapegrad as tg
 from tapegrad import backends
 from tapegrad._compile._kinds import ELEMENTWISE
-from tapegrad._compile._program import Node, Value
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._cupy_compile import Executor
@@ -37,52 +36,10 @@ from tapegrad.backends._items import axes_of
 from tapegrad.backends._numpy import Adapter
 
 host = pytest.mark.skipif(cuda_on_host.compiler() is None, reason="g++ is not installed")
-FLOATS = ("float16", "float32", "float64")
 INTEGERS = ("int8", "uint8", "int32", "uint32", "int64", "uint64")
-SOURCES: dict[str, None] = {}  # all that these tests generated
 
 
 # -- kernels on the host ---------------------------------------------------------------------------------
-
-
-def node(op: str, args: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, **kwargs: Any) -> Node:
-    n = Node(op, np.positive, args, kwargs)
-    n.kind = "reduction" if op in ("sum", "mean", "prod", "max", "min", "any", "all") else "elementwise"
-    n.outs = (Value(shape, np.dtype(dtype), n),)
-    return n
-
-
-class Bench:
-    """Arrays for values, and kernels run on them."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[Any, np.ndarray[Any, Any]] = {}
-        self.places = kernels.Places(self.layout, lambda v: None)
-
-    def value(self, array: Any) -> Value:
-        v = Value(array.shape, array.dtype)
-        self.arrays[v] = array
-        return v
-
-    def layout(self, v: Any) -> kernels.Layout:
-        a = self.arrays[v]
-        return kernels.Layout(a.shape, tuple(s // a.itemsize for s in a.strides))
-
-    def run(self, made: list[kernels.Kernel]) -> None:
-        source = HELPERS + "".join(k.source + "".join(t.source for _, t in k.then) for k in made)
-        SOURCES[source] = None
-        for k in made:
-            for v in k.writes:
-                self.arrays[v] = np.full(v.shape, 77, v.dtype)
-            partials = [np.full(shape, 77, dtype) for dtype, shape in k.partials]
-            HostKernel(source, k.name)((k.grid,), (k.block,), (*self.of(k.reads), *self.of(k.writes), *partials))
-            for i, t in k.then:
-                (v,) = t.writes
-                self.arrays[v] = np.full(v.shape, 77, v.dtype)
-                HostKernel(source, t.name)((t.grid,), (t.block,), (self.arrays[v], partials[i]))
-
-    def of(self, values: list[Any]) -> list[Any]:
-        return [self.arrays[v] for v in values]
 
 
 def operands(dtype: str, op: str, n: int) -> list[np.ndarray[Any, Any]]:

@@ -16,13 +16,26 @@ struct Handle {
 };
 
 enum { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-enum Type { R_32F = 0, R_64F = 1, R_16F = 2, C_32F = 4, C_64F = 5, R_16BF = 14 };
+enum Type { R_32F = 0, R_64F = 1, R_16F = 2, C_32F = 4, C_64F = 5, R_16BF = 14, TF32 = 100 };  // the last is ours
+enum { FAST_TF32 = 77 };
+
+struct Tf32 {
+  float value;
+};
 
 static float wide(__half x) { return __half2float(x); }
 static float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
+static float wide(Tf32 x) {  // rounded to 10 bits of fraction
+  unsigned int bits;
+  memcpy(&bits, &x, 4);
+  bits = (bits + 0xfff + ((bits >> 13) & 1)) & ~0x1fffu;
+  memcpy(&x, &bits, 4);
+  return x.value;
+}
 template <class T> static T wide(T x) { return x; }
 static void narrow(float x, __half* p) { *p = __float2half(x); }
 static void narrow(float x, __nv_bfloat16* p) { *p = __float2bfloat16(x); }
+static void narrow(float x, Tf32* p) { p->value = x; }
 template <class T> static void narrow(T x, T* p) { *p = x; }
 template <class T> static T conjugate(T x) { return x; }
 static Float2 conjugate(Float2 x) { return std::conj(x); }
@@ -51,6 +64,18 @@ static void multiply(int m, int n, int k, C alpha, Operand<T> a, Operand<T> b, C
     }
 }
 
+// cublasComputeType_t of a type: 32F, its TF32, 64F; CuPy passes the data's own type too.
+static bool can_compute(int type, int compute) {
+  switch (type) {
+    case R_32F: return compute == 68 || compute == 77 || compute == R_32F;
+    case R_64F: return compute == 70 || compute == R_64F;
+    case C_32F: return compute == 68 || compute == 77 || compute == C_32F;
+    case C_64F: return compute == 70 || compute == C_64F;
+    case R_16F: case R_16BF: return compute == 68;
+  }
+  return false;
+}
+
 struct Gemm {
   int ta, tb, m, n, k;
   char alpha[16], beta[16];
@@ -59,6 +84,20 @@ struct Gemm {
   bool is_valid() const {
     return m >= 0 && n >= 0 && k >= 0 && lda >= std::max(1, ta ? k : m) && ldb >= std::max(1, tb ? n : k) && ldc >= std::max(1, m);
   }
+  // Check the arguments of a call, a, b and c being matrices or arrays of pointers to them, and keep alpha and beta.
+  int prepare(const void* one, const void* zero, const void* a, const void* b, const void* c, int type, int type_b,
+              int type_c, int compute) {
+    if (type != type_b || type != type_c || !can_compute(type, compute))
+      return refuse(NOT_SUPPORTED, "gemm of types %d, %d, %d computed in %d", type, type_b, type_c, compute);
+    if (!is_valid())
+      return refuse(INVALID_VALUE, "gemm of m %d, n %d, k %d with leading dimensions %d, %d, %d", m, n, k, lda, ldb, ldc);
+    if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
+      return refuse(INVALID_VALUE, "gemm on memory that is not the device's");
+    size_t size = type == C_64F ? 16 : type == R_64F || type == C_32F ? 8 : 4;
+    memcpy(alpha, one, size);
+    memcpy(beta, zero, size);
+    return SUCCESS;
+  }
   template <class T, class C> void typed(const void* a, const void* b, void* c, long at, long bt, long ct) const {
     multiply<T, C>(m, n, k, *(C*)alpha, {ta, (const T*)a + at, lda}, {tb, (const T*)b + bt, ldb}, *(C*)beta, (T*)c + ct, ldc);
   }
@@ -66,6 +105,7 @@ struct Gemm {
   void run(int type, const void* a, const void* b, void* c, long at = 0, long bt = 0, long ct = 0) const {
     switch (type) {
       case R_32F: return typed<float, float>(a, b, c, at, bt, ct);
+      case TF32: return typed<Tf32, float>(a, b, c, at, bt, ct);
       case R_64F: return typed<double, double>(a, b, c, at, bt, ct);
       case R_16F: return typed<__half, float>(a, b, c, at, bt, ct);
       case R_16BF: return typed<__nv_bfloat16, float>(a, b, c, at, bt, ct);
@@ -80,18 +120,6 @@ static int issue(void* handle, std::function<void()> work) {
   if (is_captured(((Handle*)handle)->stream)) record(std::move(work));
   else work();
   return SUCCESS;
-}
-
-// cublasComputeType_t of a type: 32F, its TF32, 64F; CuPy passes the data's own type too.
-static bool can_compute(int type, int compute) {
-  switch (type) {
-    case R_32F: return compute == 68 || compute == 77 || compute == R_32F;
-    case R_64F: return compute == 70 || compute == R_64F;
-    case C_32F: return compute == 68 || compute == 77 || compute == C_32F;
-    case C_64F: return compute == 70 || compute == C_64F;
-    case R_16F: case R_16BF: return compute == 68;
-  }
-  return false;
 }
 
 extern "C" {
@@ -109,17 +137,18 @@ int cublasGetPointerMode_v2(void* h, int* mode) { *mode = ((Handle*)h)->pointer_
 int cublasGemmStridedBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type,
                                int lda, long long sa, const void* b, int type_b, int ldb, long long sb, const void* beta,
                                void* c, int type_c, int ldc, long long sc, int batch, int compute, int) {
-  if (type != type_b || type != type_c || !can_compute(type, compute))
-    return refuse(NOT_SUPPORTED, "gemm of types %d, %d, %d computed in %d", type, type_b, type_c, compute);
   Gemm g{ta, tb, m, n, k, {}, {}, lda, ldb, ldc};
-  if (!g.is_valid())
-    return refuse(INVALID_VALUE, "gemm of m %d, n %d, k %d with leading dimensions %d, %d, %d", m, n, k, lda, ldb, ldc);
-  if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
-    return refuse(INVALID_VALUE, "gemm on memory that is not the device's");
-  size_t size = type == C_64F ? 16 : type == R_64F || type == C_32F ? 8 : 4;
-  memcpy(g.alpha, alpha, size);
-  memcpy(g.beta, beta, size);
+  if (int status = g.prepare(alpha, beta, a, b, c, type, type_b, type_c, compute)) return status;
+  if (compute == FAST_TF32 && type == R_32F) type = TF32;
   return issue(h, [=] { for (long i = 0; i < batch; ++i) g.run(type, a, b, c, i * sa, i * sb, i * sc); });
+}
+int cublasGemmBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* const* a, int type,
+                        int lda, const void* const* b, int type_b, int ldb, const void* beta, void* const* c, int type_c,
+                        int ldc, int batch, int compute, int) {
+  Gemm g{ta, tb, m, n, k, {}, {}, lda, ldb, ldc};
+  if (int status = g.prepare(alpha, beta, a, b, c, type, type_b, type_c, compute)) return status;
+  if (compute == FAST_TF32 && type == R_32F) type = TF32;
+  return issue(h, [=] { for (int i = 0; i < batch; ++i) g.run(type, a[i], b[i], c[i]); });
 }
 int cublasGemmEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type, int lda,
                  const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int compute, int algorithm) {
