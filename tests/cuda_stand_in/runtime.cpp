@@ -372,6 +372,4 @@ int cuFuncGetAttribute(int* value, int attribute, void*) { *value = attribute ==
 int cuFuncSetAttribute(void*, int, int) { return 0; }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void*, int, size_t) { *n = 2; return 0; }
 int cuOccupancyMaxPotentialBlockSize(int* grid, int* block, void*, void*, size_t, int) { *grid = 132; *block = 256; return 0; }
-
-int unimplemented(const char* name) { return refuse(801, "%s is not there", name); }
 }
