@@ -24,7 +24,7 @@ MOST = 1024  # threads of a block
 FILE = 65536  # registers of a multiprocessor
 SPARE = 28  # registers of a thread for indices, accumulators and temporaries
 OCCUPIED = 160  # registers at most of a thread
-USUAL = 8  # elements of a row that a thread computes, where it can
+USUAL = 8  # elements of a row that a thread computes, where it can; half as many of 8 bytes
 
 
 class Form(Enum):
@@ -201,6 +201,12 @@ class Rows:
         values = {v for at in range(passes.turns) for v in self.needed(passes, at, {})}
         return width_of(self.length, [v.dtype.itemsize for v in values if v not in self.made or v in self.outs])
 
+    @cached_property
+    def usual(self) -> int:
+        """Elements of a row that a thread computes, where it can."""
+        values = (v for n in self.nodes for v in (*n.values(), *n.outs))
+        return USUAL // max([_words(v) for v in values if v.dtype.kind in "fV"], default=1)
+
     def _tiles(self) -> Grid | None:
         chunks = self.length // self.width
         if chunks <= WARP:
@@ -229,11 +235,11 @@ class Rows:
                 lanes *= 2
             return [Grid(Form.REGISTERS, lanes, 1, width, 128)]
         found = []
-        for each in range(1, max(2 * USUAL // width, 1) + 1):
+        for each in range(1, max(2 * self.usual // width, 1) + 1):
             lanes = -(-chunks // (each * WARP)) * WARP
             if lanes <= MOST:
                 found.append(Grid(Form.REGISTERS, lanes, each, width, lanes))
-        return sorted(found, key=lambda g: (g.span > 1.13 * self.length, abs(g.each * width - USUAL), g.span))
+        return sorted(found, key=lambda g: (g.span > 1.13 * self.length, abs(g.each * width - self.usual), g.span))
 
     def _stream(self) -> Grid:
         passes = self._separate
@@ -242,7 +248,7 @@ class Rows:
             for at in range(passes.turns)
         )
         lanes = min(512, -(-self.length // (self.width * WARP)) * WARP)
-        each = max(1, USUAL // self.width)
+        each = max(1, self.usual // self.width)
         while each > 1 and loads * each * self.width > FILE // lanes - SPARE:
             each //= 2
         return Grid(Form.STREAM, lanes, each, self.width, lanes)
