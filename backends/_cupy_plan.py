@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._cupy_access import Layout, alignment_of
-from tapegrad.backends._cupy_gemm import Matrix, can_multiply, product_of
+from tapegrad.backends._cupy_gemm import can_multiply, matrix_of, product_of, readable
 from tapegrad.backends._cupy_jobs import Call, Flat, InRows, jobs_of
 from tapegrad.backends._cupy_kernels import Kernel
 from tapegrad.backends._cupy_types import HELPERS, TYPES
@@ -274,14 +274,11 @@ class Plan:
     def _multiply(self, node: Any) -> None:
         arrays = [self.array(x) for x in node.args]
         out = self.target(node.outs[0])
-        matrices = [Matrix(tuple(a.shape), tuple(s // a.itemsize for s in a.strides)) for a in arrays]
-        plan = product_of(matrices[0], matrices[1], tuple(out.shape))
-        if plan is None:
-            for i, a in enumerate(arrays):
-                copy = self.scratch(tuple(a.shape), a.dtype)
-                self._step(self.cp.copyto, (copy, a))
-                arrays[i], matrices[i] = copy, Matrix(tuple(a.shape), tuple(s // a.itemsize for s in copy.strides))
-            plan = product_of(matrices[0], matrices[1], tuple(out.shape))
+        for i, a in enumerate(arrays):
+            if readable(matrix_of(a)) is None:
+                arrays[i] = self.scratch(tuple(a.shape), a.dtype)
+                self._step(self.cp.copyto, (arrays[i], a))
+        plan = product_of(matrix_of(arrays[0]), matrix_of(arrays[1]), tuple(out.shape))
         self._step(self._gemm().multiply, (plan, *arrays, out))
 
     def _concat(self, node: Any) -> None:
