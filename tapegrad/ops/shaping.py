@@ -341,7 +341,7 @@ def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     """
     xs = as_tensors("broadcast_arrays", *arrays)
     shape = broadcast_shapes(*[x.shape for x in xs])
-    return tuple([x if x.shape == shape else _broadcast_to(x, shape) for x in xs])
+    return tuple([_broadcast_to(x, shape) for x in xs])
 
 
 @composed
