@@ -14,6 +14,7 @@ from tapegrad._record import LEAF, Record, noticed
 from tapegrad._rules import identity
 from tapegrad._tensor import Tensor, shallow_copy, wrap
 from tapegrad.backends import Array, Backend
+from tapegrad.ops.shaping import reshape
 
 _astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity)
 
@@ -48,7 +49,11 @@ def unchanged(x: Tensor) -> Tensor:
     A leaf that requires a gradient is returned itself: `.grad` is filled there, and writing to it raises.
     """
     noticed(x)
-    return x if x._record is not None and x._record.op is LEAF else shallow_copy(x)
+    if x._record is not None:
+        return x if x._record.op is LEAF else reshape(x, x.shape)
+    y = shallow_copy(x)
+    y._base = x
+    return y
 
 
 def index_dtype(like: Array) -> str:
