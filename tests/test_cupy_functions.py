@@ -1,4 +1,4 @@
-"""CuPy's functions that are not NumPy's: values of every dtype, at the ends of domains, and what they ask of the host."""
+"""CuPy's functions that are not NumPy's: values of every dtype, at the ends of domains, and waits of the host."""
 
 from __future__ import annotations
 
