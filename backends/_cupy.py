@@ -14,6 +14,7 @@ import numpy as np
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
 
@@ -30,6 +31,7 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("cupy", compat)
         self.prefix = "cuda"
+        self.xp.replace(matmul=Matmul(cupy))
         # array_api_compat takes device= and ignores it.
         for name in ("zeros", "ones", "empty", "full", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
