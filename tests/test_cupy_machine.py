@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 from places import why_not
@@ -81,23 +78,3 @@ def test_a_device_goes_away() -> None:
                 call()
         assert x.grad is None
     assert y.item() == 6.0
-
-
-TWO: list[Callable[[Any, Any], Any]] = [
-    lambda x, y: x + y,
-    lambda x, y: x @ y,
-    lambda x, y: tg.where(x > 0, x, y),
-    lambda x, y: tg.concat([x, y]),
-    lambda x, y: tg.take(x, tg.astype(y, tg.int64), axis=0),
-    lambda x, y: tg.softmax(x * y),
-    tg.compile(lambda x, y: x * y),
-]
-
-
-@pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="there is one device")
-@pytest.mark.parametrize("f", TWO)
-def test_operands_of_two_devices(f: Callable[[Any, Any], Any]) -> None:
-    x, y = (tg.tensor(np.ones(3), device=device, requires_grad=True) for device in ("cuda:0", "cuda:1"))
-    with pytest.raises(TypeError, match="operands on cuda:0 and cuda:1; move one first"):
-        f(x, y)
-    assert x.grad is None
