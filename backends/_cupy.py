@@ -14,6 +14,7 @@ import numpy as np
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
@@ -38,6 +39,10 @@ class Adapter(Backend):
         self.xp.replace(linspace=_on_device(functions.linspace))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
+        if cupy.cuda.runtime.getDeviceCount() > 1:
+            self.xp = Everywhere(self.xp)
+            for name in ("copy", "copied_dlpack"):
+                setattr(self, name, there(getattr(self, name)))
 
     @classmethod
     def why_not(cls) -> str | None:
