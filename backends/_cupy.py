@@ -41,7 +41,7 @@ class Adapter(Backend):
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         if cupy.cuda.runtime.getDeviceCount() > 1:
             self.xp = Everywhere(self.xp)
-            for name in ("copy", "copied_dlpack"):
+            for name in ("copy", "copied_dlpack", "loop", "refuse", "refuse_outside"):
                 setattr(self, name, there(getattr(self, name)))
 
     @classmethod

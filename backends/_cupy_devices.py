@@ -73,6 +73,10 @@ class Everywhere(Namespace):
         finally:
             runtime.setDevice(here)
 
+    def as_one(self, function: Callable[..., Any], *arrays: Array) -> Array:
+        """Return `function(self, *arrays)`, computed where the arrays are."""
+        return self.elsewhere(function, self, *arrays)
+
     def by_record(self, arrays: dict[Any, Any]) -> dict[Any, Any]:
         """Return a dictionary of arrays that makes the device of what is read from it the current one."""
         return _Entered(arrays)
