@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tapegrad as tg
+from benchmarks.gpu._libraries import DEVICE
+from tapegrad import backends
 
 FLOAT32, TF32, BFLOAT16 = PRECISIONS = ("float32", "tf32", "bfloat16")
 TOLERANCES = {FLOAT32: 1e-3, TF32: 2e-2, BFLOAT16: 1e-1}
@@ -15,7 +17,8 @@ TOLERANCES = {FLOAT32: 1e-3, TF32: 2e-2, BFLOAT16: 1e-1}
 
 def why_not(precision: str) -> str | None:
     """Say why tapegrad does not have a precision on CuPy, or None if it has."""
-    if precision == BFLOAT16 and not hasattr(tg, "bfloat16"):
+    backend, device = backends.of_device(DEVICE)
+    if precision == BFLOAT16 and not backend.has_dtype(BFLOAT16, device):
         return "tapegrad has no bfloat16 on CuPy"
     if precision == TF32 and not hasattr(tg, "tf32"):
         return "tapegrad has no setting for TF32"
