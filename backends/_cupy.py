@@ -15,6 +15,7 @@ from cupy_backends.cuda.libs import nvrtc
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
@@ -39,6 +40,10 @@ class Adapter(Backend):
         self.xp.replace(linspace=_on_device(functions.linspace))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
+        if cupy.cuda.runtime.getDeviceCount() > 1:
+            self.xp = Everywhere(self.xp)
+            for name in ("copy", "copied_dlpack", "loop", "refuse", "refuse_outside"):
+                setattr(self, name, there(getattr(self, name)))
 
     @classmethod
     def why_not(cls) -> str | None:
