@@ -93,6 +93,9 @@ class Adapter(Backend):
     def copy(self, array: Array) -> Array:
         return array.copy()
 
+    def owner(self, array: Array) -> object:
+        return array if array.base is None else array.base
+
     def sigmoid(self, x: Array) -> Array:
         return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
 

@@ -357,10 +357,10 @@ def test_without_cupy_the_others_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    from benchmarks.gpu import costs
+    from benchmarks.gpu import _operations, costs
 
     monkeypatch.setattr(backends, "available", lambda: {"cuda": "CuPy is not installed"})
-    monkeypatch.setattr(costs, "OPERATIONS", costs.OPERATIONS[:1])
+    monkeypatch.setattr(costs, "OPERATIONS", _operations.OPERATIONS[:1])
     assert step("costs", tmp_path) == 3
     head, line = capsys.readouterr().out.splitlines()[-3:-1]
     assert head.split()[-2] == "torch"
