@@ -186,6 +186,15 @@ def test_phases_are_short_and_their_modules_there() -> None:
         assert all(importlib.util.find_spec(step.module) for step in steps)
 
 
+def test_the_guide_lists_the_phases_with_their_limits() -> None:
+    from benchmarks.gpu._phases import PHASES
+
+    lines = (ROOT / "benchmarks" / "gpu" / "README.md").read_text().splitlines()
+    rows = [line.strip("| ").split("|") for line in lines if line.startswith("| `") and line.count("|") == 4]
+    listed = {name.strip(" `"): float(limit) for name, _, limit in rows}
+    assert list(listed.items()) == [(name, sum(s.limit for s in steps)) for name, steps in PHASES.items()]
+
+
 def test_an_unknown_phase_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command("fly", "--out", str(tmp_path))

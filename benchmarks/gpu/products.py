@@ -35,11 +35,12 @@ class Product(NamedTuple):
         """Multiplications and additions."""
         return 2 * prod(self.left) * self.right[-2 if self.transposed else -1]
 
-    @cache
-    def operands(self) -> list[np.ndarray[Any, Any]]:
-        """Return random matrices: a device multiplies zeros faster, as they take less power."""
-        rng = np.random.default_rng(0)
-        return [rng.standard_normal(shape, dtype=np.float32) for shape in (self.left, self.right)]
+
+@cache
+def _operands(product: Product) -> list[np.ndarray[Any, Any]]:
+    """Return random matrices: a device multiplies zeros faster, as they take less power."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in (product.left, product.right)]
 
 
 PRECISIONS = ("float64", FLOAT32, TF32, "float16", "bfloat16")
@@ -86,14 +87,14 @@ def _measure(output: Output, product: Product, precision: str, library: str, pla
 
 
 def _tapegrad(place: str, product: Product, dtype: str) -> Callable[[], Any]:
-    a, b = (tg.astype(tg.tensor(x, device=place), dtype) for x in product.operands())
+    a, b = (tg.astype(tg.tensor(x, device=place), dtype) for x in _operands(product))
     return (lambda: a @ b.mT) if product.transposed else (lambda: a @ b)
 
 
 def _torch(place: str, product: Product, dtype: str) -> Callable[[], Any]:
     import torch
 
-    a, b = (torch.tensor(x, device=place).to(getattr(torch, dtype)) for x in product.operands())
+    a, b = (torch.tensor(x, device=place).to(getattr(torch, dtype)) for x in _operands(product))
     return (lambda: a @ b.mT) if product.transposed else (lambda: a @ b)
 
 
