@@ -62,11 +62,8 @@ def _have_weak_floats() -> None:
                 function._routine_cache[(double, BFLOAT16), (float, False)] = loop
 
 
-class Wide:
+class Wide(Namespace):
     """The functions of an extension, on bfloat16 in float32."""
-
-    def __init__(self, base: Any) -> None:
-        self._base = base
 
     def __getattr__(self, name: str) -> Any:
         value = wide(getattr(self._base, name))

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <complex>
 #include <cstring>
 
@@ -81,22 +82,19 @@ struct Gemm {
   char alpha[16], beta[16];
   int lda, ldb, ldc;
 
-  bool is_valid() const {
-    return m >= 0 && n >= 0 && k >= 0 && lda >= std::max(1, ta ? k : m) && ldb >= std::max(1, tb ? n : k) && ldc >= std::max(1, m);
-  }
-  // Check the arguments of a call, a, b and c being matrices or arrays of pointers to them, and keep alpha and beta.
-  int prepare(const void* one, const void* zero, const void* a, const void* b, const void* c, int type, int type_b,
-              int type_c, int compute) {
+  // Check the arguments and keep the factors, whose type is the one that is computed in.
+  int prepare(int type, int type_b, int type_c, int compute, const void* a, const void* b) {
     if (type != type_b || type != type_c || !can_compute(type, compute))
       return refuse(NOT_SUPPORTED, "gemm of types %d, %d, %d computed in %d", type, type_b, type_c, compute);
     if (!is_valid())
       return refuse(INVALID_VALUE, "gemm of m %d, n %d, k %d with leading dimensions %d, %d, %d", m, n, k, lda, ldb, ldc);
-    if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
-      return refuse(INVALID_VALUE, "gemm on memory that is not the device's");
     size_t size = type == C_64F ? 16 : type == R_64F || type == C_32F ? 8 : 4;
-    memcpy(alpha, one, size);
-    memcpy(beta, zero, size);
+    memcpy(alpha, a, size);
+    memcpy(beta, b, size);
     return SUCCESS;
+  }
+  bool is_valid() const {
+    return m >= 0 && n >= 0 && k >= 0 && lda >= std::max(1, ta ? k : m) && ldb >= std::max(1, tb ? n : k) && ldc >= std::max(1, m);
   }
   template <class T, class C> void typed(const void* a, const void* b, void* c, long at, long bt, long ct) const {
     multiply<T, C>(m, n, k, *(C*)alpha, {ta, (const T*)a + at, lda}, {tb, (const T*)b + bt, ldb}, *(C*)beta, (T*)c + ct, ldc);
@@ -138,15 +136,20 @@ int cublasGemmStridedBatchedEx(void* h, int ta, int tb, int m, int n, int k, con
                                int lda, long long sa, const void* b, int type_b, int ldb, long long sb, const void* beta,
                                void* c, int type_c, int ldc, long long sc, int batch, int compute, int) {
   Gemm g{ta, tb, m, n, k, {}, {}, lda, ldb, ldc};
-  if (int status = g.prepare(alpha, beta, a, b, c, type, type_b, type_c, compute)) return status;
+  if (int error = g.prepare(type, type_b, type_c, compute, alpha, beta)) return error;
+  if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
+    return refuse(INVALID_VALUE, "gemm on memory that is not the device's");
   if (compute == FAST_TF32 && type == R_32F) type = TF32;
   return issue(h, [=] { for (long i = 0; i < batch; ++i) g.run(type, a, b, c, i * sa, i * sb, i * sc); });
 }
+// Arrays of pointers, themselves on the device.
 int cublasGemmBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* const* a, int type,
                         int lda, const void* const* b, int type_b, int ldb, const void* beta, void* const* c, int type_c,
                         int ldc, int batch, int compute, int) {
   Gemm g{ta, tb, m, n, k, {}, {}, lda, ldb, ldc};
-  if (int status = g.prepare(alpha, beta, a, b, c, type, type_b, type_c, compute)) return status;
+  if (int error = g.prepare(type, type_b, type_c, compute, alpha, beta)) return error;
+  if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
+    return refuse(INVALID_VALUE, "gemm with arrays of pointers that are not in the device's memory");
   if (compute == FAST_TF32 && type == R_32F) type = TF32;
   return issue(h, [=] { for (int i = 0; i < batch; ++i) g.run(type, a[i], b[i], c[i]); });
 }
