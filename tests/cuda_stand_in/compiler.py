@@ -113,8 +113,8 @@ def _preamble(kind: str) -> Path:
             if not built.exists():
                 folder.mkdir(exist_ok=True)
                 header.write_text(PREAMBLES[kind])
-                command = ["g++", *OPTIONS, *library.include_options(), "-x", "c++-header", str(header)]
-                subprocess.run([*command, "-o", f"{built}.new"], check=True)
+                options = [*OPTIONS, *library.include_options(), "-x", "c++-header"]
+                library.gcc(*options, str(header), "-o", f"{built}.new")
                 os.replace(f"{built}.new", built)
     return folder
 
