@@ -124,4 +124,4 @@ def _keep_text(source: str, options: Sequence[str]) -> None:
     folder = os.environ.get("CUDA_STAND_IN_TEXTS")
     if folder:
         path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.json"
-        path.write_text(json.dumps({"source": source, "options": list(options)}))
+        path.write_text(json.dumps({"source": source, "options": [*options, *library.include_options()]}))
