@@ -144,8 +144,7 @@ class Plan:
             return False
         if isinstance(job, Flat):
             return v not in {n.outs[0] for n in job.totals} and prod(x.shape) == job.size
-        row = job.rows
-        return v not in row.ends and row.size(x) == row.length and x.shape[: len(row.lead)] == row.lead
+        return bool(job.rows.overwrites(x, v))
 
     def take(self, nbytes: int) -> Any:
         """Return a buffer of the plan."""
