@@ -245,6 +245,16 @@ def test_a_slice_that_is_not_recorded_does_not_hold_a_tape() -> None:
     assert [v.tolist() for v in (y, z, u)] == [[2.0, 4.0]] * 3
 
 
+def test_a_reshape_that_copies_does_not_hold_the_memory_of_what_it_copied() -> None:
+    x = tg.ones((2, 3))
+    y = tg.reshape(tg.matrix_transpose(x), (-1,))
+    held = ref(x)
+    del x
+    assert held() is None
+    y += 1.0
+    assert y.tolist() == [2.0] * 6
+
+
 def test_many_slices_of_slices_are_freed() -> None:
     x = tg.ones(4)
     for _ in range(100_000):
