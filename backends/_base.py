@@ -158,9 +158,13 @@ class Backend:
         return self.to_host(array)
 
     def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
-        """Raise an error if a condition, an array of one boolean, holds."""
+        """Raise an error if a condition, an array of one boolean, holds; on a GPU when the host next waits for it."""
         if condition:
             raise error()
+
+    def refuse_outside(self, indices: Array, n: int, error: Callable[[], Exception]) -> None:
+        """Raise an error, as `refuse` does, unless all of some integers are in 0 to n - 1."""
+        self.refuse(self.xp.any((indices < 0) | (indices >= n)), error)
 
     def holds(self, condition: Array) -> bool:
         """Say whether a condition, an array of one boolean, holds."""

@@ -11,6 +11,7 @@ import cupy
 import cupyx.scipy.special
 import numpy as np
 
+from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
@@ -58,7 +59,18 @@ class Adapter(Backend):
         return f"cuda:{device.id}"
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
-        return cupy.asnumpy(array)  # type: ignore[no-any-return]
+        values = cupy.asnumpy(array)
+        checks.report(array.device.id)
+        return values  # type: ignore[no-any-return]
+
+    def holds(self, condition: Array) -> bool:
+        return bool(self.to_host(condition))
+
+    def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
+        checks.defer(condition, error)
+
+    def refuse_outside(self, indices: Array, n: int, error: Callable[[], Exception]) -> None:
+        checks.defer_outside(indices, n, error)
 
     def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
         with device:
@@ -71,6 +83,7 @@ class Adapter(Backend):
     def synchronize(self, array: Array) -> None:
         with array.device:
             cupy.cuda.get_current_stream().synchronize()
+            checks.report(array.device.id)
 
     def copy(self, array: Array) -> Array:
         return array.copy()

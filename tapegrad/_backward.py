@@ -16,7 +16,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._namespace import as_array, backend_of, holds, namespace_of, native_device, tracked
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
-from tapegrad._tensor import Hooks, Tensor, check_like, wrap
+from tapegrad._tensor import Hooks, Tensor, check_like, shallow_copy, wrap
 from tapegrad.backends import Namespace
 
 _by_seq = attrgetter("seq")
@@ -393,6 +393,6 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     with mode_set(recording=True):
         found = Walk({root: gradient}, None, True).run(True)
         leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
-        totals = [(x, t if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
+        totals = [(x, shallow_copy(t) if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
     for leaf, t in totals:
         leaf._grad = t

@@ -223,6 +223,10 @@ class BatchedBackend(Backend):
         some = _any(condition)
         return backend_of[type(some)].holds(some)
 
+    def synchronize(self, array: Array) -> None:
+        below = array.whole._array
+        backend_of[type(below)].synchronize(below)
+
     def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
         level = x.level
 

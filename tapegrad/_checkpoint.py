@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of
-from tapegrad._function import Call, as_tensors, inputs_of, outputs_of, recorded
+from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._namespace import backend_of, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
 from tapegrad._tensor import Tensor
@@ -31,17 +31,18 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """
     check_function("checkpoint", f)
     name = getattr(f, "__name__", "the function")
+    compute = isolated(f)
 
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
         if not mode().recording:
-            return f(*args, **kwargs)
+            return compute(*args, **kwargs)
         inputs, put = inputs_of(args)
         first, level = next_seq(), mapping.get()
         links = [linked(x._array, None) for x in inputs]
-        outs, rebuild = outputs_of(f"checkpoint of {name}", f(*put(links), **kwargs))
+        outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs))
         if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
-            return f(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
+            return compute(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
         outside = _outside(outs, links, first)
         parents = (*(x._record for x in inputs), *outside)
 
@@ -50,7 +51,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             first = next_seq()
             with mode_set(recording=True), on_level(level):
                 again = [linked(x._array, x._record) for x in tied]
-                ys = flatten(f(*put(again), **kwargs))[0]
+                ys = flatten(compute(*put(again), **kwargs))[0]
             reached = _outside(ys, again, first)
             if reached != outside:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")

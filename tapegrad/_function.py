@@ -13,7 +13,7 @@ from tapegrad._operands import within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._tensor import Tensor, shallow_copy, wrap
 from tapegrad._transforms import between, check_function, constant, like, linked
 from tapegrad._tree import Rebuild, flatten
 from tapegrad._vmap import vmap
@@ -139,6 +139,18 @@ def constant_of(x: Tensor) -> Tensor:
     return wrap(constant_array(x._array))
 
 
+def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that gives `f` other Tensors of the same values: in-place updates of these stay inside."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        leaves, rebuild = flatten([args, kwargs])
+        if any(isinstance(x, Tensor) for x in leaves):
+            args, kwargs = rebuild([shallow_copy(x) if isinstance(x, Tensor) else x for x in leaves])
+        return f(*args, **kwargs)
+
+    return call
+
+
 def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Any]]]:
     """Return the Tensors among the leaves of arguments, and how to put others in their places."""
     leaves, rebuild = flatten(list(args))
@@ -238,14 +250,14 @@ class custom_vjp:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
         only_positional(what, kwargs)
-        forward, backward = self.forward, self.backward
-        if forward is None or backward is None:
+        if self.forward is None or self.backward is None:
             raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
+        function, forward, backward = map(isolated, (self.function, self.forward, self.backward))
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
         recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
         if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
-            return self.function(*args)
+            return function(*args)
 
         def cotangents_of(kept: Any, t: Any) -> list[Any]:
             given = backward(kept, t)
@@ -268,7 +280,7 @@ class custom_vjp:
                 found = vmap(pull, (0, *axes))(t, *xs)
                 return tuple([sum(s, axis=0) if axis is None else s for s, axis in zip(found, axes, strict=True)])
 
-            whole = custom_vjp(vmap(lambda *xs: self.function(*put(xs)), axes))
+            whole = custom_vjp(vmap(lambda *xs: function(*put(xs)), axes))
             whole.defvjp(lambda *xs: (whole.function(*xs), xs), of_all)
             return whole
 
@@ -323,14 +335,14 @@ class custom_jvp:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"
         only_positional(what, kwargs)
-        user = self.rule
-        if user is None:
+        if self.rule is None:
             raise TypeError(f"{what}: give its rule first, with defjvp(rule)")
+        function, user = isolated(self.function), isolated(self.rule)
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
         recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
         if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
-            return self.function(*args)
+            return function(*args)
 
         def mapped(axes: Axes) -> custom_jvp:
             """Return the function with its rule, both mapped over examples."""
@@ -338,14 +350,14 @@ class custom_jvp:
             def both(*xs: Tensor) -> Any:
                 return user(tuple(put(xs[: len(axes)])), tuple(put(xs[len(axes) :])))
 
-            whole = custom_jvp(vmap(lambda *xs: self.function(*put(xs)), axes))
+            whole = custom_jvp(vmap(lambda *xs: function(*put(xs)), axes))
             whole.defjvp(lambda primals, tangents: vmap(both, (*axes, *axes))(*primals, *tangents))
             return whole
 
         if recorded_outside:
             outs, rebuild = call_outside(self, inputs, put, mapped)
         else:
-            y = self.function(*put([constant_of(x) for x in inputs]))
+            y = function(*put([constant_of(x) for x in inputs]))
             no_captures(what, y)
             outs, rebuild = outputs_of(what, y)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._cuts import user_line
 from tapegrad._dtypes import as_dtype, is_complex
-from tapegrad._function import Call, constant_of, inputs_of, no_captures, recorded
+from tapegrad._function import Call, constant_of, inputs_of, isolated, no_captures, recorded
 from tapegrad._jacobian import jacobian
 from tapegrad._namespace import backend_of, tracked
 from tapegrad._operands import as_tensor, within
@@ -42,6 +42,7 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
     >>> round(float(tg.grad(root2)(2.0)), 9)
     0.353553391
     """
+    f = isolated(f)
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
         text = (
@@ -76,6 +77,7 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
     >>> round(float(tg.grad(cube_root)(8.0)), 9)
     0.083333333
     """
+    f = isolated(f)
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
         def newton(x: Tensor) -> Tensor:

@@ -197,7 +197,12 @@ def recovered(
 
 
 def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
-    """Return the error to raise for one that a library raised: naming the operation, shapes and fix."""
+    """Return the error to raise for one that a library raised: naming the operation, shapes and fix.
+
+    An error of an earlier operation, which was found when this one waited for the device, is raised as it is.
+    """
+    if getattr(error, "deferred", False):
+        raise error
     if isinstance(error, CaptureError):
         return CaptureError(str(error))
     devices = dict.fromkeys(device_of(a) for a in arrays if hasattr(a, "shape"))

@@ -409,7 +409,7 @@ class Hooks:
 
     def run(self, t: Any, taped: bool) -> Any:
         """Return what the hooks make of a cotangent, a Tensor or a raw array."""
-        g = t if taped else wrap(backend_of[type(t)].as_array(t))
+        g = shallow_copy(t) if taped else wrap(backend_of[type(t)].as_array(t))
         with mode_set(recording=taped):
             for hook in tuple(self.functions):
                 new_gradient = hook(g)
@@ -436,6 +436,11 @@ def wrap(array: Array, record: Record | None = None) -> Tensor:
     x._array = array
     x._record = record
     return x
+
+
+def shallow_copy(x: Tensor) -> Tensor:
+    """Return another Tensor of the same value and record: an in-place update of one leaves the other as it is."""
+    return wrap(x._array, x._record)
 
 
 def host(x: Tensor) -> np.ndarray[Any, Any]:

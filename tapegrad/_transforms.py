@@ -20,7 +20,7 @@ from tapegrad._namespace import backend_of, constant_array, device_of, find_back
 from tapegrad._operands import within
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
-from tapegrad._tensor import Tensor, check_like, wrap
+from tapegrad._tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._tree import Rebuild, flatten
 from tapegrad.ops.creation import asarray
 
@@ -34,6 +34,10 @@ class Traced:
     of their own; raw: which of them came as raw arrays or numbers; trees: for each argument, how many leaves it has
     and how to rebuild it; outputs: the leaves of the result, as Tensors; rebuild: the result's structure; aux:
     what else the function returned; outer: whether somebody outside may differentiate the result again.
+
+    The function gets shallow copies of the fresh Tensors, so that it may update its arguments in place. Arguments that
+    are not differentiated by are passed as they are: the caller sees an in-place update of these, as a constant
+    unless somebody outside may differentiate it.
     """
 
     def __init__(
@@ -57,15 +61,20 @@ class Traced:
             if not -len(args) <= i < len(args):
                 raise TypeError(f"{self.what}: argnums={i} but {len(args)} positional arguments were given")
             flat.append(flatten(args[i]))
+        named = {i % len(args) for i in chosen}
+        if len(named) < len(chosen):
+            raise ValueError(f"{self.what}: argnums={argnums} names an argument twice: name each once")
         device = device_for_numbers([x for leaves, _ in flat for x in leaves])
         for i, (leaves, rebuild) in zip(chosen, flat, strict=True):
             new = [self._input(x, device, argnums) for x in leaves]
             self.raw += [type(x) is not Tensor for x in leaves]
             self.fresh += new
-            inputs[i] = rebuild(list(new))
+            inputs[i] = rebuild([shallow_copy(x) for x in new])  # an in-place update is to leave ours as they are
             self.trees.append((len(leaves), rebuild))
         self.leaves = {x._record for x in self.fresh if x._record is not None}
         first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
+        others = [*[x for i, x in enumerate(args) if i not in named], *kwargs.values()]
+        given = [(x, x._record) for x in flatten(others)[0] if type(x) is Tensor] if others else []
         cut: list[str] = []
         token = cuts.set((first, cut))
         try:
@@ -86,12 +95,17 @@ class Traced:
                 f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
                 f"{', '.join(cut)}; if a gradient of zero is meant, use tapegrad.stop_gradient"
             )
-        self.outer = self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._aux_outer(first)
+        updated = [x for x, r in given if x._record is not r and not x.is_leaf]
+        more = [*[x for x in flatten(self.aux)[0] if type(x) is Tensor], *updated]
+        self.outer = (
+            self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._reaches_out(more, first)
+        )
         self.taped = self.was_recording and self.outer
+        for x in updated if not self.taped else ():
+            x._array, x._record = constant_array(x._array), None
 
-    def _aux_outer(self, first: int) -> bool:
-        """Say whether what else the function returned may be differentiated by somebody outside."""
-        tensors = [x for x in flatten(self.aux)[0] if type(x) is Tensor]
+    def _reaches_out(self, tensors: list[Tensor], first: int) -> bool:
+        """Say whether what else the function made may be differentiated by somebody outside."""
         records = [x._record for x in tensors if x._record is not None]
         if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
             return True
@@ -124,7 +138,7 @@ class Traced:
 
     def _output(self, y: Any) -> Tensor:
         if isinstance(y, Tensor):
-            return y
+            return shallow_copy(y)
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{self.what}: it must return a Tensor or a container of them, not {type(y).__name__}")
         return constant(y)
@@ -149,7 +163,7 @@ class Traced:
             a = x._array
             xp = namespace_of[type(a)]
             return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
-        return g if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
+        return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
     def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
         """Return one Tensor for each input as trees of the arguments' structure; raw for what came raw."""
@@ -162,7 +176,7 @@ class Traced:
 
     def result(self, values: Sequence[Tensor], taped: bool) -> Any:
         """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
-        cut = [y if taped else wrap(constant_array(y._array)) for y in values]
+        cut = [shallow_copy(y) if taped else wrap(constant_array(y._array)) for y in values]
         return self.rebuild([_raw(y) for y in cut] if all(self.raw) and not taped else list(cut))
 
     def scalar(self) -> Tensor:

@@ -40,7 +40,7 @@ def test_cross_entropy_of_many_classes(xp: Place, small: str) -> None:
     g = tg.grad(tg.cross_entropy)(xp.tensor(logits), xp.tensor(labels.astype(small)))
     xp.check(g, (1 / LONG - np.eye(LONG)[labels]) / 3, rtol=1e-7)
     with pytest.raises(ValueError, match="a label is out of range: with 100 classes"):
-        tg.cross_entropy(xp.tensor(logits[:, :100]), xp.tensor(labels.astype(small)))
+        tg.cross_entropy(xp.tensor(logits[:, :100]), xp.tensor(labels.astype(small))).item()  # see Backend.refuse
 
 
 def test_indexing_is_by_numbers(xp: Place, small: str) -> None:

@@ -59,11 +59,6 @@ def _repeat(function: Callable[..., Any], x: Any, repeats: Any, /, **kwargs: Any
     return graph_now().call("repeat", function, (x, repeats), kwargs)
 
 
-def _refuse_if(condition: Any, error: Callable[[], Exception]) -> None:
-    if condition:
-        raise error()
-
-
 class TraceBackend(Backend):
     """The recording adapter in front of a library's."""
 
@@ -130,7 +125,7 @@ class TraceBackend(Backend):
         return self.base.races(array.raw)
 
     def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
-        graph_now().call("refuse", _refuse_if, (condition, error), {}, effect=True)
+        graph_now().call("refuse", self.base.refuse, (condition, error), {}, effect=True)
 
     def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
         from tapegrad._compile._loop import captured

@@ -200,6 +200,15 @@ def has_integer_arrays(key: Key) -> bool:
     return any(hasattr(i, "shape") and dtype_of(i).kind != "bool" for i in key)
 
 
+def axes_at(key: Key) -> int:
+    """Return how many axes `x[key]` has, for a full key whose index arrays stand together."""
+    arrays = [i for i in key if hasattr(i, "shape")]
+    new = (
+        1 if len(arrays) == 1 and dtype_of(arrays[0]).kind == "bool" else max([len(i.shape) for i in arrays], default=0)
+    )
+    return new + sum(i is None or isinstance(i, slice) for i in key)
+
+
 def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key] | None:
     """Say how to index by a key whose index arrays stand apart: None if they do not.
 

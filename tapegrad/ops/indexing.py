@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._namespace import backend_of, dtype_of, namespace_of, native_device, tracked
+from tapegrad._namespace import as_array, backend_of, dtype_of, namespace_of, native_device, tracked
 from tapegrad._operands import (
     SCALARS,
     as_tensor,
@@ -28,7 +28,7 @@ from tapegrad._rules import OPERATIONS, new, record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops._keys import ALL, Key, full_key, gathered, has_integer_arrays, plain_key
+from tapegrad.ops._keys import ALL, Key, axes_at, full_key, gathered, has_integer_arrays, plain_key
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.dtypes import plain
@@ -223,6 +223,8 @@ def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     old, value = r.parents
     (key,) = saved
     xp = walk.xp
+    if r.shape == () and not walk.taped:
+        t = as_array(t)  # NumPy adds arrays of no axes to scalars, which cannot be written to
     key = _led(t, len(r.shape), key)
     if walk.wants(value):
         part = xp.index_get(t, key)
@@ -284,6 +286,12 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     if type(value) is Tensor and type(value._array) is not type(x._array):
         value = _beside_target(x, value)
     v = _written(value, x._array)
+    if v.shape and v.shape[0] == 1:  # leading axes of length 1 that the place does not have are dropped, as by NumPy
+        extra = max(len(v.shape) - axes_at(key), 0)
+        if extra and v.shape[:extra] == (1,) * extra:
+            if type(value) is Tensor:
+                value = reshape(value, value.shape[extra:])
+            v = namespace_of[type(v)].reshape(v, v.shape[extra:])
     if len(key) == 1 and type(key[0]) not in (int, slice) and _fits_everywhere(key[0], v):
         value = wrap(v, value._record if type(value) is Tensor else None)
         x._array, x._record = parts(where(wrap(key[0]), value, x), x)

@@ -9,10 +9,12 @@ from functools import partial
 from math import prod
 from typing import Any
 
+from tapegrad._cuts import user_line
 from tapegrad._elementwise import unary
-from tapegrad._namespace import backend_of, dtype_of, namespace_of
+from tapegrad._namespace import backend_of, dtype_of
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
+from tapegrad._record import mode
 from tapegrad._rules import constant
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, spread
@@ -260,10 +262,11 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         labels = as_indices(labels)
         raw = labels._array
-        xp = namespace_of[type(raw)]
         if 0 not in raw.shape:
-            wrong = xp.any((raw < 0) | (raw >= shape[-1]))
-            backend_of[type(raw)].refuse(wrong, partial(_out_of_range, shape[-1]))
+            backend = backend_of[type(raw)]
+            backend.refuse_outside(raw, shape[-1], partial(_out_of_range, shape[-1], user_line()))
+            if mode().debug:
+                backend.synchronize(raw)
         return _cross_entropy(logits, labels)
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
         return _of_probabilities(logits, labels)
@@ -277,8 +280,10 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     )
 
 
-def _out_of_range(classes: int) -> ValueError:
-    return ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
+def _out_of_range(classes: int, line: str) -> ValueError:
+    error = ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
+    error.add_note(f"labels of the call at {line}")
+    return error
 
 
 def _of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tapegrad._dtypes import isdtype
 from tapegrad._forward import jvp
+from tapegrad._function import isolated
 from tapegrad._operands import as_tensor
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
@@ -43,6 +44,7 @@ def gradcheck(
     """
     rng = np.random.default_rng(seed)
     xs = [as_tensor(a).detach() for a in args]
+    f = isolated(f)
     w = _like(rng, f(*xs))
 
     def projected(*inputs: Tensor) -> Tensor:
@@ -66,6 +68,7 @@ def gradgradcheck(
     """
     rng = np.random.default_rng(seed)
     xs = [as_tensor(a).detach() for a in args]
+    f = isolated(f)
     # A sum of squares: linear functions have second derivatives to check too.
     w, offset = _like(rng, f(*xs)), _like(rng, f(*xs))
     floating = [i for i, x in enumerate(xs) if isdtype(x.dtype, _FLOATING) and x.size]

@@ -1,0 +1,124 @@
+"""Kernels compiled by g++: what CuPy would give to NVRTC becomes a shared library, kept by its text."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cuda_stand_in import library
+
+OPTIONS = ["-std=c++17", "-O0", "-w", "-fPIC", "-fwrapv", "-ffp-contract=off", "-fpermissive"]
+# Headers that most texts share are compiled once: those without half precision and complex numbers are much smaller.
+PREAMBLES = {
+    "real": '#include "device.h"\n#include <cupy/carray.cuh>\n#include <cupy/atomics.cuh>\n',
+    "full": '#define STAND_IN_HALF\n#include "device.h"\n#include <cupy/complex.cuh>\n#include <cupy/carray.cuh>\n'
+    "#include <cupy/atomics.cuh>\n",
+}
+_FULL = re.compile(r"complex<|float16|bfloat16|xsf/|__half|cuda_fp16")
+_KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(')
+_DYNAMIC = re.compile(r"extern __shared__ ([^;\[]*?)(\w+)\[\];")
+_BARRIER = re.compile(r"__sync|__shfl|__ballot|__any|__all|= tg_shfl\(")
+_GENERATED = "tg_"  # stands in every text that tapegrad generates
+
+
+def compile_module_with_cache(
+    source: str,
+    options: Sequence[str] = (),
+    *,
+    arch: Any = None,
+    extra_source: str | None = None,
+    backend: str = "nvrtc",
+    enable_cooperative_groups: bool = False,
+    name_expressions: Sequence[str] | None = None,
+    log_stream: Any = None,
+    jitify: bool = False,
+    to_ltoir: bool = False,
+) -> Any:
+    """Compile and load a text of kernels, as CuPy's function of this name does."""
+    from cupy.cuda import function
+
+    if _GENERATED in source:
+        _keep_text(source)
+    names = {name: f"expression{i}" for i, name in enumerate(sorted(name_expressions or ()))}
+    module = function.Module()
+    module.load(str(compiled(source, names)).encode())
+    module._set_mapping(names or None)
+    return module
+
+
+def compiled(source: str, names: dict[str, str]) -> Path:
+    """Return the shared library of a text; names: of instances of templates -> what stands for them."""
+    path = library.folder() / f"{hashlib.sha1((source + repr(names)).encode()).hexdigest()}.so"
+    if path.exists():
+        return path
+    kind = "full" if _FULL.search(source) else "real"
+    new = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.cpp")
+    new.write_text(host_text(source, names, kind))
+    output = new.with_suffix(".so")
+    command = [
+        "g++",
+        *OPTIONS,
+        f"-I{_preamble(kind)}",
+        *library.include_options(),
+        "-shared",
+        str(new),
+        "-o",
+        str(output),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        from cupy.cuda.compiler import CompileException
+
+        errors = "\n".join(line for line in done.stderr.splitlines() if "error" in line)
+        raise CompileException(f"g++ for the stand-in: {errors[:2000]}", source, str(new), (), "g++")
+    os.replace(output, path)
+    new.unlink()
+    return path
+
+
+def host_text(source: str, names: dict[str, str], kind: str) -> str:
+    """Return a text of kernels as g++ compiles it, with the list of its kernels for the launcher."""
+    body = source.partition("#endif")[2] if "#ifndef TG_HOST" in source else source
+    barriers = bool(_BARRIER.search(_without_helpers(source)))
+    loops = "CUPY_FOR" in source and not barriers and "return;" not in source  # one thread may do the work of all
+    source = _DYNAMIC.sub(r"\1* \2 = (\1*)dynamic_shared;", source)
+    if kind == "real":
+        source = source.replace("#include <cupy/complex.cuh>\n", "")
+    kernels = {name: name for name in _KERNEL.findall(body)} | {new: name for name, new in names.items()}
+    listed = [f"STAND_IN_KERNEL({k}, ({f}), {int(barriers)}, {int(loops)})" for k, f in kernels.items()]
+    return "\n".join(['#include "preamble.h"', source, *listed, ""])
+
+
+def _without_helpers(source: str) -> str:
+    """Return a text without the definition of tapegrad's own shuffle."""
+    return "\n".join(line for line in source.splitlines() if not ("TG_FN" in line and "tg_shfl" in line))
+
+
+def _preamble(kind: str) -> Path:
+    """Return the folder of a precompiled preamble.h."""
+    folder = library.folder() / kind
+    header, built = folder / "preamble.h", folder / "preamble.h.gch"
+    if not built.exists():
+        with library.build_lock():
+            if not built.exists():
+                folder.mkdir(exist_ok=True)
+                header.write_text(PREAMBLES[kind])
+                command = ["g++", *OPTIONS, *library.include_options(), "-x", "c++-header", str(header)]
+                subprocess.run([*command, "-o", f"{built}.new"], check=True)
+                os.replace(f"{built}.new", built)
+    return folder
+
+
+def _keep_text(source: str) -> None:
+    """Keep what tapegrad generated in this session, for the tests that give it to NVRTC."""
+    folder = os.environ.get("CUDA_STAND_IN_TEXTS")
+    if folder:
+        path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.cu"
+        if not path.exists():
+            path.write_text(source)
