@@ -103,7 +103,9 @@ class Executor:
         ]
         kept = [
             place
-            for place, n, count in zip(self._gradients, _references(self._gradients), self._gradient_counts, strict=True)
+            for place, n, count in zip(
+                self._gradients, _references(self._gradients), self._gradient_counts, strict=True
+            )
             if n != count + (id(self._gradients[place]) in self.lent)
         ]
         moved = [k for k, (address, _) in self._bound.items() if not _lies_at(arrays[k], address)]
@@ -178,7 +180,6 @@ class Executor:
         # Should a graph hold what it uses, those references are ours too.
         self._state_counts = _moved(self._state_counts, before[0], _references(self._states))
         self._gradient_counts = _moved(self._gradient_counts, before[1], _references(self._gradients))
-
 
     def _captured(self, segment: list[Step]) -> Any:
         self._stream.begin_capture()

@@ -216,7 +216,9 @@ class Plan:
         kernel = batches.kernel("@", Batch(flats), kernels.Places(self.layout, self.number))
         arrays = [[self.target(v) for v in row] for row in kernel.arrays]
         table = cupy.asarray(
-            np.asarray([[*(a.data.ptr for a in row), n] for row, n in zip(arrays, kernel.sizes, strict=True)], np.uint64)
+            np.asarray(
+                [[*(a.data.ptr for a in row), n] for row, n in zip(arrays, kernel.sizes, strict=True)], np.uint64
+            )
         )
         shared = [self.array(v) for v in kernel.shared]
         args = (table, cupy.asarray(kernel.chunks), *shared)
