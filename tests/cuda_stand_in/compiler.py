@@ -13,7 +13,8 @@ from typing import Any
 
 from cuda_stand_in import library
 
-OPTIONS = ["-std=c++17", "-O0", "-w", "-fPIC", "-fwrapv", "-ffp-contract=off", "-fpermissive"]
+OPTIONS = ["-std=c++17", "-O0", "-w", "-fPIC", "-fno-gnu-unique", "-fwrapv"]
+OPTIONS += ["-ffp-contract=off", "-fpermissive"]
 # Headers that most texts share are compiled once: those without half precision and complex numbers are much smaller.
 PREAMBLES = {
     "real": '#include "device.h"\n#include <cupy/carray.cuh>\n#include <cupy/atomics.cuh>\n',
