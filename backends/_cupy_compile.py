@@ -3,9 +3,9 @@
 The first calls launch the steps one by one, on a stream and from a memory pool of their own, which loads kernels and
 fills caches. Then what can be captured is captured, in as few graphs as the calls in between leave.
 
-Buffers of the plan are handed out where nobody is disturbed by that: updated state stays in its buffer, which the Tensor
-then holds, and so do gradients that the next call replaces. Reference counts tell whether anybody else can see such a
-buffer. If so, it is left to them and the program is planned anew, with copies in its place.
+Some buffers of the plan are handed out: updated state stays in its buffer, which the Tensor then holds, and so do
+gradients that the next call replaces. Reference counts tell whether anybody else can see such a buffer. If so, it is
+left to them and the program is planned anew, with copies in its place.
 
 No GPU has run this. The tests run it with CuPy on a stand-in for CUDA, which cannot show speed and races.
 """
@@ -73,7 +73,11 @@ class Executor:
     def _run(self, arrays: list[Array]) -> list[Array]:
         self._accepted = False
         if self._refusals is not None:
-            self._refusals.raise_first()  # of an earlier call
+            try:
+                self._refusals.raise_first()  # of an earlier call
+            except Exception:
+                arrays.clear()  # a traceback that is kept would hold state
+                raise
         plan = self._plan
         if plan is None or self._is_seen(arrays):
             plan = self._planned(arrays)
@@ -81,6 +85,7 @@ class Executor:
         if self._last is not None and stream.ptr != self._last.ptr:
             self._last.synchronize()  # the buffers are still in use there
         self._last = stream
+        new = plan.new_outputs()  # memory may run out here, but not when state has been updated
         for k, mine in self._copied:
             if arrays[k] is not mine:
                 cupy.copyto(mine, arrays[k])
@@ -88,7 +93,7 @@ class Executor:
         self._compute(plan, stream)
         if self._refusals is not None:
             self._refusals.launched()
-        new = plan.copied()
+        plan.copy_outputs(new)
         new.update(self._gradients)
         new.update((plan.donated[k], array) for k, array in self._states.items())
         return [new[place] for place in range(len(self.program.outputs))]

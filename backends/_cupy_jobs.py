@@ -276,7 +276,7 @@ class _Merging:
 
 def is_view(node: Any) -> bool:
     """Say whether a node's results lie in the memory of its first argument."""
-    return node.kind == "view" or node.op == "unstack"
+    return bool(node.kind == "view" or node.op == "unstack")
 
 
 def is_constant(node: Any) -> bool:

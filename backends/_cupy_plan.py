@@ -27,7 +27,6 @@ from tapegrad.backends._cupy_donation import donations
 from tapegrad.backends._cupy_gemm import Matrix, product_of
 from tapegrad.backends._cupy_jobs import (
     Batch,
-    Call,
     Flat,
     InRows,
     is_concatenation,
@@ -355,16 +354,18 @@ class Plan:
             source, grid = copies.kernel("@", forms, refused)
             self.hand_out.append((self._named("@", source), grid, [p for p, _ in part], arrays))
 
-    def copied(self) -> dict[int, Any]:
-        """Return new arrays with the outputs that belong to who called, by place."""
-        new = {p: cupy.empty(a.shape, a.dtype) for p, a in self.fresh}
+    def new_outputs(self) -> dict[int, Any]:
+        """Return arrays for the outputs that belong to who called, by place; made before anything is computed."""
+        return {p: cupy.empty(a.shape, a.dtype) for p, a in self.fresh}
+
+    def copy_outputs(self, new: dict[int, Any]) -> None:
+        """Copy the outputs to the arrays of `new_outputs`."""
         for name, grid, places, arrays in self.hand_out:
             args = [a for p, sources in zip(places, arrays, strict=True) for a in (new[p], *sources)]
             if any(len(sources) > 1 for sources in arrays):
                 assert self._refused is not None
                 args.append(self._refused.stop)
             self.functions[name](grid, (copies.THREADS,), tuple(args))
-        return new
 
     def _load(self) -> None:
         """Compile all kernels as one module."""

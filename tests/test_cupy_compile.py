@@ -1,7 +1,7 @@
 """The kernels and calls of compiled programs on CuPy.
 
-Generated kernels compiled by g++, cuBLAS calls on a stand-in for cuBLAS, and the text of all kernels through NVRTC where
-that is installed. Whole steps are in test_cupy_steps.py.
+Generated kernels compiled by g++, cuBLAS calls on a stand-in for cuBLAS, and the text of all kernels through NVRTC
+where that is installed. Whole steps are in test_cupy_steps.py.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ LONGEST = 128  # nodes of a run: what is gained does not grow with more, what pl
 def fuse(groups: Groups, smallest: int = SMALLEST, kernels: bool = False) -> None:
     """Put nodes that can be run together into runs.
 
-    kernels: whether a run becomes a kernel, which reads an operand from outside at any element, so that it may broadcast
-    along some of the leading axes only; and which a reduction may begin, as that saves a pass over its operand.
+    kernels: whether a run becomes a kernel. A kernel reads any element of an operand from outside, so that it may
+    broadcast along some of the leading axes only. A reduction may begin it, which saves a pass over its operand.
     """
     _Fusion(groups, smallest, kernels)
 
