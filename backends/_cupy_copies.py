@@ -33,12 +33,12 @@ def kernel(name: str, copies: list[Copy], refused: bool) -> tuple[str, tuple[int
         source = f"from{i}"
         if copy.guarded:
             arguments.append(f"const {word}* old{i}")
-            source = f"(*stop ? old{i} : from{i})"
+            source = f"(*refused ? old{i} : from{i})"
         step = f"for (long long j = at; j < {count}; j += {THREADS}ll * gridDim.x) to{i}[j] = from[j];"
         cases.append(f"case {i}: {{ const {word}* from = {source}; {step} break; }}")
         most = max(most, -(-count // THREADS))
     if refused:
-        arguments.append("const bool* stop")
+        arguments.append("const bool* refused")
     source = (
         f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}({", ".join(arguments)}) {{\n'
         f"  const long long at = (long long)blockIdx.x * {THREADS} + threadIdx.x;\n  switch (blockIdx.y) {{\n    "

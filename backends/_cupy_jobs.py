@@ -3,7 +3,7 @@
 1. Each item of the program becomes a job; nodes that no generated kernel can compute become calls.
 2. Jobs that only compute new values of state are put off to the end: there nothing can fail any more.
 3. Elementwise jobs of one size are merged, vertically (one reads the other) and horizontally (they share operands).
-4. Updates of one structure are batched: one launch updates all parameters, whatever their sizes.
+4. Those updates are batched: one launch computes all that have one form, whatever the sizes of their arrays.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Flat:
 
 
 class Batch:
-    """Elementwise jobs of one structure over arrays of any sizes."""
+    """Elementwise jobs that do not depend on each other, over arrays of any sizes."""
 
     def __init__(self, flats: list[Flat]) -> None:
         self.flats = flats
@@ -99,8 +99,7 @@ def jobs_of(program: Any, number: Callable[[Any], Any]) -> list[Any]:
         else:
             jobs += [_of_node(n, number) for n in getattr(item, "nodes", (item,))]
     jobs, updates = _parted(program, jobs)
-    batches, others = _batched(updates, number)
-    jobs = [*_merged(jobs), *batches, *_merged(others)]
+    jobs = [*_merged(jobs), *([Batch(updates)] if len(updates) > 1 else updates)]
     _note_outs(jobs, program.outputs)
     return jobs
 
@@ -137,45 +136,6 @@ def _parted(program: Any, jobs: list[Any]) -> tuple[list[Any], list[Any]]:
         update = isinstance(job, Flat) and not job.totals and not own.isdisjoint(state) and own.isdisjoint(read)
         parts[update].append(job)
     return parts
-
-
-def _batched(jobs: list[Any], number: Callable[[Any], Any]) -> tuple[list[Any], list[Any]]:
-    """Return batches of jobs of one structure, and the jobs that have no companion."""
-    groups: dict[Any, list[Any]] = {}
-    for job in jobs:
-        groups.setdefault(structure(job, number)[0], []).append(job)
-    batches = [Batch(group) for key, group in groups.items() if key is not None and len(group) > 1]
-    single = [job for key, group in groups.items() if key is None or len(group) == 1 for job in group]
-    return batches, single
-
-
-def structure(job: Flat, number: Callable[[Any], Any]) -> tuple[Any, list[Any]]:
-    """Return what jobs have in common that differ in their arrays only, and the values that this one reads.
-
-    The first is None where an operand is broadcast in a way that depends on its shape.
-    """
-    reads: list[Any] = []
-    names: dict[Any, Any] = {}
-    key: list[Any] = []
-
-    def name(x: Any) -> Any:
-        if not is_value(x):
-            return repr(x)
-        constant = number(x)
-        if constant is not None:
-            return repr(constant), x.dtype.name
-        if x not in names:
-            # An array goes by elements, an array of one element is the same one for all jobs.
-            names[x] = len(reads), x.dtype.name, "each" if x.size == job.size else x if x.size == 1 else None
-            reads.append(x)
-        return names[x]
-
-    for n in job.nodes:
-        args = n.args[:1] if n.op in ("astype", "reshape") else n.args
-        key.append((n.op, n.outs[0].dtype.name, *[name(x) for x in args]))
-        names[n.outs[0]] = f"made {len(names)}"
-    broadcast = any(type(how) is tuple and how[2] is None for how in names.values())
-    return None if broadcast else tuple(key), reads
 
 
 # -- items --------------------------------------------------------------------------------------------------

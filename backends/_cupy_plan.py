@@ -15,16 +15,15 @@ from math import prod
 from typing import Any, NamedTuple
 
 import cupy
-import numpy as np
 
-from tapegrad.backends import _cupy_batches as batches
 from tapegrad.backends import _cupy_copies as copies
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_refusals as refusals
 from tapegrad.backends import _cupy_rows as rows
+from tapegrad.backends._cupy_access import Layout, alignment_of
 from tapegrad.backends._cupy_buffers import Pool, shaped
 from tapegrad.backends._cupy_donation import donations
-from tapegrad.backends._cupy_gemm import Matrix, product_of
+from tapegrad.backends._cupy_gemm import matrix_of, product_of, readable
 from tapegrad.backends._cupy_jobs import (
     Batch,
     Flat,
@@ -35,9 +34,8 @@ from tapegrad.backends._cupy_jobs import (
     is_view,
     is_write,
     jobs_of,
-    structure,
 )
-from tapegrad.backends._cupy_kernels import Kernel, Layout
+from tapegrad.backends._cupy_kernels import Kernel
 from tapegrad.backends._cupy_liveness import Liveness
 from tapegrad.backends._cupy_types import HELPERS, TYPES
 from tapegrad.backends._items import is_value, put_in
@@ -111,7 +109,8 @@ class Plan:
         self.inputs = [self.place[v] for v in program.inputs]
         in_place, committed = donations(program, self.jobs, self._liveness, shared)
         self.donated = {**in_place, **committed}  # number of an input -> place of the output that replaces it
-        self._written_over = {program.outputs[place] for place in in_place.values()}
+        self._old = {program.outputs[place]: program.inputs[k] for k, place in in_place.items()}  # what is written over
+        self._places = kernels.Places(self.layout, self.number)
         self.place.update((program.outputs[place], self.inputs[k]) for k, place in in_place.items())
         for i, job in enumerate(self.jobs):
             self._job(job)
@@ -136,7 +135,8 @@ class Plan:
 
     def layout(self, v: Any) -> Layout:
         """Return how the array of a value lies in memory."""
-        return Layout(*_matrix(self.array(v)))
+        a = self.array(v)
+        return Layout(*matrix_of(a), alignment_of(a.data.ptr))
 
     def target(self, v: Any) -> Any:
         """Return the array that a result is to be written into."""
@@ -160,21 +160,41 @@ class Plan:
         self.steps.append(Step(function, args))
 
     def _job(self, job: Any) -> None:
-        places = kernels.Places(self.layout, self.number)
         if isinstance(job, Flat):
             self._flat(job)
         elif isinstance(job, Batch):
             self._batch(job)
         elif isinstance(job, InRows):
-            self._emit(rows.kernel("@", job.rows, places, set()))
+            self._emit(rows.kernel("@", job.rows, self._places, set()))
         else:
             self._call(job.node)
 
     def _flat(self, job: Flat) -> None:
         ends = {n.outs[0] for n in job.totals}
         outs = [v for v in job.outs if v not in ends]
-        places = kernels.Places(self.layout, self.number)
-        self._emit(kernels.flat("@", job.shape, job.nodes, outs, places, job.totals))
+        early = {self._old[v] for v in outs if v in self._old}
+        self._emit(kernels.flat("@", job.shape, job.nodes, outs, self._places, job.totals, early))
+
+    def _batch(self, job: Batch) -> None:
+        """Launch one kernel for all jobs of one form, whatever their sizes."""
+        forms: dict[str, list[Flat]] = {}
+        for flat in job.flats:
+            form = kernels.form(_group(flat), self._places)
+            if form is None:
+                self._flat(flat)
+            else:
+                forms.setdefault(form, []).append(flat)
+        for flats in forms.values():
+            if len(flats) == 1:
+                self._flat(flats[0])
+                continue
+            many = kernels.multi("@", [_group(flat) for flat in flats], self._places)
+            for flat in flats:
+                for v in flat.outs:
+                    self.target(v)
+            table = cupy.asarray(many.table(lambda v: self.array(v).data.ptr))
+            kernel = many.kernel
+            self._launch(kernel.name, kernel.source, (kernel.grid,), kernel.block, (table,), True)
 
     def _emit(self, kernel: Kernel) -> None:
         partials = [self.scratch(shape, dtype) for dtype, shape in kernel.partials]
@@ -184,7 +204,7 @@ class Plan:
             self._launch_planned(then, (self.target(then.writes[0]), partials[i]))
 
     def _launch_planned(self, kernel: Kernel, arrays: tuple[Any, ...]) -> None:
-        guarded = not self._written_over.isdisjoint(kernel.writes)
+        guarded = not self._old.keys().isdisjoint(kernel.writes)
         self._launch(kernel.name, kernel.source, (kernel.grid,), kernel.block, arrays, guarded)
 
     def _launch(
@@ -202,26 +222,6 @@ class Plan:
             self._names[text] = f"tg_{len(self._names)}"
             self.sources.append(text.replace(" @(", f" {self._names[text]}(", 1))
         return self._names[text]
-
-    def _batch(self, job: Batch) -> None:
-        flats = []
-        for flat in job.flats:
-            if all(_is_contiguous(self.array(v)) for v in structure(flat, self.number)[1]):
-                flats.append(flat)
-            else:
-                self._flat(flat)
-        if not flats:
-            return
-        kernel = batches.kernel("@", Batch(flats), kernels.Places(self.layout, self.number))
-        arrays = [[self.target(v) for v in row] for row in kernel.arrays]
-        table = cupy.asarray(
-            np.asarray(
-                [[*(a.data.ptr for a in row), n] for row, n in zip(arrays, kernel.sizes, strict=True)], np.uint64
-            )
-        )
-        shared = [self.array(v) for v in kernel.shared]
-        args = (table, cupy.asarray(kernel.chunks), *shared)
-        self._launch(kernel.name, kernel.source, (len(kernel.chunks),), kernel.block, args, True)
 
     def _captured(self, node: Any) -> bool:
         """Say whether a function of the library may be part of a graph."""
@@ -275,14 +275,11 @@ class Plan:
     def _multiply(self, node: Any) -> None:
         arrays = [self.array(x) for x in node.args]
         out = self.target(node.outs[0])
-        matrices = [Matrix(*_matrix(a)) for a in arrays]
-        plan = product_of(matrices[0], matrices[1], tuple(out.shape))
-        if plan is None:
-            for i, a in enumerate(arrays):
-                copy = self.scratch(tuple(a.shape), a.dtype)
-                self._step(cupy.copyto, (copy, a))
-                arrays[i], matrices[i] = copy, Matrix(*_matrix(copy))
-            plan = product_of(matrices[0], matrices[1], tuple(out.shape))
+        for i, a in enumerate(arrays):
+            if readable(matrix_of(a)) is None:
+                arrays[i] = self.scratch(tuple(a.shape), a.dtype)
+                self._step(cupy.copyto, (arrays[i], a))
+        plan = product_of(matrix_of(arrays[0]), matrix_of(arrays[1]), tuple(out.shape))
         self._step(self._gemm().multiply, (plan, *arrays, out))
 
     def _concatenate(self, node: Any) -> None:
@@ -392,8 +389,8 @@ def _stored(outs: list[Any], function: Any, args: Any, kwargs: Any, many: bool) 
         cupy.copyto(out, result)
 
 
-def _matrix(a: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(a.shape), tuple(s // a.itemsize for s in a.strides)
+def _group(flat: Flat) -> kernels.Group:
+    return kernels.Group(flat.shape, flat.nodes, flat.outs)
 
 
 def _is_contiguous(a: Any) -> bool:

@@ -53,4 +53,4 @@ def kernel(name: str, count: int) -> str:
 
 def guarded(source: str) -> str:
     """Return the text of a kernel that takes `stop` as its last argument and does nothing while it is set."""
-    return source.replace(") {\n", ", const bool* stop) {\n  if (*stop) return;\n", 1)
+    return source.replace(") {\n", ", const bool* refused) {\n  if (*refused) return;\n", 1)

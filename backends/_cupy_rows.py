@@ -12,7 +12,9 @@ from functools import partial
 from math import prod
 from typing import Any
 
+from tapegrad.backends import _cupy_access as mem
 from tapegrad.backends import _cupy_kernels as k
+from tapegrad.backends import _cupy_reductions as red
 from tapegrad.backends._cupy_types import converted, ctype
 from tapegrad.backends._items import is_total
 
@@ -22,7 +24,7 @@ LONGEST = 32768  # elements of a row: 32 registers for each value that stays
 class Rows:
     """What a run computes, in terms of rows: made of nodes that `fits` accepted."""
 
-    def __init__(self, lead: k.Shape, nodes: list[Any], outs: list[Any]) -> None:
+    def __init__(self, lead: mem.Shape, nodes: list[Any], outs: list[Any]) -> None:
         self.lead, self.nodes, self.outs = lead, nodes, outs
         self.rows = prod(lead)
         self.made = {v for node in nodes for v in node.outs}
@@ -44,7 +46,7 @@ class Rows:
         """Say whether a node combines the elements of a row."""
         return node.kind == "reduction" and not is_total(node) and self.size(node.args[0]) > 1
 
-    def inner(self, v: Any) -> k.Shape:
+    def inner(self, v: Any) -> mem.Shape:
         """Return the shape of a row of a value."""
         return tuple(v.shape[len(self.lead) :])
 
@@ -65,7 +67,7 @@ class Rows:
             if n.kind == "reduction":
                 x = n.args[0]
                 whole = n in self.totals or self.size(v) == 1
-                if self.size(x) not in sizes or not whole or not k.can_reduce(n.op, x.dtype, v.dtype):
+                if self.size(x) not in sizes or not whole or not red.can_reduce(n.op, x.dtype, v.dtype):
                     return False
             elif n.kind == "view":
                 if n.args[0] not in self.made:
@@ -117,11 +119,11 @@ class _Writer:
         self.shared: list[str] = []
         self.start: list[str] = []
         self.end: list[str] = []
-        self.partials: list[tuple[Any, k.Shape]] = []
+        self.partials: list[tuple[Any, mem.Shape]] = []
         self.then: list[tuple[int, k.Kernel]] = []
         self.after_loop: set[Any] = set()  # reductions over a row
         blocks = -(-run.rows * self.lanes // self.block)
-        self.grid = min(blocks, k.BLOCKS) if run.totals else blocks
+        self.grid = min(blocks, 512) if run.totals else blocks
 
     def kernel(self, early: set[Any]) -> k.Kernel:
         run = self.run
@@ -144,17 +146,17 @@ class _Writer:
                 self._store(v, level)
         return self._assembled()
 
-    def name_of(self, v: Any, inner: k.Shape, level: int) -> str:
+    def name_of(self, v: Any, inner: mem.Shape, level: int) -> str:
         """Return the text that reads an operand, loaded where it is first needed."""
         if v in self.text.names:
             return self.text.names[v]
         run = self.run
         layout = self.places.layout(v)
         depth = len(run.lead)
-        strides = k.aligned(layout, (*run.lead, *inner))
+        strides = mem.aligned(layout, (*run.lead, *inner))
         rowwise, within = strides[:depth], strides[depth:]
-        at = k.offset(inner, within, "j")
-        row = k.offset(run.lead, rowwise, "row")
+        at = mem.offset(inner, within, "j")
+        row = mem.offset(run.lead, rowwise, "row")
         key = v, row, at
         if key in self.text.names:
             return self.text.names[key]
@@ -191,7 +193,7 @@ class _Writer:
         x, v = n.args[0], n.outs[0]
         number = self.places.number(x)
         wide = self.run.size(x) == self.run.length and self.run.length > 1
-        dtype = k.accumulator(n.op, v.dtype)[0]
+        dtype = red.accumulator(n.op, v.dtype)[0]
         if number is not None:
             return self.text.operand(n.args[0], lambda _: "")[0], wide
         name = self.name_of(x, self.run.inner(x), level)
@@ -199,13 +201,13 @@ class _Writer:
 
     def _reduction(self, n: Any, level: int) -> None:
         v = n.outs[0]
-        dtype, kind = k.accumulator(n.op, v.dtype)
+        dtype, kind = red.accumulator(n.op, v.dtype)
         below = level - self.run.crosses(n)
         source = self._source(n, below)[0]
         name = f"v{len(self.text.names)}"
         self.text.names[v] = name
         count = self.run.size(n.args[0])
-        final = k.finished(n.op, v.dtype, f"c_{name}" if self.run.crosses(n) else f"({kind.value})({source})", count)
+        final = red.finished(n.op, v.dtype, f"c_{name}" if self.run.crosses(n) else f"({kind.value})({source})", count)
         out = ctype(v.dtype)
         assert out is not None
         if not self.run.crosses(n):
@@ -217,14 +219,14 @@ class _Writer:
                 self.text.names[v] = f"{name}[e]"
             return
         self.after_loop.add(v)
-        both = k.combine(n.op, dtype, f"c_{name}", source)
-        self.once[below].append(f"{kind.value} c_{name} = {k.identity(n.op, dtype)};")
+        both = red.combine(n.op, dtype, f"c_{name}", source)
+        self.once[below].append(f"{kind.value} c_{name} = {red.identity(n.op, dtype)};")
         self.loop[below].append(f"c_{name} = {both};")
         width = min(self.lanes, 32)
         if width > 1:
             self.after[below].append(
                 f"for (int o = {width // 2}; o > 0; o >>= 1) {{ const {kind.value} t = tg_shfl(c_{name}, o, {width}); "
-                f"c_{name} = {k.combine(n.op, dtype, f'c_{name}', 't')}; }}"
+                f"c_{name} = {red.combine(n.op, dtype, f'c_{name}', 't')}; }}"
             )
         if self.lanes > 32:
             warps = self.lanes // 32
@@ -232,31 +234,31 @@ class _Writer:
             self.after[below].append(
                 f"if (lane % 32 == 0) s_{name}[lane / 32] = c_{name};\n    __syncthreads();\n    "
                 f"c_{name} = s_{name}[0];\n    "
-                f"for (int w = 1; w < {warps}; ++w) c_{name} = {k.combine(n.op, dtype, f'c_{name}', f's_{name}[w]')};"
+                f"for (int w = 1; w < {warps}; ++w) c_{name} = {red.combine(n.op, dtype, f'c_{name}', f's_{name}[w]')};"
             )
         self.after[below].append(f"const {out.value} {name} = {final};")
 
     def _total(self, n: Any, level: int) -> None:
         v = n.outs[0]
-        dtype, kind = k.accumulator(n.op, v.dtype)
+        dtype, kind = red.accumulator(n.op, v.dtype)
         source, wide = self._source(n, level)
         columns = self.run.length if wide and prod(v.shape) > 1 else 1
         name = f"t{len(self.partials)}"
         number = len(self.partials)
         if columns > 1:
             self.start.append(f"{kind.value} {name}[{self.each}];\n  #pragma unroll")
-            self.start.append(f"for (int e = 0; e < {self.each}; ++e) {name}[e] = {k.identity(n.op, dtype)};")
-            self.loop[level].append(f"{name}[e] = {k.combine(n.op, dtype, f'{name}[e]', source)};")
+            self.start.append(f"for (int e = 0; e < {self.each}; ++e) {name}[e] = {red.identity(n.op, dtype)};")
+            self.loop[level].append(f"{name}[e] = {red.combine(n.op, dtype, f'{name}[e]', source)};")
             self._columns(name, number, n.op, dtype, kind)
         else:
-            self.start.append(f"{kind.value} {name} = {k.identity(n.op, dtype)};")
-            step = f"{name} = {k.combine(n.op, dtype, name, source)};"
+            self.start.append(f"{kind.value} {name} = {red.identity(n.op, dtype)};")
+            step = f"{name} = {red.combine(n.op, dtype, name, source)};"
             if wide:
                 self.loop[level].append(step)
             else:
                 self.once[level].append(f"if (live && lane == 0) {step}")
-            self.end.append(k.block_reduced(name, f"s_{name}", n.op, dtype, kind, self.block).strip())
-            self.end.append(f"if (threadIdx.x == 0) p{number}[blockIdx.x] = {kind.store.format(f's_{name}[0]')};")
+            self.end.append("{ " + "\n ".join(red.over_block([red.Partial(name, n.op, dtype)], self.block)) + "\n }")
+            self.end.append(f"if (threadIdx.x == 0) p{number}[blockIdx.x] = {kind.store.format(name)};")
         self.partials.append((dtype, (self.grid, columns)))
         self.then.append((number, k.finish(f"{self.name}_{number}", n, self.grid, columns, n.args[0].size // v.size)))
 
@@ -272,7 +274,8 @@ class _Writer:
         self.end.append(
             f"{each}if (j < {length}) s_{name}[member * {length} + j] = {name}[e]; }}\n  __syncthreads();\n  "
             f"for (int j = threadIdx.x; j < {length}; j += {self.block}) {{\n    {kind.value} c = s_{name}[j];\n    "
-            f"for (int g = 1; g < {groups}; ++g) c = {k.combine(op, dtype, 'c', f's_{name}[g * {length} + j]')};\n    "
+            f"for (int g = 1; g < {groups}; ++g) "
+            f"c = {red.combine(op, dtype, 'c', f's_{name}[g * {length} + j]')};\n    "
             f"p{number}[blockIdx.x * {length} + j] = {kind.store.format('c')};\n  }}"
         )
 
@@ -293,7 +296,7 @@ class _Writer:
     def _assembled(self) -> k.Kernel:
         run = self.run
         layouts = [self.places.layout(v) for v in self.text.reads]
-        index = k.index_type(layouts, run.rows * max(run.length, 1))
+        index = mem.index_type(layouts, run.rows * max(run.length, 1))
         groups = self.block // self.lanes
         body = [f"const int lane = threadIdx.x % {self.lanes}, member = threadIdx.x / {self.lanes};"]
         body += [*self.shared, *self.start]
@@ -310,6 +313,6 @@ class _Writer:
         turns = f"for ({start}; first < {run.rows}; first += {self.grid * groups}) {{"
         text = "\n  ".join(body) + f"\n  {turns}\n    " + "\n    ".join(inside) + "\n  }\n"
         text += "".join(f"  {line}\n" for line in self.end)
-        head = self.text.signature(self.name, [d for d, _ in self.partials], self.block)
+        head = self.text.signature(self.name, [d for d, _ in self.partials], self.block, set(self.text.reads))
         return k.Kernel(self.name, f"{head} {{\n  {text}}}\n", self.grid, self.block, self.text.reads,
                         self.text.writes, self.partials, self.then)  # fmt: skip

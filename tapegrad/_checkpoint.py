@@ -19,8 +19,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 
     Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed twice.
-    `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which get
-    their gradients) is not changed in between. Any order of derivative. Raises RuntimeError if the second computation
+    `f` must compute the same again: it has no side effects except in-place updates of its arguments, which the caller
+    does not see, and what it uses from outside (parameters, which get their gradients) is not changed in between. Any order of derivative. Raises RuntimeError if the second computation
     reaches other Tensors than the first.
 
     >>> import tapegrad as tg
