@@ -1,417 +1,546 @@
-"""The kernels and calls of compiled programs on CuPy.
-
-Generated kernels compiled by g++, cuBLAS calls on a stand-in for cuBLAS, and the text of all kernels through NVRTC
-where that is installed. Whole steps are in test_cupy_steps.py.
-"""
+"""Compiled steps on CuPy: what is launched, copied and waited for, and state that stays as it should."""
 
 from __future__ import annotations
 
-import ctypes
-import glob
-import sys
+import gc
+import re
+import warnings
 from collections.abc import Callable, Iterator
-from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
-import cuda_on_host
 import numpy as np
 import pytest
-from fake_cublas import gemm
-from kernel_bench import FLOATS, SOURCES, Bench, node
 
-from tapegrad._compile._kinds import ELEMENTWISE
-from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends import _cupy_rows as rows
-from tapegrad.backends._cupy_gemm import Cublas, Matrix, product_of
-from tapegrad.backends._cupy_ops import EXTRA, expression
-from tapegrad.backends._cupy_types import HELPERS, literal
-from tapegrad.backends._items import axes_of
+import tapegrad as tg
+from tapegrad import backends
 
-host = pytest.mark.skipif(cuda_on_host.compiler() is None, reason="g++ is not installed")
-INTEGERS = ("int8", "uint8", "int32", "uint32", "int64", "uint64")
+if not backends.is_available("cuda"):
+    pytest.skip("no CUDA device", allow_module_level=True)
 
+import cupy
+from cuda_stand_in import counted, is_installed
 
-# -- kernels on the host ---------------------------------------------------------------------------------
+from tapegrad.backends import _cupy_jobs as jobs
+from tapegrad.backends import _cupy_plan as plans
+from tapegrad.backends._cupy_compile import Executor
+from tapegrad.backends._cupy_types import HELPERS
 
-
-def operands(dtype: str, op: str, n: int) -> list[np.ndarray[Any, Any]]:
-    rng = np.random.default_rng(3)
-    if dtype == "bool":
-        return [rng.integers(0, 2, (n, 3)).astype(bool) for _ in range(3)]
-    if dtype not in FLOATS:
-        low = 0 if dtype.startswith("u") else -7
-        arrays = [rng.integers(low, 8, (n, 3)).astype(dtype) for _ in range(3)]
-        if op in ("pow", "bitwise_left_shift", "bitwise_right_shift"):
-            arrays[1] = np.abs(arrays[1]).astype(dtype)
-        if op in ("floor_divide", "remainder"):
-            arrays[1][arrays[1] == 0] = 2
-        return arrays
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, -2.5, 3.0]
-    pairs = np.asarray(list(product(special, special)))
-    x = np.concatenate([pairs, rng.normal(size=(n, 2)), rng.uniform(0.01, 0.99, (n, 2)), rng.uniform(1, 9, (n, 2))])
-    a, b = (np.ascontiguousarray(x[:, i]).astype(dtype) for i in (0, 1))
-    return [a, b, a > 0]
+stand_in = pytest.mark.skipif(not is_installed(), reason="counts calls of the stand-in for CUDA")
 
 
-NUMPY: dict[str, Callable[..., Any]] = {
-    "astype": lambda x: x.astype(np.float32),
-    "sigmoid": lambda x: (1 / (1 + np.exp(-x))).astype(x.dtype),
-    "real": lambda x: x.copy(),
-    "round": np.round,
-    "imag": lambda x: 0 * x,
-}
-_TWO = """
-add atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor copysign divide equal floor_divide
-greater greater_equal hypot less less_equal logaddexp logical_and logical_or logical_xor maximum minimum multiply
-nextafter not_equal pow remainder subtract
-"""
-TWO = frozenset(_TWO.split())
-_EXACT = """
-abs add astype ceil copysign divide floor floor_divide maximum minimum multiply negative nextafter positive reciprocal
-remainder round sign sqrt square subtract trunc where
-"""
-EXACT = frozenset(_EXACT.split())
+def gelu(x: Any) -> Any:
+    return 0.5 * x * (1.0 + tg.tanh(0.7978845608 * (x + 0.044715 * x**3)))
 
 
-@host
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, "bool"])
-def test_every_elementwise_operation_gives_what_numpy_gives(dtype: str) -> None:
-    bench = Bench()
-    made: list[kernels.Kernel] = []
-    checks = []
-    for op in sorted(ELEMENTWISE - {"imag"}):
-        a, b, c = operands(dtype, op, 30)
-        args = (c.astype(bool), a, b) if op == "where" else (a, b) if op in TWO else (a,)
-        try:
-            with np.errstate(all="ignore"):
-                expected = np.asarray(NUMPY.get(op, getattr(np, op, None))(*args))  # type: ignore[misc]
-        except TypeError:
-            continue
-        n = node(op, tuple(bench.value(x) for x in args), expected.shape, expected.dtype)
-        if not kernels.can_compute(n, lambda v: None):
-            assert (op, dtype) == ("nextafter", "float16") or dtype not in FLOATS
-            continue
-        made.append(kernels.flat(f"k{len(made)}", expected.shape, [n], [n.out], bench.places, []))
-        checks.append((op, n.out, expected))
-    assert len(made) > (20 if dtype == "bool" else 35)
-    bench.run(made)
-    for op, v, expected in checks:
-        got = bench.arrays[v]
-        exact = op in EXACT or expected.dtype.kind != "f"
-        eps = 0 if exact else 4 * np.finfo(expected.dtype).eps
-        np.testing.assert_allclose(got, expected, rtol=eps, atol=eps, err_msg=f"{op} {dtype}")
-        if exact and expected.dtype.kind == "f" and op not in ("maximum", "minimum", "sign"):
-            np.testing.assert_array_equal(np.signbit(got)[got == got], np.signbit(expected)[got == got], err_msg=op)
+def gelu_erf(x: Any) -> Any:
+    return 0.5 * x * (1.0 + tg.special.erf(x * 0.7071067811865476))
 
 
-def test_every_real_elementwise_operation_has_an_expression() -> None:
-    floats, integers = ({op for op in ELEMENTWISE if has(op, d)} for d in ("float32", "int32"))
-    assert ELEMENTWISE - floats - integers == {"imag"}
+def layer_norm(x: Any, gain: Any, bias: Any) -> Any:
+    centred = x - tg.mean(x, axis=-1, keepdims=True)
+    return centred / tg.sqrt(tg.mean(centred * centred, axis=-1, keepdims=True) + 1e-5) * gain + bias
 
 
-def has(op: str, dtype: str) -> bool:
-    args = [("a", np.dtype(dtype)), ("b", np.dtype(dtype))]
-    args = [("c", np.dtype(bool)), *args] if op == "where" else args if op in TWO else args[:1]
-    return expression(op, args, np.dtype(dtype)) is not None
+class Model:
+    """Parameters, and a training step by AdamW with its state in Tensors."""
+
+    def __init__(self, kind: str, device: str) -> None:
+        rng = np.random.default_rng(0)
+
+        def parameter(*shape: int) -> Any:
+            data = (0.3 * rng.normal(size=shape)).astype(np.float32)
+            return tg.tensor(data, device=device, requires_grad=True)
+
+        self.kind = kind
+        sizes: dict[str, Any] = {
+            "mlp": [(20, 32), (32,), (32, 10), (10,)],
+            "gelu": [(20, 32), (32, 10)],
+            "lstm": [(20, 64), (16, 64), (64,), (16, 10)],
+            "layernorm": [(20, 32), (32,), (32,), (32, 10)],
+        }
+        self.parameters = [parameter(*s) for s in sizes[kind]]
+        self.m = [tg.zeros(p.shape, dtype=tg.float32, device=device) for p in self.parameters]
+        self.v = [tg.zeros(p.shape, dtype=tg.float32, device=device) for p in self.parameters]
+        self.t = tg.zeros((), dtype=tg.float32, device=device)
+
+    def logits(self, x: Any) -> Any:
+        p = self.parameters
+        if self.kind == "mlp":
+            return tg.matmul(tg.relu(tg.matmul(x, p[0]) + p[1]), p[2]) + p[3]
+        if self.kind == "gelu":
+            return tg.matmul(gelu_erf(gelu(tg.matmul(x, p[0]))), p[1])
+        if self.kind == "layernorm":
+            return tg.matmul(layer_norm(tg.matmul(x, p[0]), p[1], p[2]), p[3])
+        h = c = tg.zeros((x.shape[0], 16), dtype=tg.float32, device=x.device)
+        for _ in range(3):
+            gates = tg.matmul(x, p[0]) + tg.matmul(h, p[1]) + p[2]
+            i, f, o = (tg.sigmoid(gates[:, 16 * k : 16 * (k + 1)]) for k in range(3))
+            c = f * c + i * tg.tanh(gates[:, 48:])
+            h = o * tg.tanh(c)
+        return tg.matmul(h, p[3])
+
+    def step(self, x: Any, y: Any) -> Any:
+        for p in self.parameters:
+            p.grad = None
+        loss = -tg.mean(tg.sum(tg.log_softmax(self.logits(x), axis=-1) * y, axis=-1))
+        loss.backward()
+        with tg.no_grad():
+            self.t[...] = self.t + 1
+            for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+                m[...] = 0.9 * m + 0.1 * p.grad
+                v[...] = 0.999 * v + 0.001 * p.grad**2
+                change = m / (1 - 0.9**self.t) / (tg.sqrt(v / (1 - 0.999**self.t)) + 1e-8)
+                p[...] = p - 0.01 * (change + 0.01 * p)
+        return loss
 
 
-@host
-def test_conversions() -> None:
-    bench = Bench()
-    made: list[kernels.Kernel] = []
-    checks = []
-    for source, target in product((*FLOATS, *INTEGERS, "bool"), repeat=2):
-        x = np.asarray([0, 1, 2, 3.75, 100, 0.1, 65504 if source in FLOATS else 0]).astype(source)
-        if np.dtype(target).kind in "iu":
-            x[x > 100] = 100
-        n = node("astype", (bench.value(x),), x.shape, target)
-        made.append(kernels.flat(f"k{len(made)}", x.shape, [n], [n.out], bench.places, []))
-        checks.append((n.out, x.astype(target)))
-    bench.run(made)
-    for v, expected in checks:
-        np.testing.assert_array_equal(bench.arrays[v], expected)
-
-
-@host
-def test_special_functions_are_scipys() -> None:
-    scipy_special = pytest.importorskip("scipy.special")
-    bench = Bench()
-    x = np.linspace(-3.3, 4.1, 50)
-    nodes = [node(op, (bench.value(x),), x.shape, "float64") for op in sorted(EXTRA - {"special.erfinv"})]
-    bench.run([kernels.flat("k", x.shape, nodes, [n.out for n in nodes], bench.places, [])])
-    for n in nodes:
-        expected = getattr(scipy_special, n.op.removeprefix("special."))(x)
-        np.testing.assert_allclose(bench.arrays[n.out], expected, rtol=1e-13, atol=1e-14, err_msg=n.op)
-
-
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
-def test_literals_are_exact(dtype: str) -> None:
-    info: Any = np.finfo(dtype) if dtype in FLOATS else np.iinfo(dtype)
-    assert literal(info.max, dtype) != literal(0, dtype)
-    if dtype in FLOATS:
-        assert literal(float("nan"), dtype).startswith("TG_NAN_")
-        assert literal(float("-inf"), dtype).startswith("(-TG_INF_")
-        text = literal(0.1, dtype)
-        assert np.asarray(float(text.rstrip("f"))).astype(dtype) == np.asarray(0.1, dtype)
-        assert literal(-0.0, dtype).startswith("(-0.0")
-    else:
-        assert str(info.max) in literal(info.max, dtype)
-        with pytest.raises(OverflowError):
-            literal(int(info.max) + 1, dtype)
-
-
-@host
-def test_python_numbers_are_weak_and_operands_of_any_strides_are_read_in_place() -> None:
-    bench = Bench()
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=(4, 5, 6)).astype(np.float32)
-    views = [base, base[::-1], np.swapaxes(base[:, :, :5], 1, 2), base[:, :1], base[1:2], base[:, :, ::-2], base[0, 0]]
-    made: list[kernels.Kernel] = []
-    checks = []
-    for x in views:
-        shape = np.broadcast_shapes(x.shape, (4, 5, x.shape[-1]))
-        y = rng.normal(size=shape).astype(np.float32)
-        a, b = bench.value(x), bench.value(y)
-        first = node("multiply", (a, 0.1), x.shape, np.float32)
-        second = node("add", (a, b), shape, np.float32)
-        third = node("greater", (second.out, 0), shape, bool)
-        made.append(kernels.flat(f"f{len(made)}", x.shape, [first], [first.out], bench.places, []))
-        made.append(kernels.flat(f"s{len(made)}", shape, [second, third], [second.out, third.out], bench.places, []))
-        checks += [(first.out, x * np.float32(0.1)), (second.out, x + y), (third.out, x + y > 0)]
-    bench.run(made)
-    for v, expected in checks:
-        np.testing.assert_array_equal(bench.arrays[v], expected)
-
-
-@host
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_rows_with_reductions_within_and_over_them(dtype: str) -> None:
-    bench = Bench()
-    made, checks = [], []
-    for length in (1, 2, 3, 10, 33, 128, 300, 1500):
-        kernel, outs, expected = a_run(bench, f"k{length}", 9 if length > 200 else 37, length, dtype)
-        made.append(kernel)
-        checks += list(zip(outs, expected, strict=True))
-    bench.run(made)
-    rtol = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
-    for v, y in checks:
-        np.testing.assert_allclose(bench.arrays[v].astype(np.float64), y, rtol=rtol, atol=rtol)
-
-
-def a_run(bench: Bench, name: str, count: int, length: int, dtype: str) -> tuple[kernels.Kernel, list[Any], list[Any]]:
-    """Return the kernel of a softmax and sums of what comes of it, its results and what they should be."""
+def batches(device: str, count: int = 8) -> Iterator[tuple[Any, Any]]:
     rng = np.random.default_rng(1)
-    x, g = rng.normal(size=(count, length)).astype(dtype), rng.normal(size=length).astype(dtype)
-    a, b = bench.value(x), bench.value(g)
-    wide, one = (count, length), (count, 1)
-    top = node("max", (a,), one, dtype, axis=-1, keepdims=True)
-    low = node("subtract", (a, top.out), wide, dtype)
-    e = node("exp", (low.out,), wide, dtype)
-    total = node("sum", (e.out,), one, dtype, axis=1, keepdims=True)
-    soft = node("divide", (e.out, total.out), wide, dtype)
-    mean = node("mean", (soft.out,), (count,), dtype, axis=-1)
-    out = node("multiply", (soft.out, b), wide, dtype)
-    columns = node("sum", (out.out,), (length,), dtype, axis=0)
-    everything = node("sum", (total.out,), (), dtype)
-    nodes = [top, low, e, total, soft, mean, out, columns, everything]
-    outs = [soft.out, total.out, mean.out, columns.out, everything.out]
-    run = rows.Rows((count,), nodes, outs)
-    assert run.fits(lambda v: None)
-    wider = x.astype(np.float64)
-    e64 = np.exp(wider - wider.max(1, keepdims=True))
-    s64 = e64 / e64.sum(1, keepdims=True)
-    expected = [s64, e64.sum(1, keepdims=True), s64.mean(1), (s64 * g.astype(np.float64)).sum(0), e64.sum()]
-    return rows.kernel(name, run, bench.places, set()), outs, expected
+    for _ in range(count):
+        x, y = rng.normal(size=(32, 20)), np.eye(10)[rng.integers(0, 10, 32)]
+        yield tuple(tg.tensor(a.astype(np.float32), device=device) for a in (x, y))  # type: ignore[misc]
 
 
-@host
-@pytest.mark.parametrize("op", ["sum", "mean", "prod", "max", "min", "any", "all"])
-def test_reductions_of_everything_rows_and_columns(op: str) -> None:
-    rng = np.random.default_rng(2)
-    bench = Bench()
-    made: list[kernels.Kernel] = []
-    checks = []
-    for dtype, (shape, axis) in product(
-        ("float16", "float32", "int32", "uint8", "bool"),
-        [((5, 300), None), ((5, 300), 1), ((300, 5), 0), ((3, 4, 5), (1, 2)), ((40,), None), ((2000,), 0)],
+def values(x: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(x.detach().to_device("cpu"))
+
+
+def same_training(kind: str, device: str, reassociate: bool = False) -> None:
+    eager, compiled = Model(kind, device), Model(kind, device)
+    step = tg.compile(compiled.step, reassociate=reassociate)
+    for x, y in batches(device):
+        np.testing.assert_allclose(values(step(x, y)), values(eager.step(x, y)), rtol=1e-4)
+    for a, b in zip(
+        (*compiled.parameters, *compiled.m, *compiled.v, compiled.t),
+        (*eager.parameters, *eager.m, *eager.v, eager.t),
+        strict=True,
     ):
-        x = rng.integers(0, 2 if op == "prod" else 3, shape).astype(dtype)
-        if dtype in FLOATS and op in ("max", "min"):
-            x[0] = np.nan
-        expected = np.asarray(getattr(np, op)(x, axis=axis))
-        if op in ("any", "all") and dtype != "bool":
-            expected = expected.astype(bool)
-        n = node(op, (bench.value(x),), expected.shape, expected.dtype, axis=axis)
-        ndim = len(shape)
-        axes = axes_of(n)
-        lead = shape[: len(axes)] if 0 in axes else shape[: ndim - len(axes)]
-        run = rows.Rows(lead, [n], [n.out])
-        assert run.fits(lambda v: None), (op, dtype, shape)
-        name = f"k{len(made)}"
-        made.append(
-            kernels.flat(name, shape, [], [], bench.places, [n])
-            if run.single()
-            else rows.kernel(name, run, bench.places, set())
+        np.testing.assert_allclose(values(a), values(b), rtol=2e-3, atol=2e-5)
+    for p, q in zip(compiled.parameters, eager.parameters, strict=True):
+        np.testing.assert_allclose(values(p.grad), values(q.grad), rtol=1e-3, atol=1e-5)
+
+
+KINDS = ["mlp", "gelu", "lstm", "layernorm"]
+
+
+@pytest.fixture
+def executors(monkeypatch: pytest.MonkeyPatch) -> list[Executor]:
+    """Return the executors that the test makes."""
+    made: list[Executor] = []
+    init = Executor.__init__
+
+    def spied(self: Executor, program: Any) -> None:
+        init(self, program)
+        made.append(self)
+
+    monkeypatch.setattr(Executor, "__init__", spied)
+    return made
+
+
+def plan_of(executor: Executor) -> plans.Plan:
+    assert executor._plan is not None
+    return executor._plan
+
+
+def on_device(array: Any, **options: Any) -> Any:
+    return tg.tensor(np.asarray(array), device="cuda", **options)
+
+
+# -- training steps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_is_one_graph_that_updates_state_in_place(executors: list[Executor], kind: str) -> None:
+    same_training(kind, "cuda")
+    plan = plan_of(executors[-1])
+    assert executors[-1].how == "1 CUDA graphs"
+    assert len(plan.donated) == 3 * len(Model(kind, "cuda").parameters) + 1
+    assert sum(isinstance(job, jobs.Batch) for job in plan.jobs) == 1  # all parameters by one launch
+    assert len(plan.steps) < {"mlp": 16, "gelu": 14, "lstm": 75, "layernorm": 17}[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reassociated_step(kind: str) -> None:
+    same_training(kind, "cuda", reassociate=True)
+
+
+def test_sources_are_deterministic(executors: list[Executor]) -> None:
+    for _ in range(2):
+        step = tg.compile(Model("mlp", "cuda").step)
+        for x, y in batches("cuda", 5):
+            step(x, y)
+    first, second = (plan_of(executor).source for executor in executors)
+    assert first == second
+    assert not re.search(r"0x[0-9a-f]{9,}", first[len(HELPERS) :])
+
+
+def test_five_replays_give_results_of_their_own(executors: list[Executor]) -> None:
+    def f(x: Any) -> Any:
+        return gelu(x) * tg.softmax(x, axis=-1), tg.sum(x, axis=0)
+
+    compiled = tg.compile(f)
+    results = []
+    for i in range(11):
+        x = on_device(np.linspace(-3, 3, 96, dtype=np.float32).reshape(12, 8) + np.float32(i))
+        results.append((compiled(x), [values(y) for y in f(x)]))
+    for got, expected in results:
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(values(a), b, rtol=1e-5, atol=1e-6)
+    assert executors[-1].how == "1 CUDA graphs"
+    assert len(plan_of(executors[-1]).steps) <= 4
+
+
+# -- state -------------------------------------------------------------------------------------------------
+
+
+def test_what_others_hold_of_a_state_never_changes(executors: list[Executor]) -> None:
+    w = tg.zeros(5, dtype=tg.float32, device="cuda")
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        w[...] = w + x
+        return tg.sum(w)
+
+    one = tg.ones(5, dtype=tg.float32, device="cuda")
+    held = []
+    for i in range(10):
+        assert step(one).item() == 5.0 * (i + 1)
+        if i in (3, 6):
+            held.append((w.detach(), i + 1.0))
+        if i == 7:
+            held.append((w[1:3], i + 1.0))
+    w[...] = one  # another array in its place
+    for i in range(3):
+        assert step(one).item() == 5.0 * (i + 2)
+    for x, n in held:
+        np.testing.assert_array_equal(values(x), n)
+    assert executors[-1]._shared  # a new plan, where that state is copied
+
+
+def test_state_stays_in_its_buffer_until_it_is_seen() -> None:
+    w = tg.zeros(5, device="cuda")
+
+    @tg.compile
+    def step() -> Any:
+        w[...] = w + 1.0
+        return tg.sum(w)
+
+    for _ in range(5):
+        step()
+    place = w._array.data.ptr
+    for _ in range(4):
+        step()
+        assert w._array.data.ptr == place
+    assert values(w).tolist() == [9.0] * 5
+    w = tg.zeros(5)
+
+
+def test_state_that_is_read_elsewhere_is_updated_when_all_is_done(executors: list[Executor]) -> None:
+    """A step that needs the old value late, one that fails, views, constants, and two states that change places."""
+    a, b = on_device([1.0, 2.0, 3.0]), on_device([4.0, 5.0, 6.0])
+    c, d = on_device([[1.0, 2.0], [3.0, 4.0]]), on_device([7.0, 8.0])
+
+    def step(x: Any) -> Any:
+        old = a * 1.0
+        a[...] = a * 2.0 + x
+        a2, b2 = a * 1.0, b * 1.0
+        a[...], b[...] = b2, a2
+        c[...] = tg.matrix_transpose(c) + tg.sum(x)
+        total = tg.sum(old + a) + tg.sum(tg.linalg.solve(c, d))
+        d[...] = tg.zeros(2, device="cuda")
+        return total
+
+    compiled = tg.compile(step)
+    for i in range(8):
+        x = on_device([1.0, float(i), 0.5])
+        before = [tg.asarray(s, copy=True) for s in (a, b, c, d)]
+        got = compiled(x)
+        after = [values(s) for s in (a, b, c, d)]
+        for state, old in zip((a, b, c, d), before, strict=True):
+            state[...] = old
+        np.testing.assert_allclose(got.item(), step(x).item(), rtol=1e-12)
+        for state, new in zip((a, b, c, d), after, strict=True):
+            np.testing.assert_allclose(values(state), new, rtol=1e-12)
+    assert len(plan_of(executors[-1]).donated) == 4
+
+
+def test_state_that_is_only_read_is_read_where_it_is(executors: list[Executor]) -> None:
+    w = on_device([1.0, 2.0])
+    train = tg.compile(lambda x: w.__setitem__(..., w + x))
+    predict = tg.compile(lambda x: w * x)
+    for i in range(8):
+        train(on_device([1.0, 1.0]))
+        np.testing.assert_array_equal(values(predict(on_device([2.0, 3.0]))), (values(w) * [2.0, 3.0]))
+        assert values(w).tolist() == [2.0 + i, 3.0 + i]
+    training, predicting = executors
+    assert not training._shared  # nobody holds its array
+    assert len(predicting._bound) == 1
+    w[...] = on_device([5.0, 7.0])  # another array
+    np.testing.assert_array_equal(values(predict(on_device([2.0, 3.0]))), [10.0, 21.0])
+    np.testing.assert_array_equal(values(predict(on_device([2.0, 1.0]))), [10.0, 7.0])
+
+
+def test_gradients_are_handed_out_without_copies_until_one_is_kept(executors: list[Executor]) -> None:
+    w = on_device([1.0, 2.0], requires_grad=True)
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        w.grad = None
+        loss = tg.sum(w * w * x)
+        loss.backward()
+        return loss
+
+    def grad() -> Any:
+        assert w.grad is not None
+        return w.grad
+
+    places = set()
+    for i in range(7):
+        step(on_device([1.0, float(i)]))
+        np.testing.assert_array_equal(values(grad()), [2.0, 4.0 * i])
+        if i > 2:
+            places.add(grad()._array.data.ptr)
+    assert len(places) == 1
+    kept, part = grad(), None
+    step(on_device([1.0, 7.0]))
+    np.testing.assert_array_equal(values(kept), [2.0, 24.0])
+    part = grad()[1:]
+    step(on_device([1.0, 8.0]))
+    np.testing.assert_array_equal(values(part), [28.0])
+    np.testing.assert_array_equal(values(grad()), [2.0, 32.0])
+    assert not plan_of(executors[-1]).lent
+
+
+def test_gradients_that_add_up() -> None:
+    w = on_device([1.0, 2.0], requires_grad=True)
+    v = on_device([1.0, 2.0], requires_grad=True)
+
+    def step(w: Any, x: Any) -> Any:
+        loss = tg.sum(w * w * x)
+        loss.backward()
+        return loss
+
+    compiled = tg.compile(step)
+    for i in range(9):
+        x = on_device([1.0, float(i)])
+        assert compiled(w, x).item() == step(v, x).item()
+        assert w.grad is not None
+        assert v.grad is not None
+        np.testing.assert_array_equal(values(w.grad), values(v.grad))
+
+
+# -- refusals ----------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A step with labels that counts its calls in state; parameters: weights, which it trains."""
+
+    def __init__(self) -> None:
+        self.count = tg.zeros((), dtype=tg.float32, device="cuda")
+        self.w = [on_device(np.ones(n, np.float32), requires_grad=True) for n in (3, 3, 1)]
+
+    def __call__(self, logits: Any, labels: Any) -> Any:
+        for w in self.w:
+            w.grad = None
+        loss = tg.cross_entropy(logits * self.w[0] + self.w[1] + self.w[2], labels)
+        loss.backward()
+        with tg.no_grad():
+            self.count += 1
+            for w in self.w:
+                w -= 0.5 * w.grad
+        return loss
+
+    def state(self) -> list[Any]:
+        return [values(x).tolist() for x in (self.count, *self.w)]
+
+
+GOOD, BAD = [0, 1, 2, 1], [0, 1, 3, 1]
+OUT_OF_RANGE = "a label is out of range: with 3 classes they are 0 to 2"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_refused_call_leaves_state_as_it_was(executors: list[Executor], late: bool) -> None:
+    step, eager = Counting(), Counting()
+    compiled = tg.compile(step.__call__)
+    logits = on_device(np.eye(4, 3, dtype=np.float32))
+    for i in range(10):
+        if i > 4:
+            before = step.state()
+            compiled(logits, on_device(BAD))
+            # Where nothing waits the next call reports it.
+            look: Callable[[], Any] = (lambda: compiled(logits, on_device(GOOD))) if late else step.count.item
+            with pytest.raises(ValueError, match=OUT_OF_RANGE):
+                look()
+            gc.collect()  # of a traceback that holds the count
+            assert step.state() == before
+        assert compiled(logits, on_device(GOOD)).item() == pytest.approx(
+            eager(logits, on_device(GOOD)).item(), rel=1e-6
         )
-        checks.append((n.out, expected))
-    bench.run(made)
-    for v, expected in checks:
-        np.testing.assert_allclose(bench.arrays[v], expected, rtol=2e-3)
+        np.testing.assert_allclose(step.state()[0], eager.state()[0])
+        for a, b in zip(step.w, eager.w, strict=True):
+            np.testing.assert_allclose(values(a), values(b), rtol=1e-5)
+    assert len(plan_of(executors[-1]).donated) == 4
 
 
-# -- cuBLAS calls ----------------------------------------------------------------------------------------
+def test_state_that_others_see_is_as_it_was_after_a_refused_call(executors: list[Executor]) -> None:
+    step = Counting()
+    compiled = tg.compile(step.__call__)
+    logits = on_device(np.eye(4, 3, dtype=np.float32))
+    held = []
+    for _ in range(6):
+        compiled(logits, on_device(GOOD))
+        held += [x.detach() for x in (step.count, *step.w)]
+    assert not plan_of(executors[-1]).donated
+    before = step.state()
+    compiled(logits, on_device(BAD))
+    with pytest.raises(ValueError, match=OUT_OF_RANGE):
+        step.count.item()
+    assert step.state() == before
+    compiled(logits, on_device(GOOD))
+    assert step.state()[0] == before[0] + 1
 
 
-def variants(rng: Any, shape: tuple[int, ...]) -> Iterator[Any]:
-    yield rng.normal(size=shape)
-    yield np.swapaxes(rng.normal(size=(*shape[:-2], shape[-1], shape[-2])), -1, -2)
-    yield rng.normal(size=(*shape[:-1], shape[-1] + 3))[..., : shape[-1]]
-    yield np.broadcast_to(rng.normal(size=shape[-2:]), shape)
-    yield rng.normal(size=(*shape[:-1], 2 * shape[-1]))[..., ::2]
-    yield rng.normal(size=shape)[..., ::-1]
-    if len(shape) > 2:
-        yield np.moveaxis(rng.normal(size=(*shape[1:-1], shape[0], shape[-1])), -2, 0)
-        yield np.broadcast_to(rng.normal(size=(shape[0], *(1,) * (len(shape) - 3), *shape[-2:])), shape)
+@stand_in
+def test_a_refusal_costs_no_wait() -> None:
+    step = Counting()
+    compiled = tg.compile(step.__call__)
+    logits, labels = on_device(np.eye(4, 3, dtype=np.float32)), [on_device(GOOD) for _ in range(7)]
+    for good in labels[1:]:
+        compiled(logits, good)
+    with counted() as counts:
+        compiled(logits, labels[0])
+    assert counts.waits == counts.copies_out == counts.copies_in == 0
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 3), (1, 3)])
-def test_products_of_all_layouts_are_cublas_calls(lead: tuple[int, ...]) -> None:
+# -- failures ----------------------------------------------------------------------------------------------
+
+
+def test_calls_that_cannot_be_captured_split_the_graph(executors: list[Executor]) -> None:
+    def f(a: Any, b: Any) -> Any:
+        return tg.sum(tg.exp(tg.linalg.solve(a * a + 10.0 * tg.eye(4, device=a.device), b * 2.0)) * b, axis=0)
+
+    compiled = tg.compile(f)
     rng = np.random.default_rng(0)
-    copied = 0
-    for other, (m, k, n) in product([(), (1,), (3,), (2, 1)], product([1, 2, 5], [1, 3], [1, 2, 6])):
-        if lead and other and other[-1] not in (1, lead[-1]):
-            continue
-        for a, b in product(variants(rng, (*lead, m, k)), variants(rng, (*other, k, n))):
-            expected = a @ b
-            matrices = [Matrix(x.shape, tuple(s // 8 for s in x.strides)) for x in (a, b)]
-            plan = product_of(matrices[0], matrices[1], expected.shape)
-            if plan is None:
-                copied += 1
-                assert any(abs(x.strides[-1]) != 8 or x.strides[-1] < 0 or 0 in x.strides for x in (a, b))
-                continue
-            out = np.full(expected.shape, np.nan)
-            gemm(plan, a, b, out)
-            np.testing.assert_allclose(out, expected, atol=1e-12)
-    assert copied
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(9):
+            a, b = (on_device(rng.normal(size=(4, 4))) for _ in range(2))
+            np.testing.assert_allclose(values(compiled(a, b)), values(f(a, b)), rtol=1e-10)
+    assert [g is not None for g in executors[-1]._graphs] == [True, False, True]
+    assert executors[-1].how == "2 CUDA graphs"
 
 
-def test_products_with_vectors_and_of_rows_that_merge() -> None:
+def test_a_loop_is_a_call_between_graphs(executors: list[Executor]) -> None:
+    w = on_device([1.0, 2.0])
+
+    def step(rate: Any) -> Any:
+        new = w * 0.5 + 1.0
+        z = tg.fixed_point(lambda z: rate * z + w, w * 0.0, max_iterations=50)
+        w[...] = new
+        return tg.exp(z)
+
+    compiled = tg.compile(step)
+    for i in range(7):
+        w_before, rate = tg.asarray(w, copy=True), on_device(0.05 * i)
+        found, after = compiled(rate), values(w)
+        w[...] = w_before
+        np.testing.assert_allclose(values(found), values(step(rate)), rtol=1e-15)
+        np.testing.assert_array_equal(values(w), after)
+    assert [g is not None for g in executors[-1]._graphs] == [True, False, True]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the last of 50 iterations"):
+            compiled(on_device(2.0))
+        np.testing.assert_array_equal(values(w), after)
+
+
+def test_a_step_that_fails_to_be_captured_is_launched_between_graphs(
+    executors: list[Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plans._stored
+
+    def refusing(outs: Any, function: Any, *args: Any) -> None:
+        if cupy.cuda.get_current_stream().is_capturing():
+            raise RuntimeError("not while capturing")
+        real(outs, function, *args)
+
+    monkeypatch.setattr(plans, "_stored", refusing)
+    f = tg.compile(lambda x: tg.cumulative_sum(tg.exp(x)) * 2.0)
+    x = on_device([1.0, 2.0])
+    with pytest.warns(
+        RuntimeWarning, match=r"cumulative_sum at test_cupy_compile\.py:\d+ could not be captured"
+    ) as found:
+        [f(x * 1.0) for _ in range(9)]
+    assert len(found) == 1
+    for i in range(3):
+        np.testing.assert_allclose(values(f(x + float(i))), 2 * np.cumsum(np.exp([1.0 + i, 2.0 + i])))
+    assert executors[-1].how == "2 CUDA graphs"
+
+
+@pytest.mark.parametrize("when", range(3, 7))
+def test_state_is_as_it_was_when_memory_runs_out(when: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory while planning, while warming up, at capture and at a replay."""
+    state = [on_device(np.ones(n)) for n in (3, 4, 5)]
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        for s in state:
+            s += 1.0
+        return tg.cumulative_sum(x * state[0])
+
+    x = on_device([1.0, 2.0, 3.0])
+    for _ in range(when):
+        step(x)
+    before = [values(s) for s in state]
+
+    def full(nbytes: int) -> Any:
+        raise cupy.cuda.memory.OutOfMemoryError(nbytes, nbytes)
+
+    with cupy.cuda.using_allocator(full):
+        monkeypatch.setattr(cupy.cuda, "MemoryPool", lambda: type("Full", (), {"malloc": staticmethod(full)}))
+        with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+            step(x)
+        monkeypatch.undo()
+    for s, v in zip(state, before, strict=True):
+        np.testing.assert_array_equal(values(s), v)
+    np.testing.assert_allclose(values(step(x)), np.cumsum([1.0, 2.0, 3.0]) * values(state[0])[0])
+    for s, v in zip(state, before, strict=True):
+        np.testing.assert_array_equal(values(s), v + 1)
+
+
+def test_another_stream_waits_for_the_one_before() -> None:
+    f = tg.compile(lambda x: tg.exp(x) + 1.0)
+    x = on_device([1.0, 2.0])
+    for _ in range(5):
+        f(x)
+    with cupy.cuda.Stream(non_blocking=True):
+        f(x)
+
+
+def test_writing_and_joining() -> None:
+    def f(x: Any, i: Any) -> Any:
+        y = tg.concat([x, x[:, ::-1] * 2.0, tg.expand_dims(x[0], axis=0)], axis=0)
+        y[1:2, ...] = 7.0
+        y[:, 1] += tg.sum(y, axis=1)
+        z = tg.matmul(tg.permute_dims(x, (1, 0)), x[::-1])
+        a, b, c = tg.unstack(tg.exp(x), axis=1)
+        rows = tg.stack([a * b, c, a - c], axis=0)
+        columns = tg.stack([a * b, c, a - c], axis=-1)
+        joined = tg.concat([rows, tg.concat([rows * 2.0, a[None]], axis=0)], axis=0)
+        picked = tg.take(x, i, axis=0), tg.where(x > 0, x, 0.0), tg.astype(x > 0, tg.int32), x + 1.5j
+        return y, z, rows, columns, joined, *picked
+
+    compiled = tg.compile(f)
     rng = np.random.default_rng(0)
-    for a, b in [((4,), (4,)), ((4,), (4, 3)), ((3, 4), (4,)), ((2, 3, 4), (4,)), ((4,), (2, 4, 3))]:
-        x, y = rng.normal(size=a), rng.normal(size=b)
-        expected = x @ y
-        left, right = (Matrix(z.shape, tuple(s // 8 for s in z.strides)) for z in (x, y))
-        plan = product_of(left, right, expected.shape)
-        assert plan is not None
-        out = np.full(expected.shape, np.nan)
-        gemm(plan, x, y, out)
-        np.testing.assert_allclose(out, expected)
-    plan = product_of(Matrix((8, 5, 4), (20, 4, 1)), Matrix((4, 3), (3, 1)), (8, 5, 3))
-    assert plan is not None
-    assert (plan.m, plan.n, plan.k, plan.batch) == (3, 40, 4, 1)
+    for _ in range(8):
+        x, i = on_device(rng.normal(size=(4, 3))), on_device(rng.integers(0, 4, 5))
+        for a, b in zip(compiled(x, i), f(x, i), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(values(a), values(b))
 
 
-CUBLAS = r"""
-#include <cstdint>
-#include <cstddef>
-static void* stream; static size_t workspace;
-extern "C" int cublasSetStream_v2(void* h, void* s) { stream = s; return h == (void*)7 ? 0 : 1; }
-extern "C" int cublasGemmBatchedEx() { return 15; }
-extern "C" int cublasSetWorkspace_v2(void* h, void* p, size_t n) { workspace = n; return p ? 0 : 7; }
-template <class T> static void gemm(bool ta, bool tb, int m, int n, int k, T alpha, const T* a, int lda, const T* b,
-                                    int ldb, T beta, T* c, int ldc) {
-  for (int i = 0; i < m; ++i) for (int j = 0; j < n; ++j) {
-    T s = 0;
-    for (int l = 0; l < k; ++l) s += (ta ? a[l + i * lda] : a[i + l * lda]) * (tb ? b[j + l * ldb] : b[l + j * ldb]);
-    c[i + j * ldc] = alpha * s + (beta ? beta * c[i + j * ldc] : 0);
-  }
-}
-extern "C" int cublasGemmStridedBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha,
-    const void* A, int at, int lda, long long sa, const void* B, int bt, int ldb, long long sb, const void* beta,
-    void* C, int ct, int ldc, long long sc, int batch, int compute, int algo) {
-  if (h != (void*)7 || stream != (void*)3 || workspace != 32 << 20 || at != bt || bt != ct || algo != -1) return 7;
-  if (compute != (at == 1 ? 70 : 68)) return 15;
-  for (int i = 0; i < batch; ++i) {
-    if (at == 0) gemm<float>(ta, tb, m, n, k, *(float*)alpha, (const float*)A + i * sa, lda, (const float*)B + i * sb,
-                             ldb, *(float*)beta, (float*)C + i * sc, ldc);
-    else gemm<double>(ta, tb, m, n, k, *(double*)alpha, (const double*)A + i * sa, lda, (const double*)B + i * sb, ldb,
-                      *(double*)beta, (double*)C + i * sc, ldc);
-  }
-  return 0;
-}
-"""
+# -- what is launched --------------------------------------------------------------------------------------
 
 
-@host
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_ctypes_passes_what_cublas_declares(dtype: str) -> None:
-    """A library with the declarations of cuBLAS's manual, by ctypes."""
-    device = SimpleNamespace(get_cublas_handle=lambda: 7)
-    stream = SimpleNamespace(ptr=3)
-    cuda = SimpleNamespace(
-        alloc=lambda n: SimpleNamespace(ptr=1),
-        device=device,
-        get_current_stream=lambda: stream,
-        Device=lambda: SimpleNamespace(compute_capability="90"),
-    )
-    cublas = Cublas(SimpleNamespace(cuda=cuda), cuda_on_host.compiled(CUBLAS)._name)
-    rng = np.random.default_rng(0)
-    for a, b in [((3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((2, 3, 4), (4, 5))]:
-        x, y = rng.normal(size=a).astype(dtype), np.swapaxes(rng.normal(size=(*b[:-2], b[-1], b[-2])), -1, -2)
-        y = y.astype(dtype)
-        expected = x @ y
-        left, right = (Matrix(z.shape, tuple(s // z.itemsize for s in z.strides)) for z in (x, y))
-        plan = product_of(left, right, expected.shape)
-        assert plan is not None
-        out = np.full(expected.shape, np.nan, dtype)
-        arrays = [SimpleNamespace(data=SimpleNamespace(ptr=z.ctypes.data), dtype=z.dtype) for z in (x, y, out)]
-        cublas.multiply(plan, arrays[0], arrays[1], arrays[2])
-        np.testing.assert_allclose(out, expected, rtol=1e-5)
-
-
-# -- NVRTC -----------------------------------------------------------------------------------------------
-
-
-def nvrtc() -> Any:
-    """Return the NVRTC library, None where none is installed."""
-    names = ["libnvrtc.so.13", "libnvrtc.so.12"]
-    for folder in sys.path:
-        names += sorted(glob.glob(f"{folder}/nvidia/**/libnvrtc.so.1?", recursive=True))
-    for name in names:
-        try:
-            return ctypes.CDLL(name)
-        except OSError:
-            continue
-    return None
-
-
-def to_ptx(library: Any, source: str) -> str:
-    """Return the PTX of a text of kernels; AssertionError with NVRTC's log if it does not compile."""
-    program = ctypes.c_void_p()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"k.cu", 0, None, None) == 0
-    options = [b"--gpu-architecture=compute_90", b"-std=c++17", b"--fmad=false"]
-    status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    size = ctypes.c_size_t()
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    assert status == 0, log.value.decode()[:3000]
-    library.nvrtcGetPTXSize(program, ctypes.byref(size))
-    ptx = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetPTX(program, ptx)
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    return ptx.value.decode()
-
-
-def test_nvrtc_compiles_what_the_tests_above_generated() -> None:
-    library = nvrtc()
-    if library is None:
-        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
-    bench = Bench()
-    for i, dtype in enumerate(FLOATS):  # what g++ has no function for
-        n = node("special.erfinv", (bench.value(np.ones(3, dtype)),), (3,), dtype)
-        SOURCES[HELPERS + kernels.flat(f"k{i}", (3,), [n], [n.out], bench.places, []).source] = None
-    for source in SOURCES:
-        ptx = to_ptx(library, source)
-        assert ptx.count(".entry") == source.count('extern "C"')
+def launches(executor: Executor) -> list[str]:
+    """Return the steps of a plan in words: the operations of each kernel, products, copies, functions of CuPy."""
+    return [step.name for step in plan_of(executor).steps]
