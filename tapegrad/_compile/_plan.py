@@ -24,7 +24,7 @@ def planned(program: Program, backend: Any, reassociated: bool = False) -> Progr
         if node.op in backend.elementwise:
             node.kind = "elementwise"
     groups = Groups(simple.nodes)
-    fuse(groups, backend.smallest_run // 4 if reassociated else backend.smallest_run)
+    fuse(groups, backend.smallest_run // 4 if reassociated else backend.smallest_run, backend.kernels)
     if backend.stacks:
         stack(groups, simple.outputs)
         scan(groups)
@@ -34,4 +34,6 @@ def planned(program: Program, backend: Any, reassociated: bool = False) -> Progr
         for item in items:
             if isinstance(item, Run):
                 reassociate(item)
-    return Program(simple.inputs, items, simple.outputs, simple.replaces, reassociated)
+    program = simple.with_nodes(items)
+    program.reassociated = reassociated
+    return program
