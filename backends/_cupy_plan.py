@@ -65,6 +65,7 @@ class Analysis:
     def __init__(self, program: Any) -> None:
         self.program = program
         self._numbers: dict[Any, Any] = {}
+        self._counts: dict[Any, bool] = {}
         self.jobs = jobs_of(program, self.number)
         refused = [n for job in self.jobs for n in job.all() if n.effect]
         self.errors = [n.args[1] for n in refused]
@@ -77,6 +78,14 @@ class Analysis:
         if scalar not in self._numbers:
             self._numbers[scalar] = scalar.constant.item()
         return self._numbers[scalar]
+
+    def counts(self, v: Any) -> bool:
+        """Say whether a value is the constant 0, 1, 2 and so on."""
+        if v.constant is None or len(v.shape) != 1 or v.dtype.kind not in "iu":
+            return False
+        if v not in self._counts:
+            self._counts[v] = bool((v.constant == cupy.arange(v.size)).all())
+        return self._counts[v]
 
 
 class Plan:
@@ -110,7 +119,7 @@ class Plan:
         in_place, committed = donations(program, self.jobs, self._liveness, shared)
         self.donated = {**in_place, **committed}  # number of an input -> place of the output that replaces it
         self._old = {program.outputs[place]: program.inputs[k] for k, place in in_place.items()}  # what is written over
-        self._places = kernels.Places(self.layout, self.number)
+        self._places = kernels.Places(self.layout, self.number, analysis.counts)
         self.place.update((program.outputs[place], self.inputs[k]) for k, place in in_place.items())
         for i, job in enumerate(self.jobs):
             self._job(job)
