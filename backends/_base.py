@@ -69,6 +69,7 @@ class Backend:
     stacks = False  # and stacks and folds of operations on small arrays
     smallest_run = 65536  # elements of an array from which operations on it are put into runs
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
+    fuses = False  # whether forward functions and rules are traced, to be run as few kernels: see `fused_program`
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
     depth = 0  # in how many calls of vmap its arrays live
@@ -183,6 +184,10 @@ class Backend:
         from tapegrad.backends._replay import PlainExecutor
 
         return PlainExecutor(program, self.as_array)
+
+    def fused_program(self, program: Any, name: str) -> Any:
+        """Return what runs a small traced program in fewer launches, None if nothing does; name: of the operation."""
+        return None
 
     # -- what functions return and users pass ---------------------------------------------------------
 

@@ -22,7 +22,7 @@ DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")
 class Adapter(Backend):
     """CuPy arrays, one CUDA device each."""
 
-    plans = True
+    plans = fuses = True
     smallest_run = 1  # each kernel costs a launch
     elementwise = EXTRA
 
@@ -88,7 +88,10 @@ class Adapter(Backend):
         return array.copy()
 
     def sigmoid(self, x: Array) -> Array:
-        return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
+        kind = x.dtype.char  # exp(-x) = inf gives 0, as it should
+        if kind == "e":
+            return _sigmoid_of_half(x)
+        return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
 
     def special(self, name: str) -> Callable[..., Array]:
         return find(self, name, cupyx.scipy.special)
@@ -97,6 +100,11 @@ class Adapter(Backend):
         from tapegrad.backends._cupy_compile import Executor
 
         return Executor(program)
+
+    def fused_program(self, program: Any, name: str) -> Any:
+        from tapegrad.backends._cupy_eager import compiled
+
+        return compiled(program, name)
 
     def races(self, array: Array) -> bool:
         return True  # atomics
@@ -113,6 +121,12 @@ class Adapter(Backend):
 
     def copied_dlpack(self, array: Array, **options: Any) -> Any:
         return array.copy().__dlpack__(**options)
+
+
+_sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")
+_sigmoid_of_half = cupy.ElementwiseKernel(
+    "float16 x", "float16 y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half"
+)
 
 
 def _on_device(create: Callable[..., Array]) -> Callable[..., Array]:
