@@ -247,6 +247,10 @@ class Backend:
         """
         return False
 
+    def owner(self, array: Array) -> object:
+        """Return what holds the memory of an array, itself unless it is a view; None if that cannot be told."""
+        return None
+
     def races(self, array: Array) -> bool:
         """Say whether, where an array is, repeated indices are added and written in no fixed order."""
         return False

@@ -12,7 +12,9 @@ import cupyx.scipy.special
 import numpy as np
 
 from tapegrad.backends import _cupy_checks as checks
-from tapegrad.backends._base import DEVICE_IDS, Array, Backend
+from tapegrad.backends import _cupy_functions as functions
+from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
 
@@ -29,9 +31,13 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("cupy", compat)
         self.prefix = "cuda"
+        self.xp.replace(matmul=Matmul(cupy))
         # array_api_compat takes device= and ignores it.
-        for name in ("zeros", "ones", "empty", "full", "arange", "linspace", "eye"):
+        for name in ("zeros", "ones", "empty", "full", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
+        self.xp.replace(linspace=_on_device(functions.linspace))
+        self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
+        self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -87,14 +93,14 @@ class Adapter(Backend):
     def copy(self, array: Array) -> Array:
         return array.copy()
 
+    def owner(self, array: Array) -> object:
+        return array if array.base is None else array.base
+
     def sigmoid(self, x: Array) -> Array:
-        kind = x.dtype.char  # exp(-x) = inf gives 0, as it should
-        if kind == "e":
-            return _sigmoid_of_half(x)
-        return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
+        return functions.sigmoid(x)
 
     def special(self, name: str) -> Callable[..., Array]:
-        return find(self, name, cupyx.scipy.special)
+        return find(self, name, cupyx.scipy.special, functions.SPECIAL)
 
     def executor(self, program: Any, threads: int | None = None) -> Any:
         from tapegrad.backends._cupy_compile import Executor
@@ -109,24 +115,33 @@ class Adapter(Backend):
     def races(self, array: Array) -> bool:
         return True  # atomics
 
-    def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        if not self.has_integer_arrays(key):
-            array[key] += value
-        elif array.dtype.kind == "c":  # atomics add real numbers only
-            cupy.add.at(array.real, key, value.real)
-            cupy.add.at(array.imag, key, value.imag)
+    def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        mask = lone_mask(array, key)
+        if mask is not None and value.ndim <= array.ndim - mask.ndim:
+            functions.put_where(array, mask, value)  # CuPy would count the true ones, on the host
         else:
-            cupy.add.at(array, key, value)
+            array[key] = value
+        return array
+
+    def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        if self.has_integer_arrays(key):
+            functions.add_at(array, key, value)
+        else:
+            array[key] += value
         return array
 
     def copied_dlpack(self, array: Array, **options: Any) -> Any:
         return array.copy().__dlpack__(**options)
 
 
-_sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")
-_sigmoid_of_half = cupy.ElementwiseKernel(
-    "float16 x", "float16 y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half"
-)
+def lone_mask(array: Array, key: tuple[Any, ...]) -> Array | None:
+    """Return the mask of a key that holds nothing else but whole axes, spread over the axes before it; else None."""
+    masks = [n for n, i in enumerate(key) if hasattr(i, "shape")]
+    if len(masks) != 1 or key[masks[0]].dtype != bool or any(i != slice(None) for i in key if not hasattr(i, "shape")):
+        return None
+    (n,) = masks
+    mask = key[n]
+    return mask if n == 0 else cupy.broadcast_to(mask, (*array.shape[:n], *mask.shape))
 
 
 def _on_device(create: Callable[..., Array]) -> Callable[..., Array]:

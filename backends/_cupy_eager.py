@@ -15,10 +15,11 @@ from typing import Any
 import cupy
 import numpy as np
 
-from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends._cupy_eager_rows import InRows
 from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of
+from tapegrad.backends._cupy_kernels import can_compute
 from tapegrad.backends._cupy_plan import OPTIONS
+from tapegrad.backends._cupy_reductions import can_reduce
 from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import axes_of, is_value, put_in
 
@@ -205,7 +206,7 @@ class Group:
             return inside and _is_alias(node) and self.fits(shape) and self.aligned(node.args[0], shape)
         if node.kind == "reduction":
             return self.reduces(node)
-        if node.kind != "elementwise" or not kernels.can_compute(node, self.number):
+        if node.kind != "elementwise" or not can_compute(node, self.number):
             return False
         if self.full is None or (self.axes is None and _broadcasts(self.full, shape)):
             self.full = shape
@@ -216,7 +217,7 @@ class Group:
         x = node.args[0]
         if not is_value(x) or not set(node.kwargs) <= {"axis", "keepdims"} or not axes_of(node):
             return False
-        if not kernels.can_reduce(node.op, x.dtype, node.outs[0].dtype):
+        if not can_reduce(node.op, x.dtype, node.outs[0].dtype):
             return False
         shape, axes = tuple(x.shape), frozenset(axes_of(node))
         if self.full not in (None, shape) or self.axes not in (None, axes):

@@ -14,7 +14,8 @@ from typing import Any
 
 import cupy
 
-from tapegrad.backends import _cupy_kernels as kernels
+from tapegrad.backends import _cupy_reductions as reductions
+from tapegrad.backends._cupy_access import Layout, aligned
 from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_types import HELPERS, converted
@@ -79,7 +80,7 @@ class InRows(Text):
 
     def strides(self, shape: Shape, strides: Sequence[int], seen: Shape) -> list[int]:
         """Return an array's strides along the axes of the kernel, where it is read as one of a shape."""
-        found = list(kernels.aligned(kernels.Layout(shape, tuple(strides)), seen))
+        found = list(aligned(Layout(shape, tuple(strides)), seen))
         if len(seen) < len(self.full) and seen == self.group.kept()[1]:  # without the reduced axes
             whole = [0] * len(self.full)
             for i, s in zip(self.lead, found, strict=True):
@@ -184,13 +185,13 @@ class InRows(Text):
     def reduction(self, node: Any, loop: Loop, shared: list[str], ends: list[str], lanes: int, step: int) -> None:
         """Add a reduction to a loop, and what follows the loop; step: how far apart the lanes of a row are."""
         x, v, i = node.args[0], node.outs[0], next(self.count)
-        dtype, kind = kernels.accumulator(node.op, v.dtype)
+        dtype, kind = reductions.accumulator(node.op, v.dtype)
         value = converted(self.element(x, tuple(x.shape), loop), x.dtype, dtype)
-        self.top.append(f"{kind.value} c_{i} = {kernels.identity(node.op, dtype)};")
-        loop.lines.append(f"c_{i} = {kernels.combine(node.op, dtype, f'c_{i}', value)};")
+        self.top.append(f"{kind.value} c_{i} = {reductions.identity(node.op, dtype)};")
+        loop.lines.append(f"c_{i} = {reductions.combine(node.op, dtype, f'c_{i}', value)};")
         shared.append(f"__shared__ {kind.value} s_{i}[{THREADS}];")
-        both = kernels.combine(node.op, dtype, f"s_{i}[threadIdx.x]", f"s_{i}[threadIdx.x + o * {step}]")
-        result = kernels.finished(node.op, v.dtype, f"s_{i}[threadIdx.x - lane * {step}]", "length")
+        both = reductions.combine(node.op, dtype, f"s_{i}[threadIdx.x]", f"s_{i}[threadIdx.x + o * {step}]")
+        result = reductions.finished(node.op, v.dtype, f"s_{i}[threadIdx.x - lane * {step}]", "length")
         ends.append(
             f"s_{i}[threadIdx.x] = c_{i}; __syncthreads();\n    for (int o = {lanes // 2}; o > 0; o >>= 1) "
             f"{{ if (lane < o) s_{i}[threadIdx.x] = {both}; __syncthreads(); }}\n    "

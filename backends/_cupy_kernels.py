@@ -1,35 +1,31 @@
-"""The CUDA text of fused operations: one kernel for a group of elementwise ones, one for a run over rows.
+"""The CUDA text of fused elementwise operations: one kernel for a group of them, or for many such groups of one form.
 
 Pure text from values, nodes and strides: deterministic, so that CuPy's cache of compiled kernels finds it again, and
-made without CuPy. A sum has one order, whatever the device: blocks write partial results that a second kernel adds.
+made without CuPy. A thread loads all its operands before it stores a result; so a result may be written over an operand
+that is read at the same places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tapegrad.backends import _cupy_access as memory
+from tapegrad.backends._cupy_access import Access, Layout, Shape
 from tapegrad.backends._cupy_ops import expression
+from tapegrad.backends._cupy_reductions import Partial, accumulator, combine, finished, identity, over_block
 from tapegrad.backends._cupy_types import CType, converted, ctype, literal
 from tapegrad.backends._items import is_value
 
 THREADS = 256
-UNROLL = 4  # elements a thread of an elementwise kernel computes, where there are many
-MANY = 1 << 20  # elements
-BLOCKS = 512  # at most, of a kernel that ends in partial results: the same on every device
-
-Shape = tuple[int, ...]
-
-
-class Layout(NamedTuple):
-    """How an array lies in memory: strides in elements."""
-
-    shape: Shape
-    strides: tuple[int, ...]
+RESIDENT = 1 << 18  # threads at most of a kernel that ends in partial results: an H100's, the same on every device
+TURNS = 4  # turns at least that such a thread takes, where fewer threads can do
+REGISTERS = 96  # of a thread, at most, for operands and results of elementwise kernels
+CHUNK = 16  # elements of a thread of a kernel for many arrays
 
 
 class Kernel(NamedTuple):
@@ -49,117 +45,19 @@ class Kernel(NamedTuple):
 
 
 class Places(NamedTuple):
-    """What kernels are told of values: layouts of those in memory, the number that a constant is everywhere or None."""
+    """What kernels are told of values.
+
+    layout: of those in memory; number: what a constant is everywhere, or None; counts: whether a constant is 0, 1, 2
+    and so on. Results are contiguous, and aligned to the bytes of a pack.
+    """
 
     layout: Callable[[Any], Layout]
     number: Callable[[Any], Any]
-
-
-# -- indices ---------------------------------------------------------------------------------------------
-
-
-def aligned(layout: Layout, shape: Shape) -> tuple[int, ...]:
-    """Return the strides by which an array is read as one of a shape that it broadcasts to."""
-    pad = len(shape) - len(layout.shape)
-    strides = [0 if n == 1 else s for n, s in zip(layout.shape, layout.strides, strict=True)]
-    if pad < 0:  # leading axes of length one
-        return tuple(strides[-pad:])
-    return (0,) * pad + tuple(strides)
-
-
-def offset(shape: Shape, strides: tuple[int, ...], index: str) -> str:
-    """Return the place of an element in memory, from its number in row-major order."""
-    axes: list[tuple[int, int]] = []
-    for n, s in zip(shape, strides, strict=True):
-        if n == 1:
-            continue
-        if axes and axes[-1][1] == s * n:
-            axes[-1] = (axes[-1][0] * n, s)
-        else:
-            axes.append((n, s))
-    terms = []
-    inner = 1
-    for i, (n, s) in reversed(list(enumerate(axes))):
-        if s:
-            at = index if inner == 1 else f"({index} / {inner})"
-            at = at if i == 0 else f"({at} % {n})"
-            terms.append(at if s == 1 else f"{at} * {s}")
-        inner *= n
-    return " + ".join(reversed(terms)) or "0"
-
-
-def index_type(layouts: list[Layout], n: int) -> str:
-    """Return the C type in which all indices fit."""
-    reach = [sum((k - 1) * abs(s) for k, s in zip(a.shape, a.strides, strict=True)) for a in layouts]
-    return "int" if max([n, *reach], default=0) < 2**31 - THREADS * BLOCKS * UNROLL else "long long"
-
-
-# -- reductions ------------------------------------------------------------------------------------------
-
-_REDUCTIONS = {
-    "sum": ("({T})0", "({0} + {1})"),
-    "mean": ("({T})0", "({0} + {1})"),
-    "prod": ("({T})1", "({0} * {1})"),
-    "max": ("", "tg_max<{T}>({0}, {1})"),
-    "min": ("", "tg_min<{T}>({0}, {1})"),
-    "any": ("false", "({0} || {1})"),
-    "all": ("true", "({0} && {1})"),
-}
-_LIMITS = {"signed char": 7, "short": 15, "int": 31, "long long": 63}
-
-
-def accumulator(op: str, out: Any) -> tuple[Any, CType]:
-    """Return the dtype, and C type, that a reduction to a dtype is summed up in."""
-    dtype = np.dtype(np.float32) if np.dtype(out).name in ("float16", "bfloat16") else np.dtype(out)
-    kind = ctype(dtype)
-    assert kind is not None
-    return dtype, kind
-
-
-def identity(op: str, out: Any) -> str:
-    """Return what a reduction starts from."""
-    kind = accumulator(op, out)[1]
-    if op not in ("max", "min"):
-        return _REDUCTIONS[op][0].format(T=kind.value)
-    low = op == "max"
-    if kind.kind in "fd":
-        return f"(-TG_INF_{kind.kind})" if low else f"TG_INF_{kind.kind}"
-    if kind.kind == "b":
-        return "false" if low else "true"
-    if kind.kind == "u":
-        return "0" if low else f"(({kind.value})-1)"
-    edge = f"(({kind.value})(1ull << {_LIMITS[kind.value]}))"
-    return edge if low else f"(({kind.value})~(1ull << {_LIMITS[kind.value]}))"
-
-
-def combine(op: str, out: Any, a: str, b: str) -> str:
-    """Return the C text of two partial results as one."""
-    return _REDUCTIONS[op][1].format(a, b, T=accumulator(op, out)[1].value)
-
-
-def finished(op: str, out: Any, text: str, count: int | str) -> str:
-    """Return the result of a reduction of so many elements, a number or a name, from what they added up to."""
-    kind = accumulator(op, out)[1]
-    if op == "mean":
-        text = f"({text} / ({kind.value}){count})"
-    final = ctype(out)
-    assert final is not None
-    return final.rounded.format(text)
-
-
-def can_reduce(op: str, source: Any, out: Any) -> bool:
-    """Say whether generated code reduces one dtype to another."""
-    a, b = ctype(source), ctype(out)
-    if op not in _REDUCTIONS or a is None or b is None or (op == "mean" and b.kind not in "fd"):
-        return False
-    return b.kind != "b" or op in ("any", "all", "max", "min")
-
-
-# -- one kernel for elementwise operations ---------------------------------------------------------------
+    counts: Callable[[Any], bool] = lambda v: False
 
 
 class Text:
-    """Lines of a kernel, and names for values and pointers in it."""
+    """Names of values and pointers in a kernel."""
 
     def __init__(self, places: Places) -> None:
         self.places = places
@@ -189,18 +87,26 @@ class Text:
         assert text is not None, node.op
         return text
 
-    def signature(self, name: str, partials: list[Any], block: int) -> str:
-        """Return the head of the kernel."""
-        args = [f"const {_memory(v)}* a{i}" for i, v in enumerate(self.reads)]
-        args += [f"{_memory(v)}* r{i}" for i, v in enumerate(self.writes)]
-        args += [f"{accumulator('', d)[1].memory}* p{i}" for i, d in enumerate(partials)]
+    def signature(self, name: str, partials: list[Any], block: int, early: Collection[Any] = ()) -> str:
+        """Return the head of the kernel; early: operands that results may be written over.
+
+        Those and the results are not `__restrict__`: the promise is that nobody else writes what one of them reads.
+        """
+        alone = not any(v in early for v in self.reads)
+        args = [
+            f"const {c_type(v.dtype).memory}*{'' if v in early else ' __restrict__'} a{i}"
+            for i, v in enumerate(self.reads)
+        ]
+        args += [f"{c_type(v.dtype).memory}*{' __restrict__' if alone else ''} r{i}" for i, v in enumerate(self.writes)]
+        args += [f"{accumulator('', d)[1].memory}* __restrict__ p{i}" for i, d in enumerate(partials)]
         return f'extern "C" __global__ void __launch_bounds__({block}) {name}({", ".join(args)})'
 
 
-def _memory(v: Any) -> str:
-    kind = ctype(v.dtype)
-    assert kind is not None
-    return kind.memory
+def c_type(dtype: Any) -> CType:
+    """Return how a dtype that kernels are generated for looks in CUDA."""
+    kind = ctype(dtype)
+    assert kind is not None, dtype
+    return kind
 
 
 def can_compute(node: Any, number: Callable[[Any], Any]) -> bool:
@@ -214,110 +120,229 @@ def can_compute(node: Any, number: Callable[[Any], Any]) -> bool:
     return text is not None
 
 
-def flat(name: str, shape: Shape, nodes: list[Any], outs: list[Any], places: Places, totals: list[Any]) -> Kernel:
+class _Elements:
+    """The text for `width` elements from number `i` on, of elementwise nodes whose results have as many elements.
+
+    once: loads of what is the same everywhere; loads: the others; lines: one element, number `w` of registers.
+    """
+
+    def __init__(self, nodes: list[Any], outs: list[Any], places: Places, width: int) -> None:
+        self.text, self.width = Text(places), width
+        self.once: list[str] = []
+        self.declared: list[str] = []
+        self.loads: list[str] = []
+        self.lines: list[str] = []
+        self.stores: list[str] = []
+        for node in nodes:
+            if node.kind == "view":  # the same elements in the same order
+                self.text.names[node.outs[0]] = self.text.names[node.args[0]]
+                continue
+            kind = c_type(node.outs[0].dtype)
+            value = self.text.expression(node, partial(self.name_of, shape=node.outs[0].shape))
+            self.text.names[node.outs[0]] = var = f"v{len(self.text.names)}"
+            self.lines.append(f"const {kind.value} {var} = {value};")
+        for v in outs:
+            kind = c_type(v.dtype)
+            name = f"y{len(self.text.writes)}"
+            self.declared.append(f"{kind.value} {name}[{width}];")
+            self.lines.append(f"{name}[w] = {self.text.names[v]};")
+            self.stores.append(memory.store(name, "w", kind, f"r{len(self.text.writes)}", "i", width))
+            self.text.writes.append(v)
+
+    def access(self, v: Any, shape: Shape) -> Access:
+        """Return how the elements of an operand of a node with a shape are read."""
+        layout = self.text.places.layout(v)
+        return memory.access(layout, shape, memory.aligned(layout, shape), "i", self.width, v.dtype.itemsize)
+
+    def name_of(self, v: Any, shape: Shape) -> str:
+        """Return the text that reads an operand."""
+        if v in self.text.names:
+            return self.text.names[v]
+        at = self.access(v, shape)
+        if (v, at) not in self.text.names:
+            kind, array = c_type(v.dtype), self.text.pointer(v)
+            name = f"x{len(self.text.names)}"
+            if at.at == "0":
+                self.once.append(f"const {kind.value} {name} = {kind.load.format(f'{array}[0]')};")
+                self.text.names[v, at] = name
+            else:
+                self.declared.append(f"{kind.value} {name}[{self.width}];")
+                self.loads.append(memory.load(name, "w", kind, array, at, "0", self.width))
+                self.text.names[v, at] = f"{name}[w]"
+        return self.text.names[v, at]
+
+    def steps(self) -> list[str]:
+        """Return the statements: all loads, then the arithmetic, then all stores."""
+        return [*self.declared, *self.loads, f"TG_EACH(w, {self.width}) {{ {' '.join(self.lines)} }}", *self.stores]
+
+
+def _lines(lines: list[str], depth: int = 1) -> str:
+    return "".join("  " * depth + line + "\n" for line in lines)
+
+
+def _width(count: int, n: int, nodes: list[Any], outs: list[Any]) -> int:
+    """Return how many elements, a divisor of `count`, a thread computes at once where values have `n`."""
+    made = {v for node in nodes for v in node.outs}
+    read = dict.fromkeys(x for node in nodes for x in node.values() if x not in made)
+    sizes = [v.dtype.itemsize for v in (*outs, *read) if v.size == n]
+    width = memory.width_of(count, sizes)
+    while width > 1 and width * sum(-(-size // 4) for size in sizes) > REGISTERS:
+        width //= 2
+    return width
+
+
+def flat(
+    name: str,
+    shape: Shape,
+    nodes: list[Any],
+    outs: list[Any],
+    places: Places,
+    totals: list[Any],
+    early: Collection[Any] = (),
+) -> Kernel:
     """Return the kernel of elementwise nodes whose results all have as many elements as a shape.
 
-    outs: the results that are written; totals: reductions over everything, of values of that size.
+    outs: the results that are written; totals: reductions over everything, of values of that size; early: operands that
+    results may be written over.
     """
     n = prod(shape)
-    text = Text(places)
-    loads: list[str] = []
-    body: list[str] = []
-    made = {v for node in nodes for v in node.outs}
-    u = UNROLL if n >= MANY and not totals else 1
-
-    def name_of(v: Any, shape: Shape) -> str:
-        if v in text.names:
-            return text.names[v]
-        at = offset(shape, aligned(places.layout(v), shape), "i")
-        if (v, at) not in text.names:
-            kind = ctype(v.dtype)
-            assert kind is not None
-            text.names[v, at] = var = f"x{len(text.names)}"
-            loads.append(f"{var}[u] = {kind.load.format(f'{text.pointer(v)}[{at}]')};")
-            declared.append(f"{kind.value} {var}[{u}];")
-        return text.names[v, at] + "[u]"
-
-    declared: list[str] = []
-    for node in nodes:
-        if node.kind == "view":  # the same elements in the same order
-            text.names[node.outs[0]] = text.names[node.args[0]]
-            continue
-        kind = ctype(node.outs[0].dtype)
-        assert kind is not None
-        value = text.expression(node, partial(name_of, shape=node.outs[0].shape))
-        text.names[node.outs[0]] = var = f"v{len(text.names)}"
-        body.append(f"{kind.value} {var} = {value};")
-    for v in outs:
-        assert v in made
-        kind = ctype(v.dtype)
-        assert kind is not None
-        body.append(f"r{len(text.writes)}[i] = {kind.store.format(text.names[v])};")
-        text.writes.append(v)
-    accs: list[tuple[Any, Any, CType]] = []
-    for t in totals:
-        x = name_of(t.args[0], t.args[0].shape)
-        dtype, kind = accumulator(t.op, t.outs[0].dtype)
-        value = converted(x, t.args[0].dtype, dtype)
-        body.append(f"c{len(accs)} = {combine(t.op, dtype, f'c{len(accs)}', value)};")
-        accs.append((t, dtype, kind))
-    index = index_type([places.layout(v) for v in text.reads], n)
+    width = _width(n, n, [*nodes, *totals], outs)
+    body = _Elements(nodes, outs, places, width)
+    partials: list[Partial] = []
+    for i, t in enumerate(totals):
+        x = t.args[0]
+        dtype = accumulator(t.op, t.outs[0].dtype)[0]
+        value = converted(body.name_of(x, x.shape), x.dtype, dtype)
+        body.lines.append(f"c{i} = {combine(t.op, dtype, f'c{i}', value)};")
+        partials.append(Partial(f"c{i}", t.op, dtype))
+    index = memory.index_type([places.layout(v) for v in body.text.reads], n)
+    first = f"(({index})blockIdx.x * {THREADS} + threadIdx.x) * {width}"
+    steps = _lines(body.once)
     if not totals:
-        grid = max(1, -(-n // (THREADS * u)))
-        each = f"for (int u = 0; u < {u}; ++u) {{ const {index} i = start + u * {THREADS}; if (i < {n}) {{"
-        loop = f"#pragma unroll\n  {each} "
-        head = f"  const {index} start = ({index})blockIdx.x * {THREADS * u} + threadIdx.x;\n"
-        steps = "  " + " ".join(declared) + "\n" + head
-        if loads:
-            steps += "  " + loop + "\n    " + "\n    ".join(loads) + "\n  } }\n"
-        steps += "  " + loop + "\n    " + "\n    ".join(body) + "\n  } }\n"
+        grid = max(1, -(-n // (THREADS * width)))
+        steps += f"  const {index} i = {first};\n"
+        if n % (THREADS * width):
+            steps += f"  if (i >= {n}) return;\n"
+        steps += _lines(body.steps())
     else:
-        grid = max(1, min(BLOCKS, -(-n // (THREADS * UNROLL))))
-        steps = "".join(f"  {k.value} c{i} = {identity(t.op, d)};\n" for i, (t, d, k) in enumerate(accs))
-        steps += (
-            f"  for ({index} i = ({index})blockIdx.x * {THREADS} + threadIdx.x; i < {n}; i += {grid * THREADS}) {{\n"
-            "    const int u = 0; " + " ".join(declared) + "\n    " + "\n    ".join((*loads, *body)) + "\n  }\n"
-        )
-        for i, (t, d, k) in enumerate(accs):
-            steps += block_reduced(f"c{i}", f"s{i}", t.op, d, k, THREADS)
-            steps += f"  if (threadIdx.x == 0) p{i}[blockIdx.x] = {k.store.format(f's{i}[0]')};\n"
-    head = text.signature(name, [d for _, d, _ in accs], THREADS)
-    then = [(i, finish(f"{name}_{i}", t, grid, 1, n)) for i, (t, _, _) in enumerate(accs)]
-    partials: list[tuple[Any, Shape]] = [(d, (grid,)) for _, d, _ in accs]
-    return Kernel(name, f"{head} {{\n{steps}}}\n", grid, THREADS, text.reads, text.writes, partials, then)
+        grid = max(1, min(RESIDENT // THREADS, -(-n // (THREADS * width * TURNS))))
+        steps += _lines([f"{p.kind.value} {p.name} = {identity(p.op, p.dtype)};" for p in partials])
+        steps += f"  for ({index} i = {first}; i < {n}; i += {grid * THREADS * width}) {{\n"
+        steps += _lines(body.steps(), 2) + "  }\n"
+        steps += _lines(over_block(partials, THREADS))
+        puts = [f"p{i}[blockIdx.x] = {p.kind.store.format(p.name)};" for i, p in enumerate(partials)]
+        steps += f"  if (threadIdx.x == 0) {{ {' '.join(puts)} }}\n"
+    head = body.text.signature(name, [p.dtype for p in partials], THREADS, early)
+    then = [(i, finish(f"{name}_{i}", t, grid, 1, n)) for i, t in enumerate(totals)]
+    scratch: list[tuple[Any, Shape]] = [(p.dtype, (grid,)) for p in partials]
+    reads, writes = body.text.reads, body.text.writes
+    return Kernel(name, f"{head} {{\n{steps}}}\n", grid, THREADS, reads, writes, scratch, then)
 
 
-def block_reduced(var: str, shared: str, op: str, dtype: Any, kind: CType, threads: int) -> str:
-    """Return the text that combines a variable of all threads of a block, in a tree, into `shared[0]`."""
-    both = combine(op, dtype, f"{shared}[threadIdx.x]", f"{shared}[threadIdx.x + o]")
-    return (
-        f"  __shared__ {kind.value} {shared}[{threads}];\n"
-        f"  {shared}[threadIdx.x] = {var}; __syncthreads();\n"
-        f"  for (int o = {threads // 2}; o > 0; o >>= 1) {{\n"
-        f"    if (threadIdx.x < o) {shared}[threadIdx.x] = {both};\n"
-        "    __syncthreads();\n  }\n"
-    )
+# -- one kernel for many arrays ----------------------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """Elementwise nodes whose results have as many elements as a shape, and the results that are written."""
+
+    shape: Shape
+    nodes: list[Any]
+    outs: list[Any]
+
+
+class Multi(NamedTuple):
+    """A kernel that computes groups of one form; it takes one array, the table.
+
+    members: for each group its number of elements, then the values whose addresses are in the table: those read, those
+    written.
+    """
+
+    kernel: Kernel
+    members: list[tuple[int, list[Any]]]
+
+    def table(self, address: Callable[[Any], int]) -> np.ndarray[Any, Any]:
+        """Return the table: where members begin, (member, first element) of each block, (size, addresses) of each."""
+        chunk = self.kernel.block * CHUNK
+        blocks = [(m, at) for m, (n, _) in enumerate(self.members) for at in range(0, n, chunk)]
+        rows = [x for n, values in self.members for x in (n, *map(address, values))]
+        table = [1 + 2 * len(blocks), *[x for block in blocks for x in block], *rows]
+        return np.asarray(table, dtype=np.uint64).view(np.int64)
+
+
+def form(group: Group, places: Places) -> str | None:
+    """Return a text that groups which one kernel of `multi` can compute have in common, None where there is none.
+
+    Operands are as large as the results and contiguous, or have one element.
+    """
+    body = _Elements(group.nodes, group.outs, places, 1)
+    shapes = {x: node.outs[0].shape for node in group.nodes for x in node.values()}
+    for v in body.text.reads:
+        if body.access(v, shapes[v]).at not in ("i", "0"):
+            return None
+        if body.access(v, shapes[v]).at == "i" and places.layout(v).alignment % memory.PACK:
+            return None
+    types = [f"{c_type(v.dtype)}" for v in (*body.text.reads, *body.text.writes)]
+    return "\n".join([*types, *body.once, *body.steps()])
+
+
+def multi(name: str, groups: list[Group], places: Places) -> Multi:
+    """Return the kernel that computes groups of one `form`: for an optimiser's update of many parameters.
+
+    A block computes a chunk of one group. Results may be written over operands.
+    """
+    chunk = THREADS * CHUNK
+    first = groups[0]
+    width = _width(chunk, prod(first.shape), first.nodes, first.outs)
+    body, tail = (_Elements(first.nodes, first.outs, places, w) for w in (width, 1))
+    members = []
+    for g in groups:
+        text = _Elements(g.nodes, g.outs, places, 1).text
+        members.append((prod(g.shape), [*text.reads, *text.writes]))
+    arrays = [(f"a{i}", f"const {c_type(v.dtype).memory}*") for i, v in enumerate(body.text.reads)]
+    arrays += [(f"r{i}", f"{c_type(v.dtype).memory}*") for i, v in enumerate(body.text.writes)]
+    pointers = [f"{kind} {array} = ({kind})member[{i}];" for i, (array, kind) in enumerate(arrays, 1)]
+    columns = 1 + len(pointers)
+    steps = [
+        "const long long* block = table + 1 + 2 * blockIdx.x;",
+        f"const long long* member = table + table[0] + block[0] * {columns};",
+        *pointers,
+        *body.once,
+        f"const long long stop = block[1] + {chunk} < member[0] ? block[1] + {chunk} : member[0];",
+        f"const long long whole = stop - (stop - block[1]) % {width};",
+        f"for (long long i = block[1] + threadIdx.x * {width}; i < whole; i += {THREADS * width}) {{",
+        *body.steps(),
+        "}",
+    ]
+    if width > 1:
+        steps += [f"for (long long i = whole + threadIdx.x; i < stop; i += {THREADS}) {{", *tail.steps(), "}"]
+    head = f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}(const long long* __restrict__ table)'
+    grid = sum(-(-n // chunk) for n, _ in members)
+    return Multi(Kernel(name, f"{head} {{\n{_lines(steps)}}}\n", grid, THREADS, [], [], [], []), members)
+
+
+# -- partial results -----------------------------------------------------------------------------------------
 
 
 def finish(name: str, node: Any, rows: int, columns: int, count: int) -> Kernel:
     """Return the kernel that combines the partial results of blocks, an array (rows, columns), into a reduction's."""
     v = node.outs[0]
     dtype, kind = accumulator(node.op, v.dtype)
-    out = ctype(v.dtype)
-    assert out is not None
+    out = c_type(v.dtype)
     wide = 1
     while wide < min(32, columns):
         wide *= 2
-    high = THREADS // wide
+    threads = THREADS if rows <= THREADS else 1024
+    high = threads // wide
     both = combine(node.op, dtype, "c", kind.load.format(f"p0[(long long)r * {columns} + column]"))
     tree = combine(node.op, dtype, "s[threadIdx.x]", f"s[threadIdx.x + o * {wide}]")
     result = out.store.format(finished(node.op, v.dtype, "s[threadIdx.x]", count))
-    head = f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}({out.memory}* r0, const {kind.memory}* p0)'
-    source = f"""{head} {{
+    pointers = f"{out.memory}* __restrict__ r0, const {kind.memory}* __restrict__ p0"
+    source = f"""extern "C" __global__ void __launch_bounds__({threads}) {name}({pointers}) {{
   const int y = threadIdx.x / {wide}, column = blockIdx.x * {wide} + threadIdx.x % {wide};
   {kind.value} c = {identity(node.op, dtype)};
-  if (column < {columns}) for (int r = y; r < {rows}; r += {high}) c = {both};
-  __shared__ {kind.value} s[{THREADS}];
+  #pragma unroll 8
+  for (int r = y; r < {rows}; r += {high}) if (column < {columns}) c = {both};
+  __shared__ {kind.value} s[{threads}];
   s[threadIdx.x] = c; __syncthreads();
   for (int o = {high // 2}; o > 0; o >>= 1) {{
     if (y < o) s[threadIdx.x] = {tree};
@@ -326,4 +351,4 @@ def finish(name: str, node: Any, rows: int, columns: int, count: int) -> Kernel:
   if (y == 0 && column < {columns}) r0[column] = {result};
 }}
 """
-    return Kernel(name, source, -(-columns // wide), THREADS, [], [v], [(dtype, (rows, columns))], [])
+    return Kernel(name, source, -(-columns // wide), threads, [], [v], [(dtype, (rows, columns))], [])

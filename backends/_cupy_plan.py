@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
-from tapegrad.backends._cupy_gemm import Matrix, can_multiply, product_of
+from tapegrad.backends._cupy_access import Layout, alignment_of
+from tapegrad.backends._cupy_gemm import can_multiply, matrix_of, product_of, readable
 from tapegrad.backends._cupy_jobs import Call, Flat, InRows, jobs_of
-from tapegrad.backends._cupy_kernels import Kernel, Layout
+from tapegrad.backends._cupy_kernels import Kernel
 from tapegrad.backends._cupy_types import HELPERS, TYPES
 from tapegrad.backends._items import is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
@@ -91,7 +92,8 @@ class Plan:
     def layout(self, v: Any) -> Layout:
         """Return how the array of a value lies in memory."""
         a = self.array(v)
-        return Layout(tuple(a.shape), tuple(s // a.itemsize for s in a.strides))
+        alignment = alignment_of(getattr(a.data, "ptr", 1))
+        return Layout(tuple(a.shape), tuple(s // a.itemsize for s in a.strides), alignment)
 
     def root(self, v: Any) -> Any:
         """Return the value whose memory a value is in."""
@@ -142,8 +144,7 @@ class Plan:
             return False
         if isinstance(job, Flat):
             return v not in {n.outs[0] for n in job.totals} and prod(x.shape) == job.size
-        row = job.rows
-        return v not in row.ends and row.size(x) == row.length and x.shape[: len(row.lead)] == row.lead
+        return bool(job.rows.overwrites(x, v))
 
     def take(self, nbytes: int) -> Any:
         """Return a buffer of the plan."""
@@ -178,11 +179,11 @@ class Plan:
 
     def _job(self, job: Any) -> None:
         places = kernels.Places(self.layout, self.number)
+        pairs = ((self.program.inputs[k], self.program.outputs[place]) for k, place in self.donated.items())
+        early = {x for x, v in pairs if v in job.outs}
         if isinstance(job, Flat):
-            self._emit(kernels.flat("@", job.shape, job.nodes, self._written(job), places, job.totals))
+            self._emit(kernels.flat("@", job.shape, job.nodes, self._written(job), places, job.totals, early))
         elif isinstance(job, InRows):
-            pairs = ((self.program.inputs[k], self.program.outputs[place]) for k, place in self.donated.items())
-            early = {x for x, v in pairs if v in job.outs}
             self._emit(rows.kernel("@", job.rows, places, early))
         else:
             self._call(job.node)
@@ -273,14 +274,11 @@ class Plan:
     def _multiply(self, node: Any) -> None:
         arrays = [self.array(x) for x in node.args]
         out = self.target(node.outs[0])
-        matrices = [Matrix(tuple(a.shape), tuple(s // a.itemsize for s in a.strides)) for a in arrays]
-        plan = product_of(matrices[0], matrices[1], tuple(out.shape))
-        if plan is None:
-            for i, a in enumerate(arrays):
-                copy = self.scratch(tuple(a.shape), a.dtype)
-                self._step(self.cp.copyto, (copy, a))
-                arrays[i], matrices[i] = copy, Matrix(tuple(a.shape), tuple(s // a.itemsize for s in copy.strides))
-            plan = product_of(matrices[0], matrices[1], tuple(out.shape))
+        for i, a in enumerate(arrays):
+            if readable(matrix_of(a)) is None:
+                arrays[i] = self.scratch(tuple(a.shape), a.dtype)
+                self._step(self.cp.copyto, (arrays[i], a))
+        plan = product_of(matrix_of(arrays[0]), matrix_of(arrays[1]), tuple(out.shape))
         self._step(self._gemm().multiply, (plan, *arrays, out))
 
     def _concat(self, node: Any) -> None:

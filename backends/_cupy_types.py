@@ -64,6 +64,8 @@ TG_FN unsigned short tg_f2b(float f) {
   unsigned int b = tg_f2bits(f);
   return (unsigned short)((b + 0x7fffu + ((b >> 16) & 1u)) >> 16);
 }
+#define TG_EACH(w, n) _Pragma("unroll") for (int w = 0; w < n; ++w)
+template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) tg_pack { T v[N]; };
 template <class T> TG_FN T tg_max(T a, T b) { return (a >= b || a != a) ? a : b; }
 template <class T> TG_FN T tg_min(T a, T b) { return (a <= b || a != a) ? a : b; }
 TG_FN bool tg_max(bool a, bool b) { return a || b; }
@@ -112,6 +114,12 @@ template <class T> TG_FN T tg_shr(T a, T b) {
   return (unsigned long long)b < 8 * sizeof(T) ? (T)(a >> b) : (T)(a < (T)0 ? -1 : 0);
 }
 template <class T> TG_FN T tg_shfl(T a, int lanes, int width) { return __shfl_xor_sync(0xffffffffu, a, lanes, width); }
+template <class T> TG_FN T tg_rescale(T m, T top) { return m == top ? (T)1 : exp(m - top); }
+template <class T> TG_FN void tg_online(T& m, T& s, T n, T t) {
+  T top = tg_max<T>(m, n);
+  s = s * tg_rescale<T>(m, top) + t * tg_rescale<T>(n, top);
+  m = top;
+}
 TG_FN bool tg_shfl(bool a, int lanes, int width) { return __shfl_xor_sync(0xffffffffu, (int)a, lanes, width) != 0; }
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar, Token
 from typing import Generic, TypeVar
 
@@ -41,4 +42,6 @@ class Scope(Generic[T]):
         return f"<default {self._value!r}>"
 
 
+# Whether products of float32 on CuPy round their factors to TF32; CuPy has a variable for its own.
+TF32 = Setting("tf32", os.environ.get("CUPY_TF32") == "1")
 DETERMINISTIC = Setting("deterministic", False)  # whether repeated indices are added and written in a fixed order

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     # Before JAX is imported: by default it takes most of a GPU's memory for itself.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from benchmarks._columns import columns
+    from benchmarks._columns import PEERS, columns
     from benchmarks._machine import keep_freed_memory, machine, versions
     from benchmarks._measure import cores, measure
     from benchmarks._memory import measure_memory
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         threads = options.threads or cores()
         return run(options.names, options.compare, options.repeat, threads, options.tiny, options.out)
-    chosen, notes = columns(options.device, options.peers, options.compile)
+    chosen, notes = columns(options.device, PEERS if options.peers else (), options.compile)
     threads = options.threads or cores()
     rows = []
     for name in options.names:

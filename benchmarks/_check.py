@@ -44,8 +44,17 @@ def calls_of(case: Case, columns: Sequence[Column]) -> int:
     return 4 if any(column.compiled for column in columns) and not case.first else 2
 
 
-def check(case: Case, steps: dict[str, Step], calls: int, tolerance: float = TOLERANCE) -> Checked:
-    """Run every step so often; raise Disagreement unless all results are those of the first column."""
+def check(
+    case: Case,
+    steps: dict[str, Step],
+    calls: int,
+    tolerance: float = TOLERANCE,
+    forgiven: type[Exception] = CaptureError,
+) -> Checked:
+    """Run every step so often; raise Disagreement unless all results are those of the first column.
+
+    forgiven: the errors that leave a column out, and are not raised.
+    """
     seen = Checked()
     first = ""
     wanted: list[Results] = []
@@ -57,19 +66,18 @@ def check(case: Case, steps: dict[str, Step], calls: int, tolerance: float = TOL
                 results.append(on_host(step()))
             if perf_counter() - start > SLOW:  # the last, when all is loaded and compiled
                 seen.slow.add(label)
-        except CaptureError as error:
+            if not first:
+                first, wanted = label, results
+            where = f"{case.benchmark} {case.name}: {label}, call "
+            seen.off[label] = max(
+                compared(f"{where}{turn + 1}", results[turn], first, wanted[turn], tolerance) for turn in range(calls)
+            )
+        except forgiven as error:
             seen.refused[label] = first_line(error)
-            continue
-        if not first:
-            first, wanted = label, results
-        where = f"{case.benchmark} {case.name}: {label}, call "
-        seen.off[label] = max(
-            _compare(f"{where}{turn + 1}", results[turn], first, wanted[turn], tolerance) for turn in range(calls)
-        )
     return seen
 
 
-def _compare(where: str, got: Results, first: str, wanted: Results, tolerance: float) -> float:
+def compared(where: str, got: Results, first: str, wanted: Results, tolerance: float) -> float:
     """Return the largest relative difference; raise Disagreement if it is above the tolerance."""
     if len(got) != len(wanted):
         raise Disagreement(f"{where}: {len(got)} results, {first} returned {len(wanted)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,10 +39,12 @@ def devices() -> list[str]:
     return found + [d for d in others if usable[d.partition(":")[0]] is None and backends.is_available(d)]
 
 
-def columns(chosen: list[str] | None, peers: bool, compiled: bool = False) -> tuple[list[Column], list[str]]:
-    """Return the columns for these tapegrad devices (None for all), and notes on peers that are missing.
+def columns(
+    chosen: list[str] | None, peers: Sequence[str] = PEERS, compiled: bool = False, gpu_only: bool = False
+) -> tuple[list[Column], list[str]]:
+    """Return the columns for these tapegrad devices (None for all) and peers, and notes on peers that are missing.
 
-    compiled: a compiled column too for each of tapegrad's and PyTorch's.
+    compiled: a compiled column too for each of tapegrad's and PyTorch's. gpu_only: no column of a peer on the CPU.
     """
     chosen = devices() if chosen is None else chosen
     found = [Column(HAND, "hand", importlib.import_module("numpy"))]
@@ -50,13 +53,15 @@ def columns(chosen: list[str] | None, peers: bool, compiled: bool = False) -> tu
     for device in chosen:
         found += tapegrad_at(device, f"tapegrad {device}", compiled)
     notes: list[str] = []
-    for peer in PEERS if peers else ():
+    for peer in peers:
         try:
-            found += _peer(peer)
+            of_peer = _peer(peer)
             if peer == "torch" and compiled:
-                found += _torch_compile(notes)
+                of_peer += _torch_compile(notes, gpu_only)
         except ImportError as error:
             notes.append(f"{peer}: not installed ({error})")
+            continue
+        found += [column for column in of_peer if column.gpu or not gpu_only]
     return found, notes
 
 
@@ -99,12 +104,14 @@ def _torch_places(torch: Any) -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def _torch_compile(notes: list[str]) -> list[Column]:
+def _torch_compile(notes: list[str], gpu_only: bool) -> list[Column]:
     """Return the columns of torch.compile where it works: it needs a C++ compiler, on a GPU Triton."""
     import torch
 
     found = []
     for place in _torch_places(torch):
+        if gpu_only and place == "cpu":
+            continue
         label = "torch.compile" if place == "cpu" else f"torch.compile {place}"
         try:
             torch.compile(torch.tanh)(torch.ones(2, device=place))

@@ -15,8 +15,9 @@ from time import perf_counter
 from benchmarks._arrays import wait
 from benchmarks._case import Case, Skip, Step
 from benchmarks._check import Checked, calls_of, check
-from benchmarks._columns import HAND, Column
+from benchmarks._columns import HAND, Column, first_line
 from benchmarks._step import step_of
+from tapegrad import CaptureError
 
 SECONDS = 3.0  # a column that has used this up is sampled no more
 FEWEST = 3  # but has so many samples
@@ -26,12 +27,14 @@ FEWEST = 3  # but has so many samples
 class Row:
     """What was measured of a case: samples of each column, in the case's unit, and why columns lack.
 
-    The samples of all columns with the same index were taken in the same round.
+    The samples of all columns with the same index were taken in the same round. refused: label -> why its step
+    does not run; the notes say so too.
     """
 
     case: Case
     samples: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def median(self, label: str) -> float:
         """Return the median of a column's samples."""
@@ -85,19 +88,26 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure(case: Case, columns: Sequence[Column], repeat: int, threads: int) -> Row:
-    """Time the steps of all columns, one sample of each in turn, `repeat` times."""
+def measure(
+    case: Case, columns: Sequence[Column], repeat: int, threads: int, forgiven: type[Exception] = CaptureError
+) -> Row:
+    """Time the steps of all columns, one sample of each in turn, `repeat` times.
+
+    forgiven: the errors that leave a column out, and are not raised.
+    """
     row = Row(case)
     columns = [column for column in columns if column.library in case.programs]
-    with ready(row, columns, threads) as steps:
+    with ready(row, columns, threads, forgiven) as steps:
         assert next(iter(steps)) == HAND
-        seen = check(case, steps, calls_of(case, columns))
+        seen = check(case, steps, calls_of(case, columns), forgiven=forgiven)
         sample(row, steps, seen, repeat)
     return row
 
 
 @contextmanager
-def ready(row: Row, columns: Sequence[Column], threads: int) -> Iterator[dict[str, Step]]:
+def ready(
+    row: Row, columns: Sequence[Column], threads: int, forgiven: type[Exception] = CaptureError
+) -> Iterator[dict[str, Step]]:
     """Set a row's case up in all columns, and hold the libraries to their threads; note what is skipped."""
     case = row.case
     threads = 1 if case.one_thread else threads
@@ -108,13 +118,16 @@ def ready(row: Row, columns: Sequence[Column], threads: int) -> Iterator[dict[st
                 steps[column.label] = step_of(case, column, threads)
             except Skip as why:
                 row.notes.append(f"{case.benchmark} {case.name}: {column.label}: {why}")
+            except forgiven as error:
+                row.refused[column.label] = first_line(error)
         yield steps
 
 
 def sample(row: Row, steps: dict[str, Step], seen: Checked, repeat: int) -> None:
     """Fill a row with the times of steps that were checked, in its case's unit."""
     case = row.case
-    for label, why in seen.refused.items():
+    row.refused |= seen.refused
+    for label, why in row.refused.items():
         row.notes.append(f"{case.benchmark} {case.name}: {label}: {why}")
     # A first call is made once.
     cold = set(steps) if case.first else seen.slow
@@ -139,7 +152,7 @@ def _sample(steps: dict[str, Step], cold: set[str], repeat: int) -> dict[str, li
                     continue
                 if label not in cold:
                     _warm_up(steps[label])
-                done.append(_timed(steps[label]))
+                done.append(timed(steps[label]))
             labels.append(labels.pop(0))  # nobody always follows the same column
     finally:
         gc.unfreeze()
@@ -155,7 +168,8 @@ def _warm_up(step: Step) -> None:
             return
 
 
-def _timed(step: Step) -> float:
+def timed(step: Step) -> float:
+    """Return the seconds from the call of a step until its outputs are computed."""
     start = perf_counter()
     outputs = step()
     wait(outputs)

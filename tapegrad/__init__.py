@@ -27,7 +27,7 @@ from tapegrad._namespace import CaptureError
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
 from tapegrad._scipy import scipy_objective
-from tapegrad._settings import default_device, default_dtype, deterministic
+from tapegrad._settings import default_device, default_dtype, deterministic, tf32
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad, vjp
@@ -235,6 +235,7 @@ __all__ = [
     "default_device",
     "default_dtype",
     "deterministic",
+    "tf32",
     "enable_grad",
     "fft",
     "grad",

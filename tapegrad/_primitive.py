@@ -9,7 +9,7 @@ from typing import Any
 from tapegrad._fusing import Forwards
 from tapegrad._namespace import backend_of, namespace_of
 from tapegrad._operands import SCALARS, explain, on_one_level, recovered, same_library
-from tapegrad._record import CACHE, DEFAULT, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
+from tapegrad._record import CACHE, DEFAULT, LEAF, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._tensor import Tensor, wrap
 
@@ -25,6 +25,7 @@ def primitive(
     fuses: bool = False,
     adjoint: bool = False,
     push: Callable[..., Any] | None = None,
+    view: bool = False,
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
@@ -33,7 +34,7 @@ def primitive(
     returns (result, what a rule may read as `cache`); on Tensors the rule gets None for it and computes it itself.
     fuses: forward calls several functions, which a library may run as one kernel.
     adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
-    push: what takes a tangent forward, where that is not the transposed rule.
+    push: what takes a tangent forward, where that is not the transposed rule. view: whether NumPy gives a view.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
@@ -67,6 +68,7 @@ def primitive(
         reads=values,
         pull=pull,
         push=push,
+        view=view,
     )
     differentiable = any(flows)
     if differentiable:
@@ -105,6 +107,8 @@ def primitive(
                 r.shape = out.shape
                 r.dtype = out.dtype
                 r.tensor = None
+            if view and (p is None or y._record is not None or p.op is LEAF):  # else it would hold the tape of x
+                y._base = x
             if m.watch is not None:
                 m.watch(operation, (x,), static, y)
             return y
@@ -235,7 +239,7 @@ def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     parts[i] = t if parts[i] is None else parts[i] + t
 
 
-PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick)
+PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick, view=True)
 
 
 def pick(whole: Record, i: int, out: Any) -> Record:

@@ -1,4 +1,4 @@
-"""What holds when a call does not say: where and in which float dtype Tensors are made, in what order is added."""
+"""Defaults for what a call does not say: device and dtype of new Tensors, order of sums, precision of products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tapegrad import backends
 from tapegrad._dtypes import DType, as_dtype, isdtype
-from tapegrad.backends._setting import DETERMINISTIC, Scope, Setting
+from tapegrad.backends._setting import DETERMINISTIC, TF32, Scope, Setting
 
 _device = Setting("device", os.environ.get("TAPEGRAD_DEVICE", "cpu"))
 _dtype: Setting[DType] = Setting("dtype", as_dtype("float64"))
@@ -75,8 +75,30 @@ def deterministic(on: bool | None = None) -> Any:
     ...     tg.deterministic()
     True
     """
+    return _switch("deterministic", DETERMINISTIC, on)
+
+
+def tf32(on: bool | None = None) -> Any:
+    """Multiply matrices of float32 on CuPy in TF32, for good or in a `with` block; with no argument, say whether.
+
+    A GPU's tensor cores then round the factors to 10 bits of fraction, where float32 has 23, and add their products in
+    float32: many times as fast, to about three digits. It holds for `matmul`, `tensordot`, `vecdot` and their
+    gradients, eager and compiled. A compiled function keeps a program for either: set it around calls, not inside.
+    It starts as off, or as on where the variable CUPY_TF32 is 1, which CuPy's own functions obey. PyTorch and JAX
+    have switches of their own (`torch.backends.cuda.matmul`, `jax_default_matmul_precision`). Raises TypeError for
+    what is no bool.
+
+    >>> import tapegrad as tg
+    >>> with tg.tf32(True):
+    ...     tg.tf32()
+    True
+    """
+    return _switch("tf32", TF32, on)
+
+
+def _switch(name: str, setting: Setting[bool], on: bool | None) -> Any:
     if on is None:
-        return DETERMINISTIC.get()
+        return setting.get()
     if not isinstance(on, bool):
-        raise TypeError(f"deterministic: True or False, not {type(on).__name__}")
-    return Scope(DETERMINISTIC, on)
+        raise TypeError(f"{name}: True or False, not {type(on).__name__}")
+    return Scope(setting, on)

@@ -211,6 +211,9 @@ def value_and_grad(
     tuple of arguments). Tensors in give Tensors out, raw arrays and floats give raw arrays. What `f` does not
     depend on has gradient zero. has_aux: `f` returns (value, anything), and so does the value here.
 
+    `f` may update its arguments in place. Those to differentiate by reach it as Tensors of its own, so that the
+    caller's stay as they are. It is given other arguments as they are, and the caller sees what it writes to them.
+
     Raises TypeError for an argument leaf that is not floating and for a result that is no Tensor or complex,
     ValueError for a result of more than one element.
 
@@ -276,7 +279,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     primals: arrays, Tensors, floats, or nested containers of them; `f` returns a Tensor or a container of Tensors. The
     function takes a cotangent of the structure, shapes and dtypes of the result, and returns a tuple with one cotangent
     for each primal, of its structure; it may be called any number of times. has_aux: `f` returns (result, anything),
-    and a third item of what is returned is that.
+    and a third item of what is returned is that. `f` may update the primals in place: the caller's stay as they are.
 
     Raises TypeError and ValueError for a cotangent that does not fit.
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from places import Place
+from places import Place, why_not
 
 import tapegrad as tg
-from tapegrad import _namespace, backends
+from tapegrad import _namespace
 
 PLACES = {
     "numpy": Place("cpu"),
@@ -35,13 +33,14 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests on JAX first, those of one sample together, so that they share what XLA compiled for them.
 
-    Workers that take from each other take the last tests, so that one worker keeps nearly all on JAX.
+    Workers that take from each other take the last tests, so that one worker keeps nearly all on JAX. NVRTC compiles
+    the kernels that other tests generated, and comes last.
     """
 
-    def place_in_order(item: pytest.Item) -> tuple[bool, str]:
-        if "jax" not in item.name:
-            return True, ""
-        return False, getattr(_parameters(item).get("sample"), "name", "")
+    def place_in_order(item: pytest.Item) -> tuple[int, str]:
+        if "jax" in item.name:
+            return 0, getattr(_parameters(item).get("sample"), "name", "")
+        return 2 if item.path.stem == "test_nvrtc" else 1, ""
 
     items.sort(key=place_in_order)
 
@@ -63,25 +62,11 @@ def _no_compiler_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPEGRAD_TORCH_COMPILE", "0")
 
 
-@cache
-def _why_skip(place: Place) -> str | None:
-    prefix = place.device.partition(":")[0]
-    if prefix == "jax" and importlib.util.find_spec("jax"):
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
-    try:
-        backends.of_device(place.device)
-    except (RuntimeError, ValueError) as error:
-        return str(error)
-    return None
-
-
 @pytest.fixture(params=PLACES)
 def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Give each place in turn; what is absent is skipped with its reason."""
     place = PLACES[request.param]
-    why = _why_skip(place)
+    why = why_not(place.device)
     if why is not None:
         pytest.skip(why)
     if place.readonly:

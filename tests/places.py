@@ -1,13 +1,33 @@
-"""A device to test on."""
+"""Devices to test on, and the reason where there is none."""
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 import tapegrad as tg
+from tapegrad import backends
+
+PLUGIN = "without a GPU these tests run on a stand-in for CUDA: python -m pytest -p cuda_stand_in"
+
+
+@cache
+def why_not(device: str) -> str | None:
+    """Say why nothing can be tested on a device here, None where it can."""
+    prefix = device.partition(":")[0]
+    if prefix == "jax" and importlib.util.find_spec("jax"):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    try:
+        backends.of_device(device)
+    except (RuntimeError, ValueError) as error:
+        return f"{error}; {PLUGIN}" if prefix == "cuda" else str(error)
+    return None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Runs the official suite data-apis/array-api-tests on tapegrad: `python tests/run_conformance.py torch:cpu`.
 
 The environment variable ARRAY_API_TESTS names a checkout of the suite. What may fail, and why, is in array_api_xfails/.
+Options go to pytest: `python tests/run_conformance.py cuda -p cuda_stand_in` runs it without a GPU.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def run(device: str, *options: str) -> int:
         "ARRAY_API_TESTS_MODULE": "tapegrad",
         "ARRAY_API_TESTS_SKIP_DTYPES": without,
         "TAPEGRAD_DEVICE": device,
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-m", "pytest", "array_api_tests", "-q", "-p", "no:cacheprovider", "--disable-deadline"]
     command += ["--xfails-file", str(HERE / "array_api_xfails" / file), *options]

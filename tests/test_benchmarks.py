@@ -201,16 +201,16 @@ def test_torch_compile_is_a_column_where_it_works(monkeypatch: pytest.MonkeyPatc
     from benchmarks._columns import columns
 
     monkeypatch.setattr(torch, "compile", lambda f: f)
-    assert "torch.compile" in [column.label for column in columns(["cpu"], True, True)[0]]
+    assert "torch.compile" in [column.label for column in columns(["cpu"], compiled=True)[0]]
 
     def broken(f: Any) -> Any:
         raise RuntimeError("no compiler\nat all")
 
     monkeypatch.setattr(torch, "compile", broken)
-    found, notes = columns(["cpu"], True, True)
+    found, notes = columns(["cpu"], compiled=True)
     assert "torch.compile" not in [column.label for column in found]
     assert "torch.compile: does not work here (no compiler)" in notes
-    assert not [column for column in columns(["cpu"], True)[0] if column.compiled]
+    assert not [column for column in columns(["cpu"])[0] if column.compiled]
 
 
 # -- devices compared --------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_peak_memory_of_a_step() -> None:
 def test_a_peak_is_forgotten() -> None:
     from benchmarks._meters import meter
 
-    memory = meter("cpu")
+    memory = meter("tapegrad", "cpu")
     large = np.ones(8_000_000)
     before = memory.peak()
     del large

@@ -18,7 +18,7 @@ from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, fits, outlived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
-from tapegrad._settings import default_device, default_dtype, deterministic
+from tapegrad._settings import default_device, default_dtype, deterministic, tf32
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
@@ -108,6 +108,7 @@ class Compiled:
             default_dtype(),
             default_device(),
             deterministic(),
+            tf32(),
         )
         if m.recording and any(_inner(x) for x in leaves):
             return self.function(*args, **kwargs)  # recorded from outside: that tape needs every operation

@@ -108,6 +108,9 @@ class TraceBackend(Backend):
     def move(self, array: Array, device: Any) -> Array:
         return graph_now().call("to_device", self.base.move, (array, device), {})
 
+    def owner(self, array: Array) -> object:
+        return self.base.owner(array.raw)
+
     def copy(self, array: Array) -> Array:
         graph = graph_now()
         return graph.call("copy", self.base.copy, (array,), {}) if array.value in graph.foreign else array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from tapegrad._elementwise import binary
@@ -46,6 +47,22 @@ _of_matrices, _ = binary(
 )
 
 
+def _by_one_matrix_2(xp: Any, t: Any, x1: Any) -> Any:
+    (*lead, k), n = x1.shape, t.shape[-1]
+    rows = prod(lead)
+    extra = t.shape[: t.ndim - x1.ndim]
+    return xp.matmul(_transpose(xp, xp.reshape(x1, (rows, k))), xp.reshape(t, (*extra, rows, n)))
+
+
+_by_one_matrix, _ = binary(
+    "matmul",
+    lambda xp, t, x2: xp.matmul(t, _transpose(xp, x2)),
+    _by_one_matrix_2,
+    "The product of stacked matrices with one matrix, whose gradient is one product of all rows.",
+    elementwise=False,
+)
+
+
 def matmul(x1: Any, x2: Any, /) -> Tensor:
     """Matrix product of (..., n, k) and (..., k, m); leading axes broadcast; 1-D operands are vectors.
 
@@ -57,13 +74,14 @@ def matmul(x1: Any, x2: Any, /) -> Tensor:
     """
     if type(x1) is not Tensor or type(x2) is not Tensor:
         x1, x2 = as_tensors("matmul", x1, x2)
-    if len(x1._array.shape) > 1 < len(x2._array.shape):
-        return _of_matrices(x1, x2)
-    return _matmul(x1, x2)
+    ndim1, ndim2 = len(x1._array.shape), len(x2._array.shape)
+    if ndim1 < 2 or ndim2 < 2:
+        return _matmul(x1, x2)
+    return _of_matrices(x1, x2) if ndim1 == 2 or ndim2 > 2 else _by_one_matrix(x1, x2)
 
 
 _matrix_transpose = primitive(
-    "matrix_transpose", lambda xp, x: xp.matrix_transpose(x), lambda xp, t: xp.matrix_transpose(t)
+    "matrix_transpose", lambda xp, x: xp.matrix_transpose(x), lambda xp, t: xp.matrix_transpose(t), view=True
 )
 
 

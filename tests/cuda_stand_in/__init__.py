@@ -13,10 +13,11 @@ import pytest
 
 from cuda_stand_in import compiler, libraries, library
 from cuda_stand_in.counters import Counts, counted, counters
+from cuda_stand_in.faults import simulated
 from cuda_stand_in.library import is_installed
 from cuda_stand_in.requirements import Unavailable, check
 
-__all__ = ["Counts", "Unavailable", "counted", "counters", "install", "is_installed"]
+__all__ = ["Counts", "Unavailable", "counted", "counters", "install", "is_installed", "simulated"]
 
 
 def install() -> None:

@@ -93,7 +93,7 @@ static bool run_block() {
   }
 }
 
-bool run_blocks(const Kernel* k, void** values, Dim grid, Dim block) {
+bool run_blocks(const Kernel* k, void** values, Dim grid, Dim block, size_t shared) {
   kernel = k;
   arguments = values;
   if (k->loops) grid = block = {1, 1, 1};
@@ -107,7 +107,8 @@ bool run_blocks(const Kernel* k, void** values, Dim grid, Dim block) {
           for (int t = 0; t < threads; ++t) select(t), k->call(values);
           continue;
         }
-        memset(k->shared, 0xA5, k->shared_bytes());  // garbage, as on a device
+        memset(k->shared, 0xA5, k->shared_end - k->shared);  // garbage, as on a device
+        memset(dynamic_shared, 0xA5, shared);
         if (!run_block()) return false;
       }
   return true;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,9 @@ from typing import Any
 
 from cuda_stand_in import library
 
-OPTIONS = ["-std=c++17", "-O0", "-w", "-fPIC", "-fwrapv", "-ffp-contract=off", "-fpermissive"]
+# -O1 leaves out the functions of headers that nothing calls, and is quicker for that; unique symbols would be one for
+# all libraries that have a kernel of one name.
+OPTIONS = ["-std=c++17", "-O1", "-w", "-fPIC", "-fno-gnu-unique", "-fwrapv", "-ffp-contract=off", "-fpermissive"]
 # Headers that most texts share are compiled once: those without half precision and complex numbers are much smaller.
 PREAMBLES = {
     "real": '#include "device.h"\n#include <cupy/carray.cuh>\n#include <cupy/atomics.cuh>\n',
@@ -44,7 +47,7 @@ def compile_module_with_cache(
     from cupy.cuda import function
 
     if _GENERATED in source:
-        _keep_text(source)
+        _keep_text(source, options)
     names = {name: f"expression{i}" for i, name in enumerate(sorted(name_expressions or ()))}
     module = function.Module()
     module.load(str(compiled(source, names)).encode())
@@ -115,10 +118,9 @@ def _preamble(kind: str) -> Path:
     return folder
 
 
-def _keep_text(source: str) -> None:
+def _keep_text(source: str, options: Sequence[str]) -> None:
     """Keep what tapegrad generated in this session, for the tests that give it to NVRTC."""
     folder = os.environ.get("CUDA_STAND_IN_TEXTS")
     if folder:
-        path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.cu"
-        if not path.exists():
-            path.write_text(source)
+        path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.json"
+        path.write_text(json.dumps({"source": source, "options": list(options)}))

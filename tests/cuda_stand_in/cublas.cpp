@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <complex>
 #include <cstring>
 
@@ -51,11 +52,34 @@ static void multiply(int m, int n, int k, C alpha, Operand<T> a, Operand<T> b, C
     }
 }
 
+// cublasComputeType_t of a type: 32F, its TF32, 64F; CuPy passes the data's own type too.
+static bool can_compute(int type, int compute) {
+  switch (type) {
+    case R_32F: return compute == 68 || compute == 77 || compute == R_32F;
+    case R_64F: return compute == 70 || compute == R_64F;
+    case C_32F: return compute == 68 || compute == 77 || compute == C_32F;
+    case C_64F: return compute == 70 || compute == C_64F;
+    case R_16F: case R_16BF: return compute == 68;
+  }
+  return false;
+}
+
 struct Gemm {
   int ta, tb, m, n, k;
   char alpha[16], beta[16];
   int lda, ldb, ldc;
 
+  // Check the arguments and keep the factors, whose type is the one that is computed in.
+  int prepare(int type, int type_b, int type_c, int compute, const void* a, const void* b) {
+    if (type != type_b || type != type_c || !can_compute(type, compute))
+      return refuse(NOT_SUPPORTED, "gemm of types %d, %d, %d computed in %d", type, type_b, type_c, compute);
+    if (!is_valid())
+      return refuse(INVALID_VALUE, "gemm of m %d, n %d, k %d with leading dimensions %d, %d, %d", m, n, k, lda, ldb, ldc);
+    size_t size = type == C_64F ? 16 : type == R_64F || type == C_32F ? 8 : 4;
+    memcpy(alpha, a, size);
+    memcpy(beta, b, size);
+    return SUCCESS;
+  }
   bool is_valid() const {
     return m >= 0 && n >= 0 && k >= 0 && lda >= std::max(1, ta ? k : m) && ldb >= std::max(1, tb ? n : k) && ldc >= std::max(1, m);
   }
@@ -82,18 +106,6 @@ static int issue(void* handle, std::function<void()> work) {
   return SUCCESS;
 }
 
-// cublasComputeType_t of a type: 32F, its TF32, 64F; CuPy passes the data's own type too.
-static bool can_compute(int type, int compute) {
-  switch (type) {
-    case R_32F: return compute == 68 || compute == 77 || compute == R_32F;
-    case R_64F: return compute == 70 || compute == R_64F;
-    case C_32F: return compute == 68 || compute == 77 || compute == C_32F;
-    case C_64F: return compute == 70 || compute == C_64F;
-    case R_16F: case R_16BF: return compute == 68;
-  }
-  return false;
-}
-
 extern "C" {
 int cublasCreate_v2(void** h) { *h = new Handle{}; return 0; }
 int cublasDestroy_v2(void* h) { delete (Handle*)h; return 0; }
@@ -109,17 +121,21 @@ int cublasGetPointerMode_v2(void* h, int* mode) { *mode = ((Handle*)h)->pointer_
 int cublasGemmStridedBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type,
                                int lda, long long sa, const void* b, int type_b, int ldb, long long sb, const void* beta,
                                void* c, int type_c, int ldc, long long sc, int batch, int compute, int) {
-  if (type != type_b || type != type_c || !can_compute(type, compute))
-    return refuse(NOT_SUPPORTED, "gemm of types %d, %d, %d computed in %d", type, type_b, type_c, compute);
   Gemm g{ta, tb, m, n, k, {}, {}, lda, ldb, ldc};
-  if (!g.is_valid())
-    return refuse(INVALID_VALUE, "gemm of m %d, n %d, k %d with leading dimensions %d, %d, %d", m, n, k, lda, ldb, ldc);
+  if (int error = g.prepare(type, type_b, type_c, compute, alpha, beta)) return error;
   if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
     return refuse(INVALID_VALUE, "gemm on memory that is not the device's");
-  size_t size = type == C_64F ? 16 : type == R_64F || type == C_32F ? 8 : 4;
-  memcpy(g.alpha, alpha, size);
-  memcpy(g.beta, beta, size);
   return issue(h, [=] { for (long i = 0; i < batch; ++i) g.run(type, a, b, c, i * sa, i * sb, i * sc); });
+}
+// Arrays of pointers, themselves on the device.
+int cublasGemmBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* const* a, int type,
+                        int lda, const void* const* b, int type_b, int ldb, const void* beta, void* const* c, int type_c,
+                        int ldc, int batch, int compute, int) {
+  Gemm g{ta, tb, m, n, k, {}, {}, lda, ldb, ldc};
+  if (int error = g.prepare(type, type_b, type_c, compute, alpha, beta)) return error;
+  if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
+    return refuse(INVALID_VALUE, "gemm with arrays of pointers that are not in the device's memory");
+  return issue(h, [=] { for (int i = 0; i < batch; ++i) g.run(type, a[i], b[i], c[i]); });
 }
 int cublasGemmEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type, int lda,
                  const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int compute, int algorithm) {

@@ -7,14 +7,17 @@ import fcntl
 import hashlib
 import importlib
 import importlib.metadata
+import mmap
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cuda_stand_in import requirements
 
@@ -86,10 +89,9 @@ def load() -> None:
 def replace_runtime(module: str) -> None:
     """Replace the CUDA runtime, which is linked into a module of CuPy's."""
     start = _start_of(module)
-    for line in _symbols(module):
-        address, kind, name = line
-        if kind in "tT" and re.fullmatch(r"cuda[A-Z]\w*", name):
-            _replace(start + address, name)
+    for offset, name in _functions("nm", module):
+        if re.fullmatch(r"cuda[A-Z]\w*", name):
+            _replace(start + offset, name)
 
 
 def replace_cublas() -> None:
@@ -100,18 +102,17 @@ def replace_cublas() -> None:
         raise requirements.unavailable(f"CuPy has no cuBLAS: pip install 'tapegrad[cuda-stand-in]' ({error})") from None
     with open("/proc/self/maps") as maps:
         path = next(line.split()[-1] for line in maps if "libcublas.so" in line)
-    real = ctypes.CDLL(path)
-    for _, _, name in _symbols(str(folder() / "libcuda.so.1")):
+    start = _start_of(path)
+    for offset, name in _functions("nm", "-D", path):
         if name.startswith("cublas"):
-            address = _address(real, name)
-            if address is not None:
-                _replace(address, name)
+            _replace(start + offset, name.partition("@")[0])
 
 
-def _symbols(path: str) -> list[tuple[int, str, str]]:
-    text = subprocess.run(["nm", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+def _functions(*command: str) -> list[tuple[int, str]]:
+    """Return offset and name of the functions in a file that `nm` is asked about."""
+    text = subprocess.run([*command, "--defined-only"], capture_output=True, text=True, check=True).stdout
     rows = (line.split() for line in text.splitlines())
-    return [(int(row[0], 16), row[1], row[2]) for row in rows if len(row) == 3]
+    return [(int(row[0], 16), row[2]) for row in rows if len(row) == 3 and row[1] in "tT"]
 
 
 def _start_of(path: str) -> int:
@@ -121,31 +122,25 @@ def _start_of(path: str) -> int:
     return next(int(row[0].split("-")[0], 16) for row in rows if row[-1] == path and int(row[2], 16) == 0)
 
 
-def _address(library: ctypes.CDLL, name: str) -> int | None:
-    function = getattr(library, name, None)
-    return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
-
-
 def _replace(address: int, name: str) -> None:
-    """Write a jump to the stand-in's function over another; one that the stand-in lacks says so when it is called."""
-    target = _address(loaded(), name) or _address(loaded(), name.partition("_")[0])
-    code = b""
-    if target is None:
-        target = _address(loaded(), "unimplemented")
-        code = b"\x48\xbf" + _name_pointer(name).to_bytes(8, "little")  # movabs rdi
+    """Write a jump to the stand-in's function over the one of this name."""
+    function = getattr(loaded(), name, None) or getattr(loaded(), name.removesuffix("_ptsz"), None) or _missing(name)
+    target = ctypes.cast(function, ctypes.c_void_p).value
     assert target is not None
-    code += b"\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"  # movabs rax; jmp rax
-    page = address & ~4095
-    libc = ctypes.CDLL(None)
-    if libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(8192), 7):
+    code = b"\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"  # movabs rax, target; jmp rax
+    page = address & ~(mmap.PAGESIZE - 1)
+    everything = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(page), ctypes.c_size_t(2 * mmap.PAGESIZE), everything):
         raise requirements.unavailable("this system lets nobody write over code (mprotect is refused)")
     ctypes.memmove(address, code, len(code))
 
 
 @cache
-def _name_buffer(name: str) -> ctypes.Array[ctypes.c_char]:
-    return ctypes.create_string_buffer(name.encode())
+def _missing(name: str) -> Any:
+    """Return a function that says that the stand-in lacks it; kept for good, as the code that jumps to it."""
 
+    def call() -> int:
+        print(f"[cuda_stand_in] {name} is not there", file=sys.stderr)
+        return 801 if name.startswith("cuda") else 15  # not supported
 
-def _name_pointer(name: str) -> int:
-    return ctypes.addressof(_name_buffer(name))
+    return ctypes.CFUNCTYPE(ctypes.c_int)(call)

@@ -92,6 +92,7 @@ extern "C" {
 static const struct { int code; const char* name; const char* text; } ERRORS[] = {
     {1, "cudaErrorInvalidValue", "invalid argument"},
     {2, "cudaErrorMemoryAllocation", "out of memory"},
+    {46, "cudaErrorDevicesUnavailable", "CUDA-capable device(s) is/are busy or unavailable"},
     {35, "cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version"},
     {100, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {101, "cudaErrorInvalidDevice", "invalid device ordinal"},
@@ -189,6 +190,7 @@ int cudaProfilerStop() { return 0; }
 // New memory holds garbage, as on a device.
 int cudaMalloc(void** p, size_t n) {
   counts[ALLOCATIONS]++;
+  if (fault) return fault;
   size_t bytes = std::max<size_t>((n + 511) / 512 * 512, 512);
   *p = memory_used + bytes > memory_limit ? nullptr : aligned_alloc(512, bytes);
   if (!*p) return 2;
@@ -340,10 +342,9 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
                    unsigned shared, void* stream, void** arguments, void**) {
   auto kernel = (const Kernel*)function;
   counts[LAUNCHES]++;
-  size_t used = shared + kernel->shared_bytes();
   if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || bz > 64 || gy > 65535 || gz > 65535)
     return refuse(1, "%s: a grid of (%u, %u, %u) blocks of (%u, %u, %u) threads", kernel->name, gx, gy, gz, bx, by, bz);
-  if (used > SHARED_LIMIT) return refuse(1, "%s: %zu bytes of shared memory, of %d", kernel->name, used, SHARED_LIMIT);
+  if (shared > SHARED_LIMIT) return refuse(1, "%s: %u bytes of shared memory, of %d", kernel->name, shared, SHARED_LIMIT);
   std::vector<std::vector<char>> held;  // arguments are read at the launch, not when the graph runs
   for (unsigned i = 0; i < kernel->count; ++i) {
     auto p = (char*)arguments[i];
@@ -355,7 +356,7 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
     std::vector<void*> values;
     for (auto& x : held) values.push_back(x.data());
     std::lock_guard<std::mutex> lock(running);
-    if (!run_blocks(kernel, values.data(), {gx, gy, gz}, {bx, by, bz})) {
+    if (!run_blocks(kernel, values.data(), {gx, gy, gz}, {bx, by, bz}, shared)) {
       refuse(719, "%s: some threads wait at a barrier that others do not reach", kernel->name);
       if (failed) *failed = 719;
       else fault = 719;
@@ -371,6 +372,4 @@ int cuFuncGetAttribute(int* value, int attribute, void*) { *value = attribute ==
 int cuFuncSetAttribute(void*, int, int) { return 0; }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void*, int, size_t) { *n = 2; return 0; }
 int cuOccupancyMaxPotentialBlockSize(int* grid, int* block, void*, void*, size_t, int) { *grid = 132; *block = 256; return 0; }
-
-int unimplemented(const char* name) { return refuse(801, "%s is not there", name); }
 }

@@ -16,8 +16,7 @@ struct Kernel {
   const unsigned* sizes;  // of the arguments, in bytes
   bool barriers;          // its threads wait for each other
   bool loops;             // one thread does the work of all (a grid-stride loop)
-  char *shared, *shared_end;
-  size_t shared_bytes() const { return shared_end - shared; }
+  char *shared, *shared_end;  // static shared memory of all kernels of the text
 };
 
 extern "C" long counts[N_COUNTS];
@@ -26,4 +25,5 @@ int refuse(int error, const char* format, ...);
 bool is_captured(const void* stream);
 bool is_device_memory(const void* p);
 void record(std::function<void()> work);
-bool run_blocks(const Kernel* kernel, void** arguments, Dim grid, Dim block);  // false: a barrier is not reached by all
+// shared: bytes of dynamic shared memory. False where some threads wait at a barrier that others do not reach.
+bool run_blocks(const Kernel* kernel, void** arguments, Dim grid, Dim block, size_t shared);

@@ -1,0 +1,122 @@
+"""Generated kernels by themselves: nodes and arrays to make them of, run on a CUDA device or its stand-in."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from places import why_not
+
+from tapegrad._compile._program import Node, Value
+from tapegrad.backends import _cupy_kernels as kernels
+from tapegrad.backends._cupy_access import Layout, alignment_of
+from tapegrad.backends._cupy_plan import OPTIONS
+from tapegrad.backends._cupy_types import HELPERS
+
+FLOATS = ("float16", "float32", "float64")
+REDUCTIONS = ("sum", "mean", "prod", "max", "min", "any", "all")
+needs_cuda = pytest.mark.skipif(why_not("cuda") is not None, reason=why_not("cuda") or "")
+
+
+def node(op: str, args: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, **kwargs: Any) -> Node:
+    n = Node(op, np.positive, args, kwargs)
+    n.kind = "reduction" if op in REDUCTIONS else "elementwise"
+    n.outs = (Value(shape, np.dtype(dtype), n),)
+    return n
+
+
+class Bench:
+    """Arrays for values, and kernels run on them."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[Any, np.ndarray[Any, Any]] = {}
+        self.places = kernels.Places(self.layout, lambda v: None)
+
+    def value(self, array: Any) -> Value:
+        v = Value(array.shape, array.dtype)
+        self.arrays[v] = array
+        return v
+
+    def layout(self, v: Any) -> Layout:
+        a = self.arrays[v]
+        return Layout(a.shape, tuple(s // a.itemsize for s in a.strides), alignment_of(a.ctypes.data))
+
+    def place(self, v: Any) -> None:
+        """Make the array of a result, unless it is to be written over another."""
+        if v not in self.arrays:
+            self.arrays[v] = np.full(v.shape, 77, v.dtype)
+
+    def run(self, made: Iterable[kernels.Kernel]) -> None:
+        made = list(made)
+        functions = _Module(HELPERS + "".join(k.source + "".join(t.source for _, t in k.then) for k in made))
+        for k in made:
+            for v in k.writes:
+                self.place(v)
+            partials = [np.full(shape, 77, dtype) for dtype, shape in k.partials]
+            functions.launch(k, [*self.of(k.reads), *self.of(k.writes), *partials])
+            for i, t in k.then:
+                (v,) = t.writes
+                self.place(v)
+                functions.launch(t, [self.arrays[v], partials[i]])
+
+    def run_multi(self, made: kernels.Multi) -> None:
+        for _, values in made.members:
+            for v in values:
+                self.place(v)
+        memory = _Memory()
+        table = made.table(lambda v: memory.address(self.arrays[v]))
+        _Module(HELPERS + made.kernel.source).launch(made.kernel, [table], memory)
+
+    def of(self, values: list[Any]) -> list[Any]:
+        return [self.arrays[v] for v in values]
+
+
+class _Memory:
+    """Host arrays on the device for the time of a launch: those that share memory share it there too."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, tuple[Any, Any, int]] = {}  # id of the owner -> owner, buffer, where it begins there
+
+    def address(self, array: np.ndarray[Any, Any]) -> int:
+        """Return where an array lies on the device, as aligned as it is here."""
+        import cupy
+
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        assert owner.flags.owndata
+        if id(owner) not in self.buffers:
+            start = owner.ctypes.data % 512
+            buffer = cupy.empty(start + owner.nbytes, "uint8")
+            buffer[start:].set(_bytes(owner))
+            self.buffers[id(owner)] = (owner, buffer, start)
+        _, buffer, start = self.buffers[id(owner)]
+        return int(buffer.data.ptr) + start + array.ctypes.data - owner.ctypes.data
+
+    def copy_back(self) -> None:
+        for owner, buffer, start in self.buffers.values():
+            _bytes(owner)[...] = buffer[start:].get()
+
+
+def _bytes(owner: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the bytes of an array that owns its memory, in the order in which they lie there."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * owner.nbytes).from_address(owner.ctypes.data))
+
+
+class _Module:
+    """The kernels of a text."""
+
+    def __init__(self, source: str) -> None:
+        import cupy
+
+        self.module = cupy.RawModule(code=source, options=OPTIONS)
+
+    def launch(self, kernel: Any, arrays: list[Any], memory: _Memory | None = None) -> None:
+        """Launch a kernel on host arrays; memory: what is on the device already."""
+        memory = memory or _Memory()
+        addresses = tuple(np.uint64(memory.address(a)) for a in arrays)
+        self.module.get_function(kernel.name)((kernel.grid,), (kernel.block,), addresses)
+        memory.copy_back()
