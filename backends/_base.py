@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -251,6 +252,10 @@ class Backend:
         """Return what holds the memory of an array, itself unless it is a view; None if that cannot be told."""
         return None
 
+    def can_share(self, array: Array) -> bool:
+        """Say whether a Tensor's array may become that of another one that is written as a whole, with no copy."""
+        return False
+
     def races(self, array: Array) -> bool:
         """Say whether, where an array is, repeated indices are added and written in no fixed order."""
         return False
@@ -322,3 +327,22 @@ def broadcast_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     ndim = max(map(len, shapes))
     padded = [(1,) * (ndim - len(s)) + tuple(s) for s in shapes]
     return tuple(next((n for n in column if n != 1), 1) for column in zip(*padded, strict=True))
+
+
+class _Holder:
+    __slots__ = ("_array",)
+
+    _array: object
+
+    def count(self) -> int:
+        array = self._array
+        return sys.getrefcount(array)
+
+
+def _calibrate() -> int:
+    holder = _Holder()
+    holder._array = np.zeros(4)
+    return holder.count()
+
+
+PRIVATE_COUNT = _calibrate()  # of references to an array that only a holder knows, in `is_private`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
-from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
 from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
 
 DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")
+_OWN = (cupy.cuda.memory.PooledMemory, cupy.cuda.Memory)  # memory that no other library knows
 
 
 class Adapter(Backend):
@@ -33,9 +35,9 @@ class Adapter(Backend):
         self.prefix = "cuda"
         self.xp.replace(matmul=Matmul(cupy))
         # array_api_compat takes device= and ignores it.
-        for name in ("zeros", "ones", "empty", "full", "arange", "eye"):
+        for name in ("zeros", "ones", "empty", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
-        self.xp.replace(linspace=_on_device(functions.linspace))
+        self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
 
@@ -92,6 +94,13 @@ class Adapter(Backend):
 
     def copy(self, array: Array) -> Array:
         return array.copy()
+
+    def is_private(self, holder: Any) -> bool:
+        array = holder._array
+        return array.base is None and sys.getrefcount(array) == PRIVATE_COUNT and type(array.data.mem) in _OWN
+
+    def can_share(self, array: Array) -> bool:
+        return array.base is None and array.flags.c_contiguous
 
     def owner(self, array: Array) -> object:
         return array if array.base is None else array.base

@@ -76,6 +76,13 @@ def sigmoid(x: Array, /) -> Array:
     return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
 
 
+def full(shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:
+    """Return an array of one value; zeros are set without a kernel."""
+    if dtype is not None and type(fill_value) in (bool, int, float) and repr(fill_value) in ("False", "0", "0.0"):
+        return cupy.zeros(shape, dtype)
+    return cupy.full(shape, fill_value, dtype)
+
+
 def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint: bool = True, **options: Any) -> Array:
     """Return evenly spaced numbers, between complex ends as well."""
     if not (isinstance(start, complex) or isinstance(stop, complex)):
