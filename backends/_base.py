@@ -35,6 +35,10 @@ class Namespace:
     Derivative rules see this and nothing else of the library.
     """
 
+    # For a library that computes on a current device, where there are several: what enters that of the arrays. See
+    # `_cupy_devices.Everywhere`.
+    elsewhere: Callable[..., Any] | None = None
+
     def __init__(self, base: Any, **own: Any) -> None:
         self._base = base
         self.replace(**own)

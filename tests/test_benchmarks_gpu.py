@@ -186,6 +186,15 @@ def test_phases_are_short_and_their_modules_there() -> None:
         assert all(importlib.util.find_spec(step.module) for step in steps)
 
 
+def test_the_guide_lists_the_phases_with_their_limits() -> None:
+    from benchmarks.gpu._phases import PHASES
+
+    lines = (ROOT / "benchmarks" / "gpu" / "README.md").read_text().splitlines()
+    rows = [line.strip("| ").split("|") for line in lines if line.startswith("| `") and line.count("|") == 4]
+    listed = {name.strip(" `"): float(limit) for name, _, limit in rows}
+    assert list(listed.items()) == [(name, sum(s.limit for s in steps)) for name, steps in PHASES.items()]
+
+
 def test_an_unknown_phase_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command("fly", "--out", str(tmp_path))
@@ -297,6 +306,8 @@ def test_targets_are_beside_what_was_measured(line: str, records: list[dict[str,
             "FAILED gpt, tf32, torch: out of memory",
         ),
         ({"kind": "memory", "name": "gelu", "column": "torch", "failed": "no"}, "FAILED memory, gelu, torch: no"),
+        ({"kind": "product", "name": "p", "column": "torch", "failed": "no"}, "FAILED product, p, torch: no"),
+        ({"kind": "skipped", "what": "gpt", "why": "no bfloat16"}, "skipped: gpt: no bfloat16"),
         ({"kind": "missing", "what": "jax", "fix": "pip install it"}, "MISSING jax: pip install it"),
     ],
 )
@@ -329,6 +340,7 @@ def step(module: str, out: Path, *arguments: str) -> int:
         ["facts"],
         ["costs"],
         ["bandwidth"],
+        ["products"],
         ["gpt", "tf32"],
         ["table", "mlp"],
         ["tests", "samples"],
@@ -417,6 +429,7 @@ def processes_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         ["facts"],
         ["costs"],
         ["bandwidth"],
+        ["products"],
         ["gpt", "float32"],
         ["gpt", "tf32"],
         ["gpt", "bfloat16"],

@@ -58,7 +58,7 @@ def _failures(records: Sequence[Record]) -> str:
         for record in latest(records, kind, *names):
             if record.get("failed"):
                 lines.append(f"FAILED {kind}, {', '.join(str(record[n]) for n in names)}: {record['failed']}")
-    for kind, name in {"gpt": "precision", "memory": "name"}.items():
+    for kind, name in {"gpt": "precision", "memory": "name", "product": "name"}.items():
         for record in latest(records, kind, name, "column"):
             if "failed" in record:
                 lines.append(f"FAILED {kind}, {record[name]}, {record['column']}: {record['failed']}")

@@ -25,7 +25,7 @@ SELECTIONS = {
     "compiled": [COMPILED],
     "others": ["tests", "--ignore", SAMPLES, "--ignore", COMPILED, "--ignore", "tests/test_package.py"],
 }
-TINY = ["tests/test_reassociate.py"]
+TINY = ["tests/test_engine.py"]
 WORKERS = 12  # more wait for the device
 
 
