@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from operator import attrgetter
@@ -17,7 +18,7 @@ from cupy_backends.cuda.libs import nvrtc
 from tapegrad.backends import _cupy_bfloat16 as bfloat16
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
-from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
 from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
@@ -25,12 +26,13 @@ from tapegrad.backends._cupy_types import BFLOAT16
 from tapegrad.backends._special import find
 
 DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")
+_OWN = (cupy.cuda.memory.PooledMemory, cupy.cuda.Memory)  # memory that no other library knows
 
 
 class Adapter(Backend):
     """CuPy arrays, one CUDA device each."""
 
-    plans = True
+    plans = fuses = True
     smallest_run = 1  # each kernel costs a launch
     kernels = True
     elementwise = EXTRA
@@ -41,9 +43,9 @@ class Adapter(Backend):
         self.prefix = "cuda"
         self.xp.replace(matmul=Matmul(cupy))
         # array_api_compat takes device= and ignores it.
-        for name in ("zeros", "ones", "empty", "full", "arange", "eye"):
+        for name in ("zeros", "ones", "empty", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
-        self.xp.replace(linspace=_on_device(functions.linspace))
+        self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
@@ -123,11 +125,18 @@ class Adapter(Backend):
     def copy(self, array: Array) -> Array:
         return array.copy()
 
+    def is_private(self, holder: Any) -> bool:
+        array = holder._array
+        return array.base is None and sys.getrefcount(array) == PRIVATE_COUNT and type(array.data.mem) in _OWN
+
+    def can_share(self, array: Array) -> bool:
+        return array.base is None and array.flags.c_contiguous
+
     def owner(self, array: Array) -> object:
         return array if array.base is None else array.base
 
     def sigmoid(self, x: Array) -> Array:
-        return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
+        return functions.sigmoid(x)
 
     def special(self, name: str) -> Callable[..., Array]:
         return bfloat16.wide(find(self, name, cupyx.scipy.special, functions.SPECIAL))
@@ -136,6 +145,11 @@ class Adapter(Backend):
         from tapegrad.backends._cupy_compile import Executor
 
         return Executor(program)
+
+    def fused_program(self, program: Any, name: str) -> Any:
+        from tapegrad.backends._cupy_eager import compiled
+
+        return compiled(program, name)
 
     def races(self, array: Array) -> bool:
         return True  # atomics
