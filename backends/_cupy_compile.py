@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from tapegrad.backends._base import Array
+from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_plan import Plan, Step
 
 WARM_UPS = 2  # calls before the one that captures
@@ -58,7 +59,13 @@ class Executor:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
         device = arrays[0].device if arrays else None
         with self.cp.cuda.Device(getattr(device, "id", None)):
-            return self._run(arrays)
+            try:
+                return self._run(arrays)
+            except Exception as error:
+                advice = remedy(error)
+                if advice:
+                    error.add_note(advice)
+                raise
 
     def _run(self, arrays: list[Array]) -> list[Array]:
         plan = self._plan
@@ -76,13 +83,17 @@ class Executor:
         for mine, given in zip(plan.inputs, arrays, strict=True):
             if given is not mine:
                 self.cp.copyto(mine, given)
+        owned = {place: k for k, place in plan.donated.items()}
+        # Memory that runs out does so before state is updated.
+        new = {i: self.cp.empty(a.shape, a.dtype) for i, a in enumerate(plan.outputs) if i not in owned}
         self._compute(plan, stream)
         if plan.flags is not None:
             for wrong, (_, error) in zip(self.cp.asnumpy(plan.flags), plan.refusals, strict=True):
                 if wrong:
                     raise error()
-        owned = {place: k for k, place in plan.donated.items()}
-        return [plan.inputs[owned[i]] if i in owned else a.copy() for i, a in enumerate(plan.outputs)]
+        for i, out in new.items():
+            self.cp.copyto(out, plan.outputs[i])
+        return [plan.inputs[owned[i]] if i in owned else new[i] for i in range(len(plan.outputs))]
 
     def _planned(self) -> Plan:
         """Plan the program, anew if state turned out to be seen by others."""
