@@ -31,6 +31,7 @@ class Adapter(Backend):
 
     plans = True
     smallest_run = 1  # each kernel costs a launch
+    kernels = True
     elementwise = EXTRA
 
     def __init__(self) -> None:

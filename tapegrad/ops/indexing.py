@@ -79,7 +79,10 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if apart is not None:
             shape, order, key = apart
             x = permute_dims(reshape(x, shape), order)
-        return _getitem(x, key)
+        y = _getitem(x, key)
+        if any([hasattr(i, "shape") for i in key]):
+            y._base = None  # a copy everywhere
+        return y
     # What _getitem does, in one frame: loops over rows and gates of a cell spend their time here.
     out = namespace_of[type(a)].index_get(a, plain)
     if type(out) is not type(a):
