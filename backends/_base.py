@@ -107,6 +107,10 @@ class Backend:
         """Say in one line why the library cannot be used here, or None if it can."""
         return None
 
+    def remedy(self, error: Exception) -> str:
+        """Return advice, in one line, for an error of the device below the library; "" for other errors."""
+        return ""
+
     def owns(self, array_type: type) -> bool:
         """Say whether a type from this library's package is its array type."""
         return True

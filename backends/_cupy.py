@@ -20,6 +20,7 @@ from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
 from tapegrad.backends._cupy_devices import Everywhere, there
+from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._cupy_types import BFLOAT16
@@ -71,6 +72,9 @@ class Adapter(Backend):
         except (ImportError, RuntimeError) as error:
             return f"CuPy finds no CUDA libraries; pip install 'cupy-cuda{needed // 1000}x[ctk]' ({error})"
         return None
+
+    def remedy(self, error: Exception) -> str:
+        return remedy(error)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, cupy.ndarray)
