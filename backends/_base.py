@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
 from typing import Any
@@ -72,6 +73,7 @@ class Backend:
     plans = False  # whether the executor takes a planned program, with runs in it
     stacks = False  # and stacks and folds of operations on small arrays
     smallest_run = 65536  # elements of an array from which operations on it are put into runs
+    kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
@@ -176,6 +178,10 @@ class Backend:
     def loop(self, until: Any, step: Callable[[Array], Any], x: Array) -> Array:
         """Return `until(step, x)`, which takes a step again and again until values say that it is enough."""
         return until(step, x)
+
+    def raising(self) -> AbstractContextManager[Any]:
+        """Return a context in which linear algebra raises for singular matrices, even if the host must wait."""
+        return nullcontext()
 
     def synchronize(self, array: Array) -> None:
         """Wait until the values of an array are computed."""

@@ -1,0 +1,78 @@
+"""Liveness and aliasing of the values of a program: which memory each lies in, and how long that is needed.
+
+A view lies in the memory of what it is a view of. An operand of a concatenation lies in the memory of its result, so
+that it is computed where it is to be: then nothing is copied. The value in whose memory another lies is its root; a
+root lives from its first part's job to the last job that reads any of its parts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import accumulate
+from math import prod
+from typing import Any
+
+from tapegrad.backends._cupy_jobs import Call, is_view, pieces_of
+
+ALIGNED = 16  # bytes: what vector loads ask of the start of an array
+
+
+class Liveness:
+    """Where values lie, by job.
+
+    readers: jobs that read the memory of a root; last: the last of them, or the number of jobs for what is read after
+    all of them; at: the job that makes a value; part: for an operand of a concatenation its result, and the first
+    element that it takes there.
+    """
+
+    def __init__(self, program: Any, jobs: list[Any]) -> None:
+        self._root: dict[Any, Any] = {}
+        self.part: dict[Any, tuple[Any, int]] = {}
+        self.at = {v: i for i, job in enumerate(jobs) for n in job.all() for v in n.outs}
+        self._place_views(jobs)
+        self._place_pieces(program, jobs)
+        self.readers: dict[Any, list[int]] = {}
+        self.last: dict[Any, int] = {}
+        for i, job in enumerate(jobs):
+            for n in job.all():
+                for v in n.values():
+                    self.readers.setdefault(self.root(v), []).append(i)
+                    self.last[self.root(v)] = i
+                if n.effect:  # conditions are looked at together
+                    self.last[self.root(n.args[0])] = len(jobs)
+        for v in program.outputs:
+            self.last[self.root(v)] = len(jobs)
+
+    def root(self, v: Any) -> Any:
+        """Return the value in whose memory a value lies."""
+        while v in self._root:
+            v = self._root[v]
+        return v
+
+    def is_part(self, v: Any) -> bool:
+        """Say whether a value lies in the memory of another one."""
+        return v in self._root
+
+    def separate(self, v: Any, end: int) -> None:
+        """Give a value memory of its own to the end: what looked like a view needs a copy."""
+        self._root.pop(v, None)
+        self.last.setdefault(v, end)
+
+    def _place_views(self, jobs: list[Any]) -> None:
+        for job in jobs:
+            if isinstance(job, Call) and is_view(job.node):
+                self._root.update((v, job.node.args[0]) for v in job.node.outs)
+
+    def _place_pieces(self, program: Any, jobs: list[Any]) -> None:
+        """Place operands where a concatenation along the first axis puts them, if they are made for it alone."""
+        nodes = [job.node for job in jobs if isinstance(job, Call) and pieces_of(job.node)]
+        uses = Counter(v for n in nodes for v in pieces_of(n))
+        state = {v for v, number in zip(program.outputs, program.replaces, strict=True) if number is not None}
+        for n in nodes:
+            pieces, out = pieces_of(n), n.outs[0]
+            starts = accumulate((prod(v.shape) for v in pieces), initial=0)
+            for v, start in zip(pieces, starts, strict=False):
+                made = v in self.at and v not in self._root and v not in state
+                if made and uses[v] == 1 and v.dtype == out.dtype and start * v.dtype.itemsize % ALIGNED == 0:
+                    self._root[v] = out
+                    self.part[v] = out, start
