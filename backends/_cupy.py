@@ -11,6 +11,7 @@ import cupy
 import cupyx.scipy.special
 import numpy as np
 
+from tapegrad.backends import _cupy_attention_calls
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
@@ -26,6 +27,7 @@ class Adapter(Backend):
 
     plans = True
     smallest_run = 1  # each kernel costs a launch
+    attention = _cupy_attention_calls
     kernels = True
     elementwise = EXTRA
 
