@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any
 
 import array_api_compat.cupy as compat
 import cupy
+import cupyx
 import cupyx.scipy.special
 import numpy as np
+from cupy_backends.cuda.libs import nvrtc
 
 from tapegrad.backends import _cupy_attention_calls
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
@@ -41,12 +45,27 @@ class Adapter(Backend):
         self.xp.replace(linspace=_on_device(functions.linspace))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
+        if cupy.cuda.runtime.getDeviceCount() > 1:
+            self.xp = Everywhere(self.xp)
+            for name in ("copy", "copied_dlpack", "loop", "refuse", "refuse_outside"):
+                setattr(self, name, there(getattr(self, name)))
 
     @classmethod
     def why_not(cls) -> str | None:
-        if cupy.is_available():
-            return None
-        return "CuPy is installed but finds no CUDA device; install the NVIDIA driver"
+        runtime = cupy.cuda.runtime
+        driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        if 0 < driver // 1000 < needed // 1000:
+            found = f"the NVIDIA driver is for CUDA {_version(driver)} and CuPy for {_version(needed)}"
+            return f"{found}; update the driver, or pip install 'tapegrad[cuda{driver // 1000}]'"
+        try:
+            runtime.getDeviceCount()
+        except runtime.CUDARuntimeError as error:
+            return f"CuPy is installed but finds no CUDA device; install the NVIDIA driver ({error})"
+        try:
+            nvrtc.getVersion()
+        except (ImportError, RuntimeError) as error:
+            return f"CuPy finds no CUDA libraries; pip install 'cupy-cuda{needed // 1000}x[ctk]' ({error})"
+        return None
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, cupy.ndarray)
@@ -87,6 +106,9 @@ class Adapter(Backend):
     def move(self, array: Array, device: Any) -> Array:
         with device:
             return cupy.asarray(array)
+
+    def raising(self) -> AbstractContextManager[Any]:
+        return cupyx.errstate(linalg="raise")  # type: ignore[no-any-return]
 
     def synchronize(self, array: Array) -> None:
         with array.device:
@@ -140,6 +162,10 @@ def lone_mask(array: Array, key: tuple[Any, ...]) -> Array | None:
     (n,) = masks
     mask = key[n]
     return mask if n == 0 else cupy.broadcast_to(mask, (*array.shape[:n], *mask.shape))
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _on_device(create: Callable[..., Array]) -> Callable[..., Array]:

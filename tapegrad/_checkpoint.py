@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from tapegrad._backward import Walk, collect, seeds_of
+from tapegrad._backward import Walk, collect, seeds_of, walked
 from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._namespace import backend_of, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
@@ -57,7 +57,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
             wanted = [x._record for x in again if x._record is not None] + outside
             seeds = seeds_of(ys, [t if taped else t._array for t in ts])
-            found = dict(Walk(seeds, None, taped).run(retain=taped, stops=set(wanted))) if seeds else {}
+            found = dict(walked(Walk(seeds, None, taped), taped, set(wanted))) if seeds else {}
             return list(as_tensors([found.get(r) for r in wanted], taped))
 
         call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)

@@ -189,7 +189,7 @@ def recovered(
     graph = capturing.get()
     unmixed = None if graph is None else graph.unmixed(args)
     if unmixed is None:
-        raise explain(name, error, arrays) from error
+        raise explain(name, error, (*arrays, *[a for a in args[len(arrays) :] if hasattr(a, "shape")])) from error
     try:
         return forward(namespace_of[type(unmixed[0])], *unmixed)
     except Exception as again:
@@ -230,6 +230,8 @@ def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
 def _same_kind(error: Exception) -> Callable[[str], Exception]:
     if isinstance(error, Warning):  # the caller has made warnings errors
         return type(error)
+    if type(error).__name__.endswith("LinAlgError"):  # a ValueError on NumPy, a RuntimeError on PyTorch
+        return ValueError
     for kind in (IndexError, ValueError, TypeError, OverflowError, NotImplementedError, MemoryError, ImportError):
         if isinstance(error, kind):
             return kind

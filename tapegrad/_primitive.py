@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from inspect import unwrap
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
@@ -36,7 +37,7 @@ def primitive(
     """
     operands = len(vjps)
     flows = tuple(rule is not None or pull is not None for rule in vjps)  # whether a gradient may go there
-    code = forward.__code__
+    code = unwrap(forward).__code__
     names = code.co_varnames[1 : code.co_argcount]
     wanted = dict.fromkeys(n for rule in vjps if rule is not None for n in reads(rule))
     layout = saves if saves is not None else tuple(wanted)

@@ -14,7 +14,7 @@ def _step(name: str, limit: float, *arguments: str, module: str = "") -> Step:
 PHASES: dict[str, tuple[Step, ...]] = {
     "environment": (_step("environment", 30), _step("facts", 120)),
     "costs": (_step("costs", 120),),
-    "bandwidth": (_step("bandwidth", 150),),
+    "bandwidth": (_step("bandwidth", 150), _step("products", 90)),
     "gpt": tuple(_step("gpt", 98, precision) for precision in ("bfloat16", "float32", "tf32")),
     "table": tuple(_step("table", 73, name) for name in ("gpt", "lstm", "mlp", "gelu")),
     "tests": tuple(_step("tests", 98, selection) for selection in ("samples", "compiled", "others")),

@@ -25,6 +25,8 @@ _DATA_DEPENDENT = {
 class TraceNamespace:
     """A library's namespace whose functions record what they compute."""
 
+    elsewhere = None  # a program has one device
+
     def __init__(self, base: Any, prefix: str = "") -> None:
         self._base, self._prefix = base, prefix
 
