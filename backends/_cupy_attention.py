@@ -61,7 +61,7 @@ struct tg_half { unsigned short bits; };
 struct tg_bfloat { unsigned short bits; };
 TG_FN float tg_float(tg_half x) { return tg_h2f(x.bits); }
 TG_FN float tg_float(tg_bfloat x) { return tg_b2f(x.bits); }
-#ifndef TG_HOST
+#ifdef __CUDA_ARCH__
 TG_FN void tg_mma(float* c, const unsigned* a, unsigned b0, unsigned b1, tg_half) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
