@@ -15,6 +15,7 @@ import cupyx.scipy.special
 import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
+from tapegrad.backends import _cupy_attention_calls
 from tapegrad.backends import _cupy_bfloat16 as bfloat16
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
@@ -35,6 +36,7 @@ class Adapter(Backend):
 
     plans = fuses = True
     smallest_run = 1  # each kernel costs a launch
+    attention = _cupy_attention_calls
     kernels = True
     elementwise = EXTRA
     dtype_hint = bfloat16.hint()

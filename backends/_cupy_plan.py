@@ -262,6 +262,9 @@ class Plan:
             outs = [self.target(v) for v in node.outs]
             args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}
             name = f"{node.op} at {node.line}" if node.line else str(node.op)
+            if hasattr(node.function, "into"):
+                self.steps.append(Step(node.function.into, (outs, *args), True, name))
+                return
             step = Step(_stored, (outs, node.function, args, kwargs, node.many), self._captured(node), name)
             self.steps.append(step)
 
