@@ -37,7 +37,7 @@ from tapegrad.backends._cupy_jobs import (
 )
 from tapegrad.backends._cupy_kernels import Kernel
 from tapegrad.backends._cupy_liveness import Liveness
-from tapegrad.backends._cupy_types import HELPERS, TYPES
+from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
@@ -72,7 +72,7 @@ class Analysis:
     def number(self, v: Any) -> Any:
         """Return the Python number that a value is everywhere, None if it is not known to be one."""
         scalar = v if v.uniform is None else v.uniform
-        if scalar.constant is None or scalar.shape != () or getattr(v.dtype, "name", "") not in TYPES:
+        if scalar.constant is None or scalar.shape != () or ctype(v.dtype) is None:
             return None
         if scalar not in self._numbers:
             self._numbers[scalar] = scalar.constant.item()
@@ -236,8 +236,9 @@ class Plan:
     def _call(self, node: Any) -> None:
         if node.effect:
             self._refuse(node)
-        elif is_view(node) and self._view(node):
-            pass
+        elif is_view(node):
+            if node.outs[0] not in self.place:  # as the transpose of a product is
+                self._view(node)
         elif is_constant(node) and not node.many:
             self.place[node.outs[0]] = node.function(*node.args, **node.kwargs)
         elif is_product(node):
@@ -260,7 +261,7 @@ class Plan:
             source = refusals.kernel("@", len(self._conditions))
             self._launch("refuse", source, (1,), 1, self._refused.arguments(self._conditions))
 
-    def _view(self, node: Any) -> bool:
+    def _view(self, node: Any) -> None:
         """Place results that are views; a reshape that is a copy has a place of its own."""
         x = self.array(node.args[0])
         results = node.function(x, *node.args[1:], **node.kwargs)
@@ -270,11 +271,12 @@ class Plan:
                 self._step("copy", cupy.copyto, self.target(v).reshape(x.shape), x)
             else:
                 self.place[v] = array
-        return True
 
     def _multiply(self, node: Any) -> None:
-        arrays = [self.array(x) for x in node.args]
-        out = self.target(node.outs[0])
+        arrays, v = [self.array(x) for x in node.args], node.outs[0]
+        if v in self._liveness.transpose:  # (a @ b).mT is b.mT @ a.mT
+            v, arrays = self._liveness.transpose[v], [a.swapaxes(-1, -2) for a in reversed(arrays)]
+        out = self.target(v)
         for i, a in enumerate(arrays):
             if readable(matrix_of(a)) is None:
                 arrays[i] = self.scratch(tuple(a.shape), a.dtype)
@@ -286,14 +288,27 @@ class Plan:
         """Copy the operands into the result, except those that were computed there."""
         out = self.target(node.outs[0])
         axis = node.kwargs.get("axis", 0) % len(out.shape)
+        pieces: list[tuple[Any, Any]] = []
         start = 0
         for x in node.args[0]:
-            if node.op == "stack":
-                spot, start = out[(slice(None),) * axis + (start,)], start + 1
-            else:
-                spot, start = out[(slice(None),) * axis + (slice(start, start + x.shape[axis]),)], start + x.shape[axis]
+            stop = start + (1 if node.op == "stack" else x.shape[axis])
+            spot = out[(slice(None),) * axis + (start if node.op == "stack" else slice(start, stop),)]
             if spot.size and x not in self._liveness.part:
-                self._step("copy", cupy.copyto, spot, self.array(x))
+                pieces.append((spot, self.array(x)))
+            start = stop
+        alike = [(to, a) for to, a in pieces if _is_contiguous(a) and a.dtype == to.dtype]
+        inner = prod(out.shape[axis + 1 :]) * out.itemsize
+        forms = []
+        for to, a in alike:
+            row, pitch = a.nbytes // prod(out.shape[:axis]), out.shape[axis] * inner
+            forms.append(copies.Copy(a.nbytes, copies.word(row, pitch, a.data.ptr, to.data.ptr), False, row, pitch))
+        for n in range(0, len(alike), copies.WIDEST):
+            source, grid = copies.kernel("@", forms[n : n + copies.WIDEST], False)
+            args = tuple(array for pair in alike[n : n + copies.WIDEST] for array in pair)
+            self._launch("join", source, grid, copies.THREADS, args)
+        for to, a in pieces:
+            if not (_is_contiguous(a) and a.dtype == to.dtype):
+                self._step("copy", cupy.copyto, to, a)
 
     def _write(self, node: Any) -> None:
         x, key, value = node.args
