@@ -55,6 +55,10 @@ class Liveness:
         """Say whether a value lies in the memory of another one."""
         return v in self._root
 
+    def is_in(self, v: Any, whole: Any) -> bool:
+        """Say whether a value is computed where a concatenation puts it."""
+        return v in self.part and self.part[v][0] is whole
+
     def separate(self, v: Any, end: int) -> None:
         """Give a value memory of its own to the end: what looked like a view needs a copy."""
         self._root.pop(v, None)

@@ -293,7 +293,7 @@ class Plan:
         for x in node.args[0]:
             stop = start + (1 if node.op == "stack" else x.shape[axis])
             spot = out[(slice(None),) * axis + (start if node.op == "stack" else slice(start, stop),)]
-            if spot.size and x not in self._liveness.part:
+            if spot.size and not self._liveness.is_in(x, node.outs[0]):
                 pieces.append((spot, self.array(x)))
             start = stop
         alike = [(to, a) for to, a in pieces if _is_contiguous(a) and a.dtype == to.dtype]
