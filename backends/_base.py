@@ -34,6 +34,10 @@ class Namespace:
     Derivative rules see this and nothing else of the library.
     """
 
+    # For a library that computes on a current device, where there are several: what enters that of the arrays. See
+    # `_cupy_devices.Everywhere`.
+    elsewhere: Callable[..., Any] | None = None
+
     def __init__(self, base: Any, **own: Any) -> None:
         self._base = base
         self.replace(**own)
@@ -242,6 +246,10 @@ class Backend:
         passed as an argument would itself count.
         """
         return False
+
+    def owner(self, array: Array) -> object:
+        """Return what holds the memory of an array, itself unless it is a view; None if that cannot be told."""
+        return None
 
     def races(self, array: Array) -> bool:
         """Say whether, where an array is, repeated indices are added and written in no fixed order."""

@@ -10,10 +10,12 @@ import array_api_compat.cupy as compat
 import cupy
 import cupyx.scipy.special
 import numpy as np
+from cupy_backends.cuda.libs import nvrtc
 
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_gemm import Matmul
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._special import find
@@ -39,12 +41,27 @@ class Adapter(Backend):
         self.xp.replace(linspace=_on_device(functions.linspace))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
+        if cupy.cuda.runtime.getDeviceCount() > 1:
+            self.xp = Everywhere(self.xp)
+            for name in ("copy", "copied_dlpack", "loop", "refuse", "refuse_outside"):
+                setattr(self, name, there(getattr(self, name)))
 
     @classmethod
     def why_not(cls) -> str | None:
-        if cupy.is_available():
-            return None
-        return "CuPy is installed but finds no CUDA device; install the NVIDIA driver"
+        runtime = cupy.cuda.runtime
+        driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        if 0 < driver // 1000 < needed // 1000:
+            found = f"the NVIDIA driver is for CUDA {_version(driver)} and CuPy for {_version(needed)}"
+            return f"{found}; update the driver, or pip install 'tapegrad[cuda{driver // 1000}]'"
+        try:
+            runtime.getDeviceCount()
+        except runtime.CUDARuntimeError as error:
+            return f"CuPy is installed but finds no CUDA device; install the NVIDIA driver ({error})"
+        try:
+            nvrtc.getVersion()
+        except (ImportError, RuntimeError) as error:
+            return f"CuPy finds no CUDA libraries; pip install 'cupy-cuda{needed // 1000}x[ctk]' ({error})"
+        return None
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, cupy.ndarray)
@@ -94,6 +111,9 @@ class Adapter(Backend):
     def copy(self, array: Array) -> Array:
         return array.copy()
 
+    def owner(self, array: Array) -> object:
+        return array if array.base is None else array.base
+
     def sigmoid(self, x: Array) -> Array:
         return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
 
@@ -135,6 +155,10 @@ def lone_mask(array: Array, key: tuple[Any, ...]) -> Array | None:
     (n,) = masks
     mask = key[n]
     return mask if n == 0 else cupy.broadcast_to(mask, (*array.shape[:n], *mask.shape))
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _on_device(create: Callable[..., Array]) -> Callable[..., Array]:

@@ -51,7 +51,8 @@ def _overwrites(job: Any, x: Any, v: Any, liveness: Liveness) -> bool:
     if isinstance(job, Batch):  # blocks of one array run beside those of another
         reading = job.readers[x]
         return len(reading) == 1 and v in reading[0].outs and _overwrites(reading[0], x, v, liveness)
-    if not isinstance(job, Flat) or v in {n.outs[0] for n in job.totals}:
+    if isinstance(job, Call) or any(liveness.root(y) is x and y is not x for n in job.all() for y in n.values()):
         return False
-    views = any(liveness.root(y) is x and y is not x for n in job.all() for y in n.values())
-    return not views and prod(x.shape) == job.size
+    if isinstance(job, Flat):
+        return v not in {n.outs[0] for n in job.totals} and prod(x.shape) == job.size
+    return bool(job.rows.overwrites(x, v))

@@ -45,13 +45,15 @@ class Kernel(NamedTuple):
 
 
 class Places(NamedTuple):
-    """What kernels are told of values: layouts of those in memory, the number that a constant is everywhere or None.
+    """What kernels are told of values.
 
-    Results are contiguous, and aligned to the bytes of a pack.
+    layout: of those in memory; number: what a constant is everywhere, or None; counts: whether a constant is 0, 1, 2
+    and so on. Results are contiguous, and aligned to the bytes of a pack.
     """
 
     layout: Callable[[Any], Layout]
     number: Callable[[Any], Any]
+    counts: Callable[[Any], bool] = lambda v: False
 
 
 class Text:

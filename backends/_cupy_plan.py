@@ -165,15 +165,19 @@ class Plan:
         elif isinstance(job, Batch):
             self._batch(job)
         elif isinstance(job, InRows):
-            self._emit(_operations(job), rows.kernel("@", job.rows, self._places, set()))
+            self._emit(_operations(job), rows.kernel("@", job.rows, self._places, self._early(job.outs)))
         else:
             self._call(job.node)
 
     def _flat(self, job: Flat) -> None:
         ends = {n.outs[0] for n in job.totals}
         outs = [v for v in job.outs if v not in ends]
-        early = {self._old[v] for v in outs if v in self._old}
+        early = self._early(outs)
         self._emit(_operations(job), kernels.flat("@", job.shape, job.nodes, outs, self._places, job.totals, early))
+
+    def _early(self, outs: list[Any]) -> set[Any]:
+        """Return the operands that results are written over, to be read before."""
+        return {self._old[v] for v in outs if v in self._old}
 
     def _batch(self, job: Batch) -> None:
         """Launch one kernel for all jobs of one form, whatever their sizes."""

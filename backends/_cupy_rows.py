@@ -1,318 +1,424 @@
-"""The CUDA text of a run over rows: softmax, layer norm and what stands around them, in one kernel.
+"""The CUDA text of a run over rows: softmax, layer norm, cross-entropy and what stands around them, in one kernel.
 
-A group of threads (up to a block) computes a row and keeps its elements in registers; a reduction within the row goes
-through shuffles and shared memory, always in the same order. Sums over the rows are added up by each thread for its
-columns, and the blocks' partial results by a second kernel.
+A group of threads (up to a block) computes a row, see `_cupy_row_plan`; a reduction within the row goes through
+shuffles and shared memory, always in the same order. Sums over the rows are added up by each thread for its columns,
+and the blocks' partial results by a second kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from functools import partial
-from math import prod
 from typing import Any
 
-from tapegrad.backends import _cupy_access as mem
+from tapegrad.backends import _cupy_access as memory
 from tapegrad.backends import _cupy_kernels as k
-from tapegrad.backends import _cupy_reductions as red
-from tapegrad.backends._cupy_types import converted, ctype
-from tapegrad.backends._items import is_total
+from tapegrad.backends import _cupy_reductions as reductions
+from tapegrad.backends._cupy_access import Shape
+from tapegrad.backends._cupy_reductions import WARP, Partial, accumulator, combine, finished, identity
+from tapegrad.backends._cupy_row_plan import Form, Grid, Rows, is_column
+from tapegrad.backends._cupy_types import converted, literal
 
-LONGEST = 32768  # elements of a row: 32 registers for each value that stays
-
-
-class Rows:
-    """What a run computes, in terms of rows: made of nodes that `fits` accepted."""
-
-    def __init__(self, lead: mem.Shape, nodes: list[Any], outs: list[Any]) -> None:
-        self.lead, self.nodes, self.outs = lead, nodes, outs
-        self.rows = prod(lead)
-        self.made = {v for node in nodes for v in node.outs}
-        self.totals = [n for n in nodes if is_total(n)]
-        self.ends = {n.outs[0] for n in self.totals}
-        inside = [v for v in self.made if v not in self.ends]
-        inside += [n.args[0] for n in nodes if n.kind == "reduction"]
-        self.length = max([self.size(v) for v in inside], default=1)
-        self.level: dict[Any, int] = {}
-        for n in nodes:
-            below = max([self.level.get(v, 0) for v in n.values()], default=0)
-            self.level[n.outs[0]] = below + self.crosses(n)
-
-    def size(self, v: Any) -> int:
-        """Return how many elements of a value are in a row."""
-        return prod(v.shape[len(self.lead) :])
-
-    def crosses(self, node: Any) -> bool:
-        """Say whether a node combines the elements of a row."""
-        return node.kind == "reduction" and not is_total(node) and self.size(node.args[0]) > 1
-
-    def inner(self, v: Any) -> mem.Shape:
-        """Return the shape of a row of a value."""
-        return tuple(v.shape[len(self.lead) :])
-
-    def fits(self, number: Callable[[Any], Any]) -> bool:
-        """Say whether there is a kernel for these nodes."""
-        if self.length > LONGEST or self.rows == 0 or self.length == 0:
-            return False
-        sizes = {1, self.length}
-        for n in self.nodes:
-            v = n.outs[0]
-            if v in self.ends:
-                x = n.args[0]
-                kept = prod(v.shape)
-                if self.size(x) not in sizes or kept not in (1, self.size(x)) or not self.reads(x):
-                    return False
-            elif self.size(v) not in sizes:
-                return False
-            if n.kind == "reduction":
-                x = n.args[0]
-                whole = n in self.totals or self.size(v) == 1
-                if self.size(x) not in sizes or not whole or not red.can_reduce(n.op, x.dtype, v.dtype):
-                    return False
-            elif n.kind == "view":
-                if n.args[0] not in self.made:
-                    return False
-            elif not k.can_compute(n, number) or not all(self.reads(x, self.size(v)) for x in n.values()):
-                return False
-            if any(x in self.ends for x in n.values()):
-                return False
-        return True
-
-    def reads(self, x: Any, size: int = 0) -> bool:
-        """Say whether an operand made here has one element a row, or as many as its reader."""
-        return x not in self.made or self.size(x) == 1 or not size or self.size(x) == size
-
-    def single(self) -> bool:
-        """Say whether the run is elementwise, all of one size, but for reductions of everything at its end."""
-        inner = [n for n in self.nodes if n not in self.totals]
-        whole = all(prod(n.outs[0].shape) == 1 and self.size(n.args[0]) == self.length for n in self.totals)
-        return whole and all(n.kind != "reduction" and self.size(n.outs[0]) == self.length for n in inner)
+__all__ = ["Rows", "kernel"]
 
 
-def group(length: int) -> int:
-    """Return how many threads compute a row: up to 8 elements each, if possible."""
-    power = 1
-    while power < length:
-        power *= 2
-    return min(1024, power if power <= 32 else max(32, power // 8))
-
-
-def kernel(name: str, run: Rows, places: k.Places, early: set[Any]) -> k.Kernel:
+def kernel(name: str, run: Rows, places: k.Places, early: Collection[Any]) -> k.Kernel:
     """Return the kernel of a run; early: values that it may write over, to be read before anything is written."""
     return _Writer(name, run, places).kernel(early)
 
 
+class _Pass:
+    """What a pass does for each element of a row: loads, then arithmetic, then stores; and what follows it."""
+
+    def __init__(self, grid: Grid, length: int) -> None:
+        self.grid, self.length = grid, length
+        self.names: dict[Any, str] = {}  # what is in registers
+        self.declared: list[str] = []
+        self.loads: list[str] = []
+        self.lines: list[str] = []
+        self.second: list[str] = []  # arithmetic after that of all elements, and what goes before it
+        self.between: list[str] = []
+        self.stores: list[str] = []
+
+    def text(self, first: str, guard: str) -> list[str]:
+        """Return the statements; first: the text of the first element; guard: the condition that an element exists."""
+        g = self.grid
+        place = f"{first}(lane + e * {g.lanes}) * {g.width}" if g.width > 1 else f"{first}lane + e * {g.lanes}"
+        head = f"TG_EACH(e, {g.each}) {{ const int j = {place}; " + (f"if ({guard}) {{" if guard else "{")
+        inner = f"{head} TG_EACH(w, {g.width}) {{"
+        parts = [(head, self.loads, "} }"), (inner, self.lines, "} } }")]
+        found = [*self.declared]
+        for start, lines, end in parts:
+            found += [start, *lines, end] if lines else []
+        found += self.between
+        for start, lines, end in ((inner, self.second, "} } }"), (head, self.stores, "} }")):
+            found += [start, *lines, end] if lines else []
+        return found
+
+
 class _Writer:
-    """Writes one kernel: per level of reductions, what is done once a row, then a loop over the row's elements."""
+    """Writes one kernel: for each pass what is done once a row, then what is done for the row's elements."""
 
     def __init__(self, name: str, run: Rows, places: k.Places) -> None:
         self.name, self.run, self.places = name, run, places
         self.text = k.Text(places)
-        self.lanes = group(run.length)
-        self.block = 128 if self.lanes <= 32 else self.lanes
-        self.each = -(-run.length // self.lanes)
-        self.declared: list[str] = []  # arrays of registers, by element
-        levels = max(run.level.values()) + 1
-        self.once: list[list[str]] = [[] for _ in range(levels)]
-        self.loop: list[list[str]] = [[] for _ in range(levels)]
-        self.after: list[list[str]] = [[] for _ in range(levels)]
-        self.shared: list[str] = []
+        self.grid = run.grid
+        self.slot = "w" if self.grid.each == 1 else f"e * {self.grid.width} + w" if self.grid.width > 1 else "e"
+        self.count = self.grid.each * self.grid.width
+        passes = run.passes.turns
+        self.once: list[list[str]] = [[] for _ in range(passes)]
+        self.elements = [_Pass(self.grid, run.length) for _ in range(passes)]
+        self.partials: list[tuple[Any, Shape]] = []
+        self.then: list[tuple[int, k.Kernel]] = []
+        needed = -(-run.rows // self.grid.groups)
+        most = max(1, k.RESIDENT // (self.grid.block * self.grid.tiles))
+        self.blocks = min(-(-needed // k.TURNS), most) if run.totals else needed
+        self.whole = run.rows % self.grid.groups == 0  # whether all groups of threads always have a row
+        self.live = "" if self.whole else "live"
+        self.leader = " && ".join(filter(None, (self.live, "lane == 0", "tile == 0" if self.grid.tiles > 1 else "")))
         self.start: list[str] = []
         self.end: list[str] = []
-        self.partials: list[tuple[Any, mem.Shape]] = []
-        self.then: list[tuple[int, k.Kernel]] = []
-        self.after_loop: set[Any] = set()  # reductions over a row
-        blocks = -(-run.rows * self.lanes // self.block)
-        self.grid = min(blocks, 512) if run.totals else blocks
+        self.sums: list[Partial] = []  # totals of everything
 
-    def kernel(self, early: set[Any]) -> k.Kernel:
-        run = self.run
-        for n in run.nodes:
+    def kernel(self, early: Collection[Any]) -> k.Kernel:
+        run, level = self.run, self.run.passes.level
+        for n in run.nodes if self.grid.form is not Form.STREAM else ():
             for v in n.values():
                 if v in early and v not in run.made:
-                    self.name_of(v, run.inner(v), 0)
-        for n in sorted(run.nodes, key=lambda n: run.level[n.outs[0]] - run.crosses(n) / 2):
-            level = run.level[n.outs[0]]
-            if n.kind == "view":
-                self.text.names[n.outs[0]] = self.text.names[n.args[0]]
-            elif n in run.totals:
-                self._total(n, level)
-            elif n.kind == "reduction":
-                self._reduction(n, level)
-            else:
-                self._elementwise(n, level)
-            v = n.outs[0]
-            if v in run.outs and v not in run.ends:
-                self._store(v, level)
-        return self._assembled()
+                    self.element(v, self.elements[0], run.inner(n.outs[0] if n.kind == "elementwise" else v))
+        for at in range(run.passes.turns):
+            if at:
+                self._combined(at)
+            for n in run.nodes:
+                if level[n.outs[0]] == at and not run.crosses(n):
+                    self._once(n, at)
+            for n, v in run.sinks(run.passes, at):
+                self._sink(n, v, at)
+        for n in run.totals:
+            if not run.wide(n.args[0]):
+                self._total(n, level[n.outs[0]])
+        return self._assembled(early)
 
-    def name_of(self, v: Any, inner: mem.Shape, level: int) -> str:
-        """Return the text that reads an operand, loaded where it is first needed."""
-        if v in self.text.names:
-            return self.text.names[v]
-        run = self.run
+    # -- operands ----------------------------------------------------------------------------------------
+
+    def strides(self, v: Any, inner: Shape) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
+        """Return the layout of a value in memory, and its strides from row to row and within a row."""
         layout = self.places.layout(v)
-        depth = len(run.lead)
-        strides = mem.aligned(layout, (*run.lead, *inner))
-        rowwise, within = strides[:depth], strides[depth:]
-        at = mem.offset(inner, within, "j")
-        row = mem.offset(run.lead, rowwise, "row")
-        key = v, row, at
-        if key in self.text.names:
-            return self.text.names[key]
-        kind = ctype(v.dtype)
-        assert kind is not None
-        place = f"{self.text.pointer(v)}[{' + '.join(x for x in (row, at) if x != '0') or '0'}]"
-        name = f"x{len(self.text.names)}"
-        if at == "0":
-            self.once[0].append(f"const {kind.value} {name} = live ? {kind.load.format(place)} : ({kind.value})0;")
-            self.text.names[key] = name
-        else:
-            self.declared.append(f"{kind.value} {name}[{self.each}];")
-            self.loop[level].append(f"{name}[e] = {kind.load.format(place)};")
-            self.text.names[key] = f"{name}[e]"
+        strides = memory.aligned(layout, (*self.run.lead, *inner))
+        depth = len(self.run.lead)
+        return layout, strides[:depth], strides[depth:]
+
+    def row_of(self, strides: tuple[int, ...]) -> str:
+        """Return the text of the place where a row begins."""
+        return memory.offset(self.run.lead, strides, "row")
+
+    def scalar(self, v: Any, inner: Shape, number: str = "0", level: int = 0) -> str:
+        """Return the name of one element of a row of an operand, loaded once a row before a pass."""
+        _, rowwise, within = self.strides(v, inner)
+        row, place = self.row_of(rowwise), memory.offset(inner, within, number)
+        key = v, row, place
+        if key not in self.text.names:
+            kind = k.c_type(v.dtype)
+            self.text.names[key] = name = f"x{len(self.text.names)}"
+            spot = " + ".join(x for x in (row, place) if x != "0") or "0"
+            value = kind.load.format(f"{self.text.pointer(v)}[{spot}]")
+            value = value if self.whole else f"live ? {value} : ({kind.value})0"
+            self.once[level].append(f"const {kind.value} {name} = {value};")
         return self.text.names[key]
 
-    def _elementwise(self, n: Any, level: int) -> None:
-        v = n.outs[0]
-        kind = ctype(v.dtype)
-        assert kind is not None
-        inner = self.run.inner(v)
-        value = self.text.expression(n, partial(self.name_of, inner=inner, level=level))
-        name = f"v{len(self.text.names)}"
-        if self.run.size(v) == 1 and self.run.length > 1:
-            self.once[level].append(f"const {kind.value} {name} = {value};")
-            self.text.names[v] = name
-        else:
-            self.declared.append(f"{kind.value} {name}[{self.each}];")
-            self.loop[level].append(f"{name}[e] = {value};")
-            self.text.names[v] = f"{name}[e]"
+    def element(self, v: Any, into: _Pass, inner: Shape) -> str:
+        """Return the text of a row's element of an operand of a wide node, computed or loaded before it is needed."""
+        run = self.run
+        if v in run.made:
+            return self.computed(v, into) if run.wide(v) else self.text.names[v]
+        layout, rowwise, within = self.strides(v, inner)
+        if self.places.counts(v) and inner == v.shape:
+            return f"({k.c_type(v.dtype).value})(j + w)"
+        row = self.row_of(rowwise)
+        g = self.grid
+        at = memory.access(layout, inner, within, "j", g.width, v.dtype.itemsize, rowwise)
+        if at.at == "0":
+            return self.scalar(v, inner)
+        key = v, row, at
+        if key not in into.names:
+            kind = k.c_type(v.dtype)
+            name = f"x{len(self.text.names)}"
+            self.text.names[key, id(into)] = name
+            into.declared.append(f"{kind.value} {name}[{self.count}];")
+            into.loads.append(memory.load(name, self.slot, kind, self.text.pointer(v), at, row, g.width))
+            self._keep(into, key, f"{name}[{self.slot}]")
+        return into.names[key]
 
-    def _source(self, n: Any, level: int) -> tuple[str, bool]:
-        """Return the text of what is reduced, in the accumulator's dtype, and whether it goes over the row."""
-        x, v = n.args[0], n.outs[0]
-        number = self.places.number(x)
-        wide = self.run.size(x) == self.run.length and self.run.length > 1
-        dtype = red.accumulator(n.op, v.dtype)[0]
-        if number is not None:
-            return self.text.operand(n.args[0], lambda _: "")[0], wide
-        name = self.name_of(x, self.run.inner(x), level)
-        return converted(name, x.dtype, dtype), wide or name.endswith("[e]")
-
-    def _reduction(self, n: Any, level: int) -> None:
-        v = n.outs[0]
-        dtype, kind = red.accumulator(n.op, v.dtype)
-        below = level - self.run.crosses(n)
-        source = self._source(n, below)[0]
-        name = f"v{len(self.text.names)}"
-        self.text.names[v] = name
-        count = self.run.size(n.args[0])
-        final = red.finished(n.op, v.dtype, f"c_{name}" if self.run.crosses(n) else f"({kind.value})({source})", count)
-        out = ctype(v.dtype)
-        assert out is not None
-        if not self.run.crosses(n):
-            if source.find("[e]") < 0:
-                self.once[level].append(f"const {out.value} {name} = {final};")
-            else:  # rows of one element
-                self.declared.append(f"{out.value} {name}[1];")
-                self.loop[level].append(f"{name}[e] = {final};")
-                self.text.names[v] = f"{name}[e]"
-            return
-        self.after_loop.add(v)
-        both = red.combine(n.op, dtype, f"c_{name}", source)
-        self.once[below].append(f"{kind.value} c_{name} = {red.identity(n.op, dtype)};")
-        self.loop[below].append(f"c_{name} = {both};")
-        width = min(self.lanes, 32)
-        if width > 1:
-            self.after[below].append(
-                f"for (int o = {width // 2}; o > 0; o >>= 1) {{ const {kind.value} t = tg_shfl(c_{name}, o, {width}); "
-                f"c_{name} = {red.combine(n.op, dtype, f'c_{name}', 't')}; }}"
-            )
-        if self.lanes > 32:
-            warps = self.lanes // 32
-            self.shared.append(f"__shared__ {kind.value} s_{name}[{warps}];")
-            self.after[below].append(
-                f"if (lane % 32 == 0) s_{name}[lane / 32] = c_{name};\n    __syncthreads();\n    "
-                f"c_{name} = s_{name}[0];\n    "
-                f"for (int w = 1; w < {warps}; ++w) c_{name} = {red.combine(n.op, dtype, f'c_{name}', f's_{name}[w]')};"
-            )
-        self.after[below].append(f"const {out.value} {name} = {final};")
-
-    def _total(self, n: Any, level: int) -> None:
-        v = n.outs[0]
-        dtype, kind = red.accumulator(n.op, v.dtype)
-        source, wide = self._source(n, level)
-        columns = self.run.length if wide and prod(v.shape) > 1 else 1
-        name = f"t{len(self.partials)}"
-        number = len(self.partials)
-        if columns > 1:
-            self.start.append(f"{kind.value} {name}[{self.each}];\n  #pragma unroll")
-            self.start.append(f"for (int e = 0; e < {self.each}; ++e) {name}[e] = {red.identity(n.op, dtype)};")
-            self.loop[level].append(f"{name}[e] = {red.combine(n.op, dtype, f'{name}[e]', source)};")
-            self._columns(name, number, n.op, dtype, kind)
-        else:
-            self.start.append(f"{kind.value} {name} = {red.identity(n.op, dtype)};")
-            step = f"{name} = {red.combine(n.op, dtype, name, source)};"
-            if wide:
-                self.loop[level].append(step)
+    def computed(self, v: Any, into: _Pass) -> str:
+        """Return the text of a row's element of a wide value, computed where it is first needed."""
+        if v not in into.names:
+            node = self.run.made[v]
+            if node.kind == "view":
+                self._keep(into, v, self.computed(node.args[0], into))
             else:
-                self.once[level].append(f"if (live && lane == 0) {step}")
-            self.end.append("{ " + "\n ".join(red.over_block([red.Partial(name, n.op, dtype)], self.block)) + "\n }")
-            self.end.append(f"if (threadIdx.x == 0) p{number}[blockIdx.x] = {kind.store.format(name)};")
-        self.partials.append((dtype, (self.grid, columns)))
-        self.then.append((number, k.finish(f"{self.name}_{number}", n, self.grid, columns, n.args[0].size // v.size)))
+                kind = k.c_type(v.dtype)
+                value = self.text.expression(node, partial(self.element, into=into, inner=self.run.inner(v)))
+                name = f"v{len(self.text.names)}"
+                self.text.names[name] = name
+                into.declared.append(f"{kind.value} {name}[{self.count}];")
+                into.lines.append(f"{name}[{self.slot}] = {value};")
+                self._keep(into, v, f"{name}[{self.slot}]")
+        return into.names[v]
 
-    def _columns(self, name: str, number: int, op: str, dtype: Any, kind: Any) -> None:
-        """Write a block's sums of columns, those of its groups added in order."""
-        length, groups = self.run.length, self.block // self.lanes
-        each = f"#pragma unroll\n  for (int e = 0; e < {self.each}; ++e) {{ const int j = lane + e * {self.lanes}; "
-        if groups == 1:
-            result = kind.store.format(f"{name}[e]")
-            self.end.append(f"{each}if (j < {length}) p{number}[blockIdx.x * {length} + j] = {result}; }}")
+    def _keep(self, into: _Pass, key: Any, name: str) -> None:
+        """Note what is in registers: for this pass and, where a row stays in them, for those that follow."""
+        later = self.elements[self.elements.index(into) :] if self.grid.form is Form.REGISTERS else [into]
+        for p in later:
+            p.names[key] = name
+
+    # -- nodes -------------------------------------------------------------------------------------------
+
+    def _once(self, n: Any, at: int) -> None:
+        """Write what is computed once a row."""
+        v = n.outs[0]
+        if v in self.run.ends or self.run.wide(v):
             return
-        self.shared.append(f"__shared__ {kind.value} s_{name}[{groups * length}];")
-        self.end.append(
-            f"{each}if (j < {length}) s_{name}[member * {length} + j] = {name}[e]; }}\n  __syncthreads();\n  "
-            f"for (int j = threadIdx.x; j < {length}; j += {self.block}) {{\n    {kind.value} c = s_{name}[j];\n    "
-            f"for (int g = 1; g < {groups}; ++g) "
-            f"c = {red.combine(op, dtype, 'c', f's_{name}[g * {length} + j]')};\n    "
-            f"p{number}[blockIdx.x * {length} + j] = {kind.store.format('c')};\n  }}"
+        if n.kind == "view":
+            self.text.names[v] = self.text.names[n.args[0]]
+        else:
+            kind = k.c_type(v.dtype)
+            value = self._value(n, at)
+            self.text.names[v] = name = f"v{len(self.text.names)}"
+            self.once[at].append(f"const {kind.value} {name} = {value};")
+        self._store_once(v, at)
+
+    def _value(self, n: Any, at: int) -> str:
+        if n.kind == "pick":
+            return self._picked(n, at)
+        if n.kind == "reduction":  # of one element
+            x = n.args[0]
+            dtype, kind = accumulator(n.op, n.outs[0].dtype)
+            source = self._operand(x, self.run.inner(x))
+            return finished(n.op, n.outs[0].dtype, f"({kind.value})({converted(source, x.dtype, dtype)})", 1)
+        return self.text.expression(n, lambda x: self._operand(x, self.run.inner(n.outs[0])))
+
+    def _operand(self, x: Any, inner: Shape) -> str:
+        """Return the text of an operand that has one element a row."""
+        number = self.places.number(x)
+        if number is not None:
+            return literal(number, x.dtype)
+        return self.text.names[x] if x in self.run.made else self.scalar(x, inner)
+
+    def _picked(self, n: Any, at: int) -> str:
+        """Return the element of a row that an index picks, computed from the operands at its place.
+
+        Indices out of range wrap, as in CuPy's own function.
+        """
+        x, index = n.args
+        name = f"l{len(self.text.names)}"
+        self.text.names[name] = name
+        source = self._operand(index, self.run.inner(index))
+        self.once[at].append(f"const long long {name} = tg_imod<long long>({source}, {self.run.length});")
+        return self._at(x, self.run.inner(x), name, at)
+
+    def _at(self, v: Any, inner: Shape, place: str, at: int) -> str:
+        run = self.run
+        if v not in run.made:
+            return self.scalar(v, inner, place, at)
+        if not run.wide(v):
+            return self.text.names[v]
+        if (v, place) not in self.text.names:
+            node = run.made[v]
+            if node.kind == "view":
+                return self._at(node.args[0], run.inner(node.args[0]), place, at)
+            kind = k.c_type(v.dtype)
+            value = self.text.expression(node, lambda x: self._at(x, run.inner(v), place, at))
+            name = f"v{len(self.text.names)}"
+            self.once[at].append(f"const {kind.value} {name} = {value};")
+            self.text.names[v, place] = name
+        return self.text.names[v, place]
+
+    def _store_once(self, v: Any, at: int) -> None:
+        if v in self.run.outs:
+            kind = k.c_type(v.dtype)
+            value = kind.store.format(self.text.names[v])
+            self.once[at].append(f"if ({self.leader}) r{len(self.text.writes)}[row] = {value};")
+            self.text.writes.append(v)
+
+    def _sink(self, n: Any, v: Any, at: int) -> None:
+        """Write what a pass computes a value for: a reduction, or the value itself."""
+        into = self.elements[at]
+        if n is None:
+            kind = k.c_type(v.dtype)
+            name = self.computed(v, into).split("[")[0]
+            place = f"row * {self.run.length} + j"
+            array = f"r{len(self.text.writes)}"
+            into.stores.append(memory.store(name, self.slot, kind, array, place, self.grid.width))
+            self.text.writes.append(v)
+        elif n in self.run.totals:
+            self._total(n, at)
+        else:
+            self._reduction(n, at)
+
+    def _source(self, n: Any, into: _Pass) -> str:
+        """Return the text of what is reduced, in the accumulator's dtype."""
+        x = n.args[0]
+        dtype = accumulator(n.op, n.outs[0].dtype)[0]
+        number = self.places.number(x)
+        text = literal(number, x.dtype) if number is not None else self.element(x, into, self.run.inner(x))
+        return converted(text, x.dtype, dtype)
+
+    def _reduction(self, n: Any, at: int) -> None:
+        run, into = self.run, self.elements[at]
+        dtype, kind = accumulator(n.op, n.outs[0].dtype)
+        name = f"c{len(self.text.names)}"
+        source = self._source(n, into)
+        self.text.names[n.outs[0], "part"] = name
+        self.once[at].append(f"{kind.value} {name} = {identity(n.op, dtype)};")
+        total = next((total for total, top in run.passes.online.items() if top is n), None)
+        if total is None:
+            into.lines.append(f"{name} = {combine(n.op, dtype, name, source)};")
+            return
+        top, sums = f"m_{name}", f"s_{name}"
+        self.text.names[total.outs[0], "part"] = sums
+        self.once[at].append(f"{kind.value} {sums} = 0;")
+        into.declared.append(f"{kind.value} {top} = {name};")
+        into.lines.append(f"{top} = tg_max<{kind.value}>({top}, {source});")
+        into.between.append(f"{sums} *= tg_rescale<{kind.value}>({name}, {top}); {name} = {top};")
+        into.second.append(f"{sums} += tg_rescale<{kind.value}>({source}, {name});")
+
+    def _combined(self, at: int) -> None:
+        """Write how the partial results of a pass become those of the row."""
+        run, grid = self.run, self.grid
+        nodes = [n for n in run.nodes if run.crosses(n) and run.passes.level[n.outs[0]] == at]
+        online = {top: total for total, top in run.passes.online.items()}
+        partials = []
+        for n in nodes:
+            if n not in run.passes.online:
+                sums = self.text.names[online[n].outs[0], "part"] if n in online else ""
+                dtype = accumulator(n.op, n.outs[0].dtype)[0]
+                partials.append(Partial(self.text.names[n.outs[0], "part"], n.op, dtype, sums))
+        lines = self.once[at]
+        lines += [line for p in partials if (line := reductions.over_warp(p, min(grid.lanes, WARP)))]
+        if grid.lanes > WARP:
+            warps = grid.lanes // WARP
+            slots = f"(warps + {at % 2} * {warps * self._most()})" if run.passes.turns > 2 else "warps"
+            lines += reductions.over_warps(partials, warps, slots, "lane")
+        for n in nodes:
+            v = n.outs[0]
+            part = self.text.names[v, "part"]
+            if n in run.passes.online:
+                top = self.text.names[run.passes.online[n].outs[0], "part"]
+                part = f"({part} + ({top} - {top}))"  # NaN where the maximum is infinite
+            name = f"v{len(self.text.names)}"
+            self.text.names[v] = name
+            out = k.c_type(v.dtype)
+            lines.append(f"const {out.value} {name} = {finished(n.op, v.dtype, part, run.size(n.args[0]))};")
+            self._store_once(v, at)
+
+    def _most(self) -> int:
+        """Return how many variables are combined after a pass, at most."""
+        level = self.run.passes.level
+        found = [level[n.outs[0]] for n in self.run.nodes if self.run.crosses(n)]
+        return max(map(found.count, found))
+
+    def _total(self, n: Any, at: int) -> None:
+        run, into = self.run, self.elements[at]
+        dtype, kind = accumulator(n.op, n.outs[0].dtype)
+        number = len(self.partials)
+        name = f"t{number}"
+        columns = run.length if is_column(n) else 1
+        if columns > 1:
+            self.start.append(f"{kind.value} {name}[{self.count}];")
+            self.start.append(f"TG_EACH(i, {self.count}) {name}[i] = {identity(n.op, dtype)};")
+            slot = f"{name}[{self.slot}]"
+            into.lines.append(f"{slot} = {combine(n.op, dtype, slot, self._source(n, into))};")
+            self._columns(name, number, n.op, dtype)
+        else:
+            self.start.append(f"{kind.value} {name} = {identity(n.op, dtype)};")
+            if run.wide(n.args[0]):
+                into.lines.append(f"{name} = {combine(n.op, dtype, name, self._source(n, into))};")
+            else:
+                x = n.args[0]
+                source = converted(self._operand(x, run.inner(x)), x.dtype, dtype)
+                self.once[at].append(f"if ({self.leader}) {name} = {combine(n.op, dtype, name, source)};")
+            self.sums.append(Partial(name, n.op, dtype))
+            self.end.append(f"if (threadIdx.x == 0) p{number}[blockIdx.x] = {kind.store.format(name)};")
+        rows = self.blocks if columns > 1 else self.blocks * self.grid.tiles
+        self.partials.append((dtype, (rows, columns)))
+        self.then.append(
+            (number, k.finish(f"{self.name}_{number}", n, rows, columns, n.args[0].size // n.outs[0].size))
         )
 
-    def _store(self, v: Any, level: int) -> None:
-        kind = ctype(v.dtype)
-        assert kind is not None
-        name = self.text.names[v]
-        to = f"r{len(self.text.writes)}"
-        self.text.writes.append(v)
-        size = self.run.size(v)
-        row = f"row * {size}" if size > 1 else "row"
-        if name.endswith("[e]"):
-            self.loop[level].append(f"{to}[{row} + j] = {kind.store.format(name)};")
-        else:
-            lines = self.after[level - 1] if v in self.after_loop else self.once[level]
-            lines.append(f"if (live && lane == 0) {to}[row] = {kind.store.format(name)};")
+    def _columns(self, name: str, number: int, op: str, dtype: Any) -> None:
+        """Write a block's sums of columns, those of its groups of threads added in order."""
+        length, g = self.run.length, self.grid
+        kind = accumulator(op, dtype)[1]
+        put = _Pass(g, length)
+        first, guard = self._range()
+        if g.groups == 1:
+            row = f"blockIdx.x / {g.tiles} * {length} + j" if g.tiles > 1 else f"blockIdx.x * {length} + j"
+            put.stores.append(memory.store(name, self.slot, kind, f"p{number}", row, g.width))
+            self.end += put.text(first, guard)
+            return
+        put.lines.append(f"sums[member * {length} + j + w] = {name}[{self.slot}];")
+        self.end += [
+            f"{{ {kind.value}* sums = ({kind.value}*)columns; __syncthreads();",
+            *put.text(first, guard),
+            "__syncthreads();",
+            f"for (int j = threadIdx.x; j < {length}; j += {g.block}) {{",
+            f"{kind.value} c = sums[j];",
+            f"for (int g = 1; g < {g.groups}; ++g) c = {combine(op, dtype, 'c', f'sums[g * {length} + j]')};",
+            f"p{number}[blockIdx.x * {length} + j] = {kind.store.format('c')}; }} }}",
+        ]
 
-    def _assembled(self) -> k.Kernel:
-        run = self.run
+    # -- the whole ---------------------------------------------------------------------------------------
+
+    def _range(self) -> tuple[str, str]:
+        """Return the text of a thread's first element, and the condition under which an element is in the row."""
+        g, length = self.grid, self.run.length
+        first = f"tile * {g.span} + " if g.tiles > 1 else ""
+        return first, "" if g.span * g.tiles == length else f"j < {length}"
+
+    def _over_row(self, p: _Pass) -> list[str]:
+        """Return the statements of a pass."""
+        g, length = self.grid, self.run.length
+        first, guard = self._range()
+        if g.form is not Form.STREAM:
+            return p.text(first, " && ".join(filter(None, (self.live, guard))))
+        if not (p.loads or p.lines or p.stores):
+            return []
+        whole = length - length % g.span
+        found = (
+            [f"for (int part = 0; part < {whole}; part += {g.span}) {{", *p.text("part + ", ""), "}"] if whole else []
+        )
+        if whole < length:
+            found += ["{", *p.text(f"{whole} + ", f"j < {length}"), "}"]
+        return found
+
+    def _assembled(self, early: Collection[Any]) -> k.Kernel:
+        run, g = self.run, self.grid
         layouts = [self.places.layout(v) for v in self.text.reads]
-        index = mem.index_type(layouts, run.rows * max(run.length, 1))
-        groups = self.block // self.lanes
-        body = [f"const int lane = threadIdx.x % {self.lanes}, member = threadIdx.x / {self.lanes};"]
-        body += [*self.shared, *self.start]
-        inside = [f"const {index} row = first + member; const bool live = row < {run.rows};", *self.declared]
-        each = f"#pragma unroll\n    for (int e = 0; e < {self.each}; ++e) {{ const int j = lane + e * {self.lanes};"
-        for once, loop, after in zip(self.once, self.loop, self.after, strict=True):
-            inside += once
-            if loop:
-                inside.append(f"{each} if (live && j < {run.length}) {{\n      " + "\n      ".join(loop) + "\n    } }")
-            inside += after
-        if self.lanes > 32:
+        index = memory.index_type(layouts, run.rows * max(run.length, 1))
+        body = [f"const int lane = threadIdx.x % {g.lanes}, member = threadIdx.x / {g.lanes};"]
+        if g.tiles > 1:
+            body.append(f"const int tile = blockIdx.x % {g.tiles};")
+        if run.crossing and g.lanes > WARP:
+            turns = 2 if run.passes.turns > 2 else 1
+            body.append(f"__shared__ unsigned long long warps[{turns * self._most() * g.lanes // WARP}];")
+        if run.columns and g.groups > 1:
+            size = max(d.itemsize for d, (_, n) in self.partials if n > 1)
+            body.append(f"__shared__ unsigned long long columns[{-(-g.groups * run.length * size // 8)}];")
+        body += self.start
+        inside = [f"const {index} row = first + member;"]
+        inside += [] if self.whole else [f"const bool live = row < {run.rows};"]
+        for once, elements in zip(self.once, self.elements, strict=True):
+            inside += once + self._over_row(elements)
+        if g.lanes > WARP and run.crossing and self.blocks < run.rows:
             inside.append("__syncthreads();")
-        start = f"{index} first = ({index})blockIdx.x * {groups}"
-        turns = f"for ({start}; first < {run.rows}; first += {self.grid * groups}) {{"
-        text = "\n  ".join(body) + f"\n  {turns}\n    " + "\n    ".join(inside) + "\n  }\n"
-        text += "".join(f"  {line}\n" for line in self.end)
-        head = self.text.signature(self.name, [d for d, _ in self.partials], self.block, set(self.text.reads))
-        return k.Kernel(self.name, f"{head} {{\n  {text}}}\n", self.grid, self.block, self.text.reads,
+        block = f"blockIdx.x / {g.tiles}" if g.tiles > 1 else "blockIdx.x"
+        start = f"{index} first = ({index})({block}) * {g.groups}"
+        body.append(f"for ({start}; first < {run.rows}; first += {self.blocks * g.groups}) {{")
+        body += ["  " + line for line in inside] + ["}"]
+        if self.sums:
+            body += ["{", *reductions.over_block(self.sums, g.block), "}"]
+        body += self.end
+        head = self.text.signature(self.name, [d for d, _ in self.partials], g.block, early)
+        text = "".join(f"  {line}\n" for line in body)
+        return k.Kernel(self.name, f"{head} {{\n{text}}}\n", self.blocks * g.tiles, g.block, self.text.reads,
                         self.text.writes, self.partials, self.then)  # fmt: skip

@@ -87,6 +87,9 @@ class Adapter(Backend):
         flags = array.flags
         return flags.owndata and flags.writeable  # type: ignore[no-any-return]
 
+    def owner(self, array: Array) -> object:
+        return array if array.base is None else array.base
+
     def sigmoid(self, x: Array) -> Array:
         return functions.sigmoid(x)
 

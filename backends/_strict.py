@@ -45,6 +45,10 @@ class Adapter(Backend):
         view.flags.writeable = False
         return view.__dlpack__(stream=stream, max_version=(1, 0), copy=False)
 
+    def owner(self, array: Array) -> object:
+        below = array._array
+        return below if below.base is None else below.base
+
     # Indexing beyond the standard, spelt out in what the standard has; slow, which does not matter here.
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks._check import TOLERANCE
 from benchmarks._compare import Compared, compiled
-from benchmarks._report import aligned, short
+from benchmarks._text import aligned, short
 
 EDGE = 4.0  # where the chart ends, and longer bars are cut
 

@@ -152,7 +152,7 @@ def _sample(steps: dict[str, Step], cold: set[str], repeat: int) -> dict[str, li
                     continue
                 if label not in cold:
                     _warm_up(steps[label])
-                done.append(_timed(steps[label]))
+                done.append(timed(steps[label]))
             labels.append(labels.pop(0))  # nobody always follows the same column
     finally:
         gc.unfreeze()
@@ -168,7 +168,8 @@ def _warm_up(step: Step) -> None:
             return
 
 
-def _timed(step: Step) -> float:
+def timed(step: Step) -> float:
+    """Return the seconds from the call of a step until its outputs are computed."""
     start = perf_counter()
     outputs = step()
     wait(outputs)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks._arrays import wait
 from benchmarks._case import Case
@@ -32,14 +33,27 @@ def peak_memory(case: Case, column: Column, tiny: bool) -> float:
 
     Of a compiled step, it is that of a replayed call. Raises RuntimeError if the step fails.
     """
-    place = "numpy" if column.library == "hand" else str(column.place)
-    command = [sys.executable, "-m", "benchmarks._memory", case.benchmark, case.name, column.library, place]
+    command = [sys.executable, "-m", "benchmarks._memory", case.benchmark, case.name]
+    command += [column.library, place_name(column)]
     command += ["--tiny"] * tiny + ["--compiled"] * column.compiled
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(next(reversed(done.stderr.strip().splitlines()), f"exit status {done.returncode}"))
     return float(done.stdout)
+
+
+def place_name(column: Column) -> str:
+    """Return the place of a column as text, which `_place` reads."""
+    if column.library == "hand":
+        return str(column.place.__name__)
+    return str(getattr(column.place, "platform", column.place))
+
+
+def _place(library: str, name: str) -> Any:
+    if library == "jax":
+        return importlib.import_module("jax").devices(name)[0]
+    return importlib.import_module(name) if library == "hand" else name
 
 
 def main() -> None:
@@ -53,8 +67,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     module = importlib.import_module(f"benchmarks.{given.benchmark}")
-    place = importlib.import_module("numpy") if given.library == "hand" else given.place
-    column = Column("", given.library, place, compiled=given.compiled)
+    column = Column("", given.library, _place(given.library, given.place), compiled=given.compiled)
     eager = 3 if given.compiled else 0  # calls before the first that is replayed
 
     small = step_of(next(case for case in module.cases(True) if not case.memory), column, cores())
@@ -65,7 +78,7 @@ def main() -> None:
     if case.memory:
         case = replace(case, task=module.task(case.task))
     step = step_of(case, column, cores())
-    memory = meter(given.place)
+    memory = meter(given.library, given.place)
     memory.forget()
     before = memory.used()
     for _ in range(eager):

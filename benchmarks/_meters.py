@@ -37,24 +37,26 @@ class Host:
 
 
 class Cupy:
-    """CuPy's pool, which keeps what it took: its size is the peak."""
+    """The memory of the device that is taken: CuPy's pools keep what they took, so that it is the peak.
+
+    Those of compiled programs are pools of their own, and all count. It is the device's: nobody else may use it.
+    """
 
     def __init__(self) -> None:
         import cupy
 
-        self._pool = cupy.get_default_memory_pool()
+        self._cupy = cupy
 
     def used(self) -> float:
-        """Return what is in use now."""
-        return self._pool.used_bytes()  # type: ignore[no-any-return]
+        """Return what is in use now, with what the pools keep."""
+        free, total = self._cupy.cuda.runtime.memGetInfo()
+        return float(total - free)
 
-    def peak(self) -> float:
-        """Return the most there was at once, since the start or `forget`."""
-        return self._pool.total_bytes()  # type: ignore[no-any-return]
+    peak = used
 
     def forget(self) -> None:
         """Give back what is free."""
-        self._pool.free_all_blocks()
+        self._cupy.get_default_memory_pool().free_all_blocks()
 
 
 class Torch:
@@ -74,7 +76,8 @@ class Torch:
         return self._cuda.max_memory_allocated()  # type: ignore[no-any-return]
 
     def forget(self) -> None:
-        """Let the peak begin anew."""
+        """Give back what is free, and let the peak begin anew from what is in use."""
+        self._cuda.empty_cache()
         self._cuda.reset_peak_memory_stats()
 
 
@@ -98,12 +101,18 @@ class Jax:
         """Do nothing."""
 
 
-def meter(place: str) -> Any:
-    """Return what measures the memory in which a device has its arrays."""
-    library, _, kind = place.partition(":")
-    if library == "cuda":
+def meter(library: str, place: str) -> Any:
+    """Return what measures the memory in which a column has its arrays.
+
+    library: the column's. place: a device as tapegrad names it, or a kind of device, or the module of a column that is
+    written by hand.
+    """
+    if library == "tapegrad":
+        library, _, kind = place.partition(":")
+        place = "cuda" if library == "cuda" else kind
+    if place in ("cuda", "cupy") and library in ("cuda", "hand"):
         return Cupy()
-    if kind.startswith(("cuda", "gpu")):
+    if place.startswith(("cuda", "gpu")):
         return {"torch": Torch, "jax": Jax}[library]()
     return Host()
 

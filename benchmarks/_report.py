@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks._case import Target
 from benchmarks._columns import Column, hand_of
 from benchmarks._measure import Row
+from benchmarks._text import aligned, short
 
 
 def table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -162,21 +163,3 @@ def _cell(row: Row, label: str, columns: Sequence[Column]) -> str:
     library = next(c.library for c in columns if c.label == label)
     times = "" if library == "hand" else f" ({short(ratio(row, label, columns))}x)"
     return f"{short(median)} ±{short(spread, 2)}{times}"
-
-
-def short(value: float, digits: int = 3) -> str:
-    """Return a number with so many significant digits, without an exponent."""
-    text = f"{value:.{digits}g}"
-    return text if "e" not in text else f"{value:.0f}" if value >= 1 else f"{value:.6f}"
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines of cells as text: the first column to the left, the others to the right, a rule below the head."""
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    made = [
-        "  ".join(
-            cell.ljust(n) if i < 1 else cell.rjust(n) for i, (cell, n) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([made[0], "-" * max(map(len, made)), *made[1:]])

@@ -2,6 +2,9 @@
 
 Layer norm before attention and before the perceptron, gelu by tanh, a causal mask, the next token by
 cross-entropy. A step returns the loss and a few of the gradients.
+
+In mixed precision (`compute`) the layers work on rounded copies of the weights, and layer norm, softmax, the loss and
+the update in float32.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tapegrad as tg
-from benchmarks._case import COMPILED, Case, Program, Step, Target
+from benchmarks._case import COMPILED, Case, Program, Skip, Step, Target
 
 RATE, DECAY, BETA1, BETA2, EPS = 3e-4, 0.1, 0.9, 0.95, 1e-8
 NORM_EPS = 1e-5
@@ -23,16 +26,22 @@ Weights = dict[str, Any]
 
 
 class Task(NamedTuple):
-    """tokens: (batch, length), each row's next ones are its labels; heads of attention; weights by name."""
+    """tokens: (batch, length), each row's next ones are its labels; heads of attention; weights by name.
+
+    compute: the dtype of the layers.
+    """
 
     tokens: Any
     labels: Any
     heads: int
     layers: int
     weights: Weights
+    compute: str = "float32"
 
 
 def by_hand(task: Task, xp: Any) -> Step:
+    if task.compute != "float32":
+        raise Skip("it computes in float32")
     tokens, labels = xp.asarray(task.tokens), xp.asarray(task.labels)
     w = {name: xp.array(a) for name, a in task.weights.items()}
     m, v = ({name: xp.zeros_like(a) for name, a in w.items()} for _ in range(2))
@@ -136,26 +145,34 @@ def on_tapegrad(task: Task, device: str) -> Step:
     width = w["tokens"].shape[1]
     size = width // task.heads
     mask = tg.tensor(_mask(length), device=device)
+    mixed = task.compute != "float32"
+
+    def rounded(x: Any) -> Any:
+        return tg.astype(x, task.compute) if mixed else x
+
+    def widened(x: Any) -> Any:
+        return tg.astype(x, tg.float32) if mixed else x
 
     def linear(x: Any, name: str) -> Any:
-        return x @ w[f"{name} w"] + w[f"{name} b"]
+        return x @ rounded(w[f"{name} w"]) + rounded(w[f"{name} b"])
 
     def norm(x: Any, name: str) -> Any:
+        x = widened(x)
         x = x - tg.mean(x, axis=-1, keepdims=True)
         x = x / tg.sqrt(tg.mean(x * x, axis=-1, keepdims=True) + NORM_EPS)
-        return x * w[f"{name} gain"] + w[f"{name} bias"]
+        return rounded(x * w[f"{name} gain"] + w[f"{name} bias"])
 
     def attention(x: Any) -> Any:
         q, k, u = tg.unstack(tg.permute_dims(tg.reshape(x, (batch, length, 3, task.heads, size)), (2, 0, 3, 1, 4)))
-        p = tg.softmax(q @ tg.matrix_transpose(k) * size**-0.5 + mask, axis=-1)
+        p = rounded(tg.softmax(widened(q @ tg.matrix_transpose(k)) * size**-0.5 + mask, axis=-1))
         return tg.reshape(tg.permute_dims(p @ u, (0, 2, 1, 3)), (batch * length, width))
 
     def loss_of() -> Any:
-        x = tg.reshape(w["tokens"][tokens] + w["places"], (batch * length, width))
+        x = rounded(tg.reshape(w["tokens"][tokens] + w["places"], (batch * length, width)))
         for i in range(task.layers):
             x = x + linear(attention(linear(norm(x, f"{i} norm1"), f"{i} qkv")), f"{i} out")
             x = x + linear(tg.gelu(linear(norm(x, f"{i} norm2"), f"{i} up")), f"{i} down")
-        return tg.cross_entropy(linear(norm(x, "norm"), "head"), labels)
+        return tg.cross_entropy(widened(linear(norm(x, "norm"), "head")), labels)
 
     def step() -> Any:
         nonlocal count
@@ -190,12 +207,13 @@ def on_torch(task: Task, device: str) -> Step:
     batch, length = tokens.shape
     width = w["tokens"].shape[1]
     size = width // task.heads
+    compute = getattr(torch, task.compute)
 
     def linear(x: Any, name: str) -> Any:
-        return x @ w[f"{name} w"] + w[f"{name} b"]
+        return x @ w[f"{name} w"].to(compute) + w[f"{name} b"].to(compute)
 
     def norm(x: Any, name: str) -> Any:
-        return F.layer_norm(x, (width,), w[f"{name} gain"], w[f"{name} bias"], NORM_EPS)
+        return F.layer_norm(x.float(), (width,), w[f"{name} gain"], w[f"{name} bias"], NORM_EPS).to(compute)
 
     def attention(x: Any) -> Any:
         q, k, u = x.reshape(batch, length, 3, task.heads, size).permute(2, 0, 3, 1, 4).unbind()
@@ -203,11 +221,11 @@ def on_torch(task: Task, device: str) -> Step:
         return y.transpose(1, 2).reshape(batch * length, width)
 
     def loss_of() -> Any:
-        x = (w["tokens"][tokens] + w["places"]).reshape(batch * length, width)
+        x = (w["tokens"][tokens] + w["places"]).reshape(batch * length, width).to(compute)
         for i in range(task.layers):
             x = x + linear(attention(linear(norm(x, f"{i} norm1"), f"{i} qkv")), f"{i} out")
             x = x + linear(F.gelu(linear(norm(x, f"{i} norm2"), f"{i} up"), approximate="tanh"), f"{i} down")
-        return F.cross_entropy(linear(norm(x, "norm"), "head"), labels)
+        return F.cross_entropy(linear(norm(x, "norm"), "head").float(), labels)
 
     def step() -> Any:
         for p in w.values():
@@ -237,27 +255,29 @@ def on_jax(task: Task, device: Any) -> Step:
     batch, length = tokens.shape
     width = weights["tokens"].shape[1]
     size = width // task.heads
+    compute = jnp.dtype(task.compute)
     mask = jax.device_put(_mask(length), device)
 
     def loss_of(w: Weights, tokens: Any, labels: Any) -> Any:
         def linear(x: Any, name: str) -> Any:
-            return x @ w[f"{name} w"] + w[f"{name} b"]
+            return x @ w[f"{name} w"].astype(compute) + w[f"{name} b"].astype(compute)
 
         def norm(x: Any, name: str) -> Any:
+            x = x.astype(jnp.float32)
             x = x - jnp.mean(x, axis=-1, keepdims=True)
             x = x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + NORM_EPS)
-            return x * w[f"{name} gain"] + w[f"{name} bias"]
+            return (x * w[f"{name} gain"] + w[f"{name} bias"]).astype(compute)
 
         def attention(x: Any) -> Any:
             q, k, u = x.reshape(batch, length, 3, task.heads, size).transpose(2, 0, 3, 1, 4)
-            p = jax.nn.softmax(q @ k.swapaxes(-1, -2) * size**-0.5 + mask)
+            p = jax.nn.softmax((q @ k.swapaxes(-1, -2)).astype(jnp.float32) * size**-0.5 + mask).astype(compute)
             return (p @ u).swapaxes(1, 2).reshape(batch * length, width)
 
-        x = (w["tokens"][tokens] + w["places"]).reshape(batch * length, width)
+        x = (w["tokens"][tokens] + w["places"]).reshape(batch * length, width).astype(compute)
         for i in range(task.layers):
             x = x + linear(attention(linear(norm(x, f"{i} norm1"), f"{i} qkv")), f"{i} out")
             x = x + linear(jax.nn.gelu(linear(norm(x, f"{i} norm2"), f"{i} up"), approximate=True), f"{i} down")
-        z = jax.nn.log_softmax(linear(norm(x, "norm"), "head"))
+        z = jax.nn.log_softmax(linear(norm(x, "norm"), "head").astype(jnp.float32))
         return -jnp.mean(jnp.take_along_axis(z, labels[:, None], axis=1))
 
     def update(state: Any, tokens: Any, labels: Any) -> Any:
@@ -295,7 +315,9 @@ def _mask(length: int) -> Any:
     return np.triu(np.full((length, length), -np.inf, dtype=np.float32), k=1)
 
 
-def task(batch: int, length: int, width: int, heads: int, layers: int, vocabulary: int = 256) -> Task:
+def task(
+    batch: int, length: int, width: int, heads: int, layers: int, vocabulary: int = 256, compute: str = "float32"
+) -> Task:
     """Make a text of noise and the first weights."""
     rng = np.random.default_rng(0)
     weights: Weights = {}
@@ -321,7 +343,7 @@ def task(batch: int, length: int, width: int, heads: int, layers: int, vocabular
     norm("norm")
     linear("head", width, vocabulary)
     text = rng.integers(vocabulary, size=(batch, length + 1))
-    return Task(text[:, :-1].copy(), text[:, 1:].reshape(-1).copy(), heads, layers, weights)
+    return Task(text[:, :-1].copy(), text[:, 1:].reshape(-1).copy(), heads, layers, weights, compute)
 
 
 def cases(tiny: bool) -> list[Case]:

@@ -67,6 +67,8 @@ class Walk:
         self.taped = taped
         self.debug = mode().debug
         self.xp: Any = tensor_namespace() if taped else namespace_of[type(next(iter(seeds.values())))]
+        if self.xp.elsewhere is not None:
+            self.cotangents = self.xp.by_record(seeds)
 
     def run(self, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
         """Go through records, latest first; return (record, cotangent) of leaves, retained gradients and stops.
@@ -280,6 +282,12 @@ class Walk:
         return s
 
 
+def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
+    """Return what a walk finds; its rules compute on the device of each cotangent, and another one stays current."""
+    elsewhere = walk.xp.elsewhere
+    return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
+
+
 def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
     """Return the cotangents of Tensors by their records, added up where two have the same one.
 
@@ -289,8 +297,13 @@ def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Reco
     for y, t in zip(ys, cotangents, strict=True):
         r = y._record if isinstance(y, Tensor) else None
         if r is not None and t is not None and (live is None or r in live):
-            seeds[r] = seeds[r] + t if r in seeds else t
+            seeds[r] = _total(seeds[r], t) if r in seeds else t
     return seeds
+
+
+def _total(a: Any, b: Any) -> Any:
+    """Return the sum of two cotangents outside of a walk, where an operator might not see to the device."""
+    return a + b if type(a) is Tensor else namespace_of[type(a)].add(a, b)
 
 
 def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
@@ -381,17 +394,17 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
-        found = Walk({root: gradient._array}, None, False).run(retain_graph)
+        found = walked(Walk({root: gradient._array}, None, False), retain_graph)
         sums = []  # before any is set: no .grad changes unless all can
         for r, t in found:
             leaf = r.tensor()  # type: ignore[misc]
             if leaf is not None:
-                sums.append((leaf, as_array(t if leaf.grad is None else leaf.grad._array + t)))
+                sums.append((leaf, as_array(t if leaf.grad is None else _total(leaf.grad._array, t))))
         for leaf, t in sums:
             leaf._grad = wrap(t)
         return
     with mode_set(recording=True):
-        found = Walk({root: gradient}, None, True).run(True)
+        found = walked(Walk({root: gradient}, None, True), True)
         leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
         totals = [(x, shallow_copy(t) if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
     for leaf, t in totals:

@@ -28,6 +28,8 @@ _LIKE = {"empty_like", "full_like", "ones_like", "zeros_like"}
 class BatchedNamespace:
     """A namespace whose functions do for all examples what they say for one."""
 
+    elsewhere = None  # its arrays hold Tensors, whose operations see to the device
+
     def __init__(self, backend: BatchedBackend, prefix: str = "") -> None:
         self._backend, self._prefix = backend, prefix
 

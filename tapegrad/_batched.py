@@ -236,6 +236,10 @@ class BatchedBackend(Backend):
         a = _same_for_all(x)
         return level.array(wrap(backend_of[type(a)].loop(until, below, a)), mapped=False)
 
+    def owner(self, array: Array) -> object:
+        below = array.whole._array
+        return backend_of[type(below)].owner(below)
+
     def tracked(self, array: Array) -> Record | None:
         whole = array.whole
         return whole._record or tracked(whole._array)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from tapegrad._backward import Walk, collect, seeds_of
+from tapegrad._backward import Walk, collect, seeds_of, walked
 from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._namespace import backend_of, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
@@ -19,9 +19,9 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 
     Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed twice.
-    `f` must compute the same again: it has no side effects except in-place updates of its arguments, which the caller
-    does not see, and what it uses from outside (parameters, which get their gradients) is not changed in between. Any order of derivative. Raises RuntimeError if the second computation
-    reaches other Tensors than the first.
+    `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which get
+    their gradients) is not changed in between. It may update its arguments in place: the caller's stay as they are.
+    Any order of derivative. Raises RuntimeError if the second computation reaches other Tensors than the first.
 
     >>> import tapegrad as tg
     >>> w = tg.tensor(2.0, requires_grad=True)
@@ -57,7 +57,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
             wanted = [x._record for x in again if x._record is not None] + outside
             seeds = seeds_of(ys, [t if taped else t._array for t in ts])
-            found = dict(Walk(seeds, None, taped).run(retain=taped, stops=set(wanted))) if seeds else {}
+            found = dict(walked(Walk(seeds, None, taped), taped, set(wanted))) if seeds else {}
             return list(as_tensors([found.get(r) for r in wanted], taped))
 
         call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from tapegrad._backward import Walk, as_tensors_of, call, seeds_of, tensor_namespace
+from tapegrad._backward import Walk, as_tensors_of, call, seeds_of, tensor_namespace, walked
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
@@ -45,6 +45,17 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
             t = (direct(op) or _transposed)(r, tangents, taped)
         if t is not None:
             tangents[r] = t
+
+
+def pushed(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> dict[Record, Any]:
+    """Return the tangents of all records on a path; rules compute on the device of each tangent."""
+    elsewhere = None if taped or not tangents else namespace_of[type(next(iter(tangents.values())))].elsewhere
+    if elsewhere is None:
+        push(path, tangents, taped)
+        return tangents
+    entered = namespace_of[type(next(iter(tangents.values())))].by_record(tangents)
+    elsewhere(push, path, entered, taped)
+    return dict(entered)
 
 
 def _any_complex(r: Record) -> bool:
@@ -97,7 +108,7 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
             seed = [None] * whole.shape
             seed[r.saved[0]] = u
         back: dict[Any, Any] = dict(zip(stand_in.parents, whole.parents, strict=True))
-        cotangents = Walk({stand_in: seed}, None, True).run(retain=True)
+        cotangents = walked(Walk({stand_in: seed}, None, True), True)
     seeds = seeds_of([s for _, s in cotangents], [given[back[leaf]] for leaf, _ in cotangents])
     assert u._record is not None
     path, _ = between(list(seeds), {u._record})
@@ -105,7 +116,7 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     seeds = {s: t for s, t in seeds.items() if s in live}
     if not seeds:
         return None
-    return dict(Walk(seeds, live, taped).run(retain=taped)).get(u._record)
+    return dict(walked(Walk(seeds, live, taped), taped)).get(u._record)
 
 
 def leaf_like(p: Record) -> Record:
@@ -216,7 +227,7 @@ def tangents_of(traced: Traced, given: Sequence[Tensor], taped: bool) -> list[Te
         assert x._record is not None
         known[x._record] = t if taped else t._array
     with mode_set(recording=taped):
-        push(traced.path, known, taped)
+        known = pushed(traced.path, known, taped)
         lead = tuple(given[0].shape[: given[0].ndim - traced.fresh[0].ndim]) if given else ()
         return [_tangent(y, known, taped, lead) for y in traced.outputs]
 

@@ -7,7 +7,7 @@ from functools import cache, update_wrapper
 from types import MethodType
 from typing import Any
 
-from tapegrad._backward import Walk, seeds_of
+from tapegrad._backward import Walk, seeds_of, walked
 from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
 from tapegrad._operands import within
 from tapegrad._primitive import pick
@@ -388,7 +388,7 @@ def transpose(
     path, _ = between([y._record for y in outs], leaves)
     live = set(path)
     seeds = seeds_of(outs, [t if taped else t._array for t in ts], live)
-    found = dict(Walk(seeds, live, taped).run(retain=taped)) if seeds else {}
+    found = dict(walked(Walk(seeds, live, taped), taped)) if seeds else {}
     return as_tensors([found.get(u._record) for u in us if u._record is not None], taped)
 
 

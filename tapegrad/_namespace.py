@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tapegrad import backends
@@ -128,6 +129,13 @@ def entered(backend: Backend) -> Backend:
     if graph is not None:
         backend = graph.backend(backend)
     return backend if level is None else level.backend(backend)
+
+
+def computed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return what a function of a library, or an operator, gives for arrays: computed on their device."""
+    like = next((a for a in args if type(a) in backend_of), None)
+    elsewhere = None if like is None else namespace_of[type(like)].elsewhere
+    return function(*args, **kwargs) if elsewhere is None else elsewhere(partial(function, **kwargs), *args)
 
 
 def holds(condition: Array) -> bool:

@@ -189,7 +189,7 @@ def recovered(
     graph = capturing.get()
     unmixed = None if graph is None else graph.unmixed(args)
     if unmixed is None:
-        raise explain(name, error, arrays) from error
+        raise explain(name, error, (*arrays, *[a for a in args[len(arrays) :] if hasattr(a, "shape")])) from error
     try:
         return forward(namespace_of[type(unmixed[0])], *unmixed)
     except Exception as again:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from tapegrad._namespace import backend_of
 from tapegrad._operands import coerce, declined, from_outside
 from tapegrad._record import DEFAULT, mode, scopes
 from tapegrad._tensor import Tensor
+from tapegrad._views import is_stored_back, updated
 from tapegrad.ops import binary, conversion, elementwise, indexing, interchange, products
 
 Binary = Callable[[Any, Any], Any]
@@ -45,6 +47,9 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                     pass
                 else:
                     return self
+        if self._record is None or self._record.op.view:
+            held = sys.getrefcount(self)
+            updated(self, what, is_stored_back(sys._getframe(1), held))
         out = operator(self, other)
         if out is NotImplemented:
             return out

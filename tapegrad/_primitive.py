@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from inspect import unwrap
 from typing import Any
 
 from tapegrad._namespace import backend_of, namespace_of
 from tapegrad._operands import SCALARS, explain, on_one_level, recovered, same_library
-from tapegrad._record import CACHE, DEFAULT, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
+from tapegrad._record import CACHE, DEFAULT, LEAF, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._tensor import Tensor, wrap
 
@@ -23,6 +24,7 @@ def primitive(
     cached: bool = False,
     adjoint: bool = False,
     push: Callable[..., Any] | None = None,
+    view: bool = False,
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
@@ -30,12 +32,12 @@ def primitive(
     parameters are static arguments. saves: what a `pull` function reads, where rules do not say it. cached: forward
     returns (result, what a rule may read as `cache`); on Tensors the rule gets None for it and computes it itself.
     adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
-    push: what takes a tangent forward, where that is not the transposed rule.
+    push: what takes a tangent forward, where that is not the transposed rule. view: whether NumPy gives a view.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
     flows = tuple(rule is not None or pull is not None for rule in vjps)  # whether a gradient may go there
-    code = forward.__code__
+    code = unwrap(forward).__code__
     names = code.co_varnames[1 : code.co_argcount]
     wanted = dict.fromkeys(n for rule in vjps if rule is not None for n in reads(rule))
     layout = saves if saves is not None else tuple(wanted)
@@ -54,7 +56,15 @@ def primitive(
     bound = tuple(bind(rule, layout) for rule in vjps)
     holomorphic = pull is None and not adjoint and any(source != STATIC for source in sources)
     operation = Operation(
-        name, bound, layout, sources, broadcasts=broadcasts, holomorphic=holomorphic, pull=pull, push=push
+        name,
+        bound,
+        layout,
+        sources,
+        broadcasts=broadcasts,
+        holomorphic=holomorphic,
+        pull=pull,
+        push=push,
+        view=view,
     )
     differentiable = any(flows)
     if differentiable:
@@ -93,6 +103,8 @@ def primitive(
                 r.shape = out.shape
                 r.dtype = out.dtype
                 r.tensor = None
+            if view and (p is None or y._record is not None or p.op is LEAF):  # else it would hold the tape of x
+                y._base = x
             if m.watch is not None:
                 m.watch(operation, (x,), static, y)
             return y
@@ -223,7 +235,7 @@ def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     parts[i] = t if parts[i] is None else parts[i] + t
 
 
-PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick)
+PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick, view=True)
 
 
 def pick(whole: Record, i: int, out: Any) -> Record:

@@ -35,7 +35,7 @@ class Operation:
     walk; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
     the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent is
     better written into its accumulator than handed over; push: a function of the record and the tangents known so far
-    that gives the result's, where it is not to be found by transposing the rule.
+    that gives the result's, where it is not to be found by transposing the rule; view: whether NumPy gives a view.
     """
 
     __slots__ = (
@@ -50,6 +50,7 @@ class Operation:
         "saves",
         "sources",
         "unary",
+        "view",
         "vjps",
     )
 
@@ -68,10 +69,12 @@ class Operation:
         holomorphic: bool = False,
         pull: Callable[..., None] | None = None,
         push: Callable[..., Any] | None = None,
+        view: bool = False,
     ) -> None:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
         self.unary, self.analytic, self.holomorphic, self.push = unary, analytic, holomorphic, push
         self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
+        self.view = view
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"

@@ -32,6 +32,20 @@ def composed(function: F) -> F:
     return function
 
 
+def with_operators(forward: Any) -> Any:
+    """Declare a forward function to compute with operators on arrays, not with functions of the namespace alone.
+
+    Some libraries compute these on the current device, whichever that of the arrays.
+    """
+
+    def call(xp: Any, *args: Any) -> Any:
+        elsewhere = xp.elsewhere
+        return forward(xp, *args) if elsewhere is None else elsewhere(forward, xp, *args)
+
+    call.__wrapped__ = forward  # type: ignore[attr-defined]
+    return call
+
+
 def constant(function: F) -> F:
     """Declare a public function to have no derivative, or zero wherever it has one."""
     CONSTANT.add(function.__name__)

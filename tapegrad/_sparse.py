@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad._backward import Walk
+from tapegrad._backward import Walk, walked
 from tapegrad._dtypes import DTYPES, is_complex
-from tapegrad._forward import leaf_like, push, tangents_of
+from tapegrad._forward import leaf_like, pushed, tangents_of
 from tapegrad._namespace import backend_of, device_of
 from tapegrad._primitive import PICK
 from tapegrad._record import STATIC, Record, mode_set
@@ -247,11 +247,9 @@ def _applied(r: Record, source: Record, i: int, p: Record, x: Tensor, seeds: Any
                 parts: list[Any] = [None] * source.shape
                 parts[r.saved[0]] = raw
                 raw = parts
-            found: Any = Walk({alone: raw}, None, False).run(True)
+            found: Any = walked(Walk({alone: raw}, None, False), True)
             out = found[0][1] if found else None
         else:
-            tangents = {p: raw}
-            push([r], tangents, False)
-            out = tangents.get(r)
+            out = pushed([r], {p: raw}, False).get(r)
     size = prod(p.shape if back else r.shape)
     return np.zeros((len(seeds), size)) if out is None else np.reshape(_host(wrap(out)), (len(seeds), size))

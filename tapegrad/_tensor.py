@@ -38,11 +38,12 @@ class Tensor:
     (True, (2,), tapegrad.float64, 'cpu')
     """
 
-    __slots__ = ("__weakref__", "_array", "_grad", "_record")
+    __slots__ = ("__weakref__", "_array", "_base", "_grad", "_record")
 
     _array: Array
     _record: Record | None
     _grad: Tensor | None
+    _base: Tensor | None  # what it was taken from: see _views.py
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError("make a Tensor with tapegrad.tensor(data) or tapegrad.asarray(data)")

@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any
 from weakref import ref
 
-from tapegrad._backward import Walk, collect, seeds_of
+from tapegrad._backward import Walk, collect, seeds_of, walked
 from tapegrad._cuts import cuts
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, constant_array, device_of, find_backend, given_out, namespace_of, tracked
@@ -152,7 +152,7 @@ class Traced:
         found: dict[Record, Any] = {}
         if seeds:
             with mode_set(recording=taped):
-                found = dict(Walk(seeds, live, taped).run(retain))
+                found = dict(walked(Walk(seeds, live, taped), retain))
         shape = next((t.shape[:lead] for t in cotangents if t is not None), ())
         return [self._gradient(x, found, taped, shape) for x in self.fresh]
 

@@ -123,7 +123,7 @@ def test_to_device_is_differentiable_and_changes_the_library(xp: Place) -> None:
     np.testing.assert_allclose(np.asarray(tg.grad(lambda x: tg.sum(first(x)))(x.detach())), [6.0, 12.0], rtol=1e-5)
 
 
-def test_moving_to_the_same_device_is_the_same_tensor(xp: Place) -> None:
+def test_moving_a_leaf_to_the_same_device_is_the_same_leaf(xp: Place) -> None:
     x = xp.tensor([1.0], requires_grad=True)
     assert x.to_device(x.device) is x
     assert tg.asarray(x) is x

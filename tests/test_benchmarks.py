@@ -312,7 +312,7 @@ def test_peak_memory_of_a_step() -> None:
 def test_a_peak_is_forgotten() -> None:
     from benchmarks._meters import meter
 
-    memory = meter("cpu")
+    memory = meter("tapegrad", "cpu")
     large = np.ones(8_000_000)
     before = memory.peak()
     del large

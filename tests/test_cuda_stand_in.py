@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -222,15 +223,6 @@ def test_a_device_goes_away() -> None:
     assert x.get().tolist() == [1.0] * 3
 
 
-@installed
-@pytest.mark.parametrize("driver", [0, 12000])
-def test_no_driver_or_an_old_one(driver: int) -> None:
-    import cupy
-
-    with simulated(driver_version=driver):
-        assert not cupy.is_available()
-
-
 # -- what must be there --------------------------------------------------------------------------------------
 
 CASES: list[tuple[tuple[Any, str, Any], str]] = [
@@ -274,6 +266,15 @@ def test_the_plugin_ends_pytest_with_the_reason(tmp_path: Path) -> None:
     )
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "the stand-in for CUDA cannot run: " in done.stderr
+
+
+def test_tests_that_are_skipped_name_the_plugin() -> None:
+    code = "import places; print(places.why_not('cuda'))"
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TESTS, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith("python -m pytest -p cuda_stand_in"), done.stderr
 
 
 def test_counting_without_it_names_the_plugin() -> None:

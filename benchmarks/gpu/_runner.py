@@ -113,6 +113,8 @@ class Runner:
             kill.cancel()
             _signal(process, signal.SIGKILL)
             process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
         if status != 0 and monotonic() - start >= limit:
             return f"over its limit of {limit:.0f} s", last
         return _outcome(status), last

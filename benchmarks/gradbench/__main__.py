@@ -130,7 +130,7 @@ def _measure(case: Case, tools: dict[str, Tool], seconds: float) -> dict[str, An
 
 
 def _table(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
-    from benchmarks._report import aligned
+    from benchmarks._text import aligned
 
     lines = [["evaluation", *columns, *(["off by"] if CPP in columns else [])]]
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from sys import getrefcount
 from typing import Any
 
@@ -10,7 +11,7 @@ from tapegrad._compile._extract import program_of
 from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
 from tapegrad._compile._program import Program
-from tapegrad._namespace import as_array, backend_of
+from tapegrad._namespace import as_array, backend_of, computed
 from tapegrad._record import LEAF
 from tapegrad._tensor import Hooks, Tensor
 from tapegrad.backends import Backend
@@ -67,7 +68,10 @@ class Replay:
             + [type(leaves[i]) for i in self.raw]
             + list(map(type, self.held))
         )
-        self.executor = _executor(self.program, {backend_of[kind] for kind in kinds}, threads, reassociate)
+        made = partial(_executor, self.program, {backend_of[kind] for kind in kinds}, threads, reassociate)
+        tensors = [x for x in leaves if isinstance(x, Tensor)] + [box.tensor for box, *_ in self._states]
+        arrays = [x._array for x in tensors] + [leaves[i] for i in self.raw]
+        self.executor = computed(lambda *_: made(), arrays[:1], {})  # planned on their device
         self.run = self.executor.run
         # Gradients that a call replaces, whose memory its own may lie in if nobody else can see it.
         guarded = {n for n, _ in self._grads_are}

@@ -11,6 +11,7 @@ from typing import Any
 
 from tapegrad._compile._kinds import kind_of
 from tapegrad._compile._program import Node, Program, Value, put_in, reads_of
+from tapegrad._namespace import computed
 from tapegrad.backends import as_key
 
 _FILLS = ("zeros", "ones", "full")
@@ -103,7 +104,7 @@ def _constant(node: Node, as_array: Callable[[Any], Any]) -> tuple[Value, ...] |
     if node.op == "empty" or (node.op == "broadcast_to" and node.out.shape != ()):
         return None
     put: Callable[[Value], Any] = lambda v: v.constant  # noqa: E731
-    result = node.function(*put_in(node.args, put), **{k: put_in(v, put) for k, v in node.kwargs.items()})
+    result = computed(node.function, put_in(node.args, put), {k: put_in(v, put) for k, v in node.kwargs.items()})
     for v, array in zip(node.outs, result if node.many else (result,), strict=True):
         v.node, v.constant = None, as_array(array)
     return node.outs
@@ -139,7 +140,7 @@ def _note_uniform(node: Node, as_array: Callable[[Any], Any], xp: Any) -> None:
     else:
         return
     scalar = Value((), node.out.dtype)
-    scalar.constant = as_array(node.function(*args, **node.kwargs))
+    scalar.constant = as_array(computed(node.function, args, node.kwargs))
     if scalar.constant.dtype == node.out.dtype:
         node.out.uniform = scalar
 

@@ -16,7 +16,7 @@ from weakref import ref
 from tapegrad._compile._program import Node, Value
 from tapegrad._compile._refusals import shape_needed, stranger, value_needed, written_to
 from tapegrad._cuts import inside, user_line
-from tapegrad._namespace import CaptureError, backend_of, capturing, find_backend
+from tapegrad._namespace import CaptureError, backend_of, capturing, computed, find_backend
 from tapegrad._symbols import BINARY, COMPARISONS, UNARY
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array, Backend
@@ -155,10 +155,10 @@ class Graph:
                 named.append(b)
         if kwargs:
             split = {k: _split(v, reads) for k, v in kwargs.items()}
-            result = function(*raw, **{k: v for k, (v, _) in split.items()})
+            result = computed(function, raw, {k: v for k, (v, _) in split.items()})
             kwargs = {k: v for k, (_, v) in split.items()}
         else:
-            result = function(*raw)
+            result = computed(function, raw, {})
         if effect or _is_array(result):
             node = Node(op, function, tuple(named), kwargs, "" if self.tentative else user_line(3), effect, reads)
             self.nodes.append(node)

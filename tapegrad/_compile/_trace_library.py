@@ -25,6 +25,8 @@ _DATA_DEPENDENT = {
 class TraceNamespace:
     """A library's namespace whose functions record what they compute."""
 
+    elsewhere = None  # a program has one device
+
     def __init__(self, base: Any, prefix: str = "") -> None:
         self._base, self._prefix = base, prefix
 
@@ -107,6 +109,9 @@ class TraceBackend(Backend):
 
     def move(self, array: Array, device: Any) -> Array:
         return graph_now().call("to_device", self.base.move, (array, device), {})
+
+    def owner(self, array: Array) -> object:
+        return self.base.owner(array.raw)
 
     def copy(self, array: Array) -> Array:
         graph = graph_now()

@@ -14,7 +14,7 @@ from tapegrad._compile._costs import bytes_of, dtype_like, dtype_of, flops_of, i
 from tapegrad._compile._program import Node, Program, Value, put_in
 from tapegrad._compile._replay import Replay
 from tapegrad._graph import LONGEST, PROGRAM_COLOURS, Shape, draw_dot, draw_mermaid
-from tapegrad._namespace import backend_of
+from tapegrad._namespace import backend_of, computed
 from tapegrad._tape import show_static
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad._tree import flatten
@@ -318,7 +318,8 @@ def _compute(node: Node, env: dict[Value, Any]) -> None:
     def content(v: Value) -> Any:
         return env[v] if v.constant is None else v.constant
 
-    result = node.function(*put_in(node.args, content), **{k: put_in(v, content) for k, v in node.kwargs.items()})
+    kwargs = {k: put_in(v, content) for k, v in node.kwargs.items()}
+    result = computed(node.function, put_in(node.args, content), kwargs)
     if node.many:
         env.update(zip(node.outs, result, strict=True))
     elif node.outs:

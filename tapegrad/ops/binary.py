@@ -17,6 +17,7 @@ from tapegrad._rules import BROADCASTING, composed, identity
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, times
 from tapegrad.ops._text import text
+from tapegrad.ops.shaping import broadcast_to
 
 binary = partial(_declare, module=__name__)
 
@@ -405,4 +406,4 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
         out = where(out < min, min, out)
     if max is not None:
         out = where(out > max, max, out)
-    return out
+    return broadcast_to(out, out.shape) if out is x else out

@@ -10,10 +10,11 @@ from tapegrad._dtypes import as_dtype, isdtype
 from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_device, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
-from tapegrad._record import Record, noticed
+from tapegrad._record import LEAF, Record, noticed
 from tapegrad._rules import identity
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._tensor import Tensor, shallow_copy, wrap
 from tapegrad.backends import Array, Backend
+from tapegrad.ops.shaping import reshape
 
 _astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity)
 
@@ -30,7 +31,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
     x = as_tensor(x)
     to, now = as_dtype(dtype), x.dtype
     if now is to and not copy:
-        return x if device is None else to_device(x, device)
+        return unchanged(x) if device is None else to_device(x, device)
     if now.kind == "complex floating" and to.kind != "complex floating":
         raise TypeError(f"astype: from {now.name} to {to.name} would drop imaginary parts: use tapegrad.real(x)")
     native = native_dtype(x._array, to)
@@ -40,6 +41,19 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
         x = wrap(x._array)
     y = _astype(x, native)
     return y if device is None else to_device(y, device)
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """Return what a conversion that has nothing to convert gives: another Tensor, so that a write leaves `x` as it is.
+
+    A leaf that requires a gradient is returned itself: `.grad` is filled there, and writing to it raises.
+    """
+    noticed(x)
+    if x._record is not None:
+        return x if x._record.op is LEAF else reshape(x, x.shape)
+    y = shallow_copy(x)
+    y._base = x
+    return y
 
 
 def index_dtype(like: Array) -> str:
@@ -111,7 +125,7 @@ def to_device(x: Tensor, device: str, /, *, stream: Any = None) -> Tensor:
         raise ValueError("to_device: stream= is not supported; pass None")
     name = full_name(device)
     if name == x.device:
-        return x
+        return unchanged(x)
     return _to_device(x, name, x.device)
 
 

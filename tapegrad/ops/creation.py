@@ -25,7 +25,7 @@ from tapegrad._rules import composed, constant
 from tapegrad._settings import default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
-from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, transfer
+from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, transfer, unchanged
 from tapegrad.ops.shaping import broadcast_to, reshape
 
 # -- from data -------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
 def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Tensor:
     """Return a Tensor of an object; an array stays on its library and device unless `device` says otherwise.
 
-    obj: a Tensor (returned as it is if nothing changes; conversions of it are recorded), an array of any
+    obj: a Tensor (conversions of it are recorded; a leaf that needs none is returned itself), an array of any
     library, a number, or nested lists of numbers and Tensors, which are stacked on the device of the Tensors and
     recorded. copy: an array that others may write to is copied unless this is False, which is for arrays that nobody
     will write to again; False raises ValueError if a copy is unavoidable.
@@ -101,12 +101,12 @@ def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | N
         x = astype(x, dtype)
         copy = None
     if device is not None:
-        y = to_device(x, device)
-        if copy is False and y is not x:
+        moves = full_name(device) != x.device
+        if copy is False and moves:
             raise ValueError(f"asarray: from {x.device} to {device} needs a copy")
-        copy = copy if y is x else None
-        x = y
-    return _positive_copy(x) if copy else x
+        copy = None if moves else copy
+        x = to_device(x, device)
+    return _positive_copy(x) if copy else unchanged(x)
 
 
 def _first_tensor(obj: Any) -> Tensor | None:

@@ -20,7 +20,7 @@ from tapegrad.ops._axes import axis_of
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import arange, default_if
 from tapegrad.ops.elementwise import conj
-from tapegrad.ops.shaping import roll
+from tapegrad.ops.shaping import broadcast_to, roll
 
 _FLIPPED = {"backward": "forward", "forward": "backward", "ortho": "ortho"}
 
@@ -136,7 +136,8 @@ def _fft_many(
     x = as_tensor(x)
     sizes, places = _many_axes(name, x, s, axes)
     norm = _norm(name, norm)
-    return _fft(_as_complex(x), sizes, places, inverse, norm) if places else _as_complex(x)
+    x = _as_complex(x)
+    return _fft(x, sizes, places, inverse, norm) if places else broadcast_to(x, x.shape)
 
 
 # -- complex transforms ----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tapegrad._primitive import primitive
 from tapegrad._record import DEFAULT, LEAF, STATIC, Operation, Record, mode, noticed, scopes
 from tapegrad._rules import OPERATIONS, new, record
 from tapegrad._tensor import Tensor, wrap
+from tapegrad._views import updated
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, axes_at, full_key, gathered, has_integer_arrays, plain_key
@@ -52,7 +53,9 @@ def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     walk.put(p, walk.xp.index_add(acc, key, t))
 
 
-_getitem = primitive("getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read)
+_getitem = primitive(
+    "getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read, view=True
+)
 GETITEM = OPERATIONS["getitem"]
 
 
@@ -86,8 +89,11 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     m = mode() if scopes else DEFAULT
     if p is None or not m.recording:
         y._record = None
+        if p is None or p.op is LEAF:  # else it would hold the tape of x
+            y._base = x
     else:
         y._record = record(GETITEM, (p,), (plain,), out)
+        y._base = x
     if m.watch is not None:
         m.watch(GETITEM, (x,), (plain,), y)
     return y
@@ -277,8 +283,10 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     key = full_key(x, key)
     apart = gathered(x, key)
     if apart is not None:
+        updated(x, "x[...] = v")
         shape, order, key = apart
         y = permute_dims(reshape(x, shape), order)
+        y._base = None
         setitem(y, key, value)
         back = tuple(sorted(range(len(order)), key=order.__getitem__))
         x._array, x._record = parts(reshape(permute_dims(y, back), x.shape), x)
@@ -293,13 +301,17 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
                 value = reshape(value, value.shape[extra:])
             v = namespace_of[type(v)].reshape(v, v.shape[extra:])
     if len(key) == 1 and type(key[0]) not in (int, slice) and _fits_everywhere(key[0], v):
+        updated(x, "x[...] = v")
         value = wrap(v, value._record if type(value) is Tensor else None)
         x._array, x._record = parts(where(wrap(key[0]), value, x), x)
         return
     backend = backend_of[type(x._array)]  # no local name for the buffer: it would count as a second owner
     parents = (x._record, value._record if type(value) is Tensor else None)
+    private = backend.is_private(x)
+    if not private:
+        updated(x, "x[...] = v")
     try:
-        if backend.is_private(x):
+        if private:
             out = backend.xp.index_set(x._array, key, v)
         else:
             out = backend.xp.index_set(backend.copy(x._array), key, v)
@@ -403,6 +415,7 @@ def index_set(x: Tensor, key: Key, value: Tensor) -> Tensor:
     """Write into a Tensor that nobody else uses, and return it."""
     if type(x._array) is not type(value._array):
         x, value = on_one_level((x, value))
+    x._base = None
     setitem(x, key, value)
     return x
 

@@ -81,7 +81,7 @@ def matmul(x1: Any, x2: Any, /) -> Tensor:
 
 
 _matrix_transpose = primitive(
-    "matrix_transpose", lambda xp, x: xp.matrix_transpose(x), lambda xp, t: xp.matrix_transpose(t)
+    "matrix_transpose", lambda xp, x: xp.matrix_transpose(x), lambda xp, t: xp.matrix_transpose(t), view=True
 )
 
 

@@ -13,7 +13,7 @@ from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
 from tapegrad.ops._singular import over
 from tapegrad.ops.binary import subtract
-from tapegrad.ops.shaping import concat, reshape, squeeze
+from tapegrad.ops.shaping import broadcast_to, concat, reshape, squeeze
 
 Axis = int | tuple[int, ...] | None
 
@@ -263,7 +263,9 @@ def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fa
         x = _prod(x, i)
     if dtype is not None:
         x = _cast(x, dtype)
-    return x if keepdims or not axes else squeeze(x, axes)
+    if not axes:
+        return broadcast_to(x, x.shape)
+    return x if keepdims else squeeze(x, axes)
 
 
 def _widened(x: Tensor) -> Tensor:

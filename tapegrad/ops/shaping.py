@@ -25,6 +25,7 @@ _reshape = primitive(
     "reshape",
     lambda xp, x, shape: xp.reshape(x, shape),
     lambda xp, t, x_shape, shape: xp.reshape(t, _lead(t, shape) + tuple(x_shape)),
+    view=True,
 )
 _broadcast_to = primitive("broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), identity, broadcasts=True)
 
@@ -35,8 +36,10 @@ def _permute_vjp(xp: Any, t: Any, axes: tuple[int, ...]) -> Any:
     return xp.permute_dims(t, (*range(lead), *(lead + i for i in back)))
 
 
-_permute_dims = primitive("permute_dims", lambda xp, x, axes: xp.permute_dims(x, axes), _permute_vjp)
-_flip = primitive("flip", lambda xp, x, axis: xp.flip(x, axis=axis), lambda xp, t, axis: xp.flip(t, axis=axis))
+_permute_dims = primitive("permute_dims", lambda xp, x, axes: xp.permute_dims(x, axes), _permute_vjp, view=True)
+_flip = primitive(
+    "flip", lambda xp, x, axis: xp.flip(x, axis=axis), lambda xp, t, axis: xp.flip(t, axis=axis), view=True
+)
 _roll = primitive(
     "roll",
     lambda xp, x, shift, axis: xp.roll(x, shift, axis=axis),
@@ -156,7 +159,7 @@ def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...]
     """
     x = as_tensor(x)
     if axis is None:
-        return reshape(roll(reshape(x, -1), shift, axis=0), x.shape) if x.size else x
+        return reshape(roll(reshape(x, -1), shift, axis=0), x.shape) if x.size else broadcast_to(x, x.shape)
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     shifts = (shift,) * len(axes) if isinstance(shift, int) else tuple(shift)
     if len(shifts) != len(axes):
@@ -305,7 +308,11 @@ def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:
     (Tensor(1.), Tensor(2.))
     """
     x = as_tensor(x)
-    return _unstack(x, axis_of("unstack", x.ndim, axis))
+    ys = _unstack(x, axis_of("unstack", x.ndim, axis))
+    if x.is_leaf or (ys and ys[0]._record is not None):
+        for y in ys:
+            y._base = x
+    return ys
 
 
 def _list(name: str, arrays: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -341,7 +348,7 @@ def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     """
     xs = as_tensors("broadcast_arrays", *arrays)
     shape = broadcast_shapes(*[x.shape for x in xs])
-    return tuple([x if x.shape == shape else _broadcast_to(x, shape) for x in xs])
+    return tuple([_broadcast_to(x, shape) for x in xs])
 
 
 @composed

@@ -15,7 +15,7 @@ from tapegrad._namespace import backend_of, dtype_of
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._record import mode
-from tapegrad._rules import constant
+from tapegrad._rules import constant, with_operators
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, count, spread
 from tapegrad.ops._text import text
@@ -52,6 +52,7 @@ relu = unary(
 )
 
 
+@with_operators
 def _silu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
     s = xp.sigmoid(x)
     return x * s, s
@@ -79,6 +80,7 @@ def _gelu_tanh(xp: Any, x: Any) -> Any:
     return xp.tanh(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBE) * (x * x)))
 
 
+@with_operators
 def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
     th = _gelu_tanh(xp, x)
     return 0.5 * x * (1 + th), th
@@ -118,11 +120,13 @@ def _shifted(xp: Any, x: Any, axis: Any) -> Any:
     return x - xp.max(x, axis=axis, keepdims=True)
 
 
+@with_operators
 def _softmax_forward(xp: Any, x: Any, axis: int) -> Any:
     e = xp.exp(_shifted(xp, x, axis))
     return e / xp.sum(e, axis=axis, keepdims=True)
 
 
+@with_operators
 def _log_softmax_forward(xp: Any, x: Any, axis: int) -> Any:
     z = _shifted(xp, x, axis)
     return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
@@ -162,6 +166,7 @@ def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     return _log_softmax(x, axis_of("log_softmax", x.ndim, axis))
 
 
+@with_operators
 def _logsumexp_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     if count(x.shape, axis) == 0:
         return xp.sum(x, axis=axis, keepdims=keepdims) - xp.inf
@@ -223,6 +228,7 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
     return out if axis == -1 else moveaxis(out, -1, axis)
 
 
+@with_operators
 def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
     z = _shifted(xp, logits, -1)
     e = xp.exp(z)

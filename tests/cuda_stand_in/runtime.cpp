@@ -122,7 +122,7 @@ int cuInit(unsigned) { return 0; }
 
 int cudaGetDeviceCount(int* n) {
   *n = 0;
-  if (driver_version < 13000) return driver_version ? 35 : 100;
+  if (driver_version < 13000) return 35;  // that of no driver is 0
   *n = device_count;
   return device_count ? 0 : 100;
 }

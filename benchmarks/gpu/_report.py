@@ -1,0 +1,77 @@
+"""The report: what was run on which machine, what failed or is missing, and the targets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks._text import aligned, short
+from benchmarks.gpu._records import Record, read
+from benchmarks.gpu._targets import latest, results
+
+FILE = "report.txt"
+
+
+def write(folder: Path) -> str:
+    """Write the report of a folder's records, and return it."""
+    text = report(read(folder))
+    (folder / FILE).write_text(text + "\n")
+    return text
+
+
+def report(records: Sequence[Record]) -> str:
+    """Return the report of records; of what was run more than once it takes the last."""
+    parts = [_about(records), _steps(records), _failures(records), _targets(records)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _about(records: Sequence[Record]) -> str:
+    found = latest(records, "environment")
+    if not found:
+        return "no environment was recorded: run the phase environment first"
+    about = found[-1]
+    lines = [f"{key}: {about[key]}" for key in ("gpu", "driver", "date", "commit", "cpu", "cores")]
+    lines.append(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    if about["stand_in"]:
+        lines.append("No driver answers: this is CuPy on a stand-in for CUDA, and no time here means anything.")
+    elif about["tiny"]:
+        lines.append("A tiny run says that everything runs; no time here means anything.")
+    else:
+        name = re.sub(r"[^a-z0-9]+", "-", str(about["gpu"]).lower()).strip("-")
+        lines.append(f"commit as: benchmarks/results/gpu/{name}-{about['date'][:10]}-{about['commit']}")
+    return "\n".join(lines)
+
+
+def _steps(records: Sequence[Record]) -> str:
+    lines = [["step", "seconds", "limit", "outcome"]]
+    for record in latest(records, "step", "phase", "step"):
+        name = f"{record['phase']}: {record['step']}"
+        lines.append([name, f"{record['seconds']:.1f}", f"{record['limit']:g}", record["outcome"]])
+    return aligned(lines) if len(lines) > 1 else ""
+
+
+def _failures(records: Sequence[Record]) -> str:
+    lines = [f"FAIL {r['name']}: {r['detail']}" for r in latest(records, "fact", "name") if not r["passed"]]
+    lines += [f"FAILED {r['test']}: {r['why']}" for r in latest(records, "failure", "test")]
+    for kind, names in {"cost": ("operation", "what"), "bandwidth": ("name",), "row": ("name",)}.items():
+        for record in latest(records, kind, *names):
+            if record.get("failed"):
+                lines.append(f"FAILED {kind}, {', '.join(str(record[n]) for n in names)}: {record['failed']}")
+    for kind, name in {"gpt": "precision", "memory": "name", "product": "name"}.items():
+        for record in latest(records, kind, name, "column"):
+            if "failed" in record:
+                lines.append(f"FAILED {kind}, {record[name]}, {record['column']}: {record['failed']}")
+    lines += [f"MISSING {r['what']}: {r['fix']}" for r in latest(records, "missing", "what")]
+    lines += [f"skipped: {r['what']}: {r['why']}" for r in latest(records, "skipped", "what")]
+    return "\n".join(lines)
+
+
+def _targets(records: Sequence[Record]) -> str:
+    lines = [["target on an H100", "limit", "measured", ""]]
+    for result in results(records):
+        if result.measured is None:
+            lines.append([result.name, result.limit, "not measured", ""])
+        else:
+            lines.append([result.name, result.limit, short(result.measured), "pass" if result.passed else "miss"])
+    return aligned(lines)
