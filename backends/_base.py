@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
 from typing import Any
@@ -177,6 +178,10 @@ class Backend:
     def loop(self, until: Any, step: Callable[[Array], Any], x: Array) -> Array:
         """Return `until(step, x)`, which takes a step again and again until values say that it is enough."""
         return until(step, x)
+
+    def raising(self) -> AbstractContextManager[Any]:
+        """Return a context in which linear algebra raises for singular matrices, even if the host must wait."""
+        return nullcontext()
 
     def synchronize(self, array: Array) -> None:
         """Wait until the values of an array are computed."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any
 
 import array_api_compat.cupy as compat
 import cupy
+import cupyx
 import cupyx.scipy.special
 import numpy as np
 from cupy_backends.cuda.libs import nvrtc
@@ -102,6 +104,9 @@ class Adapter(Backend):
     def move(self, array: Array, device: Any) -> Array:
         with device:
             return cupy.asarray(array)
+
+    def raising(self) -> AbstractContextManager[Any]:
+        return cupyx.errstate(linalg="raise")  # type: ignore[no-any-return]
 
     def synchronize(self, array: Array) -> None:
         with array.device:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from tapegrad.backends._cupy_jobs import Batch, Call, Flat, is_product, may_raise
+from tapegrad.backends._cupy_jobs import Batch, Call, InRows, is_product, may_raise
 from tapegrad.backends._cupy_liveness import Liveness
 
 
@@ -51,8 +51,9 @@ def _overwrites(job: Any, x: Any, v: Any, liveness: Liveness) -> bool:
     if isinstance(job, Batch):  # blocks of one array run beside those of another
         reading = job.readers[x]
         return len(reading) == 1 and v in reading[0].outs and _overwrites(reading[0], x, v, liveness)
-    if isinstance(job, Call) or any(liveness.root(y) is x and y is not x for n in job.all() for y in n.values()):
+    views = any(liveness.root(y) is x and y is not x for n in job.all() for y in n.values())
+    if views or isinstance(job, Call):
         return False
-    if isinstance(job, Flat):
-        return v not in {n.outs[0] for n in job.totals} and prod(x.shape) == job.size
-    return bool(job.rows.overwrites(x, v))
+    if isinstance(job, InRows):
+        return bool(job.rows.overwrites(x, v))
+    return v not in {n.outs[0] for n in job.totals} and prod(x.shape) == job.size

@@ -16,7 +16,7 @@ from typing import Any
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends._cupy_gemm import can_multiply
 from tapegrad.backends._cupy_rows import Rows
-from tapegrad.backends._items import axes_of, is_value
+from tapegrad.backends._items import axes_of, is_total, is_value
 
 WIDEST = 40  # values of one kernel
 NEAR = 8  # kernels that are asked whether an operation may join them
@@ -238,9 +238,12 @@ def _of_run(run: Any, number: Callable[[Any], Any]) -> list[Any]:
             before.append(Call(n))
         else:
             rest.append(n)
-    rows = Rows(run.lead, rest, [])
-    if rest and rows.fits(number):
-        return [*before, _job(rows)]
+    columns = [n for n in rest if is_total(n)]
+    inner = [n for n in rest if n not in columns]
+    for nodes, others in ((rest, []), (inner, columns)):  # sums of long rows' columns are kernels of their own
+        rows = Rows(run.lead, nodes, [])
+        if nodes and rows.fits(number):
+            return [*before, _job(rows), *[_of_node(n, number) for n in others]]
     if len(rest) == 1 and not before:
         return [Call(rest[0])]
     return before + [_of_node(n, number) for n in rest]

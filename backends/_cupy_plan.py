@@ -26,8 +26,8 @@ from tapegrad.backends._cupy_donation import donations
 from tapegrad.backends._cupy_gemm import matrix_of, product_of, readable
 from tapegrad.backends._cupy_jobs import (
     Batch,
+    Call,
     Flat,
-    InRows,
     is_concatenation,
     is_constant,
     is_product,
@@ -65,6 +65,7 @@ class Analysis:
     def __init__(self, program: Any) -> None:
         self.program = program
         self._numbers: dict[Any, Any] = {}
+        self._counts: dict[Any, bool] = {}
         self.jobs = jobs_of(program, self.number)
         refused = [n for job in self.jobs for n in job.all() if n.effect]
         self.errors = [n.args[1] for n in refused]
@@ -77,6 +78,14 @@ class Analysis:
         if scalar not in self._numbers:
             self._numbers[scalar] = scalar.constant.item()
         return self._numbers[scalar]
+
+    def counts(self, v: Any) -> bool:
+        """Say whether a value is the constant 0, 1, 2 and so on."""
+        if v.constant is None or len(v.shape) != 1 or v.dtype.kind not in "iu":
+            return False
+        if v not in self._counts:
+            self._counts[v] = bool((v.constant == cupy.arange(v.size)).all())
+        return self._counts[v]
 
 
 class Plan:
@@ -110,7 +119,7 @@ class Plan:
         in_place, committed = donations(program, self.jobs, self._liveness, shared)
         self.donated = {**in_place, **committed}  # number of an input -> place of the output that replaces it
         self._old = {program.outputs[place]: program.inputs[k] for k, place in in_place.items()}  # what is written over
-        self._places = kernels.Places(self.layout, self.number)
+        self._places = kernels.Places(self.layout, self.number, analysis.counts)
         self.place.update((program.outputs[place], self.inputs[k]) for k, place in in_place.items())
         for i, job in enumerate(self.jobs):
             self._job(job)
@@ -160,24 +169,27 @@ class Plan:
         self.steps.append(Step(name, function, args))
 
     def _job(self, job: Any) -> None:
+        if isinstance(job, Call):
+            self._call(job.node)
+            return
+        for v in job.outs:
+            self.target(v)  # the text of a kernel depends on where its results lie
         if isinstance(job, Flat):
             self._flat(job)
         elif isinstance(job, Batch):
             self._batch(job)
-        elif isinstance(job, InRows):
-            self._emit(_operations(job), rows.kernel("@", job.rows, self._places, self._early(job.outs)))
         else:
-            self._call(job.node)
+            self._emit(_operations(job), rows.kernel("@", job.rows, self._places, self._early(job.outs)))
+
+    def _early(self, outs: list[Any]) -> set[Any]:
+        """Return the state that results are written over."""
+        return {self._old[v] for v in outs if v in self._old}
 
     def _flat(self, job: Flat) -> None:
         ends = {n.outs[0] for n in job.totals}
         outs = [v for v in job.outs if v not in ends]
         early = self._early(outs)
         self._emit(_operations(job), kernels.flat("@", job.shape, job.nodes, outs, self._places, job.totals, early))
-
-    def _early(self, outs: list[Any]) -> set[Any]:
-        """Return the operands that results are written over, to be read before."""
-        return {self._old[v] for v in outs if v in self._old}
 
     def _batch(self, job: Batch) -> None:
         """Launch one kernel for all jobs of one form, whatever their sizes."""
@@ -193,9 +205,6 @@ class Plan:
                 self._flat(flats[0])
                 continue
             many = kernels.multi("@", [_group(flat) for flat in flats], self._places)
-            for flat in flats:
-                for v in flat.outs:
-                    self.target(v)
             table = cupy.asarray(many.table(lambda v: self.array(v).data.ptr))
             kernel = many.kernel
             name = f"{len(flats)} times {_operations(flats[0])}"

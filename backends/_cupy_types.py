@@ -1,8 +1,7 @@
 """How dtypes of arrays look in generated CUDA: how they are read, computed with, written, and spelt as literals.
 
 float16 and bfloat16 are computed in float and rounded after each operation, as NumPy does. The text uses no header, so
-that it compiles quickly; where `__CUDACC__` and NVRTC are absent (in the tests, g++) the reader of the text provides
-what CUDA has built in.
+that it compiles quickly.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ TYPES: dict[str, CType] = {
 }
 
 HELPERS = r"""
-#ifndef TG_HOST
 #define TG_FN __device__ __forceinline__
 TG_FN float tg_h2f(unsigned short b) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(b)); return f; }
 TG_FN unsigned short tg_f2h(float f) { unsigned short b; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(f)); return b; }
@@ -54,7 +52,6 @@ TG_FN unsigned short tg_d2h(double f) { unsigned short b; asm("cvt.rn.f16.f64 %0
 TG_FN float tg_bits2f(unsigned int b) { return __uint_as_float(b); }
 TG_FN unsigned int tg_f2bits(float f) { return __float_as_uint(f); }
 TG_FN double tg_bits2d(unsigned long long b) { return __longlong_as_double((long long)b); }
-#endif
 #define TG_INF_f tg_bits2f(0x7f800000u)
 #define TG_NAN_f tg_bits2f(0x7fc00000u)
 #define TG_INF_d tg_bits2d(0x7ff0000000000000ull)

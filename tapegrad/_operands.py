@@ -230,6 +230,8 @@ def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
 def _same_kind(error: Exception) -> Callable[[str], Exception]:
     if isinstance(error, Warning):  # the caller has made warnings errors
         return type(error)
+    if type(error).__name__.endswith("LinAlgError"):  # a ValueError on NumPy, a RuntimeError on PyTorch
+        return ValueError
     for kind in (IndexError, ValueError, TypeError, OverflowError, NotImplementedError, MemoryError, ImportError):
         if isinstance(error, kind):
             return kind

@@ -30,7 +30,7 @@ TASKS: dict[str, Callable[[Any], Any]] = {
 STEPS = {
     "mlp": """
 1 5 times multiply subtract
-1 add max subtract exp sum log divide equal astype subtract multiply sum
+1 add max subtract exp sum take_along_axis log subtract sum divide equal astype subtract multiply sum
 2 add maximum greater
 1 divide
 1 less greater_equal bitwise_or any
@@ -39,8 +39,6 @@ STEPS = {
 5 partial results
 1 refuse
 1 subtract
-1 subtract sum
-1 take_along_axis
 2 where sum
 """,
     "gelu": """
@@ -70,7 +68,7 @@ STEPS = {
 5 add
 8 add add mean subtract multiply mean add sqrt divide multiply add abs greater bitwise_invert isfinite
   bitwise_invert multiply abs greater bitwise_invert
-1 add max subtract exp sum log divide equal astype subtract multiply sum
+1 add max subtract exp sum take_along_axis log subtract sum divide equal astype subtract multiply sum
 4 add multiply multiply add multiply tanh multiply add multiply minimum multiply add multiply subtract
   multiply multiply multiply add
 1 commit
@@ -96,9 +94,7 @@ STEPS = {
 4 multiply sum subtract multiply multiply
 38 partial results
 1 refuse
-1 subtract sum
 14 sum
-1 take_along_axis
 """,
 }
 

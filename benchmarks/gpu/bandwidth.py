@@ -6,6 +6,7 @@ The time is that of a program's CUDA graphs alone, without the copies of argumen
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
@@ -116,6 +117,8 @@ def _measure(output: Output, kernel: Kernel, copied: float) -> int:
             f"{kernel.name:48}failed  {why}", kind="bandwidth", name=kernel.name, family=kernel.family, failed=why
         )
         return 1
+    finally:
+        gc.collect()  # before the next kernel takes as much memory
     rate = kernel.nbytes / seconds
     share = rate / copied
     line = f"{kernel.name:48}{seconds * 1e6:12.1f} us {rate / 1e12:8.3f} TB/s {share:5.0%} of a copy, {steps} steps"

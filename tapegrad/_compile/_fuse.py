@@ -34,7 +34,7 @@ class _Fusion:
         self.order = groups.order
         self.readers: dict[Value, list[Run]] = {}  # runs that read a value made elsewhere
         for node in groups.nodes:
-            if node.kind in ("elementwise", "reduction", "view"):
+            if node.kind in ("elementwise", "reduction", "view", "pick"):
                 large = max([v.size for v in (*node.outs, *node.reads)]) >= smallest
                 if large or self.home:
                     self.place(node, large)
@@ -162,6 +162,8 @@ def _along(node: Node, lead: tuple[int, ...], kernels: bool) -> bool:
     if node.kind == "view":
         x = node.args[0]
         return node.op == "reshape" and x.shape[:k] == lead
+    if node.kind == "pick":
+        return all(v.shape[:k] == lead for v in node.args)
     return kernels or all(row_operand(v, out, k, lead) is not None for v in node.args if type(v) is Value)
 
 

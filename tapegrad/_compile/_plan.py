@@ -6,6 +6,7 @@ from typing import Any
 
 from tapegrad._compile._fuse import finish, fuse
 from tapegrad._compile._groups import Groups
+from tapegrad._compile._kinds import picks
 from tapegrad._compile._products import merged
 from tapegrad._compile._program import Program, Run
 from tapegrad._compile._reassociate import reassociate
@@ -23,6 +24,8 @@ def planned(program: Program, backend: Any, reassociated: bool = False) -> Progr
     for node in simple.nodes:
         if node.op in backend.elementwise:
             node.kind = "elementwise"
+        elif backend.kernels and picks(node):
+            node.kind = "pick"
     groups = Groups(simple.nodes)
     fuse(groups, backend.smallest_run // 4 if reassociated else backend.smallest_run, backend.kernels)
     if backend.stacks:

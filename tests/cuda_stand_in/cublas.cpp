@@ -163,10 +163,4 @@ GEMM(S, float, R_32F)
 GEMM(D, double, R_64F)
 GEMM(C, Float2, C_32F)
 GEMM(Z, Double2, C_64F)
-
-// -- functions that CUDA's math library has and the C library has not: SciPy's ------------------------------------------
-
-static double (*special)(int, double);
-void set_special(double (*f)(int, double)) { special = f; }
-double stand_in_special(int which, double x) { return special(which, x); }
 }
