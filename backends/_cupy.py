@@ -67,8 +67,8 @@ class Adapter(Backend):
             return f"{found}; update the driver, or pip install 'tapegrad[cuda{driver // 1000}]'"
         try:
             runtime.getDeviceCount()
-        except runtime.CUDARuntimeError as error:
-            return f"CuPy is installed but finds no CUDA device; install the NVIDIA driver ({error})"
+        except runtime.CUDARuntimeError:
+            return "CuPy is installed but finds no CUDA device; install the NVIDIA driver"
         try:
             nvrtc.getVersion()
         except (ImportError, RuntimeError) as error:
