@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
 from typing import Any
@@ -73,6 +74,8 @@ class Backend:
     plans = False  # whether the executor takes a planned program, with runs in it
     stacks = False  # and stacks and folds of operations on small arrays
     smallest_run = 65536  # elements of an array from which operations on it are put into runs
+    attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile._attention`
+    kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
     fuses = False  # whether forward functions and rules are traced, to be run as few kernels: see `fused_program`
     mutable = True  # whether arrays can be written in place
@@ -104,6 +107,10 @@ class Backend:
     def why_not(cls) -> str | None:
         """Say in one line why the library cannot be used here, or None if it can."""
         return None
+
+    def remedy(self, error: Exception) -> str:
+        """Return advice, in one line, for an error of the device below the library; "" for other errors."""
+        return ""
 
     def owns(self, array_type: type) -> bool:
         """Say whether a type from this library's package is its array type."""
@@ -178,6 +185,10 @@ class Backend:
     def loop(self, until: Any, step: Callable[[Array], Any], x: Array) -> Array:
         """Return `until(step, x)`, which takes a step again and again until values say that it is enough."""
         return until(step, x)
+
+    def raising(self) -> AbstractContextManager[Any]:
+        """Return a context in which linear algebra raises for singular matrices, even if the host must wait."""
+        return nullcontext()
 
     def synchronize(self, array: Array) -> None:
         """Wait until the values of an array are computed."""

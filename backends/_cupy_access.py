@@ -95,7 +95,7 @@ def access(
         return Access("same", at)
     step = min(PACK, width * size)
     moves = (*outer, *[t for _, t in axes[:-1]])
-    if s == 1 and layout.alignment % step == 0 and all(t * size % step == 0 for t in moves):
+    if s == 1 and packs(layout.alignment, width, size) and all(t * size % step == 0 for t in moves):
         return Access("pack", at)
     return Access("each", f"{at} + w" if s == 1 else f"{at} + w * {s}")
 
@@ -121,11 +121,16 @@ def load(name: str, slot: str, kind: CType, array: str, at: Access, row: str, wi
     return f"{{ const {pack} q = *(const {pack}*)&{array}[{place}]; {each} }}"
 
 
-def store(name: str, slot: str, kind: CType, array: str, place: str, width: int) -> str:
-    """Return the statement that writes registers to a contiguous, aligned array."""
+def packs(alignment: int, width: int, size: int) -> bool:
+    """Say whether `width` elements of so many bytes are read and written at once at addresses of an alignment."""
+    return alignment % min(PACK, width * size) == 0
+
+
+def store(name: str, slot: str, kind: CType, array: str, place: str, width: int, packed: bool) -> str:
+    """Return the statement that writes registers to a contiguous array; packed: at once."""
     value = kind.store.format(f"{name}[{slot}]")
-    if width == 1:
-        return f"TG_EACH(w, 1) {array}[{place}] = {value};"
+    if width == 1 or not packed:
+        return f"TG_EACH(w, {width}) {array}[{place}{' + w' if width > 1 else ''}] = {value};"
     pack = f"tg_pack<{kind.memory}, {width}>"
     return f"{{ {pack} q; TG_EACH(w, {width}) q.v[w] = {value}; *({pack}*)&{array}[{place}] = q; }}"
 

@@ -1,47 +1,54 @@
 """Running a compiled program on CuPy: generated kernels over planned buffers, replayed as CUDA graphs.
 
 The first calls launch the steps one by one, on a stream and from a memory pool of their own, which loads kernels and
-fills caches. Then what can be captured is captured, in as few graphs as the calls in between leave. Inputs are copied
-into buffers of the plan: a graph has pointers baked in, a batch is another array at each call, and a copy at memory
-bandwidth costs far less than capturing anew. Updated state stays in the plan's buffer, which the Tensor then holds, so
-long as nobody else can see it.
+fills caches. Then what can be captured is captured, in as few graphs as the calls in between leave.
 
-None of this has ever run on a CUDA device. The tests run kernels, plans and the order of things on stand-ins for CuPy
-and cuBLAS (kernels compiled by g++), and compile the text with NVRTC where it is installed. What they cannot show:
-that CuPy's functions in `_cupy_plan` can be captured, that cuBLAS takes the calls of `_cupy_gemm`, reference counts of
-CuPy's arrays, and speed.
+Some buffers of the plan are handed out: updated state stays in its buffer, which the Tensor then holds, and so do
+gradients that the next call replaces. Reference counts tell whether anybody else can see such a buffer. If so, it is
+left to them and the program is planned anew, with copies in its place.
+
+No GPU has run this. The tests run it with CuPy on a stand-in for CUDA, which cannot show speed and races.
 """
 
 from __future__ import annotations
 
-import sys
 import warnings
 from contextlib import suppress
 from functools import cache
+from sys import getrefcount
 from typing import Any
 
+import cupy
+
 from tapegrad.backends._base import Array
-from tapegrad.backends._cupy_plan import Plan, Step
+from tapegrad.backends._cupy_faults import remedy
+from tapegrad.backends._cupy_gemm import Cublas
+from tapegrad.backends._cupy_liveness import ALIGNED
+from tapegrad.backends._cupy_plan import Analysis, Plan, Step
+from tapegrad.backends._cupy_refusals import Refusals
 
 WARM_UPS = 2  # calls before the one that captures
 
 
 class Executor:
-    """Runs a program; called with the arrays of its inputs. cp, gemm: stand-ins for cupy and cuBLAS."""
+    """Runs a program; called with the arrays of its inputs."""
 
-    def __init__(self, program: Any, cp: Any = None, gemm: Any = None) -> None:
-        if cp is None:
-            import cupy
+    lends = True  # gradients of an earlier call may be written over, see `lent`
 
-            cp = cupy
+    def __init__(self, program: Any) -> None:
         self.program = program
-        self.cp: Any = cp
-        self._gemm = cache(gemm or (lambda: _cublas(cp)))  # a workspace of its own: graphs may run side by side
+        self.lent: Any = ()  # identities of earlier gradients that one more holds, who lets go of them with this call
+        self._gemm = cache(lambda: Cublas(cupy))  # a workspace of its own: graphs may run side by side
         self._last: Any = None  # the stream of the call before
-        self._shared: frozenset[int] = frozenset()
+        self._analysis: Analysis | None = None
+        self._refusals: Refusals | None = None
+        self._accepted = False
         self._plan: Plan | None = None
         self._graphs: list[Any] = []
-        self._captures = True
+        self._shared: frozenset[int] = frozenset()  # numbers of state that others have seen
+        self._kept: frozenset[int] = frozenset()  # places of gradients that others have kept
+        # Numbers of inputs that are other arrays from call to call, so that they are copied.
+        self._moving = frozenset(program.arguments) | {k for k in program.replaces if k is not None}
 
     @property
     def how(self) -> str:
@@ -57,61 +64,101 @@ class Executor:
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
         device = arrays[0].device if arrays else None
-        with self.cp.cuda.Device(getattr(device, "id", None)):
-            return self._run(arrays)
+        with cupy.cuda.Device(getattr(device, "id", None)):
+            try:
+                return self._run(arrays)
+            except Exception as error:
+                advice = remedy(error)
+                if advice:
+                    error.add_note(advice)
+                raise
+
+    def refused(self) -> bool:
+        """Say whether a run that raised an error did so before it wrote to an output."""
+        return not self._accepted
 
     def _run(self, arrays: list[Array]) -> list[Array]:
+        self._accepted = False
+        if self._refusals is not None:
+            try:
+                self._refusals.raise_first()  # of an earlier call
+            except Exception:
+                arrays.clear()  # a traceback that is kept would hold state
+                raise
         plan = self._plan
-        if plan is not None:
-            seen = [k for k in plan.donated if not self._private(k, arrays)]
-            if seen:
-                self._shared |= set(seen)
-                plan = None
-        if plan is None:
-            plan = self._planned()
-        stream = self.cp.cuda.get_current_stream()
+        if plan is None or self._is_seen(arrays):
+            plan = self._planned(arrays)
+        stream = cupy.cuda.get_current_stream()
         if self._last is not None and stream.ptr != self._last.ptr:
             self._last.synchronize()  # the buffers are still in use there
         self._last = stream
-        for mine, given in zip(plan.inputs, arrays, strict=True):
-            if given is not mine:
-                self.cp.copyto(mine, given)
+        new = plan.new_outputs()  # memory may run out here, but not when state has been updated
+        for k, mine in self._copied:
+            if arrays[k] is not mine:
+                cupy.copyto(mine, arrays[k])
+        self._accepted = True
         self._compute(plan, stream)
-        if plan.flags is not None:
-            for wrong, (_, error) in zip(self.cp.asnumpy(plan.flags), plan.refusals, strict=True):
-                if wrong:
-                    raise error()
-        owned = {place: k for k, place in plan.donated.items()}
-        return [plan.inputs[owned[i]] if i in owned else a.copy() for i, a in enumerate(plan.outputs)]
+        if self._refusals is not None:
+            self._refusals.launched()
+        plan.copy_outputs(new)
+        new.update(self._gradients)
+        new.update((plan.donated[k], array) for k, array in self._states.items())
+        return [new[place] for place in range(len(self.program.outputs))]
 
-    def _planned(self) -> Plan:
-        """Plan the program, anew if state turned out to be seen by others."""
-        cp = self.cp
-        self._graphs, self._calls, self._last = [], 0, None
-        self._stream = cp.cuda.Stream(non_blocking=True)
-        self._pool = cp.cuda.MemoryPool()
-        with cp.cuda.using_allocator(self._pool.malloc):
-            self._plan = plan = Plan(self.program, cp, self._gemm, self._shared)
+    def _is_seen(self, arrays: list[Array]) -> bool:
+        """Say whether a buffer that was handed out is in use elsewhere, or an input is no longer where it was."""
+        holders = 2  # of state: the Tensor and the list of inputs
+        shared = [
+            k
+            for k, n, count in zip(self._states, _references(self._states), self._state_counts, strict=True)
+            if n != count + (holders if arrays[k] is self._states[k] else 0)
+        ]
+        kept = [
+            place
+            for place, n, count in zip(
+                self._gradients, _references(self._gradients), self._gradient_counts, strict=True
+            )
+            if n != count + (id(self._gradients[place]) in self.lent)
+        ]
+        moved = [k for k, (address, _) in self._bound.items() if not _lies_at(arrays[k], address)]
+        self._shared |= set(shared)
+        self._kept |= set(kept)
+        self._moving |= set(moved)
+        return bool(shared or kept or moved)
+
+    def _planned(self, arrays: list[Array]) -> Plan:
+        """Plan the program, anew if its buffers turned out to be seen by others."""
+        if self._analysis is None:
+            self._analysis = Analysis(self.program)
+            if self._analysis.errors:
+                self._refusals = Refusals(self._analysis.errors)
+        self._plan, self._graphs, self._calls, self._last = None, [], 0, None
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._pool = cupy.cuda.MemoryPool()
+        # Another array over the same memory: who updates that state finds that nobody else holds its array.
+        self._bound = {
+            k: (a.data.ptr, cupy.ndarray(a.shape, a.dtype, memptr=a.data))
+            for k, a in enumerate(arrays)
+            if k not in self._moving and _lies_at(a, a.data.ptr) and a.data.ptr % ALIGNED == 0
+        }
+        bound = {k: alias for k, (_, alias) in self._bound.items()}
+        with cupy.cuda.using_allocator(self._pool.malloc):
+            plan = Plan(self._analysis, self._gemm, self._refusals, self._shared, self._kept, bound)
         self._segments = segments(plan.steps)
-        self._counts = {k: sys.getrefcount(plan.inputs[k]) for k in plan.donated}
+        self._states = {k: plan.inputs[k] for k in plan.donated}
+        self._gradients = plan.lent
+        self._copied = [(k, mine) for k, mine in enumerate(plan.inputs) if k not in bound]
+        self._plan = plan
+        self._state_counts, self._gradient_counts = _references(self._states), _references(self._gradients)
         return plan
-
-    def _private(self, k: int, arrays: list[Array]) -> bool:
-        """Say whether nobody but this executor, and the Tensor that it is the state of, can see a buffer."""
-        assert self._plan is not None
-        holders = 2 if arrays[k] is self._plan.inputs[k] else 0  # the Tensor and the list
-        return sys.getrefcount(self._plan.inputs[k]) == self._counts[k] + holders
 
     def _compute(self, plan: Plan, stream: Any) -> None:
         self._calls += 1
-        if self._calls <= WARM_UPS or not self._captures:
+        if self._calls <= WARM_UPS:
             self._aside(stream)
             return
         if not self._graphs:
             self._capture()
-            if not self._captures:
-                self._aside(stream)
-                return
         for segment, graph in zip(self._segments, self._graphs, strict=True):
             if graph is not None:
                 graph.launch(stream)
@@ -120,39 +167,76 @@ class Executor:
 
     def _aside(self, stream: Any) -> None:
         """Launch all steps one by one on the stream that is captured later."""
-        cp = self.cp
         self._stream.wait_event(stream.record())
-        with self._stream, cp.cuda.using_allocator(self._pool.malloc):
+        with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
             for segment in self._segments:
                 _run(segment)
         stream.wait_event(self._stream.record())
 
     def _capture(self) -> None:
-        cp, plan = self.cp, self._plan
-        assert plan is not None
-        before = {k: sys.getrefcount(plan.inputs[k]) for k in plan.donated}
-        try:
-            with self._stream, cp.cuda.using_allocator(self._pool.malloc):
-                self._graphs = [self._captured(s) if s[0].captured else None for s in self._segments]
-            for k, count in before.items():  # should a graph hold what it uses
-                self._counts[k] += sys.getrefcount(plan.inputs[k]) - count
-        except Exception as error:
-            self._graphs, self._captures = [], False
-            warnings.warn(
-                f"compile: a step on CUDA could not be captured as a graph and is launched call by call ({error})",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        """Capture the segments; a step that cannot be captured is launched between the graphs from then on."""
+        before = _references(self._states), _references(self._gradients)
+        with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
+            while True:
+                try:
+                    self._graphs = [self._captured(s) if s[0].captured else None for s in self._segments]
+                    break
+                except _NotCaptured as error:
+                    warnings.warn(
+                        f"compile: {error.name} could not be captured in a CUDA graph and is launched by itself "
+                        f"({error.__cause__})",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                    self._segments = segments(error.without(self._segments))
+        # Should a graph hold what it uses, those references are ours too.
+        self._state_counts = _moved(self._state_counts, before[0], _references(self._states))
+        self._gradient_counts = _moved(self._gradient_counts, before[1], _references(self._gradients))
 
     def _captured(self, segment: list[Step]) -> Any:
         self._stream.begin_capture()
+        step = segment[0]
         try:
-            _run(segment)
-        except BaseException:
+            for step in segment:
+                step.function(*step.args)
+        except BaseException as error:
             with suppress(Exception):
                 self._stream.end_capture()  # the stream must be left as it was
+            if isinstance(error, Exception):
+                raise _NotCaptured(segment, step) from error
             raise
-        return self._stream.end_capture()
+        try:
+            return self._stream.end_capture()
+        except Exception as error:
+            raise _NotCaptured(segment, None) from error
+
+
+class _NotCaptured(Exception):
+    """A step of a segment cannot be captured; step: None where CUDA does not say which."""
+
+    def __init__(self, segment: list[Step], step: Step | None) -> None:
+        self.segment, self.step = segment, step
+        self.name = "a step" if step is None else step.name
+
+    def without(self, pieces: list[list[Step]]) -> list[Step]:
+        """Return all steps, with those that failed marked as not to be captured."""
+        failed = self.segment if self.step is None else [self.step]
+        marked = {id(step) for step in failed}
+        return [step._replace(captured=False) if id(step) in marked else step for piece in pieces for step in piece]
+
+
+def _references(arrays: dict[int, Any]) -> list[int]:
+    """Return how many references there are to each array, or to what it is a view of."""
+    return [getrefcount(a) + (0 if a.base is None else getrefcount(a.base)) for a in arrays.values()]
+
+
+def _moved(counts: list[int], before: list[int], now: list[int]) -> list[int]:
+    return [n + b - a for n, a, b in zip(counts, before, now, strict=True)]
+
+
+def _lies_at(array: Array, address: int) -> bool:
+    """Say whether an array lies at an address, its elements in row-major order."""
+    return bool(array.data.ptr == address and array.flags.c_contiguous)
 
 
 def segments(steps: list[Step]) -> list[list[Step]]:
@@ -167,11 +251,5 @@ def segments(steps: list[Step]) -> list[list[Step]]:
 
 
 def _run(segment: list[Step]) -> None:
-    for function, args, _ in segment:
-        function(*args)
-
-
-def _cublas(cp: Any) -> Any:
-    from tapegrad.backends._cupy_gemm import Cublas
-
-    return Cublas(cp)
+    for step in segment:
+        step.function(*step.args)

@@ -178,7 +178,6 @@ def solve(a: Array, b: Array, /) -> Array:
 # -- writing at indices --------------------------------------------------------------------------------------
 
 _ATOMIC = frozenset(("int32", "int64", "uint32", "uint64", "float16", "float32", "float64"))
-_WIDER = {"bfloat16": "float32"}  # for all other dtypes int32, which wraps as they do when it is cast back
 
 
 def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
@@ -189,9 +188,9 @@ def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
         add_at(array.imag, key, value.imag)
     elif name in _ATOMIC:
         cupy.add.at(array, key, value)
-    else:  # CUDA has no atomic addition for these
-        wide = array.astype(_WIDER.get(name, "int32"))
-        cupy.add.at(wide, key, value.astype(wide.dtype))
+    else:  # CUDA has no atomic addition for these; int32 wraps as they do when it is cast back
+        wide = array.astype("int32")
+        cupy.add.at(wide, key, value.astype("int32"))
         array[...] = wide.astype(array.dtype)
 
 

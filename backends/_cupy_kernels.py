@@ -47,8 +47,8 @@ class Kernel(NamedTuple):
 class Places(NamedTuple):
     """What kernels are told of values.
 
-    layout: of those in memory; number: what a constant is everywhere, or None; counts: whether a constant is 0, 1, 2
-    and so on. Results are contiguous, and aligned to the bytes of a pack.
+    layout: of operands, and of results, which are contiguous; number: what a constant is everywhere, or None; counts:
+    whether a constant is 0, 1, 2 and so on.
     """
 
     layout: Callable[[Any], Layout]
@@ -70,6 +70,13 @@ class Text:
         if v not in self.reads:
             self.reads.append(v)
         return f"a{self.reads.index(v)}"
+
+    def write(self, v: Any, name: str, slot: str, place: str, width: int) -> str:
+        """Return the statement that writes registers `name[slot]` to a result."""
+        array = f"r{len(self.writes)}"
+        self.writes.append(v)
+        packed = memory.packs(self.places.layout(v).alignment, width, v.dtype.itemsize)
+        return memory.store(name, slot, c_type(v.dtype), array, place, width, packed)
 
     def operand(self, x: Any, name: Callable[[Any], str]) -> Any:
         """Return an operand as `expression` wants it."""
@@ -142,12 +149,10 @@ class _Elements:
             self.text.names[node.outs[0]] = var = f"v{len(self.text.names)}"
             self.lines.append(f"const {kind.value} {var} = {value};")
         for v in outs:
-            kind = c_type(v.dtype)
             name = f"y{len(self.text.writes)}"
-            self.declared.append(f"{kind.value} {name}[{width}];")
+            self.declared.append(f"{c_type(v.dtype).value} {name}[{width}];")
             self.lines.append(f"{name}[w] = {self.text.names[v]};")
-            self.stores.append(memory.store(name, "w", kind, f"r{len(self.text.writes)}", "i", width))
-            self.text.writes.append(v)
+            self.stores.append(self.text.write(v, name, "w", "i", width))
 
     def access(self, v: Any, shape: Shape) -> Access:
         """Return how the elements of an operand of a node with a shape are read."""
@@ -272,15 +277,16 @@ class Multi(NamedTuple):
 def form(group: Group, places: Places) -> str | None:
     """Return a text that groups which one kernel of `multi` can compute have in common, None where there is none.
 
-    Operands are as large as the results and contiguous, or have one element.
+    Operands are as large as the results and contiguous, or have one element; arrays are aligned to packs.
     """
     body = _Elements(group.nodes, group.outs, places, 1)
     shapes = {x: node.outs[0].shape for node in group.nodes for x in node.values()}
     for v in body.text.reads:
         if body.access(v, shapes[v]).at not in ("i", "0"):
             return None
-        if body.access(v, shapes[v]).at == "i" and places.layout(v).alignment % memory.PACK:
-            return None
+    wide = [v for v in (*body.text.reads, *body.text.writes) if v.size > 1]
+    if any(places.layout(v).alignment % memory.PACK for v in wide):
+        return None
     types = [f"{c_type(v.dtype)}" for v in (*body.text.reads, *body.text.writes)]
     return "\n".join([*types, *body.once, *body.steps()])
 

@@ -1,8 +1,11 @@
-"""Where the values of a program lie on the device, and the steps that compute them.
+"""Steps of a program on one device: kernels, products and copies over buffers that are planned once.
 
-Every value has one place for good, since a CUDA graph has pointers baked in: inputs are copied into buffers of the
-plan, results lie in buffers that are used one after the other, outputs are copied out. A state array that the program
-updates is computed in the buffer that it is read from, where nothing else needs its old value.
+Every value has one place for good, since a CUDA graph has pointers baked in:
+- an argument is copied into a buffer of the plan, as a batch is another array at each call;
+- state that the program only reads is read where it is, as long as it stays there;
+- state that it updates stays in a buffer of the plan, which its Tensor then holds (see `_cupy_donation`);
+- a result lies in a buffer that is used again when the result is dead (see `_cupy_liveness`);
+- an output is copied to an array of its own after the graph, except a gradient, which is handed out as it is.
 """
 
 from __future__ import annotations
@@ -11,79 +14,129 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
+import cupy
+
+from tapegrad.backends import _cupy_copies as copies
 from tapegrad.backends import _cupy_kernels as kernels
+from tapegrad.backends import _cupy_refusals as refusals
 from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._cupy_access import Layout, alignment_of
-from tapegrad.backends._cupy_gemm import can_multiply, matrix_of, product_of, readable
-from tapegrad.backends._cupy_jobs import Call, Flat, InRows, jobs_of
+from tapegrad.backends._cupy_buffers import Pool, shaped
+from tapegrad.backends._cupy_donation import donations
+from tapegrad.backends._cupy_gemm import matrix_of, product_of, readable
+from tapegrad.backends._cupy_jobs import (
+    Batch,
+    Call,
+    Flat,
+    is_concatenation,
+    is_constant,
+    is_product,
+    is_view,
+    is_write,
+    jobs_of,
+)
 from tapegrad.backends._cupy_kernels import Kernel
-from tapegrad.backends._cupy_types import HELPERS, TYPES
+from tapegrad.backends._cupy_liveness import Liveness
+from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """
-argmax argmin concat cumulative_sum index_get index_set index_add repeat roll searchsorted stack take take_along_axis
+argmax argmin cumulative_sum index_get index_set index_add repeat roll searchsorted take take_along_axis
 tile tril triu
 """
 _CAPTURED = frozenset(_NAMES.split())
 
 
 class Step(NamedTuple):
-    """Something to do; captured: whether it may be part of a CUDA graph."""
+    """Something to do; name: the operations it does; captured: whether it may be part of a CUDA graph."""
 
+    name: str
     function: Callable[..., None]
     args: tuple[Any, ...]
-    captured: bool
+    captured: bool = True
 
 
-class Plan:
-    """The steps of a program on one device; `cp` is the cupy module."""
+class Analysis:
+    """A program in jobs, with the lives of its values: what does not change when it is planned anew."""
 
-    def __init__(self, program: Any, cp: Any, gemm: Callable[[], Any], shared: frozenset[int]) -> None:
-        self.program, self.cp, self._gemm = program, cp, gemm
-        self.shared = shared  # numbers of inputs that may not be updated in place
-        self.place: dict[Any, Any] = {}
-        self.steps: list[Step] = []
-        self.refusals: list[tuple[Any, Callable[[], Exception]]] = []
-        self.nbytes = 0
-        self.sources: list[str] = []
-        self._kernels: dict[str, str] = {}  # text without name -> name
-        self._names: list[str] = []
-        self._free: list[Any] = []
-        self._buffer: dict[Any, Any] = {}
+    def __init__(self, program: Any) -> None:
+        self.program = program
         self._numbers: dict[Any, Any] = {}
-        self._root: dict[Any, Any] = {}
+        self._counts: dict[Any, bool] = {}
         self.jobs = jobs_of(program, self.number)
-        self._find_last_uses()
-        for v in program.inputs:
-            self.place[v] = cp.empty(v.shape, v.dtype)
-        self.inputs = [self.place[v] for v in program.inputs]
-        self.donated = self._donations() if self._all_captured() else {}
-        for i, job in enumerate(self.jobs):
-            self.now = i
-            self._job(job)
-            for v in [v for v in self._buffer if self._last.get(v, i) <= i]:
-                self._free.append(self._buffer.pop(v))
-        self.flags: Any = None
-        if self.refusals:
-            self.flags = cp.empty((len(self.refusals),), "bool")
-        for i, (condition, _) in enumerate(self.refusals):
-            self._step(cp.copyto, (self.flags[i : i + 1].reshape(condition.shape), condition))
-        self.outputs = [self.array(v) for v in program.outputs]
-        self._load()
-
-    # -- values --------------------------------------------------------------------------------------
+        refused = [n for job in self.jobs for n in job.all() if n.effect]
+        self.errors = [n.args[1] for n in refused]
 
     def number(self, v: Any) -> Any:
         """Return the Python number that a value is everywhere, None if it is not known to be one."""
         scalar = v if v.uniform is None else v.uniform
-        if scalar.constant is None or scalar.shape != () or getattr(v.dtype, "name", "") not in TYPES:
+        if scalar.constant is None or scalar.shape != () or ctype(v.dtype) is None:
             return None
         if scalar not in self._numbers:
             self._numbers[scalar] = scalar.constant.item()
         return self._numbers[scalar]
+
+    def counts(self, v: Any) -> bool:
+        """Say whether a value is the constant 0, 1, 2 and so on."""
+        if v.constant is None or len(v.shape) != 1 or v.dtype.kind not in "iu":
+            return False
+        if v not in self._counts:
+            self._counts[v] = bool((v.constant == cupy.arange(v.size)).all())
+        return self._counts[v]
+
+
+class Plan:
+    """The steps of a program.
+
+    gemm: gives cuBLAS; refused: its refusals, if it has any; shared: numbers of inputs that may not be updated in
+    place; kept: places of gradients that somebody keeps; bound: inputs that are read where they are.
+    """
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        gemm: Callable[[], Any],
+        refused: refusals.Refusals | None,
+        shared: frozenset[int],
+        kept: frozenset[int],
+        bound: dict[int, Any],
+    ) -> None:
+        self.program = program = analysis.program
+        self.jobs, self.number = analysis.jobs, analysis.number
+        self._gemm, self._refused = gemm, refused
+        self.steps: list[Step] = []
+        self.sources: list[str] = []
+        self._names: dict[str, str] = {}  # text of a kernel -> its name in the module
+        self._pool = Pool(cupy.empty)
+        self._buffer: dict[Any, Any] = {}
+        self._conditions: list[Any] = []
+        self._liveness = Liveness(program, self.jobs)
+        self.place = {v: bound[k] if k in bound else cupy.empty(v.shape, v.dtype) for k, v in enumerate(program.inputs)}
+        self.inputs = [self.place[v] for v in program.inputs]
+        in_place, committed = donations(program, self.jobs, self._liveness, shared)
+        self.donated = {**in_place, **committed}  # number of an input -> place of the output that replaces it
+        self._old = {program.outputs[place]: program.inputs[k] for k, place in in_place.items()}  # what is written over
+        self._places = kernels.Places(self.layout, self.number, analysis.counts)
+        self.place.update((program.outputs[place], self.inputs[k]) for k, place in in_place.items())
+        for i, job in enumerate(self.jobs):
+            self._job(job)
+            last = self._liveness.last
+            for v in [v for v in self._buffer if last.get(v, i) <= i]:
+                self._pool.give(self._buffer.pop(v))
+        outputs = [self._in_order(v) for v in program.outputs]
+        self._copy([(self.inputs[k], outputs[place]) for k, place in committed.items()])
+        self._sort_outputs(outputs, kept)
+        self._load()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers for results."""
+        return self._pool.nbytes
+
+    # -- values --------------------------------------------------------------------------------------
 
     def array(self, v: Any) -> Any:
         """Return the array of a value."""
@@ -92,216 +145,289 @@ class Plan:
     def layout(self, v: Any) -> Layout:
         """Return how the array of a value lies in memory."""
         a = self.array(v)
-        alignment = alignment_of(getattr(a.data, "ptr", 1))
-        return Layout(tuple(a.shape), tuple(s // a.itemsize for s in a.strides), alignment)
-
-    def root(self, v: Any) -> Any:
-        """Return the value whose memory a value is in."""
-        return self._root.get(v, v)
-
-    def _find_last_uses(self) -> None:
-        self._last: dict[Any, int] = {}
-        self._readers: dict[Any, list[int]] = {}
-        for i, job in enumerate(self.jobs):
-            for n in job.all():
-                if isinstance(job, Call) and n.kind == "view":
-                    self._root[n.outs[0]] = self.root(n.args[0])
-                for v in n.values():
-                    self._last[self.root(v)] = i
-                    self._readers.setdefault(self.root(v), []).append(i)
-                if n.effect:
-                    self._last[self.root(n.args[0])] = len(self.jobs)
-        for v in self.program.outputs:
-            self._last[self.root(v)] = len(self.jobs)
-
-    def _all_captured(self) -> bool:
-        """Say whether nothing can raise once state is being updated."""
-        nodes = [job.node for job in self.jobs if isinstance(job, Call)]
-        return not any(n.effect or not self._captured(n) for n in nodes)
-
-    def _donations(self) -> dict[int, int]:
-        """Return which outputs are written over the inputs that they replace: number of the input -> of the output."""
-        found = {}
-        outputs, at = self.program.outputs, {v: i for i, job in enumerate(self.jobs) for v in job.outs}
-        roots = [self.root(v) for v in outputs]
-        for place, (v, number) in enumerate(zip(outputs, self.program.replaces, strict=True)):
-            if number is None or number in self.shared or v not in at or roots.count(v) != 1 or v in self._root:
-                continue
-            x = self.program.inputs[number]
-            i = at[v]
-            reads = self._readers.get(x, [])
-            if x.shape != v.shape or x.dtype != v.dtype or x in roots or any(r > i for r in reads):
-                continue
-            if i not in reads or self._overwrites(self.jobs[i], x, v):
-                found[number] = place
-                self.place[v] = self.place[x]
-        return found
-
-    def _overwrites(self, job: Any, x: Any, v: Any) -> bool:
-        """Say whether a job that reads `x` may write `v` over it: each thread reads what it will write."""
-        views = any(self.root(y) is x and y is not x for n in job.all() for y in n.values())
-        if isinstance(job, Call) or views:
-            return False
-        if isinstance(job, Flat):
-            return v not in {n.outs[0] for n in job.totals} and prod(x.shape) == job.size
-        return bool(job.rows.overwrites(x, v))
-
-    def take(self, nbytes: int) -> Any:
-        """Return a buffer of the plan."""
-        fitting = [b for b in self._free if nbytes <= b.nbytes <= 2 * nbytes + 4096]
-        if fitting:
-            best = min(fitting, key=lambda b: b.nbytes)
-            self._free = [b for b in self._free if b is not best]
-            return best
-        self.nbytes += nbytes
-        return self.cp.empty((max(nbytes, 1),), "uint8")
+        return Layout(*matrix_of(a), alignment_of(a.data.ptr))
 
     def target(self, v: Any) -> Any:
         """Return the array that a result is to be written into."""
         if v not in self.place:
-            self._buffer[v] = buffer = self.take(v.size * v.dtype.itemsize)
-            self.place[v] = self._shaped(buffer, v.shape, v.dtype)
+            if v in self._liveness.part:
+                whole, start = self._liveness.part[v]
+                self.place[v] = self.target(whole).reshape(-1)[start : start + prod(v.shape)].reshape(v.shape)
+            else:
+                self._buffer[v] = buffer = self._pool.take(v.size * v.dtype.itemsize)
+                self.place[v] = shaped(buffer, v.shape, v.dtype)
         return self.place[v]
 
     def scratch(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array that is free again after this job."""
-        buffer = self.take(prod(shape) * dtype.itemsize)
-        self._buffer[object()] = buffer
-        return self._shaped(buffer, shape, dtype)
+        self._buffer[object()] = buffer = self._pool.take(prod(shape) * dtype.itemsize)
+        return shaped(buffer, shape, dtype)
 
-    def _shaped(self, buffer: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        return buffer[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+    # -- jobs ----------------------------------------------------------------------------------------
 
-    # -- steps ---------------------------------------------------------------------------------------
-
-    def _step(self, function: Callable[..., None], args: tuple[Any, ...], captured: bool = True) -> None:
-        self.steps.append(Step(function, args, captured))
+    def _step(self, name: str, function: Callable[..., None], *args: Any) -> None:
+        self.steps.append(Step(name, function, args))
 
     def _job(self, job: Any) -> None:
-        places = kernels.Places(self.layout, self.number)
-        pairs = ((self.program.inputs[k], self.program.outputs[place]) for k, place in self.donated.items())
-        early = {x for x, v in pairs if v in job.outs}
-        if isinstance(job, Flat):
-            self._emit(kernels.flat("@", job.shape, job.nodes, self._written(job), places, job.totals, early))
-        elif isinstance(job, InRows):
-            self._emit(rows.kernel("@", job.rows, places, early))
-        else:
+        if isinstance(job, Call):
             self._call(job.node)
+            return
+        for v in job.outs:
+            self.target(v)  # the text of a kernel depends on where its results lie
+        if isinstance(job, Flat):
+            self._flat(job)
+        elif isinstance(job, Batch):
+            self._batch(job)
+        else:
+            self._emit(_operations(job), rows.kernel("@", job.rows, self._places, self._early(job.outs)))
 
-    def _written(self, job: Flat) -> list[Any]:
+    def _early(self, outs: list[Any]) -> set[Any]:
+        """Return the state that results are written over."""
+        return {self._old[v] for v in outs if v in self._old}
+
+    def _flat(self, job: Flat) -> None:
         ends = {n.outs[0] for n in job.totals}
-        return [v for v in job.outs if v not in ends]
+        outs = [v for v in job.outs if v not in ends]
+        early = self._early(outs)
+        self._emit(_operations(job), kernels.flat("@", job.shape, job.nodes, outs, self._places, job.totals, early))
 
-    def _emit(self, kernel: Kernel) -> None:
+    def _batch(self, job: Batch) -> None:
+        """Launch one kernel for all jobs of one form, whatever their sizes."""
+        forms: dict[str, list[Flat]] = {}
+        for flat in job.flats:
+            form = kernels.form(_group(flat), self._places)
+            if form is None:
+                self._flat(flat)
+            else:
+                forms.setdefault(form, []).append(flat)
+        for flats in forms.values():
+            if len(flats) == 1:
+                self._flat(flats[0])
+                continue
+            many = kernels.multi("@", [_group(flat) for flat in flats], self._places)
+            table = cupy.asarray(many.table(lambda v: self.array(v).data.ptr))
+            kernel = many.kernel
+            name = f"{len(flats)} times {_operations(flats[0])}"
+            self._launch(name, kernel.source, (kernel.grid,), kernel.block, (table,), True)
+
+    def _emit(self, name: str, kernel: Kernel) -> None:
         partials = [self.scratch(shape, dtype) for dtype, shape in kernel.partials]
         reads, writes = [self.array(v) for v in kernel.reads], [self.target(v) for v in kernel.writes]
-        self._launch(kernel, (*reads, *writes, *partials))
+        self._launch_planned(name, kernel, (*reads, *writes, *partials))
         for i, then in kernel.then:
-            self._launch(then, (self.target(then.writes[0]), partials[i]))
+            self._launch_planned("partial results", then, (self.target(then.writes[0]), partials[i]))
 
-    def _launch(self, kernel: Kernel, arrays: tuple[Any, ...]) -> None:
+    def _launch_planned(self, name: str, kernel: Kernel, arrays: tuple[Any, ...]) -> None:
         text = kernel.source.replace(f" {kernel.name}(", " @(", 1)
-        name = self._kernels.get(text)
-        if name is None:
-            name = self._kernels[text] = f"tg_{len(self._kernels)}"
-            self.sources.append(text.replace(" @(", f" {name}(", 1))
-        self._step(self._named(name), ((kernel.grid,), (kernel.block,), arrays))
+        guarded = not self._old.keys().isdisjoint(kernel.writes)
+        self._launch(name, text, (kernel.grid,), kernel.block, arrays, guarded)
 
-    def _named(self, name: str) -> Callable[..., None]:
-        def launch(*args: Any) -> None:
-            self.functions[name](*args)
+    def _launch(
+        self, name: str, text: str, grid: tuple[int, ...], block: int, args: tuple[Any, ...], guarded: bool = False
+    ) -> None:
+        """Launch a kernel; guarded: which is to write nothing once the call has been refused."""
+        if guarded and self._refused is not None:
+            text, args = refusals.guarded(text), (*args, self._refused.stop)
+        self._step(name, _Launch(self, self._function(text)), grid, (block,), args)
 
-        return launch
-
-    def _load(self) -> None:
-        """Compile all kernels as one module."""
-        self.source = HELPERS + "".join(self.sources)
-        self.functions: dict[str, Any] = {}
-        if self.sources:
-            module = self.cp.RawModule(code=self.source, options=OPTIONS)
-            self.functions = {name: module.get_function(name) for name in self._kernels.values()}
+    def _function(self, text: str) -> str:
+        """Return the name in the module of a kernel that is called "@" in its text: one for all of the same text."""
+        if text not in self._names:
+            self._names[text] = f"tg_{len(self._names)}"
+            self.sources.append(text.replace(" @(", f" {self._names[text]}(", 1))
+        return self._names[text]
 
     def _captured(self, node: Any) -> bool:
-        """Say whether a node may be part of a graph."""
-        if node.op == "matmul":
-            return self._is_gemm(node)
-        if node.kind or not any(True for _ in node.values()):
+        """Say whether a function of the library may be part of a graph."""
+        if node.kind in ("elementwise", "reduction"):
             return True
         if node.op not in _CAPTURED:
             return False
         keys = node.op.startswith("index_") and any(is_value(i) for i in node.args[1])
         return not (keys and node.op != "index_get" and DETERMINISTIC.get())
 
-    def _is_gemm(self, node: Any) -> bool:
-        a, b = node.args
-        return bool(can_multiply(node.outs[0].dtype) and a.dtype == b.dtype == node.outs[0].dtype and a.size and b.size)
-
     def _call(self, node: Any) -> None:
         if node.effect:
-            self.refusals.append((self.array(node.args[0]), node.args[1]))
-        elif node.kind == "view" and self._view(node):
-            pass
-        elif not any(True for _ in node.values()) and not node.many:
-            self.place[node.outs[0]] = node.function(*node.args, **node.kwargs)  # the same at each call
-        elif node.op == "matmul" and self._is_gemm(node):
+            self._refuse(node)
+        elif is_view(node):
+            if node.outs[0] not in self.place:  # as the transpose of a product is
+                self._view(node)
+        elif is_constant(node) and not node.many:
+            self.place[node.outs[0]] = node.function(*node.args, **node.kwargs)
+        elif is_product(node):
             self._multiply(node)
-        elif node.op == "concat" and node.kwargs.get("axis", 0) is not None and node.outs[0].size:
-            self._concat(node)
-        elif node.op in ("index_set", "index_add") and all(_is_plain(i) for i in node.args[1]):
+        elif is_concatenation(node):
+            self._concatenate(node)
+        elif is_write(node):
             self._write(node)
         else:
             outs = [self.target(v) for v in node.outs]
             args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}
-            self._step(self._stored, (outs, node.function, args, kwargs, node.many), self._captured(node))
+            name = f"{node.op} at {node.line}" if node.line else str(node.op)
+            if hasattr(node.function, "into"):
+                self.steps.append(Step(name, node.function.into, (outs, *args)))
+                return
+            args = outs, node.function, args, kwargs, node.many
+            self.steps.append(Step(name, _stored, args, self._captured(node)))
 
-    def _stored(self, outs: list[Any], function: Any, args: Any, kwargs: Any, many: bool) -> None:
-        results = function(*args, **kwargs)
-        for out, result in zip(outs, results if many else (results,), strict=True):
-            self.cp.copyto(out, result)
+    def _refuse(self, node: Any) -> None:
+        """Evaluate all conditions by one kernel, when the last one has been computed."""
+        assert self._refused is not None
+        self._conditions.append(self.array(node.args[0]))
+        if len(self._conditions) == len(self._refused.errors):
+            source = refusals.kernel("@", len(self._conditions))
+            self._launch("refuse", source, (1,), 1, self._refused.arguments(self._conditions))
 
-    def _view(self, node: Any) -> bool:
-        v, x = node.outs[0], self.array(node.args[0])
-        if v in self.place:
-            return False
-        array = node.function(x, *node.args[1:], **node.kwargs)
-        if array.size and not self.cp.may_share_memory(array, x):
-            self._root.pop(v, None)  # a copy: to be made at each call
-            self._last.setdefault(v, len(self.jobs))
-            return False
-        self.place[v] = array
-        return True
+    def _view(self, node: Any) -> None:
+        """Place results that are views; a reshape that is a copy has a place of its own."""
+        x = self.array(node.args[0])
+        results = node.function(x, *node.args[1:], **node.kwargs)
+        for v, array in zip(node.outs, results if node.many else (results,), strict=True):
+            if array.size and not cupy.may_share_memory(array, x):
+                self._liveness.separate(v, len(self.jobs))
+                self._step("copy", cupy.copyto, self.target(v).reshape(x.shape), x)
+            else:
+                self.place[v] = array
 
     def _multiply(self, node: Any) -> None:
-        arrays = [self.array(x) for x in node.args]
-        out = self.target(node.outs[0])
+        arrays, v = [self.array(x) for x in node.args], node.outs[0]
+        if v in self._liveness.transpose:  # (a @ b).mT is b.mT @ a.mT
+            v, arrays = self._liveness.transpose[v], [a.swapaxes(-1, -2) for a in reversed(arrays)]
+        out = self.target(v)
         for i, a in enumerate(arrays):
             if readable(matrix_of(a)) is None:
                 arrays[i] = self.scratch(tuple(a.shape), a.dtype)
-                self._step(self.cp.copyto, (arrays[i], a))
+                self._step("copy", cupy.copyto, arrays[i], a)
         plan = product_of(matrix_of(arrays[0]), matrix_of(arrays[1]), tuple(out.shape))
-        self._step(self._gemm().multiply, (plan, *arrays, out))
+        self._step("matmul", self._gemm().multiply, plan, *arrays, out)
 
-    def _concat(self, node: Any) -> None:
+    def _concatenate(self, node: Any) -> None:
+        """Copy the operands into the result, except those that were computed there."""
         out = self.target(node.outs[0])
         axis = node.kwargs.get("axis", 0) % len(out.shape)
+        pieces: list[tuple[Any, Any]] = []
         start = 0
         for x in node.args[0]:
-            stop = start + x.shape[axis]
-            if stop > start:
-                self._step(self.cp.copyto, (out[(slice(None),) * axis + (slice(start, stop),)], self.array(x)))
+            stop = start + (1 if node.op == "stack" else x.shape[axis])
+            spot = out[(slice(None),) * axis + (start if node.op == "stack" else slice(start, stop),)]
+            if spot.size and not self._liveness.is_in(x, node.outs[0]):
+                pieces.append((spot, self.array(x)))
             start = stop
+        alike = [(to, a) for to, a in pieces if _is_contiguous(a) and a.dtype == to.dtype]
+        inner = prod(out.shape[axis + 1 :]) * out.itemsize
+        forms = []
+        for to, a in alike:
+            row, pitch = a.nbytes // prod(out.shape[:axis]), out.shape[axis] * inner
+            forms.append(copies.Copy(a.nbytes, copies.word(row, pitch, a.data.ptr, to.data.ptr), False, row, pitch))
+        for n in range(0, len(alike), copies.WIDEST):
+            source, grid = copies.kernel("@", forms[n : n + copies.WIDEST], False)
+            args = tuple(array for pair in alike[n : n + copies.WIDEST] for array in pair)
+            self._launch("join", source, grid, copies.THREADS, args)
+        for to, a in pieces:
+            if not (_is_contiguous(a) and a.dtype == to.dtype):
+                self._step("copy", cupy.copyto, to, a)
 
     def _write(self, node: Any) -> None:
         x, key, value = node.args
         out = self.target(node.outs[0])
-        self._step(self.cp.copyto, (out, self.array(x)))
+        self._step("copy", cupy.copyto, out, self.array(x))
         spot = out[(*key, ...)]
         part = self.array(value) if is_value(value) else value
         if node.op == "index_add":
-            self._step(self.cp.add, (spot, part, spot))
+            self._step("add", cupy.add, spot, part, spot)
         else:
-            self._step(self.cp.copyto, (spot, part))
+            self._step("copy", cupy.copyto, spot, part)
+
+    # -- outputs -------------------------------------------------------------------------------------
+
+    def _in_order(self, v: Any) -> Any:
+        """Return the array of an output, with its elements in row-major order."""
+        a = self.array(v)
+        if _is_contiguous(a):
+            return a
+        copy = cupy.empty(a.shape, a.dtype)
+        self._step("copy", cupy.copyto, copy, a)
+        return copy
+
+    def _copy(self, pairs: list[tuple[Any, Any]]) -> None:
+        """Copy arrays (to, from) at the end of the graph, unless the call has been refused."""
+        for n in range(0, len(pairs), copies.WIDEST):
+            part = pairs[n : n + copies.WIDEST]
+            forms = [copies.Copy(a.nbytes, copies.word(a.nbytes, a.data.ptr, b.data.ptr)) for a, b in part]
+            source, grid = copies.kernel("@", forms, False)
+            self._launch("commit", source, grid, copies.THREADS, tuple(a for pair in part for a in pair), True)
+
+    def _sort_outputs(self, outputs: list[Any], kept: frozenset[int]) -> None:
+        """Part outputs in state, gradients that are handed out as they are, and those that are copied at each call.
+
+        lent: place -> array; fresh: (place, array); hand_out: kernels that copy fresh arrays, with their parts of them.
+        """
+        program = self.program
+        roots = [self._liveness.root(v) for v in program.outputs]
+        state = set(self.donated.values())
+        alone = {p for p, v in enumerate(program.outputs) if roots.count(roots[p]) == 1 and roots[p] in self._buffer}
+        self.lent = {p: outputs[p] for p in sorted(program.gradients & alone - kept - state)}
+        self.fresh = [(p, a) for p, a in enumerate(outputs) if p not in self.lent and p not in state]
+        self.hand_out: list[tuple[str, tuple[int, ...], list[int], list[Any]]] = []
+        old = {p: self.inputs[k] for p, k in enumerate(program.replaces) if k is not None}
+        filled = [(p, a) for p, a in self.fresh if a.size]
+        for n in range(0, len(filled), copies.WIDEST):
+            part = filled[n : n + copies.WIDEST]
+            forms, arrays = [], []
+            for p, a in part:
+                guarded = self._refused is not None and p in old
+                sources = [a, old[p]] if guarded else [a]
+                forms.append(copies.Copy(a.nbytes, copies.word(a.nbytes, *(s.data.ptr for s in sources)), guarded))
+                arrays.append(sources)
+            refused = any(form.guarded for form in forms)
+            source, grid = copies.kernel("@", forms, refused)
+            self.hand_out.append((self._function(source), grid, [p for p, _ in part], arrays))
+
+    def new_outputs(self) -> dict[int, Any]:
+        """Return arrays for the outputs that belong to who called, by place; made before anything is computed."""
+        return {p: cupy.empty(a.shape, a.dtype) for p, a in self.fresh}
+
+    def copy_outputs(self, new: dict[int, Any]) -> None:
+        """Copy the outputs to the arrays of `new_outputs`."""
+        for name, grid, places, arrays in self.hand_out:
+            args = [a for p, sources in zip(places, arrays, strict=True) for a in (new[p], *sources)]
+            if any(len(sources) > 1 for sources in arrays):
+                assert self._refused is not None
+                args.append(self._refused.stop)
+            self.functions[name](grid, (copies.THREADS,), tuple(args))
+
+    def _load(self) -> None:
+        """Compile all kernels as one module."""
+        self.source = HELPERS + "".join(self.sources)
+        self.functions: dict[str, Any] = {}
+        if self.sources:
+            module = cupy.RawModule(code=self.source, options=OPTIONS)
+            self.functions = {name: module.get_function(name) for name in self._names.values()}
 
 
-def _is_plain(i: Any) -> bool:
-    return i is None or i is Ellipsis or isinstance(i, (int, slice))
+class _Launch:
+    """A launch of a kernel of the module, which is loaded once all kernels are known."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.plan, self.name = plan, name
+
+    def __call__(self, *args: Any) -> None:
+        self.plan.functions[self.name](*args)
+
+
+def _stored(outs: list[Any], function: Any, args: Any, kwargs: Any, many: bool) -> None:
+    results = function(*args, **kwargs)
+    for out, result in zip(outs, results if many else (results,), strict=True):
+        cupy.copyto(out, result)
+
+
+def _operations(job: Any) -> str:
+    return " ".join(n.op for n in job.all() if n.kind != "view")
+
+
+def _group(flat: Flat) -> kernels.Group:
+    return kernels.Group(flat.shape, flat.nodes, flat.outs)
+
+
+def _is_contiguous(a: Any) -> bool:
+    return bool(a.flags.c_contiguous)

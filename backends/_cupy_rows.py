@@ -244,12 +244,9 @@ class _Writer:
         """Write what a pass computes a value for: a reduction, or the value itself."""
         into = self.elements[at]
         if n is None:
-            kind = k.c_type(v.dtype)
             name = self.computed(v, into).split("[")[0]
             place = f"row * {self.run.length} + j"
-            array = f"r{len(self.text.writes)}"
-            into.stores.append(memory.store(name, self.slot, kind, array, place, self.grid.width))
-            self.text.writes.append(v)
+            into.stores.append(self.text.write(v, name, self.slot, place, self.grid.width))
         elif n in self.run.totals:
             self._total(n, at)
         else:
@@ -353,7 +350,7 @@ class _Writer:
         first, guard = self._range()
         if g.groups == 1:
             row = f"blockIdx.x / {g.tiles} * {length} + j" if g.tiles > 1 else f"blockIdx.x * {length} + j"
-            put.stores.append(memory.store(name, self.slot, kind, f"p{number}", row, g.width))
+            put.stores.append(memory.store(name, self.slot, kind, f"p{number}", row, g.width, True))
             self.end += put.text(first, guard)
             return
         put.lines.append(f"sums[member * {length} + j + w] = {name}[{self.slot}];")

@@ -1,16 +1,23 @@
 """How dtypes of arrays look in generated CUDA: how they are read, computed with, written, and spelt as literals.
 
 float16 and bfloat16 are computed in float and rounded after each operation, as NumPy does. The text uses no header, so
-that it compiles quickly; where `__CUDACC__` and NVRTC are absent (in the tests, g++) the reader of the text provides
-what CUDA has built in.
+that it compiles quickly.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+
+try:
+    import ml_dtypes
+except ImportError:
+    BFLOAT16: Any = None  # no array has it
+else:
+    BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class CType(NamedTuple):
@@ -45,7 +52,6 @@ TYPES: dict[str, CType] = {
 }
 
 HELPERS = r"""
-#ifndef TG_HOST
 #define TG_FN __device__ __forceinline__
 TG_FN float tg_h2f(unsigned short b) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(b)); return f; }
 TG_FN unsigned short tg_f2h(float f) { unsigned short b; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(f)); return b; }
@@ -53,7 +59,6 @@ TG_FN unsigned short tg_d2h(double f) { unsigned short b; asm("cvt.rn.f16.f64 %0
 TG_FN float tg_bits2f(unsigned int b) { return __uint_as_float(b); }
 TG_FN unsigned int tg_f2bits(float f) { return __float_as_uint(f); }
 TG_FN double tg_bits2d(unsigned long long b) { return __longlong_as_double((long long)b); }
-#endif
 #define TG_INF_f tg_bits2f(0x7f800000u)
 #define TG_NAN_f tg_bits2f(0x7fc00000u)
 #define TG_INF_d tg_bits2d(0x7ff0000000000000ull)
@@ -124,6 +129,22 @@ TG_FN bool tg_shfl(bool a, int lanes, int width) { return __shfl_xor_sync(0xffff
 """
 
 
+def result_type(*operands: Any) -> Any:
+    """Return the dtype of arrays, dtypes and Python numbers together.
+
+    bfloat16 holds integers of 8 bits, and beside float16 and integers of 16 bits it gives float32.
+    """
+    dtypes = [getattr(x, "dtype", x) for x in operands]
+    others = [x for x in dtypes if x is not BFLOAT16]
+    if len(others) == len(dtypes):
+        return np.result_type(*dtypes)
+    dtype = np.result_type(np.float16, *others)  # which gives way to the others as bfloat16 does, but for itself
+    if dtype != np.float16:
+        return dtype
+    return np.dtype(np.float32) if any(x == np.float16 for x in others) else BFLOAT16
+
+
+@cache  # NumPy makes the name of a dtype anew each time
 def ctype(dtype: Any) -> CType | None:
     """Return how a dtype looks in CUDA, None for those that no kernel is generated for."""
     return TYPES.get(np.dtype(dtype).name)
@@ -154,7 +175,9 @@ def converted(text: str, source: Any, target: Any) -> str:
     source, target = np.dtype(source), np.dtype(target)
     if source == target:
         return text
-    a, b = TYPES[source.name], TYPES[target.name]
+    a, b = ctype(source), ctype(target)
+    assert a is not None
+    assert b is not None
     if b.kind == "b":
         return f"({text} != ({a.value})0)"
     if target.name == "float16" and a.kind != "f":

@@ -29,3 +29,9 @@ def put_in(tree: Any, put: Callable[[Any], Any]) -> Any:
     if kind is tuple or kind is list:
         return kind([put_in(x, put) for x in tree])
     return put(tree) if is_value(tree) else tree
+
+
+def constant_of(v: Any) -> Any:
+    """Return the Python number that a value is everywhere, None if it is not known to be one."""
+    scalar = v if v.uniform is None else v.uniform
+    return None if scalar.constant is None or scalar.shape != () else scalar.constant.item()

@@ -74,9 +74,6 @@ class Adapter(Backend):
         self.refuse_recorded(array)
         return array.clone()
 
-    def owner(self, array: Array) -> object:
-        return array if array._base is None else array._base
-
     def sigmoid(self, x: Array) -> Array:
         return torch.sigmoid(x)
 

@@ -18,7 +18,7 @@ from tapegrad._namespace import as_array, backend_of, holds, namespace_of, nativ
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
 from tapegrad._tensor import Hooks, Tensor, check_like, shallow_copy, wrap
-from tapegrad.backends import Namespace
+from tapegrad.backends import Namespace, remedy
 
 _by_seq = attrgetter("seq")
 
@@ -298,7 +298,13 @@ class Walk:
 def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
     """Return what a walk finds; its rules compute on the device of each cotangent, and another one stays current."""
     elsewhere = walk.xp.elsewhere
-    return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
+    try:
+        return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
+    except Exception as error:
+        advice = remedy(error)
+        if advice:
+            error.add_note(advice)
+        raise
 
 
 def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:

@@ -103,12 +103,15 @@ _found: dict[tuple[int, int], tuple[CodeType, bool, bool]] = {}  # holds the cod
 
 def _after(code: CodeType, at: int) -> tuple[bool, bool]:
     """Say whether what follows an instruction writes its result to an index, and whether it is an operator."""
-    augmented = False
+    augmented, name = False, ""
     for step in dis.get_instructions(code):
+        before, name = name, step.opname
         if step.offset == at:
-            augmented = step.opname.startswith(("BINARY_OP", "INPLACE_"))
-        elif step.offset > at and step.opname not in _BETWEEN and not step.opname.startswith("LOAD_"):
-            return step.opname in _STORES, augmented
+            augmented = name.startswith(("BINARY_OP", "INPLACE_"))
+        elif before == "PRECALL":  # with which Python 3.11 makes one instruction of a call
+            continue
+        elif step.offset > at and name not in _BETWEEN and not name.startswith("LOAD_"):
+            return name in _STORES, augmented
     return False, augmented
 
 

@@ -41,6 +41,7 @@ class Bench:
         return v
 
     def layout(self, v: Any) -> Layout:
+        self.place(v)
         a = self.arrays[v]
         return Layout(a.shape, tuple(s // a.itemsize for s in a.strides), alignment_of(a.ctypes.data))
 

@@ -257,10 +257,11 @@ def share(family: str, value: float) -> dict[str, Any]:
     return {"kind": "bandwidth", "name": f"some {family}", "family": family, "share": value}
 
 
-def row(**columns: float) -> dict[str, Any]:
-    labels = {"ours": "tapegrad cuda compiled", "torch": "torch.compile cuda", "jax": "jax.jit gpu"}
-    times = {labels[name]: value for name, value in columns.items()}
-    return {"kind": "row", "name": "mlp batch 32", "first": False, "columns": times, "failed": {}}
+OURS, TORCH, JAX = "tapegrad cuda compiled", "torch.compile cuda", "jax.jit gpu"
+
+
+def row(column: str, ms: float) -> dict[str, Any]:
+    return {"kind": "row", "name": "mlp batch 32", "column": column, "ms": ms}
 
 
 def gpt(column: str, ms: float, precision: str = "bfloat16") -> dict[str, Any]:
@@ -277,10 +278,9 @@ def gpt(column: str, ms: float, precision: str = "bfloat16") -> dict[str, Any]:
         ("bandwidth: some elementwise", [share("elementwise", 0.84)], ["0.84", "miss"]),
         ("bandwidth: some rows", [share("rows", 0.76)], ["0.76", "pass"]),
         ("bandwidth: some rows", [share("rows", 0.7)], ["0.7", "miss"]),
-        ("compiled: mlp", [row(ours=2.0, torch=2.5, jax=4.0)], ["0.8", "pass"]),
-        ("compiled: mlp", [row(ours=3.0, torch=4.0, jax=2.0)], ["1.5", "miss"]),
-        ("compiled steps", [row(ours=3.0)], ["not", "measured"]),
-        ("compiled steps", [row(ours=3.0, jax=5.0) | {"first": True}], ["not", "measured"]),
+        ("compiled: mlp", [row(OURS, 2.0), row(TORCH, 2.5), row(JAX, 4.0)], ["0.8", "pass"]),
+        ("compiled: mlp", [row(OURS, 3.0), row(TORCH, 4.0), row(JAX, 2.0)], ["1.5", "miss"]),
+        ("compiled steps", [row(OURS, 3.0)], ["not", "measured"]),
         ("GPT in", [gpt("tapegrad cuda compiled", 11.0), gpt("torch.compile cuda", 10.0)], ["1.1", "pass"]),
         ("GPT in", [gpt("tapegrad cuda compiled", 13.0), gpt("torch.compile cuda", 10.0)], ["1.3", "miss"]),
         ("GPT of", [gpt("tapegrad cuda compiled", 1.0, "tf32"), gpt("torch.compile cuda", 1.0)], ["not", "measured"]),
@@ -300,7 +300,10 @@ def test_targets_are_beside_what_was_measured(line: str, records: list[dict[str,
         ({"kind": "failure", "test": "tests/a.py::b", "why": "KeyError"}, "FAILED tests/a.py::b: KeyError"),
         (cost(1.0, 1.0) | {"failed": {"torch": "no"}}, "FAILED cost, add, forward: {'torch': 'no'}"),
         ({"kind": "bandwidth", "name": "b", "family": "rows", "failed": "no"}, "FAILED bandwidth, b: no"),
-        (row(ours=1.0) | {"failed": {"jax.jit gpu": "no"}}, "FAILED row, mlp batch 32: {'jax.jit gpu': 'no'}"),
+        (
+            {"kind": "row", "name": "mlp batch 32", "column": JAX, "failed": "no"},
+            "FAILED row, mlp batch 32, jax.jit gpu: no",
+        ),
         (
             {"kind": "gpt", "precision": "tf32", "column": "torch", "failed": "out of memory"},
             "FAILED gpt, tf32, torch: out of memory",
@@ -313,6 +316,34 @@ def test_targets_are_beside_what_was_measured(line: str, records: list[dict[str,
 )
 def test_the_report_lists_what_failed_or_is_missing(record: dict[str, Any], line: str) -> None:
     assert line in report(ABOUT, record).splitlines()
+
+
+@pytest.mark.parametrize("about", [{"tiny": True}, {"stand_in": True}])
+def test_times_that_mean_nothing_reach_no_target(about: dict[str, Any]) -> None:
+    records = [cost(4.0, 5.0), {"kind": "tests", "selection": "samples", "passed": 9}]
+    lines = report(ABOUT | about, *records).splitlines()
+    assert next(line for line in lines if line.startswith("cost: add")).endswith(" -")
+    assert next(line for line in lines if line.startswith("tests: samples")).endswith(" pass")
+
+
+def test_the_report_has_a_table_of_each_kind_of_figure() -> None:
+    text = report(
+        ABOUT,
+        gpt(OURS, 11.0),
+        gpt(TORCH, 10.0, "tf32"),
+        row(JAX, 2.5),
+        {"kind": "memory", "name": "gelu", "column": OURS, "mb": 7.0},
+        {"kind": "product", "name": "x @ y", "column": OURS, "tflops": 700.0},
+    )
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    at = lines.index(f"ms a step at GPT-2's width {OURS} {TORCH}")
+    assert lines[at + 2 : at + 4] == ["bfloat16 11 -", "tf32 - 10"]
+    for head, line in {
+        f"ms a step {JAX}": "mlp batch 32 2.5",
+        f"MB at most above the inputs {OURS}": "gelu 7",
+        f"TFLOP/s {OURS}": "x @ y 700",
+    }.items():
+        assert lines[lines.index(head) + 2] == line
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -391,6 +422,18 @@ def test_peers_that_are_missing_are_named_with_the_fix(
     assert "MISSING jax: JAX finds no GPU: pip install 'jax[cuda13]'" in out
     assert "MISSING torch.compile cuda: does not work here (no Triton)" in out
     assert {r["what"] for r in read(tmp_path)} == {"torch", "jax", "torch.compile"}
+
+
+def test_a_precision_that_is_missing_is_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu._precision import why_not
+
+    class Without:
+        def has_dtype(self, name: str, device: object) -> bool:
+            return name != "bfloat16"
+
+    monkeypatch.setattr(backends, "of_device", lambda device: (Without(), 0))
+    assert why_not("bfloat16") == "no bfloat16 on this device (pip install ml-dtypes)"
+    assert why_not("float32") is None
 
 
 def test_an_environment_without_cupy_is_incomplete_and_says_the_fix(

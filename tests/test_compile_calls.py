@@ -154,6 +154,23 @@ def test_nothing_of_a_call_is_kept_alive() -> None:
     assert not any(r() is not None for r in seen)
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: tg.reshape(x, (6,)),
+        lambda x: tg.matrix_transpose(x),
+        lambda x: x[1:],
+        lambda x: tg.unstack(x)[0],
+        lambda x: tg.repeat(x, 2, axis=0),
+    ],
+)
+def test_a_result_that_is_a_view_of_what_was_computed_may_be_kept(view: Any) -> None:
+    x = tg.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    f = tg.compile(lambda x: view(x * 2.0))
+    kept = [f(x) for _ in range(CALLS)]
+    assert all(tg.all(y == view(x * 2.0)) for y in kept)
+
+
 def test_under_no_grad_inside_a_transform_it_is_compiled() -> None:
     calls = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -258,14 +259,19 @@ def test_cupy_imported_before_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         requirements.check()
 
 
-def test_the_plugin_ends_pytest_with_the_reason(tmp_path: Path) -> None:
-    """A machine with no compiler on its path."""
+@pytest.mark.parametrize("compiler", [None, "#!/bin/sh\necho 'unknown option' >&2\nexit 1"])
+def test_the_plugin_ends_pytest_with_the_reason(compiler: str | None, tmp_path: Path) -> None:
+    """A machine with no compiler, or with one that cannot do it."""
+    if compiler is not None:
+        (tmp_path / "g++").write_text(compiler)
+        (tmp_path / "g++").chmod(0o755)
     command = [sys.executable, "-m", "pytest", "-p", "cuda_stand_in", str(TESTS / "test_cuda_stand_in.py")]
-    done = subprocess.run(
-        command, env={"PATH": str(tmp_path), "PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=False
-    )
+    environment = {"PATH": str(tmp_path), "PYTHONPATH": str(TESTS)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "the stand-in for CUDA cannot run: " in done.stderr
+    if compiler is not None and importlib.util.find_spec("cupy") is not None:
+        assert re.search(r"g\+\+ fails.*unknown option|CUDA's headers are not", done.stderr)
 
 
 def test_tests_that_are_skipped_name_the_plugin() -> None:

@@ -252,7 +252,7 @@ def test_cross_entropy_reads_logits_twice(dtype: str) -> None:
         nodes = [*before, p, picked, log, each, loss, equal, hot, less, grad]
         run = rows.Rows((4,), nodes, [loss.out, grad.out, picked.out])
         assert run.fits(lambda v: None)
-        places = bench.places._replace(counts=order.__eq__)
+        places = bench.places._replace(counts={order}.__contains__)
         made.append(rows.kernel(f"k{n}", run, places, ()))
         assert order not in made[-1].reads
         if n == 50257:

@@ -50,7 +50,11 @@ class Output:
         """Print a line and append its record, which names its kind, to the file."""
         print(line, flush=True)
         if record:
-            append(self.folder, record)
+            self.record(**record)
+
+    def record(self, **record: Any) -> None:
+        """Append a record to the file."""
+        append(self.folder, record)
 
 
 def output_of(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> tuple[Output, argparse.Namespace]:

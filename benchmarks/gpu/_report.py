@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks._text import aligned, short
@@ -11,6 +11,8 @@ from benchmarks.gpu._records import Record, read
 from benchmarks.gpu._targets import latest, results
 
 FILE = "report.txt"
+FIGURES = dict.fromkeys(("row", "memory", "product"), ("name", "column")) | {"gpt": ("precision", "column")}
+"""Kind of record -> the fields that say which case and which library."""
 
 
 def write(folder: Path) -> str:
@@ -22,7 +24,7 @@ def write(folder: Path) -> str:
 
 def report(records: Sequence[Record]) -> str:
     """Return the report of records; of what was run more than once it takes the last."""
-    parts = [_about(records), _steps(records), _failures(records), _targets(records)]
+    parts = [_about(records), _steps(records), _failures(records), *_figures(records), _targets(records)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -54,17 +56,31 @@ def _steps(records: Sequence[Record]) -> str:
 def _failures(records: Sequence[Record]) -> str:
     lines = [f"FAIL {r['name']}: {r['detail']}" for r in latest(records, "fact", "name") if not r["passed"]]
     lines += [f"FAILED {r['test']}: {r['why']}" for r in latest(records, "failure", "test")]
-    for kind, names in {"cost": ("operation", "what"), "bandwidth": ("name",), "row": ("name",)}.items():
+    for kind, names in {"cost": ("operation", "what"), "bandwidth": ("name",), **FIGURES}.items():
         for record in latest(records, kind, *names):
             if record.get("failed"):
                 lines.append(f"FAILED {kind}, {', '.join(str(record[n]) for n in names)}: {record['failed']}")
-    for kind, name in {"gpt": "precision", "memory": "name", "product": "name"}.items():
-        for record in latest(records, kind, name, "column"):
-            if "failed" in record:
-                lines.append(f"FAILED {kind}, {record[name]}, {record['column']}: {record['failed']}")
     lines += [f"MISSING {r['what']}: {r['fix']}" for r in latest(records, "missing", "what")]
     lines += [f"skipped: {r['what']}: {r['why']}" for r in latest(records, "skipped", "what")]
     return "\n".join(lines)
+
+
+def _figures(records: Sequence[Record]) -> Iterator[str]:
+    """Yield a table for each kind of figure: a line a case, in the columns those of the libraries."""
+    for kind, title, unit in (
+        ("gpt", "ms a step at GPT-2's width", "ms"),
+        ("gpt", "MB at most at GPT-2's width", "mb"),
+        ("row", "ms a step", "ms"),
+        ("memory", "MB at most above the inputs", "mb"),
+        ("product", "TFLOP/s", "tflops"),
+    ):
+        name, column = FIGURES[kind]
+        found = [record for record in latest(records, kind, name, column) if unit in record]
+        cells = {(record[name], record[column]): short(record[unit]) for record in found}
+        names, columns = ([*dict.fromkeys(record[key] for record in found)] for key in (name, column))
+        lines = [[each, *(cells.get((each, label), "-") for label in columns)] for each in names]
+        if lines:
+            yield aligned([[title, *columns], *lines])
 
 
 def _targets(records: Sequence[Record]) -> str:
@@ -73,5 +89,11 @@ def _targets(records: Sequence[Record]) -> str:
         if result.measured is None:
             lines.append([result.name, result.limit, "not measured", ""])
         else:
-            lines.append([result.name, result.limit, short(result.measured), "pass" if result.passed else "miss"])
+            verdict = "-" if result.timed and not _times_count(records) else "pass" if result.passed else "miss"
+            lines.append([result.name, result.limit, short(result.measured), verdict])
     return aligned(lines)
+
+
+def _times_count(records: Sequence[Record]) -> bool:
+    """Say whether times mean anything: not those of tiny sizes, nor of a stand-in."""
+    return not any(about["tiny"] or about["stand_in"] for about in latest(records, "environment"))

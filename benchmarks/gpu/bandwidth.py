@@ -6,6 +6,7 @@ The time is that of a program's CUDA graphs alone, without the copies of argumen
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
@@ -17,6 +18,7 @@ import tapegrad as tg
 from benchmarks._columns import first_line
 from benchmarks.gpu._clock import device_time, graphs_of
 from benchmarks.gpu._libraries import DEVICE, device_columns
+from benchmarks.gpu._precision import BFLOAT16, why_not
 from benchmarks.gpu._records import Output, output_of
 
 COPY, ELEMENTWISE, ROWS, COLUMNS, SUM = "copy", "elementwise", "rows", "columns", "sum"
@@ -59,6 +61,8 @@ def kernels(tiny: bool) -> Iterator[Kernel]:
     yield elementwise("x * y + z", lambda x, y, z: x * y + z, 3)
     yield elementwise("gradient of gelu", lambda x: tg.grad(lambda x: tg.sum(_gelu(x)))(x), 1)
     yield elementwise("gelu, float16,", tg.gelu, 1, tg.float16, 2)
+    if why_not(BFLOAT16) is None:
+        yield elementwise("gelu, bfloat16,", tg.gelu, 1, tg.bfloat16, 2)
     yield Kernel(f"sum of squares of {n}", SUM, lambda x: tg.sum(x * x), ((n,),), 4 * n)
     for length in (48,) if tiny else (768, 1024, 4096, 16384, 32768, 50257):
         shape = (max(16, n // length), length)
@@ -116,6 +120,8 @@ def _measure(output: Output, kernel: Kernel, copied: float) -> int:
             f"{kernel.name:48}failed  {why}", kind="bandwidth", name=kernel.name, family=kernel.family, failed=why
         )
         return 1
+    finally:
+        gc.collect()  # before the next kernel takes as much memory
     rate = kernel.nbytes / seconds
     share = rate / copied
     line = f"{kernel.name:48}{seconds * 1e6:12.1f} us {rate / 1e12:8.3f} TB/s {share:5.0%} of a copy, {steps} steps"

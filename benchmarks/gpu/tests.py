@@ -20,10 +20,11 @@ from benchmarks.gpu._records import Output, output_of
 from benchmarks.gpu._runner import MISSING
 
 SAMPLES, COMPILED = "tests/test_samples.py", "tests/test_compile_samples.py"
+ELSEWHERE = ("tests/test_package.py", "tests/test_cuda_stand_in.py", "tests/test_conformance.py")  # not here
 SELECTIONS = {
     "samples": [SAMPLES],
     "compiled": [COMPILED],
-    "others": ["tests", "--ignore", SAMPLES, "--ignore", COMPILED, "--ignore", "tests/test_package.py"],
+    "others": ["tests", *(f"--ignore={file}" for file in (SAMPLES, COMPILED, *ELSEWHERE))],
 }
 TINY = ["tests/test_engine.py"]
 WORKERS = 12  # more wait for the device
@@ -61,7 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if status:
         return status
     os.environ.pop("PYTEST_ADDOPTS", None)
-    options = ["-q", "--tb=short", "--no-header", "-p", "no:cacheprovider", "-W", "default", "-k", "cupy and not torch"]
+    options = [
+        "-q",
+        "--tb=short",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "default",
+        "-k",
+        "(cupy or cuda) and not torch",
+    ]
     if find_spec("xdist") is not None:
         workers = 1 if output.tiny else min(WORKERS, os.cpu_count() or 1)
         options += ["-n", str(workers), "--dist", "worksteal"]

@@ -31,7 +31,12 @@ def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], list[A
     for n, c in enumerate(cells):
         if c.after is not c.before and replaces[places[c.after]] is None:
             replaces[places[c.after]] = n
-    program = Program(inputs, nodes, list(places), replaces)
+    passed = [n for n, c in enumerate(cells) if c.arguments or c.owners]
+    passed += range(len(cells), len(cells) + len(raw))
+    only = {v.value for _, v in capture.grads if isinstance(v, Fresh)}
+    only -= {v.value if isinstance(v, Fresh) else v for v in capture.outputs if isinstance(v, (Fresh, Value))}
+    gradients = frozenset(places[v] for v in only if replaces[places[v]] is None)
+    program = Program(inputs, nodes, list(places), replaces, frozenset(passed), gradients)
     return program, cells, raw, [capture.graph.held[v][0] for v in held], places
 
 

@@ -19,18 +19,22 @@ FEWEST_ROWS = 8
 LONGEST = 128  # nodes of a run: what is gained does not grow with more, what planning costs does
 
 
-def fuse(groups: Groups, smallest: int = SMALLEST) -> None:
-    """Put nodes that can be run together into runs."""
-    _Fusion(groups, smallest)
+def fuse(groups: Groups, smallest: int = SMALLEST, kernels: bool = False) -> None:
+    """Put nodes that can be run together into runs.
+
+    kernels: whether a run becomes a kernel. A kernel reads any element of an operand from outside, so that it may
+    broadcast along some of the leading axes only. A reduction may begin it, which saves a pass over its operand.
+    """
+    _Fusion(groups, smallest, kernels)
 
 
 class _Fusion:
-    def __init__(self, groups: Groups, smallest: int) -> None:
-        self.groups, self.home = groups, groups.home
+    def __init__(self, groups: Groups, smallest: int, kernels: bool) -> None:
+        self.groups, self.home, self.kernels = groups, groups.home, kernels
         self.order = groups.order
         self.readers: dict[Value, list[Run]] = {}  # runs that read a value made elsewhere
         for node in groups.nodes:
-            if node.kind in ("elementwise", "reduction", "view"):
+            if node.kind in ("elementwise", "reduction", "view", "pick"):
                 large = max([v.size for v in (*node.outs, *node.reads)]) >= smallest
                 if large or self.home:
                     self.place(node, large)
@@ -48,7 +52,7 @@ class _Fusion:
             return
         home = None
         for run in dict.fromkeys(reversed(near)):
-            lead = common_lead(node, run.lead)
+            lead = common_lead(node, run.lead, self.kernels)
             if lead is None or len(run.nodes) >= LONGEST or self.reads_whole(node, run, lead) or self.delays(node, run):
                 continue
             if home is not None:
@@ -56,10 +60,15 @@ class _Fusion:
             elif not self.groups.reaches(self.groups.outside(node.values(), run), run):
                 home = run
                 self.add(node, run, lead)
-        if home is None and large and node.kind == "elementwise":
-            lead = common_lead(node, node.out.shape)
+        if home is None and large and (node.kind == "elementwise" or self.begins(node)):
+            whole = node.args[0].shape if node.kind == "reduction" else node.out.shape
+            lead = common_lead(node, whole, self.kernels)
             if lead is not None:
                 self.add(node, Run(lead), lead)
+
+    def begins(self, node: Node) -> bool:
+        """Say whether a node is a reduction within rows that begins a run."""
+        return self.kernels and node.kind == "reduction" and type(node.args[0]) is Value and not is_total(node)
 
     def reads_whole(self, node: Node, run: Run, lead: tuple[int, ...]) -> bool:
         """Say whether a node reads all of something that a run makes row by row, or that is there when it has ended."""
@@ -126,17 +135,17 @@ def finish(items: list[Any], outputs: list[Value]) -> None:
         read.update(item.values())
 
 
-def common_lead(node: Node, lead: tuple[int, ...]) -> tuple[int, ...] | None:
+def common_lead(node: Node, lead: tuple[int, ...], kernels: bool = False) -> tuple[int, ...] | None:
     """Return as many of the leading axes as a node can be run along, None if that gives too few rows."""
     for n in range(len(lead), 0, -1):
         if prod(lead[:n]) < FEWEST_ROWS:
             return None
-        if _along(node, lead[:n]):
+        if _along(node, lead[:n], kernels):
             return lead[:n]
     return None
 
 
-def _along(node: Node, lead: tuple[int, ...]) -> bool:
+def _along(node: Node, lead: tuple[int, ...], kernels: bool) -> bool:
     k = len(lead)
     out = node.out.shape
     if node.kind == "reduction":
@@ -146,14 +155,16 @@ def _along(node: Node, lead: tuple[int, ...]) -> bool:
         axes = axes_of(node)
         if min(axes, default=0) >= k:
             return True
-        total = set(range(k)) <= set(axes) and node.op in ("sum", "max", "min")
+        total = set(range(k)) <= set(axes) and (kernels or node.op in ("sum", "max", "min"))
         return total and (node.op != "sum" or x.dtype == node.out.dtype)
     if out[:k] != lead or node.many:
         return False
     if node.kind == "view":
         x = node.args[0]
         return node.op == "reshape" and x.shape[:k] == lead
-    return all(row_operand(v, out, k, lead) is not None for v in node.args if type(v) is Value)
+    if node.kind == "pick":
+        return all(v.shape[:k] == lead for v in node.args)
+    return kernels or all(row_operand(v, out, k, lead) is not None for v in node.args if type(v) is Value)
 
 
 def row_operand(v: Value, out: tuple[int, ...], k: int, lead: tuple[int, ...]) -> bool | None:

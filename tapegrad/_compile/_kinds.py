@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 _NAMES = """
 abs acos acosh add asin asinh astype atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift
 bitwise_or bitwise_right_shift bitwise_xor ceil conj copysign cos cosh divide equal exp expm1 floor
@@ -30,3 +32,12 @@ def kind_of(op: str, args: tuple[object, ...]) -> str:
     if op in VIEWS or (op == "index_get" and is_plain_key(args[1])):
         return "view"
     return "matmul" if op == "matmul" else "reduction" if op in REDUCTIONS else ""
+
+
+def picks(node: Any) -> bool:
+    """Say whether a node takes one element of each row of an array, such as the logit of a label."""
+    if node.op != "take_along_axis" or node.many:
+        return False
+    x, index = node.args
+    last = node.kwargs.get("axis", -1) in (-1, len(x.shape) - 1)
+    return last and len(x.shape) > 1 and tuple(index.shape) == (*x.shape[:-1], 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._compile._attention import fuse_attention
 from tapegrad._compile._fuse import finish, fuse
 from tapegrad._compile._groups import Groups
+from tapegrad._compile._kinds import picks
 from tapegrad._compile._products import merged
 from tapegrad._compile._program import Program, Run
 from tapegrad._compile._reassociate import reassociate
@@ -23,8 +25,12 @@ def planned(program: Program, backend: Any, reassociated: bool = False) -> Progr
     for node in simple.nodes:
         if node.op in backend.elementwise:
             node.kind = "elementwise"
+        elif backend.kernels and picks(node):
+            node.kind = "pick"
+    if backend.attention is not None:
+        simple = fuse_attention(simple, backend.attention)
     groups = Groups(simple.nodes)
-    fuse(groups, backend.smallest_run // 4 if reassociated else backend.smallest_run)
+    fuse(groups, backend.smallest_run // 4 if reassociated else backend.smallest_run, backend.kernels)
     if backend.stacks:
         stack(groups, simple.outputs)
         scan(groups)
@@ -34,4 +40,6 @@ def planned(program: Program, backend: Any, reassociated: bool = False) -> Progr
         for item in items:
             if isinstance(item, Run):
                 reassociate(item)
-    return Program(simple.inputs, items, simple.outputs, simple.replaces, reassociated)
+    program = simple.with_nodes(items)
+    program.reassociated = reassociated
+    return program

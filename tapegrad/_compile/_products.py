@@ -21,7 +21,7 @@ def merged(program: Program, xp: Any) -> Program:
     if sum([node.op == "matmul" for node in program.nodes]) < FEWEST:
         return program
     nodes = _sums(_parts(program.nodes, xp), program.outputs, xp)
-    return Program(program.inputs, nodes, program.outputs, program.replaces)
+    return program.with_nodes(nodes)
 
 
 def _made(op: str, function: Any, args: tuple[Any, ...], shape: tuple[int, ...], like: Value, kind: str) -> Node:

@@ -182,7 +182,8 @@ class Program:
     """Nodes in an order in which they can be called, from inputs to outputs.
 
     replaces: for each output the number of the input whose array it takes the place of (updated state), or None.
-    reassociated: whether results may differ by rounding.
+    arguments: numbers of the inputs that are other arrays from call to call. gradients: places of the outputs that
+    only become gradients. reassociated: whether results may differ by rounding.
     """
 
     def __init__(
@@ -191,10 +192,18 @@ class Program:
         nodes: list[Any],
         outputs: list[Value],
         replaces: list[int | None] | None = None,
-        reassociated: bool = False,
+        arguments: frozenset[int] = frozenset(),
+        gradients: frozenset[int] = frozenset(),
     ) -> None:
-        self.inputs, self.nodes, self.outputs, self.reassociated = inputs, nodes, outputs, reassociated
+        self.inputs, self.nodes, self.outputs = inputs, nodes, outputs
+        self.arguments, self.gradients = arguments, gradients
         self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
+        self.reassociated = False
+
+    def with_nodes(self, nodes: list[Any], outputs: list[Value] | None = None) -> Program:
+        """Return a program of the same inputs and outputs that computes them in another way."""
+        outputs = self.outputs if outputs is None else outputs
+        return Program(self.inputs, nodes, outputs, self.replaces, self.arguments, self.gradients)
 
 
 def reads_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:

@@ -24,6 +24,7 @@ def settle(x: Tensor) -> Value | None:
         return None
     value: Value = x._array.value
     x._array = x._array.raw
+    x._base = None  # a slice or reshape that outlives the call does not keep what it was taken from
     return value
 
 

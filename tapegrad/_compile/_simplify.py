@@ -63,7 +63,7 @@ def simplified(program: Program, as_array: Callable[[Any], Any], xp: Any) -> Pro
         if found is not old.outs:
             new.update(zip(old.outs, found, strict=True))
     outputs = [now(v) for v in program.outputs]
-    return alive(Program(program.inputs, nodes, outputs, program.replaces))
+    return alive(program.with_nodes(nodes, outputs))
 
 
 def _frozen(x: Any) -> Any:
@@ -88,7 +88,7 @@ def alive(program: Program) -> Program:
         if node.effect or not read.isdisjoint(node.outs):
             kept.append(node)
             read.update(node.reads)
-    return Program(program.inputs, kept[::-1], program.outputs, program.replaces)
+    return program.with_nodes(kept[::-1])
 
 
 # -- constants -------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, lifted
+from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, holds, lifted, namespace_of
 from tapegrad._operands import from_outside, same_library
-from tapegrad._record import noticed
+from tapegrad._record import mode, noticed
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops.conversion import as_indices, index_dtype
@@ -180,7 +180,18 @@ def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
         return i if i >= 0 else i + shape[axis]
     if isinstance(i, slice):
         return ALL if i == ALL else _slice(i, shape[axis])
+    if hasattr(i, "shape"):
+        check_range("x[...]", i, axis, shape)
     return i
+
+
+def check_range(name: str, indices: Array, axis: int, shape: tuple[int, ...]) -> None:
+    """Under `debug()`, raise IndexError for integers out of range: not every library does."""
+    if not mode().debug or 0 in indices.shape:
+        return
+    xp, n = namespace_of[type(indices)], shape[axis]
+    if holds(xp.any(xp.logical_or(xp.less(indices, -n), xp.greater_equal(indices, n)))):
+        raise IndexError(f"{name}: an index is out of range for axis {axis % len(shape)} of shape {tuple(shape)}")
 
 
 def _slice(s: slice, n: int) -> slice:

@@ -29,7 +29,7 @@ from tapegrad._tensor import Tensor, wrap
 from tapegrad._views import updated
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops._keys import ALL, Key, axes_at, full_key, gathered, has_integer_arrays, plain_key
+from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, has_integer_arrays, plain_key
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.dtypes import plain
@@ -62,7 +62,8 @@ GETITEM = OPERATIONS["getitem"]
 def getitem(x: Tensor, key: Any) -> Tensor:
     """Return `x[key]`: integers, slices, `...`, None, integer arrays and masks, as in NumPy; never a view.
 
-    Raises IndexError for indices out of range; of those in arrays on JAX the library takes the nearest in range.
+    Raises IndexError for indices out of range. Those in arrays are checked by the library, and not on JAX, which takes
+    the nearest in range, and CuPy, which counts on from the other end: `tapegrad.debug()` checks them there too.
     Derivative: t, added at the places that were read, as often as they were read.
 
     >>> import tapegrad as tg
@@ -78,7 +79,10 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if apart is not None:
             shape, order, key = apart
             x = permute_dims(reshape(x, shape), order)
-        return _getitem(x, key)
+        y = _getitem(x, key)
+        if any([hasattr(i, "shape") for i in key]):
+            y._base = None  # a copy everywhere
+        return y
     # What _getitem does, in one frame: loops over rows and gates of a cell spend their time here.
     out = namespace_of[type(a)].index_get(a, plain)
     if type(out) is not type(a):
@@ -126,8 +130,9 @@ _take = primitive(
 def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Tensor:
     """Take elements at integer indices along an axis, which a 1-D Tensor need not name; at one index, without the axis.
 
-    Raises an error for indices out of range, but on JAX, which gives NaN there. Derivative: t, added at the indices;
-    repeated ones add up.
+    Raises an error for indices out of range, except on JAX, which gives NaN there, and on CuPy, which counts on from
+    the other end: under `tapegrad.debug()` it raises there too. Derivative: t, added at the indices; repeated ones add
+    up.
 
     >>> import tapegrad as tg
     >>> tg.take(tg.asarray([1.0, 2.0, 3.0]), tg.asarray([2, 0]))
@@ -138,8 +143,8 @@ def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Tensor:
         raise ValueError(f"take: a Tensor of {x.ndim} axes needs axis=")
     place = axis_of("take", x.ndim, -1 if axis is None else axis)
     if indices.ndim == 0:
-        return squeeze(_take(x, _indices("take", reshape(indices, (1,))), place), place)
-    return _take(x, _indices("take", indices), place)
+        return squeeze(_take(x, _indices("take", reshape(indices, (1,)), place, x), place), place)
+    return _take(x, _indices("take", indices, place, x), place)
 
 
 def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
@@ -188,7 +193,8 @@ _take_along_axis = primitive(
 def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
     """Take elements at integer indices along an axis, other ones in each place of the other axes.
 
-    x and indices have as many axes, and broadcast along all but the named one. Derivative: t, added at the indices.
+    x and indices have as many axes, and broadcast along all but the named one. Indices out of range are treated as by
+    `take`. Derivative: t, added at the indices.
 
     >>> import tapegrad as tg
     >>> tg.take_along_axis(tg.asarray([[1.0, 2.0], [3.0, 4.0]]), tg.asarray([[1], [0]]))
@@ -207,14 +213,16 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
     rest = broadcast_shapes(without(x.shape, 1), without(indices.shape, 1))
     x = broadcast_to(x, without(rest, x.shape[place]))
     indices = broadcast_to(indices, without(rest, indices.shape[place]))
-    return _take_along_axis(x, _indices("take_along_axis", indices), place)
+    return _take_along_axis(x, _indices("take_along_axis", indices, place, x), place)
 
 
-def _indices(name: str, indices: Tensor) -> Array:
+def _indices(name: str, indices: Tensor, axis: int, x: Tensor) -> Array:
     if "integer" not in indices.dtype.kind:
         raise TypeError(f"{name}: indices must be integers, not {indices.dtype.name}")
     noticed(indices)
-    return as_indices(indices)._array
+    raw = as_indices(indices)._array
+    check_range(name, raw, axis, x.shape)
+    return raw
 
 
 def _raw(x: Any) -> Array:

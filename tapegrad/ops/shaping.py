@@ -110,7 +110,11 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Tensor:
         sizes = tuple([size // known if n == -1 else n for n in sizes])
     elif known != size:
         raise ValueError(f"reshape: {x.shape} has {size} elements, the shape {sizes} has {known}")
-    return _reshape(x, sizes)
+    y = _reshape(x, sizes)
+    base = getattr(y._array, "base", None)
+    if base is not None and base is not x._array and base is not x._array.base:
+        y._base = None  # a copy, which need not keep the memory of x
+    return y
 
 
 def broadcast_to(x: Any, /, shape: Any) -> Tensor:

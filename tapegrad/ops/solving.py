@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import index
 from typing import Any, NamedTuple
 
 from tapegrad._dtypes import is_complex
+from tapegrad._namespace import backend_of, holds, namespace_of
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive, several
+from tapegrad._record import mode
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
 from tapegrad.ops._cofactors import cofactors
@@ -26,6 +29,25 @@ def square(name: str, operand: Any) -> Tensor:
     return x
 
 
+def _checked(name: str, operation: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """Return what an operation gives; under `debug()`, raise ValueError for what every library should.
+
+    CuPy and JAX return numbers for singular matrices: a look at these would make the host wait.
+    """
+    if not mode().debug:
+        return operation(*xs)
+    kind = type(xs[0]._array)
+    with backend_of[kind].raising():
+        out = operation(*xs)
+    xp = namespace_of[kind]
+    finite = [xp.all(xp.isfinite(x._array)) for x in (*xs, out)]
+    given = finite[0] if len(xs) == 1 else xp.logical_and(*finite[:2])
+    if holds(xp.logical_and(given, xp.logical_not(finite[-1]))):
+        what = "not positive definite" if name == "cholesky" else "singular"
+        raise ValueError(f"{name} of operands of shape {', '.join(str(x.shape) for x in xs)}: a matrix is {what}")
+    return out
+
+
 def _inv_vjp(xp: Any, t: Any, out: Any) -> Any:
     return -times_dagger(xp, dagger_times(xp, out, t), out)
 
@@ -36,14 +58,15 @@ _inv = primitive("inv", lambda xp, x: xp.linalg.inv(x), _inv_vjp, adjoint=True)
 def inv(x: Any, /) -> Tensor:
     """Inverse of square matrices (..., n, n).
 
-    Raises ValueError for a singular one, where the library says so. Derivative: -out^H t out^H.
+    Raises ValueError for a singular one; CuPy and JAX do so under `tapegrad.debug()` only, and else return numbers.
+    Derivative: -out^H t out^H.
 
     >>> import tapegrad as tg
     >>> tg.linalg.inv(tg.asarray([[2.0, 0.0], [0.0, 4.0]]))
     Tensor([[0.5 , 0.  ],
             [0.  , 0.25]])
     """
-    return _inv(square("inv", x))
+    return _checked("inv", _inv, square("inv", x))
 
 
 def _solve_1(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
@@ -66,8 +89,8 @@ _solve = primitive(
 def solve(x1: Any, x2: Any, /) -> Tensor:
     """Solution x of x1 x = x2: x1 (..., n, n), x2 (n,) or (..., n, k); leading axes broadcast.
 
-    Raises ValueError for shapes that do not fit and, where the library says so, for a singular x1. Derivatives:
-    -x1^-H t out^H; x1^-H t.
+    Raises ValueError for shapes that do not fit and for a singular x1; CuPy and JAX do the latter under
+    `tapegrad.debug()` only. Derivatives: -x1^-H t out^H; x1^-H t.
 
     >>> import tapegrad as tg
     >>> tg.linalg.solve(tg.asarray([[2.0, 0.0], [0.0, 4.0]]), tg.asarray([2.0, 2.0]))
@@ -77,7 +100,7 @@ def solve(x1: Any, x2: Any, /) -> Tensor:
     square("solve", x1)
     if x2.ndim == 0 or x2.shape[0 if x2.ndim == 1 else -2] != x1.shape[-1]:
         raise ValueError(f"solve: matrices {x1.shape} do not fit a right-hand side of shape {x2.shape}")
-    return _solve(x1, x2)
+    return _checked("solve", _solve, x1, x2)
 
 
 _det = primitive(
@@ -143,15 +166,15 @@ def cholesky(x: Any, /, *, upper: bool = False) -> Tensor:
     """Triangular factor of positive definite Hermitian matrices (..., n, n): x = L L^H, or x = U^H U.
 
     Only one triangle of x is read; the gradient is spread over both, so that a step along it keeps x Hermitian. Raises
-    ValueError for a matrix that is not positive definite, where the library says so. Derivative: Murray,
-    "Differentiation of the Cholesky decomposition" (2016).
+    ValueError for a matrix that is not positive definite; CuPy and JAX do so under `tapegrad.debug()` only. Derivative:
+    Murray, "Differentiation of the Cholesky decomposition" (2016).
 
     >>> import tapegrad as tg
     >>> tg.linalg.cholesky(tg.asarray([[4.0, 0.0], [0.0, 9.0]]))
     Tensor([[2., 0.],
             [0., 3.]])
     """
-    lower = _cholesky(square("cholesky", x))
+    lower = _checked("cholesky", _cholesky, square("cholesky", x))
     return conj(matrix_transpose(lower)) if upper else lower
 
 

@@ -87,20 +87,21 @@ def compiled(source: str, names: dict[str, str]) -> Path:
 
 def host_text(source: str, names: dict[str, str], kind: str) -> str:
     """Return a text of kernels as g++ compiles it, with the list of its kernels for the launcher."""
-    body = source.partition("#endif")[2] if "#ifndef TG_HOST" in source else source
-    barriers = bool(_BARRIER.search(_without_helpers(source)))
-    loops = "CUPY_FOR" in source and not barriers and "return;" not in source  # one thread may do the work of all
-    source = _DYNAMIC.sub(r"\1* \2 = (\1*)dynamic_shared;", source)
-    if kind == "real":
-        source = source.replace("#include <cupy/complex.cuh>\n", "")
-    kernels = {name: name for name in _KERNEL.findall(body)} | {new: name for name, new in names.items()}
-    listed = [f"STAND_IN_KERNEL({k}, ({f}), {int(barriers)}, {int(loops)})" for k, f in kernels.items()]
-    return "\n".join(['#include "preamble.h"', source, *listed, ""])
+    left_out = r"asm\(" if kind == "full" else r"asm\(|#include <cupy/complex.cuh>"
+    text = "\n".join(line for line in source.splitlines() if not re.search(left_out, line))
+    shared, *pieces = text.split('extern "C"')
+    shared = "\n".join(line for line in shared.splitlines() if "TG_FN" not in line)  # tapegrad's own shuffle
+    found = [(name, piece) for piece in pieces for name in _KERNEL.findall('extern "C"' + piece)]
+    listed = [_listed(name, name, shared + piece) for name, piece in found]
+    listed += [_listed(new, name, text) for name, new in names.items()]
+    return "\n".join(['#include "preamble.h"', _DYNAMIC.sub(r"\1* \2 = (\1*)dynamic_shared;", text), *listed, ""])
 
 
-def _without_helpers(source: str) -> str:
-    """Return a text without the definition of tapegrad's own shuffle."""
-    return "\n".join(line for line in source.splitlines() if not ("TG_FN" in line and "tg_shfl" in line))
+def _listed(symbol: str, kernel: str, text: str) -> str:
+    """Return an entry of the list: a kernel, and what its text says of how it must be run."""
+    barriers = bool(_BARRIER.search(text))
+    loops = "CUPY_FOR" in text and not barriers and "return;" not in text  # one thread may do the work of all
+    return f"STAND_IN_KERNEL({symbol}, ({kernel}), {int(barriers)}, {int(loops)})"
 
 
 def _preamble(kind: str) -> Path:
@@ -112,8 +113,8 @@ def _preamble(kind: str) -> Path:
             if not built.exists():
                 folder.mkdir(exist_ok=True)
                 header.write_text(PREAMBLES[kind])
-                command = ["g++", *OPTIONS, *library.include_options(), "-x", "c++-header", str(header)]
-                subprocess.run([*command, "-o", f"{built}.new"], check=True)
+                options = [*OPTIONS, *library.include_options(), "-x", "c++-header"]
+                library.gcc(*options, str(header), "-o", f"{built}.new")
                 os.replace(f"{built}.new", built)
     return folder
 
@@ -123,4 +124,4 @@ def _keep_text(source: str, options: Sequence[str]) -> None:
     folder = os.environ.get("CUDA_STAND_IN_TEXTS")
     if folder:
         path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.json"
-        path.write_text(json.dumps({"source": source, "options": list(options)}))
+        path.write_text(json.dumps({"source": source, "options": [*options, *library.include_options()]}))

@@ -163,16 +163,13 @@ template <class T> FN T atomicCAS(T* p, T expected, T b) {
   return a;
 }
 
-// -- the conversions that tapegrad's kernels have in PTX -----------------------------------------------------
+// -- what tapegrad's kernels have in PTX (compiler.py leaves out the lines of assembly) --------------------------
 
-#define TG_HOST
-#define TG_FN static inline
-FN float tg_h2f(unsigned short b) { return (float)bits<_Float16>(b); }
-FN unsigned short tg_f2h(float a) { return bits<unsigned short>((_Float16)a); }
-FN unsigned short tg_d2h(double a) { return bits<unsigned short>((_Float16)a); }
-FN float tg_bits2f(unsigned b) { return bits<float>(b); }
-FN unsigned tg_f2bits(float a) { return bits<unsigned>(a); }
-FN double tg_bits2d(unsigned long long b) { return bits<double>(b); }
+extern "C" {
+float tg_h2f(unsigned short b);
+unsigned short tg_f2h(float a);
+unsigned short tg_d2h(double a);
+}
 
 // -- the list of kernels of a text, for the launcher -----------------------------------------------------------
 

@@ -32,13 +32,20 @@ def folder() -> Path:
     What was compiled from other sources, by another compiler or for another CuPy is in another subfolder.
     """
     default = Path(tempfile.gettempdir()) / f"cuda-stand-in-{os.getuid()}"
-    key = hashlib.sha1(subprocess.run(["g++", "-v"], capture_output=True, check=True).stderr)
-    key.update(_cupy_version().encode())
+    key = hashlib.sha1((gcc("-v") + _cupy_version()).encode())
     for path in sorted([*HERE.glob("*.cpp"), *HERE.glob("*.h"), HERE / "compiler.py"]):
         key.update(path.read_bytes())
     path = Path(os.environ.get("CUDA_STAND_IN_CACHE") or default) / key.hexdigest()[:12]
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def gcc(*arguments: str) -> str:
+    """Run g++ and return what it says; Unavailable if it cannot do this."""
+    done = subprocess.run(["g++", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise requirements.unavailable(f"g++ fails (version 8 or newer is needed): {done.stderr[:500]}")
+    return done.stderr
 
 
 def _cupy_version() -> str:
@@ -82,7 +89,7 @@ def load() -> None:
         if not path.exists():
             sources = [str(p) for p in sorted(HERE.glob("*.cpp"))]
             options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-ldl"]
-            subprocess.run(["g++", *include_options(), *sources, *options, "-o", str(path)], check=True)
+            gcc(*include_options(), *sources, *options, "-o", str(path))
     _loaded = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
 
 

@@ -1,0 +1,106 @@
+"""Attention that never stores its scores, called on CuPy arrays: see `_cupy_attention` for the kernels.
+
+Texts depend on the strides of arrays; each is generated and compiled where arrays are laid out that way first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+
+from tapegrad.backends._cupy_access import Layout
+from tapegrad.backends._cupy_attention import DTYPES, LARGEST, Launch, Scores, Sizes, Text, can_compute
+from tapegrad.backends._cupy_attention import HELPERS as PRODUCTS
+from tapegrad.backends._cupy_types import HELPERS
+from tapegrad.backends._items import constant_of
+from tapegrad.backends._setting import TF32
+
+__all__ = ["LARGEST", "LOGS", "Attention", "AttentionGradient", "Scores", "Sizes", "can_compute", "takes"]
+
+OPTIONS = ("-std=c++17", "--fmad=false")
+LOGS = np.dtype(np.float32)  # of the logarithms of sums
+
+
+def takes(dtype: str) -> bool:
+    """Say whether there are kernels for a dtype; where products may be in TF32, cuBLAS's are the faster ones."""
+    return dtype in DTYPES and not (dtype == "float32" and TF32.get())
+
+
+class _Call:
+    """Kernels of one problem; operands: values that scores are combined with, in the order of the arrays."""
+
+    def __init__(self, sizes: Sizes, scores: Scores) -> None:
+        self.sizes, self.scores = sizes, scores
+        self.operands = [v for v in scores.operands(True) if constant_of(v) is None]
+        self._functions: dict[Any, list[tuple[Any, Launch]]] = {}
+
+    def _text(self, arrays: dict[Any, Any]) -> Text:
+        layouts = {
+            name: Layout(tuple(a.shape), tuple(s // a.itemsize for s in a.strides)) for name, a in arrays.items()
+        }
+        return Text(self.sizes, arrays["q"].dtype, self.scores, layouts, constant_of)
+
+    def _compiled(self, launches: list[Launch]) -> list[tuple[Any, Launch]]:
+        module = cupy.RawModule(code=HELPERS + PRODUCTS + "".join(x.source for x in launches), options=OPTIONS)
+        return [(module.get_function(f"tg_attention_{i}"), launch) for i, launch in enumerate(launches)]
+
+    def _shape(self, *last: int) -> tuple[int, ...]:
+        return (*self.sizes.lead, *last)
+
+
+class Attention(_Call):
+    """softmax(f(q k)) v and, for its gradient, the logarithms of the sums of exponentials of each row."""
+
+    def __call__(self, q: Any, k: Any, v: Any, *operands: Any) -> tuple[Any, Any]:
+        out = cupy.empty(self._shape(self.sizes.queries, self.sizes.depth), q.dtype)
+        logs = cupy.empty(self._shape(self.sizes.queries), LOGS)
+        self.into((out, logs), q, k, v, *operands)
+        return out, logs
+
+    def into(self, outs: Any, q: Any, k: Any, v: Any, *operands: Any) -> None:
+        """Compute into arrays."""
+        arrays = {"q": q, "k": k, "v": v, **dict(zip(self.operands, operands, strict=True))}
+        key = tuple((a.shape, a.strides) for a in arrays.values())
+        if key not in self._functions:
+            self._functions[key] = self._compiled([self._text(arrays).forward("tg_attention_0")])
+        ((function, launch),) = self._functions[key]
+        function(launch.grid, launch.block, (q, k, v, *operands, *outs))
+
+
+class AttentionGradient(_Call):
+    """The gradients of queries, keys and values of `Attention`.
+
+    turned: whether the gradient of keys is (..., keys, size), as the keys are in memory, and not (..., size, keys).
+    """
+
+    def __init__(self, sizes: Sizes, scores: Scores, turned: bool) -> None:
+        super().__init__(sizes, scores)
+        self.turned = turned
+
+    def __call__(self, q: Any, k: Any, v: Any, grad: Any, out: Any, logs: Any, *operands: Any) -> tuple[Any, ...]:
+        s = self.sizes
+        keys = (s.keys, s.size) if self.turned else (s.size, s.keys)
+        shapes = (self._shape(s.queries, s.size), self._shape(*keys), self._shape(s.keys, s.depth))
+        outs = tuple(cupy.empty(shape, q.dtype) for shape in shapes)
+        self.into(outs, q, k, v, grad, out, logs, *operands)
+        return outs
+
+    def into(self, outs: Any, q: Any, k: Any, v: Any, grad: Any, out: Any, logs: Any, *operands: Any) -> None:
+        """Compute into arrays."""
+        arrays = {"q": q, "k": k, "v": v, "grad": grad, "out": out, **dict(zip(self.operands, operands, strict=True))}
+        key = tuple((a.shape, a.strides) for a in arrays.values())
+        if key not in self._functions:
+            text = self._text(arrays)
+            launches = [text.dots("tg_attention_0"), text.for_queries("tg_attention_1")]
+            self._functions[key] = self._compiled([*launches, text.for_keys("tg_attention_2", self.turned)])
+        dots, for_queries, for_keys = self._functions[key]
+        sums = cupy.empty(self._shape(self.sizes.queries), LOGS)
+        saved = (q, k, v, grad, logs, sums, *operands)
+        for (function, launch), args in (
+            (dots, (out, grad, sums)),
+            (for_queries, (*saved, outs[0])),
+            (for_keys, (*saved, *outs[1:])),
+        ):
+            function(launch.grid, launch.block, args)
