@@ -43,7 +43,12 @@ class Executor:
         self._refusals: Refusals | None = None
         self._accepted = False
         self._plan: Plan | None = None
-        self._graphs: list[Any] = []
+        self._graphs: list[Any] = []  # of each segment, None where it is not captured
+        self._segments: list[list[Step]] = []
+        self._states: dict[int, Any] = {}  # number of an input -> the buffer in which that state is updated
+        self._gradients: dict[int, Any] = {}  # place of an output -> the buffer that is handed out
+        self._bound: dict[int, tuple[int, Any]] = {}  # number of an input -> the address where it is read, and an array
+        self._copied: list[tuple[int, Any]] = []  # numbers of the other inputs, and the buffers they are copied into
         self._shared: frozenset[int] = frozenset()  # numbers of state that others have seen
         self._kept: frozenset[int] = frozenset()  # places of gradients that others have kept
         # Numbers of inputs that are other arrays from call to call, so that they are copied.
@@ -78,9 +83,10 @@ class Executor:
             except Exception:
                 arrays.clear()  # a traceback that is kept would hold state
                 raise
+        if self._plan is None or self._is_seen(arrays):
+            self._plan_anew(arrays)
         plan = self._plan
-        if plan is None or self._is_seen(arrays):
-            plan = self._planned(arrays)
+        assert plan is not None
         stream = cupy.cuda.get_current_stream()
         if self._last is not None and stream.ptr != self._last.ptr:
             self._last.synchronize()  # the buffers are still in use there
@@ -119,13 +125,14 @@ class Executor:
         self._moving |= set(moved)
         return bool(shared or kept or moved)
 
-    def _planned(self, arrays: list[Array]) -> Plan:
-        """Plan the program, anew if its buffers turned out to be seen by others."""
+    def _plan_anew(self, arrays: list[Array]) -> None:
+        """Plan the program; anew if its buffers turned out to be seen by others, who then hold the old ones alone."""
         if self._analysis is None:
             self._analysis = Analysis(self.program)
             if self._analysis.errors:
                 self._refusals = Refusals(self._analysis.errors)
-        self._plan, self._graphs, self._calls, self._last = None, [], 0, None
+        self._plan, self._graphs, self._segments, self._calls = None, [], [], 0
+        self._states, self._gradients, self._copied, self._bound = {}, {}, [], {}
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._pool = cupy.cuda.MemoryPool()
         # Another array over the same memory: who updates that state finds that nobody else holds its array.
@@ -143,7 +150,6 @@ class Executor:
         self._copied = [(k, mine) for k, mine in enumerate(plan.inputs) if k not in bound]
         self._plan = plan
         self._state_counts, self._gradient_counts = _references(self._states), _references(self._gradients)
-        return plan
 
     def _compute(self, plan: Plan, stream: Any) -> None:
         self._calls += 1
