@@ -95,8 +95,7 @@ class Executor:
         for k, mine in self._copied:
             if arrays[k] is not mine:
                 cupy.copyto(mine, arrays[k])
-        self._accepted = True
-        self._compute(plan, stream)
+        self._compute(stream)
         if self._refusals is not None:
             self._refusals.launched()
         plan.copy_outputs(new)
@@ -121,7 +120,7 @@ class Executor:
         ]
         moved = [k for k, (address, _) in self._bound.items() if not _lies_at(arrays[k], address)]
         self._shared |= set(shared)
-        self._kept |= set(kept)
+        self._kept |= set(self._gradients) if kept and self._kept else set(kept)  # who keeps one may keep each
         self._moving |= set(moved)
         return bool(shared or kept or moved)
 
@@ -151,13 +150,14 @@ class Executor:
         self._plan = plan
         self._state_counts, self._gradient_counts = _references(self._states), _references(self._gradients)
 
-    def _compute(self, plan: Plan, stream: Any) -> None:
+    def _compute(self, stream: Any) -> None:
         self._calls += 1
+        if self._calls > WARM_UPS and not self._graphs:
+            self._capture()
+        self._accepted = True
         if self._calls <= WARM_UPS:
             self._aside(stream)
             return
-        if not self._graphs:
-            self._capture()
         for segment, graph in zip(self._segments, self._graphs, strict=True):
             if graph is not None:
                 graph.launch(stream)
@@ -201,9 +201,9 @@ class Executor:
         except BaseException as error:
             with suppress(Exception):
                 self._stream.end_capture()  # the stream must be left as it was
-            if isinstance(error, Exception):
-                raise _NotCaptured(segment, step) from error
-            raise
+            if isinstance(error, cupy.cuda.memory.OutOfMemoryError) or not isinstance(error, Exception):
+                raise  # nothing has been computed: the next call captures
+            raise _NotCaptured(segment, step) from error
         try:
             return self._stream.end_capture()
         except Exception as error:
