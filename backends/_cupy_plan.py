@@ -28,6 +28,7 @@ from tapegrad.backends._cupy_jobs import (
     Batch,
     Call,
     Flat,
+    gathered,
     is_concatenation,
     is_constant,
     is_product,
@@ -260,6 +261,9 @@ class Plan:
             self._concatenate(node)
         elif is_write(node):
             self._write(node)
+        elif (gather := gathered(node)) is not None:
+            x, indices, axis = gather
+            self._step(node.op, cupy.take, self.array(x), self.array(indices), axis, self.target(node.outs[0]))
         else:
             outs = [self.target(v) for v in node.outs]
             args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}
