@@ -62,6 +62,27 @@ floor_divide = _like_numpy("floor_divide", "tg_fdiv", "tg_idiv")
 remainder = _like_numpy("remainder", "tg_fmod", "tg_imod")
 
 
+_sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")
+_sigmoid_of_half = cupy.ElementwiseKernel(
+    "float16 x", "float16 y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half"
+)
+
+
+def sigmoid(x: Array, /) -> Array:
+    """Return 1 / (1 + exp(-x)); where exp(-x) is infinite that is 0, as it should be."""
+    kind = x.dtype.char
+    if kind == "e":
+        return _sigmoid_of_half(x)
+    return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
+
+
+def full(shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:
+    """Return an array of one value; zeros are set without a kernel."""
+    if dtype is not None and type(fill_value) in (bool, int, float) and repr(fill_value) in ("False", "0", "0.0"):
+        return cupy.zeros(shape, dtype)
+    return cupy.full(shape, fill_value, dtype)
+
+
 def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint: bool = True, **options: Any) -> Array:
     """Return evenly spaced numbers, between complex ends as well."""
     if not (isinstance(start, complex) or isinstance(stop, complex)):
@@ -163,7 +184,6 @@ def solve(a: Array, b: Array, /) -> Array:
 # -- writing at indices --------------------------------------------------------------------------------------
 
 _ATOMIC = frozenset(("int32", "int64", "uint32", "uint64", "float16", "float32", "float64"))
-_WIDER = {"bfloat16": "float32"}  # for all other dtypes int32, which wraps as they do when it is cast back
 
 
 def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
@@ -174,9 +194,9 @@ def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
         add_at(array.imag, key, value.imag)
     elif name in _ATOMIC:
         cupy.add.at(array, key, value)
-    else:  # CUDA has no atomic addition for these
-        wide = array.astype(_WIDER.get(name, "int32"))
-        cupy.add.at(wide, key, value.astype(wide.dtype))
+    else:  # CUDA has no atomic addition for these; int32 wraps as they do when it is cast back
+        wide = array.astype("int32")
+        cupy.add.at(wide, key, value.astype("int32"))
         array[...] = wide.astype(array.dtype)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tapegrad.backends._cupy_types import result_type
 from tapegrad.backends._setting import TF32
 
 Ints = tuple[int, ...]
@@ -241,7 +242,7 @@ class Matmul:
         """Return the product of matrices, stacks of them, or vectors."""
         dtype = x1.dtype
         if dtype != x2.dtype:
-            dtype = np.result_type(dtype, x2.dtype)
+            dtype = result_type(dtype, x2.dtype)
             x1, x2 = x1.astype(dtype, copy=False), x2.astype(dtype, copy=False)
         shape = _shape(x1.shape, x2.shape)
         if shape is None or _numbers(dtype) is None:

@@ -7,9 +7,17 @@ that it compiles quickly.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+
+try:
+    import ml_dtypes
+except ImportError:
+    BFLOAT16: Any = None  # no array has it
+else:
+    BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class CType(NamedTuple):
@@ -121,6 +129,22 @@ TG_FN bool tg_shfl(bool a, int lanes, int width) { return __shfl_xor_sync(0xffff
 """
 
 
+def result_type(*operands: Any) -> Any:
+    """Return the dtype of arrays, dtypes and Python numbers together.
+
+    bfloat16 holds integers of 8 bits, and beside float16 and integers of 16 bits it gives float32.
+    """
+    dtypes = [getattr(x, "dtype", x) for x in operands]
+    others = [x for x in dtypes if x is not BFLOAT16]
+    if len(others) == len(dtypes):
+        return np.result_type(*dtypes)
+    dtype = np.result_type(np.float16, *others)  # which gives way to the others as bfloat16 does, but for itself
+    if dtype != np.float16:
+        return dtype
+    return np.dtype(np.float32) if any(x == np.float16 for x in others) else BFLOAT16
+
+
+@cache  # NumPy makes the name of a dtype anew each time
 def ctype(dtype: Any) -> CType | None:
     """Return how a dtype looks in CUDA, None for those that no kernel is generated for."""
     return TYPES.get(np.dtype(dtype).name)
@@ -151,7 +175,9 @@ def converted(text: str, source: Any, target: Any) -> str:
     source, target = np.dtype(source), np.dtype(target)
     if source == target:
         return text
-    a, b = TYPES[source.name], TYPES[target.name]
+    a, b = ctype(source), ctype(target)
+    assert a is not None
+    assert b is not None
     if b.kind == "b":
         return f"({text} != ({a.value})0)"
     if target.name == "float16" and a.kind != "f":

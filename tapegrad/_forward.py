@@ -143,6 +143,7 @@ def _constants(op: Operation) -> Operation:
         unary=op.unary,
         analytic=op.analytic,
         holomorphic=op.holomorphic,
+        reads=op.reads,
         pull=op.pull,
     )
 

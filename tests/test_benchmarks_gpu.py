@@ -318,6 +318,14 @@ def test_the_report_lists_what_failed_or_is_missing(record: dict[str, Any], line
     assert line in report(ABOUT, record).splitlines()
 
 
+@pytest.mark.parametrize("about", [{"tiny": True}, {"stand_in": True}])
+def test_times_that_mean_nothing_reach_no_target(about: dict[str, Any]) -> None:
+    records = [cost(4.0, 5.0), {"kind": "tests", "selection": "samples", "passed": 9}]
+    lines = report(ABOUT | about, *records).splitlines()
+    assert next(line for line in lines if line.startswith("cost: add")).endswith(" -")
+    assert next(line for line in lines if line.startswith("tests: samples")).endswith(" pass")
+
+
 def test_the_report_has_a_table_of_each_kind_of_figure() -> None:
     text = report(
         ABOUT,
@@ -414,6 +422,18 @@ def test_peers_that_are_missing_are_named_with_the_fix(
     assert "MISSING jax: JAX finds no GPU: pip install 'jax[cuda13]'" in out
     assert "MISSING torch.compile cuda: does not work here (no Triton)" in out
     assert {r["what"] for r in read(tmp_path)} == {"torch", "jax", "torch.compile"}
+
+
+def test_a_precision_that_is_missing_is_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu._precision import why_not
+
+    class Without:
+        def has_dtype(self, name: str, device: object) -> bool:
+            return name != "bfloat16"
+
+    monkeypatch.setattr(backends, "of_device", lambda device: (Without(), 0))
+    assert why_not("bfloat16") == "no bfloat16 on this device (pip install ml-dtypes)"
+    assert why_not("float32") is None
 
 
 def test_an_environment_without_cupy_is_incomplete_and_says_the_fix(

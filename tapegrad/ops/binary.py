@@ -38,14 +38,19 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** (x2 - 1))
         whole = x2 % 1 == 0  # not so for inf and NaN
         if whole and x2 > 1:
-            return t * (x2 * x1 ** (x2 - 1))
+            return t * (x2 * _power(xp, x1, x2 - 1))
         bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
-        return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** (x2 - 1))
+        return t * (x2 * _power(xp, xp.where((t == 0) & bad, 1, x1), x2 - 1))
     if is_complex(t.dtype):
         return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
     bad = ((x1 == 0) & (x2 < 1)) | ((x1 < 0) & (x2 != xp.floor(x2)))
     # 0^0: the derivative is 0, so that the exponent must not be -1. Elsewhere it must be, for mixed second derivatives.
     return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
+
+
+def _power(xp: Any, x: Any, n: Any) -> Any:
+    """Return x ** n for a number n; CuPy's operator makes float64 of bfloat16 for 2.0 and 0.5."""
+    return xp.square(x) if n == 2 else xp.sqrt(x) if n == 0.5 else x**n
 
 
 def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
