@@ -24,10 +24,10 @@ _complex_sign = cupy.ElementwiseKernel(
     "T x",
     "T y",
     """
-    auto re = x.real(), im = x.imag(), size = hypot(re, im);
+    auto re = x.real(), im = x.imag(), size = hypot(re, im), one = decltype(re)(1);
     if (isinf(size)) {
-        bool both = isinf(re) && isinf(im);
-        y = both ? T(NAN, NAN) : isinf(re) ? T(copysign(decltype(re)(1), re), 0) : T(0, copysign(decltype(re)(1), im));
+        auto nan = size - size;
+        y = isinf(re) && isinf(im) ? T(nan, nan) : isinf(re) ? T(copysign(one, re), 0) : T(0, copysign(one, im));
     } else {
         y = size == 0 ? T(0, 0) : T(re / size, im / size);
     }
@@ -126,7 +126,7 @@ template <class T> __device__ T tg_xlog1py(T x, T y) { return x == 0 && y == y ?
 template <class T> __device__ T tg_rel_entr(T x, T y) {
     if (x != x || y != y) return x + y;
     if (x == 0 && y >= 0) return 0;
-    if (!(x > 0 && y > 0)) return INFINITY;
+    if (!(x > 0 && y > 0)) return -log((T)0);
     if (fabs(x - y) < (T)0.5 * y) return x * log1p((x - y) / y);
     return x * (log(x) - log(y));
 }
