@@ -76,9 +76,9 @@ def agree(found: Any, expected: Any) -> bool:
     if isinstance(found, list):
         return len(found) == len(expected) and all(map(agree, found, expected))
     if isinstance(found, tuple) and len(found) == 6 and found[3].startswith("cuda") and found[1].kind in "fc":
-        numbers = [np.frombuffer(x[0], found[1]) for x in (found, expected)]
-        close = np.allclose(*numbers, rtol=64 * np.finfo(found[1]).eps, atol=64 * np.finfo(found[1]).eps)
-        return bool(close and found[1:] == expected[1:])
+        a, b = (np.frombuffer(x[0], found[1]) for x in (found, expected))
+        rounding = 64 * float(np.finfo(found[1]).eps)
+        return found[1:] == expected[1:] and np.allclose(a, b, rtol=rounding, atol=rounding)
     return bool(found == expected)
 
 
