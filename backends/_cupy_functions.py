@@ -94,6 +94,12 @@ def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint:
     return out
 
 
+def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
+    """Return the sum of products along an axis, by kernels of CuPy's: cuBLAS's cannot be part of a graph."""
+    product = cupy.conj(x1) * x2
+    return cupy.sum(product, axis=axis, dtype=product.dtype)
+
+
 # -- special functions ---------------------------------------------------------------------------------------
 
 _BESSEL = r"""
@@ -194,6 +200,8 @@ def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
         array[...] = wide.astype(array.dtype)
 
 
-def put_where(array: Array, mask: Array, value: Array) -> None:
-    """Write one value, or one for each element, where a mask of the first axes holds."""
-    cupy.copyto(array, value, where=mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim)))
+def put_where(array: Array, key: tuple[Any, ...], value: Array) -> None:
+    """Write a value that broadcasts where a mask holds, the only array of a key."""
+    before, mask = next((n, i) for n, i in enumerate(key) if hasattr(i, "shape"))
+    rest = array.ndim - mask.ndim - before
+    cupy.copyto(array, value, where=mask.reshape((1,) * before + mask.shape + (1,) * rest))
