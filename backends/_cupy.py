@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -19,7 +20,7 @@ from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
 from tapegrad.backends._cupy_devices import Everywhere, there
-from tapegrad.backends._cupy_gemm import Matmul
+from tapegrad.backends._cupy_gemm import Matmul, vecdot
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._cupy_types import BFLOAT16
 from tapegrad.backends._special import find
@@ -39,7 +40,8 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("cupy", compat)
         self.prefix = "cuda"
-        self.xp.replace(matmul=Matmul(cupy))
+        matmul = Matmul(cupy)
+        self.xp.replace(matmul=matmul, vecdot=partial(vecdot, matmul))
         # array_api_compat takes device= and ignores it.
         for name in ("zeros", "ones", "empty", "full", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})

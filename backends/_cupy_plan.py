@@ -45,7 +45,7 @@ OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel round
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """
 argmax argmin cumulative_sum index_get index_set index_add repeat roll searchsorted take take_along_axis
-tile tril triu
+tile tril triu vecdot
 """
 _CAPTURED = frozenset(_NAMES.split())
 
