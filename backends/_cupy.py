@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -22,7 +23,7 @@ from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
 from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_faults import remedy
-from tapegrad.backends._cupy_gemm import Matmul
+from tapegrad.backends._cupy_gemm import Matmul, vecdot
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._cupy_types import BFLOAT16
 from tapegrad.backends._items import is_put_where
@@ -45,7 +46,8 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("cupy", compat)
         self.prefix = "cuda"
-        self.xp.replace(matmul=Matmul(cupy))
+        matmul = Matmul(cupy)
+        self.xp.replace(matmul=matmul, vecdot=partial(vecdot, matmul))
         # array_api_compat takes device= and ignores it.
         for name in ("zeros", "ones", "empty", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
