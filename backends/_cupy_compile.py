@@ -72,8 +72,8 @@ class Executor:
             return self._run(arrays)
 
     def refused(self) -> bool:
-        """Say whether a run that raised an error did so before it wrote to an output."""
-        return not self._accepted
+        """Say whether a run that raised an error did so before it wrote to a gradient of an earlier one."""
+        return not (self._accepted and self._gradients)
 
     def _run(self, arrays: list[Array]) -> list[Array]:
         self._accepted = False
