@@ -21,6 +21,7 @@ from typing import Any
 import cupy
 
 from tapegrad.backends._base import Array
+from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Cublas
 from tapegrad.backends._cupy_liveness import ALIGNED
 from tapegrad.backends._cupy_plan import Analysis, Plan, Step
@@ -69,7 +70,13 @@ class Executor:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
         device = arrays[0].device if arrays else None
         with cupy.cuda.Device(getattr(device, "id", None)):
-            return self._run(arrays)
+            try:
+                return self._run(arrays)
+            except Exception as error:
+                advice = remedy(error)
+                if advice:
+                    error.add_note(advice)
+                raise
 
     def refused(self) -> bool:
         """Say whether a run that raised an error did so before it wrote to a gradient of an earlier one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._cupy_types import converted, ctype, literal
+from tapegrad.backends._cupy_types import converted, ctype, literal, result_type
 
 # "{0}", "{1}": operands, in the dtype that the operation computes in; "{s}": "f" for float, "" for double;
 # "{T}": the C type.
@@ -126,7 +126,7 @@ def template(op: str, kind: str) -> str | None:
 def computed_in(op: str, dtypes: list[Any], numbers: list[Any], out: Any) -> Any:
     """Return the dtype that an operation computes in; dtypes: of arrays, numbers: Python's operands."""
     if op in _TRUTH:
-        return np.result_type(*dtypes, *numbers)
+        return result_type(*dtypes, *numbers)
     return np.dtype(out)
 
 

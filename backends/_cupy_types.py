@@ -12,6 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+try:
+    import ml_dtypes
+except ImportError:
+    BFLOAT16: Any = None  # no array has it
+else:
+    BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
 
 class CType(NamedTuple):
     """memory: what an element in an array is; value: what it is computed as; kind: "f", "d", "i", "u" or "b".
@@ -120,6 +127,21 @@ template <class T> TG_FN void tg_online(T& m, T& s, T n, T t) {
 }
 TG_FN bool tg_shfl(bool a, int lanes, int width) { return __shfl_xor_sync(0xffffffffu, (int)a, lanes, width) != 0; }
 """
+
+
+def result_type(*operands: Any) -> Any:
+    """Return the dtype of arrays, dtypes and Python numbers together.
+
+    bfloat16 holds integers of 8 bits, and beside float16 and integers of 16 bits it gives float32.
+    """
+    dtypes = [getattr(x, "dtype", x) for x in operands]
+    others = [x for x in dtypes if x is not BFLOAT16]
+    if len(others) == len(dtypes):
+        return np.result_type(*dtypes)
+    dtype = np.result_type(np.float16, *others)  # which gives way to the others as bfloat16 does, but for itself
+    if dtype != np.float16:
+        return dtype
+    return np.dtype(np.float32) if any(x == np.float16 for x in others) else BFLOAT16
 
 
 @cache  # NumPy makes the name of a dtype anew each time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._dtypes import DType
 from tapegrad._namespace import backend_of, constant_array, tracked
 from tapegrad._tensor import Tensor, host, make_leaf, wrap
 
@@ -29,10 +30,10 @@ def reduced(x: Tensor) -> tuple[Any, ...]:
     """Return what pickle keeps; TypeError for a result while recording, which would be cut from the tape."""
     if not x.is_leaf:
         x._leave("pickling")
-    return (_unpickle, (host(x), x.device, x._record is not None and x.is_leaf))
+    return (_unpickle, (host(x), x.device, x._record is not None and x.is_leaf, x.dtype))
 
 
-def _unpickle(values: Any, device: str, requires_grad: bool) -> Tensor:
+def _unpickle(values: Any, device: str, requires_grad: bool, dtype: DType) -> Tensor:
     from tapegrad.ops.creation import tensor
 
-    return tensor(values, device=device, requires_grad=requires_grad)
+    return tensor(values, dtype=dtype, device=device, requires_grad=requires_grad)

@@ -93,18 +93,24 @@ def native_dtype(array: Array, dtype: object) -> Any:
     return checked_dtype(backend, as_dtype(dtype), native_device(array))
 
 
-# What a device without 64-bit types has instead.
-_NARROW = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
+# The dtype to take where one is missing.
+_INSTEAD = {
+    "float64": "float32",
+    "complex128": "complex64",
+    "int64": "int32",
+    "uint64": "uint32",
+    "bfloat16": "float32",
+}
 
 
 def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
     """Return a library's own dtype object, or raise TypeError where its device lacks it."""
     if not backend.has_dtype(dtype.name, device):
         where = backend.prefix if device is None else f"{backend.prefix} device {device}"
-        narrow = _NARROW.get(dtype.name)
+        instead = _INSTEAD.get(dtype.name)
         fix = "pass another dtype="
-        if narrow is not None:
-            fix = f"pass dtype=tapegrad.{narrow}, or convert with tapegrad.astype(x, tapegrad.{narrow}) first"
+        if instead is not None:
+            fix = f"pass dtype=tapegrad.{instead}, or convert with tapegrad.astype(x, tapegrad.{instead}) first"
         raise TypeError(f"{dtype.name} is not available on {where}: {fix}{backend.dtype_hint}")
     return backend.native_dtype(dtype.name)
 

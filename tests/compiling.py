@@ -68,6 +68,20 @@ def values(tree: Any) -> list[Any]:
     return out
 
 
+def agree(found: Any, expected: Any) -> bool:
+    """Say whether what `values` and `visible` return is the same.
+
+    It is to be so to the bit, except on CUDA: generated kernels add up in another order than CuPy's reductions.
+    """
+    if isinstance(found, list):
+        return len(found) == len(expected) and all(map(agree, found, expected))
+    if isinstance(found, tuple) and len(found) == 6 and found[3].startswith("cuda") and found[1].kind in "fc":
+        a, b = (np.frombuffer(x[0], found[1]) for x in (found, expected))
+        rounding = 64 * float(np.finfo(found[1]).eps)
+        return found[1:] == expected[1:] and np.allclose(a, b, rtol=rounding, atol=rounding)
+    return bool(found == expected)
+
+
 def visible(model: Any) -> list[Any]:
     """Return all that can be seen of a model: its attributes and their gradients."""
     out = []
@@ -77,16 +91,6 @@ def visible(model: Any) -> list[Any]:
                 if isinstance(x, tg.Tensor):
                     out += [name, values(x), None if x.grad is None else values(x.grad)]
     return out
-
-
-def alike(found: Any, expected: Any) -> bool:
-    """Say whether values are the same: to the bit, or on CUDA devices, where sums are in another order, to rounding."""
-    if isinstance(found, list) and isinstance(expected, list):
-        return len(found) == len(expected) and all(map(alike, found, expected))
-    if not (isinstance(found, tuple) and "cuda:0" in found):
-        return bool(found == expected)
-    a, b = (np.frombuffer(x[0], x[1]) for x in (found, expected))
-    return found[1:] == expected[1:] and np.allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
 def clean(model: Any) -> None:
@@ -120,8 +124,8 @@ def same(
             before(other, i)
         expected = step(eager, *arguments(eager, i))
         found = compiled(*arguments(other, i))
-        assert alike(values(found), values(expected)), f"call {i}: another result"
-        assert alike(visible(other), visible(eager)), f"call {i}: another state"
+        assert agree(values(found), values(expected)), f"call {i}: another result"
+        assert agree(visible(other), visible(eager)), f"call {i}: another state"
         clean(other)
     assert (compiled._last is not None) is replays
     return compiled

@@ -84,12 +84,13 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("cpu:1", lambda: tg.zeros(1, device="cpu:1"), ValueError, "no 'cpu:1'"),
     ("default device", lambda: tg.default_device("gpu"), ValueError, "unknown device 'gpu'"),
     ("default dtype", lambda: tg.default_dtype(tg.int32), TypeError, "real floating"),
+    ("tf32", lambda: tg.tf32("on"), TypeError, "tf32: True or False, not str"),  # type: ignore[arg-type]
     ("no dtype", lambda: tg.zeros(1, dtype="float80"), TypeError, "use one of"),
     (
         "dtype not there",
         lambda: tg.zeros(1, dtype=tg.bfloat16),
         TypeError,
-        "bfloat16 is not available on cpu.*: pass another dtype=$",
+        "bfloat16 is not available on cpu.*: pass dtype=tapegrad.float32, or convert",
     ),
     ("float()", lambda: float(leaf(1)), TypeError, r"float\(\).*x.detach\(\).*x.item\(\)"),
     ("int()", lambda: int(leaf(1)), TypeError, r"x.detach\(\)"),

@@ -13,7 +13,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._elementwise import binary as _declare
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive
-from tapegrad._rules import BROADCASTING, composed, identity
+from tapegrad._rules import BROADCASTING, identity, with_operators
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, times
 from tapegrad.ops._text import text
@@ -38,14 +38,19 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** (x2 - 1))
         whole = x2 % 1 == 0  # not so for inf and NaN
         if whole and x2 > 1:
-            return t * (x2 * x1 ** (x2 - 1))
+            return t * (x2 * _power(xp, x1, x2 - 1))
         bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
-        return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** (x2 - 1))
+        return t * (x2 * _power(xp, xp.where((t == 0) & bad, 1, x1), x2 - 1))
     if is_complex(t.dtype):
         return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
     bad = ((x1 == 0) & (x2 < 1)) | ((x1 < 0) & (x2 != xp.floor(x2)))
     # 0^0: the derivative is 0, so that the exponent must not be -1. Elsewhere it must be, for mixed second derivatives.
     return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
+
+
+def _power(xp: Any, x: Any, n: Any) -> Any:
+    """Return x ** n for a number n; CuPy's operator makes float64 of bfloat16 for 2.0 and 0.5."""
+    return xp.square(x) if n == 2 else xp.sqrt(x) if n == 0.5 else x**n
 
 
 def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
@@ -390,7 +395,22 @@ def _floats_like(like: Tensor, x1: Any, x2: Any) -> tuple[Tensor]:
     )
 
 
-@composed
+@with_operators
+def _clip_forward(xp: Any, x: Any, low: float | None, high: float | None) -> Any:
+    if low is not None:
+        x = xp.where(x < low, low, x)
+    return x if high is None else xp.where(x > high, high, x)
+
+
+def _clip_vjp(xp: Any, t: Any, x: Any, low: float | None, high: float | None) -> Any:
+    if low is not None:
+        t = xp.where(x < low, 0, t)
+    return t if high is None else xp.where(x > high, 0, t)
+
+
+_clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True)
+
+
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     """Limit values to the range from min to max, either of which may be None, a number or an array.
 
@@ -402,6 +422,9 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     Tensor([0. , 0.5, 1. ])
     """
     out = as_tensor(x)
+    bounds = {type(bound) for bound in (min, max) if bound is not None}
+    if out.dtype.kind == "real floating" and bounds and bounds <= {int, float}:
+        return _clip(out, min, max)
     if min is not None:
         out = where(out < min, min, out)
     if max is not None:

@@ -16,6 +16,7 @@ from tapegrad._namespace import (
     find_backend,
     lifted,
     namespace_of,
+    native_device,
     native_dtype,
 )
 from tapegrad._operands import SCALARS, as_tensor, as_tensors, within
@@ -85,6 +86,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     if dtype is not None and as_dtype(dtype) is not checked:
         if copy is False:
             raise ValueError(f"asarray: from {checked.name} to {as_dtype(dtype).name} needs a copy")
+        if device is not None and not backend.has_dtype(as_dtype(dtype).name, native_device(array)):
+            array = transfer(array, device)  # NumPy has no bfloat16, a GPU has
         array = namespace_of[type(array)].astype(array, native_dtype(array, dtype))
         copy = False
     if device is not None and device_of(array) != full_name(device):
@@ -249,7 +252,7 @@ def _differentiable(numbers: tuple[Any, ...], dtype: Any, device: str | None) ->
 
 
 def _complex_dtype(device: str | None) -> str:
-    return "complex64" if default_if(None, device) == "float32" else "complex128"
+    return "complex128" if default_if(None, device) == "float64" else "complex64"
 
 
 def default_if(dtype: Any, device: str | None) -> Any:

@@ -101,7 +101,7 @@ def _eig_forward(xp: Any, x: Any) -> Any:
 
 
 def _complex(xp: Any, x: Any) -> Any:
-    return x.dtype if is_complex(x.dtype) else xp.complex64 if x.dtype == xp.float32 else xp.complex128
+    return x.dtype if is_complex(x.dtype) else xp.complex128 if x.dtype == xp.float64 else xp.complex64
 
 
 _eig = several("eig", _eig_forward, _eig_vjp)

@@ -76,7 +76,7 @@ def promote(a: DType, b: DType) -> DType:
         bits = max(_bits(high), 2 * _bits(low))
         return DTYPES[f"int{bits}" if bits <= 64 else "float64"]
     if low.kind in ("unsigned integer", "signed integer"):
-        low = _holder(low)
+        low = high if high.name == "bfloat16" and _bits(low) == 8 else _holder(low)
     return promote(_of_parts(low), high) if high.kind == "complex floating" else promote(low, high)
 
 

@@ -30,7 +30,7 @@ def _asinh(xp: Any, t: Any, x: Any) -> Any:
 
 
 def _imag(xp: Any, t: Any) -> Any:
-    return xp.astype(t, xp.complex64 if t.dtype == xp.float32 else xp.complex128) * 1j
+    return xp.astype(t, xp.complex128 if t.dtype == xp.float64 else xp.complex64) * 1j
 
 
 def _conj(xp: Any, t: Any) -> Any:

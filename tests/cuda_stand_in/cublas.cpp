@@ -17,13 +17,26 @@ struct Handle {
 };
 
 enum { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-enum Type { R_32F = 0, R_64F = 1, R_16F = 2, C_32F = 4, C_64F = 5, R_16BF = 14 };
+enum Type { R_32F = 0, R_64F = 1, R_16F = 2, C_32F = 4, C_64F = 5, R_16BF = 14, TF32 = 100 };  // the last is ours
+enum { FAST_TF32 = 77 };
+
+struct Tf32 {
+  float value;
+};
 
 static float wide(__half x) { return __half2float(x); }
 static float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
+static float wide(Tf32 x) {  // rounded to 10 bits of fraction
+  unsigned int bits;
+  memcpy(&bits, &x, 4);
+  bits = (bits + 0xfff + ((bits >> 13) & 1)) & ~0x1fffu;
+  memcpy(&x, &bits, 4);
+  return x.value;
+}
 template <class T> static T wide(T x) { return x; }
 static void narrow(float x, __half* p) { *p = __float2half(x); }
 static void narrow(float x, __nv_bfloat16* p) { *p = __float2bfloat16(x); }
+static void narrow(float x, Tf32* p) { p->value = x; }
 template <class T> static void narrow(T x, T* p) { *p = x; }
 template <class T> static T conjugate(T x) { return x; }
 static Float2 conjugate(Float2 x) { return std::conj(x); }
@@ -90,6 +103,7 @@ struct Gemm {
   void run(int type, const void* a, const void* b, void* c, long at = 0, long bt = 0, long ct = 0) const {
     switch (type) {
       case R_32F: return typed<float, float>(a, b, c, at, bt, ct);
+      case TF32: return typed<Tf32, float>(a, b, c, at, bt, ct);
       case R_64F: return typed<double, double>(a, b, c, at, bt, ct);
       case R_16F: return typed<__half, float>(a, b, c, at, bt, ct);
       case R_16BF: return typed<__nv_bfloat16, float>(a, b, c, at, bt, ct);
@@ -125,6 +139,7 @@ int cublasGemmStridedBatchedEx(void* h, int ta, int tb, int m, int n, int k, con
   if (int error = g.prepare(type, type_b, type_c, compute, alpha, beta)) return error;
   if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
     return refuse(INVALID_VALUE, "gemm on memory that is not the device's");
+  if (compute == FAST_TF32 && type == R_32F) type = TF32;
   return issue(h, [=] { for (long i = 0; i < batch; ++i) g.run(type, a, b, c, i * sa, i * sb, i * sc); });
 }
 // Arrays of pointers, themselves on the device.
@@ -135,6 +150,7 @@ int cublasGemmBatchedEx(void* h, int ta, int tb, int m, int n, int k, const void
   if (int error = g.prepare(type, type_b, type_c, compute, alpha, beta)) return error;
   if (!is_device_memory(a) || !is_device_memory(b) || !is_device_memory(c))
     return refuse(INVALID_VALUE, "gemm with arrays of pointers that are not in the device's memory");
+  if (compute == FAST_TF32 && type == R_32F) type = TF32;
   return issue(h, [=] { for (int i = 0; i < batch; ++i) g.run(type, a[i], b[i], c[i]); });
 }
 int cublasGemmEx(void* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type, int lda,
