@@ -166,11 +166,16 @@ def test_a_function_of_which_nothing_fuses_is_not_traced_any_more() -> None:
         calls.append(type(x))
         return x * n
 
-    fused = _eager.Fused("single", single)
     xp = backends.load("cuda").xp
+    fused = _eager.Fused("single", single)
     for n in range(2 * _eager.TRIES):
         fused(xp, cupy.ones(3), n)
     assert [kind is cupy.ndarray for kind in calls[_eager.TRIES :]] == [True] * _eager.TRIES
+    calls.clear()
+    fused = _eager.Fused("double", lambda xp, x: single(xp, x, 2))  # one operation, whatever the array
+    for n in range(3, 6):
+        fused(xp, cupy.ones(n))
+    assert [kind is cupy.ndarray for kind in calls] == [False, True, True]
 
 
 def test_another_device() -> None:
