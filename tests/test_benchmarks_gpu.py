@@ -257,6 +257,7 @@ def share(family: str, value: float) -> dict[str, Any]:
     return {"kind": "bandwidth", "name": f"some {family}", "family": family, "share": value}
 
 
+TESTS = {"kind": "tests", "selection": "samples", "complete": True, "passed": 9}
 OURS, TORCH, JAX = "tapegrad cuda compiled", "torch.compile cuda", "jax.jit gpu"
 
 
@@ -284,8 +285,9 @@ def gpt(column: str, ms: float, precision: str = "bfloat16") -> dict[str, Any]:
         ("GPT in", [gpt("tapegrad cuda compiled", 11.0), gpt("torch.compile cuda", 10.0)], ["1.1", "pass"]),
         ("GPT in", [gpt("tapegrad cuda compiled", 13.0), gpt("torch.compile cuda", 10.0)], ["1.3", "miss"]),
         ("GPT of", [gpt("tapegrad cuda compiled", 1.0, "tf32"), gpt("torch.compile cuda", 1.0)], ["not", "measured"]),
-        ("tests: samples", [{"kind": "tests", "selection": "samples", "passed": 9}], ["0", "pass"]),
-        ("tests: samples", [{"kind": "tests", "selection": "samples", "passed": 9, "failed": 2}], ["2", "miss"]),
+        ("tests: samples", [TESTS], ["0", "pass"]),
+        ("tests: samples", [TESTS | {"complete": False}], ["0", "miss"]),
+        ("tests: samples", [TESTS | {"failed": 2}], ["2", "miss"]),
         ("eager cost", [], ["not", "measured"]),
     ],
 )
@@ -320,7 +322,7 @@ def test_the_report_lists_what_failed_or_is_missing(record: dict[str, Any], line
 
 @pytest.mark.parametrize("about", [{"tiny": True}, {"stand_in": True}])
 def test_times_that_mean_nothing_reach_no_target(about: dict[str, Any]) -> None:
-    records = [cost(4.0, 5.0), {"kind": "tests", "selection": "samples", "passed": 9}]
+    records = [cost(4.0, 5.0), TESTS]
     lines = report(ABOUT | about, *records).splitlines()
     assert next(line for line in lines if line.startswith("cost: add")).endswith(" -")
     assert next(line for line in lines if line.startswith("tests: samples")).endswith(" pass")
@@ -444,6 +446,8 @@ def test_an_environment_without_cupy_is_incomplete_and_says_the_fix(
     real = importlib.util.find_spec
     monkeypatch.setattr(environment, "find_spec", lambda name: None if name == "cupy" else real(name))
     monkeypatch.setattr("shutil.which", lambda name: None)
+    assert step("environment", tmp_path) == 3
+    assert "commit: unknown" in capsys.readouterr().out
     assert step("environment", tmp_path, "--commit", "abc1234") == 3
     out = capsys.readouterr().out
     assert "FAIL cupy is installed: pip install 'tapegrad[cuda13]'" in out

@@ -49,7 +49,8 @@ def latest(records: Sequence[Record], kind: str, *names: str) -> list[Record]:
 def _tests(records: Sequence[Record]) -> Iterator[Result]:
     for record in latest(records, "tests", "selection"):
         failed = record.get("failed", 0)
-        yield Result(f"tests: {record['selection']}, failures", "none", failed, failed == 0, timed=False)
+        name = f"tests: {record['selection']}, failures{'' if record['complete'] else ' before they were ended'}"
+        yield Result(name, "none", failed, record["complete"] and failed == 0, timed=False)
 
 
 def _costs(records: Sequence[Record]) -> Iterator[Result]:
