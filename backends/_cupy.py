@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -22,9 +23,10 @@ from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
 from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_faults import remedy
-from tapegrad.backends._cupy_gemm import Matmul
+from tapegrad.backends._cupy_gemm import Matmul, vecdot
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._cupy_types import BFLOAT16
+from tapegrad.backends._items import is_put_where
 from tapegrad.backends._special import find
 
 DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")
@@ -44,12 +46,14 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("cupy", compat)
         self.prefix = "cuda"
-        self.xp.replace(matmul=Matmul(cupy))
+        matmul = Matmul(cupy)
+        self.xp.replace(matmul=matmul, vecdot=partial(vecdot, matmul))
         # array_api_compat takes device= and ignores it.
         for name in ("zeros", "ones", "empty", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
         self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
+        self.xp.replace(vecdot=functions.vecdot)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"
@@ -67,8 +71,8 @@ class Adapter(Backend):
             return f"{found}; update the driver, or pip install 'tapegrad[cuda{driver // 1000}]'"
         try:
             runtime.getDeviceCount()
-        except runtime.CUDARuntimeError as error:
-            return f"CuPy is installed but finds no CUDA device; install the NVIDIA driver ({error})"
+        except runtime.CUDARuntimeError:
+            return "CuPy is installed but finds no CUDA device; install the NVIDIA driver"
         try:
             nvrtc.getVersion()
         except (ImportError, RuntimeError) as error:
@@ -161,9 +165,8 @@ class Adapter(Backend):
         return True  # atomics
 
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        mask = lone_mask(array, key)
-        if mask is not None and value.ndim <= array.ndim - mask.ndim:
-            functions.put_where(array, mask, value)  # CuPy would count the true ones, on the host
+        if is_put_where(array, key, value):
+            functions.put_where(array, key, value)  # CuPy would count the true ones, on the host
         else:
             array[key] = value
         return array
@@ -177,16 +180,6 @@ class Adapter(Backend):
 
     def copied_dlpack(self, array: Array, **options: Any) -> Any:
         return array.copy().__dlpack__(**options)
-
-
-def lone_mask(array: Array, key: tuple[Any, ...]) -> Array | None:
-    """Return the mask of a key that holds nothing else but whole axes, spread over the axes before it; else None."""
-    masks = [n for n, i in enumerate(key) if hasattr(i, "shape")]
-    if len(masks) != 1 or key[masks[0]].dtype != bool or any(i != slice(None) for i in key if not hasattr(i, "shape")):
-        return None
-    (n,) = masks
-    mask = key[n]
-    return mask if n == 0 else cupy.broadcast_to(mask, (*array.shape[:n], *mask.shape))
 
 
 def _version(number: int) -> str:

@@ -22,7 +22,7 @@ Function = Callable[..., Any]
 # Functions that CuPy has in bfloat16 with another dtype of the result, with roundings in between, or not at all.
 _WIDE = """
 argsort clip cumulative_prod cumulative_sum floor_divide remainder round searchsorted sigmoid sort std unique_all
-unique_counts unique_inverse unique_values var vecdot
+unique_counts unique_inverse unique_values var
 """
 _JOINED = "concat stack"
 _MOVED = "tril triu where"

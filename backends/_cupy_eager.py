@@ -23,7 +23,8 @@ from tapegrad.backends._cupy_reductions import can_reduce
 from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import axes_of, is_value, put_in
 
-WIDEST = 30  # arrays of a step
+WIDEST = 24  # arrays that a step reads
+LONGEST = 100  # nodes of a step
 
 
 class Compiled:
@@ -101,7 +102,11 @@ def compiled(program: Any, name: str) -> Compiled | None:
 
 
 def _partition(program: Any, name: str) -> list[Any] | None:
-    """Return the steps of a program: each node goes into the first one that can take it after what it reads."""
+    """Return the steps of a program: each node goes into the first one that can take it after what it reads.
+
+    Calls that read nothing computed here, such as views of operands, come before.
+    """
+    before: list[Any] = []
     groups: list[Any] = []
     home: dict[Any, int] = {}
     number = Numbers()
@@ -111,10 +116,14 @@ def _partition(program: Any, name: str) -> list[Any] | None:
             at += 1
         if at == len(groups):
             group = Group(name, number)
-            groups.append(group if group.takes(node, home, at) else Call(node))
+            taken = group.takes(node, home, at)
+            if not taken and not any(v in home for v in node.reads):
+                before.append(Call(node))
+                continue
+            groups.append(group if taken else Call(node))
         groups[at].nodes.append(node)
         home.update(dict.fromkeys(node.outs, at))
-    steps: list[Any] = []
+    steps = before
     for at, group in enumerate(groups):
         later = {v for g in groups[at + 1 :] for n in g.nodes for v in n.reads} | set(program.outputs)
         step = group.step([v for n in group.nodes for v in n.outs if v in later])
@@ -196,7 +205,9 @@ class Group:
 
     def takes(self, node: Any, home: dict[Any, int], at: int) -> bool:
         """Say whether a node may join, and note what follows from that."""
-        if node.many or node.effect or len({v for n in (*self.nodes, node) for v in (*n.reads, *n.outs)}) > WIDEST:
+        made = {v for n in self.nodes for v in n.outs}
+        read = {v for n in (*self.nodes, node) for v in n.reads if v not in made and self.number(v) is None}
+        if node.many or node.effect or len(read) > WIDEST or len(self.nodes) >= LONGEST:
             return False
         if any("bfloat16" in str(v.dtype) for v in (*node.reads, *node.outs)):
             return False

@@ -21,7 +21,8 @@ from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_types import HELPERS, converted
 
 THREADS = 256
-NEIGHBOURS = 8  # lanes of a row, where neighbouring threads take neighbouring rows
+NEIGHBOURS = 8  # rows at least, of a block in which neighbouring threads take neighbouring rows
+MANY = 1 << 17  # threads, from which more lanes for a row gain nothing there
 LONG = 1 << 17  # elements of a row, from which one block is too slow for it
 FEW = 64  # rows, for which that matters
 INDEX = "long long"
@@ -101,7 +102,7 @@ class InRows(Text):
         near = max(range(len(whole)), key=lambda i: sum(map(bool, whole[i])))  # an array that is read as a whole
         along = not lead or (bool(inner) and abs(inners[near][-1]) <= abs(leads[near][-1]))
         lanes = 1
-        while lanes < min(length, THREADS if along else NEIGHBOURS):
+        while lanes < (min(length, THREADS) if along else min(length, THREADS // NEIGHBOURS, MANY // rows)):
             lanes *= 2
         code = self.code(len(lead), len(inner), lanes, along)
         heads = [f"const {kind_of(v.dtype).memory}* a{i}" for i, (v, _) in enumerate(self.reads)]

@@ -26,8 +26,8 @@ _complex_sign = cupy.ElementwiseKernel(
     """
     auto re = x.real(), im = x.imag(), size = hypot(re, im);
     if (isinf(size)) {
-        bool both = isinf(re) && isinf(im);
-        y = both ? T(NAN, NAN) : isinf(re) ? T(copysign(decltype(re)(1), re), 0) : T(0, copysign(decltype(re)(1), im));
+        if (isinf(re) && isinf(im)) y = T(CUDART_NAN, CUDART_NAN);
+        else y = isinf(re) ? T(copysign(decltype(re)(1), re), 0) : T(0, copysign(decltype(re)(1), im));
     } else {
         y = size == 0 ? T(0, 0) : T(re / size, im / size);
     }
@@ -94,6 +94,12 @@ def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint:
     return out
 
 
+def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
+    """Return the sum of products along an axis, by kernels of CuPy's: cuBLAS's cannot be part of a graph."""
+    product = cupy.conj(x1) * x2
+    return cupy.sum(product, axis=axis, dtype=product.dtype)
+
+
 # -- special functions ---------------------------------------------------------------------------------------
 
 _BESSEL = r"""
@@ -120,7 +126,7 @@ template <class T> __device__ T tg_xlog1py(T x, T y) { return x == 0 && y == y ?
 template <class T> __device__ T tg_rel_entr(T x, T y) {
     if (x != x || y != y) return x + y;
     if (x == 0 && y >= 0) return 0;
-    if (!(x > 0 && y > 0)) return INFINITY;
+    if (!(x > 0 && y > 0)) return (T)CUDART_INF;
     if (fabs(x - y) < (T)0.5 * y) return x * log1p((x - y) / y);
     return x * (log(x) - log(y));
 }
@@ -194,6 +200,8 @@ def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
         array[...] = wide.astype(array.dtype)
 
 
-def put_where(array: Array, mask: Array, value: Array) -> None:
-    """Write one value, or one for each element, where a mask of the first axes holds."""
-    cupy.copyto(array, value, where=mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim)))
+def put_where(array: Array, key: tuple[Any, ...], value: Array) -> None:
+    """Write a value that broadcasts where a mask holds, the only array of a key."""
+    before, mask = next((n, i) for n, i in enumerate(key) if hasattr(i, "shape"))
+    rest = array.ndim - mask.ndim - before
+    cupy.copyto(array, value, where=mask.reshape((1,) * before + mask.shape + (1,) * rest))

@@ -179,6 +179,9 @@ class Cublas:
 
     def multiply(self, plan: Product, a: Any, b: Any, out: Any) -> None:
         """Write the product of two arrays, as planned from their strides, into a third, on CuPy's current stream."""
+        if plan.m == plan.n == 1:
+            self._dot(a, b, out)
+            return
         pointers = self._pointers_of(plan, a, b, out) if len(plan.places) > 1 else None
         handle = self.begin()  # CuPy's own calls in between change stream and memory
         kind, compute, one, zero, _ = _numbers(a.dtype)  # type: ignore[misc]
@@ -201,6 +204,13 @@ class Cublas:
         )  # fmt: skip
         _check(status, "cublasGemmBatchedEx")
 
+    def _dot(self, a: Any, b: Any, out: Any) -> None:
+        """Write products of a row and a column: sums over what cuBLAS would give a single block of threads."""
+        rows = a if a.ndim == 1 else a[..., 0, :]
+        columns = b if b.ndim == 1 else b[..., 0]
+        lead = out.shape[: out.ndim - (a.ndim > 1) - (b.ndim > 1)]
+        _sum_of_products(self.cupy, a.dtype)(rows, columns, out.reshape(lead), axis=-1)
+
     def _pointers_of(self, plan: Product, a: Any, b: Any, out: Any) -> Any:
         """Return where each matrix lies, as an array on the device with a row for each operand."""
         starts = (b.data.ptr, a.data.ptr, out.data.ptr)
@@ -218,7 +228,9 @@ def _offsets(cupy: Any, plan: Product, itemsize: int, device: int) -> Any:
     """Return how far from the start of its operand each matrix lies, in bytes, in an array on a device."""
     steps = np.arange(plan.batch)[:, None] * np.array([*plan.stride, plan.stride_c])
     offsets = (np.array(plan.places)[:, None] + steps).reshape(-1, 3).T * itemsize
-    return cupy.asarray(np.ascontiguousarray(offsets, np.int64))
+    array = cupy.asarray(np.ascontiguousarray(offsets, np.int64))
+    cupy.cuda.get_current_stream().synchronize()  # other streams read it later
+    return array
 
 
 @lru_cache(maxsize=1)
@@ -228,6 +240,14 @@ def _addresses(cupy: Any) -> Any:
         "int64 address",
         "address = offset + (i < count ? first : i < 2 * count ? second : third)",
         "tg_addresses",
+    )
+
+
+@cache
+def _sum_of_products(cupy: Any, dtype: Any) -> Any:
+    wide = "float" if dtype.itemsize == 2 else "T"
+    return cupy.ReductionKernel(
+        "T x, T y", "T z", f"({wide})x * ({wide})y", "a + b", "z = (T)a", "0", "tg_dot", reduce_type=wide
     )
 
 
@@ -260,6 +280,14 @@ class Matmul:
             self._cublas = Cublas(self.cupy, captured=False)
         self._cublas.multiply(plan, x1, x2, out)
         return out
+
+
+def vecdot(matmul: Matmul, x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
+    """Return the dot products of vectors along an axis, counted from the end; complex x1 is conjugated."""
+    cupy = matmul.cupy
+    x1, x2 = cupy.moveaxis(x1, axis, -1), cupy.moveaxis(x2, axis, -1)
+    x1 = cupy.conj(x1) if x1.dtype.kind == "c" else x1
+    return matmul(x1[..., None, :], x2[..., None])[..., 0, 0]
 
 
 _planned = lru_cache(maxsize=4096)(product_of)

@@ -368,6 +368,21 @@ def is_write(node: Any) -> bool:
     )
 
 
+def gathered(node: Any) -> tuple[Any, Any, int] | None:
+    """Return (array, indices, axis) of a node that takes items by one array of integers; None if it does not."""
+    if node.op == "take" and is_value(node.args[0]) and is_value(node.args[1]):
+        found = (*node.args[:2], node.kwargs.get("axis", 0) % max(len(node.args[0].shape), 1))
+    elif node.op == "index_get":
+        first, *rest = node.args[1]
+        whole = all(i is Ellipsis or (isinstance(i, slice) and i == slice(None)) for i in rest)
+        if not is_value(first) or not whole:
+            return None
+        found = node.args[0], first, 0
+    else:
+        return None
+    return found if getattr(found[1].dtype, "kind", "") in "iu" else None
+
+
 def may_raise(job: Job) -> bool:
     """Say whether an exception may leave a job, as of a library's function, which may need memory or refuse values."""
     if not isinstance(job, Call):

@@ -28,6 +28,7 @@ from tapegrad.backends._cupy_jobs import (
     Batch,
     Call,
     Flat,
+    gathered,
     is_concatenation,
     is_constant,
     is_product,
@@ -38,14 +39,19 @@ from tapegrad.backends._cupy_jobs import (
 from tapegrad.backends._cupy_kernels import Kernel
 from tapegrad.backends._cupy_liveness import Liveness
 from tapegrad.backends._cupy_types import HELPERS, ctype
-from tapegrad.backends._items import is_value, put_in
+from tapegrad.backends._items import is_put_where, is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """
+<<<<<<< HEAD
+argmax argmin count_nonzero cumulative_prod cumulative_sum index_get index_set index_add linalg.diagonal
+linalg.vector_norm ones_like repeat roll searchsorted std take take_along_axis tile tril triu var vecdot zeros_like
+=======
 argmax argmin cumulative_sum index_get index_set index_add repeat roll searchsorted take take_along_axis
-tile tril triu
+tile tril triu vecdot
+>>>>>>> products
 """
 _CAPTURED = frozenset(_NAMES.split())
 
@@ -242,7 +248,9 @@ class Plan:
         if node.kind in ("elementwise", "reduction"):
             return True
         if node.op not in _CAPTURED:
-            return False
+            return bool(node.op.startswith("special."))  # of cupyx, or composed of functions of the standard
+        if node.op in ("index_set", "index_add") and any(is_value(i) and i.dtype == bool for i in node.args[1]):
+            return node.op == "index_set" and is_put_where(*node.args)
         keys = node.op.startswith("index_") and any(is_value(i) for i in node.args[1])
         return not (keys and node.op != "index_get" and DETERMINISTIC.get())
 
@@ -260,6 +268,9 @@ class Plan:
             self._concatenate(node)
         elif is_write(node):
             self._write(node)
+        elif (gather := gathered(node)) is not None:
+            x, indices, axis = gather
+            self._step(node.op, cupy.take, self.array(x), self.array(indices), axis, self.target(node.outs[0]))
         else:
             outs = [self.target(v) for v in node.outs]
             args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from places import why_not
 
 import tapegrad as tg
-from tapegrad import backends
 
-if not backends.is_available("cuda"):
-    pytest.skip("no CUDA device", allow_module_level=True)
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
 
 from cuda_stand_in import Counts, counted, is_installed
 

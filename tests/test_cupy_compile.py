@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import why_not
 
 import tapegrad as tg
-from tapegrad import backends
 
-if not backends.is_available("cuda"):
-    pytest.skip("no CUDA device", allow_module_level=True)
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
 
 import cupy
 from cuda_stand_in import Counts, counted, is_installed
@@ -504,13 +504,52 @@ def test_state_is_as_it_was_when_memory_runs_out(when: int, monkeypatch: pytest.
         np.testing.assert_array_equal(values(s), v + 1)
 
 
+def test_a_capture_for_which_memory_runs_out_is_made_again(
+    executors: list[Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plans._stored
+    failures: list[int] = []
+
+    def full(*args: Any) -> None:
+        if cupy.cuda.get_current_stream().is_capturing() and not failures:
+            failures.append(1)
+            raise cupy.cuda.memory.OutOfMemoryError(1, 1)
+        real(*args)
+
+    monkeypatch.setattr(plans, "_stored", full)
+    w = on_device([1.0, 2.0], requires_grad=True)
+
+    @tg.compile
+    def step() -> None:
+        w.grad = None
+        tg.sum(tg.cumulative_sum(w) * w).backward()
+        with tg.no_grad():
+            w[...] = w + 1.0
+
+    for _ in range(5):
+        step()
+    before = values(w), values(w.grad)
+    with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+        step()
+    np.testing.assert_array_equal(values(w), before[0])
+    np.testing.assert_array_equal(values(w.grad), before[1])
+    step()
+    np.testing.assert_array_equal(values(w), before[0] + 1.0)
+    assert executors[-1].how == "1 CUDA graphs"
+
+
 def test_another_stream_waits_for_the_one_before() -> None:
     f = tg.compile(lambda x: tg.exp(x) + 1.0)
     x = on_device([1.0, 2.0])
     for _ in range(5):
         f(x)
     with cupy.cuda.Stream(non_blocking=True):
-        f(x)
+        with counted() as counts:
+            f(x)
+        assert counts.waits == int(is_installed())
+        with counted() as counts:
+            f(x)
+        assert counts.waits == 0
 
 
 def test_writing_and_joining() -> None:

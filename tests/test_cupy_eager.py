@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import why_not
 
 import tapegrad as tg
 from tapegrad import backends
@@ -14,8 +15,8 @@ from tapegrad._compile import _eager
 from tapegrad.testing._sample import Sample
 from tapegrad.testing._samples import SAMPLES
 
-if not backends.is_available("cuda"):
-    pytest.skip("no CUDA device", allow_module_level=True)
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
 
 import cupy
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_stand_in import counted, is_installed
+from kernel_bench import needs_cuda
 
 import tapegrad as tg
-from tapegrad import backends
 
-pytestmark = pytest.mark.skipif(not backends.is_available("cuda"), reason="no CUDA device answers")
+pytestmark = needs_cuda
 TOLERANCES = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
 DTYPES = [*TOLERANCES, "bfloat16"]
 
@@ -58,7 +58,7 @@ def test_every_layout_is_multiplied_by_one_call(first: tuple[int, ...], second: 
         for x, y in product(layouts((*first, m, k), dtype), layouts((*second, k, n), dtype)):
             with counted() as counts:
                 out = x @ y
-            assert not is_installed() or counts.gemms == 1
+            assert not is_installed() or counts.gemms == 1 or (m == n == 1 and counts.gemms == 0)
             assert out.dtype.name == dtype
             np.testing.assert_allclose(on_host(out), on_host(x) @ on_host(y), rtol=tolerance, atol=4 * tolerance)
 
@@ -122,6 +122,10 @@ def matrices(make: Any) -> Any:
     return make(5, 6), make(6, 3), lambda x, w: x @ w
 
 
+def vectors(make: Any) -> Any:
+    return make(6), make(6), lambda x, y: x @ y
+
+
 def contracted(make: Any) -> Any:
     return make(4, 5, 6), make(5, 6, 3), lambda x, y: tg.tensordot(x, y)
 
@@ -134,6 +138,7 @@ COUNTS: dict[Callable[..., Any], tuple[int, int, int, int]] = {
     by_transposed_matrix: (1, 0, 2, 0),
     by_transposed: (1, 0, 2, 0),
     contracted: (1, 0, 2, 0),
+    vectors: (0, 1, 0, 2),
     attention_scores: (1, 1, 2, 3),
 }
 CONJUGATES = 3  # of the cotangent and of both gradients, where numbers are complex
@@ -182,6 +187,25 @@ def test_compiled_products_are_the_eager_ones_to_the_bit(form: Callable[..., Any
         np.testing.assert_array_equal(on_host(x), on_host(y))
     if counts is not None:
         assert (counts.graph_launches, counts.gemms, counts.waits) == (1, 0, 0)  # all is captured
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dot_products_are_one_launch(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = on_device(rng.standard_normal((4, 5, 6)), dtype), on_device(rng.standard_normal((5, 4, 1)), dtype)
+    expected = np.sum(np.conj(on_host(x)) * np.swapaxes(on_host(y), 0, 1), axis=1)
+    y = tg.permute_dims(y, (1, 0, 2))
+    compiled = tg.compile(lambda x, y: tg.vecdot(x, y, axis=-2))
+    for _ in range(5):
+        compiled(x, y)
+    tolerance = TOLERANCES.get(dtype, 1e-2)
+    for f, counted_as in ((lambda x, y: tg.vecdot(x, y, axis=-2), "launches"), (compiled, "graph_launches")):
+        with counted() if is_installed() else nullcontext() as counts:
+            found = f(x, y)
+        np.testing.assert_allclose(on_host(found), expected, rtol=tolerance, atol=4 * tolerance)
+        if counts is not None:
+            conjugates = counted_as == "launches" and dtype.startswith("complex")
+            assert (getattr(counts, counted_as), counts.gemms, counts.waits) == (1 + conjugates, 0, 0)
 
 
 # -- TF32 ------------------------------------------------------------------------------------------------
