@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_bench import FLOATS, Bench, needs_cuda, node
+from kernel_bench import FLOATS, Bench, node
 
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
 
-pytestmark = needs_cuda
 SIZES = (1, 2, 31, 33, 127, 1000, 4096, 4097, 50257)
 
 

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_bench import FLOATS, Bench, needs_cuda, node
+from kernel_bench import FLOATS, Bench, node
 
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._items import axes_of
-
-pytestmark = needs_cuda
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
