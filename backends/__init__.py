@@ -119,6 +119,16 @@ def imported() -> list[Backend]:
     return [load(prefix) for prefix in prefixes if _why_not(prefix) is None]
 
 
+def remedy(error: Exception) -> str:
+    """Return advice for an error of a device, in one line; "" for other errors.
+
+    >>> from tapegrad import backends
+    >>> backends.remedy(ValueError())
+    ''
+    """
+    return next((advice for backend in _loaded.values() if (advice := backend.remedy(error))), "")
+
+
 def of_device(device: str) -> tuple[Backend, object]:
     """Split a device string into its adapter and that library's own device object.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -73,8 +74,10 @@ class Backend:
     plans = False  # whether the executor takes a planned program, with runs in it
     stacks = False  # and stacks and folds of operations on small arrays
     smallest_run = 65536  # elements of an array from which operations on it are put into runs
+    attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile._attention`
     kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
+    fuses = False  # whether forward functions and rules are traced, to be run as few kernels: see `fused_program`
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
     depth = 0  # in how many calls of vmap its arrays live
@@ -104,6 +107,10 @@ class Backend:
     def why_not(cls) -> str | None:
         """Say in one line why the library cannot be used here, or None if it can."""
         return None
+
+    def remedy(self, error: Exception) -> str:
+        """Return advice, in one line, for an error of the device below the library; "" for other errors."""
+        return ""
 
     def owns(self, array_type: type) -> bool:
         """Say whether a type from this library's package is its array type."""
@@ -194,6 +201,10 @@ class Backend:
 
         return PlainExecutor(program, self.as_array)
 
+    def fused_program(self, program: Any, name: str) -> Any:
+        """Return what runs a small traced program in fewer launches, None if nothing does; name: of the operation."""
+        return None
+
     # -- what functions return and users pass ---------------------------------------------------------
 
     def as_array(self, result: Any) -> Array:
@@ -255,6 +266,10 @@ class Backend:
     def owner(self, array: Array) -> object:
         """Return what holds the memory of an array, itself unless it is a view; None if that cannot be told."""
         return None
+
+    def can_share(self, array: Array) -> bool:
+        """Say whether a Tensor's array may become that of another one that is written as a whole, with no copy."""
+        return False
 
     def races(self, array: Array) -> bool:
         """Say whether, where an array is, repeated indices are added and written in no fixed order."""
@@ -327,3 +342,22 @@ def broadcast_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     ndim = max(map(len, shapes))
     padded = [(1,) * (ndim - len(s)) + tuple(s) for s in shapes]
     return tuple(next((n for n in column if n != 1), 1) for column in zip(*padded, strict=True))
+
+
+class _Holder:
+    __slots__ = ("_array",)
+
+    _array: object
+
+    def count(self) -> int:
+        array = self._array
+        return sys.getrefcount(array)
+
+
+def _calibrate() -> int:
+    holder = _Holder()
+    holder._array = np.zeros(4)
+    return holder.count()
+
+
+PRIVATE_COUNT = _calibrate()  # of references to an array that only a holder knows, in `is_private`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,24 +16,29 @@ import cupyx.scipy.special
 import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
+from tapegrad.backends import _cupy_attention_calls
 from tapegrad.backends import _cupy_bfloat16 as bfloat16
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
-from tapegrad.backends._base import DEVICE_IDS, Array, Backend, Namespace
+from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
 from tapegrad.backends._cupy_devices import Everywhere, there
+from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Matmul, vecdot
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._cupy_types import BFLOAT16
+from tapegrad.backends._items import is_put_where
 from tapegrad.backends._special import find
 
 DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")
+_OWN = (cupy.cuda.memory.PooledMemory, cupy.cuda.Memory)  # memory that no other library knows
 
 
 class Adapter(Backend):
     """CuPy arrays, one CUDA device each."""
 
-    plans = True
+    plans = fuses = True
     smallest_run = 1  # each kernel costs a launch
+    attention = _cupy_attention_calls
     kernels = True
     elementwise = EXTRA
     dtype_hint = bfloat16.hint()
@@ -43,9 +49,9 @@ class Adapter(Backend):
         matmul = Matmul(cupy)
         self.xp.replace(matmul=matmul, vecdot=partial(vecdot, matmul))
         # array_api_compat takes device= and ignores it.
-        for name in ("zeros", "ones", "empty", "full", "arange", "eye"):
+        for name in ("zeros", "ones", "empty", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
-        self.xp.replace(linspace=_on_device(functions.linspace))
+        self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
@@ -64,13 +70,16 @@ class Adapter(Backend):
             return f"{found}; update the driver, or pip install 'tapegrad[cuda{driver // 1000}]'"
         try:
             runtime.getDeviceCount()
-        except runtime.CUDARuntimeError as error:
-            return f"CuPy is installed but finds no CUDA device; install the NVIDIA driver ({error})"
+        except runtime.CUDARuntimeError:
+            return "CuPy is installed but finds no CUDA device; install the NVIDIA driver"
         try:
             nvrtc.getVersion()
         except (ImportError, RuntimeError) as error:
             return f"CuPy finds no CUDA libraries; pip install 'cupy-cuda{needed // 1000}x[ctk]' ({error})"
         return None
+
+    def remedy(self, error: Exception) -> str:
+        return remedy(error)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, cupy.ndarray)
@@ -125,11 +134,18 @@ class Adapter(Backend):
     def copy(self, array: Array) -> Array:
         return array.copy()
 
+    def is_private(self, holder: Any) -> bool:
+        array = holder._array
+        return array.base is None and sys.getrefcount(array) == PRIVATE_COUNT and type(array.data.mem) in _OWN
+
+    def can_share(self, array: Array) -> bool:
+        return array.base is None and array.flags.c_contiguous
+
     def owner(self, array: Array) -> object:
         return array if array.base is None else array.base
 
     def sigmoid(self, x: Array) -> Array:
-        return 1 / (1 + cupy.exp(-x))  # exp(-x) = inf gives 0, as it should
+        return functions.sigmoid(x)
 
     def special(self, name: str) -> Callable[..., Array]:
         return bfloat16.wide(find(self, name, cupyx.scipy.special, functions.SPECIAL))
@@ -139,13 +155,17 @@ class Adapter(Backend):
 
         return Executor(program)
 
+    def fused_program(self, program: Any, name: str) -> Any:
+        from tapegrad.backends._cupy_eager import compiled
+
+        return compiled(program, name)
+
     def races(self, array: Array) -> bool:
         return True  # atomics
 
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
-        mask = lone_mask(array, key)
-        if mask is not None and value.ndim <= array.ndim - mask.ndim:
-            functions.put_where(array, mask, value)  # CuPy would count the true ones, on the host
+        if is_put_where(array, key, value):
+            functions.put_where(array, key, value)  # CuPy would count the true ones, on the host
         else:
             array[key] = value
         return array
@@ -159,16 +179,6 @@ class Adapter(Backend):
 
     def copied_dlpack(self, array: Array, **options: Any) -> Any:
         return array.copy().__dlpack__(**options)
-
-
-def lone_mask(array: Array, key: tuple[Any, ...]) -> Array | None:
-    """Return the mask of a key that holds nothing else but whole axes, spread over the axes before it; else None."""
-    masks = [n for n, i in enumerate(key) if hasattr(i, "shape")]
-    if len(masks) != 1 or key[masks[0]].dtype != bool or any(i != slice(None) for i in key if not hasattr(i, "shape")):
-        return None
-    (n,) = masks
-    mask = key[n]
-    return mask if n == 0 else cupy.broadcast_to(mask, (*array.shape[:n], *mask.shape))
 
 
 def _version(number: int) -> str:

@@ -61,7 +61,7 @@ struct tg_half { unsigned short bits; };
 struct tg_bfloat { unsigned short bits; };
 TG_FN float tg_float(tg_half x) { return tg_h2f(x.bits); }
 TG_FN float tg_float(tg_bfloat x) { return tg_b2f(x.bits); }
-#ifndef TG_HOST
+#ifdef __CUDA_ARCH__
 TG_FN void tg_mma(float* c, const unsigned* a, unsigned b0, unsigned b1, tg_half) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -308,6 +308,7 @@ class Text:
             self.fill("qs", "q", rows, d, "first"),
             f"float acc[{e // 8}][4] = {{}}, top[2] = {{ -TG_INF_f, -TG_INF_f }}, sum[2] = {{}};",
             f"for (int next = 0; next < {s.keys}; next += {step}) {{",
+            *self.skipped("first", "next", step),
             "  __syncthreads();",
             "  " + self.fill("ks", "k", step, d, "next", turned=True),
             "  " + self.fill("vs", "v", step, e, "next"),
@@ -378,6 +379,7 @@ class Text:
             self.fill("qs", "q", rows, d, "first"), self.fill("gs", "grad", rows, e, "first"),
             f"float acc[{d // 8}][4] = {{}};",
             f"for (int next = 0; next < {s.keys}; next += {step}) {{",
+            *self.skipped("first", "next", step, back=True),
             "  __syncthreads();",
             "  " + self.fill("ks", "k", step, d, "next", turned=True),
             "  " + self.fill("vs", "v", step, e, "next"),
@@ -414,6 +416,7 @@ class Text:
             self.fill("ks", "k", rows, d, "first", turned=True), self.fill("vs", "v", rows, e, "first"),
             f"float keys[{d // 8}][4] = {{}}, values[{e // 8}][4] = {{}};",
             f"for (int next = 0; next < {s.queries}; next += {step}) {{",
+            *self.skipped("next", "first", step, turned=True, back=True),
             "  __syncthreads();",
             "  " + self.fill("qs", "q", step, d, "next"),
             "  " + self.fill("gs", "grad", step, e, "next"),
@@ -435,6 +438,47 @@ class Text:
             self.result("dv", "values", e // 8, "first", s.keys, s.depth, f"{s.depth}, 1"),
         ]  # fmt: skip
         return Launch(_text(lines), (-(-s.keys // rows), self.count()), (32 * warps,))
+
+    def skipped(self, rows: str, columns: str, step: int, turned: bool = False, back: bool = False) -> list[str]:
+        """Return the statements that pass over a tile of scores that is all masked by minus infinity.
+
+        Such a mask is added last, or chosen by a condition. A row without a finite sum is NaN in the gradients, too.
+        """
+        node = next((n for n in self.scores.nodes if n.outs[0] is self.scores.masked), None)
+        made = {self.scores.product, *[v for n in self.scores.nodes for v in n.outs]}
+        lines: list[str] = []
+        names: dict[Any, str] = {}
+        if node is not None and node.op == "add":
+            masks = [x for x in node.args if is_value(x) and x not in made and self.number(x) is None]
+            seen = [f"{self.operand(x, names, lines)[0]} != -TG_INF_f" for x in masks]
+        elif node is not None and node.op == "where" and node.args[0] in self.operands:
+            condition = self.operand(node.args[0], names, lines)[0]
+            seen = [
+                f"{sign}{condition}" for sign, x in zip(("", "!"), node.args[:0:-1], strict=True) if self.is_minus(x)
+            ]
+        else:
+            return []
+        if not seen:
+            return []
+        if back:
+            sums = f"logs[z * {self.sizes.queries} + i]"
+            seen.append(f"{sums} - {sums} != 0")
+        return [
+            "__shared__ bool visible; bool seen = false;",
+            "if (threadIdx.x == 0) visible = false;",
+            "__syncthreads();",
+            f"TG_EACH(n, {step // 8}) TG_EACH(c, 4) {{",
+            f"  {self.spot(rows, columns, turned)}",
+            f"  if ({self.inside()}) {{ {' '.join(lines)} seen = seen || {' || '.join(seen)}; }}",
+            "}",
+            "if (seen) visible = true;",
+            "__syncthreads();",
+            "if (!visible) continue;",
+        ]
+
+    def is_minus(self, x: Any) -> bool:
+        """Say whether an operand is minus infinity."""
+        return bool((self.number(x) if is_value(x) else x) == -np.inf)
 
     def saved(self) -> list[tuple[str, str]]:
         """Return types and names of what the backward kernels read."""

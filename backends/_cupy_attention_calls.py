@@ -11,12 +11,21 @@ import cupy
 import numpy as np
 
 from tapegrad.backends._cupy_access import Layout
+from tapegrad.backends._cupy_attention import DTYPES, LARGEST, Launch, Scores, Sizes, Text, can_compute
 from tapegrad.backends._cupy_attention import HELPERS as PRODUCTS
-from tapegrad.backends._cupy_attention import Launch, Scores, Sizes, Text
 from tapegrad.backends._cupy_types import HELPERS
 from tapegrad.backends._items import constant_of
+from tapegrad.backends._setting import TF32
+
+__all__ = ["LARGEST", "LOGS", "Attention", "AttentionGradient", "Scores", "Sizes", "can_compute", "takes"]
 
 OPTIONS = ("-std=c++17", "--fmad=false")
+LOGS = np.dtype(np.float32)  # of the logarithms of sums
+
+
+def takes(dtype: str) -> bool:
+    """Say whether there are kernels for a dtype; where products may be in TF32, cuBLAS's are the faster ones."""
+    return dtype in DTYPES and not (dtype == "float32" and TF32.get())
 
 
 class _Call:
@@ -46,7 +55,7 @@ class Attention(_Call):
 
     def __call__(self, q: Any, k: Any, v: Any, *operands: Any) -> tuple[Any, Any]:
         out = cupy.empty(self._shape(self.sizes.queries, self.sizes.depth), q.dtype)
-        logs = cupy.empty(self._shape(self.sizes.queries), np.float32)
+        logs = cupy.empty(self._shape(self.sizes.queries), LOGS)
         self.into((out, logs), q, k, v, *operands)
         return out, logs
 
@@ -87,7 +96,7 @@ class AttentionGradient(_Call):
             launches = [text.dots("tg_attention_0"), text.for_queries("tg_attention_1")]
             self._functions[key] = self._compiled([*launches, text.for_keys("tg_attention_2", self.turned)])
         dots, for_queries, for_keys = self._functions[key]
-        sums = cupy.empty(self._shape(self.sizes.queries), np.float32)
+        sums = cupy.empty(self._shape(self.sizes.queries), LOGS)
         saved = (q, k, v, grad, logs, sums, *operands)
         for (function, launch), args in (
             (dots, (out, grad, sums)),

@@ -98,19 +98,22 @@ _lock = Lock()
 
 def defer(wrong: Array, error: Error) -> None:
     """Raise an error at the next wait if a condition, of any shape, holds anywhere."""
-    table, i = _place(wrong, error)
-    table.note(i, wrong)
+    with wrong.device:
+        flags, i = _place(error)
+        flags.note(i, wrong)
 
 
 def defer_outside(indices: Array, n: int, error: Error) -> None:
     """Raise an error at the next wait unless all integers are in 0 to n - 1."""
-    table, i = _place(indices, error)
-    table.note_outside(i, indices, n)
+    with indices.device:
+        flags, i = _place(error)
+        flags.note_outside(i, indices, n)
 
 
-def _place(array: Array, error: Error) -> tuple[Flags, int]:
-    device = array.device.id
-    with _lock, cupy.cuda.Device(device):
+def _place(error: Error) -> tuple[Flags, int]:
+    """Return the flags of the current device, and the number of the one for an error."""
+    device = cupy.cuda.runtime.getDevice()
+    with _lock:
         table = _tables.get(device)
         if table is None:
             table = _tables[device] = _Table()

@@ -21,6 +21,7 @@ from typing import Any
 import cupy
 
 from tapegrad.backends._base import Array
+from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Cublas
 from tapegrad.backends._cupy_liveness import ALIGNED
 from tapegrad.backends._cupy_plan import Analysis, Plan, Step
@@ -43,7 +44,12 @@ class Executor:
         self._refusals: Refusals | None = None
         self._accepted = False
         self._plan: Plan | None = None
-        self._graphs: list[Any] = []
+        self._graphs: list[Any] = []  # of each segment, None where it is not captured
+        self._segments: list[list[Step]] = []
+        self._states: dict[int, Any] = {}  # number of an input -> the buffer in which that state is updated
+        self._gradients: dict[int, Any] = {}  # place of an output -> the buffer that is handed out
+        self._bound: dict[int, tuple[int, Any]] = {}  # number of an input -> the address where it is read, and an array
+        self._copied: list[tuple[int, Any]] = []  # numbers of the other inputs, and the buffers they are copied into
         self._shared: frozenset[int] = frozenset()  # numbers of state that others have seen
         self._kept: frozenset[int] = frozenset()  # places of gradients that others have kept
         # Numbers of inputs that are other arrays from call to call, so that they are copied.
@@ -64,7 +70,13 @@ class Executor:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
         device = arrays[0].device if arrays else None
         with cupy.cuda.Device(getattr(device, "id", None)):
-            return self._run(arrays)
+            try:
+                return self._run(arrays)
+            except Exception as error:
+                advice = remedy(error)
+                if advice:
+                    error.add_note(advice)
+                raise
 
     def refused(self) -> bool:
         """Say whether a run that raised an error did so before it wrote to an output."""
@@ -78,9 +90,10 @@ class Executor:
             except Exception:
                 arrays.clear()  # a traceback that is kept would hold state
                 raise
+        if self._plan is None or self._is_seen(arrays):
+            self._plan_anew(arrays)
         plan = self._plan
-        if plan is None or self._is_seen(arrays):
-            plan = self._planned(arrays)
+        assert plan is not None
         stream = cupy.cuda.get_current_stream()
         if self._last is not None and stream.ptr != self._last.ptr:
             self._last.synchronize()  # the buffers are still in use there
@@ -89,8 +102,7 @@ class Executor:
         for k, mine in self._copied:
             if arrays[k] is not mine:
                 cupy.copyto(mine, arrays[k])
-        self._accepted = True
-        self._compute(plan, stream)
+        self._compute(stream)
         if self._refusals is not None:
             self._refusals.launched()
         plan.copy_outputs(new)
@@ -115,17 +127,18 @@ class Executor:
         ]
         moved = [k for k, (address, _) in self._bound.items() if not _lies_at(arrays[k], address)]
         self._shared |= set(shared)
-        self._kept |= set(kept)
+        self._kept |= set(self._gradients) if kept and self._kept else set(kept)  # who keeps one may keep each
         self._moving |= set(moved)
         return bool(shared or kept or moved)
 
-    def _planned(self, arrays: list[Array]) -> Plan:
-        """Plan the program, anew if its buffers turned out to be seen by others."""
+    def _plan_anew(self, arrays: list[Array]) -> None:
+        """Plan the program; anew if its buffers turned out to be seen by others, who then hold the old ones alone."""
         if self._analysis is None:
             self._analysis = Analysis(self.program)
             if self._analysis.errors:
                 self._refusals = Refusals(self._analysis.errors)
-        self._plan, self._graphs, self._calls, self._last = None, [], 0, None
+        self._plan, self._graphs, self._segments, self._calls = None, [], [], 0
+        self._states, self._gradients, self._copied, self._bound = {}, {}, [], {}
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._pool = cupy.cuda.MemoryPool()
         # Another array over the same memory: who updates that state finds that nobody else holds its array.
@@ -143,15 +156,15 @@ class Executor:
         self._copied = [(k, mine) for k, mine in enumerate(plan.inputs) if k not in bound]
         self._plan = plan
         self._state_counts, self._gradient_counts = _references(self._states), _references(self._gradients)
-        return plan
 
-    def _compute(self, plan: Plan, stream: Any) -> None:
+    def _compute(self, stream: Any) -> None:
         self._calls += 1
+        if self._calls > WARM_UPS and not self._graphs:
+            self._capture()
+        self._accepted = True
         if self._calls <= WARM_UPS:
             self._aside(stream)
             return
-        if not self._graphs:
-            self._capture()
         for segment, graph in zip(self._segments, self._graphs, strict=True):
             if graph is not None:
                 graph.launch(stream)
@@ -195,9 +208,9 @@ class Executor:
         except BaseException as error:
             with suppress(Exception):
                 self._stream.end_capture()  # the stream must be left as it was
-            if isinstance(error, Exception):
-                raise _NotCaptured(segment, step) from error
-            raise
+            if isinstance(error, cupy.cuda.memory.OutOfMemoryError) or not isinstance(error, Exception):
+                raise  # nothing has been computed: the next call captures
+            raise _NotCaptured(segment, step) from error
         try:
             return self._stream.end_capture()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The CUDA text that copies several arrays by one launch: results to who asked for them, new state over the old."""
+"""The CUDA text that copies several arrays by one launch: results, new state over the old, parts into a whole."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ _WORDS = {16: "uint4", 8: "unsigned long long", 4: "unsigned int", 2: "unsigned 
 class Copy(NamedTuple):
     """An array to copy: bytes, the longest word (1 to 16 bytes) that all addresses are multiples of.
 
-    guarded: whether there is another source, which is copied from if the call was refused.
+    guarded: whether there is another source, which is copied from if the call was refused. row, pitch: bytes of a row,
+    and from one row to the next where they are copied to, if that is not the whole of an array.
     """
 
     nbytes: int
     word: int
     guarded: bool = False
+    row: int = 0
+    pitch: int = 0
 
 
 def kernel(name: str, copies: list[Copy], refused: bool) -> tuple[str, tuple[int, int]]:
@@ -34,7 +37,9 @@ def kernel(name: str, copies: list[Copy], refused: bool) -> tuple[str, tuple[int
         if copy.guarded:
             arguments.append(f"const {word}* old{i}")
             source = f"(*refused ? old{i} : from{i})"
-        step = f"for (long long j = at; j < {count}; j += {THREADS}ll * gridDim.x) to{i}[j] = from[j];"
+        row, pitch = copy.row // copy.word, copy.pitch // copy.word
+        place = "j" if row == pitch else f"j / {row} * {pitch} + j % {row}"
+        step = f"for (long long j = at; j < {count}; j += {THREADS}ll * gridDim.x) to{i}[{place}] = from[j];"
         cases.append(f"case {i}: {{ const {word}* from = {source}; {step} break; }}")
         most = max(most, -(-count // THREADS))
     if refused:

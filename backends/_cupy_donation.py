@@ -49,7 +49,7 @@ def donations(program: Any, jobs: list[Any], liveness: Liveness, shared: frozens
 def _overwrites(job: Any, x: Any, v: Any, liveness: Liveness) -> bool:
     """Say whether a job that reads `x` may write `v` over it: each thread reads only what it will write."""
     if isinstance(job, Batch):  # blocks of one array run beside those of another
-        reading = [flat for flat in job.flats if any(x in n.values() for n in flat.all())]
+        reading = job.readers[x]
         return len(reading) == 1 and v in reading[0].outs and _overwrites(reading[0], x, v, liveness)
     views = any(liveness.root(y) is x and y is not x for n in job.all() for y in n.values())
     if views or isinstance(job, Call):

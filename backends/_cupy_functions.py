@@ -26,8 +26,8 @@ _complex_sign = cupy.ElementwiseKernel(
     """
     auto re = x.real(), im = x.imag(), size = hypot(re, im);
     if (isinf(size)) {
-        bool both = isinf(re) && isinf(im);
-        y = both ? T(NAN, NAN) : isinf(re) ? T(copysign(decltype(re)(1), re), 0) : T(0, copysign(decltype(re)(1), im));
+        if (isinf(re) && isinf(im)) y = T(CUDART_NAN, CUDART_NAN);
+        else y = isinf(re) ? T(copysign(decltype(re)(1), re), 0) : T(0, copysign(decltype(re)(1), im));
     } else {
         y = size == 0 ? T(0, 0) : T(re / size, im / size);
     }
@@ -60,6 +60,27 @@ def _like_numpy(name: str, of_floats: str, of_integers: str) -> Callable[[Any, A
 # CuPy's are floor(x1 / x2), whose quotient is rounded first, and x1 - x2 * floor(x1 / x2).
 floor_divide = _like_numpy("floor_divide", "tg_fdiv", "tg_idiv")
 remainder = _like_numpy("remainder", "tg_fmod", "tg_imod")
+
+
+_sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")
+_sigmoid_of_half = cupy.ElementwiseKernel(
+    "float16 x", "float16 y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half"
+)
+
+
+def sigmoid(x: Array, /) -> Array:
+    """Return 1 / (1 + exp(-x)); where exp(-x) is infinite that is 0, as it should be."""
+    kind = x.dtype.char
+    if kind == "e":
+        return _sigmoid_of_half(x)
+    return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
+
+
+def full(shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:
+    """Return an array of one value; zeros are set without a kernel."""
+    if dtype is not None and type(fill_value) in (bool, int, float) and repr(fill_value) in ("False", "0", "0.0"):
+        return cupy.zeros(shape, dtype)
+    return cupy.full(shape, fill_value, dtype)
 
 
 def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint: bool = True, **options: Any) -> Array:
@@ -99,7 +120,7 @@ template <class T> __device__ T tg_xlog1py(T x, T y) { return x == 0 && y == y ?
 template <class T> __device__ T tg_rel_entr(T x, T y) {
     if (x != x || y != y) return x + y;
     if (x == 0 && y >= 0) return 0;
-    if (!(x > 0 && y > 0)) return INFINITY;
+    if (!(x > 0 && y > 0)) return (T)CUDART_INF;
     if (fabs(x - y) < (T)0.5 * y) return x * log1p((x - y) / y);
     return x * (log(x) - log(y));
 }
@@ -173,6 +194,8 @@ def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:
         array[...] = wide.astype(array.dtype)
 
 
-def put_where(array: Array, mask: Array, value: Array) -> None:
-    """Write one value, or one for each element, where a mask of the first axes holds."""
-    cupy.copyto(array, value, where=mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim)))
+def put_where(array: Array, key: tuple[Any, ...], value: Array) -> None:
+    """Write a value that broadcasts where a mask holds, the only array of a key."""
+    before, mask = next((n, i) for n, i in enumerate(key) if hasattr(i, "shape"))
+    rest = array.ndim - mask.ndim - before
+    cupy.copyto(array, value, where=mask.reshape((1,) * before + mask.shape + (1,) * rest))

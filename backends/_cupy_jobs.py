@@ -1,9 +1,10 @@
 """Partition of a program into jobs: elementwise groups, rows, batches of updates, and calls of the library.
 
-1. Each item of the program becomes a job; nodes that no generated kernel can compute become calls.
-2. Jobs that only compute new values of state are put off to the end: there nothing can fail any more.
-3. Elementwise jobs of one size are merged, vertically (one reads the other) and horizontally (they share operands).
-4. Those updates are batched: one launch computes all that have one form, whatever the sizes of their arrays.
+1. A chain of additions to parts of zeros that together are the whole, as the gradient of slices, becomes one node.
+2. Each item of the program becomes a job; nodes that no generated kernel can compute become calls.
+3. Jobs that only compute new values of state are put off to the end: there nothing can fail any more.
+4. Elementwise jobs of one size are merged, vertically (one reads the other) and horizontally (they share operands).
+5. Those updates are batched: one launch computes all that have one form, whatever the sizes of their arrays.
 """
 
 from __future__ import annotations
@@ -36,6 +37,21 @@ class Copy:
         return iter(self.args)
 
 
+class Join:
+    """A node in the place of additions to parts of zeros: the parts side by side."""
+
+    op, kind, many, effect = "concat", "", False, False
+
+    def __init__(self, last: Any, axis: int, parts: list[Any]) -> None:
+        self.args = (parts,)
+        self.kwargs = {"axis": axis}
+        self.outs, self.function, self.line = last.outs, last.function, last.line
+
+    def values(self) -> Any:
+        """Go through the values that are read."""
+        return iter(self.args[0])
+
+
 class Flat:
     """Elementwise nodes whose results have the same number of elements, and reductions of all of it at the end."""
 
@@ -52,11 +68,15 @@ class Flat:
 
 
 class Batch:
-    """Elementwise jobs that do not depend on each other, over arrays of any sizes."""
+    """Elementwise jobs that do not depend on each other, over arrays of any sizes; readers: of a value, those jobs."""
 
     def __init__(self, flats: list[Flat]) -> None:
         self.flats = flats
         self.outs: list[Any] = []
+        self.readers: dict[Any, list[Flat]] = {}
+        for flat in flats:
+            for v in dict.fromkeys(v for n in flat.all() for v in n.values()):
+                self.readers.setdefault(v, []).append(flat)
 
     def all(self) -> list[Any]:
         """Return every node."""
@@ -93,9 +113,12 @@ Job = Flat | InRows | Batch | Call
 def jobs_of(program: Any, number: Callable[[Any], Any]) -> list[Any]:
     """Return the jobs of a program in order; number: what a constant is everywhere, or None."""
     jobs: list[Any] = []
+    joins = _joins(program, number)
     for item in program.nodes:
         if hasattr(item, "lead"):
             jobs += _of_run(item, number)
+        elif item in joins:
+            jobs += joins[item]
         else:
             jobs += [_of_node(n, number) for n in getattr(item, "nodes", (item,))]
     jobs, updates = _parted(program, jobs)
@@ -121,6 +144,70 @@ def _note_outs(jobs: list[Any], outputs: list[Any]) -> None:
             job.outs[:] = [v for flat in job.flats for v in flat.outs]
         made = {v for n in job.all() for v in n.outs}
         read.update(v for n in job.all() for v in n.values() if v not in made)
+
+
+# -- parts of a whole ----------------------------------------------------------------------------------------
+
+
+def _joins(program: Any, number: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    """Return jobs in place of additions to zeros, part after part, where the parts are the whole.
+
+    The sum of zero and a number is that number (but for the sign of zero), so that the parts need only be put together.
+    """
+    reads: dict[Any, list[Any]] = {v: [None] for v in program.outputs}  # None: a reader outside
+    for item in program.nodes:
+        for v in item.values():
+            reads.setdefault(v, []).append(item)
+    found: dict[Any, list[Any]] = {}
+    for first in program.nodes:
+        if first in found or getattr(first, "op", "") != "index_add" or number(first.args[0]) != 0:
+            continue
+        chain = [first]
+        while True:
+            after = reads.get(chain[-1].outs[0], [])
+            if (
+                len(after) != 1
+                or getattr(after[0], "op", "") != "index_add"
+                or after[0].args[0] is not chain[-1].outs[0]
+            ):
+                break
+            chain.append(after[0])
+        join = _joined(chain)
+        if join is not None:
+            found.update((node, []) for node in chain[:-1])
+            found[chain[-1]] = [Call(join)]
+    return found
+
+
+def _joined(chain: list[Any]) -> Join | None:
+    """Return the node that puts parts together; None if they overlap, or leave something out."""
+    out = chain[-1].outs[0]
+    spans = sorted([(*span, n.args[2]) for n in chain if (span := _span(n, out)) is not None], key=lambda s: s[:2])
+    if len(spans) < len(chain) or len({axis for axis, *_ in spans}) > 1:
+        return None
+    edges = [0, *[stop for _, _, stop, _ in spans]]
+    axis = spans[0][0]
+    if [start for _, start, _, _ in spans] != edges[:-1] or edges[-1] != out.shape[axis]:
+        return None
+    return Join(chain[-1], axis, [value for *_, value in spans])
+
+
+def _span(node: Any, out: Any) -> tuple[int, int, int] | None:
+    """Return (axis, start, stop) of what a node adds to; None if that is no slice of one axis, or of another dtype."""
+    _, key, value = node.args
+    if Ellipsis in key:
+        at = key.index(Ellipsis)
+        key = (*key[:at], *[slice(None)] * (len(out.shape) - len(key) + 1), *key[at + 1 :])
+    if not is_value(value) or value.dtype != out.dtype or not all(isinstance(i, slice) for i in key):
+        return None
+    spans = [s.indices(n) for s, n in zip(key, out.shape, strict=False)]
+    spans += [(0, n, 1) for n in out.shape[len(key) :]]
+    parts = [axis for axis, (span, n) in enumerate(zip(spans, out.shape, strict=True)) if span != (0, n, 1)]
+    if len(parts) != 1 or spans[parts[0]][2] != 1:
+        return None
+    start, stop, _ = spans[parts[0]]
+    shape = tuple(stop - start if axis == parts[0] else n for axis, n in enumerate(out.shape))
+    return (parts[0], start, stop) if start < stop and value.shape == shape else None
 
 
 # -- updates of state --------------------------------------------------------------------------------------
@@ -255,6 +342,11 @@ def is_product(node: Any) -> bool:
     return bool(can_multiply(dtype) and a.dtype == b.dtype == dtype and a.size and b.size)
 
 
+def is_transpose(node: Any) -> bool:
+    """Say whether a node exchanges the last two axes."""
+    return node.op == "matrix_transpose" or (node.op == "T" and len(node.outs[0].shape) == 2)
+
+
 def is_concatenation(node: Any) -> bool:
     """Say whether a node puts its operands side by side."""
     if node.op == "concat":
@@ -264,8 +356,9 @@ def is_concatenation(node: Any) -> bool:
 
 def pieces_of(node: Any) -> list[Any]:
     """Return the operands that a node puts one after the other in memory; none if it does something else."""
-    first = is_concatenation(node) and node.kwargs.get("axis", 0) == 0
-    return list(node.args[0]) if first and all(is_value(v) for v in node.args[0]) else []
+    if not is_concatenation(node) or node.kwargs.get("axis", 0) % len(node.outs[0].shape):
+        return []
+    return list(node.args[0]) if all(is_value(v) for v in node.args[0]) else []
 
 
 def is_write(node: Any) -> bool:
@@ -273,6 +366,21 @@ def is_write(node: Any) -> bool:
     return node.op in ("index_set", "index_add") and all(
         i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in node.args[1]
     )
+
+
+def gathered(node: Any) -> tuple[Any, Any, int] | None:
+    """Return (array, indices, axis) of a node that takes items by one array of integers; None if it does not."""
+    if node.op == "take" and is_value(node.args[0]) and is_value(node.args[1]):
+        found = (*node.args[:2], node.kwargs.get("axis", 0) % max(len(node.args[0].shape), 1))
+    elif node.op == "index_get":
+        first, *rest = node.args[1]
+        whole = all(i is Ellipsis or (isinstance(i, slice) and i == slice(None)) for i in rest)
+        if not is_value(first) or not whole:
+            return None
+        found = node.args[0], first, 0
+    else:
+        return None
+    return found if getattr(found[1].dtype, "kind", "") in "iu" else None
 
 
 def may_raise(job: Job) -> bool:

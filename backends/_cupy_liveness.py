@@ -1,8 +1,9 @@
 """Liveness and aliasing of the values of a program: which memory each lies in, and how long that is needed.
 
-A view lies in the memory of what it is a view of. An operand of a concatenation lies in the memory of its result, so
-that it is computed where it is to be: then nothing is copied. The value in whose memory another lies is its root; a
-root lives from its first part's job to the last job that reads any of its parts.
+A view lies in the memory of what it is a view of. A product of which only the transpose is read is computed as that.
+An operand of a concatenation lies in the memory of its result, so that it is computed where it is to be: then nothing
+is copied. The value in whose memory another lies is its root. A root lives from its first part's job to the last job
+that reads any of its parts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
-from tapegrad.backends._cupy_jobs import Call, is_view, pieces_of
+from tapegrad.backends._cupy_jobs import Call, is_product, is_transpose, is_view, pieces_of
 
 ALIGNED = 16  # bytes: what vector loads ask of the start of an array
 
@@ -21,15 +22,16 @@ class Liveness:
     """Where values lie, by job.
 
     readers: jobs that read the memory of a root; last: the last of them, or the number of jobs for what is read after
-    all of them; at: the job that makes a value; part: for an operand of a concatenation its result, and the first
-    element that it takes there.
+    all of them; at: the job that makes a value; transpose: for a product the transpose that is computed in its place;
+    part: for an operand of a concatenation its result, and the first element that it takes there.
     """
 
     def __init__(self, program: Any, jobs: list[Any]) -> None:
         self._root: dict[Any, Any] = {}
+        self.transpose: dict[Any, Any] = {}
         self.part: dict[Any, tuple[Any, int]] = {}
         self.at = {v: i for i, job in enumerate(jobs) for n in job.all() for v in n.outs}
-        self._place_views(jobs)
+        self._place_views(program, jobs)
         self._place_pieces(program, jobs)
         self.readers: dict[Any, list[int]] = {}
         self.last: dict[Any, int] = {}
@@ -53,15 +55,27 @@ class Liveness:
         """Say whether a value lies in the memory of another one."""
         return v in self._root
 
+    def is_in(self, v: Any, whole: Any) -> bool:
+        """Say whether a value is computed where a concatenation puts it."""
+        return v in self.part and self.part[v][0] is whole
+
     def separate(self, v: Any, end: int) -> None:
         """Give a value memory of its own to the end: what looked like a view needs a copy."""
         self._root.pop(v, None)
         self.last.setdefault(v, end)
 
-    def _place_views(self, jobs: list[Any]) -> None:
-        for job in jobs:
-            if isinstance(job, Call) and is_view(job.node):
-                self._root.update((v, job.node.args[0]) for v in job.node.outs)
+    def _place_views(self, program: Any, jobs: list[Any]) -> None:
+        readers = Counter(v for job in jobs for n in job.all() for v in n.values())
+        readers.update(program.outputs)
+        calls = [job.node for job in jobs if isinstance(job, Call)]
+        products = {n.outs[0] for n in calls if is_product(n) and all(len(x.shape) > 1 for x in n.args)}
+        for n in calls:
+            if is_view(n) and is_transpose(n) and n.args[0] in products and readers[n.args[0]] == 1:
+                product, out = n.args[0], n.outs[0]
+                self.transpose[product] = self._root[product] = out
+                self.at[out] = self.at[product]
+            elif is_view(n):
+                self._root.update((v, n.args[0]) for v in n.outs)
 
     def _place_pieces(self, program: Any, jobs: list[Any]) -> None:
         """Place operands where a concatenation along the first axis puts them, if they are made for it alone."""

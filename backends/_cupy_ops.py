@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._cupy_types import TYPES, converted, ctype, literal, result_type
+from tapegrad.backends._cupy_types import converted, ctype, literal, result_type
 
 # "{0}", "{1}": operands, in the dtype that the operation computes in; "{s}": "f" for float, "" for double;
 # "{T}": the C type.
@@ -135,9 +135,9 @@ def expression(op: str, operands: list[tuple[str, Any] | Any], out: Any, kwargs:
 
     operands: (text, dtype) for arrays, Python numbers as they are; out: dtype of the result.
     """
-    if kwargs or ctype(out) is None or any(type(x) is tuple and ctype(x[1]) is None for x in operands):
+    target = ctype(out)
+    if kwargs or target is None or any(type(x) is tuple and ctype(x[1]) is None for x in operands):
         return None
-    target = TYPES[np.dtype(out).name]
     if op == "astype":
         return converted(operands[0][0], operands[0][1], out)
     if any(type(x) not in (tuple, bool, int, float) for x in operands):

@@ -28,6 +28,7 @@ from tapegrad.backends._cupy_jobs import (
     Batch,
     Call,
     Flat,
+    gathered,
     is_concatenation,
     is_constant,
     is_product,
@@ -37,26 +38,26 @@ from tapegrad.backends._cupy_jobs import (
 )
 from tapegrad.backends._cupy_kernels import Kernel
 from tapegrad.backends._cupy_liveness import Liveness
-from tapegrad.backends._cupy_types import HELPERS, TYPES
-from tapegrad.backends._items import is_value, put_in
+from tapegrad.backends._cupy_types import HELPERS, ctype
+from tapegrad.backends._items import is_put_where, is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """
-argmax argmin cumulative_sum index_get index_set index_add repeat roll searchsorted take take_along_axis
-tile tril triu vecdot
+argmax argmin count_nonzero cumulative_prod cumulative_sum index_get index_set index_add linalg.diagonal
+linalg.vector_norm ones_like repeat roll searchsorted std take take_along_axis tile tril triu var vecdot zeros_like
 """
 _CAPTURED = frozenset(_NAMES.split())
 
 
 class Step(NamedTuple):
-    """Something to do; captured: whether it may be part of a CUDA graph; name: what to call it in messages."""
+    """Something to do; name: the operations it does; captured: whether it may be part of a CUDA graph."""
 
+    name: str
     function: Callable[..., None]
     args: tuple[Any, ...]
     captured: bool = True
-    name: str = "a kernel"
 
 
 class Analysis:
@@ -73,7 +74,7 @@ class Analysis:
     def number(self, v: Any) -> Any:
         """Return the Python number that a value is everywhere, None if it is not known to be one."""
         scalar = v if v.uniform is None else v.uniform
-        if scalar.constant is None or scalar.shape != () or getattr(v.dtype, "name", "") not in TYPES:
+        if scalar.constant is None or scalar.shape != () or ctype(v.dtype) is None:
             return None
         if scalar not in self._numbers:
             self._numbers[scalar] = scalar.constant.item()
@@ -109,7 +110,7 @@ class Plan:
         self._gemm, self._refused = gemm, refused
         self.steps: list[Step] = []
         self.sources: list[str] = []
-        self._names: dict[str, str] = {}  # text without name -> name
+        self._names: dict[str, str] = {}  # text of a kernel -> its name in the module
         self._pool = Pool(cupy.empty)
         self._buffer: dict[Any, Any] = {}
         self._conditions: list[Any] = []
@@ -165,8 +166,8 @@ class Plan:
 
     # -- jobs ----------------------------------------------------------------------------------------
 
-    def _step(self, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-        self.steps.append(Step(function, args))
+    def _step(self, name: str, function: Callable[..., None], *args: Any) -> None:
+        self.steps.append(Step(name, function, args))
 
     def _job(self, job: Any) -> None:
         if isinstance(job, Call):
@@ -179,7 +180,7 @@ class Plan:
         elif isinstance(job, Batch):
             self._batch(job)
         else:
-            self._emit(rows.kernel("@", job.rows, self._places, self._early(job.outs)))
+            self._emit(_operations(job), rows.kernel("@", job.rows, self._places, self._early(job.outs)))
 
     def _early(self, outs: list[Any]) -> set[Any]:
         """Return the state that results are written over."""
@@ -189,7 +190,7 @@ class Plan:
         ends = {n.outs[0] for n in job.totals}
         outs = [v for v in job.outs if v not in ends]
         early = self._early(outs)
-        self._emit(kernels.flat("@", job.shape, job.nodes, outs, self._places, job.totals, early))
+        self._emit(_operations(job), kernels.flat("@", job.shape, job.nodes, outs, self._places, job.totals, early))
 
     def _batch(self, job: Batch) -> None:
         """Launch one kernel for all jobs of one form, whatever their sizes."""
@@ -207,30 +208,31 @@ class Plan:
             many = kernels.multi("@", [_group(flat) for flat in flats], self._places)
             table = cupy.asarray(many.table(lambda v: self.array(v).data.ptr))
             kernel = many.kernel
-            self._launch(kernel.name, kernel.source, (kernel.grid,), kernel.block, (table,), True)
+            name = f"{len(flats)} times {_operations(flats[0])}"
+            self._launch(name, kernel.source, (kernel.grid,), kernel.block, (table,), True)
 
-    def _emit(self, kernel: Kernel) -> None:
+    def _emit(self, name: str, kernel: Kernel) -> None:
         partials = [self.scratch(shape, dtype) for dtype, shape in kernel.partials]
         reads, writes = [self.array(v) for v in kernel.reads], [self.target(v) for v in kernel.writes]
-        self._launch_planned(kernel, (*reads, *writes, *partials))
+        self._launch_planned(name, kernel, (*reads, *writes, *partials))
         for i, then in kernel.then:
-            self._launch_planned(then, (self.target(then.writes[0]), partials[i]))
+            self._launch_planned("partial results", then, (self.target(then.writes[0]), partials[i]))
 
-    def _launch_planned(self, kernel: Kernel, arrays: tuple[Any, ...]) -> None:
+    def _launch_planned(self, name: str, kernel: Kernel, arrays: tuple[Any, ...]) -> None:
+        text = kernel.source.replace(f" {kernel.name}(", " @(", 1)
         guarded = not self._old.keys().isdisjoint(kernel.writes)
-        self._launch(kernel.name, kernel.source, (kernel.grid,), kernel.block, arrays, guarded)
+        self._launch(name, text, (kernel.grid,), kernel.block, arrays, guarded)
 
     def _launch(
-        self, name: str, source: str, grid: tuple[int, ...], block: int, args: tuple[Any, ...], guarded: bool
+        self, name: str, text: str, grid: tuple[int, ...], block: int, args: tuple[Any, ...], guarded: bool = False
     ) -> None:
         """Launch a kernel; guarded: which is to write nothing once the call has been refused."""
         if guarded and self._refused is not None:
-            source, args = refusals.guarded(source), (*args, self._refused.stop)
-        self._step(_Launch(self, self._named(name, source)), (grid, (block,), args))
+            text, args = refusals.guarded(text), (*args, self._refused.stop)
+        self._step(name, _Launch(self, self._function(text)), grid, (block,), args)
 
-    def _named(self, name: str, source: str) -> str:
-        """Return the name of a kernel in the module, one for all kernels of the same text."""
-        text = source.replace(f" {name}(", " @(", 1)
+    def _function(self, text: str) -> str:
+        """Return the name in the module of a kernel that is called "@" in its text: one for all of the same text."""
         if text not in self._names:
             self._names[text] = f"tg_{len(self._names)}"
             self.sources.append(text.replace(" @(", f" {self._names[text]}(", 1))
@@ -241,15 +243,18 @@ class Plan:
         if node.kind in ("elementwise", "reduction"):
             return True
         if node.op not in _CAPTURED:
-            return False
+            return bool(node.op.startswith("special."))  # of cupyx, or composed of functions of the standard
+        if node.op in ("index_set", "index_add") and any(is_value(i) and i.dtype == bool for i in node.args[1]):
+            return node.op == "index_set" and is_put_where(*node.args)
         keys = node.op.startswith("index_") and any(is_value(i) for i in node.args[1])
         return not (keys and node.op != "index_get" and DETERMINISTIC.get())
 
     def _call(self, node: Any) -> None:
         if node.effect:
             self._refuse(node)
-        elif is_view(node) and self._view(node):
-            pass
+        elif is_view(node):
+            if node.outs[0] not in self.place:  # as the transpose of a product is
+                self._view(node)
         elif is_constant(node) and not node.many:
             self.place[node.outs[0]] = node.function(*node.args, **node.kwargs)
         elif is_product(node):
@@ -258,12 +263,18 @@ class Plan:
             self._concatenate(node)
         elif is_write(node):
             self._write(node)
+        elif (gather := gathered(node)) is not None:
+            x, indices, axis = gather
+            self._step(node.op, cupy.take, self.array(x), self.array(indices), axis, self.target(node.outs[0]))
         else:
             outs = [self.target(v) for v in node.outs]
             args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}
             name = f"{node.op} at {node.line}" if node.line else str(node.op)
-            step = Step(_stored, (outs, node.function, args, kwargs, node.many), self._captured(node), name)
-            self.steps.append(step)
+            if hasattr(node.function, "into"):
+                self.steps.append(Step(name, node.function.into, (outs, *args)))
+                return
+            args = outs, node.function, args, kwargs, node.many
+            self.steps.append(Step(name, _stored, args, self._captured(node)))
 
     def _refuse(self, node: Any) -> None:
         """Evaluate all conditions by one kernel, when the last one has been computed."""
@@ -271,53 +282,67 @@ class Plan:
         self._conditions.append(self.array(node.args[0]))
         if len(self._conditions) == len(self._refused.errors):
             source = refusals.kernel("@", len(self._conditions))
-            self._launch("@", source, (1,), 1, self._refused.arguments(self._conditions), False)
+            self._launch("refuse", source, (1,), 1, self._refused.arguments(self._conditions))
 
-    def _view(self, node: Any) -> bool:
+    def _view(self, node: Any) -> None:
         """Place results that are views; a reshape that is a copy has a place of its own."""
         x = self.array(node.args[0])
         results = node.function(x, *node.args[1:], **node.kwargs)
         for v, array in zip(node.outs, results if node.many else (results,), strict=True):
             if array.size and not cupy.may_share_memory(array, x):
                 self._liveness.separate(v, len(self.jobs))
-                self._step(cupy.copyto, (self.target(v).reshape(x.shape), x))
+                self._step("copy", cupy.copyto, self.target(v).reshape(x.shape), x)
             else:
                 self.place[v] = array
-        return True
 
     def _multiply(self, node: Any) -> None:
-        arrays = [self.array(x) for x in node.args]
-        out = self.target(node.outs[0])
+        arrays, v = [self.array(x) for x in node.args], node.outs[0]
+        if v in self._liveness.transpose:  # (a @ b).mT is b.mT @ a.mT
+            v, arrays = self._liveness.transpose[v], [a.swapaxes(-1, -2) for a in reversed(arrays)]
+        out = self.target(v)
         for i, a in enumerate(arrays):
             if readable(matrix_of(a)) is None:
                 arrays[i] = self.scratch(tuple(a.shape), a.dtype)
-                self._step(cupy.copyto, (arrays[i], a))
+                self._step("copy", cupy.copyto, arrays[i], a)
         plan = product_of(matrix_of(arrays[0]), matrix_of(arrays[1]), tuple(out.shape))
-        self._step(self._gemm().multiply, (plan, *arrays, out))
+        self._step("matmul", self._gemm().multiply, plan, *arrays, out)
 
     def _concatenate(self, node: Any) -> None:
         """Copy the operands into the result, except those that were computed there."""
         out = self.target(node.outs[0])
         axis = node.kwargs.get("axis", 0) % len(out.shape)
+        pieces: list[tuple[Any, Any]] = []
         start = 0
         for x in node.args[0]:
-            if node.op == "stack":
-                spot, start = out[(slice(None),) * axis + (start,)], start + 1
-            else:
-                spot, start = out[(slice(None),) * axis + (slice(start, start + x.shape[axis]),)], start + x.shape[axis]
-            if spot.size and x not in self._liveness.part:
-                self._step(cupy.copyto, (spot, self.array(x)))
+            stop = start + (1 if node.op == "stack" else x.shape[axis])
+            spot = out[(slice(None),) * axis + (start if node.op == "stack" else slice(start, stop),)]
+            if spot.size and not self._liveness.is_in(x, node.outs[0]):
+                pieces.append((spot, self.array(x)))
+            start = stop
+        alike = [(to, a) for to, a in pieces if _is_contiguous(a) and a.dtype == to.dtype]
+        inner = prod(out.shape[axis + 1 :]) * out.itemsize
+        forms = []
+        for to, a in alike:
+            row, pitch = a.nbytes // prod(out.shape[:axis]), out.shape[axis] * inner
+            forms.append(copies.Copy(a.nbytes, copies.word(row, pitch, a.data.ptr, to.data.ptr), False, row, pitch))
+        for n in range(0, len(alike), copies.WIDEST):
+            source, grid = copies.kernel("@", forms[n : n + copies.WIDEST], False)
+            args = tuple(array for pair in alike[n : n + copies.WIDEST] for array in pair)
+            self._launch("join", source, grid, copies.THREADS, args)
+        for to, a in pieces:
+            if not (_is_contiguous(a) and a.dtype == to.dtype):
+                self._step("copy", cupy.copyto, to, a)
 
     def _write(self, node: Any) -> None:
         x, key, value = node.args
         out = self.target(node.outs[0])
-        self._step(cupy.copyto, (out, self.array(x)))
+        self._step("copy", cupy.copyto, out, self.array(x))
         spot = out[(*key, ...)]
         part = self.array(value) if is_value(value) else value
         if node.op == "index_add":
-            self._step(cupy.add, (spot, part, spot))
+            self._step("add", cupy.add, spot, part, spot)
         else:
-            self._step(cupy.copyto, (spot, part))
+            self._step("copy", cupy.copyto, spot, part)
 
     # -- outputs -------------------------------------------------------------------------------------
 
@@ -327,7 +352,7 @@ class Plan:
         if _is_contiguous(a):
             return a
         copy = cupy.empty(a.shape, a.dtype)
-        self._step(cupy.copyto, (copy, a))
+        self._step("copy", cupy.copyto, copy, a)
         return copy
 
     def _copy(self, pairs: list[tuple[Any, Any]]) -> None:
@@ -336,7 +361,7 @@ class Plan:
             part = pairs[n : n + copies.WIDEST]
             forms = [copies.Copy(a.nbytes, copies.word(a.nbytes, a.data.ptr, b.data.ptr)) for a, b in part]
             source, grid = copies.kernel("@", forms, False)
-            self._launch("@", source, grid, copies.THREADS, tuple(a for pair in part for a in pair), True)
+            self._launch("commit", source, grid, copies.THREADS, tuple(a for pair in part for a in pair), True)
 
     def _sort_outputs(self, outputs: list[Any], kept: frozenset[int]) -> None:
         """Part outputs in state, gradients that are handed out as they are, and those that are copied at each call.
@@ -362,7 +387,7 @@ class Plan:
                 arrays.append(sources)
             refused = any(form.guarded for form in forms)
             source, grid = copies.kernel("@", forms, refused)
-            self.hand_out.append((self._named("@", source), grid, [p for p, _ in part], arrays))
+            self.hand_out.append((self._function(source), grid, [p for p, _ in part], arrays))
 
     def new_outputs(self) -> dict[int, Any]:
         """Return arrays for the outputs that belong to who called, by place; made before anything is computed."""
@@ -400,6 +425,10 @@ def _stored(outs: list[Any], function: Any, args: Any, kwargs: Any, many: bool) 
     results = function(*args, **kwargs)
     for out, result in zip(outs, results if many else (results,), strict=True):
         cupy.copyto(out, result)
+
+
+def _operations(job: Any) -> str:
+    return " ".join(n.op for n in job.all() if n.kind != "view")
 
 
 def _group(flat: Flat) -> kernels.Group:

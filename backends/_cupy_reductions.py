@@ -56,8 +56,8 @@ def combine(op: str, out: Any, a: str, b: str) -> str:
     return _REDUCTIONS[op][1].format(a, b, T=accumulator(op, out)[1].value)
 
 
-def finished(op: str, out: Any, text: str, count: int) -> str:
-    """Return the result of a reduction of so many elements, from what they added up to."""
+def finished(op: str, out: Any, text: str, count: int | str) -> str:
+    """Return the result of a reduction of so many elements, a number or a name, from what they added up to."""
     kind = accumulator(op, out)[1]
     if op == "mean":
         text = f"({text} / ({kind.value}){count})"

@@ -7,6 +7,7 @@ that it compiles quickly.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,6 +144,7 @@ def result_type(*operands: Any) -> Any:
     return np.dtype(np.float32) if any(x == np.float16 for x in others) else BFLOAT16
 
 
+@cache  # NumPy makes the name of a dtype anew each time
 def ctype(dtype: Any) -> CType | None:
     """Return how a dtype looks in CUDA, None for those that no kernel is generated for."""
     return TYPES.get(np.dtype(dtype).name)
@@ -173,7 +175,9 @@ def converted(text: str, source: Any, target: Any) -> str:
     source, target = np.dtype(source), np.dtype(target)
     if source == target:
         return text
-    a, b = TYPES[source.name], TYPES[target.name]
+    a, b = ctype(source), ctype(target)
+    assert a is not None
+    assert b is not None
     if b.kind == "b":
         return f"({text} != ({a.value})0)"
     if target.name == "float16" and a.kind != "f":

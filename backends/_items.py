@@ -35,3 +35,16 @@ def constant_of(v: Any) -> Any:
     """Return the Python number that a value is everywhere, None if it is not known to be one."""
     scalar = v if v.uniform is None else v.uniform
     return None if scalar.constant is None or scalar.shape != () else scalar.constant.item()
+
+
+def is_put_where(array: Any, key: tuple[Any, ...], value: Any) -> bool:
+    """Say whether `array[key] = value` writes a value that broadcasts where a mask holds, the key's only array.
+
+    Then it needs not be known how many true ones there are.
+    """
+    arrays = [i for i in key if hasattr(i, "shape")]
+    whole = all(hasattr(i, "shape") or i == slice(None) for i in key)
+    if len(arrays) != 1 or not whole or arrays[0].dtype != bool:
+        return False
+    rest = len(array.shape) - len(arrays[0].shape) - next(n for n, i in enumerate(key) if hasattr(i, "shape"))
+    return len(getattr(value, "shape", ())) <= rest

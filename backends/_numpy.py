@@ -11,7 +11,7 @@ import array_api_compat.numpy as compat
 import numpy as np
 
 from tapegrad.backends import _numpy_functions as functions
-from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._base import PRIVATE_COUNT, Array, Backend
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -82,7 +82,7 @@ class Adapter(Backend):
 
     def is_private(self, holder: Any) -> bool:
         array = holder._array
-        if array.base is not None or sys.getrefcount(array) != _PRIVATE_COUNT:
+        if array.base is not None or sys.getrefcount(array) != PRIVATE_COUNT:
             return False
         flags = array.flags
         return flags.owndata and flags.writeable  # type: ignore[no-any-return]
@@ -112,22 +112,3 @@ class Adapter(Backend):
         part = array[(*key, ...)]  # a view: array[key] += value would write it back onto itself as well
         part += value
         return array
-
-
-class _Holder:
-    __slots__ = ("_array",)
-
-    _array: Array
-
-    def count(self) -> int:
-        array = self._array
-        return sys.getrefcount(array)
-
-
-def _calibrate() -> int:
-    holder = _Holder()
-    holder._array = np.zeros(4)
-    return holder.count()
-
-
-_PRIVATE_COUNT = _calibrate()

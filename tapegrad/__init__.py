@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from tapegrad import backends, fft, linalg, special
 from tapegrad._checkpoint import checkpoint
 from tapegrad._compile._compiled import compile
+from tapegrad._compile._eager import Fused as _Fused
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._forward import jvp, linearize
 from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
+from tapegrad._fusing import install as _install_fusing
 from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._hints import of_function as _of_function
 from tapegrad._implicit import fixed_point, root
@@ -209,6 +211,7 @@ newaxis = None
 
 _bind_operators()
 _bind_interop()
+_install_fusing(_Fused)
 
 if not _TYPE_CHECKING:  # a type checker would take any name for one that is there
 

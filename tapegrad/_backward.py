@@ -6,18 +6,19 @@ themselves, and that record is the higher-order derivative.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
 from typing import Any
 
 from tapegrad._dtypes import is_complex
+from tapegrad._fusing import fused
 from tapegrad._namespace import as_array, backend_of, holds, namespace_of, native_device, tracked
 from tapegrad._primitive import pick
-from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Record, mode, mode_set
+from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
 from tapegrad._tensor import Hooks, Tensor, check_like, shallow_copy, wrap
-from tapegrad.backends import Namespace
+from tapegrad.backends import Namespace, remedy
 
 _by_seq = attrgetter("seq")
 
@@ -54,10 +55,11 @@ class Walk:
 
     cotangents: of the records still to come, at first the seeds; owned: the records whose cotangent is a buffer of
     this walk that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
-    all; xp: the namespace to compute in; taped: whether cotangents are Tensors.
+    all; xp: the namespace to compute in; taped: whether cotangents are Tensors; fuses: whether the library runs the
+    rules of a record as one kernel.
     """
 
-    __slots__ = ("cotangents", "debug", "live", "owned", "queue", "taped", "xp")
+    __slots__ = ("cotangents", "debug", "fuses", "live", "owned", "queue", "taped", "xp")
 
     def __init__(self, seeds: dict[Record, Any], live: Collection[Record] | None, taped: bool) -> None:
         self.cotangents = seeds
@@ -67,6 +69,7 @@ class Walk:
         self.taped = taped
         self.debug = mode().debug
         self.xp: Any = tensor_namespace() if taped else namespace_of[type(next(iter(seeds.values())))]
+        self.fuses = not taped and backend_of[type(next(iter(seeds.values())))].fuses
         if self.xp.elsewhere is not None:
             self.cotangents = self.xp.by_record(seeds)
 
@@ -80,7 +83,7 @@ class Walk:
         xp, debug = self.xp, self.debug
         kind = type(cotangents[queue[0][1]])
         last: Any = None  # the dtype of the record before
-        complex_now = False
+        apart = False  # whether rules that read arrays are applied by a method
         found = []
         later: Any = None  # the newest entry of the queue, held back: most often it is next
         try:
@@ -108,14 +111,16 @@ class Walk:
                 if type(t) is not kind and type(t) is not list:
                     kind = type(t)  # the other side of a to_device
                     xp = self.xp = namespace_of[kind]
+                    self.fuses = not taped and backend_of[kind].fuses
+                    last = None
                 if taped:
                     saved = as_tensors_of(r)
                 op = r.op
                 if r.dtype is not last:
                     last = r.dtype
-                    complex_now = is_complex(last)
-                if complex_now and op.holomorphic:
-                    self.conjugated(r, t, saved)
+                    apart = self.fuses or is_complex(last)
+                if apart and op.reads:
+                    self.apply(r, t, saved)
                 elif op.unary:
                     p: Any = r.parents[0]
                     vjp = op.vjps[0]
@@ -186,13 +191,21 @@ class Walk:
             raise
         return found
 
-    def conjugated(self, r: Record, t: Any, saved: Any) -> None:
-        """Apply the rules of a holomorphic function: the adjoint of a product with f' is that with its conjugate."""
-        xp = self.xp
-        t_conj = xp.conj(t)
-        for p, vjp in zip(r.parents, r.op.vjps, strict=True):
-            if p is not None and self.wants(p):
-                self.give(p, self.fit(xp.conj(call(vjp, xp, t_conj, saved)), p, r, t))
+    def apply(self, r: Record, t: Any, saved: Any) -> None:
+        """Apply rules that read arrays to complex values, or fused.
+
+        The adjoint of a product with the derivative of a holomorphic function is that with its conjugate.
+        """
+        op, xp = r.op, self.xp
+        wanted = tuple([self.wants(p) for p in r.parents])
+        conjugated = op.holomorphic and is_complex(r.dtype)
+        if self.fuses and not conjugated:
+            found = fused_rules(op, wanted)(xp, t, *saved)
+        else:
+            found = _rules(op, wanted, xp, xp.conj(t) if conjugated else t, saved)
+        for p, s in zip(r.parents, found, strict=True):
+            if s is not None:
+                self.give(p, self.fit(xp.conj(s) if conjugated else s, p, r, t))  # type: ignore[arg-type]
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
@@ -285,7 +298,13 @@ class Walk:
 def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
     """Return what a walk finds; its rules compute on the device of each cotangent, and another one stays current."""
     elsewhere = walk.xp.elsewhere
-    return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
+    try:
+        return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
+    except Exception as error:
+        advice = remedy(error)
+        if advice:
+            error.add_note(advice)
+        raise
 
 
 def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
@@ -312,6 +331,17 @@ def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
     if n < 1:
         return rule(xp, t)
     return rule(xp, t, saved[pick]) if n == 1 else rule(xp, t, *pick(saved))
+
+
+def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any) -> tuple[Any, ...]:
+    """Return what the rules of an operation give for its operands, None for those that are not wanted."""
+    return tuple([call(vjp, xp, t, saved) if want else None for vjp, want in zip(op.vjps, wanted, strict=True)])
+
+
+@cache
+def fused_rules(op: Operation, wanted: tuple[bool, ...]) -> Callable[..., tuple[Any, ...]]:
+    """Return the rules of an operation as one function of the namespace, the cotangent and what was saved."""
+    return fused(f"{op.name}_vjp", lambda xp, t, *saved: _rules(op, wanted, xp, t, saved))
 
 
 def as_tensors_of(r: Record) -> list[Any]:

@@ -20,8 +20,9 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
 
     Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed twice.
     `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which get
-    their gradients) is not changed in between. It may update its arguments in place: the caller's stay as they are.
-    Any order of derivative. Raises RuntimeError if the second computation reaches other Tensors than the first.
+    their gradients) is not changed in between. It may update Tensors that it is given in place: the caller's stay as
+    they are. Any order of derivative. Raises RuntimeError if the second computation reaches other Tensors than the
+    first.
 
     >>> import tapegrad as tg
     >>> w = tg.tensor(2.0, requires_grad=True)

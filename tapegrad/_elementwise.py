@@ -10,6 +10,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from tapegrad._fusing import bound
 from tapegrad._namespace import backend_of, namespace_of
 from tapegrad._operands import SCALARS, as_tensor, coerce, declined, explain, not_an_operand, on_one_level, same_library
 from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
@@ -19,7 +20,7 @@ from tapegrad._tensor import Tensor
 
 def again(
     name: str,
-    find: Callable[[Any], Callable[..., Any]],
+    find: Callable[[type], Callable[..., Any]],
     kernels: dict[type, Callable[..., Any]],
     kind: type,
     arrays: tuple[Any, ...],
@@ -31,11 +32,16 @@ def again(
     """
     if kind in kernels:
         raise explain(name, error, arrays) from error
-    kernels[kind] = find(namespace_of[kind])
+    kernels[kind] = find(kind)
     try:
         return kernels[kind](*arrays)
     except Exception as first:
         raise explain(name, first, arrays) from first
+
+
+def library_function(name: str, kind: type) -> Callable[..., Any]:
+    """Return a function of the library of an array type by its name."""
+    return attrgetter(name)(namespace_of[kind])  # type: ignore[no-any-return]
 
 
 def unary(
@@ -55,9 +61,9 @@ def unary(
     analytic: whether the function of complex values has a derivative, and their dtype.
     """
     kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
-    find: Callable[[Any], Callable[..., Any]] = attrgetter(f"{extension}.{name}" if extension else name)
+    find = partial(library_function, f"{extension}.{name}" if extension else name)
     if forward is not None:
-        find = partial(partial, forward)
+        find = partial(bound, name, forward)
     layout = tuple(n for n in ("x", "out") if differential is not None and n in reads(differential))
     sources = tuple(OUT if n == "out" else 0 for n in layout)
     operation = Operation(
@@ -69,6 +75,7 @@ def unary(
         unary=analytic and extension != "special",  # of float16 SciPy makes float32
         analytic=analytic,
         holomorphic=bool(layout) and analytic,
+        reads=bool(layout),
     )
     keep_x, keep_out = "x" in layout, "out" in layout
     same_dtype = operation.unary
@@ -131,7 +138,7 @@ def binary(
     Python asks the other side.
     """
     kernels: dict[type, Callable[..., Any]] = {}
-    find = attrgetter(f"{extension}.{name}" if extension else name)
+    find = partial(library_function, f"{extension}.{name}" if extension else name)
     rules = (differential1, differential2)
     used = {n for rule in rules if rule is not None for n in reads(rule)}
     # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.
@@ -149,6 +156,7 @@ def binary(
         elementwise=elementwise,
         broadcasts=True,
         holomorphic=bool(layout),
+        reads=bool(layout),
     )
     if elementwise:
         BROADCASTING.add(name)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from tapegrad._backward import Walk, as_tensors_of, call, seeds_of, tensor_namespace, walked
+from tapegrad._backward import Walk, as_tensors_of, call, fused_rules, seeds_of, tensor_namespace, walked
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
@@ -68,7 +68,7 @@ def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     saved = as_tensors_of(r) if taped else r.saved
     lead: tuple[int, ...] = ()
     xp: Any = None
-    for p, vjp in zip(r.parents, r.op.vjps, strict=True):
+    for i, (p, vjp) in enumerate(zip(r.parents, r.op.vjps, strict=True)):
         t = None if p is None else tangents.get(p)
         if t is None or vjp is None:
             continue
@@ -79,7 +79,10 @@ def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
             t = xp.reshape(t, (*lead, *(1,) * (ndim - len(p.shape)), *p.shape))
         if p.dtype != r.dtype:
             t = xp.astype(t, r.dtype)
-        s = call(vjp, xp, t, saved)
+        if r.op.reads and not taped and backend_of[type(t)].fuses:
+            s = fused_rules(r.op, tuple([i == n for n in range(len(r.parents))]))(xp, t, *saved)[i]
+        else:
+            s = call(vjp, xp, t, saved)
         total = s if total is None else total + s
     shape = (*lead, *r.shape)
     return total if total is None or tuple(total.shape) == shape else xp.broadcast_to(total, shape)
@@ -143,6 +146,7 @@ def _constants(op: Operation) -> Operation:
         unary=op.unary,
         analytic=op.analytic,
         holomorphic=op.holomorphic,
+        reads=op.reads,
         pull=op.pull,
     )
 

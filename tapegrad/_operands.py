@@ -21,7 +21,7 @@ from tapegrad._namespace import (
 )
 from tapegrad._rules import BROADCASTING
 from tapegrad._tensor import Tensor, wrap
-from tapegrad.backends import Array
+from tapegrad.backends import Array, remedy
 
 SCALARS = frozenset(SCALAR_RANKS)
 
@@ -213,7 +213,8 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
     shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
     if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
         return ValueError(f"{name} of operands of shape {shapes}: the shapes do not broadcast")
-    return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}")
+    advice = remedy(error)
+    return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}{advice and '; '}{advice}")
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> bool:

@@ -7,6 +7,7 @@ from functools import cache
 from inspect import unwrap
 from typing import Any
 
+from tapegrad._fusing import Forwards
 from tapegrad._namespace import backend_of, namespace_of
 from tapegrad._operands import SCALARS, explain, on_one_level, recovered, same_library
 from tapegrad._record import CACHE, DEFAULT, LEAF, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
@@ -22,6 +23,7 @@ def primitive(
     broadcasts: bool = False,
     pull: Callable[..., None] | None = None,
     cached: bool = False,
+    fuses: bool = False,
     adjoint: bool = False,
     push: Callable[..., Any] | None = None,
     view: bool = False,
@@ -31,11 +33,13 @@ def primitive(
     forward: `f(xp, x1, ..., static1, ...)` on raw arrays; it has as many operands as there are rules, the rest of its
     parameters are static arguments. saves: what a `pull` function reads, where rules do not say it. cached: forward
     returns (result, what a rule may read as `cache`); on Tensors the rule gets None for it and computes it itself.
+    fuses: forward calls several functions, which a library may run as one kernel.
     adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
     push: what takes a tangent forward, where that is not the transposed rule. view: whether NumPy gives a view.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
+    forwards = Forwards(name, forward, fuses)
     flows = tuple(rule is not None or pull is not None for rule in vjps)  # whether a gradient may go there
     code = unwrap(forward).__code__
     names = code.co_varnames[1 : code.co_argcount]
@@ -54,14 +58,15 @@ def primitive(
         return tuple(-1 if all(dead[k] for k in who) else i for i, who in zip(places, readers, strict=True))
 
     bound = tuple(bind(rule, layout) for rule in vjps)
-    holomorphic = pull is None and not adjoint and any(source != STATIC for source in sources)
+    values = pull is None and any(source != STATIC for source in sources)
     operation = Operation(
         name,
         bound,
         layout,
         sources,
         broadcasts=broadcasts,
-        holomorphic=holomorphic,
+        holomorphic=values and not adjoint,
+        reads=values,
         pull=pull,
         push=push,
         view=view,
@@ -77,7 +82,7 @@ def primitive(
         def call(x: Tensor, *static: Any) -> Tensor:
             a = x._array
             try:
-                out = forward(namespace_of[type(a)], a, *static)
+                out = forwards[type(a)](a, *static)
             except Exception as error:
                 out = recovered(name, error, forward, (a,), (a, *static))
             left = None
@@ -131,7 +136,7 @@ def primitive(
                 arrays.append(a)
             static = args[operands:]
             try:
-                out = forward(namespace_of[kind], *arrays, *static)  # type: ignore[index]
+                out = forwards[kind](*arrays, *static)  # type: ignore[index]
             except Exception as error:
                 out = recovered(name, error, forward, tuple(arrays), (*arrays, *static))
             left = None

@@ -32,7 +32,8 @@ class Operation:
     to have it recorded); elementwise: whether a rule's result has the shape of the operation's; unary: elementwise, of
     one operand and its dtype; analytic: whether the function of complex values has a derivative (abs and conj have
     none); holomorphic: whether for complex values the rules give that derivative times `t`, to be conjugated by the
-    walk; broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
+    walk; reads: whether rules read arrays, so that a library that fuses may run those of a record as one kernel;
+    broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
     the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent is
     better written into its accumulator than handed over; push: a function of the record and the tangents known so far
     that gives the result's, where it is not to be found by transposing the rule; view: whether NumPy gives a view.
@@ -47,6 +48,7 @@ class Operation:
         "name",
         "pull",
         "push",
+        "reads",
         "saves",
         "sources",
         "unary",
@@ -67,6 +69,7 @@ class Operation:
         broadcasts: bool = False,
         joint: bool = False,
         holomorphic: bool = False,
+        reads: bool = False,
         pull: Callable[..., None] | None = None,
         push: Callable[..., Any] | None = None,
         view: bool = False,
@@ -74,6 +77,7 @@ class Operation:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
         self.unary, self.analytic, self.holomorphic, self.push = unary, analytic, holomorphic, push
         self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
+        self.reads = reads
         self.view = view
 
     def __repr__(self) -> str:

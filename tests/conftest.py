@@ -99,3 +99,19 @@ def _make_results_readonly(monkeypatch: pytest.MonkeyPatch) -> None:
             return out
 
         monkeypatch.setattr(namespace, name, frozen)
+
+
+@pytest.fixture
+def executors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the executors of compiled functions on CuPy that the test makes."""
+    from tapegrad.backends._cupy_compile import Executor
+
+    made: list[Any] = []
+    init = Executor.__init__
+
+    def spied(self: Executor, program: Any) -> None:
+        init(self, program)
+        made.append(self)
+
+    monkeypatch.setattr(Executor, "__init__", spied)
+    return made

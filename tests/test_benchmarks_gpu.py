@@ -257,6 +257,7 @@ def share(family: str, value: float) -> dict[str, Any]:
     return {"kind": "bandwidth", "name": f"some {family}", "family": family, "share": value}
 
 
+TESTS = {"kind": "tests", "selection": "samples", "complete": True, "passed": 9}
 OURS, TORCH, JAX = "tapegrad cuda compiled", "torch.compile cuda", "jax.jit gpu"
 
 
@@ -284,8 +285,9 @@ def gpt(column: str, ms: float, precision: str = "bfloat16") -> dict[str, Any]:
         ("GPT in", [gpt("tapegrad cuda compiled", 11.0), gpt("torch.compile cuda", 10.0)], ["1.1", "pass"]),
         ("GPT in", [gpt("tapegrad cuda compiled", 13.0), gpt("torch.compile cuda", 10.0)], ["1.3", "miss"]),
         ("GPT of", [gpt("tapegrad cuda compiled", 1.0, "tf32"), gpt("torch.compile cuda", 1.0)], ["not", "measured"]),
-        ("tests: samples", [{"kind": "tests", "selection": "samples", "passed": 9}], ["0", "pass"]),
-        ("tests: samples", [{"kind": "tests", "selection": "samples", "passed": 9, "failed": 2}], ["2", "miss"]),
+        ("tests: samples", [TESTS], ["0", "pass"]),
+        ("tests: samples", [TESTS | {"complete": False}], ["0", "miss"]),
+        ("tests: samples", [TESTS | {"failed": 2}], ["2", "miss"]),
         ("eager cost", [], ["not", "measured"]),
     ],
 )
@@ -316,6 +318,14 @@ def test_targets_are_beside_what_was_measured(line: str, records: list[dict[str,
 )
 def test_the_report_lists_what_failed_or_is_missing(record: dict[str, Any], line: str) -> None:
     assert line in report(ABOUT, record).splitlines()
+
+
+@pytest.mark.parametrize("about", [{"tiny": True}, {"stand_in": True}])
+def test_times_that_mean_nothing_reach_no_target(about: dict[str, Any]) -> None:
+    records = [cost(4.0, 5.0), TESTS]
+    lines = report(ABOUT | about, *records).splitlines()
+    assert next(line for line in lines if line.startswith("cost: add")).endswith(" -")
+    assert next(line for line in lines if line.startswith("tests: samples")).endswith(" pass")
 
 
 def test_the_report_has_a_table_of_each_kind_of_figure() -> None:
@@ -416,6 +426,18 @@ def test_peers_that_are_missing_are_named_with_the_fix(
     assert {r["what"] for r in read(tmp_path)} == {"torch", "jax", "torch.compile"}
 
 
+def test_a_precision_that_is_missing_is_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu._precision import why_not
+
+    class Without:
+        def has_dtype(self, name: str, device: object) -> bool:
+            return name != "bfloat16"
+
+    monkeypatch.setattr(backends, "of_device", lambda device: (Without(), 0))
+    assert why_not("bfloat16") == "no bfloat16 on this device (pip install ml-dtypes)"
+    assert why_not("float32") is None
+
+
 def test_an_environment_without_cupy_is_incomplete_and_says_the_fix(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +446,8 @@ def test_an_environment_without_cupy_is_incomplete_and_says_the_fix(
     real = importlib.util.find_spec
     monkeypatch.setattr(environment, "find_spec", lambda name: None if name == "cupy" else real(name))
     monkeypatch.setattr("shutil.which", lambda name: None)
+    assert step("environment", tmp_path) == 3
+    assert "commit: unknown" in capsys.readouterr().out
     assert step("environment", tmp_path, "--commit", "abc1234") == 3
     out = capsys.readouterr().out
     assert "FAIL cupy is installed: pip install 'tapegrad[cuda13]'" in out

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import why_not
 
 import tapegrad as tg
-from tapegrad import backends
 
-if not backends.is_available("cuda"):
-    pytest.skip("no CUDA device", allow_module_level=True)
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
 
 import cupy
-from cuda_stand_in import counted, is_installed
+from cuda_stand_in import Counts, counted, is_installed
 
 from tapegrad.backends import _cupy_jobs as jobs
 from tapegrad.backends import _cupy_plan as plans
@@ -121,20 +121,6 @@ def same_training(kind: str, device: str, reassociate: bool = False) -> None:
 
 
 KINDS = ["mlp", "gelu", "lstm", "layernorm"]
-
-
-@pytest.fixture
-def executors(monkeypatch: pytest.MonkeyPatch) -> list[Executor]:
-    """Return the executors that the test makes."""
-    made: list[Executor] = []
-    init = Executor.__init__
-
-    def spied(self: Executor, program: Any) -> None:
-        init(self, program)
-        made.append(self)
-
-    monkeypatch.setattr(Executor, "__init__", spied)
-    return made
 
 
 def plan_of(executor: Executor) -> plans.Plan:
@@ -401,6 +387,17 @@ def test_state_that_others_see_is_as_it_was_after_a_refused_call(executors: list
 
 
 @stand_in
+def test_a_training_step_copies_its_batch_in_and_its_loss_out() -> None:
+    step = tg.compile(Model("mlp", "cuda").step)
+    *first, (x, y) = batches("cuda")
+    for batch in first:
+        step(*batch)
+    with counted() as counts:
+        step(x, y)
+    assert counts == Counts(copies_on_device=2, launches=1, graph_launches=1)
+
+
+@stand_in
 def test_a_refusal_costs_no_wait() -> None:
     step = Counting()
     compiled = tg.compile(step.__call__)
@@ -507,13 +504,52 @@ def test_state_is_as_it_was_when_memory_runs_out(when: int, monkeypatch: pytest.
         np.testing.assert_array_equal(values(s), v + 1)
 
 
+def test_a_capture_for_which_memory_runs_out_is_made_again(
+    executors: list[Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plans._stored
+    failures: list[int] = []
+
+    def full(*args: Any) -> None:
+        if cupy.cuda.get_current_stream().is_capturing() and not failures:
+            failures.append(1)
+            raise cupy.cuda.memory.OutOfMemoryError(1, 1)
+        real(*args)
+
+    monkeypatch.setattr(plans, "_stored", full)
+    w = on_device([1.0, 2.0], requires_grad=True)
+
+    @tg.compile
+    def step() -> None:
+        w.grad = None
+        tg.sum(tg.cumulative_sum(w) * w).backward()
+        with tg.no_grad():
+            w[...] = w + 1.0
+
+    for _ in range(5):
+        step()
+    before = values(w), values(w.grad)
+    with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+        step()
+    np.testing.assert_array_equal(values(w), before[0])
+    np.testing.assert_array_equal(values(w.grad), before[1])
+    step()
+    np.testing.assert_array_equal(values(w), before[0] + 1.0)
+    assert executors[-1].how == "1 CUDA graphs"
+
+
 def test_another_stream_waits_for_the_one_before() -> None:
     f = tg.compile(lambda x: tg.exp(x) + 1.0)
     x = on_device([1.0, 2.0])
     for _ in range(5):
         f(x)
     with cupy.cuda.Stream(non_blocking=True):
-        f(x)
+        with counted() as counts:
+            f(x)
+        assert counts.waits == int(is_installed())
+        with counted() as counts:
+            f(x)
+        assert counts.waits == 0
 
 
 def test_writing_and_joining() -> None:
@@ -527,7 +563,10 @@ def test_writing_and_joining() -> None:
         columns = tg.stack([a * b, c, a - c], axis=-1)
         joined = tg.concat([rows, tg.concat([rows * 2.0, a[None]], axis=0)], axis=0)
         picked = tg.take(x, i, axis=0), tg.where(x > 0, x, 0.0), tg.astype(x > 0, tg.int32), x + 1.5j
-        return y, z, rows, columns, joined, *picked
+        product = tg.matmul(x, x[:, ::-1].T)
+        turned = tg.stack([tg.matrix_transpose(product), tg.matmul(x, tg.permute_dims(x, (1, 0)))], axis=-3)
+        vectors = tg.matrix_transpose(tg.matmul(x[0], tg.permute_dims(tg.stack([x, tg.exp(x)]), (0, 2, 1))))
+        return y, z, rows, columns, joined, turned, vectors, *picked
 
     compiled = tg.compile(f)
     rng = np.random.default_rng(0)
@@ -536,11 +575,3 @@ def test_writing_and_joining() -> None:
         for a, b in zip(compiled(x, i), f(x, i), strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_allclose(values(a), values(b))
-
-
-# -- what is launched --------------------------------------------------------------------------------------
-
-
-def launches(executor: Executor) -> list[str]:
-    """Return the steps of a plan in words: the operations of each kernel, products, copies, functions of CuPy."""
-    return [step.name for step in plan_of(executor).steps]

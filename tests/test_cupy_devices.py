@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ if not backends.is_available("cuda:1"):
     pytest.skip("no second CUDA device", allow_module_level=True)
 
 import cupy
+from cuda_stand_in import is_installed
 
 SECOND = Place("cuda:1")
 
@@ -139,3 +144,34 @@ def test_moving() -> None:
     assert there.tolist() == [1.0, 2.0]
     assert cupy.from_dlpack(x).data.device_id == 1
     assert_there([tg.asarray(x._array), tg.asarray(x._array, copy=False), tg.zeros_like(x), tg.full_like(x, 2.0)])
+
+
+ALONE = """
+import cuda_stand_in
+cuda_stand_in.install()
+with cuda_stand_in.simulated(device_count=1):
+    import tapegrad as tg
+    from tapegrad import backends
+    from tapegrad.backends._base import Namespace
+    assert type(backends.load("cuda").xp) is Namespace
+    assert not backends.is_available("cuda:1")
+    x = tg.tensor([1.0, 2.0], device="cuda", requires_grad=True)
+    slope = tg.grad(lambda v: tg.sum(tg.softmax(v * v) * tg.gelu(v)))
+    step = tg.compile(slope)
+    for _ in range(5):
+        assert abs(tg.sum(step(x.detach()) - slope(x.detach())).item()) < 1e-12
+"""
+
+
+@pytest.mark.skipif(not is_installed(), reason="simulates a machine: run with -p cuda_stand_in")
+def test_one_device_alone_pays_nothing() -> None:
+    """Functions are CuPy's own where there is no other device."""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(tg.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

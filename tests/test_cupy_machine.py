@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from compiling import CALLS, Model
 from places import why_not
 
 import tapegrad as tg
@@ -17,6 +20,18 @@ from cuda_stand_in import is_installed, simulated
 from cupy_backends.cuda.libs import nvrtc
 
 stand_in = pytest.mark.skipif(not is_installed(), reason="simulates faults: run with -p cuda_stand_in")
+
+
+def train(model: Model, x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
+    model.zero()
+    loss = model.loss(x, y)
+    loss.backward()
+    model.sgd(0.1)
+    return loss
+
+
+def parameters(model: Model) -> list[list[float]]:
+    return [x.detach().tolist() for x in (model.w, model.b)]
 
 
 def reason() -> str:
@@ -61,7 +76,8 @@ def test_no_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_runs_out() -> None:
     x = tg.tensor(np.ones(3), device="cuda", requires_grad=True)
     cupy.get_default_memory_pool().free_all_blocks()
-    with simulated(memory_limit=1 << 20), pytest.raises(MemoryError, match="Out of memory allocating 80,000,000 bytes"):
+    advice = "Out of memory allocating 80,000,000 bytes.*let go of Tensors.*tapegrad.checkpoint"
+    with simulated(memory_limit=1 << 20), pytest.raises(MemoryError, match=advice):
         tg.sum(tg.broadcast_to(x[0], (10**7,)) * 2.0).backward()
     assert x.grad is None
     tg.sum(x * 2.0).backward()
@@ -76,5 +92,44 @@ def test_a_device_goes_away() -> None:
         for call in (y.backward, y.item, lambda: x + 1.0):
             with pytest.raises(RuntimeError, match="cudaErrorDevicesUnavailable"):
                 call()
-        assert x.grad is None
+        with pytest.raises(RuntimeError, match="this process cannot use the device any more: start another one"):
+            x + 1.0
+    assert x.grad is None
     assert y.item() == 6.0
+
+
+# Calls of a compiled step: eager ones, planning, launches one by one, capture, graphs.
+@stand_in
+@pytest.mark.parametrize("call", range(8))
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"fault": 46}, "this process cannot use the device any more"),
+        ({"fault": 719}, "this process cannot use the device any more"),
+        ({"memory_limit": 0}, "CuPy's pool holds"),
+    ],
+)
+def test_a_compiled_step_fails(settings: dict[str, int], advice: str, call: int) -> None:
+    """A call that fails at any stage changes nothing, and the next ones do what they would have done."""
+    eager, other = Model("cuda"), Model("cuda")
+    compiled = tg.compile(lambda x, y: train(other, x, y))
+    for i in range(CALLS):
+        given = other.batch(i)
+        if i == call:
+            before = parameters(other)
+            cupy.get_default_memory_pool().free_all_blocks()
+            raised: Any = None
+            try:
+                with simulated(**settings):
+                    compiled(*given)
+            except (MemoryError, RuntimeError) as error:
+                raised = error
+            if raised is not None:
+                assert advice in "\n".join([str(raised), *getattr(raised, "__notes__", ())])
+                assert parameters(other) == before
+                compiled(*given)
+        else:
+            compiled(*given)
+        train(eager, *eager.batch(i))
+        for found, expected in zip(parameters(other), parameters(eager), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_stand_in import counted, is_installed
+from kernel_bench import needs_cuda
 
 import tapegrad as tg
-from tapegrad import backends
 
-pytestmark = pytest.mark.skipif(not backends.is_available("cuda"), reason="no CUDA device answers")
+pytestmark = needs_cuda
 TOLERANCES = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
 DTYPES = [*TOLERANCES, "bfloat16"]
 

@@ -331,6 +331,7 @@ def test_what_each_operation_saves() -> None:
     )
     expected |= dict.fromkeys(("betaln", "rel_entr", "xlog1py", "xlogy"), "x1 x2 out")
     expected |= {
+        "clip": "x",
         "copysign": "x1 out",
         "cross_entropy": "logits labels cache",
         "gelu": "x cache",

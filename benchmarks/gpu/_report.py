@@ -89,5 +89,11 @@ def _targets(records: Sequence[Record]) -> str:
         if result.measured is None:
             lines.append([result.name, result.limit, "not measured", ""])
         else:
-            lines.append([result.name, result.limit, short(result.measured), "pass" if result.passed else "miss"])
+            verdict = "-" if result.timed and not _times_count(records) else "pass" if result.passed else "miss"
+            lines.append([result.name, result.limit, short(result.measured), verdict])
     return aligned(lines)
+
+
+def _times_count(records: Sequence[Record]) -> bool:
+    """Say whether times mean anything: not those of tiny sizes, nor of a stand-in."""
+    return not any(about["tiny"] or about["stand_in"] for about in latest(records, "environment"))

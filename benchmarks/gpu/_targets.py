@@ -15,12 +15,16 @@ GPT_LIMIT = 1.2  # times torch.compile's
 
 @dataclass(frozen=True)
 class Result:
-    """A target: its name, the limit in words, the number measured, None if it was not, and whether it is reached."""
+    """A target: its name, the limit in words, the number measured, None if it was not, and whether it is reached.
+
+    timed: whether the number comes from a clock.
+    """
 
     name: str
     limit: str
     measured: float | None
     passed: bool = False
+    timed: bool = True
 
 
 def results(records: Sequence[Record]) -> list[Result]:
@@ -45,7 +49,8 @@ def latest(records: Sequence[Record], kind: str, *names: str) -> list[Record]:
 def _tests(records: Sequence[Record]) -> Iterator[Result]:
     for record in latest(records, "tests", "selection"):
         failed = record.get("failed", 0)
-        yield Result(f"tests: {record['selection']}, failures", "none", failed, failed == 0)
+        name = f"tests: {record['selection']}, failures{'' if record['complete'] else ' before they were ended'}"
+        yield Result(name, "none", failed, record["complete"] and failed == 0, timed=False)
 
 
 def _costs(records: Sequence[Record]) -> Iterator[Result]:

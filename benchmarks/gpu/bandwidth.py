@@ -18,6 +18,7 @@ import tapegrad as tg
 from benchmarks._columns import first_line
 from benchmarks.gpu._clock import device_time, graphs_of
 from benchmarks.gpu._libraries import DEVICE, device_columns
+from benchmarks.gpu._precision import BFLOAT16, why_not
 from benchmarks.gpu._records import Output, output_of
 
 COPY, ELEMENTWISE, ROWS, COLUMNS, SUM = "copy", "elementwise", "rows", "columns", "sum"
@@ -60,6 +61,8 @@ def kernels(tiny: bool) -> Iterator[Kernel]:
     yield elementwise("x * y + z", lambda x, y, z: x * y + z, 3)
     yield elementwise("gradient of gelu", lambda x: tg.grad(lambda x: tg.sum(_gelu(x)))(x), 1)
     yield elementwise("gelu, float16,", tg.gelu, 1, tg.float16, 2)
+    if why_not(BFLOAT16) is None:
+        yield elementwise("gelu, bfloat16,", tg.gelu, 1, tg.bfloat16, 2)
     yield Kernel(f"sum of squares of {n}", SUM, lambda x: tg.sum(x * x), ((n,),), 4 * n)
     for length in (48,) if tiny else (768, 1024, 4096, 16384, 32768, 50257):
         shape = (max(16, n // length), length)

@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             why = why_not(given.precision) if column.library == "tapegrad" else None
             if why is not None:
-                output.write(f"skipped: {column.label}: {why}", kind="skipped", what=f"gpt {column.label}", why=why)
+                output.write(
+                    f"skipped: {column.label}: {why}", kind="skipped", what=f"gpt {case.name}, {column.label}", why=why
+                )
                 continue
             status = max(status, _column(output, case, column, wanted))
             gc.collect()

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -27,15 +28,17 @@ SELECTIONS = {
     "others": ["tests", *(f"--ignore={file}" for file in (SAMPLES, COMPILED, *ELSEWHERE))],
 }
 TINY = ["tests/test_engine.py"]
+EVERY = 5.0  # seconds
 WORKERS = 12  # more wait for the device
 
 
 class Reports:
-    """A plugin of pytest that writes each failure at once, and counts outcomes."""
+    """A plugin of pytest that writes each failure at once, and the counts of outcomes every few seconds."""
 
     def __init__(self, output: Output, selection: str) -> None:
         self._output, self._selection = output, selection
         self.counts: Counter[str] = Counter()
+        self._written = monotonic()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Count a test; write where it failed."""
@@ -45,6 +48,14 @@ class Reports:
             lines = str(report.longreprtext).strip().splitlines()
             why = next((line[2:].strip() for line in lines if line.startswith("E ")), lines[-1] if lines else "")
             self._output.write(f"FAILED {report.nodeid}: {why}", kind="failure", test=report.nodeid, why=why)
+        if monotonic() - self._written > EVERY:
+            self.write(complete=False)
+
+    def write(self, complete: bool) -> None:
+        """Write the counts, of all tests or of those so far."""
+        counts, self._written = self.counts, monotonic()
+        line = f"{self._selection}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
+        self._output.write(line, kind="tests", selection=self._selection, complete=complete, **counts)
 
     def pytest_collectreport(self, report: Any) -> None:
         """Write what could not be collected."""
@@ -83,10 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = MISSING
     reports = Reports(output, given.selection)
     failed = pytest.main([*(TINY if output.tiny else SELECTIONS[given.selection]), *options], plugins=[reports])
-    counts = reports.counts
-    line = f"{given.selection}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
-    output.write(line, kind="tests", selection=given.selection, **counts)
-    return status if not failed and counts["passed"] else 1
+    reports.write(complete=failed != pytest.ExitCode.INTERRUPTED)
+    return status if not failed and reports.counts["passed"] else 1
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ _REDUCTIONS = {
     "linalg.trace",
 }
 _PRODUCTS = {"matmul", "tensordot", "vecdot", "linalg.outer"}
+_ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3)}  # products over elements of queries, and of values
 _UNKNOWN = {"as_one", "isin", "loop", "argsort", "searchsorted", "sort"}
 
 
@@ -118,6 +119,11 @@ def flops_of(node: Node) -> int | None:
         return 2 * _products(node, *operands)
     if node.op in _REDUCTIONS:
         return operands[0].size
+    if node.op in _ATTENTION:
+        (*_, queries, size), keys, depth = node.args[0].shape, node.args[1].shape[-1], node.args[2].shape[-1]
+        of_size, of_depth = _ATTENTION[node.op]
+        count = node.outs[0].size // (queries * node.outs[0].shape[-1])
+        return int(2 * count * queries * keys * (of_size * size + of_depth * depth))
     if node.op == "index_add":
         return operands[-1].size
     if node.op in _UNKNOWN or node.op.startswith(("linalg.", "fft.")):

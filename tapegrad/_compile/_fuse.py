@@ -155,7 +155,7 @@ def _along(node: Node, lead: tuple[int, ...], kernels: bool) -> bool:
         axes = axes_of(node)
         if min(axes, default=0) >= k:
             return True
-        total = set(range(k)) <= set(axes) and node.op in ("sum", "max", "min")
+        total = set(range(k)) <= set(axes) and (kernels or node.op in ("sum", "max", "min"))
         return total and (node.op != "sum" or x.dtype == node.out.dtype)
     if out[:k] != lead or node.many:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._compile._attention import fuse_attention
 from tapegrad._compile._fuse import finish, fuse
 from tapegrad._compile._groups import Groups
 from tapegrad._compile._kinds import picks
@@ -26,6 +27,8 @@ def planned(program: Program, backend: Any, reassociated: bool = False) -> Progr
             node.kind = "elementwise"
         elif backend.kernels and picks(node):
             node.kind = "pick"
+    if backend.attention is not None:
+        simple = fuse_attention(simple, backend.attention)
     groups = Groups(simple.nodes)
     fuse(groups, backend.smallest_run // 4 if reassociated else backend.smallest_run, backend.kernels)
     if backend.stacks:

@@ -78,7 +78,8 @@ class View:
         return self.program.outputs
 
     def __len__(self) -> int:
-        return len(self.items)
+        """Return how many operations there are, grouped or not."""
+        return len(self.nodes)
 
     # -- names ---------------------------------------------------------------------------------------
 

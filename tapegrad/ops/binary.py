@@ -13,7 +13,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._elementwise import binary as _declare
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive
-from tapegrad._rules import BROADCASTING, composed, identity
+from tapegrad._rules import BROADCASTING, identity, with_operators
 from tapegrad._tensor import Tensor
 from tapegrad.ops._singular import over, times
 from tapegrad.ops._text import text
@@ -395,7 +395,22 @@ def _floats_like(like: Tensor, x1: Any, x2: Any) -> tuple[Tensor]:
     )
 
 
-@composed
+@with_operators
+def _clip_forward(xp: Any, x: Any, low: float | None, high: float | None) -> Any:
+    if low is not None:
+        x = xp.where(x < low, low, x)
+    return x if high is None else xp.where(x > high, high, x)
+
+
+def _clip_vjp(xp: Any, t: Any, x: Any, low: float | None, high: float | None) -> Any:
+    if low is not None:
+        t = xp.where(x < low, 0, t)
+    return t if high is None else xp.where(x > high, 0, t)
+
+
+_clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True)
+
+
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     """Limit values to the range from min to max, either of which may be None, a number or an array.
 
@@ -407,6 +422,9 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     Tensor([0. , 0.5, 1. ])
     """
     out = as_tensor(x)
+    bounds = {type(bound) for bound in (min, max) if bound is not None}
+    if out.dtype.kind == "real floating" and bounds and bounds <= {int, float}:
+        return _clip(out, min, max)
     if min is not None:
         out = where(out < min, min, out)
     if max is not None:

@@ -41,6 +41,7 @@ _vector_norm = primitive(
     lambda xp, x, axis, keepdims, ord: xp.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord),
     _vector_norm_vjp,
     adjoint=True,
+    fuses=True,
 )
 
 

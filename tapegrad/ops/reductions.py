@@ -69,6 +69,7 @@ _var = primitive(
         x, axis=axis if x.ndim else None, correction=correction, keepdims=keepdims
     ),
     _var_vjp,
+    fuses=True,
 )
 
 
@@ -97,6 +98,7 @@ _std = primitive(
         x, axis=axis if x.ndim else None, correction=correction, keepdims=keepdims
     ),
     _std_vjp,
+    fuses=True,
 )
 
 

@@ -63,7 +63,7 @@ def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
     return t * (s * (1 + x * (1 - s)))
 
 
-_silu = primitive("silu", _silu_forward, _silu_vjp, cached=True)
+_silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True)
 
 
 def silu(x: Any, /) -> Tensor:
@@ -94,7 +94,7 @@ def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
     return t * (half + half * (1 - th) * x * slope)
 
 
-_gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True)
+_gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True, fuses=True)
 
 
 def gelu(x: Any, /) -> Tensor:
@@ -136,11 +136,12 @@ def _softmax_vjp(xp: Any, t: Any, out: Any, axis: int) -> Any:
     return out * (t - xp.sum(t * out, axis=axis, keepdims=True))
 
 
-_softmax = primitive("softmax", _softmax_forward, _softmax_vjp)
+_softmax = primitive("softmax", _softmax_forward, _softmax_vjp, fuses=True)
 _log_softmax = primitive(
     "log_softmax",
     _log_softmax_forward,
     lambda xp, t, out, axis: t - xp.exp(out) * xp.sum(t, axis=axis, keepdims=True),
+    fuses=True,
 )
 
 
@@ -183,7 +184,7 @@ def _logsumexp_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], kee
     return t * xp.exp(x - xp.where(xp.isfinite(out), out, 0))
 
 
-_logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp)
+_logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp, fuses=True)
 
 
 def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
@@ -249,7 +250,7 @@ def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) ->
     return scale * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
 
 
-_cross_entropy = primitive("cross_entropy", _cross_entropy_forward, _cross_entropy_vjp, None, cached=True)
+_cross_entropy = primitive("cross_entropy", _cross_entropy_forward, _cross_entropy_vjp, None, cached=True, fuses=True)
 
 
 def cross_entropy(logits: Any, labels: Any, /) -> Tensor:

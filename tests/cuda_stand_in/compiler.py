@@ -18,10 +18,11 @@ from cuda_stand_in import library
 # all libraries that have a kernel of one name.
 OPTIONS = ["-std=c++17", "-O1", "-w", "-fPIC", "-fno-gnu-unique", "-fwrapv", "-ffp-contract=off", "-fpermissive"]
 # Headers that most texts share are compiled once: those without half precision and complex numbers are much smaller.
+# NVRTC has none of C's macros for infinity and NaN.
+_SHARED = "#include <cupy/carray.cuh>\n#include <cupy/atomics.cuh>\n#undef NAN\n#undef INFINITY\n"
 PREAMBLES = {
-    "real": '#include "device.h"\n#include <cupy/carray.cuh>\n#include <cupy/atomics.cuh>\n',
-    "full": '#define STAND_IN_HALF\n#include "device.h"\n#include <cupy/complex.cuh>\n#include <cupy/carray.cuh>\n'
-    "#include <cupy/atomics.cuh>\n",
+    "real": f'#include "device.h"\n{_SHARED}',
+    "full": f'#define STAND_IN_HALF\n#include "device.h"\n#include <cupy/complex.cuh>\n{_SHARED}',
 }
 _FULL = re.compile(r"complex<|float16|bfloat16|xsf/|__half|cuda_fp16")
 _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(')

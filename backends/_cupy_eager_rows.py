@@ -1,0 +1,293 @@
+"""A row kernel for any shape: elementwise operations and reductions over the same axes, of arrays with any strides.
+
+The axes that are kept number the rows. Some lanes of a block share a row, and combine what they have reduced through
+shared memory, always in the same order. Each level of reductions is a loop over the row, which computes again what it
+needs from what is read, so that nothing but sums stays in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from math import prod
+from typing import Any
+
+import cupy
+
+from tapegrad.backends import _cupy_reductions as reductions
+from tapegrad.backends._cupy_access import Layout, aligned
+from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of
+from tapegrad.backends._cupy_plan import OPTIONS
+from tapegrad.backends._cupy_types import HELPERS, converted
+
+THREADS = 256
+NEIGHBOURS = 8  # rows at least, of a block in which neighbouring threads take neighbouring rows
+MANY = 1 << 17  # threads, from which more lanes for a row gain nothing there
+LONG = 1 << 17  # elements of a row, from which one block is too slow for it
+FEW = 64  # rows, for which that matters
+INDEX = "long long"
+
+
+class InRows(Text):
+    """A step with reductions: the text of its kernel for arrays that lie as some do, and launches of it."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.full, self.axes = self.group.full, sorted(self.group.axes)
+        self.lead = [i for i in range(len(self.full)) if i not in self.axes]
+        self.reads: list[tuple[Any, Shape]] = []  # an array, and the shape that it is read as one of
+        for node in self.group.nodes:
+            for v in node.reads:
+                if v not in self.made and self.number(v) is None:
+                    use = (v, tuple(node.outs[0].shape if node.kind == "elementwise" else v.shape))
+                    if use not in self.reads:
+                        self.reads.append(use)
+
+    def identity(self, rename: Rename, place: dict[Any, int]) -> Any:
+        """Return what there is to compare with a program of other sizes; KeyError for sizes of its own."""
+        code = self.code(1, 1, 32, True)
+        reads = [(place[v], rename(tuple(v.shape)), rename(seen)) for v, seen in self.reads]
+        outs = [(place[v], rename(tuple(v.shape))) for v in self.outs]
+        return code, repr(self.numbers), rename(self.full), self.axes, reads, outs
+
+    def suits(self, rename: Rename) -> bool:
+        """Say whether there are rows enough to be reduced by a block each."""
+        full = rename(self.full)
+        rows = prod(full[i] for i in self.lead)
+        return rows >= FEW or prod(full) // rows <= LONG
+
+    def run(self, place: dict[Any, int], rename: Rename) -> Run:
+        """Return what launches the kernel, for arrays of other sizes; place: of values in the list of all."""
+        reads, writes = [place[v] for v, _ in self.reads], [place[v] for v in self.outs]
+        made = [(rename(tuple(v.shape)), v.dtype) for v in self.outs]
+        full = rename(self.full)
+        launches: dict[Any, Any] = {}  # strides -> kernel, grid, arguments after the arrays
+
+        def run(values: list[Any]) -> None:
+            arrays = [values[i] for i in reads]
+            key = tuple([a.strides for a in arrays])
+            found = launches.get(key)
+            if found is None:
+                found = launches[key] = self.prepared(arrays, full)
+            kernel, grid, arguments = found
+            outs = [cupy.empty(shape, dtype) for shape, dtype in made]
+            kernel(grid, (THREADS,), (*arrays, *outs, *arguments))
+            for i, out in zip(writes, outs, strict=True):
+                values[i] = out
+
+        return run
+
+    # -- where elements lie --------------------------------------------------------------------------------
+
+    def strides(self, shape: Shape, strides: Sequence[int], seen: Shape) -> list[int]:
+        """Return an array's strides along the axes of the kernel, where it is read as one of a shape."""
+        found = list(aligned(Layout(shape, tuple(strides)), seen))
+        if len(seen) < len(self.full) and seen == self.group.kept()[1]:  # without the reduced axes
+            whole = [0] * len(self.full)
+            for i, s in zip(self.lead, found, strict=True):
+                whole[i] = s
+            return whole
+        return [0] * (len(self.full) - len(found)) + found
+
+    def prepared(self, arrays: list[Any], full: Shape) -> Any:
+        """Return the kernel, the grid and the arguments after the arrays, for arrays that lie like these."""
+        whole = []
+        for a, (v, seen) in zip(arrays, self.reads, strict=True):
+            steps = [0 if n == 1 else s // a.itemsize for n, s in zip(v.shape, a.strides, strict=True)]
+            whole.append(self.strides(tuple(v.shape), steps, seen))
+        whole += [_contiguous(full) for v in self.outs if tuple(v.shape) == self.full]
+        lead, leads = _merged([full[i] for i in self.lead], [[s[i] for i in self.lead] for s in whole])
+        inner, inners = _merged([full[i] for i in self.axes], [[s[i] for i in self.axes] for s in whole])
+        rows, length = prod(lead), prod(inner)
+        near = max(range(len(whole)), key=lambda i: sum(map(bool, whole[i])))  # an array that is read as a whole
+        along = not lead or (bool(inner) and abs(inners[near][-1]) <= abs(leads[near][-1]))
+        lanes = 1
+        while lanes < (min(length, THREADS) if along else min(length, THREADS // NEIGHBOURS, MANY // rows)):
+            lanes *= 2
+        code = self.code(len(lead), len(inner), lanes, along)
+        heads = [f"const {kind_of(v.dtype).memory}* a{i}" for i, (v, _) in enumerate(self.reads)]
+        heads += [f"{kind_of(v.dtype).memory}* r{i}" for i, v in enumerate(self.outs)]
+        sizes = [rows, length, *lead, *inner]
+        names = ["rows", "length", *_names("n", lead), *_names("m", inner)]
+        for i, (a, b) in enumerate(zip(leads, inners, strict=True)):
+            sizes += [*a, *b]
+            names += [*_names(f"s{i}_", lead), *_names(f"t{i}_", inner)]
+        heads += [f"{INDEX} {name}" for name in names]
+
+        def make(declared: str, parameters: list[str]) -> Any:
+            scalars = [f"{kind_of(dtype).value} c{i}" for i, (_, dtype) in enumerate(self.numbers)]
+            name = f"tg_{self.group.name}"
+            head = ", ".join(heads + scalars if parameters else heads)
+            start = f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}({head})'
+            return cupy.RawKernel(f"{HELPERS}{start} {{\n  {declared}\n{code}}}\n", name, options=OPTIONS)
+
+        kernel, numbers = self.kernel((self.group.name, *heads, code), make)
+        return kernel, (min(-(-rows * lanes // THREADS), 1 << 20),), (*sizes, *numbers)
+
+    # -- text ----------------------------------------------------------------------------------------------
+
+    def code(self, leading: int, inner: int, lanes: int, along: bool) -> str:
+        """Return the body of the kernel.
+
+        leading, inner: how many axes number the rows, and the elements of a row; lanes: threads that share a row;
+        along: whether neighbouring threads take elements of one row, else of neighbouring rows.
+        """
+        self.leading, self.inner = leading, inner
+        self.numbers = []
+        self.top: list[str] = []  # lines that are run once a row
+        self.names: dict[Any, str] = {}  # of what there is one of a row
+        self.count = count()
+        members = THREADS // lanes
+        shared: list[str] = []
+        for nodes in self.levels():
+            loop = Loop()
+            ends: list[str] = []
+            for node in nodes:
+                self.reduction(node, loop, shared, ends, lanes, 1 if along else members)
+            self.top += [loop.text(lanes), *ends]
+        loop = Loop()
+        arrays = len(self.reads)
+        for i, v in enumerate(self.outs):
+            if tuple(v.shape) == self.full:
+                value = kind_of(v.dtype).store.format(self.element(v, self.full, loop))
+                loop.lines.append(f"r{i}[{self.offset(arrays)}] = {value};")
+                arrays += 1
+        if loop.lines:
+            self.top.append(loop.text(lanes))
+        for i, v in enumerate(self.outs):
+            if tuple(v.shape) != self.full:
+                self.top.append(f"if (live && lane == 0) r{i}[row] = {kind_of(v.dtype).store.format(self.row(v))};")
+        self.top.append("__syncthreads();")
+        lane, member = (f"% {lanes}", f"/ {lanes}") if along else (f"/ {members}", f"% {members}")
+        axes = [f"const {INDEX} i{k} = {_digit('at', 'n', k, leading)};" for k in range(leading)]
+        lines = "\n    ".join([*axes, *self.top])
+        return (
+            f"  const int lane = threadIdx.x {lane}, member = threadIdx.x {member};\n  " + "\n  ".join(shared) + "\n"
+            f"  for ({INDEX} first = ({INDEX})blockIdx.x * {members}; first < rows; "
+            f"first += ({INDEX})gridDim.x * {members}) {{\n"
+            f"    const {INDEX} row = first + member; const bool live = row < rows;\n"
+            f"    const {INDEX} at = live ? row : 0, end = live ? length : 0;\n"
+            f"    {lines}\n  }}\n"
+        )
+
+    def levels(self) -> list[list[Any]]:
+        """Return the reductions, those that do not depend on each other together."""
+        levels: list[list[Any]] = []
+        level: dict[Any, int] = {}
+        for node in self.group.nodes:
+            at = max([level.get(v, 0) for v in node.reads], default=0)
+            if node.kind == "reduction":
+                levels += [[]] if at == len(levels) else []
+                levels[at].append(node)
+                at += 1
+            level[node.outs[0]] = at
+        return levels
+
+    def reduction(self, node: Any, loop: Loop, shared: list[str], ends: list[str], lanes: int, step: int) -> None:
+        """Add a reduction to a loop, and what follows the loop; step: how far apart the lanes of a row are."""
+        x, v, i = node.args[0], node.outs[0], next(self.count)
+        dtype, kind = reductions.accumulator(node.op, v.dtype)
+        value = converted(self.element(x, tuple(x.shape), loop), x.dtype, dtype)
+        self.top.append(f"{kind.value} c_{i} = {reductions.identity(node.op, dtype)};")
+        loop.lines.append(f"c_{i} = {reductions.combine(node.op, dtype, f'c_{i}', value)};")
+        shared.append(f"__shared__ {kind.value} s_{i}[{THREADS}];")
+        both = reductions.combine(node.op, dtype, f"s_{i}[threadIdx.x]", f"s_{i}[threadIdx.x + o * {step}]")
+        result = reductions.finished(node.op, v.dtype, f"s_{i}[threadIdx.x - lane * {step}]", "length")
+        ends.append(
+            f"s_{i}[threadIdx.x] = c_{i}; __syncthreads();\n    for (int o = {lanes // 2}; o > 0; o >>= 1) "
+            f"{{ if (lane < o) s_{i}[threadIdx.x] = {both}; __syncthreads(); }}\n    "
+            f"const {kind_of(v.dtype).value} w_{i} = {result};"
+        )
+        self.names[v] = f"w_{i}"
+
+    def offset(self, i: int, within: bool = True) -> str:
+        """Return where the element, or else the row, of an array is."""
+        terms = [f"i{k} * s{i}_{k}" for k in range(self.leading)]
+        if within:
+            terms += [f"{_digit('j', 'm', k, self.inner)} * t{i}_{k}" for k in range(self.inner)]
+        return " + ".join(terms) or "0"
+
+    def element(self, v: Any, seen: Shape, loop: Loop) -> str:
+        """Return the name of a value's element in a loop over a row; seen: the shape of who reads it."""
+        node = self.made.get(v)
+        if node is None:
+            within = self.strides(tuple(v.shape), [int(n > 1) for n in v.shape], seen)
+            if not any(within[i] for i in self.axes):
+                return self.row(v, seen)
+            at = self.reads.index((v, seen))
+            return loop.name((v, seen), v.dtype, lambda: f"a{at}[{self.offset(at)}]", load=True)
+        if v in self.names or self.group.is_row(tuple(v.shape)):
+            return self.row(v)
+        shape = tuple(v.shape)
+        if node.kind == "view":
+            return self.element(node.args[0], tuple(node.args[0].shape), loop)
+        return loop.name(v, v.dtype, lambda: self.computed(node, lambda x: self.element(x, shape, loop)))
+
+    def row(self, v: Any, seen: Shape = ()) -> str:
+        """Return the name of a value that there is one of a row."""
+        node = self.made.get(v)
+        key = v if node is not None else (v, seen)
+        if key in self.names:
+            return self.names[key]
+        kind = kind_of(v.dtype)
+        shape = tuple(v.shape)
+        if node is None:
+            at = self.reads.index((v, seen))
+            value = kind.load.format(f"a{at}[{self.offset(at, within=False)}]")
+        elif node.kind == "view":
+            return self.row(node.args[0], tuple(node.args[0].shape))
+        else:
+            value = self.computed(node, lambda x: self.row(x, shape))
+        self.names[key] = name = f"w_{next(self.count)}"
+        self.top.append(f"const {kind.value} {name} = {value};")
+        return name
+
+
+class Loop:
+    """Lines of a loop over the elements of a row."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.names: dict[Any, str] = {}
+
+    def name(self, key: Any, dtype: Any, value: Any, load: bool = False) -> str:
+        """Return the name of what is computed, or loaded, once in a turn of the loop."""
+        if key not in self.names:
+            kind, text = kind_of(dtype), value()
+            self.names[key] = name = f"v{len(self.names)}"
+            self.lines.append(f"const {kind.value} {name} = {kind.load.format(text) if load else text};")
+        return self.names[key]
+
+    def text(self, lanes: int) -> str:
+        """Return the loop."""
+        lines = "\n      ".join(self.lines)
+        return f"for ({INDEX} j = lane; j < end; j += {lanes}) {{\n      {lines}\n    }}"
+
+
+def _names(name: str, sizes: Sequence[int]) -> list[str]:
+    return [f"{name}{k}" for k in range(len(sizes))]
+
+
+def _digit(index: str, sizes: str, k: int, axes: int) -> str:
+    """Return the number along one axis of an element's number in row-major order."""
+    inner = " * ".join(f"{sizes}{i}" for i in range(k + 1, axes))
+    text = f"({index} / ({inner}))" if inner else index
+    return f"({text} % {sizes}{k})" if k else text
+
+
+def _contiguous(shape: Shape) -> list[int]:
+    return [0 if n == 1 else prod(shape[i + 1 :]) for i, n in enumerate(shape)]
+
+
+def _merged(sizes: list[int], strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """Return axes without those of length one, and neighbours as one axis where they are one for all arrays."""
+    out: list[int] = []
+    found: list[list[int]] = [[] for _ in strides]
+    for i, n in enumerate(sizes):
+        if n == 1:
+            continue
+        joined = bool(out) and all(mine[-1] == s[i] * n for mine, s in zip(found, strides, strict=True))
+        out = [*out[:-1], out[-1] * n] if joined else [*out, n]
+        for mine, s in zip(found, strides, strict=True):
+            mine[len(mine) - joined :] = [s[i]]
+    return out, found

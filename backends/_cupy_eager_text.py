@@ -1,0 +1,94 @@
+"""What the texts of eager kernels share: expressions of nodes, numbers as literals or parameters, kernels by text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tapegrad.backends._cupy_ops import computed_in, expression
+from tapegrad.backends._cupy_types import CType, converted, ctype, literal
+from tapegrad.backends._items import is_value
+
+Shape = tuple[int, ...]
+Rename = Callable[[Shape], Shape]  # a shape with other sizes
+Run = Callable[[list[Any]], None]  # a step of a program: reads and writes the list of all values
+
+
+def kind_of(dtype: Any) -> CType:
+    """Return how a dtype that kernels take looks in CUDA."""
+    kind = ctype(dtype)
+    assert kind is not None
+    return kind
+
+
+def wide(dtype: Any) -> Any:
+    """Return the dtype of what values of a dtype are computed as."""
+    return np.dtype(np.float32) if dtype.name == "float16" else dtype
+
+
+class Text:
+    """The text of one step: its nodes, and the numbers in it.
+
+    group: what the kernel goes over; outs: the results that are written; number: what a constant is everywhere, or
+    None.
+    """
+
+    def __init__(self, group: Any, outs: list[Any], number: Callable[[Any], Any]) -> None:
+        self.group, self.outs, self.number = group, outs, number
+        self.made = {v: n for n in group.nodes for v in n.outs}
+        self.numbers: list[tuple[Any, Any]] = []  # value, dtype it is computed in
+
+    def constant(self, value: Any, dtype: Any) -> str:
+        """Return the name of a number."""
+        self.numbers.append((value, np.dtype(dtype)))
+        return f"c{len(self.numbers) - 1}"
+
+    def computed(self, node: Any, name: Callable[[Any], str]) -> str:
+        """Return the expression of an elementwise node; name: of an operand that is an array."""
+        out = node.outs[0].dtype
+        args = node.args[:1] if node.op == "astype" else node.args
+        arrays = [x.dtype for x in args if is_value(x)]
+        plain = [x for x in args if not is_value(x)]
+        dtype = out if node.op == "where" or not arrays else computed_in(node.op, arrays, plain, out)
+        operands: list[Any] = []
+        for i, x in enumerate(args):
+            known = self.number(x) if is_value(x) else None
+            if known is not None:
+                operands.append((self.constant(known, x.dtype), x.dtype))
+            elif is_value(x):
+                operands.append((name(x), x.dtype))
+            elif node.op == "pow" and i == 1:
+                operands.append(x)  # some exponents have texts of their own
+            else:
+                operands.append((self.constant(x, dtype), dtype))
+        if node.op == "astype":
+            return converted(operands[0][0], operands[0][1], out)
+        text = expression(node.op, operands, out)
+        assert text is not None, node.op
+        return text
+
+    def kernel(self, key: Any, make: Callable[[str, list[str]], Any]) -> tuple[Any, list[Any]]:
+        """Return the kernel of a text, and the numbers to call it with.
+
+        make: compiles it, with declarations of the numbers before the text, or with parameters for them.
+        """
+        kinds = [kind_of(dtype).value for _, dtype in self.numbers]
+        mine = repr([value for value, _ in self.numbers])
+        found = _kernels.get(key)
+        if found is None:
+            literals = [literal(value, dtype) for value, dtype in self.numbers]
+            declared = "".join(
+                f"const {kind} c{i} = {text}; " for i, (kind, text) in enumerate(zip(kinds, literals, strict=True))
+            )
+            found = _kernels[key] = [mine, make(declared, []), None]
+        if found[0] == mine:
+            return found[1], []
+        if found[2] is None:
+            found[2] = make("", [f"{wide(dtype).name} c{i}" for i, (_, dtype) in enumerate(self.numbers)])
+        return found[2], [wide(dtype).type(np.asarray(value, dtype)) for value, dtype in self.numbers]
+
+
+# text with numbers as parameters -> the numbers of the first program with it, its kernel, the kernel of any numbers
+_kernels: dict[Any, list[Any]] = {}

@@ -1,0 +1,239 @@
+"""Fusing eager calls: a function of raw arrays is traced once, and what it computes is run as few kernels.
+
+A trace holds for the shapes, dtypes and static arguments it was made with. Where two traces that differ in some sizes
+give the same program but for these, it serves other such sizes as well, with no more tracing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+from tapegrad._compile._program import Program
+from tapegrad._compile._simplify import simplified
+from tapegrad._compile._trace import Graph, Traced
+from tapegrad._compile._trace_library import TraceNamespace
+from tapegrad._namespace import CaptureError, backend_of, capturing
+from tapegrad.backends import Backend
+
+MOST = 512  # traces of a function; what comes after is called as it is
+TRIES = 8  # of them, after which a function of which none gave a kernel is not traced any more
+
+
+class Fused:
+    """A function `f(xp, *arrays_and_static_arguments)` whose calls are fused; the first argument is an array."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name, self.function = name, function
+        self.entries: dict[Hashable, _Entry | None] = {}  # None: is called as it is
+        self.alike: dict[Hashable, _Alike] = {}  # by which sizes are equal
+        self.tries = TRIES
+
+    def __call__(self, xp: Any, *args: Any) -> Any:
+        if not self.tries:
+            return self.function(xp, *args)
+        kind = type(args[0])
+        key = tuple([(x.shape, x.dtype.char) if type(x) is kind else _static(x) for x in args])
+        try:
+            entry = self.entries[key]
+        except KeyError:
+            return self.first(xp, args, key)
+        except TypeError:  # a static argument without a hash
+            entry = None
+        if entry is None:
+            return self.function(xp, *args)
+        return entry.rebuilt(entry.run([x for x in args if type(x) is kind]))
+
+    def first(self, xp: Any, args: tuple[Any, ...], key: Any) -> Any:
+        """Run a call of new shapes, and keep how to run the next one like it."""
+        if len(self.entries) >= MOST:
+            return self.function(xp, *args)
+        numbers: dict[int, int] = {0: 0, 1: 1}  # what stands for each size
+        pattern = tuple([_pattern(x, numbers) for x in key])
+        sizes = list(numbers)
+        known = self.alike.get(pattern)
+        if known is not None and known.covers(sizes):
+            self.entries[key] = known.resized(sizes)
+            return self(xp, *args)
+        try:
+            result, entry = traced(self.name, self.function, backend_of[type(args[0])], args)
+        except CaptureError:  # it looks at values
+            result, entry = self.function(xp, *args), None
+        identity = "called" if entry is None else entry.run.identity(numbers)
+        if identity is not None and (known is None or not known.agrees(identity, sizes)):
+            self.alike[pattern] = _Alike(entry, sizes, identity)
+        if entry is None:
+            if not any(self.entries.values()):
+                self.tries -= 1
+        else:
+            self.tries = TRIES
+        self.entries[key] = entry
+        return result
+
+
+class _Entry:
+    """A compiled program, and the result of the function in which its outputs stand.
+
+    form: places among the outputs, in a tuple or alone; negative ones stand for None.
+    """
+
+    def __init__(self, run: Any, form: int | tuple[int, ...]) -> None:
+        self.run, self.form = run, form
+
+    def rebuilt(self, outs: list[Any]) -> Any:
+        """Return the result of the function."""
+        if type(self.form) is int:
+            return outs[self.form]
+        return tuple([outs[i] if i >= 0 else None for i in self.form])  # type: ignore[union-attr]
+
+
+class _Alike:
+    """What is known of calls whose shapes have equal sizes in the same places.
+
+    sizes: those of a trace; identity: what its program has in common with that for other sizes; varied: the places
+    among the sizes of those that have been seen not to matter.
+    """
+
+    def __init__(self, entry: _Entry | None, sizes: list[int], identity: Any) -> None:
+        self.entry, self.sizes, self.identity = entry, sizes, identity
+        self.varied: set[int] = set()
+
+    def covers(self, sizes: list[int]) -> bool:
+        """Say whether there is a program for other sizes."""
+        return self.different(sizes) <= self.varied
+
+    def different(self, sizes: list[int]) -> set[int]:
+        """Return the places of sizes that are not those of the trace."""
+        return {i for i, (a, b) in enumerate(zip(self.sizes, sizes, strict=True)) if a != b}
+
+    def agrees(self, identity: Any, sizes: list[int]) -> bool:
+        """Say whether another trace gave the same program, and note which sizes do not matter.
+
+        They are seen not to where all that are different have grown, or all have shrunk: a number that the program has
+        from them, which may be a product of any of them, would be another.
+        """
+        if identity != self.identity:
+            return False
+        different = self.different(sizes)
+        if len({sizes[i] > self.sizes[i] for i in different}) == 1:
+            self.varied |= different
+        return True
+
+    def resized(self, sizes: list[int]) -> _Entry | None:
+        """Return an entry for other sizes."""
+        if self.entry is None:
+            return None
+        run = self.entry.run.resized(dict(zip(self.sizes, sizes, strict=True)))
+        return None if run is None else _Entry(run, self.entry.form)
+
+
+def traced(name: str, function: Callable[..., Any], backend: Backend, args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return the result of a call, and an entry for others like it, None if nothing is gained by one.
+
+    Raises CaptureError for what cannot be traced.
+    """
+    kind = type(args[0])
+    graph = Graph()
+    inputs = [graph.input(x) if type(x) is kind else x for x in args]
+    token = capturing.set(graph)
+    try:
+        result = function(_namespace(backend), *inputs)
+    finally:
+        graph.ended = True
+        capturing.reset(token)
+    found = list(result) if type(result) is tuple else [result]
+    raw = [x.raw if isinstance(x, Traced) else x for x in found]
+    outs = [x for x in found if isinstance(x, Traced)]
+    entry = None
+    if all(isinstance(x, Traced) or x is None for x in found) and outs:
+        values = [x.value for x in inputs if isinstance(x, Traced)]
+        program = simplified(Program(values, graph.nodes, [x.value for x in outs]), backend.as_array, backend.xp)
+        for node in program.nodes:
+            if node.op in backend.elementwise:
+                node.kind = "elementwise"
+        run = backend.fused_program(program, name)
+        if run is not None:
+            numbers = iter(range(len(outs)))
+            form = tuple([next(numbers) if isinstance(x, Traced) else -1 for x in found])
+            entry = _Entry(run, form if type(result) is tuple else 0)
+    return tuple(raw) if type(result) is tuple else raw[0], entry
+
+
+def _static(x: Any) -> Hashable:
+    """Return a static argument as a key: 0.0 is not -0.0, nor is 1 True."""
+    return (type(x), repr(x) if type(x) is float else x)
+
+
+def _pattern(x: Any, numbers: dict[int, int]) -> Any:
+    """Return a part of a key with numbers in the places of sizes: equal ones for equal sizes, 0 and 1 as they are."""
+    return (tuple([numbers.setdefault(n, len(numbers)) for n in x[0]]), x[1]) if type(x[0]) is tuple else x
+
+
+# -- what is composed for fusing, where the library has a function of its own ------------------------------
+
+
+def _var(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
+    d = x - xp.mean(x, axis=axis, keepdims=True)
+    if correction == 0:
+        return xp.mean(d * d, axis=axis, keepdims=keepdims)
+    return xp.sum(d * d, axis=axis, keepdims=keepdims) / max(_count(x, axis) - correction, 0)
+
+
+def _std(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
+    return xp.sqrt(xp.var(x, axis=axis, correction=correction, keepdims=keepdims))
+
+
+def _count(x: Any, axis: Any) -> int:
+    axes = range(x.ndim) if axis is None else axis if type(axis) is tuple else (axis,)
+    n = 1
+    for i in axes:
+        n *= x.shape[i]
+    return n
+
+
+def _vector_norm(xp: Any, x: Any, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Any:
+    size = xp.abs(x)
+    if ord == float("inf"):
+        return xp.max(size, axis=axis, keepdims=keepdims)
+    if ord == -float("inf"):
+        return xp.min(size, axis=axis, keepdims=keepdims)
+    if ord == 0:
+        return xp.sum(xp.astype(x != 0, size.dtype), axis=axis, keepdims=keepdims)
+    if ord == 1:
+        return xp.sum(size, axis=axis, keepdims=keepdims)
+    if ord == 2:
+        return xp.sqrt(xp.sum(size * size, axis=axis, keepdims=keepdims))
+    return xp.sum(size**ord, axis=axis, keepdims=keepdims) ** (1 / ord)
+
+
+def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
+    """Take one element along an axis as the sum of what is left with zeros in the places of the others."""
+    n, ndim = x.shape[axis], len(x.shape)
+    if indices.shape[axis] != 1:
+        return xp.called.take_along_axis(x, indices, axis=axis)
+    numbers = xp.arange(n, dtype=indices.dtype, device=indices.device)
+    numbers = xp.reshape(numbers, (n,) + (1,) * (ndim - 1 - axis % ndim))
+    return xp.sum(xp.where(numbers == indices, x, 0), axis=axis, keepdims=True)
+
+
+class _Namespace(TraceNamespace):
+    """The library of traced arrays, with some functions composed of elementwise ones and reductions.
+
+    called: the same with the library's own functions.
+    """
+
+    def __init__(self, base: Any) -> None:
+        super().__init__(base)
+        self.called = TraceNamespace(base)
+        self.var, self.std = partial(_var, self), partial(_std, self)
+        self.take_along_axis = partial(_take_along_axis, self)
+        self.linalg.vector_norm = partial(_vector_norm, self)
+
+
+_namespaces: dict[Backend, Any] = {}
+
+
+def _namespace(backend: Backend) -> Any:
+    found = _namespaces.get(backend)
+    return _namespaces.setdefault(backend, _Namespace(backend.xp)) if found is None else found

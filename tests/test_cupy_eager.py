@@ -1,0 +1,214 @@
+"""Eager calls on CuPy as single kernels: against NumPy, for all samples, sizes, strides, dtypes and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from places import why_not
+
+import tapegrad as tg
+from tapegrad import backends
+from tapegrad._compile import _eager
+from tapegrad.testing._sample import Sample
+from tapegrad.testing._samples import SAMPLES
+
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
+
+import cupy
+
+Arrays = list[np.ndarray[Any, Any]]
+rng = np.random.default_rng(3)
+
+
+def leaves(tree: Any) -> list[tg.Tensor]:
+    if isinstance(tree, (tuple, list)):
+        return [x for part in tree for x in leaves(part)]
+    return [tree] if isinstance(tree, tg.Tensor) else []
+
+
+def computed(f: Any, args: Arrays, device: str, dtype: str = "float64") -> Arrays:
+    """Return results and, for floating ones, gradients of a weighted sum of them."""
+    xs = [tg.asarray(a, device=device) for a in args]
+    xs = [tg.astype(x, getattr(tg, dtype)) if x.dtype.kind == "real floating" else x for x in xs]
+    for x in xs:
+        x.requires_grad = "floating" in x.dtype.kind
+    outs = leaves(f(*xs))
+    recorded = [y for y in outs if y.requires_grad]
+    total: Any = 0.0
+    for i, y in enumerate(recorded):
+        weights = np.cos(np.arange(np.prod(y.shape)) + i).reshape(y.shape)
+        w = tg.astype(tg.asarray(weights, device=device), tg.float32 if dtype == "float16" else y.dtype)
+        product = tg.astype(y, w.dtype) * w
+        total = total + tg.sum(tg.real(product) if "complex" in product.dtype.kind else product)
+    if recorded:
+        total.backward()
+    return [np.asarray(x.detach().to_device("cpu")) for x in (*outs, *[x.grad for x in xs if x.grad is not None])]
+
+
+def check(f: Any, args: Arrays, dtype: str = "float64", rtol: float = 1e-11) -> None:
+    """Compare with NumPy three times: as it is traced, and as kernels run."""
+    expected = computed(f, args, "cpu", dtype)
+    for _ in range(3):
+        for a, b in zip(computed(f, args, "cuda", dtype), expected, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+# Vectors of the same space, whose phases a library chooses.
+CHOSEN = {"eigh", "eig", "svd", "qr"}
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
+def test_samples(sample: Sample) -> None:
+    if sample.operation in CHOSEN:
+        pytest.skip("phases are the library's")
+    check(sample.f, list(sample.args))
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sigmoid": tg.sigmoid,
+    "gelu": tg.gelu,
+    "silu": tg.silu,
+    "relu": tg.relu,
+    "clip": lambda x: tg.clip(x, -0.5, 0.5),
+    "pow": lambda x: tg.exp(x) ** 2.5,
+    "divide": lambda x: 1.5 / (2 + tg.tanh(x)),
+    **{
+        f"{f.__name__} {axis}": lambda x, f=f, axis=axis: f(x, axis=axis)
+        for f in (tg.softmax, tg.log_softmax)
+        for axis in (0, 1, -1)
+    },
+    **{
+        f"{f.__name__} {axis} {keepdims}": lambda x, f=f, axis=axis, keepdims=keepdims: f(
+            x, axis=axis, keepdims=keepdims
+        )
+        for f in (tg.logsumexp, tg.var, tg.std, tg.max, tg.linalg.vector_norm)
+        for axis in (None, 0, 1, (0, 1))
+        for keepdims in (False, True)
+    },
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_sizes_and_strides(name: str) -> None:
+    """One trace, or two, serve all sizes; the second size on is run without a trace where it can be."""
+    f = FUNCTIONS[name]
+    shapes = [(3, 4), (5, 7), (40, 300), (2, 1030), (700, 2), (1, 6), (6, 1), (1, 1), (3, 4)]
+    for shape in shapes:
+        x = rng.standard_normal(shape)
+        check(f, [x])
+        check(f, [np.asarray(x.T)])  # C order of another shape
+        check(f, [np.asfortranarray(x)])
+        check(lambda x: f(x.T), [x])
+        check(lambda x: f(x[::-1, ::2]), [np.repeat(x, 2, axis=1)])
+        check(lambda x: f(tg.broadcast_to(x, (4, 5))), [rng.standard_normal((1, 5))])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_three_axes(name: str) -> None:
+    f = FUNCTIONS[name]
+    for shape in ((2, 3, 4), (3, 5, 2), (2, 1, 4)):
+        x = rng.standard_normal(shape)
+        check(f, [x])
+        check(lambda x: f(tg.permute_dims(x, (2, 0, 1))), [x])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_dtypes(name: str, dtype: str) -> None:
+    x = rng.standard_normal((4, 6))
+    check(FUNCTIONS[name], [x], dtype, 2e-2 if dtype == "float16" else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["gelu", "softmax -1", "var 0 False"])
+def test_empty(name: str) -> None:
+    check(FUNCTIONS[name], [np.zeros((3, 0))])
+
+
+def test_no_axes() -> None:
+    check(tg.gelu, [np.asarray(0.3)])
+
+
+def test_numbers_that_change_are_parameters() -> None:
+    """Numbers of the first call are literals; others are given to a kernel that takes any."""
+    for power in (2.5, 1.5, 3.5, 2.5):
+        check(lambda x, power=power: tg.clip(x, -power, power) / (x + power), [rng.uniform(1, 2, (3, 4))])
+
+
+def test_no_trace_for_a_third_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gelu", "softmax -1"):
+        f = FUNCTIONS[name]
+        for n in (11, 12, 13):  # two traces that agree, if others have not been made before
+            check(f, [rng.standard_normal((n, 2 * n + 1))])
+        with monkeypatch.context() as patch:
+            patch.setattr(_eager, "traced", None)
+            check(f, [rng.standard_normal((14, 50))])
+
+
+def test_what_looks_at_values_is_called() -> None:
+    def looks(xp: Any, x: Any) -> Any:
+        return x * 2 if bool(x[0] > 0) else x * 3 + 1
+
+    fused = _eager.Fused("looks", looks)
+    xp = backends.load("cuda").xp
+    for first in (1.0, -1.0, 1.0):
+        x = np.asarray([first, 2.0])
+        np.testing.assert_array_equal(cupy.asnumpy(fused(xp, cupy.asarray(x))), looks(np, x))
+
+
+def test_a_function_of_which_nothing_fuses_is_not_traced_any_more() -> None:
+    calls = []
+
+    def single(xp: Any, x: Any, n: int) -> Any:
+        calls.append(type(x))
+        return x * n
+
+    fused = _eager.Fused("single", single)
+    xp = backends.load("cuda").xp
+    for n in range(2 * _eager.TRIES):
+        fused(xp, cupy.ones(3), n)
+    assert [kind is cupy.ndarray for kind in calls[_eager.TRIES :]] == [True] * _eager.TRIES
+
+
+def test_another_device() -> None:
+    """A kernel runs where its operands are, whichever device is the current one."""
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one device")
+    for f in (tg.gelu, tg.softmax):
+        x = tg.tensor(rng.standard_normal((3, 4)), device="cuda:1")
+        with cupy.cuda.Device(1):
+            expected = [f(x) for _ in range(2)][1]  # traced, then run
+        y = f(x)
+        assert y.device == "cuda:1"
+        np.testing.assert_array_equal(np.asarray(y.to_device("cpu")), np.asarray(expected.to_device("cpu")))
+
+
+def test_labels_on_another_device_are_refused() -> None:
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one device")
+    x = tg.tensor(rng.standard_normal((3, 4)), device="cuda:0")
+    labels = tg.tensor(np.zeros(3, int), device="cuda:0")
+    for _ in range(2):
+        tg.cross_entropy(x, labels)
+    with pytest.raises(TypeError, match="operands on cuda:0 and cuda:1"):
+        tg.cross_entropy(x, tg.tensor(np.zeros(3, int), device="cuda:1"))
+
+
+def test_higher_derivatives_and_vmap() -> None:
+    for _ in range(3):
+        for name in ("gelu", "softmax -1", "logsumexp 1 False", "var 1 False", "vector_norm 1 False"):
+            f = FUNCTIONS[name]
+            x = rng.standard_normal((3, 4))
+            transforms: tuple[Callable[..., Any], ...] = (
+                lambda g: tg.grad(lambda v: tg.sum(tg.grad(lambda u: tg.sum(g(u) ** 2))(v) ** 2)),
+                lambda g: tg.vmap(tg.grad(lambda v: tg.sum(g(tg.stack([v, v])) ** 2))),
+                lambda g: lambda v: tg.jvp(g, (v,), (v * v,))[1],
+                tg.jacobian,
+            )
+            for transform in transforms:
+                a, b = (transform(f)(tg.asarray(x, device=device)) for device in ("cuda", "cpu"))
+                np.testing.assert_allclose(np.asarray(a.to_device("cpu")), np.asarray(b), rtol=1e-10, atol=1e-10)
