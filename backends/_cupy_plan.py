@@ -372,6 +372,8 @@ class Plan:
         roots = [self._liveness.root(v) for v in program.outputs]
         state = set(self.donated.values())
         alone = {p for p, v in enumerate(program.outputs) if roots.count(roots[p]) == 1 and roots[p] in self._buffer}
+        if any(not step.captured for step in self.steps):  # which may raise when earlier gradients are written over
+            alone = set()
         self.lent = {p: outputs[p] for p in sorted(program.gradients & alone - kept - state)}
         self.fresh = [(p, a) for p, a in enumerate(outputs) if p not in self.lent and p not in state]
         self.hand_out: list[tuple[str, tuple[int, ...], list[int], list[Any]]] = []
