@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 
 # Functions that CuPy has in bfloat16 with another dtype of the result, with roundings in between, or not at all.
 _WIDE = """
-argsort clip cumulative_prod cumulative_sum floor_divide remainder round searchsorted sigmoid sort std unique_all
+argsort clip cumulative_prod cumulative_sum floor_divide remainder round searchsorted sort std unique_all
 unique_counts unique_inverse unique_values var
 """
 _JOINED = "concat stack"
@@ -38,9 +38,8 @@ def install(xp: Namespace) -> None:
     if BFLOAT16 is None:
         return
     _have_weak_floats()
-    xp.replace(
-        bfloat16=BFLOAT16, isdtype=_isdtype(xp.isdtype), result_type=result_type, index_add=_adding(xp.index_add)
-    )
+    xp.replace(bfloat16=BFLOAT16, result_type=result_type)
+    xp.replace(isdtype=_isdtype(xp.isdtype), index_add=_adding(xp.index_add))
     for names, wrapper in ((_WIDE, wide), (_MOVED, moved), (_JOINED, joined)):
         xp.replace(**{name: wrapper(getattr(xp, name)) for name in names.split()})
     xp.replace(linalg=Wide(xp.linalg), fft=Wide(xp.fft))

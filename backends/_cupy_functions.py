@@ -63,15 +63,13 @@ remainder = _like_numpy("remainder", "tg_fmod", "tg_imod")
 
 
 _sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")
-_sigmoid_of_half = cupy.ElementwiseKernel(
-    "float16 x", "float16 y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half"
-)
+_sigmoid_of_half = cupy.ElementwiseKernel("T x", "T y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half")
 
 
 def sigmoid(x: Array, /) -> Array:
     """Return 1 / (1 + exp(-x)); where exp(-x) is infinite that is 0, as it should be."""
     kind = x.dtype.char
-    if kind == "e":
+    if kind in "eE":  # float16 and bfloat16
         return _sigmoid_of_half(x)
     return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
 
