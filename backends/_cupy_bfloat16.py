@@ -8,6 +8,7 @@ elements take them as integers of 16 bits, and sums are added up in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -54,11 +55,13 @@ def _have_weak_floats() -> None:
     """
     double = np.dtype(np.float64)  # as which a Python float is looked up
     for function in vars(cupy).values():
-        if isinstance(function, cupy.ufunc) and function.nin == 2:
-            loop = next((loop for loop in function._ops.ops if loop.in_types == (BFLOAT16, BFLOAT16)), None)
-            if loop is not None:
-                function._routine_cache[(BFLOAT16, double), (False, float)] = loop
-                function._routine_cache[(double, BFLOAT16), (float, False)] = loop
+        if not isinstance(function, cupy.ufunc) or function.nin != 2:
+            continue
+        with suppress(AttributeError):  # should a later CuPy keep its loops elsewhere
+            for loop in function._ops.ops:
+                if loop.in_types == (BFLOAT16, BFLOAT16):
+                    function._routine_cache[(BFLOAT16, double), (False, float)] = loop
+                    function._routine_cache[(double, BFLOAT16), (float, False)] = loop
 
 
 class Wide(Namespace):
