@@ -40,6 +40,7 @@ from tapegrad.backends._cupy_kernels import Kernel
 from tapegrad.backends._cupy_liveness import Liveness
 from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import is_put_where, is_value, put_in
+from tapegrad.backends._replay import LOOKING
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
@@ -377,6 +378,8 @@ class Plan:
         roots = [self._liveness.root(v) for v in program.outputs]
         state = set(self.donated.values())
         alone = {p for p, v in enumerate(program.outputs) if roots.count(roots[p]) == 1 and roots[p] in self._buffer}
+        if any(n.op in LOOKING for job in self.jobs for n in job.all()):
+            alone = set()  # it may raise for what values are: the gradients of the call before are to stay then
         self.lent = {p: outputs[p] for p in sorted(program.gradients & alone - kept - state)}
         self.fresh = [(p, a) for p, a in enumerate(outputs) if p not in self.lent and p not in state]
         self.hand_out: list[tuple[str, tuple[int, ...], list[int], list[Any]]] = []
