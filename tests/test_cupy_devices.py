@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from places import Place
+from places import Place, why_not
 from test_compile_samples import FIRST, REFUSED, arguments, value_and_gradients
 from test_samples import first_derivatives, floating
 
 import tapegrad as tg
-from tapegrad import backends
 from tapegrad.testing import SAMPLES, Sample
 
-if not backends.is_available("cuda:1"):
-    pytest.skip("no second CUDA device", allow_module_level=True)
+if why := why_not("cuda:1"):
+    pytest.skip(why, allow_module_level=True)
 
 import cupy
 from cuda_stand_in import is_installed
