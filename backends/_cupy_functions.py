@@ -52,6 +52,7 @@ def _like_numpy(name: str, of_floats: str, of_integers: str) -> Callable[[Any, A
 
     def call(x1: Any, x2: Any, /) -> Array:
         dtype = np.result_type(*[getattr(x, "dtype", x) for x in (x1, x2)])
+        dtype = np.dtype(np.int8) if dtype.kind == "b" else dtype
         return kernel(dtype)(*[x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in (x1, x2)])
 
     return call
