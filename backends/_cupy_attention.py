@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tapegrad.backends._cupy_access import Layout, Shape, aligned, index_type, offset
+from tapegrad.backends._cupy_access import PACK, Layout, Shape, aligned, index_type, offset
 from tapegrad.backends._cupy_ops import expression
 from tapegrad.backends._cupy_types import TYPES, literal
 from tapegrad.backends._items import is_value
@@ -212,12 +212,19 @@ class Text:
 
         turned: whether the matrix in memory has its rows as columns.
         """
-        shape = self.layouts[name].shape[-2:]
-        strides = self.layouts[name].strides[-2:]
+        layout = self.layouts[name]
+        shape, strides = layout.shape[-2:], layout.strides[-2:]
         (count, length), (down, across) = (shape[::-1], strides[::-1]) if turned else (shape, strides)
-        wide = columns
-        row, column = (f"i / {wide}", f"i % {wide}") if across <= down else (f"i % {rows}", f"i / {rows}")
         at = self.place(name, "c", f"{first} + r") if turned else self.place(name, f"{first} + r", "c")
+        width = PACK // self.dtype.itemsize
+        outer = (*aligned(layout, (*self.sizes.lead, *shape))[:-2], down)
+        if across == 1 and length == columns and layout.alignment % PACK == 0 and all(n % width == 0 for n in outer):
+            pack, parts = f"tg_pack<{self.element}, {width}>", columns // width
+            spot = f"const int r = i / {parts}, c = i % {parts} * {width};"
+            value = f"{first} + r < {count} ? *(const {pack}*)&{name}[{at}] : {pack}()"
+            step = f"*({pack}*)&{tile}[r * {columns + self.pad} + c] = {value};"
+            return f"for (int i = threadIdx.x; i < {rows * parts}; i += blockDim.x) {{ {spot} {step} }}"
+        row, column = (f"i / {columns}", f"i % {columns}") if across <= down else (f"i % {rows}", f"i / {rows}")
         inside = f"{first} + r < {count}" + (f" && c < {length}" if length != columns else "")
         value = f"{self.element}{{ {name}[{at}] }}"
         return (
