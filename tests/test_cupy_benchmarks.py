@@ -95,6 +95,7 @@ STEPS = {
 38 partial results
 1 refuse
 14 sum
+1 zeros
 """,
 }
 
