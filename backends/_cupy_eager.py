@@ -23,6 +23,7 @@ from tapegrad.backends._cupy_reductions import can_reduce
 from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import axes_of, is_value, put_in
 
+SEVERAL = cupy.cuda.runtime.getDeviceCount() > 1  # devices
 WIDEST = 24  # arrays that a step reads
 LONGEST = 100  # nodes of a step
 
@@ -46,19 +47,22 @@ class Compiled:
         self.rest = [None] * (len(place) - len(program.inputs) - len(constants))
         self.outs = [place[v] for v in program.outputs]
         self.place = place
+        # The one step of most programs, with nothing around it.
+        step = steps[0] if len(steps) == 1 and not constants else None
+        self.only = step.alone(place) if isinstance(step, Flat) and step.outs == program.outputs else None
 
-    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
-        device = arrays[0].data.device_id
-        for a in arrays:
-            if a.data.device_id != device:
-                raise ValueError("arrays on different devices")
-        if device != cupy.cuda.device.get_device_id():
-            with cupy.cuda.Device(device):
+    def __call__(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        if SEVERAL and len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
+            raise ValueError("arrays on different devices")
+        if SEVERAL and arrays[0].data.device_id != cupy.cuda.device.get_device_id():
+            with arrays[0].device:
                 return self.called(arrays)
         return self.called(arrays)
 
-    def called(self, arrays: Sequence[Any]) -> list[Any]:
+    def called(self, arrays: Sequence[Any]) -> Sequence[Any]:
         """Run the steps on the current device."""
+        if self.only is not None:
+            return self.only(arrays)
         values = [*arrays, *self.constants, *self.rest]
         for run in self.runs:
             run(values)
@@ -92,10 +96,14 @@ def compiled(program: Any, name: str) -> Compiled | None:
     if any(v.size == 0 for node in program.nodes for v in (*node.reads, *node.outs)):
         return None
     steps = _partition(program, name)
-    launches = sum(node.kind != "view" for node in program.nodes)
-    if steps is None or sum(not (isinstance(s, Call) and s.node.kind == "view") for s in steps) >= launches:
+    if steps is None or sum(not (isinstance(s, Call) and s.node.kind == "view") for s in steps) >= launches(program):
         return None
     return Compiled(program, steps) if all(s.suits(tuple) for s in steps) else None
+
+
+def launches(program: Any) -> int:
+    """Return how many functions a program calls, views apart."""
+    return sum(node.kind != "view" for node in program.nodes)
 
 
 # -- partition ---------------------------------------------------------------------------------------------
@@ -219,8 +227,9 @@ class Group:
             return self.reduces(node)
         if node.kind != "elementwise" or not can_compute(node, self.number):
             return False
-        if self.full is None or (self.axes is None and _broadcasts(self.full, shape)):
-            self.full = shape
+        if self.axes is None:
+            both = shape if self.full is None else _together(self.full, shape)
+            self.full = self.full if both is None else both
         return self.fits(shape) and all(self.aligned(v, shape) for v in node.reads)
 
     def reduces(self, node: Any) -> bool:
@@ -285,6 +294,14 @@ def _is_alias(node: Any) -> bool:
     return node.op in ("reshape", "squeeze", "expand_dims", "index_get") and shapes[0] == shapes[1]
 
 
+def _together(a: Shape, b: Shape) -> Shape | None:
+    """Return the shape that two shapes broadcast to, None if they do not."""
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        return None
+
+
 def _broadcasts(shape: Shape, to: Shape) -> bool:
     pad = len(to) - len(shape)
     return pad >= 0 and all(n in (1, m) for n, m in zip(shape, to[pad:], strict=True))
@@ -336,6 +353,15 @@ class Flat(Text):
             text = f"a{len(self.reads) - 1}"
             self.names[v] = f"(float){text}" if v.dtype.name == "float16" else text
         return self.names[v]
+
+    def alone(self, place: dict[Any, int]) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
+        """Return what launches the kernel with what it reads of some arrays, and returns its results."""
+        kernel, scalars, reads = self.function, self.arguments, [place[v] for v in self.reads]
+        if not self.covered or len(self.outs) > 1:
+            return None
+        if not scalars and reads == list(range(len(reads))):
+            return lambda arrays: (kernel(*arrays[: len(reads)]),)
+        return lambda arrays: (kernel(*[arrays[i] for i in reads], *scalars),)
 
     def identity(self, rename: Rename, place: dict[Any, int]) -> Any:
         """Return what there is to compare with a program of other sizes."""

@@ -45,13 +45,8 @@ from tapegrad.backends._setting import DETERMINISTIC
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """
-<<<<<<< HEAD
 argmax argmin count_nonzero cumulative_prod cumulative_sum index_get index_set index_add linalg.diagonal
 linalg.vector_norm ones_like repeat roll searchsorted std take take_along_axis tile tril triu var vecdot zeros_like
-=======
-argmax argmin cumulative_sum index_get index_set index_add repeat roll searchsorted take take_along_axis
-tile tril triu vecdot
->>>>>>> products
 """
 _CAPTURED = frozenset(_NAMES.split())
 

@@ -34,7 +34,7 @@ class Fused:
         if not self.tries:
             return self.function(xp, *args)
         kind = type(args[0])
-        key = tuple([(x.shape, x.dtype.char) if type(x) is kind else _static(x) for x in args])
+        key = tuple([(x.shape, x.dtype) if type(x) is kind else _static(x) for x in args])
         try:
             entry = self.entries[key]
         except KeyError:
@@ -43,7 +43,10 @@ class Fused:
             entry = None
         if entry is None:
             return self.function(xp, *args)
-        return entry.rebuilt(entry.run([x for x in args if type(x) is kind]))
+        outs = entry.run(args if entry.plain else [x for x in args if type(x) is kind])
+        if type(entry.form) is int:
+            return outs[entry.form]
+        return tuple([outs[i] if i >= 0 else None for i in entry.form])
 
     def first(self, xp: Any, args: tuple[Any, ...], key: Any) -> Any:
         """Run a call of new shapes, and keep how to run the next one like it."""
@@ -57,17 +60,18 @@ class Fused:
             self.entries[key] = known.resized(sizes)
             return self(xp, *args)
         try:
-            result, entry = traced(self.name, self.function, backend_of[type(args[0])], args)
+            result, entry, launches = traced(self.name, self.function, backend_of[type(args[0])], args)
         except CaptureError:  # it looks at values
-            result, entry = self.function(xp, *args), None
+            result, entry, launches = self.function(xp, *args), None, TRIES
         identity = "called" if entry is None else entry.run.identity(numbers)
         if identity is not None and (known is None or not known.agrees(identity, sizes)):
             self.alike[pattern] = _Alike(entry, sizes, identity)
-        if entry is None:
-            if not any(self.entries.values()):
-                self.tries -= 1
-        else:
+        if entry is not None:
             self.tries = TRIES
+        elif launches < 2 and all(x is None or (type(x) is type(args[0]) and x.size > 1) for x in args):
+            self.tries = 0  # it is one operation, whatever the arrays
+        elif not any(self.entries.values()):
+            self.tries -= 1
         self.entries[key] = entry
         return result
 
@@ -75,17 +79,14 @@ class Fused:
 class _Entry:
     """A compiled program, and the result of the function in which its outputs stand.
 
-    form: places among the outputs, in a tuple or alone; negative ones stand for None.
+    form: places among the outputs, in a tuple or alone; negative ones stand for None. plain: whether all arguments are
+    arrays.
     """
 
-    def __init__(self, run: Any, form: int | tuple[int, ...]) -> None:
-        self.run, self.form = run, form
+    __slots__ = ("form", "plain", "run")
 
-    def rebuilt(self, outs: list[Any]) -> Any:
-        """Return the result of the function."""
-        if type(self.form) is int:
-            return outs[self.form]
-        return tuple([outs[i] if i >= 0 else None for i in self.form])  # type: ignore[union-attr]
+    def __init__(self, run: Any, form: Any, plain: bool) -> None:
+        self.run, self.form, self.plain = run, form, plain
 
 
 class _Alike:
@@ -125,13 +126,15 @@ class _Alike:
         if self.entry is None:
             return None
         run = self.entry.run.resized(dict(zip(self.sizes, sizes, strict=True)))
-        return None if run is None else _Entry(run, self.entry.form)
+        return None if run is None else _Entry(run, self.entry.form, self.entry.plain)
 
 
-def traced(name: str, function: Callable[..., Any], backend: Backend, args: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Return the result of a call, and an entry for others like it, None if nothing is gained by one.
+def traced(
+    name: str, function: Callable[..., Any], backend: Backend, args: tuple[Any, ...]
+) -> tuple[Any, _Entry | None, int]:
+    """Return the result of a call, an entry for others like it, and how many functions were called, views apart.
 
-    Raises CaptureError for what cannot be traced.
+    The entry is None if nothing is gained by one. Raises CaptureError for what cannot be traced.
     """
     kind = type(args[0])
     graph = Graph()
@@ -145,19 +148,20 @@ def traced(name: str, function: Callable[..., Any], backend: Backend, args: tupl
     found = list(result) if type(result) is tuple else [result]
     raw = [x.raw if isinstance(x, Traced) else x for x in found]
     outs = [x for x in found if isinstance(x, Traced)]
-    entry = None
+    entry, launches = None, TRIES
     if all(isinstance(x, Traced) or x is None for x in found) and outs:
         values = [x.value for x in inputs if isinstance(x, Traced)]
         program = simplified(Program(values, graph.nodes, [x.value for x in outs]), backend.as_array, backend.xp)
         for node in program.nodes:
             if node.op in backend.elementwise:
                 node.kind = "elementwise"
+        launches = sum(node.kind != "view" for node in program.nodes)
         run = backend.fused_program(program, name)
         if run is not None:
             numbers = iter(range(len(outs)))
             form = tuple([next(numbers) if isinstance(x, Traced) else -1 for x in found])
-            entry = _Entry(run, form if type(result) is tuple else 0)
-    return tuple(raw) if type(result) is tuple else raw[0], entry
+            entry = _Entry(run, form if type(result) is tuple else 0, all(type(x) is kind for x in args))
+    return tuple(raw) if type(result) is tuple else raw[0], entry, launches
 
 
 def _static(x: Any) -> Hashable:
