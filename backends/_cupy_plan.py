@@ -158,8 +158,8 @@ class Plan:
         """Return the array that a result is to be written into."""
         if v not in self.place:
             if v in self._liveness.part:
-                whole, start = self._liveness.part[v]
-                self.place[v] = self.target(whole).reshape(-1)[start : start + prod(v.shape)].reshape(v.shape)
+                whole, part_of = self._liveness.part[v]
+                self.place[v] = part_of(self.target(whole))
             else:
                 self._buffer[v] = buffer = self._pool.take(v.size * v.dtype.itemsize)
                 self.place[v] = shaped(buffer, v.shape, v.dtype)
@@ -335,7 +335,9 @@ class Plan:
             if spot.size and not self._liveness.is_in(x, node.outs[0]):
                 pieces.append((spot, self.array(x)))
             start = stop
-        alike = [(to, a) for to, a in pieces if _is_contiguous(a) and a.dtype == to.dtype]
+        whole = _is_contiguous(out)
+        alike = [(to, a) for to, a in pieces if whole and _is_contiguous(a) and a.dtype == to.dtype]
+        others = [(to, a) for to, a in pieces if not (whole and _is_contiguous(a) and a.dtype == to.dtype)]
         inner = prod(out.shape[axis + 1 :]) * out.itemsize
         forms = []
         for to, a in alike:
@@ -345,9 +347,8 @@ class Plan:
             source, grid = copies.kernel("@", forms[n : n + copies.WIDEST], False)
             args = tuple(array for pair in alike[n : n + copies.WIDEST] for array in pair)
             self._launch("join", source, grid, copies.THREADS, args)
-        for to, a in pieces:
-            if not (_is_contiguous(a) and a.dtype == to.dtype):
-                self._step("copy", cupy.copyto, to, a)
+        for to, a in others:
+            self._step("copy", cupy.copyto, to, a)
 
     def _write(self, node: Any) -> None:
         x, key, value = node.args

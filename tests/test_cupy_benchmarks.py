@@ -74,7 +74,6 @@ STEPS = {
 4 attention
 4 attention_gradient
 1 commit
-8 copy
 1 divide add pow subtract divide pow subtract divide
 1 index_add
 1 index_get
