@@ -136,7 +136,9 @@ class Adapter(Backend):
 
     def is_private(self, holder: Any) -> bool:
         array = holder._array
-        return array.base is None and sys.getrefcount(array) == PRIVATE_COUNT and type(array.data.mem) in _OWN
+        if array.base is not None or sys.getrefcount(array) != PRIVATE_COUNT or type(array.data.mem) not in _OWN:
+            return False
+        return bool(array.data.device_id == cupy.cuda.runtime.getDevice())  # operators compute on the current device
 
     def can_share(self, array: Array) -> bool:
         return array.base is None and array.flags.c_contiguous
