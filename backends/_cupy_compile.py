@@ -79,8 +79,8 @@ class Executor:
                 raise
 
     def refused(self) -> bool:
-        """Say whether a run that raised an error did so before it wrote to an output."""
-        return not self._accepted
+        """Say whether a run that raised an error did so before it wrote to a gradient of an earlier one."""
+        return not (self._accepted and self._gradients)
 
     def _run(self, arrays: list[Array]) -> list[Array]:
         self._accepted = False

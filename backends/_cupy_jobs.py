@@ -238,7 +238,7 @@ def _of_run(run: Any, number: Callable[[Any], Any]) -> list[Any]:
             before.append(Call(n))
         else:
             rest.append(n)
-    columns = [n for n in rest if is_total(n)]
+    columns = [n for n in rest if is_total(n) and n.outs[0].size > 1]
     inner = [n for n in rest if n not in columns]
     for nodes, others in ((rest, []), (inner, columns)):  # sums of long rows' columns are kernels of their own
         rows = Rows(run.lead, nodes, [])

@@ -45,13 +45,8 @@ from tapegrad.backends._setting import DETERMINISTIC
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """
-<<<<<<< HEAD
 argmax argmin count_nonzero cumulative_prod cumulative_sum index_get index_set index_add linalg.diagonal
 linalg.vector_norm ones_like repeat roll searchsorted std take take_along_axis tile tril triu var vecdot zeros_like
-=======
-argmax argmin cumulative_sum index_get index_set index_add repeat roll searchsorted take take_along_axis
-tile tril triu vecdot
->>>>>>> products
 """
 _CAPTURED = frozenset(_NAMES.split())
 
@@ -377,6 +372,8 @@ class Plan:
         roots = [self._liveness.root(v) for v in program.outputs]
         state = set(self.donated.values())
         alone = {p for p, v in enumerate(program.outputs) if roots.count(roots[p]) == 1 and roots[p] in self._buffer}
+        if any(not step.captured for step in self.steps):  # which may raise when earlier gradients are written over
+            alone = set()
         self.lent = {p: outputs[p] for p in sorted(program.gradients & alone - kept - state)}
         self.fresh = [(p, a) for p, a in enumerate(outputs) if p not in self.lent and p not in state]
         self.hand_out: list[tuple[str, tuple[int, ...], list[int], list[Any]]] = []

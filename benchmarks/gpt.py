@@ -3,8 +3,8 @@
 Layer norm before attention and before the perceptron, gelu by tanh, a causal mask, the next token by
 cross-entropy. A step returns the loss and a few of the gradients.
 
-In mixed precision (`compute`) the layers work on rounded copies of the weights, and layer norm, softmax, the loss and
-the update in float32.
+In mixed precision (`compute`) the layers work on rounded copies of the weights; layer norm, the loss and the update are
+in float32.
 """
 
 from __future__ import annotations
@@ -144,7 +144,6 @@ def on_tapegrad(task: Task, device: str) -> Step:
     batch, length = tokens.shape
     width = w["tokens"].shape[1]
     size = width // task.heads
-    mask = tg.tensor(_mask(length), device=device)
     mixed = task.compute != "float32"
 
     def rounded(x: Any) -> Any:
@@ -152,6 +151,8 @@ def on_tapegrad(task: Task, device: str) -> Step:
 
     def widened(x: Any) -> Any:
         return tg.astype(x, tg.float32) if mixed else x
+
+    mask = rounded(tg.tensor(_mask(length), device=device))
 
     def linear(x: Any, name: str) -> Any:
         return x @ rounded(w[f"{name} w"]) + rounded(w[f"{name} b"])
@@ -164,7 +165,7 @@ def on_tapegrad(task: Task, device: str) -> Step:
 
     def attention(x: Any) -> Any:
         q, k, u = tg.unstack(tg.permute_dims(tg.reshape(x, (batch, length, 3, task.heads, size)), (2, 0, 3, 1, 4)))
-        p = rounded(tg.softmax(widened(q @ tg.matrix_transpose(k)) * size**-0.5 + mask, axis=-1))
+        p = tg.softmax(q @ tg.matrix_transpose(k) * size**-0.5 + mask, axis=-1)
         return tg.reshape(tg.permute_dims(p @ u, (0, 2, 1, 3)), (batch * length, width))
 
     def loss_of() -> Any:
@@ -256,7 +257,7 @@ def on_jax(task: Task, device: Any) -> Step:
     width = weights["tokens"].shape[1]
     size = width // task.heads
     compute = jnp.dtype(task.compute)
-    mask = jax.device_put(_mask(length), device)
+    mask = jax.device_put(_mask(length), device).astype(compute)
 
     def loss_of(w: Weights, tokens: Any, labels: Any) -> Any:
         def linear(x: Any, name: str) -> Any:
@@ -270,7 +271,7 @@ def on_jax(task: Task, device: Any) -> Step:
 
         def attention(x: Any) -> Any:
             q, k, u = x.reshape(batch, length, 3, task.heads, size).transpose(2, 0, 3, 1, 4)
-            p = jax.nn.softmax((q @ k.swapaxes(-1, -2)).astype(jnp.float32) * size**-0.5 + mask).astype(compute)
+            p = jax.nn.softmax(q @ k.swapaxes(-1, -2) * size**-0.5 + mask)
             return (p @ u).swapaxes(1, 2).reshape(batch * length, width)
 
         x = (w["tokens"][tokens] + w["places"]).reshape(batch * length, width).astype(compute)

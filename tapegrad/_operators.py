@@ -12,7 +12,7 @@ from tapegrad._namespace import backend_of
 from tapegrad._operands import coerce, declined, from_outside
 from tapegrad._record import DEFAULT, mode, scopes
 from tapegrad._tensor import Tensor
-from tapegrad._views import is_stored_back, updated
+from tapegrad._views import updated
 from tapegrad.ops import binary, conversion, elementwise, indexing, interchange, products
 
 Binary = Callable[[Any, Any], Any]
@@ -49,7 +49,7 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                     return self
         if self._record is None or self._record.op.view:
             held = sys.getrefcount(self)
-            updated(self, what, is_stored_back(sys._getframe(1), held))
+            updated(self, what, sys._getframe(1), held)
         out = operator(self, other)
         if out is NotImplemented:
             return out

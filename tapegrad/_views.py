@@ -22,15 +22,15 @@ _STORES = ("STORE_SUBSCR", "STORE_SLICE")
 _BETWEEN = ("CACHE", "SWAP", "ROT_TWO", "ROT_THREE", "EXTENDED_ARG", "BUILD_SLICE", "NOP")
 
 
-def updated(x: Tensor, what: str, stored_back: bool = False) -> None:
+def updated(x: Tensor, what: str, caller: FrameType | None = None, held: int = 0) -> None:
     """Warn, once a line, of an update in place that another Tensor is not to see; raise under `debug()`.
 
-    what: the update, as the message is to call it; stored_back: whether `x` is a temporary one that is then written
-    to where it came from, as in `a[i] += v`.
+    what: the update, as the message is to call it; caller: the frame that runs an in-place operator, whose result may
+    be written to where `x` came from, as in `a[i] += v`; held: how often that operator found `x` held.
     """
     if not _has_base(x):
         return
-    if stored_back or not _seen_elsewhere(x):
+    if (caller is not None and _is_stored_back(caller, held)) or not _seen_elsewhere(x):
         x._base = None
         return
     frame: FrameType | None = sys._getframe(1)
@@ -83,7 +83,7 @@ def _held_alone() -> int:
 _ALONE = _held_alone()
 
 
-def is_stored_back(frame: FrameType, count: int) -> bool:
+def _is_stored_back(frame: FrameType, count: int) -> bool:
     """Say whether a frame then writes the result of the update it is at to an index: `a[i] += v`.
 
     count: how often the updated Tensor is held. One of a list, `rows[i] += v`, is held by it.

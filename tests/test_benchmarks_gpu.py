@@ -17,6 +17,7 @@ import cuda_stand_in
 import numpy as np
 import pytest
 
+import tapegrad as tg
 from tapegrad import backends
 
 ROOT = Path(__file__).parents[1]
@@ -489,6 +490,20 @@ def processes_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_step_on_cupy(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert step(arguments[0], tmp_path, *arguments[1:]) == 0, capsys.readouterr().out
+
+
+@on_the_stand_in
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_a_gpt_step_on_cupy_is_one_graph_and_stores_no_scores(compute: str) -> None:
+    from benchmarks import gpt
+    from benchmarks.gpu._clock import graphs_of
+
+    step = tg.compile(gpt.on_tapegrad(gpt.task(2, 32, 32, 2, 1, 16, compute), "cuda"))
+    for _ in range(5):
+        step()
+    operations = [node.op for node in step.program.nodes]
+    assert (operations.count("attention"), operations.count("attention_gradient")) == (1, 1)
+    assert len(graphs_of(step)) == 1
 
 
 @on_the_stand_in

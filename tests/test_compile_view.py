@@ -133,7 +133,7 @@ def test_what_is_fused_is_one_item() -> None:
     ]
     assert lines[-2] == "2 items, 3 operations, 80 B read and written, 9 FLOP"
     assert lines[-1] == "result 0 = %2"
-    assert len(fused()) == 2
+    assert len(fused()) == 3
 
 
 def test_what_is_fused_is_in_a_box() -> None:

@@ -71,16 +71,17 @@ STEPS = {
 1 add max subtract exp sum take_along_axis log subtract sum divide equal astype subtract multiply sum
 4 add multiply multiply add multiply tanh multiply add multiply minimum multiply add multiply subtract
   multiply multiply multiply add
+4 attention
+4 attention_gradient
 1 commit
 8 copy
 1 divide add pow subtract divide pow subtract divide
 1 index_add
 1 index_get
 1 less greater_equal bitwise_or any
-75 matmul
+51 matmul
 1 mean subtract multiply mean add sqrt divide multiply add abs greater bitwise_invert isfinite
   bitwise_invert multiply abs greater bitwise_invert
-4 multiply add max subtract exp sum divide
 1 multiply multiply sum equal bitwise_and where divide bitwise_and where multiply equal bitwise_and
   where divide negative sum equal bitwise_and where divide divide multiply add add add negative sum
   divide add
@@ -91,7 +92,6 @@ STEPS = {
   where divide negative sum equal bitwise_and where divide divide multiply add add negative sum divide
   add sum
 4 multiply sum
-4 multiply sum subtract multiply multiply
 38 partial results
 1 refuse
 14 sum

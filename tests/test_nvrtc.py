@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
     nvrtc.library() is None, reason="NVRTC is not installed (pip install nvidia-cuda-nvrtc)"
 )
 
+AROUND_CALLS = 64  # bytes: what ptxas keeps aside around the slow paths of divisions and exponentials
 SPILLING = r"""
 extern "C" __global__ void __launch_bounds__(1024) spilling(float* p) {
   float a[200], sum = 0;
@@ -64,7 +65,7 @@ def complaints(paths: list[Path]) -> list[str]:
         if "error" in result:
             out.append(f"{result['path']}: {result['error'][:500]}")
         for name, registers, _, spilled in result.get("kernels", ()):
-            if spilled:
+            if spilled > AROUND_CALLS:
                 out.append(f"{result['path']}: {name} spills {spilled} bytes a thread, with {registers} registers")
     return out
 

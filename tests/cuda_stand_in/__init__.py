@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 
 import pytest
 
@@ -40,12 +41,18 @@ def install() -> None:
     library.loaded().set_special(libraries.special)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Install the stand-in for a session of tests, and keep the kernels that it generates for test_nvrtc.py."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests() -> Generator[None, object, object]:
+    """Install the stand-in for a session of tests, before a conftest.py can import CuPy."""
     try:
         install()
     except Unavailable as error:
         raise pytest.UsageError(str(error)) from None
+    return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the kernels that tapegrad generates in this session, for test_nvrtc.py."""
     if "CUDA_STAND_IN_TEXTS" not in os.environ:
         folder = os.environ["CUDA_STAND_IN_TEXTS"] = tempfile.mkdtemp(prefix="cuda-texts-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
