@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 from math import prod
+from threading import Lock
 from typing import Any
 
 import cupy
@@ -29,6 +30,9 @@ FEW = 64  # rows, for which that matters
 LAST = (1 << 31) - (1 << 28)  # place up to which, and a grid beyond, 32 bits number elements
 
 
+_writing = Lock()  # a text is written by one thread at a time
+
+
 class InRows(Text):
     """A step with reductions: the text of its kernel for arrays that lie as some do, and launches of it."""
 
@@ -46,10 +50,11 @@ class InRows(Text):
 
     def identity(self, rename: Rename, place: dict[Any, int]) -> Any:
         """Return what there is to compare with a program of other sizes; KeyError for sizes of its own."""
-        code = self.code(1, 1, 32, True, "int")
+        with _writing:
+            code, numbers = self.code(1, 1, 32, True, "int"), repr(self.numbers)
         reads = [(place[v], rename(tuple(v.shape)), rename(seen)) for v, seen in self.reads]
         outs = [(place[v], rename(tuple(v.shape))) for v in self.outs]
-        return code, repr(self.numbers), rename(self.full), self.axes, reads, outs
+        return code, numbers, rename(self.full), self.axes, reads, outs
 
     def suits(self, rename: Rename) -> bool:
         """Say whether there are rows enough to be reduced by a block each."""
@@ -69,7 +74,8 @@ class InRows(Text):
             key = tuple([a.strides for a in arrays])
             found = launches.get(key)
             if found is None:
-                found = launches[key] = self.prepared(arrays, full)
+                with _writing:
+                    found = launches[key] = self.prepared(arrays, full)
             kernel, grid, arguments = found
             outs = [cupy.empty(shape, dtype) for shape, dtype in made]
             kernel(grid, (THREADS,), (*arrays, *outs, *arguments))
