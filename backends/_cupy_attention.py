@@ -351,7 +351,7 @@ class Text:
             f"  const int i = first + warp * {ROWS} + lane / 4 + h * 8;",
             f"  if (lane % 4 == 0 && i < {s.queries}) logs[z * {s.queries} + i] = top[h] + logf(sum[h]);",
             "}",
-            self.result("out", "acc", e // 8, "first", s.queries, s.depth, f"{s.depth}, 1", "/ sum[c / 2]"),
+            self.result("out", "acc", e // 8, s.queries, s.depth, "/ sum[c / 2]"),
         ]  # fmt: skip
         return Launch(_text(lines), (self.blocks(s.queries, rows),), (32 * warps,))
 
@@ -403,7 +403,7 @@ class Text:
             "  __syncwarp();",
             f"  tg_columns<{step}, {d // 8}>(acc, &ds[warp * {ROWS * (step + p)}], {step + p}, ks, {d + p}, lane);",
             "}",
-            self.result("dq", "acc", d // 8, "first", s.queries, s.size, f"{s.size}, 1"),
+            self.result("dq", "acc", d // 8, s.queries, s.size),
         ]  # fmt: skip
         return Launch(_text(lines), (self.blocks(s.queries, rows),), (32 * warps,))
 
@@ -442,8 +442,8 @@ class Text:
             f"  tg_columns<{step}, {e // 8}>(values, &ps[warp * {ROWS * (step + p)}], {step + p}, gs, {e + p}, lane);",
             f"  tg_columns<{step}, {d // 8}>(keys, &ds[warp * {ROWS * (step + p)}], {step + p}, qs, {d + p}, lane);",
             "}",
-            self.result("dk", "keys", d // 8, "first", s.keys, s.size, f"{s.size}, 1" if turned else f"1, {s.keys}"),
-            self.result("dv", "values", e // 8, "first", s.keys, s.depth, f"{s.depth}, 1"),
+            self.result("dk", "keys", d // 8, s.keys, s.size, turned=not turned),
+            self.result("dv", "values", e // 8, s.keys, s.depth),
         ]  # fmt: skip
         return Launch(_text(lines), (self.blocks(s.keys, rows),), (32 * warps,))
 
@@ -520,15 +520,14 @@ class Text:
         ]
 
     def result(
-        self, array: str, values: str, tiles: int, first: str, rows: int, columns: int, strides: str, scale: str = ""
+        self, name: str, values: str, tiles: int, rows: int, columns: int, scale: str = "", turned: bool = False
     ) -> str:
-        """Return the loop that writes the rows of a warp; strides: of rows and columns."""
-        down, across = strides.split(", ")
-        at = f"z * {rows * columns} + ({self.index})i * {down} + j * {across}"
+        """Return the loop that writes the rows of a warp; turned: whether the matrix has its rows as columns."""
+        at = self.place(name, "j", "i") if turned else self.place(name, "i", "j")
         value = self.kind.store.format(f"({values}[n][c] {scale})")
-        spot = f"const int i = {first} + warp * {ROWS} + lane / 4 + c / 2 * 8, j = n * 8 + lane % 4 * 2 + c % 2;"
+        spot = f"const int i = first + warp * {ROWS} + lane / 4 + c / 2 * 8, j = n * 8 + lane % 4 * 2 + c % 2;"
         return (
-            f"TG_EACH(n, {tiles}) TG_EACH(c, 4) {{ {spot} if (i < {rows} && j < {columns}) {array}[{at}] = {value}; }}"
+            f"TG_EACH(n, {tiles}) TG_EACH(c, 4) {{ {spot} if (i < {rows} && j < {columns}) {name}[{at}] = {value}; }}"
         )
 
 

@@ -71,7 +71,7 @@ class Attention(_Call):
 
     def into(self, outs: Any, q: Any, k: Any, v: Any, *operands: Any) -> None:
         """Compute into arrays."""
-        arrays = {"q": q, "k": k, "v": v, **dict(zip(self.operands, operands, strict=True))}
+        arrays = {"q": q, "k": k, "v": v, "out": outs[0], **dict(zip(self.operands, operands, strict=True))}
         key = self._key(arrays)
         if key not in self._functions:
             self._functions[key] = self._compiled([self._text(arrays).forward("tg_attention_0")])
@@ -100,6 +100,7 @@ class AttentionGradient(_Call):
     def into(self, outs: Any, q: Any, k: Any, v: Any, grad: Any, out: Any, logs: Any, *operands: Any) -> None:
         """Compute into arrays."""
         arrays = {"q": q, "k": k, "v": v, "grad": grad, "out": out, **dict(zip(self.operands, operands, strict=True))}
+        arrays |= dict(zip(("dq", "dk", "dv"), outs, strict=True))
         key = self._key(arrays)
         if key not in self._functions:
             text = self._text(arrays)
