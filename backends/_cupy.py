@@ -53,7 +53,6 @@ class Adapter(Backend):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
         self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
-        self.xp.replace(vecdot=functions.vecdot)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"

@@ -217,8 +217,6 @@ class Group:
         read = {v for n in (*self.nodes, node) for v in n.reads if v not in made and self.number(v) is None}
         if node.many or node.effect or len(read) > WIDEST or len(self.nodes) >= LONGEST:
             return False
-        if any("bfloat16" in str(v.dtype) for v in (*node.reads, *node.outs)):
-            return False
         shape = tuple(node.outs[0].shape)
         if node.kind == "view":
             inside = any(home.get(v) == at for v in node.reads)
@@ -351,7 +349,7 @@ class Flat(Text):
         if v not in self.names:
             self.reads.append(v)
             text = f"a{len(self.reads) - 1}"
-            self.names[v] = f"(float){text}" if v.dtype.name == "float16" else text
+            self.names[v] = f"(float){text}" if v.dtype.name in ("float16", "bfloat16") else text
         return self.names[v]
 
     def alone(self, place: dict[Any, int]) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
