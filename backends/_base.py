@@ -263,8 +263,8 @@ class Backend:
         """
         return False
 
-    def owner(self, array: Array) -> object:
-        """Return what holds the memory of an array, itself unless it is a view; None if that cannot be told."""
+    def memory(self, array: Array) -> int | None:
+        """Return a number that arrays on the same memory share, as views do; None if that cannot be told."""
         return None
 
     def can_share(self, array: Array) -> bool:
