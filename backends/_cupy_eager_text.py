@@ -25,7 +25,7 @@ def kind_of(dtype: Any) -> CType:
 
 def wide(dtype: Any) -> Any:
     """Return the dtype of what values of a dtype are computed as."""
-    return np.dtype(np.float32) if dtype.name == "float16" else dtype
+    return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
 
 
 class Text:

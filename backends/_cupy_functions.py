@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import array_api_compat.cupy as compat
 import cupy
 import cupyx.scipy.special
 import numpy as np
@@ -64,17 +65,25 @@ remainder = _like_numpy("remainder", "tg_fmod", "tg_imod")
 
 
 _sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")
-_sigmoid_of_half = cupy.ElementwiseKernel(
-    "float16 x", "float16 y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half"
-)
+_sigmoid_of_half = cupy.ElementwiseKernel("T x", "T y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half")
 
 
 def sigmoid(x: Array, /) -> Array:
     """Return 1 / (1 + exp(-x)); where exp(-x) is infinite that is 0, as it should be."""
     kind = x.dtype.char
-    if kind == "e":
+    if kind in "eE":  # float16 and bfloat16
         return _sigmoid_of_half(x)
     return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
+
+
+def reshape(x: Array, /, shape: tuple[int, ...], *, copy: bool | None = None) -> Array:
+    """Return an array in another shape, without the frames that array_api_compat puts around it."""
+    return x.reshape(shape) if copy is None else compat.reshape(x, shape, copy=copy)
+
+
+def permute_dims(x: Array, /, axes: tuple[int, ...]) -> Array:
+    """Return an array with its axes in another order, without these frames."""
+    return x.transpose(axes)
 
 
 def full(shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:
@@ -93,12 +102,6 @@ def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint:
     for part, first, last in ((out.real, start.real, stop.real), (out.imag, start.imag, stop.imag)):
         part[...] = cupy.linspace(first, last, num, endpoint=endpoint)
     return out
-
-
-def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
-    """Return the sum of products along an axis, by kernels of CuPy's: cuBLAS's cannot be part of a graph."""
-    product = cupy.conj(x1) * x2
-    return cupy.sum(product, axis=axis, dtype=product.dtype)
 
 
 # -- special functions ---------------------------------------------------------------------------------------

@@ -496,10 +496,10 @@ def test_a_step_on_cupy(arguments: list[str], tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_a_gpt_step_on_cupy_is_one_graph_and_stores_no_scores(compute: str) -> None:
     from benchmarks import gpt
-    from benchmarks.gpu._clock import graphs_of
+    from benchmarks.gpu._clock import CAPTURED, graphs_of
 
     step = tg.compile(gpt.on_tapegrad(gpt.task(2, 32, 32, 2, 1, 16, compute), "cuda"))
-    for _ in range(5):
+    for _ in range(CAPTURED):
         step()
     operations = [node.op for node in step.program.nodes]
     assert (operations.count("attention"), operations.count("attention_gradient")) == (1, 1)

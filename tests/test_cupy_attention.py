@@ -181,6 +181,22 @@ def test_a_program_becomes_two_nodes(score: str, dtype: str) -> None:
     assert operations(compiled) == ["attention", "attention_gradient"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_softmax_in_float32_between_products_of_half_precision(dtype: str) -> None:
+    half, mask = getattr(tg, dtype), on_device(np.where(causal(9), 0, -np.inf), "float32")
+
+    def f(q: Any, k: Any, v: Any) -> Any:
+        scores = tg.astype(q @ tg.matrix_transpose(k), tg.float32) * 0.5 + mask
+        return tg.astype(tg.softmax(scores, axis=-1), half) @ v
+
+    def step(q: Any, k: Any, v: Any, g: Any) -> Any:
+        out, pull = tg.vjp(f, q, k, v)
+        return (out, *pull(g))
+
+    compiled = check(step, arrays(*[(2, 9, 8)] * 4, dtype=dtype), {"float16": 1e-2, "bfloat16": 8e-2}[dtype])
+    assert operations(compiled) == ["attention", "attention_gradient"]
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (0, 2), (1, 2)])
 def test_gradients_of_some_operands(wanted: tuple[int, ...]) -> None:
     mask = added(on_device(np.where(causal(9), 0, -np.inf), "float32"))
@@ -223,8 +239,16 @@ def test_only_forward_and_of_matrices() -> None:
         lambda q, k, v: (tg.softmax(q @ tg.matrix_transpose(k) + k @ tg.matrix_transpose(q), axis=-1) @ v,),
         lambda q, k, v: (attention(tg.astype(q, tg.float64), tg.astype(k, tg.float64), tg.astype(v, tg.float64)),),
         lambda q, k, v: (attention(tg.tile(q, (1, 1, 20)), tg.tile(k, (1, 1, 20)), v),),
+        lambda q, k, v: (attention(q[:, :1], tg.tile(k, (1, 9, 1)), tg.tile(v, (1, 9, 1))),),
     ],
-    ids=["probabilities are read", "along the queries", "two products", "float64", "more elements than fit"],
+    ids=[
+        "probabilities are read",
+        "along the queries",
+        "two products",
+        "float64",
+        "more elements than fit",
+        "many keys",
+    ],
 )
 def test_what_stays_as_it_is(function: Any) -> None:
     assert "attention" not in operations(check(function, arrays(*[(2, 9, 9)] * 3)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+CAPTURED = 8  # calls after which a compiled function is recorded, planned, warmed up and replayed as graphs
 Call = Callable[[], object]
 
 

@@ -16,13 +16,12 @@ import numpy as np
 
 import tapegrad as tg
 from benchmarks._columns import first_line
-from benchmarks.gpu._clock import device_time, graphs_of
+from benchmarks.gpu._clock import CAPTURED, device_time, graphs_of
 from benchmarks.gpu._libraries import DEVICE, device_columns
 from benchmarks.gpu._precision import BFLOAT16, why_not
 from benchmarks.gpu._records import Output, output_of
 
 COPY, ELEMENTWISE, ROWS, COLUMNS, SUM = "copy", "elementwise", "rows", "columns", "sum"
-REPLAYED = 5  # calls after which a program is planned, warmed up and captured
 
 
 class Kernel(NamedTuple):
@@ -138,7 +137,7 @@ def _time(kernel: Kernel) -> tuple[float, int]:
         for shape in kernel.shapes
     ]
     step = tg.compile(kernel.function)
-    for _ in range(REPLAYED):
+    for _ in range(CAPTURED):
         step(*args)
     graphs = graphs_of(step)
     if not graphs:

@@ -17,14 +17,13 @@ import numpy as np
 
 import tapegrad as tg
 from benchmarks._columns import first_line
-from benchmarks.gpu._clock import graphs_of
+from benchmarks.gpu._clock import CAPTURED, graphs_of
 from benchmarks.gpu._libraries import DEVICE, device_columns
 from benchmarks.gpu._records import Output, output_of
 from tapegrad import backends
 
 Fact = tuple[str, Callable[[], object]]
 
-REPLAYED = 6  # calls of a compiled function, of which the last ones are replayed as graphs
 LINALG = ("inv", "det", "slogdet", "cholesky", "qr", "svd", "eigh", "eig")
 SPECIAL = ("erf", "erfinv", "gammaln", "digamma", "i0e", "i1e", "log_ndtr", "ndtri")
 
@@ -138,7 +137,7 @@ def _compiled(function: Callable[..., Any], *arrays: Any, rtol: float = 1e-4) ->
     """Compare the last replay with NumPy; return how the program is run."""
     step = tg.compile(function)
     there = [tg.tensor(a, device=DEVICE) for a in arrays]
-    for _ in range(REPLAYED):
+    for _ in range(CAPTURED):
         got = step(*there)
     _same(got, function(*[tg.tensor(a, device="cpu") for a in arrays]), rtol)
     assert graphs_of(step), step.program._run.executor.how

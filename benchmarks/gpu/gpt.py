@@ -15,7 +15,7 @@ from statistics import median
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # before JAX is imported
 
 from benchmarks import gpt
-from benchmarks._arrays import Results, on_host
+from benchmarks._arrays import Results, on_host, wait
 from benchmarks._case import Case
 from benchmarks._check import compared
 from benchmarks._columns import HAND, Column, first_line
@@ -23,6 +23,7 @@ from benchmarks._measure import cores, timed
 from benchmarks._memory import place_name
 from benchmarks._meters import meter
 from benchmarks._step import step_of
+from benchmarks.gpu._clock import CAPTURED
 from benchmarks.gpu._libraries import device_columns
 from benchmarks.gpu._precision import BFLOAT16, FLOAT32, PRECISIONS, TOLERANCES, precise, why_not
 from benchmarks.gpu._records import Output, output_of
@@ -75,6 +76,8 @@ def _column(output: Output, case: Case, column: Column, wanted: list[Results]) -
                 compared(f"{where} {turn + 1}", got, "the first column", want, tolerance)
         else:
             wanted += results
+        for _ in range(CAPTURED - CHECKED):
+            wait(step())
         ms = 1e3 * median(timed(step) for _ in range(2 if output.tiny else SAMPLES))
         megabytes = max(0.0, memory.peak() - before) / 1e6
     except Exception as error:  # out of memory, a column that computes something else, ...
