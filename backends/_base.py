@@ -267,8 +267,8 @@ class Backend:
         """Return a number that arrays on the same memory share, as views do; None if that cannot be told."""
         return None
 
-    def can_share(self, array: Array) -> bool:
-        """Say whether a Tensor's array may become that of another one that is written as a whole, with no copy."""
+    def can_share(self, array: Array, target: Array) -> bool:
+        """Say whether a Tensor's array may become that of another one, `target`, if it is written as a whole."""
         return False
 
     def races(self, array: Array) -> bool:
