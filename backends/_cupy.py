@@ -51,6 +51,7 @@ class Adapter(Backend):
         # array_api_compat takes device= and ignores it.
         for name in ("zeros", "ones", "empty", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
+        self.xp.replace(reshape=functions.reshape, permute_dims=functions.permute_dims)
         self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))

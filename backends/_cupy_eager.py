@@ -16,7 +16,7 @@ import cupy
 import numpy as np
 
 from tapegrad.backends._cupy_eager_rows import InRows
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of
+from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of, wide
 from tapegrad.backends._cupy_kernels import can_compute
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_reductions import can_reduce
@@ -324,7 +324,9 @@ class Flat(Text):
             value = self.computed(node, self.name)
             self.names[v] = f"v{len(self.names)}"
             body.append(f"const {kind_of(v.dtype).value} {self.names[v]} = {value};")
-        body += [f"r{i} = {self.names[v]};" for i, v in enumerate(self.outs)]
+        for i, v in enumerate(self.outs):
+            value = self.names[v]
+            body.append(f"r{i} = {value if wide(v.dtype) is v.dtype else f'{v.dtype.name}({value})'};")
         ins = [f"{v.dtype.name} a{i}" for i, v in enumerate(self.reads)]
         results = ", ".join(f"{v.dtype.name} r{i}" for i, v in enumerate(self.outs))
         code = "\n".join(body)
@@ -349,7 +351,7 @@ class Flat(Text):
         if v not in self.names:
             self.reads.append(v)
             text = f"a{len(self.reads) - 1}"
-            self.names[v] = f"(float){text}" if v.dtype.name in ("float16", "bfloat16") else text
+            self.names[v] = f"(float){text}" if wide(v.dtype) is not v.dtype else text
         return self.names[v]
 
     def alone(self, place: dict[Any, int]) -> Callable[[Sequence[Any]], Sequence[Any]] | None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 from math import prod
+from threading import Lock
 from typing import Any
 
 import cupy
+import numpy as np
 
 from tapegrad.backends import _cupy_reductions as reductions
 from tapegrad.backends._cupy_access import Layout, aligned
@@ -25,7 +27,10 @@ NEIGHBOURS = 8  # rows at least, of a block in which neighbouring threads take n
 MANY = 1 << 17  # threads, from which more lanes for a row gain nothing there
 LONG = 1 << 17  # elements of a row, from which one block is too slow for it
 FEW = 64  # rows, for which that matters
-INDEX = "long long"
+LAST = (1 << 31) - (1 << 28)  # place up to which, and a grid beyond, 32 bits number elements
+
+
+_writing = Lock()  # a text is written by one thread at a time
 
 
 class InRows(Text):
@@ -45,10 +50,11 @@ class InRows(Text):
 
     def identity(self, rename: Rename, place: dict[Any, int]) -> Any:
         """Return what there is to compare with a program of other sizes; KeyError for sizes of its own."""
-        code = self.code(1, 1, 32, True)
+        with _writing:
+            code, numbers = self.code(1, 1, 32, True, "int"), repr(self.numbers)
         reads = [(place[v], rename(tuple(v.shape)), rename(seen)) for v, seen in self.reads]
         outs = [(place[v], rename(tuple(v.shape))) for v in self.outs]
-        return code, repr(self.numbers), rename(self.full), self.axes, reads, outs
+        return code, numbers, rename(self.full), self.axes, reads, outs
 
     def suits(self, rename: Rename) -> bool:
         """Say whether there are rows enough to be reduced by a block each."""
@@ -68,7 +74,8 @@ class InRows(Text):
             key = tuple([a.strides for a in arrays])
             found = launches.get(key)
             if found is None:
-                found = launches[key] = self.prepared(arrays, full)
+                with _writing:
+                    found = launches[key] = self.prepared(arrays, full)
             kernel, grid, arguments = found
             outs = [cupy.empty(shape, dtype) for shape, dtype in made]
             kernel(grid, (THREADS,), (*arrays, *outs, *arguments))
@@ -104,35 +111,38 @@ class InRows(Text):
         lanes = 1
         while lanes < (min(length, THREADS) if along else min(length, THREADS // NEIGHBOURS, MANY // rows)):
             lanes *= 2
-        code = self.code(len(lead), len(inner), lanes, along)
-        heads = [f"const {kind_of(v.dtype).memory}* a{i}" for i, (v, _) in enumerate(self.reads)]
-        heads += [f"{kind_of(v.dtype).memory}* r{i}" for i, v in enumerate(self.outs)]
+        reach = [sum((n - 1) * abs(s) for n, s in zip(full, steps, strict=True)) for steps in whole]
+        index, number = ("int", np.int32) if max(prod(full), *reach) < LAST else ("long long", np.int64)
+        code = self.code(len(lead), len(inner), lanes, along, index)
+        heads = [f"const {kind_of(v.dtype).memory}* __restrict__ a{i}" for i, (v, _) in enumerate(self.reads)]
+        heads += [f"{kind_of(v.dtype).memory}* __restrict__ r{i}" for i, v in enumerate(self.outs)]
         sizes = [rows, length, *lead, *inner]
         names = ["rows", "length", *_names("n", lead), *_names("m", inner)]
         for i, (a, b) in enumerate(zip(leads, inners, strict=True)):
             sizes += [*a, *b]
             names += [*_names(f"s{i}_", lead), *_names(f"t{i}_", inner)]
-        heads += [f"{INDEX} {name}" for name in names]
+        heads += [f"{index} {name}" for name in names]
 
         def make(declared: str, parameters: list[str]) -> Any:
             scalars = [f"{kind_of(dtype).value} c{i}" for i, (_, dtype) in enumerate(self.numbers)]
             name = f"tg_{self.group.name}"
             head = ", ".join(heads + scalars if parameters else heads)
-            start = f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}({head})'
+            # One block of a multiprocessor at least: else the compiler may spill registers for the sake of more.
+            start = f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}({head})'
             return cupy.RawKernel(f"{HELPERS}{start} {{\n  {declared}\n{code}}}\n", name, options=OPTIONS)
 
         kernel, numbers = self.kernel((self.group.name, *heads, code), make)
-        return kernel, (min(-(-rows * lanes // THREADS), 1 << 20),), (*sizes, *numbers)
+        return kernel, (min(-(-rows * lanes // THREADS), 1 << 20),), (*map(number, sizes), *numbers)
 
     # -- text ----------------------------------------------------------------------------------------------
 
-    def code(self, leading: int, inner: int, lanes: int, along: bool) -> str:
+    def code(self, leading: int, inner: int, lanes: int, along: bool, index: str) -> str:
         """Return the body of the kernel.
 
         leading, inner: how many axes number the rows, and the elements of a row; lanes: threads that share a row;
-        along: whether neighbouring threads take elements of one row, else of neighbouring rows.
+        along: whether neighbouring threads take elements of one row, else of neighbouring rows; index: type of indices.
         """
-        self.leading, self.inner = leading, inner
+        self.leading, self.inner, self.index = leading, inner, index
         self.numbers = []
         self.top: list[str] = []  # lines that are run once a row
         self.names: dict[Any, str] = {}  # of what there is one of a row
@@ -140,12 +150,12 @@ class InRows(Text):
         members = THREADS // lanes
         shared: list[str] = []
         for nodes in self.levels():
-            loop = Loop()
+            loop = Loop(index)
             ends: list[str] = []
             for node in nodes:
                 self.reduction(node, loop, shared, ends, lanes, 1 if along else members)
             self.top += [loop.text(lanes), *ends]
-        loop = Loop()
+        loop = Loop(index)
         arrays = len(self.reads)
         for i, v in enumerate(self.outs):
             if tuple(v.shape) == self.full:
@@ -159,14 +169,14 @@ class InRows(Text):
                 self.top.append(f"if (live && lane == 0) r{i}[row] = {kind_of(v.dtype).store.format(self.row(v))};")
         self.top.append("__syncthreads();")
         lane, member = (f"% {lanes}", f"/ {lanes}") if along else (f"/ {members}", f"% {members}")
-        axes = [f"const {INDEX} i{k} = {_digit('at', 'n', k, leading)};" for k in range(leading)]
+        axes = [f"const {index} i{k} = {_digit('at', 'n', k, leading)};" for k in range(leading)]
         lines = "\n    ".join([*axes, *self.top])
         return (
             f"  const int lane = threadIdx.x {lane}, member = threadIdx.x {member};\n  " + "\n  ".join(shared) + "\n"
-            f"  for ({INDEX} first = ({INDEX})blockIdx.x * {members}; first < rows; "
-            f"first += ({INDEX})gridDim.x * {members}) {{\n"
-            f"    const {INDEX} row = first + member; const bool live = row < rows;\n"
-            f"    const {INDEX} at = live ? row : 0, end = live ? length : 0;\n"
+            f"  for ({index} first = ({index})blockIdx.x * {members}; first < rows; "
+            f"first += ({index})gridDim.x * {members}) {{\n"
+            f"    const {index} row = first + member; const bool live = row < rows;\n"
+            f"    const {index} at = live ? row : 0, end = live ? length : 0;\n"
             f"    {lines}\n  }}\n"
         )
 
@@ -246,7 +256,8 @@ class InRows(Text):
 class Loop:
     """Lines of a loop over the elements of a row."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: str) -> None:
+        self.index = index
         self.lines: list[str] = []
         self.names: dict[Any, str] = {}
 
@@ -261,7 +272,7 @@ class Loop:
     def text(self, lanes: int) -> str:
         """Return the loop."""
         lines = "\n      ".join(self.lines)
-        return f"for ({INDEX} j = lane; j < end; j += {lanes}) {{\n      {lines}\n    }}"
+        return f"for ({self.index} j = lane; j < end; j += {lanes}) {{\n      {lines}\n    }}"
 
 
 def _names(name: str, sizes: Sequence[int]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import array_api_compat.cupy as compat
 import cupy
 import cupyx.scipy.special
 import numpy as np
@@ -73,6 +74,16 @@ def sigmoid(x: Array, /) -> Array:
     if kind in "eE":  # float16 and bfloat16
         return _sigmoid_of_half(x)
     return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
+
+
+def reshape(x: Array, /, shape: tuple[int, ...], *, copy: bool | None = None) -> Array:
+    """Return an array in another shape, without the frames that array_api_compat puts around it."""
+    return x.reshape(shape) if copy is None else compat.reshape(x, shape, copy=copy)
+
+
+def permute_dims(x: Array, /, axes: tuple[int, ...]) -> Array:
+    """Return an array with its axes in another order, without these frames."""
+    return x.transpose(axes)
 
 
 def full(shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:

@@ -41,12 +41,16 @@ def computed(f: Any, args: Arrays, device: str, dtype: str = "float64") -> Array
     total: Any = 0.0
     for i, y in enumerate(recorded):
         weights = np.cos(np.arange(np.prod(y.shape)) + i).reshape(y.shape)
-        w = tg.astype(tg.asarray(weights, device=device), tg.float32 if dtype == "float16" else y.dtype)
+        w = tg.astype(tg.asarray(weights, device=device), tg.float32 if "16" in dtype else y.dtype)
         product = tg.astype(y, w.dtype) * w
         total = total + tg.sum(tg.real(product) if "complex" in product.dtype.kind else product)
     if recorded:
         total.backward()
-    return [np.asarray(x.detach().to_device("cpu")) for x in (*outs, *[x.grad for x in xs if x.grad is not None])]
+    found = [x.detach() for x in (*outs, *[x.grad for x in xs if x.grad is not None])]
+    if dtype == "bfloat16":
+        assert all(x.dtype.name == dtype for x in found)
+        found = [tg.astype(x, tg.float32) for x in found]
+    return [np.asarray(x.to_device("cpu")) for x in found]
 
 
 def check(f: Any, args: Arrays, dtype: str = "float64", rtol: float = 1e-11) -> None:
@@ -125,6 +129,16 @@ def test_three_axes(name: str) -> None:
 def test_dtypes(name: str, dtype: str) -> None:
     x = rng.standard_normal((4, 6))
     check(FUNCTIONS[name], [x], dtype, 2e-2 if dtype == "float16" else 1e-5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_bfloat16(name: str) -> None:
+    """A kernel gives what the operations one by one give, rounding after each."""
+    pytest.importorskip("ml_dtypes")
+    x = rng.standard_normal((4, 6))
+    one_by_one = computed(FUNCTIONS[name], [x], "cuda", "bfloat16")
+    for a, b in zip(computed(FUNCTIONS[name], [x], "cuda", "bfloat16"), one_by_one, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("name", ["gelu", "softmax -1", "var 0 False"])
