@@ -31,7 +31,8 @@ LONGEST = 100  # nodes of a step
 class Compiled:
     """A program that is called with arrays, all on one device, and returns those of its outputs.
 
-    sizes: those of the arrays, by those that the program was traced with.
+    sizes: those of the arrays, by those that the program was traced with. suited: whether it is quick for these, and
+    not better called function by function.
     """
 
     def __init__(self, program: Any, steps: list[Any], sizes: Mapping[int, int] | None = None) -> None:
@@ -43,6 +44,7 @@ class Compiled:
         for v in (*constants, *[v for step in steps for v in step.outs]):
             place.setdefault(v, len(place))
         rename = _renaming(sizes or {}, False)
+        self.suited = all(step.suits(rename) for step in steps)
         self.runs = [step.run(place, rename) for step in steps]
         self.rest = [None] * (len(place) - len(program.inputs) - len(constants))
         self.outs = [place[v] for v in program.outputs]
@@ -80,10 +82,9 @@ class Compiled:
         except KeyError:
             return None
 
-    def resized(self, sizes: Mapping[int, int]) -> Compiled | None:
-        """Return the program for arrays of other sizes, None if it would be slow for them."""
-        rename = _renaming(sizes, False)
-        return Compiled(self.program, self.steps, sizes) if all(s.suits(rename) for s in self.steps) else None
+    def resized(self, sizes: Mapping[int, int]) -> Compiled:
+        """Return the program for arrays of other sizes."""
+        return Compiled(self.program, self.steps, sizes)
 
 
 def _renaming(sizes: Mapping[int, int], strict: bool) -> Rename:
@@ -98,7 +99,7 @@ def compiled(program: Any, name: str) -> Compiled | None:
     steps = _partition(program, name)
     if steps is None or sum(not (isinstance(s, Call) and s.node.kind == "view") for s in steps) >= launches(program):
         return None
-    return Compiled(program, steps) if all(s.suits(tuple) for s in steps) else None
+    return Compiled(program, steps)
 
 
 def launches(program: Any) -> int:
