@@ -54,7 +54,6 @@ class Adapter(Backend):
         self.xp.replace(reshape=functions.reshape, permute_dims=functions.permute_dims)
         self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
-        self.xp.replace(vecdot=functions.vecdot)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"
@@ -138,7 +137,9 @@ class Adapter(Backend):
 
     def is_private(self, holder: Any) -> bool:
         array = holder._array
-        return array.base is None and sys.getrefcount(array) == PRIVATE_COUNT and type(array.data.mem) in _OWN
+        if array.base is not None or sys.getrefcount(array) != PRIVATE_COUNT or type(array.data.mem) not in _OWN:
+            return False
+        return bool(array.data.device_id == cupy.cuda.runtime.getDevice())  # operators compute on the current device
 
     def can_share(self, array: Array) -> bool:
         return array.base is None and array.flags.c_contiguous

@@ -12,11 +12,12 @@ a tile, lane 4 g + t has 2 t and 2 t + 1 of rows g and g + 8. Half precision goe
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tapegrad.backends._cupy_access import Layout, Shape, aligned, index_type, offset
+from tapegrad.backends._cupy_access import PACK, Layout, Shape, aligned, index_type, offset
 from tapegrad.backends._cupy_ops import expression
 from tapegrad.backends._cupy_types import TYPES, literal
 from tapegrad.backends._items import is_value
@@ -155,7 +156,7 @@ class Launch(NamedTuple):
     """A kernel and its launch."""
 
     source: str
-    grid: tuple[int, int]
+    grid: tuple[int]
     block: tuple[int]
 
 
@@ -175,9 +176,7 @@ class Text:
         self.element = {"float16": "tg_half", "bfloat16": "tg_bfloat", "float32": "float"}[self.dtype.name]
         self.d, self.e = (-(-n // 16) * 16 for n in (sizes.size, sizes.depth))
         self.pad = 16 // self.dtype.itemsize  # keeps rows aligned, and neighbouring ones in other banks
-        whole = 1
-        for n in (*sizes.lead, max(sizes.queries, sizes.keys), max(sizes.size, sizes.depth)):
-            whole *= n
+        whole = prod((*sizes.lead, max(sizes.queries, sizes.keys), max(sizes.size, sizes.depth)))
         self.index = index_type(list(layouts.values()), whole)
 
     # -- parts -------------------------------------------------------------------------------------------
@@ -212,12 +211,19 @@ class Text:
 
         turned: whether the matrix in memory has its rows as columns.
         """
-        shape = self.layouts[name].shape[-2:]
-        strides = self.layouts[name].strides[-2:]
+        layout = self.layouts[name]
+        shape, strides = layout.shape[-2:], layout.strides[-2:]
         (count, length), (down, across) = (shape[::-1], strides[::-1]) if turned else (shape, strides)
-        wide = columns
-        row, column = (f"i / {wide}", f"i % {wide}") if across <= down else (f"i % {rows}", f"i / {rows}")
         at = self.place(name, "c", f"{first} + r") if turned else self.place(name, f"{first} + r", "c")
+        width = PACK // self.dtype.itemsize
+        outer = (*aligned(layout, (*self.sizes.lead, *shape))[:-2], down)
+        if across == 1 and length == columns and layout.alignment % PACK == 0 and all(n % width == 0 for n in outer):
+            pack, parts = f"tg_pack<{self.element}, {width}>", columns // width
+            spot = f"const int r = i / {parts}, c = i % {parts} * {width};"
+            value = f"{first} + r < {count} ? *(const {pack}*)&{name}[{at}] : {pack}()"
+            step = f"*({pack}*)&{tile}[r * {columns + self.pad} + c] = {value};"
+            return f"for (int i = threadIdx.x; i < {rows * parts}; i += blockDim.x) {{ {spot} {step} }}"
+        row, column = (f"i / {columns}", f"i % {columns}") if across <= down else (f"i % {rows}", f"i / {rows}")
         inside = f"{first} + r < {count}" + (f" && c < {length}" if length != columns else "")
         value = f"{self.element}{{ {name}[{at}] }}"
         return (
@@ -276,15 +282,16 @@ class Text:
         return (
             f'extern "C" __global__ void __launch_bounds__({32 * warps}) {name}({", ".join(arguments)}) {{\n'
             "  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n"
-            f"  const {self.index} z = blockIdx.y;"
         )
 
-    def count(self) -> int:
-        """Return the number of matrices."""
-        total = 1
-        for n in self.sizes.lead:
-            total *= n
-        return total
+    def spread(self, count: int, rows: int) -> str:
+        """Return the statement that gives a block its matrix `z` and its first row; those of one matrix are near."""
+        tiles = -(-count // rows)
+        return f"const {self.index} z = blockIdx.x / {tiles}; const int first = blockIdx.x % {tiles} * {rows};"
+
+    def blocks(self, count: int, rows: int) -> int:
+        """Return the number of blocks."""
+        return -(-count // rows) * prod(self.sizes.lead)
 
     def matrix(self, name: str) -> tuple[str, str]:
         """Return type and name of a matrix argument."""
@@ -304,7 +311,7 @@ class Text:
             self.signature(name, warps, list(map(self.matrix, "qkv")), False, [self.matrix("out"), ("float", "logs")]),
             self.shared("qs", rows, d), self.shared("ks", step, d),
             self.shared("vs", step, e), self.shared("ps", rows, step),
-            f"const int first = blockIdx.x * {rows};",
+            self.spread(s.queries, rows),
             self.fill("qs", "q", rows, d, "first"),
             f"float acc[{e // 8}][4] = {{}}, top[2] = {{ -TG_INF_f, -TG_INF_f }}, sum[2] = {{}};",
             f"for (int next = 0; next < {s.keys}; next += {step}) {{",
@@ -344,9 +351,9 @@ class Text:
             f"  const int i = first + warp * {ROWS} + lane / 4 + h * 8;",
             f"  if (lane % 4 == 0 && i < {s.queries}) logs[z * {s.queries} + i] = top[h] + logf(sum[h]);",
             "}",
-            self.result("out", "acc", e // 8, "first", s.queries, s.depth, f"{s.depth}, 1", "/ sum[c / 2]"),
+            self.result("out", "acc", e // 8, s.queries, s.depth, "/ sum[c / 2]"),
         ]  # fmt: skip
-        return Launch(_text(lines), (-(-s.queries // rows), self.count()), (32 * warps,))
+        return Launch(_text(lines), (self.blocks(s.queries, rows),), (32 * warps,))
 
     def dots(self, name: str) -> Launch:
         """Return the kernel (result, its gradient, sums): of their products over each row."""
@@ -358,13 +365,14 @@ class Text:
         head = f"const {memory}* __restrict__ out, const {memory}* __restrict__ grad, float* __restrict__ sums"
         lines = [
             f'extern "C" __global__ void __launch_bounds__({32 * warps}) {name}({head}) {{',
-            f"const {self.index} z = blockIdx.y; const int i = blockIdx.x * {warps} + threadIdx.x / 32;",
+            self.spread(s.queries, warps),
+            "const int i = first + threadIdx.x / 32;",
             "float sum = 0;",
             f"if (i < {s.queries}) for (int c = threadIdx.x % 32; c < {s.depth}; c += 32) sum += {product};",
             "for (int o = 16; o > 0; o >>= 1) { const float t = tg_shfl(sum, o, 32); sum += t; }",
             f"if (threadIdx.x % 32 == 0 && i < {s.queries}) sums[z * {s.queries} + i] = sum;",
         ]
-        return Launch(_text(lines), (-(-s.queries // warps), self.count()), (32 * warps,))
+        return Launch(_text(lines), (self.blocks(s.queries, warps),), (32 * warps,))
 
     def for_queries(self, name: str) -> Launch:
         """Return the kernel (q, k, v, gradient, logarithms, sums, operands, dq)."""
@@ -375,7 +383,7 @@ class Text:
             self.signature(name, warps, self.saved(), True, [self.matrix("dq")]),
             self.shared("qs", rows, d), self.shared("gs", rows, e),
             self.shared("ks", step, d), self.shared("vs", step, e), self.shared("ds", rows, step),
-            f"const int first = blockIdx.x * {rows};",
+            self.spread(s.queries, rows),
             self.fill("qs", "q", rows, d, "first"), self.fill("gs", "grad", rows, e, "first"),
             f"float acc[{d // 8}][4] = {{}};",
             f"for (int next = 0; next < {s.keys}; next += {step}) {{",
@@ -395,9 +403,9 @@ class Text:
             "  __syncwarp();",
             f"  tg_columns<{step}, {d // 8}>(acc, &ds[warp * {ROWS * (step + p)}], {step + p}, ks, {d + p}, lane);",
             "}",
-            self.result("dq", "acc", d // 8, "first", s.queries, s.size, f"{s.size}, 1"),
+            self.result("dq", "acc", d // 8, s.queries, s.size),
         ]  # fmt: skip
-        return Launch(_text(lines), (-(-s.queries // rows), self.count()), (32 * warps,))
+        return Launch(_text(lines), (self.blocks(s.queries, rows),), (32 * warps,))
 
     def for_keys(self, name: str, turned: bool) -> Launch:
         """Return the kernel (q, k, v, gradient, logarithms, sums, operands, dk, dv).
@@ -412,7 +420,7 @@ class Text:
             self.shared("ks", rows, d), self.shared("vs", rows, e),
             self.shared("qs", step, d), self.shared("gs", step, e),
             self.shared("ps", rows, step), self.shared("ds", rows, step),
-            f"const int first = blockIdx.x * {rows};",
+            self.spread(s.keys, rows),
             self.fill("ks", "k", rows, d, "first", turned=True), self.fill("vs", "v", rows, e, "first"),
             f"float keys[{d // 8}][4] = {{}}, values[{e // 8}][4] = {{}};",
             f"for (int next = 0; next < {s.queries}; next += {step}) {{",
@@ -434,10 +442,10 @@ class Text:
             f"  tg_columns<{step}, {e // 8}>(values, &ps[warp * {ROWS * (step + p)}], {step + p}, gs, {e + p}, lane);",
             f"  tg_columns<{step}, {d // 8}>(keys, &ds[warp * {ROWS * (step + p)}], {step + p}, qs, {d + p}, lane);",
             "}",
-            self.result("dk", "keys", d // 8, "first", s.keys, s.size, f"{s.size}, 1" if turned else f"1, {s.keys}"),
-            self.result("dv", "values", e // 8, "first", s.keys, s.depth, f"{s.depth}, 1"),
+            self.result("dk", "keys", d // 8, s.keys, s.size, turned=not turned),
+            self.result("dv", "values", e // 8, s.keys, s.depth),
         ]  # fmt: skip
-        return Launch(_text(lines), (-(-s.keys // rows), self.count()), (32 * warps,))
+        return Launch(_text(lines), (self.blocks(s.keys, rows),), (32 * warps,))
 
     def skipped(self, rows: str, columns: str, step: int, turned: bool = False, back: bool = False) -> list[str]:
         """Return the statements that pass over a tile of scores that is all masked by minus infinity.
@@ -512,15 +520,14 @@ class Text:
         ]
 
     def result(
-        self, array: str, values: str, tiles: int, first: str, rows: int, columns: int, strides: str, scale: str = ""
+        self, name: str, values: str, tiles: int, rows: int, columns: int, scale: str = "", turned: bool = False
     ) -> str:
-        """Return the loop that writes the rows of a warp; strides: of rows and columns."""
-        down, across = strides.split(", ")
-        at = f"z * {rows * columns} + ({self.index})i * {down} + j * {across}"
+        """Return the loop that writes the rows of a warp; turned: whether the matrix has its rows as columns."""
+        at = self.place(name, "j", "i") if turned else self.place(name, "i", "j")
         value = self.kind.store.format(f"({values}[n][c] {scale})")
-        spot = f"const int i = {first} + warp * {ROWS} + lane / 4 + c / 2 * 8, j = n * 8 + lane % 4 * 2 + c % 2;"
+        spot = f"const int i = first + warp * {ROWS} + lane / 4 + c / 2 * 8, j = n * 8 + lane % 4 * 2 + c % 2;"
         return (
-            f"TG_EACH(n, {tiles}) TG_EACH(c, 4) {{ {spot} if (i < {rows} && j < {columns}) {array}[{at}] = {value}; }}"
+            f"TG_EACH(n, {tiles}) TG_EACH(c, 4) {{ {spot} if (i < {rows} && j < {columns}) {name}[{at}] = {value}; }}"
         )
 
 

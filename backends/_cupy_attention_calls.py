@@ -10,7 +10,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from tapegrad.backends._cupy_access import Layout
+from tapegrad.backends._cupy_access import Layout, alignment_of
 from tapegrad.backends._cupy_attention import DTYPES, LARGEST, Launch, Scores, Sizes, Text, can_compute
 from tapegrad.backends._cupy_attention import HELPERS as PRODUCTS
 from tapegrad.backends._cupy_types import HELPERS
@@ -38,9 +38,14 @@ class _Call:
 
     def _text(self, arrays: dict[Any, Any]) -> Text:
         layouts = {
-            name: Layout(tuple(a.shape), tuple(s // a.itemsize for s in a.strides)) for name, a in arrays.items()
+            name: Layout(tuple(a.shape), tuple(s // a.itemsize for s in a.strides), alignment_of(a.data.ptr))
+            for name, a in arrays.items()
         }
         return Text(self.sizes, arrays["q"].dtype, self.scores, layouts, constant_of)
+
+    def _key(self, arrays: dict[Any, Any]) -> Any:
+        """Return what the text for arrays depends on."""
+        return tuple((a.shape, a.strides, alignment_of(a.data.ptr)) for a in arrays.values())
 
     def _compiled(self, launches: list[Launch]) -> list[tuple[Any, Launch]]:
         module = cupy.RawModule(code=HELPERS + PRODUCTS + "".join(x.source for x in launches), options=OPTIONS)
@@ -61,8 +66,8 @@ class Attention(_Call):
 
     def into(self, outs: Any, q: Any, k: Any, v: Any, *operands: Any) -> None:
         """Compute into arrays."""
-        arrays = {"q": q, "k": k, "v": v, **dict(zip(self.operands, operands, strict=True))}
-        key = tuple((a.shape, a.strides) for a in arrays.values())
+        arrays = {"q": q, "k": k, "v": v, "out": outs[0], **dict(zip(self.operands, operands, strict=True))}
+        key = self._key(arrays)
         if key not in self._functions:
             self._functions[key] = self._compiled([self._text(arrays).forward("tg_attention_0")])
         ((function, launch),) = self._functions[key]
@@ -90,7 +95,8 @@ class AttentionGradient(_Call):
     def into(self, outs: Any, q: Any, k: Any, v: Any, grad: Any, out: Any, logs: Any, *operands: Any) -> None:
         """Compute into arrays."""
         arrays = {"q": q, "k": k, "v": v, "grad": grad, "out": out, **dict(zip(self.operands, operands, strict=True))}
-        key = tuple((a.shape, a.strides) for a in arrays.values())
+        arrays |= dict(zip(("dq", "dk", "dv"), outs, strict=True))
+        key = self._key(arrays)
         if key not in self._functions:
             text = self._text(arrays)
             launches = [text.dots("tg_attention_0"), text.for_queries("tg_attention_1")]

@@ -8,6 +8,7 @@ elements take them as integers of 16 bits, and sums are added up in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -21,7 +22,7 @@ Function = Callable[..., Any]
 
 # Functions that CuPy has in bfloat16 with another dtype of the result, with roundings in between, or not at all.
 _WIDE = """
-argsort clip cumulative_prod cumulative_sum floor_divide remainder round searchsorted sigmoid sort std unique_all
+argsort clip cumulative_prod cumulative_sum floor_divide remainder round searchsorted sort std unique_all
 unique_counts unique_inverse unique_values var
 """
 _JOINED = "concat stack"
@@ -38,9 +39,8 @@ def install(xp: Namespace) -> None:
     if BFLOAT16 is None:
         return
     _have_weak_floats()
-    xp.replace(
-        bfloat16=BFLOAT16, isdtype=_isdtype(xp.isdtype), result_type=result_type, index_add=_adding(xp.index_add)
-    )
+    xp.replace(bfloat16=BFLOAT16, result_type=result_type)
+    xp.replace(isdtype=_isdtype(xp.isdtype), index_add=_adding(xp.index_add))
     for names, wrapper in ((_WIDE, wide), (_MOVED, moved), (_JOINED, joined)):
         xp.replace(**{name: wrapper(getattr(xp, name)) for name in names.split()})
     xp.replace(linalg=Wide(xp.linalg), fft=Wide(xp.fft))
@@ -55,11 +55,13 @@ def _have_weak_floats() -> None:
     """
     double = np.dtype(np.float64)  # as which a Python float is looked up
     for function in vars(cupy).values():
-        if isinstance(function, cupy.ufunc) and function.nin == 2:
-            loop = next((loop for loop in function._ops.ops if loop.in_types == (BFLOAT16, BFLOAT16)), None)
-            if loop is not None:
-                function._routine_cache[(BFLOAT16, double), (False, float)] = loop
-                function._routine_cache[(double, BFLOAT16), (float, False)] = loop
+        if not isinstance(function, cupy.ufunc) or function.nin != 2:
+            continue
+        with suppress(AttributeError):  # should a later CuPy keep its loops elsewhere
+            for loop in function._ops.ops:
+                if loop.in_types == (BFLOAT16, BFLOAT16):
+                    function._routine_cache[(BFLOAT16, double), (False, float)] = loop
+                    function._routine_cache[(double, BFLOAT16), (float, False)] = loop
 
 
 class Wide(Namespace):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import warnings
 from contextlib import suppress
 from functools import cache
-from sys import getrefcount
 from typing import Any
 
 import cupy
@@ -23,11 +22,13 @@ import cupy
 from tapegrad.backends._base import Array
 from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Cublas
+from tapegrad.backends._cupy_handed_out import HandedOut
 from tapegrad.backends._cupy_liveness import ALIGNED
 from tapegrad.backends._cupy_plan import Analysis, Plan, Step
 from tapegrad.backends._cupy_refusals import Refusals
 
 WARM_UPS = 2  # calls before the one that captures
+HOLDERS = 2  # of state that stays in its buffer: the Tensor, and the list of inputs
 
 
 class Executor:
@@ -46,8 +47,8 @@ class Executor:
         self._plan: Plan | None = None
         self._graphs: list[Any] = []  # of each segment, None where it is not captured
         self._segments: list[list[Step]] = []
-        self._states: dict[int, Any] = {}  # number of an input -> the buffer in which that state is updated
-        self._gradients: dict[int, Any] = {}  # place of an output -> the buffer that is handed out
+        self._states = HandedOut({})  # by number of an input: the buffers in which that state is updated
+        self._gradients = HandedOut({})  # by place of an output: the buffers of gradients
         self._bound: dict[int, tuple[int, Any]] = {}  # number of an input -> the address where it is read, and an array
         self._copied: list[tuple[int, Any]] = []  # numbers of the other inputs, and the buffers they are copied into
         self._shared: frozenset[int] = frozenset()  # numbers of state that others have seen
@@ -80,7 +81,7 @@ class Executor:
 
     def refused(self) -> bool:
         """Say whether a run that raised an error did so before it wrote to a gradient of an earlier one."""
-        return not (self._accepted and self._gradients)
+        return not (self._accepted and self._gradients.arrays)
 
     def _run(self, arrays: list[Array]) -> list[Array]:
         self._accepted = False
@@ -106,28 +107,18 @@ class Executor:
         if self._refusals is not None:
             self._refusals.launched()
         plan.copy_outputs(new)
-        new.update(self._gradients)
-        new.update((plan.donated[k], array) for k, array in self._states.items())
+        new.update(self._gradients.arrays)
+        new.update((plan.donated[k], array) for k, array in self._states.arrays.items())
         return [new[place] for place in range(len(self.program.outputs))]
 
     def _is_seen(self, arrays: list[Array]) -> bool:
         """Say whether a buffer that was handed out is in use elsewhere, or an input is no longer where it was."""
-        holders = 2  # of state: the Tensor and the list of inputs
-        shared = [
-            k
-            for k, n, count in zip(self._states, _references(self._states), self._state_counts, strict=True)
-            if n != count + (holders if arrays[k] is self._states[k] else 0)
-        ]
-        kept = [
-            place
-            for place, n, count in zip(
-                self._gradients, _references(self._gradients), self._gradient_counts, strict=True
-            )
-            if n != count + (id(self._gradients[place]) in self.lent)
-        ]
+        states, gradients = self._states.arrays.items(), self._gradients.arrays.values()
+        shared = self._states.seen([HOLDERS if arrays[k] is a else 0 for k, a in states])
+        kept = self._gradients.seen([id(a) in self.lent for a in gradients])
         moved = [k for k, (address, _) in self._bound.items() if not _lies_at(arrays[k], address)]
-        self._shared |= set(shared)
-        self._kept |= set(self._gradients) if kept and self._kept else set(kept)  # who keeps one may keep each
+        self._shared |= shared
+        self._kept |= self._gradients.arrays.keys() if kept and self._kept else kept  # who keeps one may keep each
         self._moving |= set(moved)
         return bool(shared or kept or moved)
 
@@ -138,7 +129,7 @@ class Executor:
             if self._analysis.errors:
                 self._refusals = Refusals(self._analysis.errors)
         self._plan, self._graphs, self._segments, self._calls = None, [], [], 0
-        self._states, self._gradients, self._copied, self._bound = {}, {}, [], {}
+        self._states, self._gradients, self._copied, self._bound = HandedOut({}), HandedOut({}), [], {}
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._pool = cupy.cuda.MemoryPool()
         # Another array over the same memory: who updates that state finds that nobody else holds its array.
@@ -151,16 +142,15 @@ class Executor:
         with cupy.cuda.using_allocator(self._pool.malloc):
             plan = Plan(self._analysis, self._gemm, self._refusals, self._shared, self._kept, bound)
         self._segments = segments(plan.steps)
-        self._states = {k: plan.inputs[k] for k in plan.donated}
-        self._gradients = plan.lent
         self._copied = [(k, mine) for k, mine in enumerate(plan.inputs) if k not in bound]
         self._plan = plan
-        self._state_counts, self._gradient_counts = _references(self._states), _references(self._gradients)
+        self._states = HandedOut({k: plan.inputs[k] for k in plan.donated})
+        self._gradients = HandedOut(plan.lent)
 
     def _compute(self, stream: Any) -> None:
         self._calls += 1
         if self._calls > WARM_UPS and not self._graphs:
-            self._capture()
+            self._states.holding(lambda: self._gradients.holding(self._capture))
         self._accepted = True
         if self._calls <= WARM_UPS:
             self._aside(stream)
@@ -181,7 +171,6 @@ class Executor:
 
     def _capture(self) -> None:
         """Capture the segments; a step that cannot be captured is launched between the graphs from then on."""
-        before = _references(self._states), _references(self._gradients)
         with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
             while True:
                 try:
@@ -195,9 +184,6 @@ class Executor:
                         stacklevel=2,
                     )
                     self._segments = segments(error.without(self._segments))
-        # Should a graph hold what it uses, those references are ours too.
-        self._state_counts = _moved(self._state_counts, before[0], _references(self._states))
-        self._gradient_counts = _moved(self._gradient_counts, before[1], _references(self._gradients))
 
     def _captured(self, segment: list[Step]) -> Any:
         self._stream.begin_capture()
@@ -229,15 +215,6 @@ class _NotCaptured(Exception):
         failed = self.segment if self.step is None else [self.step]
         marked = {id(step) for step in failed}
         return [step._replace(captured=False) if id(step) in marked else step for piece in pieces for step in piece]
-
-
-def _references(arrays: dict[int, Any]) -> list[int]:
-    """Return how many references there are to each array, or to what it is a view of."""
-    return [getrefcount(a) + (0 if a.base is None else getrefcount(a.base)) for a in arrays.values()]
-
-
-def _moved(counts: list[int], before: list[int], now: list[int]) -> list[int]:
-    return [n + b - a for n, a, b in zip(counts, before, now, strict=True)]
 
 
 def _lies_at(array: Array, address: int) -> bool:

@@ -53,6 +53,7 @@ def _like_numpy(name: str, of_floats: str, of_integers: str) -> Callable[[Any, A
 
     def call(x1: Any, x2: Any, /) -> Array:
         dtype = np.result_type(*[getattr(x, "dtype", x) for x in (x1, x2)])
+        dtype = np.dtype(np.int8) if dtype.kind == "b" else dtype
         return kernel(dtype)(*[x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in (x1, x2)])
 
     return call
@@ -64,15 +65,13 @@ remainder = _like_numpy("remainder", "tg_fmod", "tg_imod")
 
 
 _sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")
-_sigmoid_of_half = cupy.ElementwiseKernel(
-    "float16 x", "float16 y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half"
-)
+_sigmoid_of_half = cupy.ElementwiseKernel("T x", "T y", "y = 1.0f / (1.0f + exp(-(float)x))", "tg_sigmoid_of_half")
 
 
 def sigmoid(x: Array, /) -> Array:
     """Return 1 / (1 + exp(-x)); where exp(-x) is infinite that is 0, as it should be."""
     kind = x.dtype.char
-    if kind == "e":
+    if kind in "eE":  # float16 and bfloat16
         return _sigmoid_of_half(x)
     return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
 
@@ -103,12 +102,6 @@ def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint:
     for part, first, last in ((out.real, start.real, stop.real), (out.imag, start.imag, stop.imag)):
         part[...] = cupy.linspace(first, last, num, endpoint=endpoint)
     return out
-
-
-def vecdot(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
-    """Return the sum of products along an axis, by kernels of CuPy's: cuBLAS's cannot be part of a graph."""
-    product = cupy.conj(x1) * x2
-    return cupy.sum(product, axis=axis, dtype=product.dtype)
 
 
 # -- special functions ---------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ class Text:
         ]
         args += [f"{c_type(v.dtype).memory}*{' __restrict__' if alone else ''} r{i}" for i, v in enumerate(self.writes)]
         args += [f"{accumulator('', d)[1].memory}* __restrict__ p{i}" for i, d in enumerate(partials)]
-        return f'extern "C" __global__ void __launch_bounds__({block}) {name}({", ".join(args)})'
+        # One block a multiprocessor is enough: without that bound ptxas spills a few registers to fit more.
+        return f'extern "C" __global__ void __launch_bounds__({block}, 1) {name}({", ".join(args)})'
 
 
 def c_type(dtype: Any) -> CType:
@@ -321,7 +322,7 @@ def multi(name: str, groups: list[Group], places: Places) -> Multi:
     ]
     if width > 1:
         steps += [f"for (long long i = whole + threadIdx.x; i < stop; i += {THREADS}) {{", *tail.steps(), "}"]
-    head = f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}(const long long* __restrict__ table)'
+    head = f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}(const long long* __restrict__ table)'
     grid = sum(-(-n // chunk) for n, _ in members)
     return Multi(Kernel(name, f"{head} {{\n{_lines(steps)}}}\n", grid, THREADS, [], [], [], []), members)
 
@@ -343,7 +344,7 @@ def finish(name: str, node: Any, rows: int, columns: int, count: int) -> Kernel:
     tree = combine(node.op, dtype, "s[threadIdx.x]", f"s[threadIdx.x + o * {wide}]")
     result = out.store.format(finished(node.op, v.dtype, "s[threadIdx.x]", count))
     pointers = f"{out.memory}* __restrict__ r0, const {kind.memory}* __restrict__ p0"
-    source = f"""extern "C" __global__ void __launch_bounds__({threads}) {name}({pointers}) {{
+    source = f"""extern "C" __global__ void __launch_bounds__({threads}, 1) {name}({pointers}) {{
   const int y = threadIdx.x / {wide}, column = blockIdx.x * {wide} + threadIdx.x % {wide};
   {kind.value} c = {identity(node.op, dtype)};
   #pragma unroll 8

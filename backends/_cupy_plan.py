@@ -114,6 +114,7 @@ class Plan:
         self._pool = Pool(cupy.empty)
         self._buffer: dict[Any, Any] = {}
         self._conditions: list[Any] = []
+        self._constants: dict[Any, Any] = {}  # the same at each call, and made where something reads the array
         self._liveness = Liveness(program, self.jobs)
         self.place = {v: bound[k] if k in bound else cupy.empty(v.shape, v.dtype) for k, v in enumerate(program.inputs)}
         self.inputs = [self.place[v] for v in program.inputs]
@@ -141,7 +142,12 @@ class Plan:
 
     def array(self, v: Any) -> Any:
         """Return the array of a value."""
-        return v.constant if v.constant is not None else self.place[v]
+        if v.constant is not None:
+            return v.constant
+        if v not in self.place and v in self._constants:
+            node = self._constants[v]
+            self.place[v] = node.function(*node.args, **node.kwargs)
+        return self.place[v]
 
     def layout(self, v: Any) -> Layout:
         """Return how the array of a value lies in memory."""
@@ -152,8 +158,8 @@ class Plan:
         """Return the array that a result is to be written into."""
         if v not in self.place:
             if v in self._liveness.part:
-                whole, start = self._liveness.part[v]
-                self.place[v] = self.target(whole).reshape(-1)[start : start + prod(v.shape)].reshape(v.shape)
+                whole, part_of = self._liveness.part[v]
+                self.place[v] = part_of(self.target(whole))
             else:
                 self._buffer[v] = buffer = self._pool.take(v.size * v.dtype.itemsize)
                 self.place[v] = shaped(buffer, v.shape, v.dtype)
@@ -256,7 +262,7 @@ class Plan:
             if node.outs[0] not in self.place:  # as the transpose of a product is
                 self._view(node)
         elif is_constant(node) and not node.many:
-            self.place[node.outs[0]] = node.function(*node.args, **node.kwargs)
+            self._constants[node.outs[0]] = node
         elif is_product(node):
             self._multiply(node)
         elif is_concatenation(node):
@@ -267,12 +273,22 @@ class Plan:
             x, indices, axis = gather
             self._step(node.op, cupy.take, self.array(x), self.array(indices), axis, self.target(node.outs[0]))
         else:
-            outs = [self.target(v) for v in node.outs]
-            args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}
-            name = f"{node.op} at {node.line}" if node.line else str(node.op)
-            if hasattr(node.function, "into"):
-                self.steps.append(Step(name, node.function.into, (outs, *args)))
-                return
+            self._library(node)
+
+    def _library(self, node: Any) -> None:
+        """Call a function of the library, which may write to its results; else they are copied."""
+        outs = [self.target(v) for v in node.outs]
+        name = f"{node.op} at {node.line}" if node.line else str(node.op)
+        if hasattr(node.function, "in_place"):
+            x, *rest = node.args
+            self._begin(outs[0], x)
+            args = node.function.in_place, outs[0], *put_in(rest, self.array)
+            self.steps.append(Step(name, _written, args, self._captured(node)))
+            return
+        args, kwargs = put_in(node.args, self.array), {k: put_in(x, self.array) for k, x in node.kwargs.items()}
+        if hasattr(node.function, "into"):
+            self.steps.append(Step(name, node.function.into, (outs, *args)))
+        else:
             args = outs, node.function, args, kwargs, node.many
             self.steps.append(Step(name, _stored, args, self._captured(node)))
 
@@ -319,7 +335,9 @@ class Plan:
             if spot.size and not self._liveness.is_in(x, node.outs[0]):
                 pieces.append((spot, self.array(x)))
             start = stop
-        alike = [(to, a) for to, a in pieces if _is_contiguous(a) and a.dtype == to.dtype]
+        whole = _is_contiguous(out)
+        alike = [(to, a) for to, a in pieces if whole and _is_contiguous(a) and a.dtype == to.dtype]
+        others = [(to, a) for to, a in pieces if not (whole and _is_contiguous(a) and a.dtype == to.dtype)]
         inner = prod(out.shape[axis + 1 :]) * out.itemsize
         forms = []
         for to, a in alike:
@@ -329,20 +347,26 @@ class Plan:
             source, grid = copies.kernel("@", forms[n : n + copies.WIDEST], False)
             args = tuple(array for pair in alike[n : n + copies.WIDEST] for array in pair)
             self._launch("join", source, grid, copies.THREADS, args)
-        for to, a in pieces:
-            if not (_is_contiguous(a) and a.dtype == to.dtype):
-                self._step("copy", cupy.copyto, to, a)
+        for to, a in others:
+            self._step("copy", cupy.copyto, to, a)
 
     def _write(self, node: Any) -> None:
         x, key, value = node.args
         out = self.target(node.outs[0])
-        self._step("copy", cupy.copyto, out, self.array(x))
+        self._begin(out, x)
         spot = out[(*key, ...)]
         part = self.array(value) if is_value(value) else value
         if node.op == "index_add":
             self._step("add", cupy.add, spot, part, spot)
         else:
             self._step("copy", cupy.copyto, spot, part)
+
+    def _begin(self, out: Any, x: Any) -> None:
+        """Give an array the values of another, to be written to."""
+        if self.number(x) == 0:
+            self._step("zeros", out.fill, 0)
+        else:
+            self._step("copy", cupy.copyto, out, self.array(x))
 
     # -- outputs -------------------------------------------------------------------------------------
 
@@ -435,6 +459,12 @@ def _operations(job: Any) -> str:
 
 def _group(flat: Flat) -> kernels.Group:
     return kernels.Group(flat.shape, flat.nodes, flat.outs)
+
+
+def _written(write: Callable[..., Any], out: Any, key: Any, value: Any) -> None:
+    result = write(out, key, value)
+    if result is not out:  # in a fixed order, see `tapegrad.deterministic`
+        cupy.copyto(out, result)
 
 
 def _is_contiguous(a: Any) -> bool:

@@ -38,7 +38,7 @@ class Refusals(Flags):
         try:
             super().raise_first()
         except Exception:
-            with self.stream:  # after the calls that were made before it was noticed
+            with cupy.cuda.Device(self.device), self.stream:  # after the calls that were made before it was noticed
                 self.stop.fill(0)
             raise
 

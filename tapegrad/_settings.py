@@ -82,7 +82,7 @@ def tf32(on: bool | None = None) -> Any:
     """Multiply matrices of float32 on CuPy in TF32, for good or in a `with` block; with no argument, say whether.
 
     A GPU's tensor cores then round the factors to 10 bits of fraction, where float32 has 23, and add their products in
-    float32: many times as fast, to about three digits. It holds for `matmul`, `tensordot`, `vecdot` and their
+    float32: faster, and right to about three digits. It holds for `matmul`, `tensordot`, `vecdot` and their
     gradients, eager and compiled. A compiled function keeps a program for either: set it around calls, not inside.
     It starts as off, or as on where the variable CUPY_TF32 is 1, which CuPy's own functions obey. PyTorch and JAX
     have switches of their own (`torch.backends.cuda.matmul`, `jax_default_matmul_precision`). Raises TypeError for

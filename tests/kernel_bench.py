@@ -28,6 +28,13 @@ def node(op: str, args: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, **k
     return n
 
 
+def misaligned(x: Any) -> Any:
+    """Return an array of the same elements that begins one element after an aligned address."""
+    y = np.empty(x.size + 1, x.dtype)[1:].reshape(x.shape)
+    y[...] = x
+    return y
+
+
 class Bench:
     """Arrays for values, and kernels run on them."""
 

@@ -181,6 +181,22 @@ def test_a_program_becomes_two_nodes(score: str, dtype: str) -> None:
     assert operations(compiled) == ["attention", "attention_gradient"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_softmax_in_float32_between_products_of_half_precision(dtype: str) -> None:
+    half, mask = getattr(tg, dtype), on_device(np.where(causal(9), 0, -np.inf), "float32")
+
+    def f(q: Any, k: Any, v: Any) -> Any:
+        scores = tg.astype(q @ tg.matrix_transpose(k), tg.float32) * 0.5 + mask
+        return tg.astype(tg.softmax(scores, axis=-1), half) @ v
+
+    def step(q: Any, k: Any, v: Any, g: Any) -> Any:
+        out, pull = tg.vjp(f, q, k, v)
+        return (out, *pull(g))
+
+    compiled = check(step, arrays(*[(2, 9, 8)] * 4, dtype=dtype), {"float16": 1e-2, "bfloat16": 8e-2}[dtype])
+    assert operations(compiled) == ["attention", "attention_gradient"]
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (0, 2), (1, 2)])
 def test_gradients_of_some_operands(wanted: tuple[int, ...]) -> None:
     mask = added(on_device(np.where(causal(9), 0, -np.inf), "float32"))

@@ -74,7 +74,6 @@ STEPS = {
 4 attention
 4 attention_gradient
 1 commit
-8 copy
 1 divide add pow subtract divide pow subtract divide
 1 index_add
 1 index_get
@@ -95,6 +94,7 @@ STEPS = {
 38 partial results
 1 refuse
 14 sum
+1 zeros
 """,
 }
 

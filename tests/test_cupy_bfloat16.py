@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_stand_in import counted, is_installed
 from places import why_not
 
 import tapegrad as tg
@@ -243,6 +244,36 @@ def test_moving_between_libraries_keeps_the_dtype_both_ways(library: str) -> Non
     tg.sum(y * y).backward()
     assert x.grad is not None
     assert (x.grad.dtype, x.grad.device, x.grad.tolist()) == (tg.bfloat16, "cuda:0", [1.0, 6.0])
+
+
+FUSED: dict[str, Callable[[Any], Any]] = {
+    "gelu": tg.gelu,
+    "sigmoid": tg.sigmoid,
+    "softmax": lambda x: tg.softmax(x, axis=-1),
+    "logsumexp": tg.logsumexp,
+    "clip": lambda x: tg.clip(x, 0.1, 0.5),
+    "var": lambda x: tg.var(x, axis=-1),
+    "where": lambda x: tg.where(x > 0.5, x, 0.0),
+    "matmul": lambda x: x @ x.T,
+    "cross_entropy": lambda x: tg.cross_entropy(x, tg.asarray([0, 1, 2], device="cuda")),
+}
+
+
+@pytest.mark.skipif(not is_installed(), reason="the counts are those of the stand-in")
+@pytest.mark.parametrize("f", FUSED.values(), ids=FUSED)
+def test_launches_are_those_of_float32(f: Callable[[Any], Any]) -> None:
+    def launches(dtype: Any) -> tuple[int, int, int]:
+        x = tg.tensor(np.linspace(0, 1, 12).reshape(3, 4), dtype=dtype, device="cuda", requires_grad=True)
+        for _ in range(3):  # the first traces
+            x.grad = None
+            with counted() as forward:
+                y = f(x)
+            seed = tg.ones_like(y)
+            with counted() as backward:
+                y.backward(seed)
+        return forward.launches, backward.launches, forward.waits + backward.waits
+
+    assert launches(tg.bfloat16) == launches(tg.float32)
 
 
 def test_a_compiled_training_step_is_the_eager_one() -> None:

@@ -128,8 +128,8 @@ def plan_of(executor: Executor) -> plans.Plan:
     return executor._plan
 
 
-def on_device(array: Any, **options: Any) -> Any:
-    return tg.tensor(np.asarray(array), device="cuda", **options)
+def on_device(array: Any, device: str = "cuda", **options: Any) -> Any:
+    return tg.tensor(np.asarray(array), device=device, **options)
 
 
 # -- training steps ----------------------------------------------------------------------------------------
@@ -321,9 +321,9 @@ def test_gradients_that_add_up() -> None:
 class Counting:
     """A step with labels that counts its calls in state; parameters: weights, which it trains."""
 
-    def __init__(self) -> None:
-        self.count = tg.zeros((), dtype=tg.float32, device="cuda")
-        self.w = [on_device(np.ones(n, np.float32), requires_grad=True) for n in (3, 3, 1)]
+    def __init__(self, device: str = "cuda") -> None:
+        self.count = tg.zeros((), dtype=tg.float32, device=device)
+        self.w = [on_device(np.ones(n, np.float32), device, requires_grad=True) for n in (3, 3, 1)]
 
     def __call__(self, logits: Any, labels: Any) -> Any:
         for w in self.w:
@@ -345,23 +345,25 @@ OUT_OF_RANGE = "a label is out of range: with 3 classes they are 0 to 2"
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_refused_call_leaves_state_as_it_was(executors: list[Executor], late: bool) -> None:
-    step, eager = Counting(), Counting()
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_refused_call_leaves_state_as_it_was(executors: list[Executor], device: str, late: bool) -> None:
+    if device == "cuda:1" and cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one device")
+    step, eager = Counting(device), Counting()
     compiled = tg.compile(step.__call__)
-    logits = on_device(np.eye(4, 3, dtype=np.float32))
+    logits = on_device(np.eye(4, 3, dtype=np.float32), device)
     for i in range(10):
         if i > 4:
             before = step.state()
-            compiled(logits, on_device(BAD))
+            compiled(logits, on_device(BAD, device))
             # Where nothing waits the next call reports it.
-            look: Callable[[], Any] = (lambda: compiled(logits, on_device(GOOD))) if late else step.count.item
+            look: Callable[[], Any] = (lambda: compiled(logits, on_device(GOOD, device))) if late else step.count.item
             with pytest.raises(ValueError, match=OUT_OF_RANGE):
                 look()
             gc.collect()  # of a traceback that holds the count
             assert step.state() == before
-        assert compiled(logits, on_device(GOOD)).item() == pytest.approx(
-            eager(logits, on_device(GOOD)).item(), rel=1e-6
-        )
+        loss = eager(on_device(values(logits)), on_device(GOOD)).item()
+        assert compiled(logits, on_device(GOOD, device)).item() == pytest.approx(loss, rel=1e-6)
         np.testing.assert_allclose(step.state()[0], eager.state()[0])
         for a, b in zip(step.w, eager.w, strict=True):
             np.testing.assert_allclose(values(a), values(b), rtol=1e-5)
@@ -575,3 +577,71 @@ def test_writing_and_joining() -> None:
         for a, b in zip(compiled(x, i), f(x, i), strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_allclose(values(a), values(b))
+
+
+# -- what is launched --------------------------------------------------------------------------------------
+
+
+def steps_of(function: Callable[..., Any], *shapes: tuple[int, ...]) -> list[str]:
+    """Return the operations of the kernels that a function is compiled to."""
+    compiled = tg.compile(function)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        arguments = [on_device(rng.normal(size=shape)) for shape in shapes]
+        np.testing.assert_allclose(values(compiled(*arguments)), values(function(*arguments)), rtol=1e-12, atol=1e-14)
+    return [step.name for step in plan_of(compiled._last.executor).steps]
+
+
+def test_a_softmax_of_a_product_is_one_kernel() -> None:
+    steps = steps_of(lambda x, w: tg.softmax(x @ w, axis=-1), (16, 4), (4, 9))
+    assert steps == ["matmul", "max subtract exp sum divide"]
+
+
+def test_a_softmax_of_masked_scores_is_one_kernel() -> None:
+    """The mask broadcasts over the leading axes, where rows of a NumPy program would not."""
+    steps = steps_of(lambda z, mask: tg.softmax(0.5 * z + mask, axis=-1), (2, 3, 5, 5), (5, 5))
+    assert steps == ["multiply add max subtract exp sum divide"]
+
+
+def test_parts_of_an_array_are_read_and_computed_where_they_are() -> None:
+    def f(x: Any, w: Any) -> Any:
+        a, b, c = tg.unstack(x)
+        return tg.stack([tg.exp(a), b @ w, tg.matrix_transpose(c @ w)])
+
+    assert sorted(steps_of(f, (3, 4, 4), (4, 4))) == ["exp", "matmul", "matmul"]
+
+
+def test_the_gradient_of_slices_is_one_kernel_that_puts_them_together() -> None:
+    def f(x: Any) -> Any:
+        def loss(x: Any) -> Any:
+            return tg.sum(tg.exp(x[:, :3])) + tg.sum(tg.sin(x[:, 3:]))
+
+        return tg.grad(loss)(x)
+
+    assert steps_of(f, (4, 8)).count("join") == 1
+    assert "add" not in steps_of(f, (4, 8))
+
+
+def test_heads_of_attention_are_written_where_they_are_joined() -> None:
+    """Neither the heads' results nor the gradients of queries, keys and values are copied into one array."""
+
+    def heads(x: Any, mask: Any) -> Any:
+        q, k, v = tg.unstack(tg.permute_dims(tg.reshape(x, (2, 8, 3, 4, 8)), (2, 0, 3, 1, 4)))
+        p = tg.softmax(q @ tg.matrix_transpose(k) * 0.3 + mask, axis=-1)
+        return tg.reshape(tg.permute_dims(p @ v, (0, 2, 1, 3)), (16, 32))
+
+    def f(x: Any, mask: Any) -> Any:
+        return heads(x, mask), tg.grad(lambda x: tg.sum(tg.sin(heads(x, mask))))(x)
+
+    compiled = tg.compile(f)
+    mask = on_device(np.triu(np.full((8, 8), -np.inf, np.float32), k=1))
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        x = on_device(rng.normal(size=(16, 96)).astype(np.float32))
+        for a, b in zip(compiled(x, mask), f(x, mask), strict=True):
+            np.testing.assert_allclose(values(a), values(b), rtol=1e-4, atol=1e-5)
+    names = [step.name.split(" at ")[0] for step in plan_of(compiled._last.executor).steps]
+    assert "attention" in names
+    assert "attention_gradient" in names
+    assert "copy" not in names
+    assert "join" not in names

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from places import Place
+from places import Place, why_not
 from test_compile_samples import FIRST, REFUSED, arguments, value_and_gradients
 from test_samples import first_derivatives, floating
 
 import tapegrad as tg
-from tapegrad import backends
 from tapegrad.testing import SAMPLES, Sample
 
-if not backends.is_available("cuda:1"):
-    pytest.skip("no second CUDA device", allow_module_level=True)
+if why := why_not("cuda:1"):
+    pytest.skip(why, allow_module_level=True)
 
 import cupy
 from cuda_stand_in import is_installed
@@ -54,6 +53,50 @@ def test_operations(sample: Sample) -> None:
         compiled = tg.compile(step)
         for call in range(4):
             assert_there(compiled(*arguments(SECOND, sample, call)))
+
+
+@tg.custom_vjp
+def cubed(x: Any) -> Any:
+    return x * x * x
+
+
+cubed.defvjp(lambda x: (x * x * x, x), lambda x, t: (3 * x * x * t,))
+
+
+def curve(x: Any) -> Any:
+    return tg.sum(tg.softmax(x * x) * tg.sin(x)) + x[0] * x[1]
+
+
+TRANSFORMS: dict[str, Callable[[tg.Tensor], Any]] = {
+    "jacobian": tg.jacobian(lambda x: tg.sin(x) * x[::-1]),
+    "jacobian forward": tg.jacobian(lambda x: tg.sin(x) * x[::-1], mode="forward"),
+    "sparse jacobian": lambda x: tg.asarray(tg.jacobian(lambda x: x * x, sparsity="detect")(x).data, device=x.device),
+    "hessian": tg.hessian(curve),
+    "hvp": lambda x: tg.hvp(curve, (x,), (x,)),
+    "linearize": lambda x: tg.linearize(curve, x)[1](x),
+    "vmap": lambda x: tg.vmap(tg.grad(curve))(tg.stack([x, x + 1])),
+    "checkpoint": tg.grad(tg.checkpoint(curve)),
+    "fixed_point": tg.grad(lambda x: tg.sum(tg.fixed_point(lambda z, x: tg.cos(z * x) * 0.5, x * 0, x))),
+    "custom_vjp": tg.grad(lambda x: tg.sum(cubed(x) * cubed(x))),
+    "repeated indices": tg.grad(lambda x: tg.sum(x[tg.asarray([0, 0, 1])] ** 2)),
+    "writing": tg.grad(lambda x: tg.sum(written(x * x) ** 2)),
+}
+
+
+def written(x: Any) -> Any:
+    x[1:] = x[:-1] * 3.0
+    return x
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms(name: str, ordered: bool) -> None:
+    with tg.deterministic(ordered):
+        got = TRANSFORMS[name](tg.asarray([0.5, 0.25, 0.125]))
+    with tg.default_device("cpu"):
+        expected = TRANSFORMS[name](tg.asarray([0.5, 0.25, 0.125]))
+    assert_there([got])
+    SECOND.check(got, np.asarray(expected), rtol=1e-10)
 
 
 def test_state_of_a_compiled_step() -> None:

@@ -92,6 +92,9 @@ def test_division_of_numbers_and_mixed_dtypes() -> None:
     assert both.dtype is tg.float64
     np.testing.assert_array_equal(on_host(both), [2.0, 1.0])
     np.testing.assert_array_equal(on_host(on_device([7, -7]) // 2), [3, -4])
+    truth = cupy.asarray([True, False])
+    assert (backends.load("cuda").xp.floor_divide(truth, truth).get() == [1, 0]).all()
+    assert backends.load("cuda").xp.remainder(truth, truth).dtype == np.int8
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "float16", "float32", "float64"])

@@ -23,18 +23,18 @@ _TRANSPOSES = ("matrix_transpose", "T")
 
 
 class Forward(NamedTuple):
-    """Nodes of the forward pass: product of queries and keys, those up to `scores`, of softmax, product with values."""
+    """Nodes of the forward pass: product of queries and keys, those up to `scores`, of softmax, product with values.
+
+    probabilities: the result of softmax; weights: the same in the dtype of the values, if that is another.
+    """
 
     product: Node
     chain: list[Node]
     scores: Value
     softmax: list[Node]
+    probabilities: Value
+    weights: Value
     result: Node
-
-    @property
-    def probabilities(self) -> Value:
-        """The result of softmax."""
-        return self.softmax[-1].out
 
 
 class Backward(NamedTuple):
@@ -93,7 +93,10 @@ class _Fusion:
         top = highest.node if type(highest) is Value else None
         if type(x) is not Value or top is None or not _over_rows(top, "max", x):
             return None
-        results = [n for n in self.readers.get(node.out, ()) if n.op == "matmul" and n.args[0] is node.out]
+        softmax = [top, low, power, total, node]
+        casts = [n for n in self.readers.get(node.out, ()) if n.op == "astype"]
+        weights = casts[0].out if len(casts) == 1 else node.out
+        results = [n for n in self.readers.get(weights, ()) if n.op == "matmul" and n.args[0] is weights]
         if len(results) != 1:
             return None
         found = self._chain(x, set())
@@ -101,9 +104,9 @@ class _Fusion:
         if len(products) != 1:
             return None
         chain = [n for n in found if n.op != "matmul"]
-        forward = Forward(products[0], chain, x, [top, low, power, total, node], results[0])
+        forward = Forward(products[0], chain, x, [*softmax, *casts], node.out, weights, results[0])
         q, k, v = (*products[0].args, results[0].args[1])
-        dtypes = {w.dtype.name for w in (q, k, v, products[0].out, node.out, results[0].out)}
+        dtypes = {w.dtype.name for w in (q, k, v, products[0].out, weights, results[0].out)}
         sizes = (q.shape[-1], v.shape[-1])
         known = len(dtypes) == 1 and self.kernels.takes(*dtypes) and max(sizes) <= self.kernels.LARGEST
         long = min(len(w.shape) for w in (q, k, v)) > 1 and results[0].out.size and min(sizes) > 0
@@ -139,15 +142,18 @@ class _Fusion:
         for node in self.readers[p]:
             others = [x for x in node.args if x is not p]
             if node.op == "multiply" and len(others) == 1 and type(others[0]) is Value:
-                incoming, above = others[0], others[0].node
-                if above is not None and above.op == "matmul" and _is_transposed(above.args[1], v):
-                    grad = above.args[0]
+                above = [others[0].node]
+                if above[0] is not None and above[0].op == "astype":
+                    above.insert(0, above[0].args[0].node)
+                product = above[0]
+                if product is not None and product.op == "matmul" and _is_transposed(product.args[1], v):
+                    grad = product.args[0]
                     if grad.shape == out.shape and grad.dtype == out.dtype:
-                        return self._of_scores(forward, above, node, incoming, grad)
+                        return self._of_scores(forward, above, node, others[0], grad)
         return None
 
     def _of_scores(
-        self, forward: Forward, above: Node, weighted: Node, incoming: Value, grad: Value
+        self, forward: Forward, above: list[Any], weighted: Node, incoming: Value, grad: Value
     ) -> Backward | None:
         p = forward.probabilities
         total = self._only(weighted.out)
@@ -168,14 +174,14 @@ class _Fusion:
         products = self.readers.get(end, [])
         queries = [n for n in products if n.op == "matmul" and n.args[0] is end and _is_transposed(n.args[1], k)]
         keys = [n for n in products if n.op == "matmul" and n.args[1] is end and _is_transposed(n.args[0], q)]
-        turned = [n for n in self.readers[p] if n.op in _TRANSPOSES]
+        turned = [n for n in self.readers[forward.weights] if n.op in _TRANSPOSES]
         values = [
             n for t in turned for n in self.readers.get(t.out, ()) if n.op == "matmul" and n.args == (t.out, grad)
         ]
         if max(map(len, (queries, keys, values))) > 1 or not self.kernels.can_compute(chain):
             return None
         first, second, third = (found[0] if found else None for found in (queries, keys, values))
-        return Backward([above, weighted, total, less, ends, *turned], ends.out, chain, end, first, second, third)
+        return Backward([*above, weighted, total, less, ends, *turned], ends.out, chain, end, first, second, third)
 
     def _only(self, v: Value) -> Node | None:
         """Return the node that reads a value, None if there are several."""

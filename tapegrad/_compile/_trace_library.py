@@ -73,8 +73,7 @@ class TraceBackend(Backend):
         xp: Any = TraceNamespace(base.xp)
         xp.index_get = self.index_get
         for op in ("index_set", "index_add"):
-            write = partial(_write, base, getattr(base.xp, op))
-            setattr(xp, op, _recording(op, write))
+            setattr(xp, op, _recording(op, _Write(base, getattr(base.xp, op))))
         self.xp = xp
 
     def native_dtype(self, name: str) -> Any:
@@ -142,5 +141,11 @@ class TraceBackend(Backend):
         return graph_now().call("index_get", self.base.xp.index_get, (array, key), {})
 
 
-def _write(base: Backend, write: Callable[..., Any], array: Array, key: tuple[Any, ...], value: Array) -> Array:
-    return write(base.copy(array), key, value)
+class _Write:
+    """A function that writes to a copy of an array; in_place: that which writes to the array."""
+
+    def __init__(self, base: Backend, in_place: Callable[..., Any]) -> None:
+        self.base, self.in_place = base, in_place
+
+    def __call__(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
+        return self.in_place(self.base.copy(array), key, value)

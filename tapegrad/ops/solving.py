@@ -111,7 +111,8 @@ _det = primitive(
 def det(x: Any, /) -> Tensor:
     """Determinant of square matrices (..., n, n).
 
-    Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors), to any order.
+    Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors), to any order. It looks for singular
+    matrices, for which the host waits on a GPU.
 
     >>> import tapegrad as tg
     >>> tg.linalg.det(tg.asarray([[2.0, 0.0], [0.0, 4.0]]))
