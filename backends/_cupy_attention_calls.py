@@ -21,11 +21,16 @@ __all__ = ["LARGEST", "LOGS", "Attention", "AttentionGradient", "Scores", "Sizes
 
 OPTIONS = ("-std=c++17", "--fmad=false")
 LOGS = np.dtype(np.float32)  # of the logarithms of sums
+MOST_KEYS = 64  # for each query
 
 
-def takes(dtype: str) -> bool:
-    """Say whether there are kernels for a dtype; where products may be in TF32, cuBLAS's are the faster ones."""
-    return dtype in DTYPES and not (dtype == "float32" and TF32.get())
+def takes(dtype: str, queries: int, keys: int) -> bool:
+    """Say whether attention is to be computed by these kernels.
+
+    A block goes over all keys for its queries; many keys for few queries would leave a device idle. Where products may
+    be in TF32, cuBLAS's are the faster ones.
+    """
+    return dtype in DTYPES and keys <= MOST_KEYS * queries and not (dtype == "float32" and TF32.get())
 
 
 class _Call:

@@ -239,8 +239,16 @@ def test_only_forward_and_of_matrices() -> None:
         lambda q, k, v: (tg.softmax(q @ tg.matrix_transpose(k) + k @ tg.matrix_transpose(q), axis=-1) @ v,),
         lambda q, k, v: (attention(tg.astype(q, tg.float64), tg.astype(k, tg.float64), tg.astype(v, tg.float64)),),
         lambda q, k, v: (attention(tg.tile(q, (1, 1, 20)), tg.tile(k, (1, 1, 20)), v),),
+        lambda q, k, v: (attention(q[:, :1], tg.tile(k, (1, 9, 1)), tg.tile(v, (1, 9, 1))),),
     ],
-    ids=["probabilities are read", "along the queries", "two products", "float64", "more elements than fit"],
+    ids=[
+        "probabilities are read",
+        "along the queries",
+        "two products",
+        "float64",
+        "more elements than fit",
+        "many keys",
+    ],
 )
 def test_what_stays_as_it_is(function: Any) -> None:
     assert "attention" not in operations(check(function, arrays(*[(2, 9, 9)] * 3)))

@@ -1,4 +1,4 @@
-"""Every text of kernels that the tests before these generated, compiled by NVRTC for an H100: none spills.
+"""Every text of kernels that the tests before these generated, compiled by NVRTC for an H100, spills next to nothing.
 
 `python -m pytest -p cuda_stand_in` keeps the texts. They are compiled down to machine code, so that ptxas checks
 registers and shared memory.

@@ -108,7 +108,7 @@ class _Fusion:
         q, k, v = (*products[0].args, results[0].args[1])
         dtypes = {w.dtype.name for w in (q, k, v, products[0].out, weights, results[0].out)}
         sizes = (q.shape[-1], v.shape[-1])
-        known = len(dtypes) == 1 and self.kernels.takes(*dtypes) and max(sizes) <= self.kernels.LARGEST
+        known = len(dtypes) == 1 and self.kernels.takes(*dtypes, *x.shape[-2:]) and max(sizes) <= self.kernels.LARGEST
         long = min(len(w.shape) for w in (q, k, v)) > 1 and results[0].out.size and min(sizes) > 0
         return forward if known and long and self.kernels.can_compute(chain) else None
 
