@@ -23,7 +23,6 @@ from tapegrad.backends._cupy_reductions import can_reduce
 from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import axes_of, is_value, put_in
 
-SEVERAL = cupy.cuda.runtime.getDeviceCount() > 1  # devices
 WIDEST = 24  # arrays that a step reads
 LONGEST = 100  # nodes of a step
 
@@ -37,6 +36,7 @@ class Compiled:
 
     def __init__(self, program: Any, steps: list[Any], sizes: Mapping[int, int] | None = None) -> None:
         self.program, self.steps = program, steps
+        self.several = cupy.cuda.runtime.getDeviceCount() > 1  # devices
         place: dict[Any, int] = {v: i for i, v in enumerate(program.inputs)}
         read = [v for node in program.nodes for v in node.reads]
         constants = list(dict.fromkeys(v for v in (*read, *program.outputs) if v.constant is not None))
@@ -54,9 +54,9 @@ class Compiled:
         self.only = step.alone(place) if isinstance(step, Flat) and step.outs == program.outputs else None
 
     def __call__(self, arrays: Sequence[Any]) -> Sequence[Any]:
-        if SEVERAL and len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
+        if self.several and len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
             raise ValueError("arrays on different devices")
-        if SEVERAL and arrays[0].data.device_id != cupy.cuda.device.get_device_id():
+        if self.several and arrays[0].data.device_id != cupy.cuda.device.get_device_id():
             with arrays[0].device:
                 return self.called(arrays)
         return self.called(arrays)
