@@ -74,9 +74,6 @@ class Adapter(Backend):
         self.refuse_recorded(array)
         return array.clone()
 
-    def memory(self, array: Array) -> int:
-        return array.untyped_storage().data_ptr()  # type: ignore[no-any-return]
-
     def sigmoid(self, x: Array) -> Array:
         return torch.sigmoid(x)
 
