@@ -118,6 +118,10 @@ class Adapter(Backend):
 
     def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
         with device:
+            if array.ndim == 0 and not array and any(array.tobytes()):
+                zero = cupy.empty((), array.dtype)  # cupy.array would fill it with +0
+                zero.set(array)
+                return zero
             return cupy.array(array)
 
     def move(self, array: Array, device: Any) -> Array:

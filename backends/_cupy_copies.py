@@ -45,7 +45,7 @@ def kernel(name: str, copies: list[Copy], refused: bool) -> tuple[str, tuple[int
     if refused:
         arguments.append("const bool* refused")
     source = (
-        f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}({", ".join(arguments)}) {{\n'
+        f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}({", ".join(arguments)}) {{\n'
         f"  const long long at = (long long)blockIdx.x * {THREADS} + threadIdx.x;\n  switch (blockIdx.y) {{\n    "
         + "\n    ".join(cases)
         + "\n  }\n}\n"

@@ -39,7 +39,8 @@ class Info:
         >>> tg.__array_namespace_info__().default_device()
         'cpu'
         """
-        return default_device()  # type: ignore[no-any-return]
+        backend, native = backends.of_device(default_device())
+        return backend.full_name(native)
 
     def default_dtypes(self, *, device: str | None = None) -> dict[str, DType]:
         """Return the dtypes that new Tensors on a device get, the default one for None, by kind.

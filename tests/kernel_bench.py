@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 from places import why_not
 
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
+
+import cupy
+
 from tapegrad._compile._program import Node, Value
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends._cupy_access import Layout, alignment_of
@@ -18,7 +23,6 @@ from tapegrad.backends._cupy_types import HELPERS
 
 FLOATS = ("float16", "float32", "float64")
 REDUCTIONS = ("sum", "mean", "prod", "max", "min", "any", "all")
-needs_cuda = pytest.mark.skipif(why_not("cuda") is not None, reason=why_not("cuda") or "")
 
 
 def node(op: str, args: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, **kwargs: Any) -> Node:
@@ -90,8 +94,6 @@ class _Memory:
 
     def address(self, array: np.ndarray[Any, Any]) -> int:
         """Return where an array lies on the device, as aligned as it is here."""
-        import cupy
-
         owner = array
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
@@ -118,8 +120,6 @@ class _Module:
     """The kernels of a text."""
 
     def __init__(self, source: str) -> None:
-        import cupy
-
         self.module = cupy.RawModule(code=source, options=OPTIONS)
 
     def launch(self, kernel: Any, arrays: list[Any], memory: _Memory | None = None) -> None:

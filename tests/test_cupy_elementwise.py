@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_bench import FLOATS, Bench, needs_cuda, node
+from kernel_bench import FLOATS, Bench, node
 
 from tapegrad._compile._kinds import ELEMENTWISE
 from tapegrad.backends import _cupy_kernels as kernels
@@ -57,7 +57,6 @@ remainder round sign sqrt square subtract trunc where
 EXACT = frozenset(_EXACT.split())
 
 
-@needs_cuda
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, "bool"])
 def test_every_elementwise_operation_gives_what_numpy_gives(dtype: str) -> None:
     bench = Bench()
@@ -99,7 +98,6 @@ def has(op: str, dtype: str) -> bool:
     return expression(op, args, np.dtype(dtype)) is not None
 
 
-@needs_cuda
 def test_conversions() -> None:
     bench = Bench()
     made: list[kernels.Kernel] = []
@@ -116,7 +114,6 @@ def test_conversions() -> None:
         np.testing.assert_array_equal(bench.arrays[v], expected)
 
 
-@needs_cuda
 def test_special_functions_are_scipys() -> None:
     scipy_special = pytest.importorskip("scipy.special")
     bench = Bench()
@@ -144,7 +141,6 @@ def test_literals_are_exact(dtype: str) -> None:
             literal(int(info.max) + 1, dtype)
 
 
-@needs_cuda
 def test_python_numbers_are_weak_and_operands_of_any_strides_are_read_in_place() -> None:
     bench = Bench()
     rng = np.random.default_rng(0)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import why_not
 
 import tapegrad as tg
-from tapegrad import backends
 
-if not backends.is_available("cuda"):
-    pytest.skip("no CUDA device", allow_module_level=True)
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
 
 from tapegrad.backends import _cupy_jobs as jobs
 from tapegrad.backends._cupy_compile import Executor

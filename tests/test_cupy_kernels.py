@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_bench import FLOATS, Bench, misaligned, needs_cuda, node
+from kernel_bench import FLOATS, Bench, misaligned, node
 
 from tapegrad.backends import _cupy_kernels as kernels
 
-pytestmark = needs_cuda
 SIZES = (1, 2, 31, 33, 127, 1000, 4096, 4097, 50257)
 
 

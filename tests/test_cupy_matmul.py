@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_stand_in import counted, is_installed
-from kernel_bench import needs_cuda
+from places import why_not
+
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
 
 import tapegrad as tg
 
-pytestmark = needs_cuda
 TOLERANCES = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
 DTYPES = [*TOLERANCES, "bfloat16"]
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_bench import needs_cuda
+from places import why_not
+
+if why := why_not("cuda"):
+    pytest.skip(why, allow_module_level=True)
+
+import cupy
 
 from tapegrad.backends._cupy_gemm import Cublas, Matrix, matrix_of, product_of
 
@@ -17,8 +22,6 @@ Make = Callable[[tuple[int, ...]], Any]
 
 def random(dtype: str) -> Make:
     """Return a maker of random arrays on the device."""
-    import cupy
-
     rng = np.random.default_rng(0)
 
     def make(shape: tuple[int, ...]) -> Any:
@@ -32,8 +35,6 @@ def random(dtype: str) -> Make:
 
 def variants(make: Make, shape: tuple[int, ...]) -> Iterator[Any]:
     """Give arrays of a shape that lie in memory in all ways that matter to cuBLAS."""
-    import cupy
-
     yield make(shape)
     yield make((*shape[:-2], shape[-1], shape[-2])).mT
     yield make((*shape[:-1], shape[-1] + 3))[..., : shape[-1]]
@@ -47,8 +48,6 @@ def variants(make: Make, shape: tuple[int, ...]) -> Iterator[Any]:
 
 def check(cublas: Cublas, a: Any, b: Any) -> bool:
     """Compute a product in place of NumPy's; say whether there is a call for it that copies nothing."""
-    import cupy
-
     expected = a.get() @ b.get()
     plan = product_of(matrix_of(a), matrix_of(b), expected.shape)
     if plan is None:
@@ -62,12 +61,9 @@ def check(cublas: Cublas, a: Any, b: Any) -> bool:
 
 @pytest.fixture
 def cublas() -> Cublas:
-    import cupy
-
     return Cublas(cupy)
 
 
-@needs_cuda
 @pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 3), (1, 3)])
 def test_products_of_all_layouts_are_cublas_calls(cublas: Cublas, lead: tuple[int, ...]) -> None:
     make = random("float64")
@@ -82,7 +78,6 @@ def test_products_of_all_layouts_are_cublas_calls(cublas: Cublas, lead: tuple[in
     assert copied
 
 
-@needs_cuda
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
 def test_products_of_all_dtypes(cublas: Cublas, dtype: str) -> None:
     make = random(dtype)
@@ -91,7 +86,6 @@ def test_products_of_all_dtypes(cublas: Cublas, dtype: str) -> None:
         assert check(cublas, make((*a[:-2], a[-1], a[-2])).mT, make(b))
 
 
-@needs_cuda
 def test_products_with_vectors(cublas: Cublas) -> None:
     make = random("float64")
     for a, b in [((4,), (4,)), ((4,), (4, 3)), ((3, 4), (4,)), ((2, 3, 4), (4,)), ((4,), (2, 4, 3))]:

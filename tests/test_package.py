@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import why_not
 
 import tapegrad as tg
 
@@ -101,8 +102,9 @@ def test_doctests(name: str) -> None:
     library = re.match(r"tapegrad\.backends\._(cupy|torch|jax|strict)", name)
     if library is not None:
         device = {"cupy": "cuda"}.get(library[1], library[1])
-        if not tg.backends.is_available(device):
-            pytest.skip(f"{name} is for {device}, which is not available here")
+        why = why_not(device)
+        if why is not None:
+            pytest.skip(why)
     result = doctest.testmod(importlib.import_module(name), raise_on_error=False)
     assert result.failed == 0
 

@@ -421,3 +421,17 @@ def test_matrix_rank(xp: Place) -> None:
     x = np.asarray([np.eye(3), np.outer([1.0, 2.0, 3.0], [1.0, 0.0, 1.0]), np.diag([1.0, 1e-3, 0.0])])
     xp.check(tg.linalg.matrix_rank(xp.tensor(x)), [3, 1, 2])
     xp.check(tg.linalg.matrix_rank(xp.tensor(x), rtol=0.01), [3, 1, 1])
+
+
+def test_the_default_device_is_one_of_the_devices(xp: Place) -> None:
+    info = tg.__array_namespace_info__()
+    assert info.default_device() == tg.zeros(()).device
+    assert xp.device.startswith("strict") or info.default_device() in info.devices()  # strict makes devices up
+
+
+def test_negative_zeros_stay(xp: Place) -> None:
+    for x in (-0.0, [-0.0], np.float32(-0.0), np.asarray(-0.0)):
+        assert tg.all(tg.signbit(tg.asarray(x)))
+    z = tg.asarray(complex(-0.0, 0.0))
+    assert tg.signbit(tg.real(z))
+    assert not tg.signbit(tg.imag(z))
