@@ -263,12 +263,12 @@ class Backend:
         """
         return False
 
-    def owner(self, array: Array) -> object:
-        """Return what holds the memory of an array, itself unless it is a view; None if that cannot be told."""
+    def memory(self, array: Array) -> int | None:
+        """Return a number that arrays on the same memory share, as views do; None if that cannot be told."""
         return None
 
-    def can_share(self, array: Array) -> bool:
-        """Say whether a Tensor's array may become that of another one that is written as a whole, with no copy."""
+    def can_share(self, array: Array, target: Array) -> bool:
+        """Say whether a Tensor's array may become that of another one, `target`, if it is written as a whole."""
         return False
 
     def races(self, array: Array) -> bool:

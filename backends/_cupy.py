@@ -145,11 +145,12 @@ class Adapter(Backend):
             return False
         return bool(array.data.device_id == cupy.cuda.runtime.getDevice())  # operators compute on the current device
 
-    def can_share(self, array: Array) -> bool:
-        return array.base is None and array.flags.c_contiguous
+    def can_share(self, array: Array, target: Array) -> bool:
+        same = array.data.device_id == target.data.device_id
+        return bool(same and array.base is None and array.flags.c_contiguous)
 
-    def owner(self, array: Array) -> object:
-        return array if array.base is None else array.base
+    def memory(self, array: Array) -> int:
+        return id(array if array.base is None else array.base)
 
     def sigmoid(self, x: Array) -> Array:
         return functions.sigmoid(x)

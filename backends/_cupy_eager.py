@@ -23,7 +23,6 @@ from tapegrad.backends._cupy_reductions import can_reduce
 from tapegrad.backends._cupy_types import HELPERS, ctype
 from tapegrad.backends._items import axes_of, is_value, put_in
 
-SEVERAL = cupy.cuda.runtime.getDeviceCount() > 1  # devices
 WIDEST = 24  # arrays that a step reads
 LONGEST = 100  # nodes of a step
 
@@ -31,11 +30,13 @@ LONGEST = 100  # nodes of a step
 class Compiled:
     """A program that is called with arrays, all on one device, and returns those of its outputs.
 
-    sizes: those of the arrays, by those that the program was traced with.
+    sizes: those of the arrays, by those that the program was traced with. suited: whether it is quick for these, and
+    not better called function by function.
     """
 
     def __init__(self, program: Any, steps: list[Any], sizes: Mapping[int, int] | None = None) -> None:
         self.program, self.steps = program, steps
+        self.several = cupy.cuda.runtime.getDeviceCount() > 1  # devices
         place: dict[Any, int] = {v: i for i, v in enumerate(program.inputs)}
         read = [v for node in program.nodes for v in node.reads]
         constants = list(dict.fromkeys(v for v in (*read, *program.outputs) if v.constant is not None))
@@ -43,6 +44,7 @@ class Compiled:
         for v in (*constants, *[v for step in steps for v in step.outs]):
             place.setdefault(v, len(place))
         rename = _renaming(sizes or {}, False)
+        self.suited = all(step.suits(rename) for step in steps)
         self.runs = [step.run(place, rename) for step in steps]
         self.rest = [None] * (len(place) - len(program.inputs) - len(constants))
         self.outs = [place[v] for v in program.outputs]
@@ -52,9 +54,9 @@ class Compiled:
         self.only = step.alone(place) if isinstance(step, Flat) and step.outs == program.outputs else None
 
     def __call__(self, arrays: Sequence[Any]) -> Sequence[Any]:
-        if SEVERAL and len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
+        if self.several and len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
             raise ValueError("arrays on different devices")
-        if SEVERAL and arrays[0].data.device_id != cupy.cuda.device.get_device_id():
+        if self.several and arrays[0].data.device_id != cupy.cuda.device.get_device_id():
             with arrays[0].device:
                 return self.called(arrays)
         return self.called(arrays)
@@ -80,10 +82,9 @@ class Compiled:
         except KeyError:
             return None
 
-    def resized(self, sizes: Mapping[int, int]) -> Compiled | None:
-        """Return the program for arrays of other sizes, None if it would be slow for them."""
-        rename = _renaming(sizes, False)
-        return Compiled(self.program, self.steps, sizes) if all(s.suits(rename) for s in self.steps) else None
+    def resized(self, sizes: Mapping[int, int]) -> Compiled:
+        """Return the program for arrays of other sizes."""
+        return Compiled(self.program, self.steps, sizes)
 
 
 def _renaming(sizes: Mapping[int, int], strict: bool) -> Rename:
@@ -98,7 +99,7 @@ def compiled(program: Any, name: str) -> Compiled | None:
     steps = _partition(program, name)
     if steps is None or sum(not (isinstance(s, Call) and s.node.kind == "view") for s in steps) >= launches(program):
         return None
-    return Compiled(program, steps) if all(s.suits(tuple) for s in steps) else None
+    return Compiled(program, steps)
 
 
 def launches(program: Any) -> int:

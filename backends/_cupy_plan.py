@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import cupy
 
 from tapegrad.backends import _cupy_copies as copies
+from tapegrad.backends import _cupy_finishing as finishing
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_refusals as refusals
 from tapegrad.backends import _cupy_rows as rows
@@ -43,6 +44,7 @@ from tapegrad.backends._items import is_put_where, is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
+HELD = 32 << 20  # bytes of partial results that wait to be completed together
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """
 argmax argmin count_nonzero cumulative_prod cumulative_sum index_get index_set index_add linalg.diagonal
@@ -114,6 +116,8 @@ class Plan:
         self._pool = Pool(cupy.empty)
         self._buffer: dict[Any, Any] = {}
         self._conditions: list[Any] = []
+        self._unfinished: list[tuple[Kernel, Any, Any]] = []  # kernels that complete reductions: (kernel, to, partial)
+        self._partial: list[Any] = []  # buffers of their partial results
         self._constants: dict[Any, Any] = {}  # the same at each call, and made where something reads the array
         self._liveness = Liveness(program, self.jobs)
         self.place = {v: bound[k] if k in bound else cupy.empty(v.shape, v.dtype) for k, v in enumerate(program.inputs)}
@@ -123,11 +127,16 @@ class Plan:
         self._old = {program.outputs[place]: program.inputs[k] for k, place in in_place.items()}  # what is written over
         self._places = kernels.Places(self.layout, self.number, analysis.counts)
         self.place.update((program.outputs[place], self.inputs[k]) for k, place in in_place.items())
+        last = self._liveness.last
         for i, job in enumerate(self.jobs):
+            if self._reads_unfinished(job):
+                self._finish()
             self._job(job)
-            last = self._liveness.last
+            if any(last.get(self._liveness.root(then.writes[0]), i) <= i for then, *_ in self._unfinished):
+                self._finish()
             for v in [v for v in self._buffer if last.get(v, i) <= i]:
                 self._pool.give(self._buffer.pop(v))
+        self._finish()
         outputs = [self._in_order(v) for v in program.outputs]
         self._copy([(self.inputs[k], outputs[place]) for k, place in committed.items()])
         self._sort_outputs(outputs, kept)
@@ -218,11 +227,34 @@ class Plan:
             self._launch(name, kernel.source, (kernel.grid,), kernel.block, (table,), True)
 
     def _emit(self, name: str, kernel: Kernel) -> None:
-        partials = [self.scratch(shape, dtype) for dtype, shape in kernel.partials]
+        buffers = [self._pool.take(prod(shape) * dtype.itemsize) for dtype, shape in kernel.partials]
+        partials = [shaped(b, shape, dtype) for b, (dtype, shape) in zip(buffers, kernel.partials, strict=True)]
         reads, writes = [self.array(v) for v in kernel.reads], [self.target(v) for v in kernel.writes]
         self._launch_planned(name, kernel, (*reads, *writes, *partials))
-        for i, then in kernel.then:
-            self._launch_planned("partial results", then, (self.target(then.writes[0]), partials[i]))
+        self._partial += buffers
+        self._unfinished += [(then, self.target(then.writes[0]), partials[i]) for i, then in kernel.then]
+        if sum(b.nbytes for b in self._partial) > HELD:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Complete the reductions of the kernels so far, by one launch for each size of blocks."""
+        unfinished, self._unfinished = self._unfinished, []
+        for block in dict.fromkeys(then.block for then, *_ in unfinished):
+            alike = [x for x in unfinished if x[0].block == block]
+            for n in range(0, len(alike), finishing.WIDEST):
+                part = alike[n : n + finishing.WIDEST]
+                args = tuple(a for _, *arrays in part for a in arrays)
+                guarded = any(then.writes[0] in self._old for then, *_ in part)
+                grid = (sum(then.grid for then, *_ in part),)
+                self._launch("partial results", finishing.together([x[0] for x in part]), grid, block, args, guarded)
+        for buffer in self._partial:
+            self._pool.give(buffer)
+        self._partial = []
+
+    def _reads_unfinished(self, job: Any) -> bool:
+        root = self._liveness.root
+        waited = {root(then.writes[0]) for then, *_ in self._unfinished}
+        return bool(waited) and any(root(v) in waited for n in job.all() for v in n.values())
 
     def _launch_planned(self, name: str, kernel: Kernel, arrays: tuple[Any, ...]) -> None:
         text = kernel.source.replace(f" {kernel.name}(", " @(", 1)

@@ -87,8 +87,8 @@ class Adapter(Backend):
         flags = array.flags
         return flags.owndata and flags.writeable  # type: ignore[no-any-return]
 
-    def owner(self, array: Array) -> object:
-        return array if array.base is None else array.base
+    def memory(self, array: Array) -> int:
+        return id(array if array.base is None else array.base)
 
     def sigmoid(self, x: Array) -> Array:
         return functions.sigmoid(x)

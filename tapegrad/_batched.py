@@ -236,9 +236,9 @@ class BatchedBackend(Backend):
         a = _same_for_all(x)
         return level.array(wrap(backend_of[type(a)].loop(until, below, a)), mapped=False)
 
-    def owner(self, array: Array) -> object:
+    def memory(self, array: Array) -> int | None:
         below = array.whole._array
-        return backend_of[type(below)].owner(below)
+        return backend_of[type(below)].memory(below)
 
     def tracked(self, array: Array) -> Record | None:
         whole = array.whole

@@ -59,14 +59,14 @@ def _has_base(x: Tensor) -> bool:
         return False
 
 
-def _owner(x: Any) -> object:
-    return backend_of[type(x._array)].owner(x._array)
+def _memory(x: Any) -> int | None:
+    return backend_of[type(x._array)].memory(x._array)
 
 
 def _seen_elsewhere(x: Any) -> bool:
     """Say whether a Tensor that it was taken from is on the same memory, and held by more than such Tensors."""
-    memory = _owner(x)
-    while _has_base(x) and _owner(x._base) is memory:
+    memory = _memory(x)
+    while _has_base(x) and _memory(x._base) == memory:
         if sys.getrefcount(x._base) > _ALONE:
             return True
         x = x._base

@@ -25,7 +25,6 @@ WARM = 5  # calls: two eager ones, two launched one by one, one that captures
 # What is launched between graphs, and why.
 APART = {
     "argsort": "the sort of Thrust waits for the device",
-    "as_one": "it looks at values",
     "linalg.": "cuSOLVER cannot be captured",
     "fft.": "cuFFT's work areas would have to be the graph's",
 }

@@ -645,3 +645,18 @@ def test_heads_of_attention_are_written_where_they_are_joined() -> None:
     assert "attention_gradient" in names
     assert "copy" not in names
     assert "join" not in names
+
+
+def test_reductions_of_several_kernels_are_completed_together() -> None:
+    def f(x: Any, y: Any, z: Any) -> Any:
+        sums = [
+            tg.sum(tg.exp(x), axis=0),
+            tg.max(tg.sin(y), axis=0),
+            tg.sum(tg.astype(4.0 * z, tg.int32), axis=0),
+            tg.any(tg.astype(z, tg.int8) > 1, axis=0),
+            tg.expand_dims(tg.sum(y * y), axis=0),
+        ]
+        return tg.concat([tg.astype(s, tg.float64) for s in sums], axis=0)
+
+    steps = steps_of(f, (20, 6), (300, 5), (9, 4))
+    assert steps.count("partial results") == 1

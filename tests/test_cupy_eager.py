@@ -20,6 +20,8 @@ if why := why_not("cuda"):
 
 import cupy
 
+from tapegrad.backends import _cupy_eager_rows as rows
+
 Arrays = list[np.ndarray[Any, Any]]
 rng = np.random.default_rng(3)
 
@@ -122,6 +124,26 @@ def test_three_axes(name: str) -> None:
         x = rng.standard_normal(shape)
         check(f, [x])
         check(lambda x: f(tg.permute_dims(x, (2, 0, 1))), [x])
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_places_beyond_32_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of large arrays, on small ones."""
+    monkeypatch.setattr(rows, "LAST", 0)
+    x = rng.standard_normal((9, 21))
+    check(FUNCTIONS[name], [x])
+    check(lambda x: FUNCTIONS[name](x.T), [x])
+
+
+def test_few_long_rows_are_not_reduced_by_a_block_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "LONG", 40)
+    fused = _eager.Fused("norm", lambda xp, x: xp.sqrt(xp.sum(x * x, axis=1)))
+    xp = backends.load("cuda").xp
+    for shape, by_block in (((3, 50), False), ((3, 60), False), ((3, 30), True), ((3, 20), True), ((3, 99), False)):
+        x = cupy.asarray(rng.standard_normal(shape))
+        for _ in range(2):
+            np.testing.assert_allclose(cupy.asnumpy(fused(xp, x)), np.linalg.norm(cupy.asnumpy(x), axis=1), rtol=1e-14)
+        assert (fused.entries[((x.shape, x.dtype),)] is not None) is by_block
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -89,6 +89,8 @@ PLAIN = {"tensordot": lambda a, b: torch.tensordot(a, b, 2)}
 
 def oracle(sample: Sample) -> Callable[..., Any] | None:
     """Return PyTorch's own function for a sample, if there is one."""
+    if sample.name.startswith("det singular"):
+        return None  # PyTorch 2.13 gives zeros there
     if sample.written is not None:
         if "full" in sample.name or "complete" in sample.name:
             return None  # PyTorch does not differentiate the columns that complete a basis

@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -93,22 +94,17 @@ def public_modules() -> list[str]:
         importlib.import_module("tapegrad._compile"),
     ):
         names += [f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
-    skip = {
-        "tapegrad.backends._torch",
-        "tapegrad.backends._torch_functions",
-        "tapegrad.backends._torch_compile",
-        "tapegrad.backends._jax",
-        "tapegrad.backends._jax_compile",
-        "tapegrad.backends._strict",
-    }
-    return sorted(set(names) - skip)
+    return sorted(names)
 
 
 @pytest.mark.parametrize("name", public_modules())
 def test_doctests(name: str) -> None:
-    why = why_not("cuda") if name.startswith("tapegrad.backends._cupy") else None
-    if why is not None:
-        pytest.skip(why)
+    library = re.match(r"tapegrad\.backends\._(cupy|torch|jax|strict)", name)
+    if library is not None:
+        device = {"cupy": "cuda"}.get(library[1], library[1])
+        why = why_not(device)
+        if why is not None:
+            pytest.skip(why)
     result = doctest.testmod(importlib.import_module(name), raise_on_error=False)
     assert result.failed == 0
 

@@ -372,18 +372,27 @@ def test_every_line_of_the_table_is_tested() -> None:
 RANK_ONE = np.outer([1.0, 2.0, -1.0], [0.5, 1.0, 2.0])
 
 
+@pytest.mark.parametrize("rows", [3, 4])
 @pytest.mark.parametrize("x", [np.zeros((3, 3)), RANK_ONE, RANK_ONE + np.diag([1.0, 0.0, 0.0]), np.ones((3, 3)) * 7.0])
-def test_derivatives_of_a_determinant_that_is_zero(xp: Place, x: Any) -> None:
-    """To the third order, where they do not depend on the matrix: the derivatives of a sum over permutations."""
+def test_derivatives_of_a_determinant_that_is_zero(xp: Place, x: Any, rows: int) -> None:
+    """To the third order, where they do not depend on the matrix: the derivatives of a sum over permutations.
+
+    With another row and column of the unit matrix the derivatives are the same, and computed in another way.
+    """
+    sides, corner = xp.tensor(np.eye(rows, 3)), xp.tensor(np.diag([0.0] * 3 + [1.0])[:rows, :rows])
+
+    def det(x: Any) -> Any:
+        return tg.linalg.det(sides @ x @ sides.T + corner)
+
     third = np.zeros((3,) * 6)
-    for rows, columns in product(permutations(range(3)), repeat=2):
-        pairs = [i for pair in zip(rows, columns, strict=True) for i in pair]
-        third[tuple(pairs)] = np.linalg.det(np.eye(3)[list(rows)]) * np.linalg.det(np.eye(3)[list(columns)])
+    for down, across in product(permutations(range(3)), repeat=2):
+        pairs = [i for pair in zip(down, across, strict=True) for i in pair]
+        third[tuple(pairs)] = np.linalg.det(np.eye(3)[list(down)]) * np.linalg.det(np.eye(3)[list(across)])
     second = np.tensordot(third, x, axes=2)
     at = xp.tensor(x)
-    xp.check(tg.grad(tg.linalg.det)(at), np.tensordot(second, x, axes=2) / 2, rtol=1e-12)
-    xp.check(tg.hessian(tg.linalg.det)(at), second, rtol=1e-12)
-    xp.check(tg.jacobian(tg.hessian(tg.linalg.det))(at), third, rtol=1e-11)
+    xp.check(tg.grad(det)(at), np.tensordot(second, x, axes=2) / 2, rtol=1e-12)
+    xp.check(tg.hessian(det)(at), second, rtol=1e-12)
+    xp.check(tg.jacobian(tg.hessian(det))(at), third, rtol=1e-11)
     turned = xp.tensor(x * (1 + 2j))  # the same polynomial of complex numbers
     xp.check(tg.grad(lambda x: tg.real(tg.linalg.det(x)))(turned), np.tensordot(second, x, axes=2) / 2 * (1 - 2j) ** 2)
 

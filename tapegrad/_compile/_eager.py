@@ -57,7 +57,8 @@ class Fused:
         sizes = list(numbers)
         known = self.alike.get(pattern)
         if known is not None and known.covers(sizes):
-            self.entries[key] = known.resized(sizes)
+            entry = known.resized(sizes)
+            self.entries[key] = entry if entry is not None and entry.run.suited else None
             return self(xp, *args)
         try:
             result, entry, launches = traced(self.name, self.function, backend_of[type(args[0])], args)
@@ -68,11 +69,10 @@ class Fused:
             self.alike[pattern] = _Alike(entry, sizes, identity)
         if entry is not None:
             self.tries = TRIES
-        elif launches < 2 and all(x is None or (type(x) is type(args[0]) and x.size > 1) for x in args):
-            self.tries = 0  # it is one operation, whatever the arrays
         elif not any(self.entries.values()):
-            self.tries -= 1
-        self.entries[key] = entry
+            one = launches < 2 and all(x is None or (type(x) is type(args[0]) and x.size > 1) for x in args)
+            self.tries = 0 if one else self.tries - 1  # one operation, whatever the arrays
+        self.entries[key] = entry if entry is not None and entry.run.suited else None
         return result
 
 
@@ -126,7 +126,7 @@ class _Alike:
         if self.entry is None:
             return None
         run = self.entry.run.resized(dict(zip(self.sizes, sizes, strict=True)))
-        return None if run is None else _Entry(run, self.entry.form, self.entry.plain)
+        return _Entry(run, self.entry.form, self.entry.plain)
 
 
 def traced(

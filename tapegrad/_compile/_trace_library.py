@@ -109,8 +109,8 @@ class TraceBackend(Backend):
     def move(self, array: Array, device: Any) -> Array:
         return graph_now().call("to_device", self.base.move, (array, device), {})
 
-    def owner(self, array: Array) -> object:
-        return self.base.owner(array.raw)
+    def memory(self, array: Array) -> int | None:
+        return self.base.memory(array.raw)
 
     def copy(self, array: Array) -> Array:
         graph = graph_now()

@@ -1,8 +1,9 @@
 """The matrix of cofactors, which is the derivative of the determinant, at singular matrices too.
 
-There it is computed without dividing by what may be zero, so that it is differentiable to any order: x = U B V^H with
-constant U and V, from the singular value decomposition, such that B is diagonal at first. The last of its singular
-values may be zero; the block they are in is put apart by Schur's complement S, whose cofactors are polynomials.
+Of matrices of up to three rows it is made of products. Of larger ones it is computed from the inverse, but where x is
+singular without dividing by what may be zero, so that it is differentiable to any order: x = U B V^H with constant U
+and V, from the singular value decomposition, such that B is diagonal at first. The last of its singular values may be
+zero; the block they are in is put apart by Schur's complement S, whose cofactors are polynomials.
 """
 
 from __future__ import annotations
@@ -16,6 +17,17 @@ from tapegrad.ops._matrices import epsilon, herm
 
 def cofactors(xp: Any, x: Any, det_x: Any) -> Any:
     """Return det(x) x^-T, and its limit where x is singular."""
+    n = x.shape[-1]
+    if n == 3:  # at [i, j] the minor of the next two rows and columns, counted in a circle
+        a, b, c, d = (xp.roll(x, (-i, -j), axis=(-2, -1)) for i, j in ((1, 1), (2, 2), (1, 2), (2, 1)))
+        return a * b - c * d
+    if n == 2:
+        return (2 * xp.eye(2, dtype=x.dtype, device=x.device) - 1) * xp.flip(x, axis=(-2, -1))
+    return xp.as_one(large_cofactors, x, det_x) if n > 1 else xp.ones_like(x)
+
+
+def large_cofactors(xp: Any, x: Any, det_x: Any) -> Any:
+    """Return the cofactors of matrices of any size, after a look at whether any is singular."""
     # As small as rounding leaves a determinant that is zero, beside its bound by Hadamard.
     bound = xp.prod(xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=-1)), axis=-1)
     singular = xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound

@@ -319,7 +319,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     if not private:
         updated(x, "x[...] = v")
     try:
-        if type(value) is Tensor and v is value._array and _is_whole(key, v, x) and backend.can_share(v):
+        if type(value) is Tensor and v is value._array and _is_whole(key, v, x) and backend.can_share(v, x._array):
             out = v
         elif private:
             out = backend.xp.index_set(x._array, key, v)

@@ -104,15 +104,15 @@ def solve(x1: Any, x2: Any, /) -> Tensor:
 
 
 _det = primitive(
-    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * xp.as_one(cofactors, x, out)
+    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * cofactors(xp, x, out)
 )
 
 
 def det(x: Any, /) -> Tensor:
     """Determinant of square matrices (..., n, n).
 
-    Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors), to any order. It looks for
-    singular matrices, for which the host waits on a GPU.
+    Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors), to any order. From four rows on it
+    looks for singular matrices, for which the host waits on a GPU.
 
     >>> import tapegrad as tg
     >>> tg.linalg.det(tg.asarray([[2.0, 0.0], [0.0, 4.0]]))

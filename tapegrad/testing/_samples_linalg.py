@@ -85,6 +85,7 @@ def _linear() -> list[Sample]:
             _twice(f"solve of one matrix{kind}", lambda m, a, b: m.linalg.solve(a, b), x, make(2, 3, 4)),
             _twice(f"det{kind}", lambda m, x: m.linalg.det(x), x),
             _twice(f"det batch{kind}", lambda m, x: m.linalg.det(x), b),
+            _twice(f"det of four rows{kind}", lambda m, x: m.linalg.det(x), make(4, 4) + 4 * np.eye(4)),
             _twice(f"slogdet{kind}", lambda m, x: m.linalg.slogdet(x)[0] * m.linalg.slogdet(x)[1], x),
             _twice(f"slogdet batch{kind}", lambda m, x: m.linalg.slogdet(x)[1], b),
             _twice(f"cholesky{kind}", lambda m, x: m.linalg.cholesky(_positive(m, x)), x),
@@ -96,9 +97,11 @@ def _linear() -> list[Sample]:
             _twice(f"pinv square{kind}", lambda m, x: m.linalg.pinv(x), x),
         ]
     singular = np.asarray([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 0.0, 1.0]])
+    four = np.pad(singular, (1, 0)) + np.diag([2.0, 0.0, 0.0, 0.0])
     return [
         *rows,
         _twice("det singular", lambda m, x: m.linalg.det(x), singular, loose=True),
+        _twice("det singular of four rows", lambda m, x: m.linalg.det(x), four, loose=True),
         _twice("pinv rank-1", lambda m, x, y: m.linalg.pinv(x[:, None] * y), normal(4), normal(3), loose=True),
         _twice("matrix_power 0", lambda m, x: m.linalg.matrix_power(x, 0) * x, normal(3, 3)),
     ]
