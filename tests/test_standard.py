@@ -234,7 +234,7 @@ def test_limits_are_numpys() -> None:
 
 def test_info(xp: Place) -> None:
     info = tg.__array_namespace_info__()
-    assert info.default_device() == xp.device
+    assert info.default_device() == tg.zeros(()).device
     assert info.capabilities() == {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 64}
     devices = info.devices()
     assert isinstance(devices, tuple)
@@ -421,12 +421,6 @@ def test_matrix_rank(xp: Place) -> None:
     x = np.asarray([np.eye(3), np.outer([1.0, 2.0, 3.0], [1.0, 0.0, 1.0]), np.diag([1.0, 1e-3, 0.0])])
     xp.check(tg.linalg.matrix_rank(xp.tensor(x)), [3, 1, 2])
     xp.check(tg.linalg.matrix_rank(xp.tensor(x), rtol=0.01), [3, 1, 1])
-
-
-def test_the_default_device_is_one_of_the_devices(xp: Place) -> None:
-    info = tg.__array_namespace_info__()
-    assert info.default_device() == tg.zeros(()).device
-    assert xp.device.startswith("strict") or info.default_device() in info.devices()  # strict makes devices up
 
 
 def test_negative_zeros_stay(xp: Place) -> None:
