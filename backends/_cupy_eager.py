@@ -16,11 +16,11 @@ import cupy
 import numpy as np
 
 from tapegrad.backends._cupy_eager_rows import InRows
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of, wide
+from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, wide
 from tapegrad.backends._cupy_kernels import can_compute
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_reductions import can_reduce
-from tapegrad.backends._cupy_types import HELPERS, ctype
+from tapegrad.backends._cupy_types import HELPERS, c_type, ctype
 from tapegrad.backends._items import axes_of, is_value, put_in
 
 WIDEST = 24  # arrays that a step reads
@@ -334,7 +334,7 @@ class Flat(Text):
                 continue
             value = self.computed(node, self.name)
             self.names[v] = f"v{len(self.names)}"
-            body.append(f"const {kind_of(v.dtype).value} {self.names[v]} = {value};")
+            body.append(f"const {c_type(v.dtype).value} {self.names[v]} = {value};")
         for i, v in enumerate(self.outs):
             value = self.names[v]
             body.append(f"r{i} = {value if wide(v.dtype) is v.dtype else f'{v.dtype.name}({value})'};")
