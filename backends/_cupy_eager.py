@@ -16,11 +16,11 @@ import cupy
 import numpy as np
 
 from tapegrad.backends._cupy_eager_rows import InRows
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of, wide
+from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, wide
 from tapegrad.backends._cupy_kernels import can_compute
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_reductions import can_reduce
-from tapegrad.backends._cupy_types import HELPERS, ctype
+from tapegrad.backends._cupy_types import HELPERS, c_type, ctype
 from tapegrad.backends._items import axes_of, is_value, put_in
 
 WIDEST = 24  # arrays that a step reads
@@ -41,6 +41,7 @@ class Compiled:
         read = [v for node in program.nodes for v in node.reads]
         constants = list(dict.fromkeys(v for v in (*read, *program.outputs) if v.constant is not None))
         self.constants = [v.constant for v in constants]
+        self.copies: dict[int, list[Any]] = {}  # the constants on each of several devices
         for v in (*constants, *[v for step in steps for v in step.outs]):
             place.setdefault(v, len(place))
         rename = _renaming(sizes or {}, False)
@@ -54,18 +55,27 @@ class Compiled:
         self.only = step.alone(place) if isinstance(step, Flat) and step.outs == program.outputs else None
 
     def __call__(self, arrays: Sequence[Any]) -> Sequence[Any]:
-        if self.several and len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
+        if not self.several:
+            return self.called(arrays, self.constants)
+        if len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
             raise ValueError("arrays on different devices")
-        if self.several and arrays[0].data.device_id != cupy.cuda.device.get_device_id():
-            with arrays[0].device:
-                return self.called(arrays)
-        return self.called(arrays)
+        if arrays[0].data.device_id == cupy.cuda.device.get_device_id():
+            return self.called(arrays, self.constants_here())
+        with arrays[0].device:
+            return self.called(arrays, self.constants_here())
 
-    def called(self, arrays: Sequence[Any]) -> Sequence[Any]:
-        """Run the steps on the current device."""
+    def constants_here(self) -> list[Any]:
+        """Return the constants on the current device."""
+        device = cupy.cuda.device.get_device_id()
+        if device not in self.copies:
+            self.copies[device] = [cupy.asarray(a) for a in self.constants]
+        return self.copies[device]
+
+    def called(self, arrays: Sequence[Any], constants: list[Any]) -> Sequence[Any]:
+        """Run the steps on the current device, with the constants there."""
         if self.only is not None:
             return self.only(arrays)
-        values = [*arrays, *self.constants, *self.rest]
+        values = [*arrays, *constants, *self.rest]
         for run in self.runs:
             run(values)
         return [values[i] for i in self.outs]
@@ -324,7 +334,7 @@ class Flat(Text):
                 continue
             value = self.computed(node, self.name)
             self.names[v] = f"v{len(self.names)}"
-            body.append(f"const {kind_of(v.dtype).value} {self.names[v]} = {value};")
+            body.append(f"const {c_type(v.dtype).value} {self.names[v]} = {value};")
         for i, v in enumerate(self.outs):
             value = self.names[v]
             body.append(f"r{i} = {value if wide(v.dtype) is v.dtype else f'{v.dtype.name}({value})'};")

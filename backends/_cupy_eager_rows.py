@@ -18,9 +18,9 @@ import numpy as np
 
 from tapegrad.backends import _cupy_reductions as reductions
 from tapegrad.backends._cupy_access import Layout, aligned
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kind_of
+from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text
 from tapegrad.backends._cupy_plan import OPTIONS
-from tapegrad.backends._cupy_types import HELPERS, converted
+from tapegrad.backends._cupy_types import HELPERS, c_type, converted
 
 THREADS = 256
 NEIGHBOURS = 8  # rows at least, of a block in which neighbouring threads take neighbouring rows
@@ -114,8 +114,8 @@ class InRows(Text):
         reach = [sum((n - 1) * abs(s) for n, s in zip(full, steps, strict=True)) for steps in whole]
         index, number = ("int", np.int32) if max(prod(full), *reach) < LAST else ("long long", np.int64)
         code = self.code(len(lead), len(inner), lanes, along, index)
-        heads = [f"const {kind_of(v.dtype).memory}* __restrict__ a{i}" for i, (v, _) in enumerate(self.reads)]
-        heads += [f"{kind_of(v.dtype).memory}* __restrict__ r{i}" for i, v in enumerate(self.outs)]
+        heads = [f"const {c_type(v.dtype).memory}* __restrict__ a{i}" for i, (v, _) in enumerate(self.reads)]
+        heads += [f"{c_type(v.dtype).memory}* __restrict__ r{i}" for i, v in enumerate(self.outs)]
         sizes = [rows, length, *lead, *inner]
         names = ["rows", "length", *_names("n", lead), *_names("m", inner)]
         for i, (a, b) in enumerate(zip(leads, inners, strict=True)):
@@ -124,7 +124,7 @@ class InRows(Text):
         heads += [f"{index} {name}" for name in names]
 
         def make(declared: str, parameters: list[str]) -> Any:
-            scalars = [f"{kind_of(dtype).value} c{i}" for i, (_, dtype) in enumerate(self.numbers)]
+            scalars = [f"{c_type(dtype).value} c{i}" for i, (_, dtype) in enumerate(self.numbers)]
             name = f"tg_{self.group.name}"
             head = ", ".join(heads + scalars if parameters else heads)
             # One block of a multiprocessor at least: else the compiler may spill registers for the sake of more.
@@ -159,14 +159,14 @@ class InRows(Text):
         arrays = len(self.reads)
         for i, v in enumerate(self.outs):
             if tuple(v.shape) == self.full:
-                value = kind_of(v.dtype).store.format(self.element(v, self.full, loop))
+                value = c_type(v.dtype).store.format(self.element(v, self.full, loop))
                 loop.lines.append(f"r{i}[{self.offset(arrays)}] = {value};")
                 arrays += 1
         if loop.lines:
             self.top.append(loop.text(lanes))
         for i, v in enumerate(self.outs):
             if tuple(v.shape) != self.full:
-                self.top.append(f"if (live && lane == 0) r{i}[row] = {kind_of(v.dtype).store.format(self.row(v))};")
+                self.top.append(f"if (live && lane == 0) r{i}[row] = {c_type(v.dtype).store.format(self.row(v))};")
         self.top.append("__syncthreads();")
         lane, member = (f"% {lanes}", f"/ {lanes}") if along else (f"/ {members}", f"% {members}")
         axes = [f"const {index} i{k} = {_digit('at', 'n', k, leading)};" for k in range(leading)]
@@ -206,7 +206,7 @@ class InRows(Text):
         ends.append(
             f"s_{i}[threadIdx.x] = c_{i}; __syncthreads();\n    for (int o = {lanes // 2}; o > 0; o >>= 1) "
             f"{{ if (lane < o) s_{i}[threadIdx.x] = {both}; __syncthreads(); }}\n    "
-            f"const {kind_of(v.dtype).value} w_{i} = {result};"
+            f"const {c_type(v.dtype).value} w_{i} = {result};"
         )
         self.names[v] = f"w_{i}"
 
@@ -239,7 +239,7 @@ class InRows(Text):
         key = v if node is not None else (v, seen)
         if key in self.names:
             return self.names[key]
-        kind = kind_of(v.dtype)
+        kind = c_type(v.dtype)
         shape = tuple(v.shape)
         if node is None:
             at = self.reads.index((v, seen))
@@ -264,7 +264,7 @@ class Loop:
     def name(self, key: Any, dtype: Any, value: Any, load: bool = False) -> str:
         """Return the name of what is computed, or loaded, once in a turn of the loop."""
         if key not in self.names:
-            kind, text = kind_of(dtype), value()
+            kind, text = c_type(dtype), value()
             self.names[key] = name = f"v{len(self.names)}"
             self.lines.append(f"const {kind.value} {name} = {kind.load.format(text) if load else text};")
         return self.names[key]

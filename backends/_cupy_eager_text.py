@@ -8,19 +8,12 @@ from typing import Any
 import numpy as np
 
 from tapegrad.backends._cupy_ops import computed_in, expression
-from tapegrad.backends._cupy_types import CType, converted, ctype, literal
+from tapegrad.backends._cupy_types import c_type, converted, literal
 from tapegrad.backends._items import is_value
 
 Shape = tuple[int, ...]
 Rename = Callable[[Shape], Shape]  # a shape with other sizes
 Run = Callable[[list[Any]], None]  # a step of a program: reads and writes the list of all values
-
-
-def kind_of(dtype: Any) -> CType:
-    """Return how a dtype that kernels take looks in CUDA."""
-    kind = ctype(dtype)
-    assert kind is not None
-    return kind
 
 
 def wide(dtype: Any) -> Any:
@@ -74,7 +67,7 @@ class Text:
 
         make: compiles it, with declarations of the numbers before the text, or with parameters for them.
         """
-        kinds = [kind_of(dtype).value for _, dtype in self.numbers]
+        kinds = [c_type(dtype).value for _, dtype in self.numbers]
         mine = repr([value for value, _ in self.numbers])
         found = _kernels.get(key)
         if found is None:

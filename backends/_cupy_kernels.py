@@ -16,9 +16,10 @@ import numpy as np
 
 from tapegrad.backends import _cupy_access as memory
 from tapegrad.backends._cupy_access import Access, Layout, Shape
+from tapegrad.backends._cupy_finishing import Finish
 from tapegrad.backends._cupy_ops import expression
-from tapegrad.backends._cupy_reductions import Partial, accumulator, combine, finished, identity, over_block
-from tapegrad.backends._cupy_types import CType, converted, ctype, literal
+from tapegrad.backends._cupy_reductions import Partial, accumulator, combine, identity, over_block
+from tapegrad.backends._cupy_types import c_type, converted, ctype, literal
 from tapegrad.backends._items import is_value
 
 THREADS = 256
@@ -29,9 +30,9 @@ CHUNK = 16  # elements of a thread of a kernel for many arrays
 
 
 class Kernel(NamedTuple):
-    """A kernel: text, launch, and the arrays it takes: `reads`, then `writes`, then one for each of `partials`.
+    """A kernel: text, launch, and the arrays it takes: `reads`, then `writes`, then one for each of `unfinished`.
 
-    partials: (dtype, shape) of scratch arrays; then: kernels to launch after it, each with the number of its partial.
+    unfinished: reductions of which it writes the partial results of its blocks.
     """
 
     name: str
@@ -40,8 +41,7 @@ class Kernel(NamedTuple):
     block: int
     reads: list[Any]
     writes: list[Any]
-    partials: list[tuple[Any, Shape]]
-    then: list[tuple[int, Kernel]]
+    unfinished: list[Finish]
 
 
 class Places(NamedTuple):
@@ -108,13 +108,6 @@ class Text:
         args += [f"{accumulator('', d)[1].memory}* __restrict__ p{i}" for i, d in enumerate(partials)]
         # One block a multiprocessor is enough: without that bound ptxas spills a few registers to fit more.
         return f'extern "C" __global__ void __launch_bounds__({block}, 1) {name}({", ".join(args)})'
-
-
-def c_type(dtype: Any) -> CType:
-    """Return how a dtype that kernels are generated for looks in CUDA."""
-    kind = ctype(dtype)
-    assert kind is not None, dtype
-    return kind
 
 
 def can_compute(node: Any, number: Callable[[Any], Any]) -> bool:
@@ -239,10 +232,9 @@ def flat(
         puts = [f"p{i}[blockIdx.x] = {p.kind.store.format(p.name)};" for i, p in enumerate(partials)]
         steps += f"  if (threadIdx.x == 0) {{ {' '.join(puts)} }}\n"
     head = body.text.signature(name, [p.dtype for p in partials], THREADS, early)
-    then = [(i, finish(f"{name}_{i}", t, grid, 1, n)) for i, t in enumerate(totals)]
-    scratch: list[tuple[Any, Shape]] = [(p.dtype, (grid,)) for p in partials]
     reads, writes = body.text.reads, body.text.writes
-    return Kernel(name, f"{head} {{\n{steps}}}\n", grid, THREADS, reads, writes, scratch, then)
+    unfinished = [Finish(t, grid, 1) for t in totals]
+    return Kernel(name, f"{head} {{\n{steps}}}\n", grid, THREADS, reads, writes, unfinished)
 
 
 # -- one kernel for many arrays ----------------------------------------------------------------------------
@@ -324,38 +316,4 @@ def multi(name: str, groups: list[Group], places: Places) -> Multi:
         steps += [f"for (long long i = whole + threadIdx.x; i < stop; i += {THREADS}) {{", *tail.steps(), "}"]
     head = f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}(const long long* __restrict__ table)'
     grid = sum(-(-n // chunk) for n, _ in members)
-    return Multi(Kernel(name, f"{head} {{\n{_lines(steps)}}}\n", grid, THREADS, [], [], [], []), members)
-
-
-# -- partial results -----------------------------------------------------------------------------------------
-
-
-def finish(name: str, node: Any, rows: int, columns: int, count: int) -> Kernel:
-    """Return the kernel that combines the partial results of blocks, an array (rows, columns), into a reduction's."""
-    v = node.outs[0]
-    dtype, kind = accumulator(node.op, v.dtype)
-    out = c_type(v.dtype)
-    wide = 1
-    while wide < min(32, columns):
-        wide *= 2
-    threads = THREADS if rows <= THREADS else 1024
-    high = threads // wide
-    both = combine(node.op, dtype, "c", kind.load.format(f"p0[(long long)r * {columns} + column]"))
-    tree = combine(node.op, dtype, "s[threadIdx.x]", f"s[threadIdx.x + o * {wide}]")
-    result = out.store.format(finished(node.op, v.dtype, "s[threadIdx.x]", count))
-    pointers = f"{out.memory}* __restrict__ r0, const {kind.memory}* __restrict__ p0"
-    source = f"""extern "C" __global__ void __launch_bounds__({threads}, 1) {name}({pointers}) {{
-  const int y = threadIdx.x / {wide}, column = blockIdx.x * {wide} + threadIdx.x % {wide};
-  {kind.value} c = {identity(node.op, dtype)};
-  #pragma unroll 8
-  for (int r = y; r < {rows}; r += {high}) if (column < {columns}) c = {both};
-  __shared__ {kind.value} s[{threads}];
-  s[threadIdx.x] = c; __syncthreads();
-  for (int o = {high // 2}; o > 0; o >>= 1) {{
-    if (y < o) s[threadIdx.x] = {tree};
-    __syncthreads();
-  }}
-  if (y == 0 && column < {columns}) r0[column] = {result};
-}}
-"""
-    return Kernel(name, source, -(-columns // wide), threads, [], [v], [(dtype, (rows, columns))], [])
+    return Multi(Kernel(name, f"{head} {{\n{_lines(steps)}}}\n", grid, THREADS, [], [], []), members)

@@ -24,6 +24,7 @@ from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._cupy_access import Layout, alignment_of
 from tapegrad.backends._cupy_buffers import Pool, shaped
 from tapegrad.backends._cupy_donation import donations
+from tapegrad.backends._cupy_finishing import Finish
 from tapegrad.backends._cupy_gemm import matrix_of, product_of, readable
 from tapegrad.backends._cupy_jobs import (
     Batch,
@@ -116,8 +117,8 @@ class Plan:
         self._pool = Pool(cupy.empty)
         self._buffer: dict[Any, Any] = {}
         self._conditions: list[Any] = []
-        self._unfinished: list[tuple[Kernel, Any, Any]] = []  # kernels that complete reductions: (kernel, to, partial)
-        self._partial: list[Any] = []  # buffers of their partial results
+        self._unfinished: list[tuple[Finish, Any, Any]] = []  # reductions: (finish, result, partial results)
+        self._partial: list[Any] = []  # buffers of these
         self._constants: dict[Any, Any] = {}  # the same at each call, and made where something reads the array
         self._liveness = Liveness(program, self.jobs)
         self.place = {v: bound[k] if k in bound else cupy.empty(v.shape, v.dtype) for k, v in enumerate(program.inputs)}
@@ -132,7 +133,7 @@ class Plan:
             if self._reads_unfinished(job):
                 self._finish()
             self._job(job)
-            if any(last.get(self._liveness.root(then.writes[0]), i) <= i for then, *_ in self._unfinished):
+            if any(last.get(self._liveness.root(f.out), i) <= i for f, *_ in self._unfinished):
                 self._finish()
             for v in [v for v in self._buffer if last.get(v, i) <= i]:
                 self._pool.give(self._buffer.pop(v))
@@ -227,39 +228,36 @@ class Plan:
             self._launch(name, kernel.source, (kernel.grid,), kernel.block, (table,), True)
 
     def _emit(self, name: str, kernel: Kernel) -> None:
-        buffers = [self._pool.take(prod(shape) * dtype.itemsize) for dtype, shape in kernel.partials]
-        partials = [shaped(b, shape, dtype) for b, (dtype, shape) in zip(buffers, kernel.partials, strict=True)]
+        unfinished = kernel.unfinished
+        buffers = [self._pool.take(prod(f.shape) * f.dtype.itemsize) for f in unfinished]
+        partials = [shaped(b, f.shape, f.dtype) for b, f in zip(buffers, unfinished, strict=True)]
         reads, writes = [self.array(v) for v in kernel.reads], [self.target(v) for v in kernel.writes]
-        self._launch_planned(name, kernel, (*reads, *writes, *partials))
+        guarded = not self._old.keys().isdisjoint(kernel.writes)
+        self._launch(name, kernel.source, (kernel.grid,), kernel.block, (*reads, *writes, *partials), guarded)
         self._partial += buffers
-        self._unfinished += [(then, self.target(then.writes[0]), partials[i]) for i, then in kernel.then]
+        self._unfinished += [(f, self.target(f.out), p) for f, p in zip(unfinished, partials, strict=True)]
         if sum(b.nbytes for b in self._partial) > HELD:
             self._finish()
 
     def _finish(self) -> None:
         """Complete the reductions of the kernels so far, by one launch for each size of blocks."""
         unfinished, self._unfinished = self._unfinished, []
-        for block in dict.fromkeys(then.block for then, *_ in unfinished):
+        for block in dict.fromkeys(f.block for f, *_ in unfinished):
             alike = [x for x in unfinished if x[0].block == block]
-            for n in range(0, len(alike), finishing.WIDEST):
-                part = alike[n : n + finishing.WIDEST]
+            for n in range(0, len(alike), finishing.MOST):
+                part = alike[n : n + finishing.MOST]
                 args = tuple(a for _, *arrays in part for a in arrays)
-                guarded = any(then.writes[0] in self._old for then, *_ in part)
-                grid = (sum(then.grid for then, *_ in part),)
-                self._launch("partial results", finishing.together([x[0] for x in part]), grid, block, args, guarded)
+                guarded = any(f.out in self._old for f, *_ in part)
+                text, grid = finishing.kernel("@", [f for f, *_ in part])
+                self._launch("partial results", text, (grid,), block, args, guarded)
         for buffer in self._partial:
             self._pool.give(buffer)
         self._partial = []
 
     def _reads_unfinished(self, job: Any) -> bool:
         root = self._liveness.root
-        waited = {root(then.writes[0]) for then, *_ in self._unfinished}
+        waited = {root(f.out) for f, *_ in self._unfinished}
         return bool(waited) and any(root(v) in waited for n in job.all() for v in n.values())
-
-    def _launch_planned(self, name: str, kernel: Kernel, arrays: tuple[Any, ...]) -> None:
-        text = kernel.source.replace(f" {kernel.name}(", " @(", 1)
-        guarded = not self._old.keys().isdisjoint(kernel.writes)
-        self._launch(name, text, (kernel.grid,), kernel.block, arrays, guarded)
 
     def _launch(
         self, name: str, text: str, grid: tuple[int, ...], block: int, args: tuple[Any, ...], guarded: bool = False

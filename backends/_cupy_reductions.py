@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._cupy_types import CType, ctype
+from tapegrad.backends._cupy_types import CType, c_type, ctype
 
 WARP = 32
 
@@ -30,9 +30,7 @@ _LIMITS = {"signed char": 7, "short": 15, "int": 31, "long long": 63}
 def accumulator(op: str, out: Any) -> tuple[Any, CType]:
     """Return the dtype, and C type, that a reduction to a dtype is summed up in."""
     dtype = np.dtype(np.float32) if np.dtype(out).name in ("float16", "bfloat16") else np.dtype(out)
-    kind = ctype(dtype)
-    assert kind is not None
-    return dtype, kind
+    return dtype, c_type(dtype)
 
 
 def identity(op: str, out: Any) -> str:
@@ -61,9 +59,7 @@ def finished(op: str, out: Any, text: str, count: int | str) -> str:
     kind = accumulator(op, out)[1]
     if op == "mean":
         text = f"({text} / ({kind.value}){count})"
-    final = ctype(out)
-    assert final is not None
-    return final.rounded.format(text)
+    return c_type(out).rounded.format(text)
 
 
 def can_reduce(op: str, source: Any, out: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from tapegrad.backends import _cupy_kernels as k
 from tapegrad.backends._cupy_access import Shape, width_of
 from tapegrad.backends._cupy_reductions import WARP, accumulator, can_reduce
+from tapegrad.backends._cupy_types import ctype
 from tapegrad.backends._items import is_total, is_value
 
 SHARED = 40 << 10  # bytes of static shared memory at most; CUDA has 48 KiB
@@ -315,11 +316,8 @@ class Rows:
             return n.args[0] in self.made
         if n.kind == "pick":
             x, index = n.args
-            return (
-                self.inner(x) == (self.length,)
-                and self.size(index) == self.size(v) == 1
-                and k.c_type(x.dtype) is not None
-            )
+            alone = self.size(index) == self.size(v) == 1
+            return alone and self.inner(x) == (self.length,) and ctype(x.dtype) is not None
         return k.can_compute(n, number) and all(self.reads(x, self.size(v)) for x in n.values())
 
     def reads(self, x: Any, size: int = 0) -> bool:

@@ -15,9 +15,10 @@ from tapegrad.backends import _cupy_access as memory
 from tapegrad.backends import _cupy_kernels as k
 from tapegrad.backends import _cupy_reductions as reductions
 from tapegrad.backends._cupy_access import Shape
+from tapegrad.backends._cupy_finishing import Finish
 from tapegrad.backends._cupy_reductions import WARP, Partial, accumulator, combine, finished, identity
 from tapegrad.backends._cupy_row_plan import Form, Grid, Rows, is_column
-from tapegrad.backends._cupy_types import converted, literal
+from tapegrad.backends._cupy_types import c_type, converted, literal
 
 __all__ = ["Rows", "kernel"]
 
@@ -68,8 +69,7 @@ class _Writer:
         passes = run.passes.turns
         self.once: list[list[str]] = [[] for _ in range(passes)]
         self.elements = [_Pass(self.grid, run.length) for _ in range(passes)]
-        self.partials: list[tuple[Any, Shape]] = []
-        self.then: list[tuple[int, k.Kernel]] = []
+        self.unfinished: list[Finish] = []
         needed = -(-run.rows // self.grid.groups)
         most = max(1, k.RESIDENT // (self.grid.block * self.grid.tiles))
         self.blocks = min(-(-needed // k.TURNS), most) if run.totals else needed
@@ -118,7 +118,7 @@ class _Writer:
         row, place = self.row_of(rowwise), memory.offset(inner, within, number)
         key = v, row, place
         if key not in self.text.names:
-            kind = k.c_type(v.dtype)
+            kind = c_type(v.dtype)
             self.text.names[key] = name = f"x{len(self.text.names)}"
             spot = " + ".join(x for x in (row, place) if x != "0") or "0"
             value = kind.load.format(f"{self.text.pointer(v)}[{spot}]")
@@ -133,7 +133,7 @@ class _Writer:
             return self.computed(v, into) if run.wide(v) else self.text.names[v]
         layout, rowwise, within = self.strides(v, inner)
         if self.places.counts(v) and inner == v.shape:
-            return f"({k.c_type(v.dtype).value})(j + w)"
+            return f"({c_type(v.dtype).value})(j + w)"
         row = self.row_of(rowwise)
         g = self.grid
         at = memory.access(layout, inner, within, "j", g.width, v.dtype.itemsize, rowwise)
@@ -141,7 +141,7 @@ class _Writer:
             return self.scalar(v, inner)
         key = v, row, at
         if key not in into.names:
-            kind = k.c_type(v.dtype)
+            kind = c_type(v.dtype)
             name = f"x{len(self.text.names)}"
             self.text.names[key, id(into)] = name
             into.declared.append(f"{kind.value} {name}[{self.count}];")
@@ -156,7 +156,7 @@ class _Writer:
             if node.kind == "view":
                 self._keep(into, v, self.computed(node.args[0], into))
             else:
-                kind = k.c_type(v.dtype)
+                kind = c_type(v.dtype)
                 value = self.text.expression(node, partial(self.element, into=into, inner=self.run.inner(v)))
                 name = f"v{len(self.text.names)}"
                 self.text.names[name] = name
@@ -181,7 +181,7 @@ class _Writer:
         if n.kind == "view":
             self.text.names[v] = self.text.names[n.args[0]]
         else:
-            kind = k.c_type(v.dtype)
+            kind = c_type(v.dtype)
             value = self._value(n, at)
             self.text.names[v] = name = f"v{len(self.text.names)}"
             self.once[at].append(f"const {kind.value} {name} = {value};")
@@ -226,7 +226,7 @@ class _Writer:
             node = run.made[v]
             if node.kind == "view":
                 return self._at(node.args[0], run.inner(node.args[0]), place, at)
-            kind = k.c_type(v.dtype)
+            kind = c_type(v.dtype)
             value = self.text.expression(node, lambda x: self._at(x, run.inner(v), place, at))
             name = f"v{len(self.text.names)}"
             self.once[at].append(f"const {kind.value} {name} = {value};")
@@ -235,7 +235,7 @@ class _Writer:
 
     def _store_once(self, v: Any, at: int) -> None:
         if v in self.run.outs:
-            kind = k.c_type(v.dtype)
+            kind = c_type(v.dtype)
             value = kind.store.format(self.text.names[v])
             self.once[at].append(f"if ({self.leader}) r{len(self.text.writes)}[row] = {value};")
             self.text.writes.append(v)
@@ -304,7 +304,7 @@ class _Writer:
                 part = f"({part} + ({top} - {top}))"  # NaN where the maximum is infinite
             name = f"v{len(self.text.names)}"
             self.text.names[v] = name
-            out = k.c_type(v.dtype)
+            out = c_type(v.dtype)
             lines.append(f"const {out.value} {name} = {finished(n.op, v.dtype, part, run.size(n.args[0]))};")
             self._store_once(v, at)
 
@@ -317,7 +317,7 @@ class _Writer:
     def _total(self, n: Any, at: int) -> None:
         run, into = self.run, self.elements[at]
         dtype, kind = accumulator(n.op, n.outs[0].dtype)
-        number = len(self.partials)
+        number = len(self.unfinished)
         name = f"t{number}"
         columns = run.length if is_column(n) else 1
         if columns > 1:
@@ -337,10 +337,7 @@ class _Writer:
             self.sums.append(Partial(name, n.op, dtype))
             self.end.append(f"if (threadIdx.x == 0) p{number}[blockIdx.x] = {kind.store.format(name)};")
         rows = self.blocks if columns > 1 else self.blocks * self.grid.tiles
-        self.partials.append((dtype, (rows, columns)))
-        self.then.append(
-            (number, k.finish(f"{self.name}_{number}", n, rows, columns, n.args[0].size // n.outs[0].size))
-        )
+        self.unfinished.append(Finish(n, rows, columns))
 
     def _columns(self, name: str, number: int, op: str, dtype: Any) -> None:
         """Write a block's sums of columns, those of its groups of threads added in order."""
@@ -399,7 +396,7 @@ class _Writer:
             turns = 2 if run.passes.turns > 2 else 1
             body.append(f"__shared__ unsigned long long warps[{turns * self._most() * g.lanes // WARP}];")
         if run.columns and g.groups > 1:
-            size = max(d.itemsize for d, (_, n) in self.partials if n > 1)
+            size = max(f.dtype.itemsize for f in self.unfinished if f.shape[1] > 1)
             body.append(f"__shared__ unsigned long long columns[{-(-g.groups * run.length * size // 8)}];")
         body += self.start
         inside = [f"const {index} row = first + member;"]
@@ -415,7 +412,7 @@ class _Writer:
         if self.sums:
             body += ["{", *reductions.over_block(self.sums, g.block), "}"]
         body += self.end
-        head = self.text.signature(self.name, [d for d, _ in self.partials], g.block, early)
+        head = self.text.signature(self.name, [f.dtype for f in self.unfinished], g.block, early)
         text = "".join(f"  {line}\n" for line in body)
         return k.Kernel(self.name, f"{head} {{\n{text}}}\n", self.blocks * g.tiles, g.block, self.text.reads,
-                        self.text.writes, self.partials, self.then)  # fmt: skip
+                        self.text.writes, self.unfinished)  # fmt: skip

@@ -150,6 +150,13 @@ def ctype(dtype: Any) -> CType | None:
     return TYPES.get(np.dtype(dtype).name)
 
 
+def c_type(dtype: Any) -> CType:
+    """Return how a dtype that kernels are generated for looks in CUDA."""
+    kind = ctype(dtype)
+    assert kind is not None, dtype
+    return kind
+
+
 def literal(value: Any, dtype: Any) -> str:
     """Return a Python number as a C literal that has, exactly, the value it has in a dtype; raises OverflowError."""
     kind = TYPES[np.dtype(dtype).name]

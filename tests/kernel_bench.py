@@ -16,6 +16,7 @@ if why := why_not("cuda"):
 import cupy
 
 from tapegrad._compile._program import Node, Value
+from tapegrad.backends import _cupy_finishing as finishing
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends._cupy_access import Layout, alignment_of
 from tapegrad.backends._cupy_plan import OPTIONS
@@ -63,16 +64,17 @@ class Bench:
 
     def run(self, made: Iterable[kernels.Kernel]) -> None:
         made = list(made)
-        functions = _Module(HELPERS + "".join(k.source + "".join(t.source for _, t in k.then) for k in made))
+        texts = [k.source for k in made]
+        texts += [finishing.kernel(f"{k.name}_{i}", [f])[0] for k in made for i, f in enumerate(k.unfinished)]
+        functions = _Module(HELPERS + "".join(texts))
         for k in made:
             for v in k.writes:
                 self.place(v)
-            partials = [np.full(shape, 77, dtype) for dtype, shape in k.partials]
-            functions.launch(k, [*self.of(k.reads), *self.of(k.writes), *partials])
-            for i, t in k.then:
-                (v,) = t.writes
-                self.place(v)
-                functions.launch(t, [self.arrays[v], partials[i]])
+            partials = [np.full(f.shape, 77, f.dtype) for f in k.unfinished]
+            functions.launch(k.name, k.grid, k.block, [*self.of(k.reads), *self.of(k.writes), *partials])
+            for i, f in enumerate(k.unfinished):
+                self.place(f.out)
+                functions.launch(f"{k.name}_{i}", f.grid, f.block, [self.arrays[f.out], partials[i]])
 
     def run_multi(self, made: kernels.Multi) -> None:
         for _, values in made.members:
@@ -80,7 +82,8 @@ class Bench:
                 self.place(v)
         memory = _Memory()
         table = made.table(lambda v: memory.address(self.arrays[v]))
-        _Module(HELPERS + made.kernel.source).launch(made.kernel, [table], memory)
+        k = made.kernel
+        _Module(HELPERS + k.source).launch(k.name, k.grid, k.block, [table], memory)
 
     def of(self, values: list[Any]) -> list[Any]:
         return [self.arrays[v] for v in values]
@@ -122,9 +125,9 @@ class _Module:
     def __init__(self, source: str) -> None:
         self.module = cupy.RawModule(code=source, options=OPTIONS)
 
-    def launch(self, kernel: Any, arrays: list[Any], memory: _Memory | None = None) -> None:
+    def launch(self, name: str, grid: int, block: int, arrays: list[Any], memory: _Memory | None = None) -> None:
         """Launch a kernel on host arrays; memory: what is on the device already."""
         memory = memory or _Memory()
         addresses = tuple(np.uint64(memory.address(a)) for a in arrays)
-        self.module.get_function(kernel.name)((kernel.grid,), (kernel.block,), addresses)
+        self.module.get_function(name)((grid,), (block,), addresses)
         memory.copy_back()

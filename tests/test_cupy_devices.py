@@ -24,7 +24,7 @@ if why := why_not("cuda:1"):
 import cupy
 from cuda_stand_in import is_installed
 
-SECOND = Place("cuda:1")
+FIRST_DEVICE, SECOND = Place("cuda:0"), Place("cuda:1")
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,15 @@ TRANSFORMS: dict[str, Callable[[tg.Tensor], Any]] = {
 def written(x: Any) -> Any:
     x[1:] = x[:-1] * 3.0
     return x
+
+
+@pytest.mark.parametrize("sample", [s for s in SAMPLES if s.name in FIRST], ids=lambda s: s.name)
+def test_kernels_traced_on_the_other_device(sample: Sample) -> None:
+    """A trace serves both devices, with constants on each of them: CuPy warns of arrays of another device."""
+    for place in (FIRST_DEVICE, SECOND, FIRST_DEVICE):
+        with tg.default_device(place.device):
+            results = value_and_gradients(place, sample)(*arguments(place, sample, 0))
+        assert {x.device for x in results if x is not None} == {place.device}
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -258,6 +258,14 @@ def test_a_row_may_be_written_over_an_operand(n: int) -> None:
     assert late.overwrites(b, early.out) == (n < 30000)  # a later pass over memory reads it again
 
 
+def test_elements_of_complex_rows_are_not_picked_by_generated_code() -> None:
+    bench = Bench()
+    z, index = bench.value(np.ones((4, 8), np.complex128)), bench.value(np.zeros((4, 1), np.int64))
+    picked = node("take_along_axis", (z, index), (4, 1), np.complex128, axis=-1)
+    picked.kind = "pick"
+    assert not rows.Rows((4,), [picked], [picked.out]).fits(lambda v: None)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("length", [5, 160, 256, 5000])
 def test_shared_memory_is_bounded_however_many_sums_there_are(dtype: str, length: int) -> None:
