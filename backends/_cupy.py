@@ -52,7 +52,11 @@ class Adapter(Backend):
         for name in ("zeros", "ones", "empty", "arange", "eye"):
             self.xp.replace(**{name: _on_device(getattr(compat, name))})
         self.xp.replace(reshape=functions.reshape, permute_dims=functions.permute_dims)
-        self.xp.replace(linspace=_on_device(functions.linspace), full=_on_device(functions.full))
+        self.xp.replace(
+            asarray=_on_device(functions.asarray),
+            linspace=_on_device(functions.linspace),
+            full=_on_device(functions.full),
+        )
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
@@ -61,6 +65,8 @@ class Adapter(Backend):
             self.xp = Everywhere(self.xp)
             for name in ("copy", "copied_dlpack", "loop", "refuse", "refuse_outside"):
                 setattr(self, name, there(getattr(self, name)))
+        # CuPy's own round the quotient first.
+        self.in_place = {"//": functions.in_place(self.xp.floor_divide), "%": functions.in_place(self.xp.remainder)}
 
     @classmethod
     def why_not(cls) -> str | None:

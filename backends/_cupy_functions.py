@@ -93,6 +93,25 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None) -> Array:
     return cupy.full(shape, fill_value, dtype)
 
 
+def asarray(obj: Any, /, **options: Any) -> Array:
+    """Return an array of an object; a zero keeps its sign, which CuPy loses where it clears memory."""
+    if type(obj) in (float, complex) and not obj:
+        return full((), obj, dtype=options.get("dtype"))
+    return compat.asarray(obj, **options)
+
+
+def in_place(function: Callable[[Array, Any], Array]) -> Callable[[Array, Any], Array]:
+    """Return a function as one that updates its first operand; TypeError if the result has another dtype."""
+
+    def update(x: Array, other: Any) -> Array:
+        out = function(x, other)
+        if out.dtype != x.dtype:
+            raise TypeError(f"{out.dtype} does not fit {x.dtype}")
+        return out
+
+    return update
+
+
 def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, endpoint: bool = True, **options: Any) -> Array:
     """Return evenly spaced numbers, between complex ends as well."""
     if not (isinstance(start, complex) or isinstance(stop, complex)):

@@ -40,9 +40,10 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                 if b is NotImplemented:
                     return b
                 fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
-            if fits and backend_of[type(self._array)].is_private(self):
+            backend = backend_of[type(self._array)]
+            if fits and backend.is_private(self):
                 try:
-                    self._array = write(self._array, b)
+                    self._array = backend.in_place.get(symbol, write)(self._array, b)
                 except TypeError:  # a result of another kind than x: explained below
                     pass
                 else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import operator as python
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -415,3 +416,22 @@ def test_debug_raises_for_singular_matrices(xp: Place, f: Any, message: str) -> 
         f(xp.tensor(singular))
     with tg.debug(), contextlib.suppress(ValueError):  # libraries that look for NaN
         assert not np.isfinite(xp.values(f(xp.tensor(singular * np.nan)))).all()
+
+
+@pytest.mark.parametrize("key", [0, ...])
+def test_a_zero_that_is_written_keeps_its_sign(xp: Place, key: Any) -> None:
+    x = xp.tensor([1.0, 2.0])
+    x[key] = -0.0
+    assert np.signbit(xp.values(x)[0])
+
+
+@pytest.mark.parametrize("divisor", [np.inf, -np.inf, 0.1, -2.0, [np.inf, -2.0, 0.1, 0.3], 2, [2, 3, -2, 5]])
+def test_division_with_rest_in_place_is_the_operator(xp: Place, divisor: Any) -> None:
+    numbers = [1, -1, 0, 7] if np.asarray(divisor).dtype.kind == "i" else [1.0, -1.0, -0.0, 0.3]
+    y = divisor if isinstance(divisor, (int, float)) else xp.tensor(divisor)
+    pairs: Any = ((python.imod, python.mod), (python.ifloordiv, python.floordiv))
+    for update, operator in pairs:
+        expected = xp.values(operator(xp.tensor(numbers), y))
+        found = xp.values(update(xp.tensor(numbers), y))
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))

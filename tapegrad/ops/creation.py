@@ -65,7 +65,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     obj: a Tensor (conversions of it are recorded; a leaf that needs none is returned itself), an array of any
     library, a number, or nested lists of numbers and Tensors, which are stacked on the device of the Tensors and
     recorded. copy: an array that others may write to is copied unless this is False, which is for arrays that nobody
-    will write to again; False raises ValueError if a copy is unavoidable.
+    will write to again; False returns a Tensor itself, and raises ValueError if a copy is unavoidable.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.asarray(np.asarray([1.0, 2.0]))
@@ -103,12 +103,13 @@ def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | N
             raise ValueError(f"asarray: from {x.dtype.name} to {as_dtype(dtype).name} needs a copy")
         x = astype(x, dtype)
         copy = None
-    if device is not None:
-        moves = full_name(device) != x.device
-        if copy is False and moves:
+    if device is not None and full_name(device) != x.device:
+        if copy is False:
             raise ValueError(f"asarray: from {x.device} to {device} needs a copy")
-        copy = None if moves else copy
-        x = to_device(x, device)
+        return to_device(x, device)
+    if copy is False:
+        noticed(x)
+        return x  # whose memory the result is to share, in-place updates included
     return _positive_copy(x) if copy else unchanged(x)
 
 
