@@ -70,6 +70,12 @@ def _twice(name: str, f: Any, *args: Any, **options: Any) -> Sample:
     return Sample(name, lambda *xs: f(tg, *xs), lambda *xs: f(np, *xs), args, written=f, **options)
 
 
+def _four_rows(make: Any) -> Any:
+    """Return a matrix from a generator of its own: samples after it keep their values."""
+    x = np.random.default_rng(4).standard_normal((4, 4)) + 4 * np.eye(4)
+    return x if make is normal else x + 1j * x.T
+
+
 def _linear() -> list[Sample]:
     rows = []
     for kind, make in (("", normal), (" complex", complexes)):
@@ -85,7 +91,7 @@ def _linear() -> list[Sample]:
             _twice(f"solve of one matrix{kind}", lambda m, a, b: m.linalg.solve(a, b), x, make(2, 3, 4)),
             _twice(f"det{kind}", lambda m, x: m.linalg.det(x), x),
             _twice(f"det batch{kind}", lambda m, x: m.linalg.det(x), b),
-            _twice(f"det of four rows{kind}", lambda m, x: m.linalg.det(x), make(4, 4) + 4 * np.eye(4)),
+            _twice(f"det of four rows{kind}", lambda m, x: m.linalg.det(x), _four_rows(make)),
             _twice(f"slogdet{kind}", lambda m, x: m.linalg.slogdet(x)[0] * m.linalg.slogdet(x)[1], x),
             _twice(f"slogdet batch{kind}", lambda m, x: m.linalg.slogdet(x)[1], b),
             _twice(f"cholesky{kind}", lambda m, x: m.linalg.cholesky(_positive(m, x)), x),
