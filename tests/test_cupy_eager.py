@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -186,6 +187,15 @@ def test_no_trace_for_a_third_size(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(_eager, "traced", None)
             check(f, [rng.standard_normal((14, 50))])
+
+
+@pytest.mark.parametrize("f", [tg.var, tg.std])
+def test_a_number_that_is_equal_for_some_sizes(f: Any) -> None:
+    """The divisor of a variance is 0 up to the correction, and grows from there."""
+    for n in (3, 4, 10, 5, 6, 2, 9):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy, for few degrees of freedom
+            check(lambda x: f(x, axis=-1, correction=5), [rng.standard_normal((n, n))])
 
 
 def test_what_looks_at_values_is_called() -> None:

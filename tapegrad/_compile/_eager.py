@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import partial
+from math import inf
 from typing import Any
 
 from tapegrad._compile._program import Program
@@ -181,7 +182,10 @@ def _var(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: b
     d = x - xp.mean(x, axis=axis, keepdims=True)
     if correction == 0:
         return xp.mean(d * d, axis=axis, keepdims=keepdims)
-    return xp.sum(d * d, axis=axis, keepdims=keepdims) / max(_count(x, axis) - correction, 0)
+    n = _count(x, axis) - correction
+    total = xp.sum(d * d, axis=axis, keepdims=keepdims)
+    # NumPy divides by max(n, 0). Traces with that number would be alike for all small sizes, and be taken for others.
+    return total / n if n >= 0 else total / n * -inf
 
 
 def _std(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
