@@ -27,6 +27,7 @@ def donations(program: Any, jobs: list[Any], liveness: Liveness, shared: frozens
     roots = [liveness.root(v) for v in outputs]
     risky = max((i for i, job in enumerate(jobs) if may_raise(job)), default=-1)
     refused = any(n.effect for job in jobs for n in job.all())
+    flats = [_readers(job, liveness) for job in jobs]
     found = Donated({}, {})
     for place, (v, number) in enumerate(zip(outputs, program.replaces, strict=True)):
         if number is None or number in shared:
@@ -39,18 +40,30 @@ def donations(program: Any, jobs: list[Any], liveness: Liveness, shared: frozens
         if alone and isinstance(jobs[i], Call):  # which cannot be told not to write
             alone = not refused and is_product(jobs[i].node)
         reads = liveness.readers.get(x, [])
-        if alone and all(r < i or (r == i and _overwrites(jobs[i], x, v, liveness)) for r in reads):
+        if alone and all(r < i or (r == i and _overwrites(jobs[i], x, v, liveness, flats[i])) for r in reads):
             found.in_place[number] = place
         else:
             found.committed[number] = place
     return found
 
 
-def _overwrites(job: Any, x: Any, v: Any, liveness: Liveness) -> bool:
-    """Say whether a job that reads `x` may write `v` over it: each thread reads only what it will write."""
+def _readers(job: Any, liveness: Liveness) -> dict[Any, list[Any]]:
+    """Return the elementwise jobs of a batch that read the memory of a root, as a whole or by views."""
+    found: dict[Any, list[Any]] = {}
+    for flat in job.flats if isinstance(job, Batch) else ():
+        for root in dict.fromkeys(liveness.root(v) for n in flat.all() for v in n.values()):
+            found.setdefault(root, []).append(flat)
+    return found
+
+
+def _overwrites(job: Any, x: Any, v: Any, liveness: Liveness, flats: dict[Any, list[Any]]) -> bool:
+    """Say whether a job that reads `x` may write `v` over it: each thread reads only what it will write.
+
+    flats: for a batch, its jobs by what they read.
+    """
     if isinstance(job, Batch):  # blocks of one array run beside those of another
-        reading = job.readers[x]
-        return len(reading) == 1 and v in reading[0].outs and _overwrites(reading[0], x, v, liveness)
+        reading = flats[x]
+        return len(reading) == 1 and v in reading[0].outs and _overwrites(reading[0], x, v, liveness, flats)
     views = any(liveness.root(y) is x and y is not x for n in job.all() for y in n.values())
     if views or isinstance(job, Call):
         return False

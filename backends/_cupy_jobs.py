@@ -68,15 +68,11 @@ class Flat:
 
 
 class Batch:
-    """Elementwise jobs that do not depend on each other, over arrays of any sizes; readers: of a value, those jobs."""
+    """Elementwise jobs that do not depend on each other, over arrays of any sizes."""
 
     def __init__(self, flats: list[Flat]) -> None:
         self.flats = flats
         self.outs: list[Any] = []
-        self.readers: dict[Any, list[Flat]] = {}
-        for flat in flats:
-            for v in dict.fromkeys(v for n in flat.all() for v in n.values()):
-                self.readers.setdefault(v, []).append(flat)
 
     def all(self) -> list[Any]:
         """Return every node."""

@@ -250,6 +250,36 @@ def test_state_that_is_read_elsewhere_is_updated_when_all_is_done(executors: lis
     assert len(plan_of(executors[-1]).donated) == 4
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_state_is_not_written_over_while_a_view_of_it_is_read(
+    executors: list[Executor], whole: bool, first: bool
+) -> None:
+    """All new state comes from one launch, in which one array reads the transpose of another."""
+    start = np.arange(9.0).reshape(3, 3)
+
+    def stepped(device: str) -> list[Any]:
+        a, b, c = (tg.asarray(start.copy(), device=device) for _ in range(3))
+
+        def step(x: Any) -> None:
+            new = (a if whole else c) * 0.5 + x, tg.sin(tg.matrix_transpose(a)) + b
+            if first:
+                a[...], b[...] = new
+            else:
+                b[...], a[...] = new[::-1]
+            c[...] = c * 2.0
+
+        compiled = tg.compile(step)
+        for i in range(6):
+            compiled(tg.asarray(float(i), device=device))
+        return [np.asarray(tg.asarray(y, device="cpu")) for y in (a, b, c)]
+
+    np.testing.assert_allclose(stepped("cuda"), stepped("cpu"), rtol=1e-12)
+    plan = plan_of(executors[-1])
+    assert len(plan.donated) == 3
+    assert len(plan._old) == 2  # in place, without the one that is read as a view
+
+
 def test_state_that_is_only_read_is_read_where_it_is(executors: list[Executor]) -> None:
     w = on_device([1.0, 2.0])
     train = tg.compile(lambda x: w.__setitem__(..., w + x))
