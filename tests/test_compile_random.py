@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import why_not
 
 import tapegrad as tg
 from tapegrad import backends
@@ -21,6 +22,7 @@ from tapegrad._namespace import CaptureError
 from tapegrad._tree import flatten
 from tapegrad.backends import _numpy_blocks, _numpy_plan, _numpy_updates
 
+WHY_NOT_CUDA = why_not("cuda")
 Random = random.Random
 Array = np.ndarray[Any, Any]
 SETTINGS: dict[str, list[tuple[Any, str, int]]] = {
@@ -255,7 +257,7 @@ class Program:
         self.gradients = r.random() < 0.3
 
     def __call__(self, w: World, x: Any) -> Any:
-        values: list[Any] = [*w.params, *w.buffers, tg.asarray(x), tg.asarray(w.raw)]
+        values: list[Any] = [*w.params, *w.buffers, *(tg.asarray(a, device=tg.default_device()) for a in (x, w.raw))]
         for kind, seed in self.steps:
             r = Random(seed)
             if kind in OUTSIDE:
@@ -341,3 +343,10 @@ def test_random_programs(monkeypatch: pytest.MonkeyPatch, setting: str, reassoci
     with np.errstate(all="ignore"):
         done = [run(seed, threads=2, reassociate=reassociate) for seed in range(first, first + 25)]
     assert sum(done) > 15
+
+
+@pytest.mark.skipif(bool(WHY_NOT_CUDA), reason=WHY_NOT_CUDA or "")
+def test_random_programs_on_cupy() -> None:
+    with tg.default_device("cuda"), np.errstate(all="ignore"):
+        done = [run(seed) for seed in range(20)]
+    assert sum(done) > 12
