@@ -45,11 +45,11 @@ def written(r: Random, x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
         lambda: x.__iadd__(x),
         lambda: x.__imul__(0.5),
         lambda: x.__isub__(0.1 * y),
-        lambda: (x.__setitem__(..., y), y.__setitem__(..., 0.25)),
-        lambda: (x.__setitem__(..., y), x.__imul__(2.0)),
-        lambda: (x.__setitem__(..., z), z.__iadd__(1.0)),
     ]
     r.choice(writes)()
+    if r.random() < 0.3:  # what was assigned changes, or what it was assigned to
+        x[...] = other = r.choice([y, z])
+        r.choice([x, other]).__imul__(0.5)
     return [z]
 
 
