@@ -198,6 +198,15 @@ def test_a_number_that_is_equal_for_some_sizes(f: Any) -> None:
             check(lambda x: f(x, axis=-1, correction=5), [rng.standard_normal((n, n))])
 
 
+@pytest.mark.parametrize("ord", [0, 1, 2, 3, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_norms_of_integers_are_floating(dtype: str, ord: float) -> None:
+    x = rng.integers(0, 9, (3, 4)).astype(dtype)
+    for _ in range(2):
+        found, expected = (tg.linalg.vector_norm(tg.asarray(x, device=d), axis=-1, ord=ord) for d in ("cuda", "cpu"))
+        np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-12, strict=True)
+
+
 def test_what_looks_at_values_is_called() -> None:
     def looks(xp: Any, x: Any) -> Any:
         return x * 2 if bool(x[0] > 0) else x * 3 + 1

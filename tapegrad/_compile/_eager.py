@@ -201,6 +201,8 @@ def _count(x: Any, axis: Any) -> int:
 
 
 def _vector_norm(xp: Any, x: Any, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Any:
+    if x.dtype.kind in "biu":  # integers, of which the library gives floating norms
+        return xp.called.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)
     size = xp.abs(x)
     if ord == float("inf"):
         return xp.max(size, axis=axis, keepdims=keepdims)
