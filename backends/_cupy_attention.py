@@ -122,7 +122,7 @@ TG_FN void tg_columns(float (*c)[4], const T* a, int lda, const T* b, int ldb, i
 
 
 class Scores(NamedTuple):
-    """How scores become what softmax is taken of, and how its gradient becomes that of the scores.
+    """The elementwise operations from the scores to the operand of softmax, and from its gradient back to theirs.
 
     product: the value of queries times keys; nodes: elementwise, from it to `masked`; gradient: of `masked`; back:
     nodes from it to `end`, the gradient of `product`. The last three are for the backward kernels.

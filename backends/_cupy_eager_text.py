@@ -1,4 +1,4 @@
-"""What the texts of eager kernels share: expressions of nodes, numbers as literals or parameters, kernels by text."""
+"""Parts of the texts of eager kernels: expressions of nodes, numbers as literals or parameters, kernels by text."""
 
 from __future__ import annotations
 

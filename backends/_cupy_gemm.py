@@ -118,7 +118,7 @@ _DEFAULT_ALGORITHM = -1
 
 
 class _Numbers(NamedTuple):
-    """What a call is told of its dtype."""
+    """The arguments of a cuBLAS call that follow from the dtype."""
 
     type: int
     compute: int

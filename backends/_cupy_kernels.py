@@ -45,7 +45,7 @@ class Kernel(NamedTuple):
 
 
 class Places(NamedTuple):
-    """What kernels are told of values.
+    """Facts about values that the text of a kernel depends on.
 
     layout: of operands, and of results, which are contiguous; number: what a constant is everywhere, or None; counts:
     whether a constant is 0, 1, 2 and so on.

@@ -26,7 +26,7 @@ ALIGNED = 16  # bytes: what vector loads ask of the start of an array
 
 
 class Liveness:
-    """Where values lie, by job.
+    """Lifetimes of values, in numbers of jobs.
 
     readers: jobs that read the memory of a root; last: the last of them, or the number of jobs for what is read after
     all of them; at: the job that makes a value; transpose: for a product the transpose that is computed in its place;

@@ -29,7 +29,7 @@ USUAL = 8  # elements of a row that a thread computes, where it can; half as man
 
 
 class Form(Enum):
-    """How a kernel goes over rows."""
+    """The ways in which a kernel goes over rows."""
 
     REGISTERS = 1
     TILES = 2
@@ -73,7 +73,7 @@ class Passes(NamedTuple):
 
     @property
     def turns(self) -> int:
-        """How often the kernel goes over a row."""
+        """The number of passes over a row."""
         return max(self.level.values(), default=0) + 1
 
 
@@ -111,7 +111,7 @@ class Rows:
 
     @cached_property
     def crossing(self) -> bool:
-        """Whether any node combines the elements of a row."""
+        """True if any node combines the elements of a row."""
         return any(self.crosses(n) for n in self.nodes)
 
     # -- passes ------------------------------------------------------------------------------------------

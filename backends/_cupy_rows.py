@@ -29,7 +29,7 @@ def kernel(name: str, run: Rows, places: k.Places, early: Collection[Any]) -> k.
 
 
 class _Pass:
-    """What a pass does for each element of a row: loads, then arithmetic, then stores; and what follows it."""
+    """The lines of one pass over a row: loads, arithmetic and stores of each element, and the end of the pass."""
 
     def __init__(self, grid: Grid, length: int) -> None:
         self.grid, self.length = grid, length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from tapegrad._cuts import user_line
@@ -219,13 +220,8 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
     """Say whether shapes broadcast."""
-    from tapegrad.ops.shaping import broadcast_shapes
-
-    try:
-        broadcast_shapes(*shapes)
-    except ValueError:
-        return False
-    return True
+    lengths = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+    return all(len(set(column) - {1}) <= 1 for column in lengths)
 
 
 def _same_kind(error: Exception) -> Callable[[str], Exception]:

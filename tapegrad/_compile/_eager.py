@@ -91,7 +91,7 @@ class _Entry:
 
 
 class _Alike:
-    """What is known of calls whose shapes have equal sizes in the same places.
+    """Knowledge of calls whose shapes have equal sizes in the same places.
 
     sizes: those of a trace; identity: what its program has in common with that for other sizes; varied: the places
     among the sizes of those that have been seen not to matter.
