@@ -303,3 +303,10 @@ def test_numbers_go_where_the_arrays_are(xp: Place) -> None:
     g = tg.grad(lambda w, b: tg.sum(w * b), (0, 1))(tree["w"], 0.5)
     xp.check(tg.asarray(g[1]), 3.0)
     assert tg.scipy_objective(lambda p: tg.sum(p["w"] * p["b"]), tree).fun([1.0, 2.0, 0.5])[1].tolist() == [0.5, 0.5, 3]
+
+
+@pytest.mark.parametrize("argnums", [(0, 0), (0, -2), (1, -1)])
+@pytest.mark.parametrize("transform", [tg.grad, tg.value_and_grad, tg.jacobian, tg.hessian])
+def test_an_argument_is_named_once(transform: Any, argnums: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="names an argument twice: name each once"):
+        transform(lambda x, y: tg.sum(x * y), argnums=argnums)(tg.asarray([1.0]), tg.asarray([2.0]))
