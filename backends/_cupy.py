@@ -58,6 +58,7 @@ class Adapter(Backend):
             full=_on_device(functions.full),
         )
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
+        self.xp.replace(bitwise_left_shift=functions.left_shift, bitwise_right_shift=functions.right_shift)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"
@@ -65,8 +66,9 @@ class Adapter(Backend):
             self.xp = Everywhere(self.xp)
             for name in ("copy", "copied_dlpack", "loop", "refuse", "refuse_outside"):
                 setattr(self, name, there(getattr(self, name)))
-        # CuPy's own round the quotient first.
-        self.in_place = {"//": functions.in_place(self.xp.floor_divide), "%": functions.in_place(self.xp.remainder)}
+        # The standard's operators that are not CuPy's own: see _cupy_functions.
+        own = {"//": "floor_divide", "%": "remainder", "<<": "bitwise_left_shift", ">>": "bitwise_right_shift"}
+        self.in_place = {symbol: functions.in_place(getattr(self.xp, name)) for symbol, name in own.items()}
 
     @classmethod
     def why_not(cls) -> str | None:

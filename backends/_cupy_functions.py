@@ -62,6 +62,9 @@ def _like_numpy(name: str, of_floats: str, of_integers: str) -> Callable[[Any, A
 # CuPy's are floor(x1 / x2), whose quotient is rounded first, and x1 - x2 * floor(x1 / x2).
 floor_divide = _like_numpy("floor_divide", "tg_fdiv", "tg_idiv")
 remainder = _like_numpy("remainder", "tg_fmod", "tg_imod")
+# C++ leaves shifts by the width of the type or more undefined; NumPy shifts all bits out.
+left_shift = _like_numpy("bitwise_left_shift", "", "tg_shl")
+right_shift = _like_numpy("bitwise_right_shift", "", "tg_shr")
 
 
 _sigmoid = cupy.ElementwiseKernel("T x", "T y", "y = T(1) / (T(1) + exp(-x))", "tg_sigmoid")

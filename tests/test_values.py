@@ -435,3 +435,17 @@ def test_division_with_rest_in_place_is_the_operator(xp: Place, divisor: Any) ->
         found = xp.values(update(xp.tensor(numbers), y))
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "uint64"])
+def test_shifts_by_the_width_or_more_shift_all_bits_out(xp: Place, dtype: str) -> None:
+    if xp.device.startswith(("torch", "jax", "strict")):
+        pytest.skip("the standard leaves these to the library: CuPy is to give what NumPy gives")
+    numbers, counts = np.asarray([1, 5, 100, 1], dtype), np.asarray([7, 8, 64, 100], dtype)
+    x, n = tg.tensor(numbers, device=xp.device), tg.tensor(counts, device=xp.device)
+    pairs: Any = ((python.lshift, python.ilshift), (python.rshift, python.irshift))
+    for f, g in pairs:
+        expected = f(numbers, counts)
+        np.testing.assert_array_equal(xp.values(f(x, n)), expected)
+        np.testing.assert_array_equal(xp.values(g(tg.tensor(numbers, device=xp.device), n)), expected)
+    assert (x << 3).dtype is x.dtype
