@@ -78,9 +78,8 @@ class Backend:
     kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
     fuses = False  # whether forward functions and rules are traced, to be run as few kernels: see `fused_program`
-    in_place: Mapping[
-        str, Callable[[Array, Any], Array]
-    ] = {}  # operator -> in the place of the library's own `x op= y`
+    # Operator -> function in the place of the library's own `x op= y`.
+    in_place: Mapping[str, Callable[[Array, Any], Array]] = {}
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
     depth = 0  # in how many calls of vmap its arrays live

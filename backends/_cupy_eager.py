@@ -17,10 +17,10 @@ import numpy as np
 
 from tapegrad.backends._cupy_eager_rows import InRows
 from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, wide
-from tapegrad.backends._cupy_kernels import can_compute
+from tapegrad.backends._cupy_kernels import Numbers, can_compute
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_reductions import can_reduce
-from tapegrad.backends._cupy_types import HELPERS, c_type, ctype
+from tapegrad.backends._cupy_types import HELPERS, c_type
 from tapegrad.backends._items import axes_of, is_value, put_in
 
 WIDEST = 24  # arrays that a step reads
@@ -150,21 +150,6 @@ def _partition(program: Any, name: str) -> list[Any] | None:
             return None
         steps.append(step)
     return steps
-
-
-class Numbers:
-    """The numbers that constants are everywhere, read from the device once."""
-
-    def __init__(self) -> None:
-        self.known: dict[Any, Any] = {}
-
-    def __call__(self, v: Any) -> Any:
-        scalar = v if v.uniform is None else v.uniform
-        if scalar.constant is None or scalar.shape != () or ctype(v.dtype) is None:
-            return None
-        if scalar not in self.known:
-            self.known[scalar] = scalar.constant.item()
-        return self.known[scalar]
 
 
 class Call:

@@ -44,6 +44,22 @@ class Kernel(NamedTuple):
     unfinished: list[Finish]
 
 
+class Numbers:
+    """The numbers that constants are everywhere, read from the device once."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, Any] = {}
+
+    def __call__(self, v: Any) -> Any:
+        """Return the Python number that a value is everywhere, None if it is not known to be one."""
+        scalar = v if v.uniform is None else v.uniform
+        if scalar.constant is None or scalar.shape != () or ctype(v.dtype) is None:
+            return None
+        if scalar not in self.known:
+            self.known[scalar] = scalar.constant.item()
+        return self.known[scalar]
+
+
 class Places(NamedTuple):
     """Facts about values that the text of a kernel depends on.
 

@@ -38,9 +38,9 @@ from tapegrad.backends._cupy_jobs import (
     is_write,
     jobs_of,
 )
-from tapegrad.backends._cupy_kernels import Kernel
+from tapegrad.backends._cupy_kernels import Kernel, Numbers
 from tapegrad.backends._cupy_liveness import Liveness
-from tapegrad.backends._cupy_types import HELPERS, ctype
+from tapegrad.backends._cupy_types import HELPERS
 from tapegrad.backends._items import is_put_where, is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
@@ -68,20 +68,11 @@ class Analysis:
 
     def __init__(self, program: Any) -> None:
         self.program = program
-        self._numbers: dict[Any, Any] = {}
+        self.number = Numbers()
         self._counts: dict[Any, bool] = {}
         self.jobs = jobs_of(program, self.number)
         refused = [n for job in self.jobs for n in job.all() if n.effect]
         self.errors = [n.args[1] for n in refused]
-
-    def number(self, v: Any) -> Any:
-        """Return the Python number that a value is everywhere, None if it is not known to be one."""
-        scalar = v if v.uniform is None else v.uniform
-        if scalar.constant is None or scalar.shape != () or ctype(v.dtype) is None:
-            return None
-        if scalar not in self._numbers:
-            self._numbers[scalar] = scalar.constant.item()
-        return self._numbers[scalar]
 
     def counts(self, v: Any) -> bool:
         """Say whether a value is the constant 0, 1, 2 and so on."""
