@@ -8,7 +8,7 @@ with the tangents. So every operation that has a rule can be pushed through, at 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial, reduce
 from typing import Any
 
 from tapegrad._backward import Walk, as_tensors_of, call, fused_rules, seeds_of, tensor_namespace, walked
@@ -19,6 +19,7 @@ from tapegrad._namespace import backend_of, constant_array, namespace_of, native
 from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
 from tapegrad._rules import new, record
+from tapegrad._support import Support, both, by_rows, calm, either, only
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import Traced, between, check_function, is_recorded, like, linked
 
@@ -28,6 +29,7 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
 
     They may have extra leading axes, the same for all. taped: whether they are Tensors.
     """
+    supports: dict[Record, Support] = {}
     for r in reversed(path):
         if r in tangents:  # a leaf
             continue
@@ -40,11 +42,60 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
         elif whole in tangents:
             t = tangents[whole][r.saved[0]]
         elif op.elementwise and (op.analytic or not _any_complex(r)):
-            t = _elementwise(r, tangents, taped)
+            t = _elementwise(r, tangents, taped, supports)
         else:
             t = (direct(op) or _transposed)(r, tangents, taped)
-        if t is not None:
-            tangents[r] = t
+        if t is None:
+            continue
+        if op.carries and (supports or op.selects is not None or len(r.parents) > 1):
+            inside = _support(r, tangents, supports, t._array if taped else t)
+            if inside is not None:
+                supports[r] = inside
+                entries = inside.array() if op.rows is not None else None
+                if entries is not None:
+                    t = only(tensor_namespace() if taped else namespace_of[type(t)], entries, t, 0)
+        tangents[r] = t
+
+
+def _support(r: Record, tangents: dict[Record, Any], supports: dict[Record, Support], like: Any) -> Support | None:
+    """Return which entries of a result a tangent reaches (see `_support`); like: its tangent, as a raw array."""
+    op, xp, saved = r.op, namespace_of[type(like)], r.saved
+    reached = [(i, p) for i, p in enumerate(r.parents) if p is not None and p in tangents]
+    known = any([p in supports for _, p in reached])
+    if op.elementwise or op.selects is not None:
+        if not known and (op.selects is None or len(reached) > 1):
+            return None
+        parts = []
+        for i, p in reached:
+            inside = supports.get(p)
+            select = None if op.selects is None else op.selects[i]
+            if select is not None:
+                inside = both(xp, inside, Support(partial(call, select, xp, None, saved)))
+            parts.append(inside)
+        return reduce(partial(either, xp), parts)
+    if op.moves and (known or len(reached) < len(r.parents)):
+        return _moved(xp, native_device(like), r, [p for _, p in reached], supports)
+    if op.rows is not None and known:
+        (_, p) = reached[0]
+        operands, result = call(op.rows, None, None, saved)
+        return by_rows(xp, supports[p], operands, p.shape, result, r.shape)
+    return None
+
+
+def _moved(xp: Any, device: Any, r: Record, reached: Sequence[Record], supports: dict[Record, Support]) -> Support:
+    """Return the support through an operation that moves entries: by pushing ones through it."""
+    given = {p: supports.get(p) for p in reached}
+
+    def make() -> Any:
+        ones = {}
+        for p, inside in given.items():
+            entries = None if inside is None else inside.array()
+            full = xp.ones(tuple(p.shape), dtype=p.dtype, device=device)
+            ones[p] = full if entries is None else only(xp, entries, full, 0)
+        out = (direct(r.op) or _transposed)(r, ones, False)
+        return None if out is None else xp.not_equal(out, xp.zeros_like(out))
+
+    return Support(make, *[inside for inside in given.values() if inside is not None])
 
 
 def pushed(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> dict[Record, Any]:
@@ -62,7 +113,7 @@ def _any_complex(r: Record) -> bool:
     return any(is_complex(p.dtype) for p in r.parents if p is not None)
 
 
-def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool, supports: dict[Record, Support]) -> Any:
     """Return the sum of the differentials in each operand, applied to its tangent."""
     ndim, total = len(r.shape), None
     saved = as_tensors_of(r) if taped else r.saved
@@ -79,10 +130,13 @@ def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
             t = xp.reshape(t, (*lead, *(1,) * (ndim - len(p.shape)), *p.shape))
         if p.dtype != r.dtype:
             t = xp.astype(t, r.dtype)
+        read: Sequence[Any] = saved
+        if p in supports and r.op.reads and r.op.selects is None:
+            read = calm(xp, supports[p], saved, r.op.safe)
         if r.op.reads and not taped and backend_of[type(t)].fuses:
-            s = fused_rules(r.op, tuple([i == n for n in range(len(r.parents))]))(xp, t, *saved)[i]
+            s = fused_rules(r.op, tuple([i == n for n in range(len(r.parents))]))(xp, t, *read)[i]
         else:
-            s = call(vjp, xp, t, saved)
+            s = call(vjp, xp, t, read)
         total = s if total is None else total + s
     shape = (*lead, *r.shape)
     return total if total is None or tuple(total.shape) == shape else xp.broadcast_to(total, shape)
@@ -148,6 +202,10 @@ def _constants(op: Operation) -> Operation:
         holomorphic=op.holomorphic,
         reads=op.reads,
         pull=op.pull,
+        selects=op.selects,
+        moves=op.moves,
+        rows=op.rows,
+        safe=op.safe,
     )
 
 

@@ -193,15 +193,15 @@ def test_equal_and_zero_singular_values(xp: Place) -> None:
 
 @pytest.mark.parametrize("ord", [2, 1, 3, 1.5, 0.5, float("inf")])
 def test_vector_norm_at_zero(xp: Place, ord: float) -> None:
-    """0, and no NaN in a second derivative either."""
+    """0; the Euclidean norm has no second derivative there, and says so."""
 
     def norm(x: tg.Tensor) -> tg.Tensor:
         return tg.linalg.vector_norm(x, ord=ord)
 
     zero = gradient(xp, norm, np.zeros(3))
     xp.check(zero, np.zeros(3))
-    second = tg.grad(lambda x: tg.sum(tg.grad(norm)(x)))(xp.tensor(np.zeros(3)))
-    assert np.isfinite(xp.values(second)).all()
+    second = xp.values(tg.grad(lambda x: tg.sum(tg.grad(norm)(x)))(xp.tensor(np.zeros(3))))
+    assert np.isnan(second).all() if ord == 2 else np.isfinite(second).all()
 
 
 def test_determinant_of_singular_matrices(xp: Place) -> None:
@@ -299,12 +299,12 @@ def test_pow_in_y_of_a_negative_number_is_not_a_number(xp: Place) -> None:
 
 
 def test_a_norm_spelt_out_at_zero(xp: Place) -> None:
-    """sqrt(sum(x^2)) at 0 is inf times 0: NaN, as everywhere; hypot and std know better. A zero cotangent gives 0."""
+    """sqrt(sum(x^2)) at 0 is inf times 0: NaN, as everywhere; hypot and std know better, and `where` leaves it out."""
     norm: Callable[..., Any] = lambda v: tg.sqrt(tg.sum(v * v))  # noqa: E731
     x = xp.tensor([0.0, 0.0])
     with np.errstate(all="ignore"):
         assert np.isnan(xp.values(tg.grad(norm)(x))).all()
-        xp.check(tg.grad(lambda v: 0.0 * norm(v))(x), [0.0, 0.0])
+        assert np.isnan(xp.values(tg.grad(lambda v: 0.0 * norm(v))(x))).all()
         xp.check(tg.grad(lambda v: tg.where(norm(v) > 0, norm(v), 0.0))(x), [0.0, 0.0])
     xp.check(tg.grad(lambda v: tg.hypot(v[0], v[1]))(x), [0.0, 0.0])
     xp.check(tg.grad(tg.std)(x), [0.0, 0.0])

@@ -1,7 +1,7 @@
 """Elementwise functions of two operands and more, by their differential in each, applied to a tangent `t`.
 
 Subgradients, decided once: ties in maximum and minimum share equally; clip passes the gradient at its bounds; hypot and
-atan2 have 0 at the origin; a zero cotangent times a factor that is not finite is 0.
+atan2 have 0 at the origin.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import BROADCASTING, identity, with_operators
 from tapegrad._tensor import Tensor
-from tapegrad.ops._singular import over, times
+from tapegrad.ops._kinks import unit
 from tapegrad.ops._text import text
 from tapegrad.ops.shaping import broadcast_to
 
@@ -34,18 +34,9 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return t
         if x2 == 2:
             return 2 * t * x1
-        if is_complex(t.dtype):
-            return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** (x2 - 1))
-        whole = x2 % 1 == 0  # not so for inf and NaN
-        if whole and x2 > 1:
-            return t * (x2 * _power(xp, x1, x2 - 1))
-        bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
-        return t * (x2 * _power(xp, xp.where((t == 0) & bad, 1, x1), x2 - 1))
-    if is_complex(t.dtype):
-        return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
-    bad = ((x1 == 0) & (x2 < 1)) | ((x1 < 0) & (x2 != xp.floor(x2)))
+        return t * (x2 * (x1 ** (x2 - 1) if is_complex(t.dtype) else _power(xp, x1, x2 - 1)))
     # 0^0: the derivative is 0, so that the exponent must not be -1. Elsewhere it must be, for mixed second derivatives.
-    return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
+    return t * (x2 * x1 ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
 
 
 def _power(xp: Any, x: Any, n: Any) -> Any:
@@ -57,16 +48,15 @@ def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
     if type(x1) in SCALARS:
         x1 = xp.full_like(out, x1)
     if is_complex(t.dtype):
-        return times(xp, t, out) * xp.log(xp.where(x1 == 0, 1, xp.astype(x1, t.dtype)))
-    # 0^y is constant for y > 0; a negative base has no derivative in y (NaN, unless nobody asks).
-    log = xp.log(xp.where(x1 > 0, x1, 1))
-    return times(xp, t, out) * xp.where((x1 < 0) & (t != 0), xp.nan, log)
+        return t * out * xp.log(xp.where(x1 == 0, 1, xp.astype(x1, t.dtype)))
+    # 0^y is constant for y > 0; a negative base has no derivative in y.
+    return t * out * xp.where(x1 < 0, xp.nan, xp.log(xp.where(x1 > 0, x1, 1)))
 
 
 def _atan2(xp: Any, t: Any, x: Any, x1: Any, x2: Any) -> Any:
     """Return t x / (x1^2 + x2^2), where no square overflows."""
     r = xp.hypot(x1, x2)
-    return over(xp, over(xp, t * x, r), r)
+    return t * unit(xp, x, r) / xp.where(r == 0, 1, r)
 
 
 def _logaddexp(xp: Any, t: Any, x: Any, other: Any) -> Any:
@@ -141,8 +131,8 @@ bitwise_xor, operator_bitwise_xor = binary(
 
 divide, operator_divide = binary(
     "divide",
-    lambda xp, t, x2: over(xp, t, x2),
-    lambda xp, t, x2, out: -over(xp, times(xp, t, out), x2),
+    lambda xp, t, x2: t / x2,
+    lambda xp, t, x2, out: -t * out / x2,
     text("x1 / x2.", "Derivatives: t / x2; -t out / x2.", "tg.divide(tg.asarray([1.0]), 2.0)", "Tensor([0.5])"),
 )
 
@@ -181,8 +171,8 @@ greater_equal, operator_greater_equal = binary(
 
 hypot, _ = binary(
     "hypot",
-    lambda xp, t, x1, out: over(xp, t * x1, out),
-    lambda xp, t, x2, out: over(xp, t * x2, out),
+    lambda xp, t, x1, out: t * unit(xp, x1, out),
+    lambda xp, t, x2, out: t * unit(xp, x2, out),
     text(
         "sqrt(x1^2 + x2^2) without overflow.",
         "Derivatives: t x1 / out; t x2 / out; 0 at the origin.",
@@ -247,7 +237,8 @@ maximum, _ = binary(
     "maximum",
     lambda xp, t, x1, x2: _share(xp, t, x1 > x2, x1 == x2),
     lambda xp, t, x1, x2: _share(xp, t, x2 > x1, x1 == x2),
-    text(
+    selects=(lambda xp, _, x1, x2: x1 >= x2, lambda xp, _, x1, x2: x2 >= x1),
+    doc=text(
         "The greater of two.",
         "Derivatives: t to the greater, t / 2 to each in a tie.",
         "tg.maximum(tg.asarray([1.0]), 2.0)",
@@ -259,7 +250,8 @@ minimum, _ = binary(
     "minimum",
     lambda xp, t, x1, x2: _share(xp, t, x1 < x2, x1 == x2),
     lambda xp, t, x1, x2: _share(xp, t, x2 < x1, x1 == x2),
-    text(
+    selects=(lambda xp, _, x1, x2: x1 <= x2, lambda xp, _, x1, x2: x2 <= x1),
+    doc=text(
         "The lesser of two.",
         "Derivatives: t to the lesser, t / 2 to each in a tie.",
         "tg.minimum(tg.asarray([1.0]), 2.0)",
@@ -333,6 +325,7 @@ _copysign = primitive(
     lambda xp, t, x1, out: t * xp.sign(x1) * xp.sign(out),
     None,
     broadcasts=True,
+    elementwise=True,
 )
 
 
@@ -355,6 +348,7 @@ _where = primitive(
     lambda xp, t, condition: xp.where(condition, t, 0),
     lambda xp, t, condition: xp.where(condition, 0, t),
     broadcasts=True,
+    selects=(None, lambda xp, _, condition: condition, lambda xp, _, condition: xp.logical_not(condition)),
 )
 
 
@@ -408,7 +402,13 @@ def _clip_vjp(xp: Any, t: Any, x: Any, low: float | None, high: float | None) ->
     return t if high is None else xp.where(x > high, 0, t)
 
 
-_clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True)
+def _within(xp: Any, t: Any, x: Any, low: float | None, high: float | None) -> Any:
+    """Return the entries that are not beyond a bound; NaN is not."""
+    inside = x == x if low is None else xp.logical_not(x < low)
+    return inside if high is None else xp.logical_and(inside, xp.logical_not(x > high))
+
+
+_clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True, selects=(_within,))
 
 
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:

@@ -16,7 +16,7 @@ from tapegrad._tensor import Tensor, shallow_copy, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops.shaping import reshape
 
-_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity)
+_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity, moves="all")
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor:

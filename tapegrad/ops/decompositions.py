@@ -232,7 +232,8 @@ def _qr_vjp(xp: Any, ts: list[Any], outs: tuple[Any, Any], x_shape: tuple[int, .
     q, r = outs
     t_q = _economy(xp, ts[0], q, n)
     q, r = q[..., :, :n], r[..., :n, :]
-    inner = None if ts[1] is None else times_dagger(xp, ts[1][..., :n, :], r)
+    # Below its diagonal R is nothing but zero, so that what arrives there, perhaps NaN, is left out.
+    inner = None if ts[1] is None else times_dagger(xp, xp.triu(ts[1][..., :n, :]), r)
     if t_q is not None:
         a = dagger_times(xp, q, t_q)
         inner = -a if inner is None else inner - a

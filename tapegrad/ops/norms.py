@@ -11,7 +11,8 @@ from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor, wrap
-from tapegrad.ops._axes import axes_of, axis_of, spread
+from tapegrad.ops._axes import axes_of, axis_of, reduced, spread
+from tapegrad.ops._kinks import unit
 from tapegrad.ops.binary import multiply
 from tapegrad.ops.decompositions import svdvals
 from tapegrad.ops.elementwise import abs
@@ -22,7 +23,7 @@ from tapegrad.ops.shaping import broadcast_arrays, expand_dims, reshape, roll
 def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool, ord: float) -> Any:
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
     if ord == 2:
-        return t * (x / xp.where(out == 0, 1, out))
+        return t * unit(xp, x, out)
     if ord == 0:
         return t * xp.zeros_like(x)
     if ord == 1:
@@ -42,6 +43,7 @@ _vector_norm = primitive(
     _vector_norm_vjp,
     adjoint=True,
     fuses=True,
+    rows=reduced,
 )
 
 
@@ -141,7 +143,9 @@ def min_(a: int, b: int) -> int:
     return a if a < b else b
 
 
-_diagonal = primitive("diagonal", lambda xp, x, offset: xp.linalg.diagonal(x, offset=offset), _diagonal_vjp)
+_diagonal = primitive(
+    "diagonal", lambda xp, x, offset: xp.linalg.diagonal(x, offset=offset), _diagonal_vjp, moves="some"
+)
 
 
 def diagonal(x: Any, /, *, offset: int = 0) -> Tensor:

@@ -14,7 +14,15 @@ from tapegrad._record import mode
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
 from tapegrad.ops._cofactors import cofactors
-from tapegrad.ops._matrices import dagger_times, diagonal_of, herm, right_divide, symmetric, times_dagger
+from tapegrad.ops._matrices import (
+    dagger_times,
+    diagonal_of,
+    herm,
+    of_matrices,
+    right_divide,
+    symmetric,
+    times_dagger,
+)
 from tapegrad.ops.creation import eye
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.products import matmul, matrix_transpose
@@ -52,7 +60,7 @@ def _inv_vjp(xp: Any, t: Any, out: Any) -> Any:
     return -times_dagger(xp, dagger_times(xp, out, t), out)
 
 
-_inv = primitive("inv", lambda xp, x: xp.linalg.inv(x), _inv_vjp, adjoint=True)
+_inv = primitive("inv", lambda xp, x: xp.linalg.inv(x), _inv_vjp, adjoint=True, rows=of_matrices)
 
 
 def inv(x: Any, /) -> Tensor:
@@ -104,7 +112,10 @@ def solve(x1: Any, x2: Any, /) -> Tensor:
 
 
 _det = primitive(
-    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * cofactors(xp, x, out)
+    "det",
+    lambda xp, x: xp.linalg.det(x),
+    lambda xp, t, x, out: t[..., None, None] * cofactors(xp, x, out),
+    rows=lambda xp, _: ((-2, -1), ()),
 )
 
 
@@ -155,12 +166,12 @@ def slogdet(x: Any, /) -> SlogdetResult:
 
 
 def _cholesky_vjp(xp: Any, t: Any, out: Any) -> Any:
-    inner = xp.tril(dagger_times(xp, out, t))
+    inner = xp.tril(dagger_times(xp, out, xp.tril(t)))  # above the diagonal is nothing but zero
     inner = inner - 0.5 * diagonal_of(xp, inner)
     return symmetric(xp, right_divide(xp, xp.linalg.solve(herm(xp, out), inner), out))
 
 
-_cholesky = primitive("cholesky", lambda xp, x: xp.linalg.cholesky(x), _cholesky_vjp, adjoint=True)
+_cholesky = primitive("cholesky", lambda xp, x: xp.linalg.cholesky(x), _cholesky_vjp, adjoint=True, rows=of_matrices)
 
 
 def cholesky(x: Any, /, *, upper: bool = False) -> Tensor:
@@ -194,7 +205,7 @@ def _pinv_forward(xp: Any, x: Any, rtol: Any) -> Any:
     return xp.linalg.pinv(x) if rtol is None else xp.linalg.pinv(x, rtol=rtol)
 
 
-_pinv = primitive("pinv", _pinv_forward, _pinv_vjp, adjoint=True)
+_pinv = primitive("pinv", _pinv_forward, _pinv_vjp, adjoint=True, rows=of_matrices)
 
 
 def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:

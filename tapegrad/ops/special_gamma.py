@@ -31,8 +31,7 @@ def _series(x: Any, coefficients: tuple[float, ...]) -> Any:
 def _psi(xp: Any, t: Any, x: Any, n: int) -> Any:
     """Return t times the n-th derivative of digamma, and 0 at its poles: 0, -1, -2 ..."""
     pole = (x <= 0) & (x == xp.floor(x))
-    safe = xp.where(pole | ((t == 0) & ~xp.isfinite(x)), 1, x)
-    return xp.where(pole, 0, t * xp.special.polygamma(n, safe))
+    return xp.where(pole, 0, t * xp.special.polygamma(n, xp.where(pole, 1, x)))
 
 
 gammaln = special(
@@ -61,6 +60,7 @@ _polygamma = primitive(
     "polygamma",
     lambda xp, x, n: xp.special.polygamma(n, x),
     lambda xp, t, x, n: _psi(xp, t, x, n + 1),
+    elementwise=True,
 )
 
 
@@ -102,11 +102,6 @@ betaln = special_binary(
 _I1 = tuple(1 / (2 ** (2 * k + 1) * factorial(k) * factorial(k + 1)) for k in range(7))  # i1(x) / x, DLMF 10.25.2
 
 
-def _calm(xp: Any, t: Any, x: Any, out: Any) -> Any:
-    """Return x, and 0 where the result has overflown and the cotangent is zero."""
-    return xp.where((t == 0) & ~xp.isfinite(out), 0, x)
-
-
 def _over_x(xp: Any, x: Any, out: Any, scale: Any) -> Any:
     """Return i1(x) / x, or i1e(x) / x with its scale, by a power series near 0; 0 where i1 has overflown."""
     near = xp.abs(x) < 0.5
@@ -116,8 +111,7 @@ def _over_x(xp: Any, x: Any, out: Any, scale: Any) -> Any:
 
 
 def _i1(xp: Any, t: Any, x: Any, out: Any) -> Any:
-    z = _calm(xp, t, x, out)
-    return t * (xp.special.i0(z) - _over_x(xp, z, out, lambda small: 1))
+    return t * (xp.special.i0(x) - _over_x(xp, x, out, lambda small: 1))
 
 
 def _i1e(xp: Any, t: Any, x: Any, out: Any) -> Any:
@@ -127,7 +121,7 @@ def _i1e(xp: Any, t: Any, x: Any, out: Any) -> Any:
 
 i0 = special(
     "i0",
-    lambda xp, t, x, out: t * xp.special.i1(_calm(xp, t, x, out)),
+    lambda xp, t, x: t * xp.special.i1(x),
     text(
         "Modified Bessel function of the first kind and order 0, DLMF 10.25.2.",
         "Derivative: t i1(x) (DLMF 10.29.3).",

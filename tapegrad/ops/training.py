@@ -17,7 +17,7 @@ from tapegrad._primitive import primitive
 from tapegrad._record import mode
 from tapegrad._rules import constant, with_operators
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of, count, spread
+from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
 from tapegrad.ops.conversion import as_indices
 from tapegrad.ops.reductions import mean, sum
@@ -48,6 +48,7 @@ relu = unary(
         "Tensor([0., 2.])",
     ),
     forward=lambda xp, x: xp.maximum(x, 0),
+    select=lambda xp, _, out: out > 0,
     module=_MODULE,
 )
 
@@ -63,7 +64,7 @@ def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
     return t * (s * (1 + x * (1 - s)))
 
 
-_silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True)
+_silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, elementwise=True)
 
 
 def silu(x: Any, /) -> Tensor:
@@ -94,7 +95,7 @@ def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
     return t * (half + half * (1 - th) * x * slope)
 
 
-_gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True, fuses=True)
+_gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True, fuses=True, elementwise=True)
 
 
 def gelu(x: Any, /) -> Tensor:
@@ -136,12 +137,13 @@ def _softmax_vjp(xp: Any, t: Any, out: Any, axis: int) -> Any:
     return out * (t - xp.sum(t * out, axis=axis, keepdims=True))
 
 
-_softmax = primitive("softmax", _softmax_forward, _softmax_vjp, fuses=True)
+_softmax = primitive("softmax", _softmax_forward, _softmax_vjp, fuses=True, rows=along)
 _log_softmax = primitive(
     "log_softmax",
     _log_softmax_forward,
     lambda xp, t, out, axis: t - xp.exp(out) * xp.sum(t, axis=axis, keepdims=True),
     fuses=True,
+    rows=along,
 )
 
 
@@ -184,7 +186,7 @@ def _logsumexp_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], kee
     return t * xp.exp(x - xp.where(xp.isfinite(out), out, 0))
 
 
-_logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp, fuses=True)
+_logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp, fuses=True, rows=reduced)
 
 
 def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:

@@ -1,0 +1,182 @@
+"""What a selection leaves out gets no gradient; a zero that is a number times infinity is NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+
+Function = Callable[[tg.Tensor], tg.Tensor]
+
+# A function, and a place where it, its value or its slope is no finite number, and its slope at 0.5 or 2.
+FUNCTIONS: dict[str, tuple[Function, float]] = {
+    "exp": (tg.exp, 1000.0),
+    "expm1": (tg.expm1, 1000.0),
+    "cosh": (tg.cosh, 1000.0),
+    "sinh": (tg.sinh, -1000.0),
+    "x ** 300": (lambda x: x**300 * 1e-9, 1e10),
+    "x ** y": (lambda x: x ** (x * 0 - 1.5), 0.0),
+    "x * x": (lambda x: x * tg.exp(x), 1000.0),
+    "square": (lambda x: tg.square(tg.exp(x)), 1000.0),
+    "log": (tg.log, 0.0),
+    "log1p": (lambda x: tg.log1p(x - 1), 0.0),
+    "sqrt": (tg.sqrt, 0.0),
+    "sqrt of a negative number": (tg.sqrt, -1.0),
+    "1 / x": (lambda x: 1 / x, 0.0),
+    "x / x": (lambda x: x / x**2, 0.0),
+    "reciprocal": (tg.reciprocal, 0.0),
+    "asin": (lambda x: tg.asin(x / 4), 5.0),
+    "acos": (lambda x: tg.acos(x / 4), -8.0),
+    "acosh": (lambda x: tg.acosh(x + 1), 0.0),
+    "atanh": (lambda x: tg.atanh(x / 4), 4.0),
+    "tan": (tg.tan, np.inf),
+    "sin": (tg.sin, np.inf),
+    "tanh of nan": (tg.tanh, np.nan),
+    "sigmoid of nan": (tg.sigmoid, np.nan),
+    "silu": (tg.silu, -np.inf),
+    "gelu": (tg.gelu, np.nan),
+    "hypot": (lambda x: tg.hypot(x, x), np.inf),
+    "logaddexp": (lambda x: tg.logaddexp(tg.log(x), x), 0.0),
+    "norm": (lambda x: tg.sqrt(x * x), 0.0),
+    "chain": (lambda x: tg.log(tg.exp(tg.log(x)) * tg.sqrt(x)), 0.0),
+    "erfinv": (lambda x: tg.special.erfinv(x / 4), 4.0),
+    "logit": (lambda x: tg.special.logit(x / 4), 0.0),
+    "gammaln": (tg.special.gammaln, np.inf),
+    "entr": (tg.special.entr, 0.0),
+    "xlogy": (lambda x: tg.special.xlogy(x + 1, x), 0.0),
+}
+GOOD = (0.5, 2.0)
+
+
+def _written(h: tg.Tensor) -> tg.Tensor:
+    h = h * 1.0
+    h[0] = 7.0
+    return h
+
+
+def _written_by_mask(h: tg.Tensor) -> tg.Tensor:
+    h = h * 1.0
+    h[mask(h)] = 7.0
+    return h
+
+
+def mask(h: tg.Tensor) -> tg.Tensor:
+    return tg.asarray([True, False, False], device=h.device)
+
+
+def integers(h: tg.Tensor, *values: int) -> tg.Tensor:
+    return tg.asarray(list(values), device=h.device, dtype=tg.int32)
+
+
+# Of three entries, leave the first one out.
+SELECTIONS: dict[str, Function] = {
+    "where, first branch": lambda h: tg.where(~mask(h), h, 0.0),
+    "where, second branch": lambda h: tg.where(mask(h), 3.0, h),
+    "where of where": lambda h: tg.where(mask(h), 1.0, tg.where(~mask(h), h, 2.0)),
+    "slice": lambda h: h[1:],
+    "numbers": lambda h: tg.stack([h[1], h[2]]),
+    "iteration": lambda h: tg.stack(list(h)[1:]),
+    "mask": lambda h: h[~mask(h)],
+    "index array": lambda h: h[integers(h, 2, 1, 2)],
+    "take": lambda h: tg.take(h, integers(h, 1, 2)),
+    "take_along_axis": lambda h: tg.take_along_axis(h, integers(h, 1, 2)),
+    "unstack": lambda h: tg.unstack(h)[1] * tg.unstack(h)[2],
+    "write": _written,
+    "write by a mask": _written_by_mask,
+    "flip and slice": lambda h: tg.flip(h)[:2],
+    "roll and slice": lambda h: tg.roll(h, 1)[[0, 2]] if h.device.startswith("cpu") else tg.roll(h, -1)[:2],
+    "reshape and slice": lambda h: tg.reshape(h, (1, 3))[:, 1:],
+    "expand, permute and slice": lambda h: tg.permute_dims(h[None, :], (1, 0))[1:],
+    "concat and slice": lambda h: tg.concat([h * 2, h])[4:],
+    "stack and slice": lambda h: tg.stack([h, -h])[:, 1:],
+    "broadcast and where": lambda h: tg.where(~mask(h), tg.broadcast_to(h, (2, 3)), 0.0),
+    "sum of rows and where": lambda h: tg.where(~mask(h), tg.sum(h[:, None] * 2.0, axis=1), 0.0),
+    "astype and slice": lambda h: tg.astype(h, tg.float32)[1:],
+    "tril": lambda h: tg.tril(tg.stack([tg.flip(h), tg.flip(h)]))[:, :2],
+    "diagonal": lambda h: tg.linalg.diagonal(tg.stack([tg.roll(h, -1), tg.roll(h, -1)])),
+    "sum with a constant and slice": lambda h: (h + 2.0)[1:] - 1.0,
+    "scaled and slice": lambda h: (-3.0 * h / 2.0)[1:],
+    "prod of rows": lambda h: tg.where(~mask(h), tg.prod(tg.stack([h, h]), axis=0), 0.0),
+    "norm of rows": lambda h: tg.where(~mask(h), tg.linalg.vector_norm(tg.stack([h, h]), axis=0), 0.0),
+    "logsumexp of rows": lambda h: tg.where(~mask(h), tg.logsumexp(tg.stack([h, h]), axis=0), 0.0),
+    "softmax of rows": lambda h: tg.where(
+        ~mask(h),
+        tg.softmax(tg.stack([h, h * 2.0]), axis=0) * tg.asarray([[1.0], [3.0]], device=h.device, dtype=h.dtype),
+        0.0,
+    ),
+    "std of rows": lambda h: tg.where(~mask(h), tg.std(tg.stack([h, h * 2.0]), axis=0), 0.0),
+    "cumulative_prod of rows": lambda h: tg.where(~mask(h), tg.cumulative_prod(tg.stack([h, h]), axis=0), 0.0),
+    "determinants": lambda h: tg.where(
+        ~mask(h), tg.linalg.det(h[:, None, None] * tg.eye(2, device=h.device, dtype=h.dtype)), 0.0
+    ),
+}
+
+
+def total(selection: Function, f: Function) -> Function:
+    """Return a function whose result depends on all but the first entry."""
+
+    def g(x: tg.Tensor) -> tg.Tensor:
+        return tg.sum(selection(f(x)) ** 2)
+
+    return g
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    with np.errstate(all="ignore"):
+        yield
+
+
+def slopes(g: Function, x: Any) -> list[Any]:
+    """Return first and second derivatives of a scalar function, in all modes: a Jacobian or Hessian each."""
+    n = x.shape[0]
+    first = [tg.grad(g)(x), tg.jacobian(g, mode="forward")(x)]
+    unit = [tg.asarray(row.tolist(), device=x.device, dtype=x.dtype) for row in np.eye(n)]
+
+    def directional(v: Any) -> Function:
+        return lambda x: tg.jvp(g, (x,), (v,))[1]
+
+    second = [
+        tg.hessian(g)(x),
+        tg.stack([tg.grad(lambda x, v=v: tg.sum(tg.grad(g)(x) * v))(x) for v in unit]),
+        tg.stack([tg.grad(directional(v))(x) for v in unit]),
+        tg.stack([tg.stack([tg.jvp(directional(v), (x,), (w,))[1] for w in unit]) for v in unit]),
+    ]
+    return [first, second]
+
+
+def agree(xp: Place, selection: Function, f: Function, bad: float) -> None:
+    g = total(selection, f)
+    data = np.asarray([bad, *GOOD])
+    good = np.asarray([1.25, *GOOD])
+    expected = slopes(g, xp.tensor(good))
+    left_out = np.asarray([0.0, 1.0, 1.0])
+    for found, wanted in zip(slopes(g, xp.tensor(data)), expected, strict=True):
+        reference = xp.values(wanted[0])
+        assert np.all(reference[..., 0] == 0)  # the selection leaves the first entry out
+        for way in found:
+            xp.check(way, reference * left_out, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_where_of_any_function(xp: Place, name: str) -> None:
+    f, bad = FUNCTIONS[name]
+    if not xp.double and name == "x ** 300":
+        f = lambda x: x**30 * 1e-6  # noqa: E731
+    agree(xp, SELECTIONS["where, first branch"], f, bad)
+
+
+@pytest.mark.parametrize("name", ["exp", "log", "chain", "1 / x"])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_any_selection(selection: str, name: str) -> None:
+    agree(Place("cpu"), SELECTIONS[selection], *FUNCTIONS[name])
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_any_selection_everywhere(xp: Place, selection: str) -> None:
+    agree(xp, SELECTIONS[selection], *FUNCTIONS["log"])
