@@ -286,18 +286,10 @@ class Walk:
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
-        if self._has_nan(t):
-            return
-        for p in r.parents:
-            if p is not None and self._has_nan(self.cotangents.get(p)):
-                raise FloatingPointError(f"a NaN came up in the gradient of {origin(r)}")
-
-    def _has_nan(self, t: Any) -> bool:
-        if t is None or type(t) is list:
-            return False
-        raw = t._array if self.taped else t
-        xp = namespace_of[type(raw)]
-        return holds(xp.any(xp.isnan(raw)))
+        if not has_nan(t):
+            for p in r.parents:
+                if p is not None:
+                    refuse_nan(r, t, self.cotangents.get(p), "gradient")
 
     def wants(self, p: Record | None) -> bool:
         """Say whether a parent is to get a cotangent."""
@@ -501,6 +493,33 @@ def origin(r: Record) -> str:
     """Say which operation a record is of, and on which line of the user's, if that was kept."""
     line = getattr(r, "line", None)
     return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
+
+
+def has_nan(t: Any) -> bool:
+    """Say whether a cotangent or tangent holds a NaN; False for None and for those of several results."""
+    if t is None or type(t) is list:
+        return False
+    raw = t._array if type(t) is Tensor else t
+    xp = namespace_of[type(raw)]
+    return holds(xp.any(xp.isnan(raw)))
+
+
+def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
+    """Raise FloatingPointError if `s`, which the rule of a record made of `t`, holds a NaN.
+
+    what: "gradient" or "tangent".
+    """
+    if not has_nan(s):
+        return
+    message = f"a NaN came up in the {what} of {origin(r)}"
+    t, s = [v if v is None or type(v) is list else as_array(v._array if type(v) is Tensor else v) for v in (t, s)]
+    xp = namespace_of[type(s)]
+    if type(t) is type(s) and t.shape == s.shape and holds(xp.any(xp.isnan(s) & ((t == 0) | xp.isinf(t)))):
+        message += (
+            ": 0 times infinity. If no gradient is to flow there, leave these elements out by tapegrad.where or an "
+            "index; else write the function so that its slope is finite"
+        )
+    raise FloatingPointError(message)
 
 
 def _second_backward(r: Record) -> RuntimeError:

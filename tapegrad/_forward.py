@@ -11,7 +11,17 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial, reduce
 from typing import Any
 
-from tapegrad._backward import Walk, as_tensors_of, call, fused_rules, seeds_of, tensor_namespace, walked
+from tapegrad._backward import (
+    Walk,
+    as_tensors_of,
+    call,
+    fused_rules,
+    has_nan,
+    refuse_nan,
+    seeds_of,
+    tensor_namespace,
+    walked,
+)
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
@@ -30,6 +40,7 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
     They may have extra leading axes, the same for all. taped: whether they are Tensors.
     """
     supports: dict[Record, Support] = {}
+    debug = mode().debug
     for r in reversed(path):
         if r in tangents:  # a leaf
             continue
@@ -55,6 +66,16 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
                 if entries is not None:
                     t = only(tensor_namespace() if taped else namespace_of[type(t)], entries, t, 0)
         tangents[r] = t
+        if debug:
+            _check(r, tangents)
+
+
+def _check(r: Record, tangents: dict[Record, Any]) -> None:
+    """Raise FloatingPointError if the tangent of a result holds a NaN and those of the operands none."""
+    given = [tangents[p] for p in r.parents if p is not None and p in tangents]
+    if not any([has_nan(t) for t in given]):
+        for t in given or [None]:
+            refuse_nan(r, t, tangents[r], "tangent")
 
 
 def _support(r: Record, tangents: dict[Record, Any], supports: dict[Record, Support], like: Any) -> Support | None:

@@ -180,3 +180,66 @@ def test_any_selection(selection: str, name: str) -> None:
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_any_selection_everywhere(xp: Place, selection: str) -> None:
     agree(xp, SELECTIONS[selection], *FUNCTIONS["log"])
+
+
+# A zero that is a number: the true gradient, and what the chain rule makes of it.
+NUMBERS: dict[str, tuple[Callable[[Any], Any], list[float]]] = {
+    "logsumexp of a log": (lambda x: tg.logsumexp(tg.stack([tg.log(x[0]), tg.log(x[1])])), [0.0, 0.5]),
+    "exp of a sum of logs": (lambda x: tg.exp(tg.sum(tg.log(x))), [0.0, 2.0, 3.0]),
+    "mixture": (lambda x: tg.log(tg.sum(tg.exp(tg.log(x) - x**2 / 2))), [0.0, 0.3]),
+    "zero times a root": (lambda x: tg.sum(0.0 * tg.sqrt(x)), [0.0, 1.0]),
+    "product with a constant zero": (lambda x: tg.sum(tg.log(x) * tg.asarray([0.0, 1.0])), [0.0, 1.0]),
+    "root of a sum of squares": (lambda x: tg.sqrt(tg.sum(x * x)), [0.0, 0.0]),
+}
+SECOND: dict[str, tuple[Callable[[Any], Any], list[float]]] = {
+    "square of a norm": (lambda x: tg.linalg.vector_norm(x) ** 2, [0.0, 0.0]),
+    "exp of a square of a norm": (lambda x: tg.exp(-(tg.linalg.vector_norm(x) ** 2)), [0.0, 0.0]),
+    "hypot": (lambda x: tg.hypot(x[0], x[1]), [0.0, 0.0]),
+    "square of hypot": (lambda x: tg.hypot(x[0], x[1]) ** 2, [0.0, 0.0]),
+    "square of std": (lambda x: tg.std(x) ** 2, [3.0, 3.0]),
+    "square of a complex absolute value": (lambda x: tg.sum(tg.abs(x * (1 + 1j)) ** 2), [0.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_zero_that_is_a_number_is_never_a_finite_wrong_gradient(name: str) -> None:
+    f, data = NUMBERS[name]
+    x = tg.asarray(data)
+    assert np.isnan(np.asarray(tg.grad(f)(x))[0])
+    assert np.isnan(np.asarray(tg.jacobian(f, mode="forward")(x))[0])
+    with tg.debug(), pytest.raises(FloatingPointError, match=r"of \w+, recorded at .*: 0 times infinity"):
+        tg.grad(f)(x)
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_kink_has_no_second_derivative(name: str) -> None:
+    """Its first derivative is the subgradient of the README's table; its second is NaN in every mode, not 0."""
+    f, data = SECOND[name]
+    first, second = slopes(f, tg.asarray(data))
+    for way in first:
+        assert np.asarray(way)[0] == 0.0
+    for way in second:
+        assert np.isnan(np.asarray(way)[0, 0])
+
+
+def test_debug_names_a_nan_of_forward_mode() -> None:
+    with (
+        tg.debug(),
+        pytest.raises(FloatingPointError, match=r"in the tangent of \w+, recorded at .*: 0 times infinity"),
+    ):
+        tg.jvp(lambda x: tg.sqrt(0.0 * x), (tg.asarray(1.0),), (tg.asarray(1.0),))
+    with tg.debug(), pytest.raises(FloatingPointError, match=r"in the gradient of \w+, recorded at [^:]*:\d+$"):
+        tg.grad(lambda x: tg.sum(tg.asarray([[np.inf, -np.inf]]) @ tg.stack([x, x])))(tg.asarray([1.0]))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("selection", ["where, second branch", "slice", "write by a mask"])
+def test_compiled(name: str, selection: str) -> None:
+    f, bad = FUNCTIONS[name]
+    g = total(SELECTIONS[selection], f)
+    data = tg.asarray([bad, *GOOD])
+    eager = np.asarray(tg.grad(g)(data))
+    compiled = tg.compile(lambda x: tg.grad(g)(x))
+    for _ in range(4):
+        np.testing.assert_allclose(np.asarray(compiled(data)), eager, rtol=1e-12)
+    assert eager[0] == 0
