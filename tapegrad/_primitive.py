@@ -27,6 +27,7 @@ def primitive(
     adjoint: bool = False,
     push: Callable[..., Any] | None = None,
     view: bool = False,
+    variant: str = "",
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
@@ -36,6 +37,7 @@ def primitive(
     fuses: forward calls several functions, which a library may run as one kernel.
     adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
     push: what takes a tangent forward, where that is not the transposed rule. view: whether NumPy gives a view.
+    variant: what tells it from another operation of the same name, in the table of operations.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
@@ -73,7 +75,7 @@ def primitive(
     )
     differentiable = any(flows)
     if differentiable:
-        declare(operation)
+        declare(operation, variant)
     else:
         CONSTANT.add(name)
 
