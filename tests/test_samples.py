@@ -335,6 +335,7 @@ def test_what_each_operation_saves() -> None:
         "clip arrays": "x low high",
         "copysign": "x1 out",
         "cross_entropy": "logits labels cache",
+        "cross_entropy probabilities": "logits labels cache",
         "gelu": "x cache",
         "silu": "x cache",
         "where": "condition",
