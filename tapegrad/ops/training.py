@@ -229,11 +229,15 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
 
 
 @with_operators
-def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
+def _cross_entropy_forward(xp: Any, logits: Any, labels: Any, flag: Any) -> tuple[Any, Any]:
+    """Return the loss and softmax; flag: for labels out of range, False where they have been checked."""
     z = _shifted(xp, logits, -1)
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
-    picked = xp.take_along_axis(z, labels[..., None], axis=-1)
+    indices = labels[..., None]
+    picked = xp.take_along_axis(z, indices, axis=-1)
+    if flag is not False:
+        xp.note_outside(indices, logits.shape[-1], flag)
     return xp.sum(xp.log(s) - picked) / _samples(labels), e / s
 
 
@@ -299,13 +303,7 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         labels = as_indices(labels)
-        raw = labels._array
-        if 0 not in raw.shape:
-            backend = backend_of[type(raw)]
-            backend.refuse_outside(raw, shape[-1], partial(_out_of_range, shape[-1], user_line()))
-            if mode().debug:
-                backend.synchronize(raw)
-        return _cross_entropy(logits, labels)
+        return _cross_entropy(logits, labels, _refusal(logits._array, labels._array))
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
         return _of_probabilities(logits, labels)
     if "integer" not in labels.dtype.kind:
@@ -316,6 +314,20 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     raise ValueError(
         f"cross_entropy: logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
     )
+
+
+def _refusal(logits: Any, labels: Any) -> Any:
+    """Check labels; return a flag where the kernel that reads them is to do so, else False."""
+    if 0 in labels.shape:
+        return False
+    backend, m = backend_of[type(labels)], mode()
+    error = partial(_out_of_range, logits.shape[-1], user_line())
+    if m.watch is None and type(labels) is type(logits):  # an open Tape would list the flag
+        return backend.refusal_outside(labels, logits.shape[-1], error)
+    backend.refuse_outside(labels, logits.shape[-1], error)
+    if m.debug:
+        backend.synchronize(labels)
+    return False
 
 
 def _out_of_range(classes: int, line: str) -> ValueError:
