@@ -59,6 +59,7 @@ class Adapter(Backend):
         )
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(bitwise_left_shift=functions.left_shift, bitwise_right_shift=functions.right_shift)
+        self.xp.replace(note_outside=checks.note_outside)
         self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"
@@ -123,6 +124,9 @@ class Adapter(Backend):
 
     def refuse_outside(self, indices: Array, n: int, error: Callable[[], Exception]) -> None:
         checks.defer_outside(indices, n, error)
+
+    def refusal_outside(self, indices: Array, n: int, error: Callable[[], Exception]) -> Any:
+        return checks.flag_of(indices, error)
 
     def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
         with device:

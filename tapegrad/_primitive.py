@@ -31,6 +31,7 @@ def primitive(
     moves: str = "",
     rows: Rule | None = None,
     elementwise: bool = False,
+    variant: str = "",
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
@@ -42,6 +43,7 @@ def primitive(
     push: what takes a tangent forward, where that is not the transposed rule. view: whether NumPy gives a view.
     elementwise: whether each entry of the result depends on the one of the operand in its place. selects, moves, rows:
     what becomes of structural zeros, see `Operation`; their functions read, as rules do, what the rules read as well.
+    variant: what tells it from another operation of the same name, in the table of operations.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
@@ -83,7 +85,7 @@ def primitive(
     )
     differentiable = any(flows)
     if differentiable:
-        declare(operation)
+        declare(operation, variant)
     else:
         CONSTANT.add(name)
 

@@ -333,6 +333,44 @@ def test_singular_matrices_raise(f: Callable[..., Any]) -> None:
         tg.grad(lambda x: tg.sum(f(x)))(tg.zeros((2, 2)))
 
 
+def _clip_cases() -> tuple[np.ndarray[Any, Any], ...]:
+    """Return values and bounds in all combinations of order, with ties and NaN."""
+    grid = np.meshgrid(*[[-1.0, 0.0, 1.0, np.nan]] * 3)
+    return tuple(a.reshape(-1) for a in grid)
+
+
+@pytest.mark.parametrize("low", [None, -0.5, np.nan, "array"])
+@pytest.mark.parametrize("high", [None, 0.5, -1.5, np.nan, "array"])
+def test_clip_gives_the_gradient_to_what_it_took(xp: Place, low: Any, high: Any) -> None:
+    """Values are NumPy's, a bound of NaN included; the slope is 1 for the operand that each was taken from."""
+    x, *bounds = _clip_cases()
+    given = [b if isinstance(kind, str) else kind for kind, b in zip((low, high), bounds, strict=True)]
+    arrays = [a for a in (x, *given) if isinstance(a, np.ndarray)]
+
+    def f(*tensors: tg.Tensor) -> tg.Tensor:
+        left = list(tensors)
+        x = left.pop(0)
+        return tg.clip(x, *[left.pop(0) if isinstance(b, np.ndarray) else b for b in given])
+
+    with np.errstate(all="ignore"):
+        y, pull = tg.vjp(f, *map(xp.tensor, arrays))
+        slopes = [xp.values(g) for g in pull(tg.ones_like(y))]
+        if low is None and high is None:
+            xp.check(y, x)
+        else:
+            xp.check(y, np.clip(x, *given))
+        for i, a in enumerate(arrays):
+            tangents = tuple(xp.tensor(np.full(x.shape, float(i == k))) for k in range(len(arrays)))
+            xp.check(tg.jvp(f, tuple(map(xp.tensor, arrays)), tangents)[1], slopes[i])
+            assert set(slopes[i]) <= {0, 1}
+            chosen = slopes[i] == 1
+            np.testing.assert_array_equal(xp.values(y)[chosen], a[chosen])
+    total = np.sum(slopes, axis=0)
+    assert (total <= 1).all()
+    if all(isinstance(b, (np.ndarray, type(None))) for b in given):
+        assert (total == 1).all()
+
+
 # The lines of the README's table, and where each is tested (by name in another file).
 TESTED: dict[str, Any] = {
     "abs, relu, copysign at 0": test_documented_values,
@@ -341,6 +379,7 @@ TESTED: dict[str, Any] = {
     "maximum, minimum, max, min in a tie": test_ties_share_equally_over_axes,
     "sort in a tie": test_sort_ties_descending_follow_the_stable_order,
     "clip at its bounds": test_documented_values,
+    "clip with a bound of NaN": test_clip_gives_the_gradient_to_what_it_took,
     "hypot, atan2 at the origin; std of equal values": test_documented_values,
     "var, std of one value with correction 1": test_the_sample_variance_of_one_value_is_not_a_number,
     "pow in x at x = 0": test_pow_at_zero_to_third_order,

@@ -352,7 +352,7 @@ _where = primitive(
 )
 
 
-BROADCASTING.update(("copysign", "where"))
+BROADCASTING.update(("clip", "copysign", "where"))
 
 
 def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
@@ -411,11 +411,60 @@ def _within(xp: Any, t: Any, x: Any, low: float | None, high: float | None) -> A
 _clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True, selects=(_within,))
 
 
+def _bounded(xp: Any, x: Any, low: Any, high: Any) -> tuple[Any, Any, Any]:
+    """Return what x is limited to, and where the lower and the upper bound apply: as NaN, they do everywhere."""
+    below = above = None
+    if low is not None:
+        low = _as_bound(xp, low, x)
+        below = (x < low) | (low != low)
+        x = xp.where(below, low, x)
+    if high is not None:
+        high = _as_bound(xp, high, x)
+        above = (x > high) | (high != high)
+        x = xp.where(above, high, x)
+    return x, below, above
+
+
+def _as_bound(xp: Any, bound: Any, x: Any) -> Any:
+    """Return a bound in the dtype of what it limits."""
+    return bound if type(bound) in SCALARS or bound.dtype == x.dtype else xp.astype(bound, x.dtype)
+
+
+def _from_x(xp: Any, t: Any, x: Any, low: Any, high: Any) -> Any:
+    """Return the entries that no bound applies to."""
+    _, below, above = _bounded(xp, x, low, high)
+    return xp.logical_not(above if below is None else below if above is None else below | above)
+
+
+def _from_low(xp: Any, t: Any, x: Any, low: Any, high: Any) -> Any:
+    _, below, above = _bounded(xp, x, low, high)
+    return below if above is None else below & xp.logical_not(above)
+
+
+def _from_high(xp: Any, t: Any, x: Any, low: Any, high: Any) -> Any:
+    return _bounded(xp, x, low, high)[2]
+
+
+_clip_arrays = primitive(
+    "clip",
+    with_operators(lambda xp, x, low, high: _bounded(xp, x, low, high)[0]),
+    lambda xp, t, x, low, high: xp.where(_from_x(xp, t, x, low, high), t, 0),
+    lambda xp, t, x, low, high: xp.where(_from_low(xp, t, x, low, high), t, 0),
+    lambda xp, t, x, low, high: xp.where(_from_high(xp, t, x, low, high), t, 0),
+    broadcasts=True,
+    fuses=True,
+    selects=(_from_x, _from_low, _from_high),
+    variant="arrays",
+)
+_NUMBERS = frozenset((int, float))
+_CLIPPED = frozenset(("real floating", "signed integer", "unsigned integer"))  # kinds of bounds of floating values
+
+
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     """Limit values to the range from min to max, either of which may be None, a number or an array.
 
-    The result has the dtype of x. Derivative: t inside the range and at its bounds, else zero; arrays as bounds get
-    the gradient where they apply.
+    The result has the dtype of x. It is max where min is greater than max, and NaN where a bound is NaN. Derivative: t
+    inside the range and at its bounds, else zero; bounds that are arrays get t where they apply, as NaN does.
 
     >>> import tapegrad as tg
     >>> tg.clip(tg.asarray([-1.0, 0.5, 2.0]), 0.0, 1.0)
@@ -423,10 +472,17 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     """
     out = as_tensor(x)
     bounds = {type(bound) for bound in (min, max) if bound is not None}
-    if out.dtype.kind == "real floating" and bounds and bounds <= {int, float}:
-        return _clip(out, min, max)
+    if out.dtype.kind == "real floating" and bounds:
+        if bounds <= _NUMBERS and min == min and max == max:  # None is equal to itself, NaN is not
+            return _clip(out, min, max)
+        given = [b for b in (min, max) if b is not None and type(b) not in _NUMBERS]
+        if given:
+            out, *given = as_tensors("clip", out, *given)
+        if all(b.dtype.kind in _CLIPPED for b in given):
+            low, high = [b if b is None or type(b) in _NUMBERS else given.pop(0) for b in (min, max)]
+            return _clip_arrays(out, low, high)
     if min is not None:
-        out = where(out < min, min, out)
+        out = where((out < min) | (min != min), min, out)
     if max is not None:
-        out = where(out > max, max, out)
+        out = where((out > max) | (max != max), max, out)
     return broadcast_to(out, out.shape) if out is x else out

@@ -20,7 +20,6 @@ from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
 from tapegrad.ops.conversion import as_indices
-from tapegrad.ops.reductions import mean, sum
 
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
@@ -232,11 +231,15 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
 
 
 @with_operators
-def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
+def _cross_entropy_forward(xp: Any, logits: Any, labels: Any, flag: Any) -> tuple[Any, Any]:
+    """Return the loss and softmax; flag: for labels out of range, False where they have been checked."""
     z = _shifted(xp, logits, -1)
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
-    picked = xp.take_along_axis(z, labels[..., None], axis=-1)
+    indices = labels[..., None]
+    picked = xp.take_along_axis(z, indices, axis=-1)
+    if flag is not False:
+        xp.note_outside(indices, logits.shape[-1], flag)
     return xp.sum(xp.log(s) - picked) / _samples(labels), e / s
 
 
@@ -246,13 +249,45 @@ def _samples(labels: Any) -> int:
 
 def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) -> Any:
     p = _softmax_forward(xp, logits, -1) if cache is None else cache
-    scale = t / _samples(labels)
-    if t.ndim:  # extra leading axes
-        scale = xp.reshape(scale, (*t.shape, *(1,) * logits.ndim))
-    return scale * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
+    return _each(xp, t, logits, _samples(labels)) * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
+
+
+def _each(xp: Any, t: Any, logits: Any, samples: int) -> Any:
+    """Return the cotangent of each sample's loss, to multiply what has the shape of the logits."""
+    t = t / samples
+    return xp.reshape(t, (*t.shape, *(1,) * logits.ndim)) if t.ndim else t  # extra leading axes
 
 
 _cross_entropy = primitive("cross_entropy", _cross_entropy_forward, _cross_entropy_vjp, None, cached=True, fuses=True)
+
+
+@with_operators
+def _of_probabilities_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
+    z = _log_softmax_forward(xp, logits, -1)
+    losses = xp.sum(labels * z, axis=-1)
+    return -(xp.mean(losses) if len(logits.shape) > 1 else losses), z
+
+
+def _of_probabilities_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) -> Any:
+    z = _log_softmax_forward(xp, logits, -1) if cache is None else cache
+    t = _each(xp, t, logits, prod(logits.shape[:-1]))
+    return t * (xp.exp(z) * xp.sum(labels, axis=-1, keepdims=True) - labels)
+
+
+def _of_probabilities_by_labels(xp: Any, t: Any, logits: Any, cache: Any) -> Any:
+    z = _log_softmax_forward(xp, logits, -1) if cache is None else cache
+    return -_each(xp, t, logits, prod(logits.shape[:-1])) * z
+
+
+_of_probabilities = primitive(
+    "cross_entropy",
+    _of_probabilities_forward,
+    _of_probabilities_vjp,
+    _of_probabilities_by_labels,
+    cached=True,
+    fuses=True,
+    variant="probabilities",
+)
 
 
 def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
@@ -270,13 +305,7 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         labels = as_indices(labels)
-        raw = labels._array
-        if 0 not in raw.shape:
-            backend = backend_of[type(raw)]
-            backend.refuse_outside(raw, shape[-1], partial(_out_of_range, shape[-1], user_line()))
-            if mode().debug:
-                backend.synchronize(raw)
-        return _cross_entropy(logits, labels)
+        return _cross_entropy(logits, labels, _refusal(logits._array, labels._array))
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
         return _of_probabilities(logits, labels)
     if "integer" not in labels.dtype.kind:
@@ -289,11 +318,21 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     )
 
 
+def _refusal(logits: Any, labels: Any) -> Any:
+    """Check labels; return a flag where the kernel that reads them is to do so, else False."""
+    if 0 in labels.shape:
+        return False
+    backend, m = backend_of[type(labels)], mode()
+    error = partial(_out_of_range, logits.shape[-1], user_line())
+    if m.watch is None and type(labels) is type(logits):  # an open Tape would list the flag
+        return backend.refusal_outside(labels, logits.shape[-1], error)
+    backend.refuse_outside(labels, logits.shape[-1], error)
+    if m.debug:
+        backend.synchronize(labels)
+    return False
+
+
 def _out_of_range(classes: int, line: str) -> ValueError:
     error = ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
     error.add_note(f"labels of the call at {line}")
     return error
-
-
-def _of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    return -mean(sum(labels * log_softmax(logits), axis=-1))
