@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
+from tapegrad._dtypes import isdtype
 from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
-from tapegrad._namespace import backend_of, mapping, on_level
+from tapegrad._namespace import backend_of, capturing, constant_array, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
+from tapegrad._rules import with_operators
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import check_function, linked
 from tapegrad._tree import flatten
+from tapegrad.ops.dtypes import finfo
 
 
 def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,9 +23,9 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
 
     Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed twice.
     `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which get
-    their gradients) is not changed in between. It may update Tensors that it is given in place: the caller's stay as
-    they are. Any order of derivative. Raises RuntimeError if the second computation reaches other Tensors than the
-    first.
+    their gradients) is not changed in between. It draws no random numbers: draw them outside, and pass them in. It may
+    update Tensors that it is given in place: the caller's stay as they are. Any order of derivative. Raises
+    RuntimeError if the second computation gives other values than the first, or reaches other Tensors.
 
     >>> import tapegrad as tg
     >>> w = tg.tensor(2.0, requires_grad=True)
@@ -47,7 +50,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         outside = _outside(outs, links, first)
         parents = (*(x._record for x in inputs), *outside)
 
-        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
+        def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor]) -> list[Any]:
             taped = mode().recording
             first = next_seq()
             with mode_set(recording=True), on_level(level):
@@ -56,6 +59,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             reached = _outside(ys, again, first)
             if reached != outside:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
+            _refuse_others(name, results, ys)
             wanted = [x._record for x in again if x._record is not None] + outside
             seeds = seeds_of(ys, [t if taped else t._array for t in ts])
             found = dict(walked(Walk(seeds, None, taped), taped, set(wanted))) if seeds else {}
@@ -65,6 +69,40 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         return rebuild(list(recorded("checkpoint", call)))
 
     return run
+
+
+def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
+    """Raise RuntimeError, on a GPU when the host next waits for it, unless results have the values of the first time.
+
+    Rounding may differ, where a GPU adds in no fixed order. A compiled program needs no check: it draws nothing.
+    """
+    if capturing.get() is not None:
+        return
+    pairs = [(x._array, y._array) for x, y in zip(results, again, strict=False) if isinstance(y, Tensor)]
+    if len(results) != len(again) or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in pairs):
+        raise _other(name)
+    for a, b in pairs:
+        if 0 not in a.shape:
+            a, b = constant_array(a), constant_array(b)
+            backend = backend_of[type(a)]
+            backend.refuse(_differ(backend.xp, a, b), partial(_other, name))
+
+
+def _other(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"checkpoint of {name}: computed again for the gradient, it gave other values than the first time. If it draws "
+        "random numbers, draw them outside and pass them in, as in f(x, tapegrad.asarray(rng.random(x.shape) < 0.9)); "
+        "nor may what it uses from outside be changed before the gradient is taken"
+    )
+
+
+@with_operators
+def _differ(xp: Any, a: Any, b: Any) -> Any:
+    """Say in one boolean whether values differ by more than half of their digits, measured by the largest one."""
+    other = (a != b) & ((a == a) | (b == b))
+    if isdtype(a.dtype, ("real floating", "complex floating")):
+        other = other & ~(xp.abs(a - b) <= finfo(a.dtype).eps ** 0.5 * xp.max(xp.abs(a)))
+    return xp.any(other)
 
 
 def _outside(outs: list[Any], links: list[Tensor], first: int) -> list[Record]:

@@ -43,7 +43,10 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
         return scalar
     backend.refuse_recorded(x)
     x = lifted(x)
-    x = backend_of[type(x)].copy(x) if keep else x
+    if keep:
+        x = backend_of[type(x)].copy(x)
+    elif type(x) is not type(like):
+        x = backend_of[type(x)].as_array(x)  # of a subclass of the library's array type
     alike = same_library(name, x, like)
     return beside(like, wrap(x))._array if alike is None else alike
 

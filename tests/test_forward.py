@@ -62,6 +62,27 @@ def test_both_directions_agree(sample: Sample) -> None:
     np.testing.assert_allclose(np.asarray(pushed)[0], np.asarray(out), rtol=1e-9, atol=1e-12)
 
 
+SEVERAL = [s for s in SAMPLES if s.order and sum(np.asarray(a).dtype.kind in "fc" for a in s.args) > 1]
+NARROW = {tg.float64: tg.float32, tg.complex128: tg.complex64}
+
+
+@pytest.mark.parametrize("sample", SEVERAL, ids=lambda s: s.name)
+def test_tangents_of_operands_of_two_dtypes(sample: Sample) -> None:
+    """A tangent has the dtype of the result, whichever operands have one; a gradient that of its operand."""
+    f, primals = split(sample, [tg.asarray(a) for a in sample.args])
+    for narrow, moving in product(range(len(primals)), range(len(primals))):
+        xs = [tg.astype(x, NARROW[x.dtype]) if i == narrow else x for i, x in enumerate(primals)]
+
+        def of_one(x: Any, xs: Any = xs, moving: int = moving) -> Any:
+            return f(*xs[:moving], x, *xs[moving + 1 :])
+
+        x = xs[moving]
+        y, t = tg.jvp(of_one, (x,), (tg.ones_like(x),))
+        assert (t.dtype, t.shape) == (y.dtype, y.shape)
+        (g,) = tg.vjp(of_one, x)[1](tg.ones_like(y))
+        assert (g.dtype, g.shape) == (x.dtype, x.shape)
+
+
 @pytest.mark.parametrize(
     "name", ["exp", "multiply broadcast", "matmul (5, 2, 3)x(3, 4)", "getitem list", "sort", "qr (4, 2)"]
 )

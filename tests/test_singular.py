@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,91 @@ def test_ties_share_equally(xp: Place) -> None:
     x = xp.tensor([1.0, 3.0, 3.0], requires_grad=True)
     (tg.max(x) + tg.min(x)).backward()
     xp.check(x.grad, [1.0, 0.5, 0.5])
+
+
+def test_the_deviation_of_equal_values_has_gradient_zero(xp: Place) -> None:
+    """Their mean may be rounded, so that none of them is that."""
+    for value, n in product((0.1, 0.3, 1e-3, 7.7, -1e5 / 3), (2, 3, 5, 6, 7, 100)):
+        x = xp.tensor(np.full((2, n), value))
+        for options in ({}, {"axis": -1}, {"correction": 1}, {"axis": (0, 1), "keepdims": True}):
+            g = tg.grad(lambda x, options=options: tg.sum(tg.std(x, **options)))(x)
+            np.testing.assert_array_equal(xp.values(g), np.zeros((2, n)))
+
+
+def test_the_deviation_of_nearly_equal_values() -> None:
+    """The deviations from their mean are exact, though that is rounded."""
+    x = 0.1 + np.asarray([0.0, 1.0, 0.0]) * 2.0**-56
+    g = tg.grad(lambda x: tg.std(x) / tg.std(x).detach() * np.std((x.detach() - 0.1).tolist()))(tg.asarray(x))
+    np.testing.assert_allclose(np.asarray(g), np.asarray([-1, 2, -1]) / np.sqrt(18), rtol=1e-12)
+
+
+@pytest.mark.parametrize("f", [tg.logsumexp, lambda x: tg.logsumexp(x, axis=0), lambda x: tg.log_softmax(x)[0]])
+@pytest.mark.parametrize("special", [inf, np.nan])
+def test_logsumexp_of_what_is_not_finite(xp: Place, f: Callable[..., Any], special: float) -> None:
+    """The gradient is that of softmax, which is 1 for infinity and 0 for what is beside it, or NaN."""
+    with np.errstate(all="ignore"):
+        for x in ([special, 1.0, 3.0], [1.0, special, -inf]):
+            g = xp.values(gradient(xp, f, np.asarray(x)))
+            assert np.all(np.isnan(g) | (g == (np.asarray(x) == inf)))
+
+
+def test_logsumexp_keeps_the_digits_of_large_values(xp: Place) -> None:
+    """exp(x - out) would not: the last digit of out is worth more the larger it is."""
+    x = np.asarray([1e5, 1e5 - 1.0, 1e5 - 3.0])
+    e = np.exp(x - 1e5)
+    got = gradient(xp, tg.logsumexp, x)
+    np.testing.assert_allclose(xp.values(got), e / e.sum(), rtol=1e-14 if xp.double else 5e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sums_of_exponentials_that_overflow_half_precision(dtype: str) -> None:
+    n = 80_000
+    device = "torch:cpu" if dtype == "bfloat16" else "cpu"
+    if device == "torch:cpu":
+        pytest.importorskip("torch")
+    x = tg.ones(n, dtype=dtype, device=device)
+
+    def values(y: Any) -> Any:
+        return np.asarray(tg.astype(y, "float32").to_device("cpu"))
+
+    assert values(tg.logsumexp(x)) == pytest.approx(1 + np.log(n), rel=1e-2)
+    np.testing.assert_allclose(values(tg.grad(tg.logsumexp)(x)), np.full(n, 1 / n), rtol=2e-2)
+    np.testing.assert_allclose(values(tg.softmax(x)), np.full(n, 1 / n), rtol=2e-2)
+    np.testing.assert_allclose(values(tg.log_softmax(x)), np.full(n, -np.log(n)), rtol=1e-2)
+    loss = tg.cross_entropy(tg.reshape(x, (1, n)), tg.asarray([3], device=device))
+    assert values(loss) == pytest.approx(np.log(n), rel=1e-2)
+
+
+def multiples() -> tuple[Any, Any]:
+    """Return x and y with x beside multiples of y, where x / y may be rounded up or down to a whole number."""
+    y = np.asarray([0.1, 0.2, 0.3, 0.7, -0.1, 1 / 3, 1e-5, 3.0])[:, None]
+    x = y * np.asarray([-1e6, -10, -3, -1, 0, 1, 2, 3, 7, 10, 100, 12345, 1e7])
+    x = np.concatenate([x, np.round(x, 9)], axis=1)
+    x = np.concatenate([np.nextafter(x, -inf), x, np.nextafter(x, inf)], axis=1)
+    return x, np.broadcast_to(y, x.shape)
+
+
+@pytest.mark.parametrize("f", [tg.remainder, lambda x, y: x % y, np.mod])
+def test_remainder_beside_multiples(xp: Place, f: Callable[..., Any]) -> None:
+    """The derivative in the divisor is the whole number that the remainder leaves."""
+    x, y = (xp.tensor(np.ravel(v)) for v in multiples())
+    out = f(x, y)
+    g = xp.values(gradient(xp, lambda y: f(x, y), xp.values(y)))
+    whole = [
+        round((Fraction(float(a)) - Fraction(float(r))) / Fraction(float(b)))
+        for a, b, r in zip(xp.values(x), xp.values(y), xp.values(out), strict=True)
+    ]
+    np.testing.assert_array_equal(g, [-float(n) for n in whole])
+
+
+def test_the_imaginary_part_of_real_values(xp: Place) -> None:
+    x = xp.tensor([1.0, 2.0])
+    xp.check(tg.imag(x), [0.0, 0.0])
+    for f in (lambda x: tg.sum(tg.imag(x)), lambda x: tg.sum(tg.imag(x) * x)):
+        g = tg.grad(f)(x)
+        assert g.dtype is x.dtype
+        xp.check(g, [0.0, 0.0])
+    assert tg.jvp(tg.imag, (x,), (x,))[1].dtype is x.dtype
 
 
 def test_sort_ties_follow_the_stable_order(xp: Place) -> None:

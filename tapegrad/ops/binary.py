@@ -300,7 +300,7 @@ pow, operator_pow = binary(
 remainder, operator_remainder = binary(
     "remainder",
     identity,
-    lambda xp, t, x1, x2: -t * xp.floor(x1 / x2),
+    lambda xp, t, x1, x2, out: -t * xp.round((x1 - out) / x2),  # x1 / x2 may round up to a whole number
     text(
         "x1 - floor(x1 / x2) * x2.",
         "Derivatives: t; -t floor(x1 / x2).",

@@ -145,6 +145,7 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
 
     if copy is False:
         raise ValueError("asarray: Python data always needs a copy")
+    _check_parts(obj)
     try:
         values = np.asarray(obj)
         if dtype is not None and values.dtype.kind == "f" and isdtype(dtype, "integral"):
@@ -173,6 +174,18 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
     if name == "bfloat16":  # which NumPy lacks
         return backend.xp.astype(backend.from_host(values.astype("float32"), native), to)
     return backend.from_host(values.astype(name, copy=False), native)
+
+
+def _check_parts(obj: Any) -> None:
+    """Raise TypeError for nested lists with a part that NumPy would take for less than it is: a masked array."""
+    if not isinstance(obj, (list, tuple)):
+        return
+    kinds = set(map(type, obj)) - SCALARS  # at the speed of C, for long lists of numbers
+    for kind in kinds:
+        if not issubclass(kind, (list, tuple)):
+            backends.of_type(kind)
+    for part in obj if any(issubclass(kind, (list, tuple)) for kind in kinds) else ():
+        _check_parts(part)
 
 
 # -- from nothing ------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ exp = unary(
 
 expm1 = unary(
     "expm1",
-    lambda xp, t, out: t * (out + 1),
+    lambda xp, t, x: t * xp.exp(x),  # out + 1 has lost its digits far to the left
     text("exp(x) - 1, precise near 0.", "Derivative: t exp(x).", "tg.expm1(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
@@ -155,17 +155,22 @@ floor = unary(
     text("Round down.", "Derivative: zero, so it is not recorded.", "tg.floor(tg.asarray(0.5))", "Tensor(0.)"),
 )
 
-imag = unary(
-    "imag",
-    _imag,
-    text(
-        "Imaginary part of complex values.",
-        "Derivative: imag(t).",
-        "tg.imag(tg.asarray([1j]))",
-        "Tensor([1.])",
-    ),
-    analytic=False,
-)
+_imag_of_complex = unary("imag", _imag, "The imaginary part of complex values.", analytic=False)
+_imag_of_real = unary("imag_of_real", None, "Zeros, for real values.", forward=lambda xp, x: xp.zeros_like(x))
+
+
+def imag(x: Any, /) -> Tensor:
+    """Imaginary part of complex values; 0 for real ones.
+
+    Derivative: imag(t); zero for real values, so it is not recorded.
+
+    >>> import tapegrad as tg
+    >>> tg.imag(tg.asarray([1j]))
+    Tensor([1.])
+    """
+    x = as_tensor(x)
+    return _imag_of_complex(x) if is_complex(x._array.dtype) else _imag_of_real(x)
+
 
 isfinite = unary(
     "isfinite",

@@ -92,6 +92,9 @@ def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 def _std_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
     n = (count(x.shape, axis) - correction) or nan
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
+    if count(x.shape, axis):
+        x = x - xp.max(x, axis=axis, keepdims=True)  # exact zeros for equal values, whose mean may be rounded
+        out = xp.where(xp.min(x, axis=axis, keepdims=True) == 0, 0, out)
     return t * unit(xp, x - xp.mean(x, axis=axis, keepdims=True), out) / n
 
 

@@ -5,7 +5,7 @@ They are primitives where composing them would keep more memory, take longer or 
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 from math import prod
 from typing import Any
 
@@ -24,6 +24,7 @@ from tapegrad.ops.conversion import as_indices
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 _GELU_CUBE = 0.044715
+_MOST = 65504  # the largest number of half precision
 
 
 sigmoid = unary(
@@ -113,6 +114,19 @@ def gelu(x: Any, /) -> Tensor:
 # -- softmax and its kin -----------------------------------------------------------------------------------
 
 
+def _in_single(forward: Any) -> Any:
+    """Compute in single precision where a sum of exponentials along the given axes may overflow half precision."""
+
+    @wraps(forward)
+    def call(xp: Any, x: Any, axis: Any, *static: Any) -> Any:
+        n = count(x.shape, axis if isinstance(axis, tuple) else (axis,))
+        if n <= _MOST or dtype_of(x).itemsize > 2:
+            return forward(xp, x, axis, *static)
+        return xp.astype(forward(xp, xp.astype(x, xp.float32), axis, *static), x.dtype)
+
+    return call
+
+
 def _shifted(xp: Any, x: Any, axis: Any) -> Any:
     """Return x less its maximum, so that no exponential overflows."""
     if x.shape[axis] == 0:
@@ -121,12 +135,14 @@ def _shifted(xp: Any, x: Any, axis: Any) -> Any:
 
 
 @with_operators
+@_in_single
 def _softmax_forward(xp: Any, x: Any, axis: int) -> Any:
     e = xp.exp(_shifted(xp, x, axis))
     return e / xp.sum(e, axis=axis, keepdims=True)
 
 
 @with_operators
+@_in_single
 def _log_softmax_forward(xp: Any, x: Any, axis: int) -> Any:
     z = _shifted(xp, x, axis)
     return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
@@ -169,6 +185,7 @@ def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
 
 
 @with_operators
+@_in_single
 def _logsumexp_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     if count(x.shape, axis) == 0:
         return xp.sum(x, axis=axis, keepdims=keepdims) - xp.inf
@@ -182,7 +199,10 @@ def _logsumexp_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -
 
 def _logsumexp_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
-    return t * xp.exp(x - xp.where(xp.isfinite(out), out, 0))
+    nothing = out == -xp.inf
+    e = xp.exp(x - xp.where(nothing, 0, out))
+    # The sum is 1 but for the rounding of out, which may be large: its digits are those of the largest value.
+    return t / xp.where(nothing, 1, xp.sum(e, axis=axis, keepdims=True)) * e
 
 
 _logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp, fuses=True, rows=reduced)
