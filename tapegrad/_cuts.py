@@ -31,9 +31,16 @@ def inside(frame: FrameType) -> bool:
     return not _name(frame.f_code.co_filename)
 
 
-def user_line(ours: int = 1) -> str:
-    """Return "file:line" of the innermost frame outside tapegrad; ours: how many of the innermost need no look."""
+def user_line(ours: int = 1, apart: str = "") -> str:
+    """Return "file:line" of the innermost frame outside tapegrad.
+
+    ours: how many of the innermost need no look; apart: what is in the names of further files that are passed over, if
+    that leaves any.
+    """
     frame: FrameType | None = sys._getframe(ours)
+    while apart and frame is not None and (inside(frame) or apart in frame.f_code.co_filename):
+        frame = frame.f_back
+    frame = frame or sys._getframe(ours)
     while frame is not None:
         name = _names.get(frame.f_code.co_filename)
         if name is None:

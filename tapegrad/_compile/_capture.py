@@ -16,8 +16,10 @@ from weakref import ref
 from tapegrad._compile._cells import Capture
 from tapegrad._compile._chance import GENERATORS
 from tapegrad._compile._events import Seen, Used
+from tapegrad._compile._guards import Guards
 from tapegrad._compile._left import check_output, left_behind
 from tapegrad._compile._lift import Lifted
+from tapegrad._compile._places import Places
 from tapegrad._compile._reach import reachable
 from tapegrad._compile._settle import check_survivors, settle_all
 from tapegrad._compile._trace import Graph, active
@@ -46,30 +48,40 @@ class Known(NamedTuple):
 def traced(
     function: Callable[..., Any], args: Any, kwargs: Any, known: Iterable[Tensor], debug: bool = False
 ) -> tuple[Any, Capture]:
-    """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did."""
+    """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did.
+
+    There are traced arrays in the places of raw ones, too, that a search finds.
+    """
     lifted = Lifted(Graph(debug=debug))
     used = Used(lifted.graph)
     try:
         leaves, rebuild = flatten((args, kwargs))
+        places = Places(function, leaves)
         try:
+            lifted.found(places)
             given = lifted.arguments(leaves)
             for x in known:
                 lifted.add(x)
             records = _records(lifted)
             if lifted.raw:  # without any, containers are passed as they are
                 args, kwargs = rebuild(list(given))
-            result = _run(lifted.graph, used, function, args, kwargs)
+            try:
+                result = _run(lifted.graph, used, function, args, kwargs)
+            finally:
+                lifted.put_back()
             _check_arguments(given, args, kwargs)
             del given, args, kwargs
             _check_records(lifted, records)
         finally:
             lifted.settle()
-        left = left_behind(lifted, result, used)
+        found = Guards(places, leaves, lifted.graph.held.values(), lifted.pinned())
+        del places, leaves
+        left = left_behind(lifted, result, used, found)
         del result
         check_survivors(lifted.graph)
     except BaseException as error:
         settle_all(lifted.graph)
-        other = _explained(error)
+        other = _explained(error, bool(lifted.graph.found or lifted.raw))
         if other is error:
             raise
         raise other from error
@@ -92,6 +104,8 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     try:
         try:
             lifted.arguments(leaves)
+            places = Places(function, leaves)
+            lifted.found(places)
             tensors, generators = reachable((function, *leaves), GENERATORS)
             lifted.reached(tensors)
             del tensors
@@ -103,10 +117,12 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
         finally:
             Graph.everywhere = None
             lifted.settle()
+        found = Guards(places, leaves, graph.held.values(), {})
+        del places
         known = _known(lifted, used, leaves, result, generators)
         if not graph.void:
             with _or_void(graph):
-                capture = left_behind(lifted, result, used)[1]
+                capture = left_behind(lifted, result, used, found)[1]
                 check_survivors(graph)
         if graph.void:
             settle_all(graph, used.alive())
@@ -180,15 +196,25 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generator
     return Known([ref(x) for x in found.values()], lasting, generators)
 
 
-def _explained(error: BaseException) -> BaseException:
-    """Return the error to raise for one that came of NumPy's attempt at a traced array; others as they are."""
-    if not isinstance(error, TypeError) or "Traced_" not in str(error):
+def _explained(error: BaseException, raw: bool) -> BaseException:
+    """Return the error to raise for one that came of NumPy's attempt at an array from outside; others as they are.
+
+    raw: whether there are any.
+    """
+    text = str(error)
+    written = raw and isinstance(error, ValueError) and ("read-only" in text or "writable" in text)
+    if not written and (not isinstance(error, TypeError) or "Traced_" not in text):
         return error
     tb, line = error.__traceback__, ""
     while tb is not None:
         if not inside(tb.tb_frame) and "site-packages" not in tb.tb_frame.f_code.co_filename:
             line = f"{os.path.basename(tb.tb_frame.f_code.co_filename)}:{tb.tb_lineno}"
         tb = tb.tb_next
+    if written:
+        return CaptureError(
+            f"at {line} a raw array from outside is updated in place, which replay cannot do: keep what changes in a "
+            "Tensor, or write to the array outside"
+        )
     return CaptureError(
         f"at {line} the values of a raw array are needed, which a compiled function does not know: use the function of "
         "the same name in tapegrad, on tapegrad.asarray(x), or compute it outside"

@@ -15,7 +15,7 @@ from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, key_of, same_ones
 from tapegrad._compile._refusals import random_numbers
-from tapegrad._compile._replay import Replay, fits, outlived
+from tapegrad._compile._replay import Replay, elsewhere, fits, outlived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import default_device, default_dtype, deterministic, tf32
@@ -24,6 +24,8 @@ from tapegrad._tree import flatten
 
 ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function, with those that it does not have yet
+FEW = 4  # calls that are captured since Python changed something between calls, and one more for each so many replayed:
+MANY = 20
 
 
 class _Tracing:
@@ -69,7 +71,9 @@ class Compiled:
         self._pending: dict[Hashable, _Pending] = {}
         self._last: Replay | None = None
         self._keys: list[Any] = []
-        self._warned = False
+        self._warned: set[str] = set()
+        self._missed = self._replayed = 0
+        self._growing: set[str] = set()  # containers whose further items make no difference
         self._lock = RLock()
         update_wrapper(self, function)
 
@@ -119,6 +123,7 @@ class Compiled:
                 arrays = replay.arrays(leaves, xs)
                 if begun == _tracing.begun == _tracing.ended:  # no other thread's call had our Tensors meanwhile
                     self._last = replay
+                    self._replayed += 1
                     return replay.replay(leaves, xs, arrays)
                 del arrays
             with _tracing:
@@ -144,19 +149,29 @@ class Compiled:
             self._drop(key, replay)
             pending = pending or self._pending.setdefault(key, _Pending())
             pending.captures.append((replay.capture, 1))
+        leaves = flatten((args, kwargs))[0]
+        missed = [r for r in replays if r.missed]
+        before = [] if pending is None else [c for c in pending.captures if not outlived(c[0]) and fits(c[0], leaves)]
+        changed = [elsewhere(c, leaves) for c, _ in before]
+        if (missed or changed) and all(changed) and self._too_often([*changed, *[r.missed for r in missed]][-1]):
+            return self.function(*args, **kwargs)
         if pending is None:
+            if missed and len(self._keys) + len(self._pending) >= LIMIT:
+                self._drop(key, missed.pop(0))
             if len(self._keys) + len(self._pending) >= LIMIT:
-                self._warn(key)
+                self._warn_of_keys(key)
                 return self.function(*args, **kwargs)
             pending = self._pending[key] = _Pending()
-        leaves = flatten((args, kwargs))[0]
         pending.captures = [c for c in pending.captures if not outlived(c[0])]
-        like = [c for c in pending.captures if fits(c[0], leaves)]
-        like += [(r.capture, 1) for r in replays if not outlived(r.capture) and fits(r.capture, leaves)]
+        like = [c for c, words in zip(before, changed, strict=True) if not words]
+        like += [
+            (r.capture, 1) for r in replays if not r.missed and not outlived(r.capture) and fits(r.capture, leaves)
+        ]
         if not like and (pending.known is None or pending.known.stale()):
             result, pending.known, capture = tried(self.function, args, kwargs)
             pending.generators = pending.known.generators
             if capture is not None:
+                capture.found.growing = self._growing
                 pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
             return result
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
@@ -165,6 +180,17 @@ class Compiled:
         result, capture = traced(self.function, args, kwargs, known)
         del known
         pending.known = None
+        capture.found.growing = self._growing
+        for replay in missed:  # what has changed may not matter
+            if replay.also_after(capture):
+                if replay.grown is not None:
+                    self._missed -= 1
+                    self._growing.add(replay.grown)
+                    for other in [r for of_key in self._replays.values() for r in of_key]:
+                        other.look_again()
+                pending.captures = [c for c in pending.captures if c[1]]
+                self._clear(key, pending)
+                return result
         found = [(c, n, difference(c, capture)) for c, n in like]  # n = 0: tentative, what differs there is forgiven
         same = next((c for c, _, differs in found if differs is None), None)
         pending.captures = [c for c in pending.captures if all(c[0] is not other for other, _, _ in found)]
@@ -188,18 +214,37 @@ class Compiled:
         self._last = Replay(capture, leaves, self.threads, self.reassociate)
         replays.append(self._last)
         self._keys.append(key)
+        self._clear(key, pending)
+        return result
+
+    def _clear(self, key: Any, pending: _Pending) -> None:
         if not pending.captures:
             del self._pending[key]
-        return result
+
+    def _too_often(self, what: str) -> bool:
+        """Say whether Python changes so often what the function finds outside that nothing is gained; warn if so."""
+        if self._missed < FEW + self._replayed // MANY:
+            self._missed += 1
+            return False
+        name = getattr(self.function, "__name__", "the function")
+        self._warn(
+            "found",
+            f"compile: what {name} finds outside changes too often to be worth a program each time: last, {what}. It "
+            "runs eagerly where it finds what no program is for. Keep what changes in a Tensor that is updated in "
+            "place, or pass it as an argument",
+        )
+        return True
 
     def _drop(self, key: Any, replay: Replay) -> None:
         self._replays[key].remove(replay)
         self._keys.remove(key)
 
-    def _warn(self, key: Any) -> None:
-        if self._warned:
-            return
-        self._warned = True
+    def _warn(self, about: str, message: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+    def _warn_of_keys(self, key: Any) -> None:
         last = [*self._pending, *self._keys][-1]
         why = (
             "which gradients are None, or a state Tensor's shape or dtype"
@@ -209,13 +254,12 @@ class Compiled:
             else "a default, or whether gradients are recorded"
         )
         name = getattr(self.function, "__name__", "the function")
-        warnings.warn(
+        self._warn(
+            "keys",
             f"compile: {name} was called with {len({*self._keys, *self._pending, key})} combinations of shapes, dtypes "
             f"and static arguments, each of which needs a program, and has {len(self._keys)} of these: it runs eagerly "
             f"for further ones. The last change was in {why}. Pass what changes as a Tensor of one shape, or compile "
             "one function for each",
-            RuntimeWarning,
-            stacklevel=4,
         )
 
 

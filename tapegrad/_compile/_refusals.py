@@ -5,6 +5,8 @@ from __future__ import annotations
 from tapegrad._cuts import user_line
 from tapegrad._namespace import CaptureError
 
+_PACKAGES = "site-packages"  # in the names of files of libraries
+
 
 def stranger() -> CaptureError:
     """Return the error for a Tensor that turned up in a later call only."""
@@ -19,6 +21,14 @@ def value_needed(what: str) -> CaptureError:
     return CaptureError(
         f"{what} at {user_line()} needs the value of an array, which a compiled function does not know: choose with "
         "tapegrad.where, pass what is fixed as a Python value (it is static), or leave it outside the function"
+    )
+
+
+def array_needed() -> CaptureError:
+    """Return the error for a raw array whose values its library, not tapegrad, is to compute with."""
+    return CaptureError(
+        f"at {user_line(apart=_PACKAGES)} the values of a raw array are needed, which a compiled function does not "
+        "know: use the function of the same name in tapegrad, on tapegrad.asarray(x), or compute it outside"
     )
 
 
