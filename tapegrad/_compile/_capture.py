@@ -18,6 +18,7 @@ from tapegrad._compile._chance import GENERATORS
 from tapegrad._compile._events import Seen, Used
 from tapegrad._compile._left import check_output, left_behind
 from tapegrad._compile._lift import Lifted
+from tapegrad._compile._locks import tracing
 from tapegrad._compile._reach import reachable
 from tapegrad._compile._settle import check_survivors, settle_all
 from tapegrad._compile._trace import Graph, active
@@ -49,6 +50,7 @@ def traced(
     """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did."""
     lifted = Lifted(Graph(debug=debug))
     used = Used(lifted.graph)
+    tracing.running.append(lifted)
     try:
         leaves, rebuild = flatten((args, kwargs))
         try:
@@ -75,6 +77,7 @@ def traced(
         raise other from error
     finally:
         lifted.cells.clear()  # which an error's traceback would hold
+        tracing.running.clear()
     return left
 
 
@@ -88,6 +91,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     used = Seen(graph)
     leaves = flatten((args, kwargs))[0]
     capture = None
+    tracing.running.append(lifted)
     Graph.everywhere = graph
     try:
         try:
@@ -116,6 +120,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     finally:
         lifted.cells.clear()
         graph.apart.clear()
+        tracing.running.clear()
     return result[0], known, None if graph.void else capture
 
 
