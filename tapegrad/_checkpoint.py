@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
+from tapegrad._derived import derived
 from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._namespace import backend_of, mapping, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
@@ -15,6 +16,7 @@ from tapegrad._transforms import check_function, linked
 from tapegrad._tree import flatten
 
 
+@derived
 def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 

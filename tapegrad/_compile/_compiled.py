@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from functools import partial, update_wrapper
+from functools import partial
 from threading import RLock
 from typing import Any
 from weakref import ref
@@ -18,6 +18,7 @@ from tapegrad._compile._key import changed, identities, key_of, same_ones
 from tapegrad._compile._locks import functions, tracing
 from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, fits, outlived
+from tapegrad._derived import Derived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import default_device, default_dtype, deterministic, tf32
@@ -38,12 +39,13 @@ class _Pending:
         self.captures: list[tuple[Capture, int]] = []
 
 
-class Compiled:
+class Compiled(Derived):
     """A function whose calls are captured and replayed; made by `tapegrad.compile`."""
 
     def __init__(
         self, function: Callable[..., Any], debug: bool = False, threads: int | None = None, reassociate: bool = False
     ) -> None:
+        self.wrap(function)
         self.function = function
         self.debug = debug
         self.threads = threads
@@ -51,7 +53,6 @@ class Compiled:
         self._warned = False
         self.reset()
         functions[id(self)] = self
-        update_wrapper(self, function)
 
     def reset(self) -> None:
         """Forget all programs, and whoever holds the lock."""
@@ -62,13 +63,9 @@ class Compiled:
         self._lost = 0  # keys that were forgotten before there was a program, since there last was one
         self._last: Replay | None = None
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is an argument, static by identity."""
-        if instance is None:
-            return self
-        from types import MethodType
-
-        return MethodType(self, instance)
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and the options; programs are made anew."""
+        return self.function, self.debug, self.threads, self.reassociate
 
     @property
     def program(self) -> Any:
