@@ -7,6 +7,7 @@ from functools import partial, wraps
 from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
+from tapegrad._derived import derived
 from tapegrad._dtypes import isdtype
 from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._namespace import backend_of, capturing, constant_array, mapping, on_level
@@ -18,6 +19,7 @@ from tapegrad._tree import flatten
 from tapegrad.ops.dtypes import finfo
 
 
+@derived
 def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, update_wrapper
-from types import MethodType
+from functools import cache
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of, walked
+from tapegrad._derived import Derived
 from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
 from tapegrad._operands import within
 from tapegrad._primitive import pick
@@ -208,7 +208,7 @@ def only_positional(what: str, kwargs: dict[str, Any]) -> None:
         raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
 
 
-class custom_vjp:
+class custom_vjp(Derived):
     """A function with a rule of the user's own for reverse mode, in place of what happens inside.
 
     Decorate the function, then give the rule with `defvjp(forward, backward)`: `forward(*args)` returns (result,
@@ -232,20 +232,19 @@ class custom_vjp:
     1.0
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *rule: Callable[..., Any] | None) -> None:
         check_function("custom_vjp", function)
+        self.wrap(function)
         self.function = function
-        self.forward: Callable[..., Any] | None = None
-        self.backward: Callable[..., Any] | None = None
-        update_wrapper(self, function)
+        self.forward, self.backward = rule or (None, None)
+
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and its rule, as `copy` and `pickle` keep them."""
+        return self.function, self.forward, self.backward
 
     def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
         """Give the rule: see the class."""
         self.forward, self.backward = forward, backward
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is the first argument, to the rule as well."""
-        return self if instance is None else MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
@@ -300,7 +299,7 @@ class custom_vjp:
         return rebuild(list(ys))
 
 
-class custom_jvp:
+class custom_jvp(Derived):
     """A function with a rule of the user's own for forward mode, which reverse mode transposes.
 
     Decorate the function, then give the rule with `defjvp(rule)`: `rule(primals, tangents)`, two tuples of the
@@ -318,19 +317,19 @@ class custom_jvp:
     2.0
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], rule: Callable[..., Any] | None = None) -> None:
         check_function("custom_jvp", function)
+        self.wrap(function)
         self.function = function
-        self.rule: Callable[..., Any] | None = None
-        update_wrapper(self, function)
+        self.rule = rule
+
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and its rule, as `copy` and `pickle` keep them."""
+        return self.function, self.rule
 
     def defjvp(self, rule: Callable[..., Any]) -> None:
         """Give the rule: see the class."""
         self.rule = rule
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is the first argument, to the rule as well."""
-        return self if instance is None else MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"

@@ -7,6 +7,7 @@ from functools import wraps
 from math import prod
 from typing import Any
 
+from tapegrad._derived import derived
 from tapegrad._dtypes import is_complex
 from tapegrad._forward import jvp_as, tangents_of
 from tapegrad._namespace import namespace_of, native_device
@@ -16,6 +17,7 @@ from tapegrad._transforms import Traced, check_function, grad_as
 from tapegrad.ops.shaping import concat, moveaxis, reshape
 
 
+@derived
 def jacobian(
     f: Callable[..., Any],
     argnums: int | tuple[int, ...] = 0,
@@ -148,6 +150,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else concat(parts, axis=0)
 
 
+@derived
 def hessian(
     f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, chunk_size: int | None = None
 ) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from weakref import ref
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
 from tapegrad._cuts import cuts
+from tapegrad._derived import derived
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, constant_array, device_of, find_backend, given_out, namespace_of, tracked
 from tapegrad._operands import within
@@ -200,6 +201,7 @@ class Traced:
         return rebuild(cut)
 
 
+@derived
 def value_and_grad(
     f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
@@ -246,6 +248,7 @@ def value_and_grad_as(
     return run
 
 
+@derived
 def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
     """Return a function that gives the gradient of `f`, which returns one number; see `value_and_grad`.
 

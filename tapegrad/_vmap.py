@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 from tapegrad._batched import Batched, Level
+from tapegrad._derived import derived
 from tapegrad._namespace import constant_array, find_backend, mapping, on_level
 from tapegrad._operands import within
 from tapegrad._record import mode, mode_set, noticed
@@ -18,6 +19,7 @@ from tapegrad._tree import flatten
 from tapegrad.ops.shaping import broadcast_to, moveaxis
 
 
+@derived
 def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
     """Return a function that applies `f`, written for one example, to many at once.
 
