@@ -18,7 +18,7 @@ from tapegrad._forward import leaf_like, pushed, tangents_of
 from tapegrad._namespace import backend_of, device_of
 from tapegrad._primitive import PICK
 from tapegrad._record import STATIC, Record, mode_set
-from tapegrad._rules import new
+from tapegrad._rules import new, record
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import Traced
 from tapegrad.ops.creation import asarray
@@ -243,13 +243,10 @@ def _applied(r: Record, source: Record, i: int, p: Record, x: Tensor, seeds: Any
             alone.seq, alone.op, alone.saved = source.seq, source.op, source.saved
             alone.parents = tuple([leaf if k == i else None for k in range(len(source.parents))])
             alone.shape, alone.dtype, alone.tensor = source.shape, source.dtype, None
-            if source is not r:
-                parts: list[Any] = [None] * source.shape
-                parts[r.saved[0]] = raw
-                raw = parts
-            found: Any = walked(Walk({alone: raw}, None, False), True)
+            start = alone if source is r else record(PICK, (alone,), r.saved, r)
+            found: Any = walked(Walk({start: raw}, None, False), True)
             out = found[0][1] if found else None
         else:
-            out = pushed([r], {p: raw}, False).get(r)
+            out = pushed([r] if source is r else [r, source], {p: raw}, False).get(r)
     size = prod(p.shape if back else r.shape)
     return np.zeros((len(seeds), size)) if out is None else np.reshape(_host(wrap(out)), (len(seeds), size))

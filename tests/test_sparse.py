@@ -47,6 +47,19 @@ def arrow(x: Any) -> Any:
     return tg.concat([tg.sum(x * x, keepdims=True), x[1:] ** 2])
 
 
+with_a_rule = tg.custom_vjp(lambda x: [x[:1] ** 2, x * x[1]])
+with_a_rule.defvjp(
+    lambda x: (with_a_rule.function(x), x),
+    lambda x, ts: (tg.concat([ts[0] * 2.0 * x[:1], 0.0 * x[1:]]) + ts[1] * x[1] + tg.sum(ts[1] * x) * tg.eye(3)[1, :],),
+)
+with_a_tangent = tg.custom_jvp(lambda x: [x[:1] ** 2, x * x[1]])
+with_a_tangent.defjvp(
+    lambda xs, ts: (
+        with_a_tangent.function(*xs),
+        [2.0 * xs[0][:1] * ts[0][:1], ts[0] * xs[0][1] + xs[0] * ts[0][1]],
+    )
+)
+
 FUNCTIONS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "tridiagonal": (tridiagonal, (9,)),
     "bundle adjustment": (bundle, (54,)),
@@ -57,6 +70,17 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "cumulative": (lambda x: tg.cumulative_sum(x) * tg.flip(x), (5,)),
     "sorted": (lambda x: tg.sort(x) * 2.0, (6,)),
     "several results": (lambda x: tg.stack(tg.unstack(tg.reshape(x, (2, 3)))[::-1]) ** 2, (6,)),
+    "singular values": (lambda x: tg.linalg.svdvals(x[:, None] * tg.eye(3) + 0.1), (3,)),
+    "svd": (lambda x: tg.concat([tg.reshape(p, (-1,)) ** 2 for p in tg.linalg.svd(x, full_matrices=False)]), (2, 3)),
+    "slogdet": (lambda x: tg.linalg.slogdet(x[:, None] * tg.eye(3) + 0.1).logabsdet * x, (3,)),
+    "eigenvalues": (lambda x: tg.real(tg.linalg.eigvals(x[:, None] * tg.eye(3) + 0.1)), (3,)),
+    "eigh": (lambda x: tg.linalg.eigh(x + x.mT).eigenvectors ** 2, (3, 3)),
+    "qr": (lambda x: tg.concat([tg.reshape(p, (-1,)) for p in tg.linalg.qr(x)]), (3, 2)),
+    "checkpoint": (tg.checkpoint(lambda x: x * tg.flip(x)), (4,)),
+    "checkpoint of a list": (lambda x: tg.concat(tg.checkpoint(lambda x: [x[:1] * x[1:2], x**2])(x)), (3,)),
+    "own rule": (lambda x: tg.concat(with_a_rule(x)), (3,)),
+    "own tangent": (lambda x: tg.concat(with_a_tangent(x)), (3,)),
+    "root": (lambda x: tg.root(lambda y, x: y**3 - x**2 - 1.0, tg.ones(3), x), (3,)),
     "solved": (lambda x: tg.linalg.solve(tg.eye(3) * 2.0, x), (3,)),
     "of a gradient": (tg.grad(lambda x: tg.sum((x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)), (8,)),
     "constant": (lambda x: tg.ones(3), (2,)),
