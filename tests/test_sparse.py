@@ -205,6 +205,44 @@ def test_under_no_grad_an_outer_leaf_is_a_constant() -> None:
         tg.jacobian(lambda x: w * x, sparsity="detect")(np.ones(2))
 
 
+CANCELLING: dict[str, Callable[[Any], Any]] = {
+    "a sum that is one": lambda x: tg.stack([tg.sum(tg.softmax(x)), x[0]]),
+    "a sum that is nought": lambda x: tg.cumulative_sum(x - tg.mean(x)),
+    "nothing else": lambda x: tg.sum(tg.softmax(x)),
+    "there and back": lambda x: tg.real(
+        tg.fft.ifft(tg.fft.fft(tg.astype(tg.where(x > 1.0, x * tg.flip(x), 0.0), tg.complex128)))
+    ),
+    "small beside large": lambda x: tg.concat([1e6 * x + tg.sum(x) - 1e6 * x, 1e-6 * x[:1]]),
+    "results of one operation": lambda x: tg.sum(tg.linalg.qr(tg.stack([x, x**2, tg.sin(x)]).mT).Q ** 2, axis=0),
+    "a checkpoint": tg.checkpoint(lambda x: tg.cumulative_sum(x - tg.mean(x))),
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+@pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_zero_but_for_rounding(name: str, device: str, dtype: str) -> None:
+    """Where terms cancel, what is left is no derivative outside the pattern; what is one is still found."""
+    if device != "cpu":
+        pytest.importorskip("torch")
+    f = CANCELLING[name]
+    x = tg.asarray(np.random.default_rng(8).standard_normal(6) + 1.5, dtype=dtype, device=device)
+    dense = np.asarray(tg.jacobian(f)(x).to_device("cpu")).reshape(-1, 6)
+    bound = 1e-6 if dtype == "float32" else 1e-12
+    if name == "small beside large":
+        bound *= 1e6
+    for sparsity in ("detect", np.ones(dense.shape)):
+        for mode in ("forward", "reverse"):
+            found = tg.jacobian(f, sparsity=sparsity, mode=mode)(x).toarray()
+            np.testing.assert_allclose(found, dense, atol=bound)
+    row, column = np.unravel_index(np.argmax(np.abs(dense)), dense.shape)
+    if abs(dense[row, column]) > 10 * bound:
+        lacking = np.ones(dense.shape)
+        lacking[row, column] = 0.0
+        with pytest.raises(ValueError, match="outside the pattern"):
+            tg.jacobian(f, sparsity=lacking)(x)
+
+
 X = np.ones(3)
 
 
