@@ -98,12 +98,15 @@ def test_index_of_one_number(name: str) -> None:
     f = BY_NUMBER[name]
     x = tg.asarray(np.random.default_rng(9).standard_normal((4, 3, 3, 3)))
     i, j = tg.asarray([2, 0, 1, 2]), tg.asarray([0, 1, 1, 2])
-    loss = lambda f: lambda x, i, j: tg.sum(f(x, i, j) ** 3)  # noqa: E731
+
+    def loss(x: tg.Tensor, i: tg.Tensor, j: tg.Tensor) -> tg.Tensor:
+        return tg.sum(f(x, i, j) ** 3)
+
     for axes in ((0, 0, 0), (None, 0, 0), (0, None, 0), (0, 0, None)):
         args = tuple(a if axis == 0 else a[1] for a, axis in zip((x, i, j), axes, strict=True))
         expected = looped(f, axes)(*args)
         close(tg.vmap(f, axes)(*args), expected)
-        close(tg.vmap(tg.grad(loss(f)), axes)(*args), looped(tg.grad(loss(f)), axes)(*args))
+        close(tg.vmap(tg.grad(loss), axes)(*args), looped(tg.grad(loss), axes)(*args))
         outside = lambda x, axes=axes, args=args: tg.sum(tg.vmap(f, axes)(x, *args[1:]) ** 3)  # noqa: E731
         inside = lambda x, axes=axes, args=args: tg.sum(looped(f, axes)(x, *args[1:]) ** 3)  # noqa: E731
         close(tg.grad(outside)(args[0]), tg.grad(inside)(args[0]))
