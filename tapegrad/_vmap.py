@@ -9,12 +9,13 @@ from typing import Any
 
 from tapegrad._batched import Batched, Level
 from tapegrad._namespace import constant_array, find_backend, mapping, on_level
-from tapegrad._operands import within
+from tapegrad._operands import placed, within
 from tapegrad._record import mode, mode_set, noticed
 from tapegrad._tape import note_line
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import _raw, check_function, constant, is_recorded
+from tapegrad._transforms import _raw, check_function, device_for_host, is_of_host, is_recorded
 from tapegrad._tree import flatten
+from tapegrad.ops.creation import on_device
 from tapegrad.ops.shaping import broadcast_to, moveaxis
 
 
@@ -52,8 +53,9 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         leaves, rebuild = flatten(list(args))
         axes = list(_axes(f"{what}: in_axes", list(each), list(args)))
         owners = [i for i, arg in enumerate(args) for _ in flatten(arg)[0]]
+        device = device_for_host(leaves)
         moved = [
-            x if axis is None else _to_front(f"{what}: argument {i}", x, axis)
+            x if axis is None else _to_front(f"{what}: argument {i}", x, axis, device)
             for i, x, axis in zip(owners, leaves, axes, strict=True)
         ]
         sizes = [(i, x.shape[0]) for i, x, axis in zip(owners, moved, axes, strict=True) if axis is not None]
@@ -62,12 +64,14 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         y = _call(level, f, rebuild(inputs), kwargs)
         ys, together = flatten(y)
         places = _axes(f"{what}: out_axes", out_axes, y)
-        results = [_result(what, level, y, axis) for y, axis in zip(ys, places, strict=True)]
+        like = next(x for x, axis in zip(moved, axes, strict=True) if axis is not None)
+        results = [_result(what, level, y, axis, like) for y, axis in zip(ys, places, strict=True)]
         mapped = [x for x, axis in zip(leaves, axes, strict=True) if axis is not None]
         if not mode().recording:
             results = [wrap(constant_array(y._array)) for y in results]
         if all(not isinstance(x, Tensor) for x in mapped) and not any(is_recorded(y) for y in results):
-            return together([_raw(y) for y in results])
+            to_host = all(is_of_host(x) for x in mapped)
+            return together([_raw(y, to_host) for y in results])
         return together(results)
 
     return run
@@ -90,12 +94,12 @@ def _axes(what: str, axes: Any, tree: Any) -> Iterator[int | None]:
         )
 
 
-def _to_front(what: str, x: Any, axis: int) -> Tensor:
-    """Return an argument as a Tensor with the examples along the first axis."""
+def _to_front(what: str, x: Any, axis: int, device: str | None) -> Tensor:
+    """Return an argument as a Tensor with the examples along the first axis; device: for one of the host."""
     if not isinstance(x, Tensor):
         if find_backend(x) is None:
             raise TypeError(f"{what} has axis {axis} in in_axes, but is no Tensor or array: give it None there")
-        x = constant(x)
+        x = on_device(x, device)
     noticed(x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{what} has no axis {axis} to map over: its shape is {x.shape}")
@@ -142,12 +146,12 @@ def _of_wholes(watch: Callable[..., None]) -> Callable[..., None]:
     return seen
 
 
-def _result(what: str, level: Level, y: Any, axis: int | None) -> Tensor:
-    """Return a result with the examples along an axis."""
+def _result(what: str, level: Level, y: Any, axis: int | None, like: Tensor) -> Tensor:
+    """Return a result with the examples along an axis; like: a Tensor where constants of the host go."""
     if not isinstance(y, Tensor):
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{what}: it must return a Tensor or a container of them, not {type(y).__name__}")
-        y = constant(y)
+        y = placed(what, y, like._array)
     array = y._array
     inside = isinstance(array, Batched) and array.level is level
     mapped = inside and array.mapped
