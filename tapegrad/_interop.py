@@ -8,8 +8,7 @@ from typing import Any
 
 from tapegrad._dtypes import DType
 from tapegrad._operands import as_tensors
-from tapegrad._record import mode
-from tapegrad._tensor import Tensor, host
+from tapegrad._tensor import Tensor, host, loses_gradient
 
 # NumPy's names that are not the standard's: ufuncs, then functions.
 _RENAMED = {
@@ -105,7 +104,7 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
             out = own(**given) if own is not None else _translated(function, _counterpart(name, extension), given)
             if out is not NotImplemented:
                 return out
-        if mode().recording and any(x._record is not None for x in _tensors((args, kwargs))):
+        if any(loses_gradient(x) for x in _tensors((args, kwargs))):
             what = f"numpy.{extension + '.' if extension else ''}{name}"
             known = own is not None or _counterpart(name, extension) is not None
             raise TypeError(

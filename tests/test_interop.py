@@ -117,7 +117,8 @@ def test_an_array_beside_a_tensor_is_a_constant(xp: Place) -> None:
     x = xp.tensor([[1.0, 2.0]], requires_grad=True)
     xp.check(np.float64(2.0) * x, [[2.0, 4.0]])
     xp.check(np.sum(x, axis=1), [3.0])
-    xp.check(np.concatenate([x, A]), [[1.0, 2.0], *A])
+    joined: Any = np.concatenate([x, A])
+    xp.check(joined, [[1.0, 2.0], *A])
     a = A.copy()
     y = tg.sum(x @ a) + tg.sum(a @ x.mT)
     a[...] = 0.0
