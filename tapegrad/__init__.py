@@ -14,12 +14,12 @@ from tapegrad._compile._compiled import compile
 from tapegrad._compile._eager import Fused as _Fused
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype, numpy_dtype
-from tapegrad._host_constants import HostCopies
 from tapegrad._forward import jvp, linearize
 from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._fusing import install as _install_fusing
 from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._hints import of_function as _of_function
+from tapegrad._host_constants import HostCopies
 from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop

@@ -123,7 +123,8 @@ def numpy_dtype(dtype: object, /) -> np.dtype[Any]:
             "NumPy has no bfloat16 of its own: pip install ml_dtypes, or convert with tapegrad.astype(x, "
             "tapegrad.float32) first"
         ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
 @lru_cache(maxsize=None, typed=True)  # libraries do not like their dtypes compared with those of others
