@@ -27,7 +27,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
     What `f` uses from outside is the same for all, as are keyword arguments. out_axes: where that axis goes in the
     results, in the same way; None only for what is the same for all. Inside `f`, which is called once, a Tensor has the
     shape of one example (printing it shows all). It nests in any order with `grad`, `jvp` and other transforms. Raw
-    arrays in give raw arrays out.
+    arrays in give raw arrays out; where a Tensor is among the arguments, arrays of NumPy beside it are constants.
 
     Raises ValueError if nothing is mapped, for axes that are not there and examples of different numbers; TypeError for
     an axis of what is no array and, inside `f`, for what needs the value of a Tensor (`if x > 0`, `x[mask]`).
@@ -66,11 +66,10 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         places = _axes(f"{what}: out_axes", out_axes, y)
         like = next(x for x, axis in zip(moved, axes, strict=True) if axis is not None)
         results = [_result(what, level, y, axis, like) for y, axis in zip(ys, places, strict=True)]
-        mapped = [x for x, axis in zip(leaves, axes, strict=True) if axis is not None]
         if not mode().recording:
             results = [wrap(constant_array(y._array)) for y in results]
-        if all(not isinstance(x, Tensor) for x in mapped) and not any(is_recorded(y) for y in results):
-            to_host = all(is_of_host(x) for x in mapped)
+        if not any(isinstance(x, Tensor) for x in leaves) and not any(is_recorded(y) for y in results):
+            to_host = all(is_of_host(x) for x in leaves)
             return together([_raw(y, to_host) for y in results])
         return together(results)
 
