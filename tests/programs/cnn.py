@@ -40,12 +40,12 @@ def network(params: dict[str, Any], images: Any) -> Any:
 def run() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     images, labels = pictures(rng, 12)
-    params = {
+    params: dict[str, Any] = {
         "filters": tg.tensor(rng.normal(scale=0.3, size=(3, 3, 4)), requires_grad=True),
         "bias": tg.tensor(np.zeros(4), requires_grad=True),
         "out": tg.tensor(rng.normal(scale=0.3, size=(36, 2)), requires_grad=True),
     }
-    velocity = {name: np.zeros(p.shape) for name, p in params.items()}
+    velocity: dict[str, Any] = {name: np.zeros(p.shape) for name, p in params.items()}
     losses = []
     for _ in range(3):
         for p in params.values():

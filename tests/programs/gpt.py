@@ -44,9 +44,11 @@ def run() -> dict[str, Any]:
         "up": (WIDTH, 16),
         "down": (16, WIDTH),
     }
-    params = {name: tg.tensor(rng.normal(scale=0.2, size=shape), requires_grad=True) for name, shape in shapes.items()}
-    first = {name: np.zeros(p.shape) for name, p in params.items()}
-    second = {name: np.zeros(p.shape) for name, p in params.items()}
+    params: dict[str, Any] = {
+        name: tg.tensor(rng.normal(scale=0.2, size=shape), requires_grad=True) for name, shape in shapes.items()
+    }
+    first: dict[str, Any] = {name: np.zeros(p.shape) for name, p in params.items()}
+    second: dict[str, Any] = {name: np.zeros(p.shape) for name, p in params.items()}
     losses = []
     for step in range(1, 3):
         starts = rng.integers(0, len(text) - CONTEXT - 1, 4)

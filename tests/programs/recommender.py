@@ -11,9 +11,9 @@ def run() -> dict[str, Any]:
     rng = np.random.default_rng(9)
     users, items = rng.integers(0, 8, 24), rng.integers(0, 6, 24)
     ratings = np.clip(rng.normal(3.5, 1.0, 24), 1, 5)
-    p = tg.tensor(rng.normal(scale=0.1, size=(8, 3)), requires_grad=True)
-    q = tg.tensor(rng.normal(scale=0.1, size=(6, 3)), requires_grad=True)
-    bias = tg.zeros(6)
+    p: Any = tg.tensor(rng.normal(scale=0.1, size=(8, 3)), requires_grad=True)
+    q: Any = tg.tensor(rng.normal(scale=0.1, size=(6, 3)), requires_grad=True)
+    bias: Any = tg.zeros(6)
     bias.requires_grad = True
     losses = []
     for _ in range(2):

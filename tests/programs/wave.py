@@ -26,7 +26,7 @@ def run() -> dict[str, Any]:
     pulse = np.exp(-((np.arange(12) - 3.0) ** 2) / 2)
     truth = np.where(np.arange(14) < 7, 0.5, 0.7)
     observed = np.asarray(heard(truth, pulse))
-    speed = tg.tensor(np.full(14, 0.6), requires_grad=True)
+    speed: Any = tg.tensor(np.full(14, 0.6), requires_grad=True)
     misfits = []
     for _ in range(2):
         speed.grad = None
