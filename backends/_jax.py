@@ -60,6 +60,8 @@ class Adapter(Backend):
         return self.full_name(next(iter(devices))) if len(devices) == 1 else "jax"
 
     def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
+        if not isinstance(device, jax.Device):  # that of a traced array, or of one on several devices
+            return jnp.asarray(np.array(array))  # which goes wherever what it is used beside is
         return jax.device_put(np.array(array), device)  # a copy: JAX may keep the host's buffer
 
     def move(self, array: Array, device: Any) -> Array:

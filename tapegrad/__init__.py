@@ -13,12 +13,13 @@ from tapegrad._checkpoint import checkpoint
 from tapegrad._compile._compiled import compile
 from tapegrad._compile._eager import Fused as _Fused
 from tapegrad._dtypes import DTYPES as _DTYPES
-from tapegrad._dtypes import DType, isdtype
+from tapegrad._dtypes import DType, isdtype, numpy_dtype
 from tapegrad._forward import jvp, linearize
 from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._fusing import install as _install_fusing
 from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._hints import of_function as _of_function
+from tapegrad._host_constants import HostCopies
 from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
@@ -226,6 +227,7 @@ __all__ = [
     # Tensors, gradients, settings
     "CaptureError",
     "DType",
+    "HostCopies",
     "Tape",
     "Tensor",
     "backends",
@@ -240,6 +242,7 @@ __all__ = [
     "fft",
     "grad",
     "no_grad",
+    "numpy_dtype",
     "to_dot",
     "to_mermaid",
     "value_and_grad",

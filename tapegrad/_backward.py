@@ -565,9 +565,9 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
             )
         gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:
-        from tapegrad._operands import as_tensor, within
+        from tapegrad._operands import as_tensors, within
 
-        gradient = within(as_tensor(gradient))
+        gradient = within(gradient if isinstance(gradient, Tensor) else as_tensors("backward", x, gradient)[1])
         check_like("backward: the gradient", gradient, x.shape, x._array)
     if tracked(x._array) is not None:
         raise RuntimeError(

@@ -46,7 +46,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         inputs, put = inputs_of(args)
         first, level = next_seq(), mapping.get()
         links = [linked(x._array, None) for x in inputs]
-        outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs))
+        outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
         if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
             return compute(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
         outside = _outside(outs, links, first)

@@ -12,7 +12,17 @@ from typing import Any
 
 from tapegrad._fusing import bound
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, as_tensor, coerce, declined, explain, not_an_operand, on_one_level, same_library
+from tapegrad._operands import (
+    SCALARS,
+    as_tensor,
+    coerce,
+    explain,
+    led,
+    listed,
+    not_an_operand,
+    on_one_level,
+    same_library,
+)
 from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._tensor import Tensor
@@ -191,20 +201,28 @@ def binary(
                     p2 = None
                     b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
                     if b is NotImplemented:
+                        other = listed(name, x2, a)
+                        if other is not None:
+                            return call(x1, other)
                         if is_operator:
-                            return declined(name, x2)
+                            return b  # so that Python asks the other side
                         raise not_an_operand(name, x2)
                 kind = type(a)
             else:
                 p1 = None
                 if type(x2) is not Tensor:
+                    if type(x1) not in SCALARS:
+                        return call(*led((x1, x2)))
                     x2 = as_tensor(x2)
                 b = x2._array
                 p2 = x2._record
                 a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
                 if a is NotImplemented:
+                    other = listed(name, x1, b)
+                    if other is not None:
+                        return call(other, x2)
                     if is_operator:
-                        return declined(name, x1)
+                        return a
                     raise not_an_operand(name, x1)
                 kind = type(b)
             try:

@@ -9,12 +9,12 @@ from typing import Any
 from tapegrad._backward import Walk, seeds_of, walked
 from tapegrad._derived import Derived
 from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
-from tapegrad._operands import within
+from tapegrad._operands import as_tensor, placed, within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
 from tapegrad._tensor import Tensor, shallow_copy, wrap
-from tapegrad._transforms import between, check_function, constant, like, linked
+from tapegrad._transforms import between, check_function, like, linked
 from tapegrad._tree import Rebuild, flatten
 from tapegrad._vmap import vmap
 from tapegrad.ops.reductions import sum
@@ -168,12 +168,14 @@ def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Ten
     return [leaves[i] for i in where], put
 
 
-def outputs_of(what: str, y: Any) -> tuple[list[Tensor], Rebuild]:
-    """Return the leaves of a result as Tensors; TypeError if one is none."""
+def outputs_of(what: str, y: Any, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Rebuild]:
+    """Return the leaves of a result as Tensors, those of the host where the inputs are; TypeError if one is none."""
     leaves, rebuild = flatten(y)
     if not leaves:
         raise TypeError(f"{what}: it must return at least one Tensor")
-    return [x if isinstance(x, Tensor) else constant(x) for x in leaves], rebuild
+    if not inputs:
+        return [as_tensor(x) for x in leaves], rebuild
+    return [placed(what, x, inputs[0]._array) for x in leaves], rebuild
 
 
 def no_captures(what: str, *trees: Any) -> None:
@@ -289,7 +291,7 @@ class custom_vjp(Derived):
         else:
             y, residuals = forward(*put([constant_of(x) for x in inputs]))
             no_captures(what, y, residuals)
-            outs, rebuild = outputs_of(what, y)
+            outs, rebuild = outputs_of(what, y, inputs)
 
         def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
             anew = recorded_outside or mode().recording
@@ -358,7 +360,7 @@ class custom_jvp(Derived):
         else:
             y = function(*put([constant_of(x) for x in inputs]))
             no_captures(what, y)
-            outs, rebuild = outputs_of(what, y)
+            outs, rebuild = outputs_of(what, y, inputs)
 
         def push(tied: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             pair = user(tuple(put(tied)), tuple(put(tangents)))

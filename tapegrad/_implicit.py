@@ -11,10 +11,10 @@ from tapegrad._dtypes import as_dtype, is_complex
 from tapegrad._function import Call, constant_of, inputs_of, isolated, no_captures, recorded
 from tapegrad._jacobian import jacobian
 from tapegrad._namespace import backend_of, mapping, on_level, tracked
-from tapegrad._operands import as_tensor, within
+from tapegrad._operands import as_tensor, placed, within
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._transforms import constant, vjp
+from tapegrad._transforms import vjp
 from tapegrad._tree import flatten
 from tapegrad._vmap import inside
 from tapegrad.backends import Array
@@ -109,10 +109,11 @@ def _implicit(
     args: tuple[Any, ...],
 ) -> Tensor:
     """Record a solution as one operation, whose rule pulls the adjoint's solution back to the arguments."""
-    start = constant_of(within(as_tensor(x0)))
+    like = _model(x0, args)
+    start = constant_of(within(placed(name, x0, like._array)))
     if is_complex(start._array.dtype):
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
-    args = tuple(_tensors(a) for a in args)
+    args = tuple(_tensors(name, a, like) for a in args)
     inputs, put = inputs_of(args)
     no_captures(name, f(start, *put([constant_of(x) for x in inputs])))
 
@@ -243,13 +244,19 @@ def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Te
     return wrap(backend_of[type(x._array)].loop(until, step, x._array))
 
 
-def _tensors(tree: Any) -> Any:
+def _model(x0: Any, args: tuple[Any, ...]) -> Tensor:
+    """Return a Tensor where the solution is computed: the first one there is, else the start."""
+    tensors = [x for x in (x0, *flatten(args)[0]) if isinstance(x, Tensor)]
+    return tensors[0] if tensors else as_tensor(x0)
+
+
+def _tensors(name: str, tree: Any, like: Tensor) -> Any:
     leaves, rebuild = flatten(tree)
-    return rebuild([x if isinstance(x, (Tensor, int, str)) else constant(x) for x in leaves])
+    return rebuild([x if isinstance(x, (Tensor, int, str)) else placed(name, x, like._array) for x in leaves])
 
 
 def _like(name: str, y: Any, x: Tensor) -> Tensor:
-    y = as_tensor(y)
+    y = placed(name, y, x._array)
     if y.shape != x.shape or y.dtype is not x.dtype:
         raise ValueError(
             f"{name}: f gives {y.dtype.name} of shape {y.shape} for an x of {x.dtype.name} and shape {x.shape}"

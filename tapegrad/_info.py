@@ -51,7 +51,7 @@ class Info:
         >>> tg.__array_namespace_info__().default_dtypes()["complex floating"]
         tapegrad.complex128
         """
-        backend, native = backends.of_device(device or default_device())
+        backend, native = backends.of_device(default_device() if device is None else device)
         real = DTYPES[backend.dtype_names[float_dtype_on(backend, native)]]
         integer = DTYPES["int64" if backend.has_dtype("int64", native) else "int32"]
         return {
@@ -70,7 +70,7 @@ class Info:
         >>> list(tg.__array_namespace_info__().dtypes(kind="real floating"))
         ['float32', 'float64']
         """
-        backend, native = backends.of_device(device or default_device())
+        backend, native = backends.of_device(default_device() if device is None else device)
         return {
             name: DTYPES[name]
             for name in _STANDARD

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, final
 from weakref import ref
 
-from tapegrad._cuts import cut
+from tapegrad._cuts import cut, cuts
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._namespace import backend_of, constant_array, device_of, dtype_of, mapping, tracked
-from tapegrad._record import LEAF, Record, mode, mode_set, next_seq, noticed
+from tapegrad._record import LEAF, RELEASED, Record, mode, mode_set, next_seq, noticed
 from tapegrad.backends import Array
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Tensor:
 
     def _leave(self, how: str, instead: str = "") -> None:
         if self._record is not None:
-            if not mode().recording:
+            if not loses_gradient(self):
                 noticed(self)
                 return
             raise TypeError(
@@ -442,6 +442,18 @@ def wrap(array: Array, record: Record | None = None) -> Tensor:
 def shallow_copy(x: Tensor) -> Tensor:
     """Return another Tensor of the same value and record: an in-place update of one leaves the other as it is."""
     return wrap(x._array, x._record)
+
+
+def loses_gradient(x: Tensor) -> bool:
+    """Say whether a gradient would be lost if what is done with a Tensor were not recorded.
+
+    None is while nothing is recorded. Nor can one go through a result whose tape a backward pass has released, but to
+    an open transform that is another silent constant: there, the walk or this is to raise.
+    """
+    record = x._record
+    if record is None or not mode().recording:
+        return False
+    return record.saved is not RELEASED or cuts.get() is not None
 
 
 def host(x: Tensor) -> np.ndarray[Any, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, holds, lifted, namespace_of
+from tapegrad._host_constants import is_host, moved
+from tapegrad._namespace import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
 from tapegrad._operands import from_outside, same_library
 from tapegrad._record import mode, noticed
 from tapegrad._tensor import Tensor, wrap
@@ -138,15 +139,16 @@ def _index_array(i: Any, like: Array) -> Array | None:
         noticed(i)
         array = _counting(i)
     elif isinstance(i, list):
-        from tapegrad.ops.creation import asarray
+        from tapegrad.ops.creation import of_list
 
-        made = asarray(i, device=device_of(like)) if i else asarray(i, dtype=index_dtype(like), device=device_of(like))
-        array = _counting(made)
+        array = _counting(of_list(i, like, None if i else index_dtype(like)))
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array, given = _counting(wrap(lifted(i))), True
+        array = lifted(i)
+        given = not is_host(array, like)
+        array = _counting(wrap(array if given else moved(array, like)))
     alike = same_library("x[...]", array, like)
     if alike is not None:
         array = alike

@@ -11,7 +11,7 @@ from typing import Any
 
 from tapegrad._dtypes import is_complex
 from tapegrad._elementwise import binary as _declare
-from tapegrad._operands import SCALARS, as_tensor, as_tensors
+from tapegrad._operands import SCALARS, as_tensor, as_tensors, not_an_operand, operand, placed
 from tapegrad._primitive import primitive
 from tapegrad._rules import BROADCASTING, identity, with_operators
 from tapegrad._tensor import Tensor
@@ -460,6 +460,22 @@ _NUMBERS = frozenset((int, float))
 _CLIPPED = frozenset(("real floating", "signed integer", "unsigned integer"))  # kinds of bounds of floating values
 
 
+def _clipped(x: Any, *bounds: Any) -> Tensor:
+    """Return what is clipped as a Tensor where its bounds are, if one of these is a Tensor and it is none."""
+    found = next((bound for bound in bounds if type(bound) is Tensor), None)
+    return as_tensor(x) if found is None or type(x) is Tensor else placed("clip", x, found._array)
+
+
+def _bound(bound: Any, x: Tensor) -> Any:
+    """Return a bound as a Tensor or a number, so that what is of the host is copied once."""
+    if type(bound) is Tensor or type(bound) in SCALARS:
+        return bound
+    found = operand("clip", bound, x._array)
+    if found is NotImplemented:
+        raise not_an_operand("clip", bound)
+    return found
+
+
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     """Limit values to the range from min to max, either of which may be None, a number or an array.
 
@@ -470,17 +486,19 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     >>> tg.clip(tg.asarray([-1.0, 0.5, 2.0]), 0.0, 1.0)
     Tensor([0. , 0.5, 1. ])
     """
-    out = as_tensor(x)
+    out = _clipped(x, min, max)
     bounds = {type(bound) for bound in (min, max) if bound is not None}
     if out.dtype.kind == "real floating" and bounds:
         if bounds <= _NUMBERS and min == min and max == max:  # None is equal to itself, NaN is not
             return _clip(out, min, max)
+        min, max = (bound if bound is None else _bound(bound, out) for bound in (min, max))
         given = [b for b in (min, max) if b is not None and type(b) not in _NUMBERS]
         if given:
             out, *given = as_tensors("clip", out, *given)
         if all(b.dtype.kind in _CLIPPED for b in given):
             low, high = [b if b is None or type(b) in _NUMBERS else given.pop(0) for b in (min, max)]
             return _clip_arrays(out, low, high)
+    min, max = (bound if bound is None else _bound(bound, out) for bound in (min, max))
     if min is not None:
         out = where((out < min) | (min != min), min, out)
     if max is not None:

@@ -17,6 +17,7 @@ from tapegrad._operands import (
     beside,
     coerce,
     from_outside,
+    listed,
     not_an_operand,
     on_one_level,
     same_library,
@@ -164,7 +165,8 @@ def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
         from tapegrad.ops.creation import asarray
 
         x = as_tensor(x)
-        indices = asarray(indices, device=x.device)
+        number = type(indices) in SCALARS
+        indices = asarray(indices, device=x.device) if number else listed(name, indices, x._array)
     return as_tensors(name, x, indices)
 
 
@@ -297,9 +299,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """
     check_writable(x, "x[...] = v")
     if isinstance(value, (list, tuple)):
-        from tapegrad.ops.creation import asarray
-
-        value = asarray(value, device=x.device)  # recorded, if it holds Tensors that are
+        value = listed("x[...] = v", value, x._array)  # recorded, if it holds Tensors that are
     key = full_key(x, key)
     apart = gathered(x, key)
     if apart is not None:

@@ -6,7 +6,7 @@ from math import inf
 from operator import index
 from typing import Any
 
-from tapegrad._operands import as_tensor, as_tensors
+from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
@@ -119,7 +119,9 @@ def matrix_rank(x: Any, /, *, rtol: Any = None) -> Tensor:
     Tensor(1)
     """
     x = as_tensor(x)
-    return _matrix_rank(x, rtol._array if isinstance(rtol, Tensor) else rtol)
+    if rtol is not None and type(rtol) not in SCALARS:
+        rtol = as_tensors("matrix_rank", x, rtol)[1]._array
+    return _matrix_rank(x, rtol)
 
 
 def _rank(xp: Any, x: Any, rtol: Any) -> Any:

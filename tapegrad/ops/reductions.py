@@ -6,7 +6,7 @@ from math import nan
 from typing import Any
 
 from tapegrad._namespace import backend_of, native_device
-from tapegrad._operands import as_tensor
+from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
@@ -357,12 +357,13 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: 
     >>> tg.diff(tg.asarray([1.0, 4.0, 9.0])), tg.diff(tg.asarray([1.0, 4.0, 9.0]), n=2)
     (Tensor([3., 5.]), Tensor([2.]))
     """
-    x = as_tensor(x)
+    ends = [part for part in (prepend, append) if part is not None]
+    x, *ends = as_tensors("diff", x, *ends)
     place = axis_of("diff", x.ndim, axis)
     if n < 0:
         raise ValueError(f"diff: n says how often to take differences, so it is not negative, as {n} is")
-    parts = [part for part in (prepend, x, append) if part is not None]
-    if len(parts) > 1:
+    if ends:
+        parts = [*ends, x] if append is None else [x, *ends] if prepend is None else [ends[0], x, ends[1]]
         x = concat(parts, axis=place)
     rest = (slice(None),) * (-place - 1)
     for _ in range(n):

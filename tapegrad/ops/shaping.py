@@ -242,7 +242,7 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
     >>> tg.repeat(tg.asarray([1.0, 2.0]), 2)
     Tensor([1., 1., 2., 2.])
     """
-    x = as_tensor(x)
+    x = as_tensors("repeat", x, repeats)[0] if type(repeats) is Tensor else as_tensor(x)
     if axis is None:
         x, axis = reshape(x, -1), 0
     place = axis_of("repeat", x.ndim, axis) + x.ndim

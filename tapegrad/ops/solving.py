@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._dtypes import is_complex
 from tapegrad._namespace import backend_of, holds, namespace_of
-from tapegrad._operands import as_tensor, as_tensors
+from tapegrad._operands import SCALARS, as_tensor, as_tensors
 from tapegrad._primitive import primitive, several
 from tapegrad._record import mode
 from tapegrad._rules import composed
@@ -219,7 +219,9 @@ def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
     Tensor([[0.5, 0. ]])
     """
     x = as_tensor(x)
-    return _pinv(x, rtol._array if isinstance(rtol, Tensor) else rtol)
+    if rtol is not None and type(rtol) not in SCALARS:
+        rtol = as_tensors("pinv", x, rtol)[1]._array
+    return _pinv(x, rtol)
 
 
 @composed
