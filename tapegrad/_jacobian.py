@@ -40,8 +40,8 @@ def jacobian(
     matrix (all it stores, zeros too) or an array of booleans, of shape (outputs, inputs), both in C order; or "detect",
     to find that on the tape at each call, lacking nothing at those inputs. The result is then a scipy.sparse.csr_array
     of that pattern, off the tape. It takes one tangent, or cotangent, for each colour: a group of columns that share
-    no row, or rows that share no column; "auto" takes the fewer. One random direction more is pushed, to check the
-    pattern to half the digits of the dtype.
+    no row, or rows that share no column; "auto" takes the fewer. The colours of the last patterns are kept. One random
+    direction more is pushed, to check the pattern to half the digits of the dtype.
 
     Raises TypeError for complex values, which have no such matrix (use `jvp` or `vjp`), and with sparsity for
     containers; ValueError for another mode and for a pattern that does not fit or lacks something; RuntimeError for a
@@ -56,10 +56,10 @@ def jacobian(
     """
     if mode not in ("auto", "forward", "reverse"):
         raise ValueError(f"jacobian: mode is 'auto', 'forward' or 'reverse', not {mode!r}")
-    return _jacobian("jacobian", f, argnums, mode, chunk_size, has_aux, sparsity)
+    return jacobian_as("jacobian", f, argnums, mode, chunk_size, has_aux, sparsity)
 
 
-def _jacobian(
+def jacobian_as(
     transform: str,
     f: Callable[..., Any],
     argnums: int | tuple[int, ...],
@@ -165,7 +165,7 @@ def hessian(
     Tensor([[ 6.,  0.],
             [ 0., 12.]])
     """
-    return _jacobian("hessian", grad_as("hessian", f, argnums), argnums, "forward", chunk_size)
+    return jacobian_as("hessian", grad_as("hessian", f, argnums), argnums, "forward", chunk_size)
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
