@@ -14,7 +14,7 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
-from tapegrad._cuts import cuts
+from tapegrad._cuts import MOST, Cuts, cuts
 from tapegrad._derived import derived
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._namespace import backend_of, constant_array, device_of, find_backend, given_out, namespace_of, tracked
@@ -49,8 +49,10 @@ class Traced:
         kwargs: dict[str, Any],
         argnums: tuple[int, ...] | None = None,
         has_aux: bool = False,
+        may_be_constant: bool = False,
     ) -> None:
         self.what = f"{transform} of {getattr(f, '__name__', 'the function')}"
+        self.may_be_constant = may_be_constant  # whether a result that was cut from the arguments is no fault
         self.was_recording = mode().recording
         self.fresh: list[Tensor] = []
         self.raw: list[bool] = []
@@ -76,8 +78,8 @@ class Traced:
         first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
         others = [*[x for i, x in enumerate(args) if i not in named], *kwargs.values()]
         given = [(x, x._record) for x in flatten(others)[0] if type(x) is Tensor] if others else []
-        cut: list[str] = []
-        token = cuts.set((first, cut))
+        noted = Cuts(first, cuts.get())
+        token = cuts.set(noted)
         try:
             with mode_set(recording=True):
                 y = f(*inputs, **kwargs)
@@ -91,11 +93,8 @@ class Traced:
         ys, self.rebuild = flatten(y)
         self.outputs = [self._output(y) for y in ys]
         self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
-        if cut and not self.path and self.outputs:
-            raise RuntimeError(
-                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
-                f"{', '.join(cut)}; if a gradient of zero is meant, use tapegrad.stop_gradient"
-            )
+        if noted.found and (not self.path or noted.outer is not None):
+            self._look_at(noted)
         updated = [x for x, r in given if x._record is not r and not x.is_leaf]
         more = [*[x for x in flatten(self.aux)[0] if type(x) is Tensor], *updated]
         self.outer = (
@@ -104,6 +103,25 @@ class Traced:
         self.taped = self.was_recording and self.outer
         for x in updated if not self.taped else ():
             x._array, x._record = constant_array(x._array), None
+
+    def _look_at(self, noted: Cuts) -> None:
+        """Raise if all that the result might have depended on was cut; tell the transform outside of its own cuts.
+
+        Not of those of this one's records: the gradient may well be constant, as that of a linear function is.
+        """
+        mine = []
+        for text, records in noted.found.items():
+            if any(between([r], self.leaves)[0] for r in records):
+                mine.append(text)
+            elif noted.outer is not None:
+                for r in records:
+                    noted.outer.add(text, r)
+        if mine and not self.path and self.outputs and not self.may_be_constant:
+            raise RuntimeError(
+                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
+                f"{', '.join(mine[:MOST])}: compute with the Tensors themselves, or, if a gradient of zero is meant, "
+                "with tapegrad.stop_gradient(x)"
+            )
 
     def _reaches_out(self, tensors: list[Tensor], first: int) -> bool:
         """Say whether what else the function made may be differentiated by somebody outside."""
@@ -292,7 +310,18 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     (Tensor([ 2., 40.]),)
     """
     check_function("vjp", f, form="(f, x)")
-    traced = Traced("vjp", f, primals, {}, has_aux=has_aux)
+    return vjp_as("vjp", f, primals, has_aux=has_aux)
+
+
+def vjp_as(
+    transform: str,
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    has_aux: bool = False,
+    may_be_constant: bool = False,
+) -> tuple[Any, ...]:
+    """Return what `vjp` does, for a transform that messages are to name."""
+    traced = Traced(transform, f, primals, {}, None, has_aux, may_be_constant)
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
