@@ -30,7 +30,7 @@ class Cuts:
 
     def __init__(self, first: int, outer: Cuts | None) -> None:
         self.first, self.outer = first, outer
-        self.outermost: int = first if outer is None else outer.outermost
+        self.outermost: int = first if outer is None else max(first, outer.outermost)
         self.found: dict[str, list[Record]] = {}
 
     def note(self, how: str, r: Record) -> None:
@@ -107,7 +107,9 @@ def cut(how: str, r: Record) -> None:
 @contextmanager
 def unnoticed() -> Iterator[None]:
     """Let nothing be noted: what runs here is a part of a derivative, and its first run was noted."""
-    token = cuts.set(None)
+    inner = Cuts(0, None)
+    inner.outermost = -sys.maxsize  # every record is older
+    token = cuts.set(inner)
     try:
         yield
     finally:

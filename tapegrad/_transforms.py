@@ -26,6 +26,13 @@ from tapegrad._tree import Rebuild, flatten
 from tapegrad.ops.creation import asarray
 
 LINK = Operation("link", (bind(identity, ()),))
+Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
+_later: list[Any] = []  # installed from a higher floor: see _later.py
+
+
+def install_later(function: Callable[[Traced, Compute], list[Tensor]]) -> None:
+    """Set what gives derivatives so that they can be differentiated again."""
+    _later[:] = [function]
 
 
 class Traced:
@@ -184,6 +191,10 @@ class Traced:
             return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
         return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
+    def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:
+        """Return what a function computes of the outputs' records and constants, recorded if `taped` says so."""
+        return _later[0](self, compute) if taped else compute(False)
+
     def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
         """Return one Tensor for each input as trees of the arguments' structure; raw for what came raw."""
         results = [_raw(g) if is_raw and not taped else g for g, is_raw in zip(values, self.raw, strict=True)]
@@ -257,7 +268,8 @@ def value_and_grad_as(
         traced = Traced(transform, f, args, kwargs, chosen, has_aux)
         y = traced.scalar()
         one = wrap(namespace_of[type(y._array)].ones_like(y._array))
-        gradients = traced.arguments(traced.pull([one], traced.taped, retain=traced.taped), traced.taped)
+        found = traced.derivatives(lambda taped: traced.pull([one], taped, retain=traced.taped), traced.taped)
+        gradients = traced.arguments(found, traced.taped)
         value = traced.result([y], traced.taped)
         return (value, traced.auxiliary()) if has_aux else value, (
             gradients[0] if isinstance(argnums, int) else tuple(gradients)
@@ -326,7 +338,9 @@ def vjp_as(
     def pull(cotangent: Any) -> tuple[Any, ...]:
         seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
         taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
-        return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+        if any([is_recorded(t) for t in seeds]):
+            return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+        return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
 
     value = traced.result(traced.outputs, traced.taped)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
