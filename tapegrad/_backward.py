@@ -549,7 +549,7 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     if root is None:
         raise RuntimeError(
             "backward: this Tensor has no record. Either nothing it was computed from has requires_grad=True, or "
-            "the chain was cut by detach(), no_grad(), a conversion, or an operation without a derivative"
+            "the chain was cut by detach(), no_grad(), item(), a conversion, or an operation without a derivative"
         )
     if gradient is None:
         a = x._array

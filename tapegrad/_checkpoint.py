@@ -7,6 +7,7 @@ from functools import partial, wraps
 from typing import Any
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
+from tapegrad._cuts import unnoticed
 from tapegrad._derived import derived
 from tapegrad._dtypes import isdtype
 from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
@@ -45,20 +46,24 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             return compute(*args, **kwargs)
         inputs, put = inputs_of(args)
         first, level = next_seq(), mapping.get()
-        links = [linked(x._array, None) for x in inputs]
+        links = [linked(x._array, x._record) for x in inputs]
         outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
         if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
             return compute(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
-        outside = _outside(outs, links, first)
-        parents = (*(x._record for x in inputs), *outside)
+        outside, inside = _reached(outs, links, first)
+        # An input that the results do not depend on is no parent, so that a transform can tell.
+        parents = (
+            *(x._record if link._record in inside else None for x, link in zip(inputs, links, strict=True)),
+            *outside,
+        )
 
         def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor]) -> list[Any]:
             taped = mode().recording
             first = next_seq()
-            with mode_set(recording=True), on_level(level):
+            with mode_set(recording=True), on_level(level), unnoticed():
                 again = [linked(x._array, x._record) for x in tied]
                 ys = flatten(compute(*put(again), **kwargs))[0]
-            reached = _outside(ys, again, first)
+            reached = _reached(ys, again, first)[0]
             if reached != outside:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
             _refuse_others(name, results, ys)
@@ -107,10 +112,14 @@ def _differ(xp: Any, a: Any, b: Any) -> Any:
     return xp.any(other)
 
 
-def _outside(outs: list[Any], links: list[Tensor], first: int) -> list[Record]:
-    """Return the records numbered before `first` that results descend from other than by the links, latest first."""
+def _reached(outs: list[Any], links: list[Tensor], first: int) -> tuple[list[Record], set[Record]]:
+    """Return the records that results descend from.
+
+    Those numbered before `first`, other than by the links, come latest first; then those of the links.
+    """
     roots = [y._record for y in outs if isinstance(y, Tensor) and y._record is not None]
-    mine = {x._record for x in links}
-    found = {p for r in collect(roots, first) if r not in mine for p in r.parents if p is not None and p.seq > first}
+    mine = {x._record for x in links if x._record is not None}
+    on_the_way = collect(roots, first)
+    found = {p for r in on_the_way if r not in mine for p in r.parents if p is not None and p.seq > first}
     found |= {r for r in roots if r.seq > first}
-    return sorted(found, key=lambda r: r.seq)
+    return sorted(found, key=lambda r: r.seq), mine.intersection(on_the_way)

@@ -344,7 +344,9 @@ def _pushed(traced: Traced, tangents: list[Any]) -> Any:
     """Return the tangents of the outputs, as a tree, for those of the inputs."""
     given = like(f"{traced.what}: the tangent", tangents, traced.fresh)
     taped = mode().recording and (traced.taped or any(is_recorded(t) for t in given))
-    return traced.result(tangents_of(traced, given, taped), taped)
+    if any([is_recorded(t) for t in given]):
+        return traced.result(tangents_of(traced, given, taped), taped)
+    return traced.result(traced.derivatives(lambda taped: tangents_of(traced, given, taped), taped), taped)
 
 
 def tangents_of(traced: Traced, given: Sequence[Tensor], taped: bool) -> list[Tensor]:

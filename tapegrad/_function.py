@@ -148,6 +148,7 @@ def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
             args, kwargs = rebuild([shallow_copy(x) if isinstance(x, Tensor) else x for x in leaves])
         return f(*args, **kwargs)
 
+    call.__name__ = getattr(f, "__name__", "the function")
     return call
 
 

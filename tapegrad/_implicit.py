@@ -7,14 +7,15 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from tapegrad._batched import Batched, Level
+from tapegrad._cuts import unnoticed
 from tapegrad._dtypes import as_dtype, is_complex
 from tapegrad._function import Call, constant_of, inputs_of, isolated, no_captures, recorded
-from tapegrad._jacobian import jacobian
+from tapegrad._jacobian import jacobian_as
 from tapegrad._namespace import backend_of, mapping, on_level, tracked
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._transforms import vjp
+from tapegrad._transforms import vjp_as
 from tapegrad._tree import flatten
 from tapegrad._vmap import inside
 from tapegrad.backends import Array
@@ -55,7 +56,7 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
 
     def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
         def step(w: Tensor, x: Tensor, t: Tensor, *given: Any) -> Any:
-            return t + vjp(lambda x: f(x, *given), x)[1](w)[0]
+            return t + vjp_as("fixed_point", _named(f, lambda x: f(x, *given)), (x,), may_be_constant=True)[1](w)[0]
 
         return fixed_point(step, t, x, t, *given, tolerance=tolerance, max_iterations=max_iterations)
 
@@ -92,7 +93,8 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
         return _settled(Until("root", _tolerance(x, tolerance), max_iterations, text), newton, x)
 
     def _matrix(x: Tensor, given: Sequence[Any]) -> Tensor:
-        return reshape(jacobian(lambda x: f(x, *given))(x), (x.size, x.size))
+        by_x = _named(f, lambda x: f(x, *given))
+        return reshape(jacobian_as("root", by_x, 0, "auto", None)(x), (x.size, x.size))
 
     def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
         return -_solved(_matrix(x, given).mT, t)
@@ -118,8 +120,9 @@ def _implicit(
     no_captures(name, f(start, *put([constant_of(x) for x in inputs])))
 
     def pull(x: Tensor, t: Tensor, tied: list[Tensor]) -> list[Tensor]:
-        w = adjoint(x, t, put(tied))
-        return list(vjp(lambda *given: f(x, *put(list(given))), *tied)[1](w))
+        with unnoticed():
+            w = adjoint(x, t, put(tied))
+            return list(vjp_as(name, _named(f, lambda *given: f(x, *put(list(given)))), tied)[1](w))
 
     return _solution(name, lambda x, given: iterate(x, put(given)), pull, start, inputs)
 
@@ -198,6 +201,12 @@ def _whole(level: Level, x: Tensor) -> Tensor:
     if isinstance(a, Batched) and a.level is level:
         return a.spread()
     return broadcast_to(within(x), (level.size, *x.shape))
+
+
+def _named(f: Equation, part: Equation) -> Equation:
+    """Return a function under the name of the one that it calls, for messages."""
+    part.__name__ = f.__name__
+    return part
 
 
 class Until(NamedTuple):

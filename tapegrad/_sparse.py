@@ -7,7 +7,9 @@ there; so may rows that share no column be pulled as one cotangent. Colouring gi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from math import prod
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,9 @@ from tapegrad._transforms import Traced
 from tapegrad.ops.creation import asarray
 
 AT_ONCE = 1 << 22  # elements of the result of a rule on many seeds, while a pattern is detected
+KEPT = 16  # of lines whose colours are known: columns, rows or both of a pattern
+_coloured: dict[bytes, Any] = {}
+_lock = Lock()
 
 
 def sparse_jacobian(traced: Traced, sparsity: Any, direction: str, chunk_size: int | None) -> Any:
@@ -44,6 +49,7 @@ def sparse_jacobian(traced: Traced, sparsity: Any, direction: str, chunk_size: i
     pattern = detected(traced) if isinstance(sparsity, str) else _given(what, sparsity, (y.size, x.size))
     if isinstance(sparsity, str) and sparsity != "detect":
         raise ValueError(f"{what}: sparsity is a matrix or 'detect', not {sparsity!r}")
+    pattern.sum_duplicates()
     columns = colours(pattern.tocsc()) if direction != "reverse" else None
     rows = colours(pattern) if direction != "forward" else None
     forward = rows is None or (columns is not None and columns.max(initial=-1) <= rows.max(initial=-1))
@@ -78,19 +84,40 @@ def _given(what: str, sparsity: Any, shape: tuple[int, int]) -> Any:
         raise ValueError(
             f"{what}: sparsity has shape {pattern.shape}, but there are {shape[0]} outputs and {shape[1]} inputs"
         )
-    pattern = sparse.csr_array((np.ones(pattern.nnz, dtype=bool), pattern.indices, pattern.indptr), shape=shape)
-    pattern.sum_duplicates()
-    return pattern
+    ones = np.ones(pattern.nnz, dtype=bool)
+    return sparse.csr_array((ones, pattern.indices, pattern.indptr), shape=shape, copy=True)  # it will be sorted
 
 
 def colours(lines: Any) -> Any:
     """Return a colour for each row of a csr_array, or column of a csc_array; none of a colour share a place.
 
-    Greedy, the fullest line first. The number of colours is at least that of entries in the fullest crossing line.
+    The colours of the patterns that were asked for last are kept, by what is in them: a pattern may have been written
+    to since, or detected anew.
     """
     starts, places = lines.indptr, lines.indices
+    content = blake2b(repr((len(starts), lines.shape)).encode(), digest_size=16)
+    for part in (starts, places):
+        content.update(part.astype(np.int64).tobytes())
+    key = content.digest()
+    with _lock:
+        out = _coloured.pop(key, None)
+    if out is None:
+        out = _greedy(starts, places, max(lines.shape))
+        out.flags.writeable = False
+    with _lock:
+        _coloured[key] = out  # the latest comes last
+        while len(_coloured) > KEPT:
+            del _coloured[next(iter(_coloured))]
+    return out
+
+
+def _greedy(starts: Any, places: Any, length: int) -> Any:
+    """Return a colour for each line, given first where the most are.
+
+    The number of colours is at least that of entries in the fullest crossing line.
+    """
     out = np.zeros(len(starts) - 1, dtype=np.int64)
-    taken = [0] * max(lines.shape)  # for each place the colours that are there, as bits
+    taken = [0] * length  # for each place the colours that are there, as bits
     for i in np.argsort(-np.diff(starts), kind="stable").tolist():
         mine = places[starts[i] : starts[i + 1]].tolist()
         used = 0

@@ -150,7 +150,9 @@ def test_gradient_dtype_and_device(xp: Place, sample: Sample) -> None:
         pytest.skip(ENOUGH_FOR_JAX)
     xs = leaves(xp, sample)
     single = {"float64": tg.float32, "complex128": tg.complex64}
-    narrow = [tg.tensor(x, dtype=single.get(x.dtype.name), requires_grad=True) if x.requires_grad else x for x in xs]
+    narrow = [
+        tg.tensor(x.detach(), dtype=single.get(x.dtype.name), requires_grad=True) if x.requires_grad else x for x in xs
+    ]
     mixed = [[narrow[0], *xs[1:]], [xs[0], *narrow[1:]]] if len(xs) > 1 else []  # in both orders
     for args in (xs, narrow, *mixed):
         for x in args:

@@ -161,6 +161,50 @@ def test_as_few_colours_as_a_band_is_wide(n: int, width: int) -> None:
                 assert len(set(together.tolist())) == len(together)
 
 
+def test_a_pattern_is_coloured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured, greedy = [], _sparse._greedy
+
+    def spy(*args: Any) -> Any:
+        coloured.append(args)
+        return greedy(*args)
+
+    monkeypatch.setattr(_sparse, "_greedy", spy)
+    monkeypatch.setattr(_sparse, "_coloured", {})
+    x = RNG.standard_normal(9)
+    dense = tg.jacobian(tridiagonal)(x)
+    given = sparse.csr_array(dense)
+    jacobian = tg.jacobian(tridiagonal, sparsity=given)
+    for j in (jacobian(x), jacobian(x), tg.jacobian(tridiagonal, sparsity=dense != 0)(x)):
+        np.testing.assert_allclose(j.toarray(), dense, rtol=1e-13)
+    detect = tg.jacobian(tridiagonal, sparsity="detect")
+    for _ in range(2):
+        np.testing.assert_allclose(detect(x).toarray(), dense, rtol=1e-13)
+    assert len(coloured) == 2  # the columns and the rows
+    given.indices[0], given.indices[1] = 1, 2  # the same array holds another pattern
+    with pytest.raises(ValueError, match="outside the pattern"):
+        jacobian(x)
+    assert len(coloured) == 4
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_a_pattern_that_is_given_stays_as_it_is(mode: str) -> None:
+    given = sparse.csr_array((np.asarray([1.0, 2.0, 3.0]), np.asarray([2, 0, 1]), np.asarray([0, 2, 3])), shape=(2, 3))
+    before = given.toarray()  # its indices are not sorted
+    f = lambda x: tg.stack([x[0] * 2.0 + x[2], x[1] * 3.0])  # noqa: E731
+    j = tg.jacobian(f, sparsity=given, mode=mode)(np.ones(3))
+    np.testing.assert_array_equal(j.toarray(), before)
+    np.testing.assert_array_equal(given.toarray(), before)
+
+
+def test_few_colourings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sparse, "_coloured", {})
+    for n in range(1, 40):
+        out = _sparse.colours(sparse.csr_array(np.eye(n)))
+        assert len(out) == n
+        assert not out.flags.writeable
+    assert len(_sparse._coloured) == _sparse.KEPT
+
+
 def test_the_cheaper_direction_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """An arrow's head is a full row, so that columns take a colour each, but rows two colours."""
     pulled, pull = [], Traced.pull

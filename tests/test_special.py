@@ -265,6 +265,22 @@ for f in (tg.special.erf, lambda x: tg.special.xlogy(x, x), lambda x: tg.special
         assert "pip install 'tapegrad[scipy]'" in line
 
 
+def test_gelu_without_scipy() -> None:
+    code = """
+import sys
+sys.modules["scipy"] = None
+import tapegrad as tg
+assert tg.gelu(tg.asarray(0.0), approximate="tanh").item() == 0.0
+try:
+    tg.gelu(tg.ones(2))
+except ImportError as error:
+    print(error)
+"""
+    line = run(code)
+    assert "pip install 'tapegrad[scipy]'" in line
+    assert "or pass approximate='tanh'" in line
+
+
 def test_scipy_finds_them() -> None:
     """SciPy's own functions of a Tensor are tapegrad's, with gradients."""
     code = """

@@ -36,7 +36,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
         raise TypeError(f"astype: from {now.name} to {to.name} would drop imaginary parts: use tapegrad.real(x)")
     native = native_dtype(x._array, to)
     if x._record is not None and not isdtype(to, ("real floating", "complex floating")):
-        cut(f"astype({to.name})", x._record.seq)
+        cut(f"astype({to.name})", x._record)
         noticed(x)
         x = wrap(x._array)
     y = _astype(x, native)

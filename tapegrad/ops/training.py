@@ -6,7 +6,7 @@ They are primitives where composing them would keep more memory, take longer or 
 from __future__ import annotations
 
 from functools import partial, wraps
-from math import prod
+from math import prod, sqrt
 from typing import Any
 
 from tapegrad._cuts import user_line
@@ -25,6 +25,7 @@ _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 _GELU_CUBE = 0.044715
 _MOST = 65504  # the largest number of half precision
+_DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi): of the normal distribution at 0
 
 
 sigmoid = unary(
@@ -77,38 +78,57 @@ def silu(x: Any, /) -> Tensor:
     return _silu(as_tensor(x))
 
 
-def _gelu_tanh(xp: Any, x: Any) -> Any:
-    return xp.tanh(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBE) * (x * x)))
+def _gelu_share(xp: Any, x: Any, approximate: str) -> Any:
+    """Return what x is multiplied by: the normal distribution function, or 1 + th."""
+    if approximate == "tanh":
+        return 1 + xp.tanh(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBE) * (x * x)))
+    share = 0.5 * xp.special.erfc(x * -sqrt(0.5))  # which has its digits where it is near 0, as 1 + erf has not
+    return share if share.dtype == x.dtype else xp.astype(share, x.dtype)  # SciPy's gives float64 for float16
 
 
 @with_operators
-def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
-    th = _gelu_tanh(xp, x)
-    return 0.5 * x * (1 + th), th
+def _gelu_forward(xp: Any, x: Any, approximate: str) -> tuple[Any, Any]:
+    share = _gelu_share(xp, x, approximate)
+    return (0.5 * x * share if approximate == "tanh" else x * share), share
 
 
-def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    th = _gelu_tanh(xp, x) if cache is None else cache
-    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do.
+def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any, approximate: str) -> Any:
+    if approximate == "none":
+        z = xp.minimum(xp.maximum(x, -40.0), 40.0)  # beyond, the density is 0: there is no 0 * inf
+        share = _gelu_share(xp, z, approximate) if cache is None else cache
+        return t * (share + z * (_DENSITY * xp.exp(-0.5 * (z * z))))
+    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do. What is differentiated again has x cut there.
+    z = xp.minimum(xp.maximum(x, -32.0), 32.0) if cache is None else x
+    share = _gelu_share(xp, z, approximate) if cache is None else cache
     slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * xp.minimum(x * x, 1024.0)
-    half = 0.5 * (1 + th)
-    return t * (half + half * (1 - th) * x * slope)
+    half = 0.5 * share
+    return t * (half + half * (2 - share) * z * slope)
 
 
 _gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True, fuses=True, elementwise=True)
 
 
-def gelu(x: Any, /) -> Tensor:
-    """0.5 x (1 + th) elementwise with th = tanh(sqrt(2 / pi) (x + 0.044715 x^3)).
+def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
+    """x times the normal distribution function of x, elementwise; or its approximation by tanh.
 
-    The tanh form of Hendrycks and Gimpel, arXiv:1606.08415. Derivative: 0.5 t (1 + th) (1 + x (1 - th) u') with u'
-    the derivative of the argument of tanh. It keeps x and th; PyTorch's `approximate="tanh"` is the same function.
+    Hendrycks and Gimpel, arXiv:1606.08415, with PyTorch's option. approximate: "none" for x erfc(-x / sqrt(2)) / 2;
+    "tanh" for 0.5 x (1 + th) with th = tanh(sqrt(2 / pi) (x + 0.044715 x^3)), which is faster and differs by up to
+    0.0005. It keeps x and its factor. Derivative: t (p + x exp(-x^2 / 2) / sqrt(2 pi)) with p the normal distribution
+    function; 0.5 t (1 + th) (1 + x (1 - th) u') with u' the derivative of the argument of tanh.
+
+    Raises ValueError for another approximation, ImportError where "none" needs SciPy (see `special`) and it is absent.
 
     >>> import tapegrad as tg
-    >>> tg.gelu(tg.asarray(0.0))
-    Tensor(0.)
+    >>> x = tg.asarray([-1.0, 0.0, 1.0])
+    >>> tg.gelu(x), tg.gelu(x, approximate="tanh")
+    (Tensor([-0.15865525,  0.        ,  0.84134475]), Tensor([-0.15880801,  0.        ,  0.84119199]))
     """
-    return _gelu(as_tensor(x))
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate is 'none', for the exact function, or 'tanh', not {approximate!r}")
+    try:
+        return _gelu(as_tensor(x), approximate)
+    except ImportError as error:
+        raise ImportError(f"{error}; or pass approximate='tanh', which needs no other library") from error
 
 
 # -- softmax and its kin -----------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def _unary() -> list[Sample]:
         Sample("sigmoid", tg.sigmoid, sigmoid, (normal(3, 4),)),
         Sample("relu", tg.relu, lambda x: np.maximum(x, 0), (apart(3, 4),)),
         Sample("silu", tg.silu, lambda x: x * sigmoid(x), (normal(3, 4),)),
-        Sample("gelu", tg.gelu, gelu, (normal(3, 4),)),
+        Sample("gelu tanh", lambda x: tg.gelu(x, approximate="tanh"), gelu, (normal(3, 4),)),
     ]
 
 
