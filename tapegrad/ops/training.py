@@ -19,7 +19,7 @@ from tapegrad._rules import constant, with_operators
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
-from tapegrad.ops.conversion import as_indices
+from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.reductions import mean, sum
 
 _MODULE = __name__
@@ -74,7 +74,7 @@ def silu(x: Any, /) -> Tensor:
     >>> tg.silu(tg.asarray(0.0))
     Tensor(0.)
     """
-    return _silu(as_tensor(x))
+    return _silu(as_floats(x))
 
 
 def _gelu_tanh(xp: Any, x: Any) -> Any:
@@ -154,7 +154,7 @@ def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     >>> tg.softmax(tg.asarray([0.0, 0.0]))
     Tensor([0.5, 0.5])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _softmax(x, axis_of("softmax", x.ndim, axis))
 
 
@@ -165,7 +165,7 @@ def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     >>> tg.log_softmax(tg.asarray([0.0, -1000.0]))
     Tensor([    0., -1000.])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _log_softmax(x, axis_of("log_softmax", x.ndim, axis))
 
 
@@ -196,7 +196,7 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
     >>> tg.logsumexp(tg.asarray([1000.0, -1000.0]))
     Tensor(1000.)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _logsumexp(x, axes_of("logsumexp", x.ndim, axis), keepdims)
 
 
@@ -267,6 +267,7 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     Tensor(1000.)
     """
     logits, labels = as_tensors("cross_entropy", logits, labels)
+    logits = as_floats(logits)
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         labels = as_indices(labels)
