@@ -227,6 +227,8 @@ class Backend:
 
     def sigmoid(self, x: Array) -> Array:
         """Return 1 / (1 + exp(-x)), precise and without overflow."""
+        if not self.xp.isdtype(x.dtype, ("real floating", "complex floating")):
+            x = self.xp.astype(x, self.native_dtype("float64" if self.has_dtype("float64", x.device) else "float32"))
         e = self.xp.exp(-self.xp.abs(x))
         return self.xp.where(x >= 0, 1, e) / (1 + e)
 

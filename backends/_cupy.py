@@ -57,6 +57,7 @@ class Adapter(Backend):
             linspace=_on_device(functions.linspace),
             full=_on_device(functions.full),
         )
+        self.xp.replace(pow=functions.power)
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(bitwise_left_shift=functions.left_shift, bitwise_right_shift=functions.right_shift)
         self.xp.replace(note_outside=checks.note_outside)
@@ -69,6 +70,7 @@ class Adapter(Backend):
                 setattr(self, name, there(getattr(self, name)))
         # The standard's operators that are not CuPy's own: see _cupy_functions.
         own = {"//": "floor_divide", "%": "remainder", "<<": "bitwise_left_shift", ">>": "bitwise_right_shift"}
+        own["**"] = "pow"
         self.in_place = {symbol: functions.in_place(getattr(self.xp, name)) for symbol, name in own.items()}
 
     @classmethod

@@ -97,8 +97,11 @@ def matrix_transpose(x: Array, /) -> Array:
 
 def sigmoid(x: Array, /) -> Array:
     out = np.empty(x.shape, x.dtype)  # one buffer, where 1 / (1 + np.exp(-x)) takes four
-    with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
-        np.exp(np.negative(x, out), out)
+    try:
+        with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
+            np.exp(np.negative(x, out), out)
+    except TypeError:  # integers and booleans
+        return sigmoid(x.astype(np.float64))
     return np.reciprocal(np.add(out, 1, out), out)
 
 

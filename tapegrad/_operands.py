@@ -276,7 +276,7 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
         return TypeError(f"{name}: operands on {where}; move one first, as in {how}")
     shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
     if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
-        return ValueError(f"{name} of operands of shape {shapes}: the shapes do not broadcast")
+        return ValueError(f"{name} of operands of shape {shapes}: the shapes could not be broadcast together")
     advice = remedy(error)
     return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}{advice and '; '}{advice}")
 

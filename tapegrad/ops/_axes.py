@@ -18,7 +18,7 @@ def axis_of(name: str, ndim: int, axis: Any) -> int:
     """Return one axis as a negative number; AxisError if there is none such."""
     i = index(axis)
     if not -ndim <= i < ndim:
-        raise AxisError(f"{name}: axis {i} of a Tensor with {ndim} axes")
+        raise AxisError(f"{name}: axis {i} is out of range for a Tensor of {ndim} axes")
     return i if i < 0 else i - ndim
 
 

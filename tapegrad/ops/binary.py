@@ -290,7 +290,7 @@ pow, operator_pow = binary(
     _pow_1,
     _pow_2,
     text(
-        "x1 ** x2.",
+        "x1 ** x2. Integers to one negative power raise an error; in an array of powers the libraries raise or give 0.",
         "Derivatives: t x2 x1^(x2 - 1); t out log(x1), which is 0 at x1 = 0 and NaN for x1 < 0.",
         "tg.pow(tg.asarray([3.0]), 2.0)",
         "Tensor([9.])",

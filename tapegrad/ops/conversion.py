@@ -6,12 +6,13 @@ from typing import Any
 
 from tapegrad import backends
 from tapegrad._cuts import cut
-from tapegrad._dtypes import as_dtype, isdtype
+from tapegrad._dtypes import DTYPES, as_dtype, isdtype
 from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_device, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._record import LEAF, Record, noticed
 from tapegrad._rules import identity
+from tapegrad._settings import float_dtype_on
 from tapegrad._tensor import Tensor, shallow_copy, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops.shaping import reshape
@@ -54,6 +55,19 @@ def unchanged(x: Tensor) -> Tensor:
     y = shallow_copy(x)
     y._base = x
     return y
+
+
+def as_floats(x: Any) -> Tensor:
+    """Return an operand as a Tensor of floats: integers and booleans in the default float dtype of their device.
+
+    Small integers would wrap in `x - max(x)` or `x * x`, and some libraries refuse them.
+    """
+    y: Tensor = as_tensor(x)
+    a = y._array
+    if "floating" in dtype_of(a).kind:
+        return y
+    backend = backend_of[type(a)]
+    return astype(y, DTYPES[backend.dtype_names[float_dtype_on(backend, native_device(a))]])
 
 
 def index_dtype(like: Array) -> str:

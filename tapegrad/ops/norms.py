@@ -11,9 +11,10 @@ from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor, wrap
-from tapegrad.ops._axes import axes_of, axis_of, reduced, spread
+from tapegrad.ops._axes import axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._kinks import unit
 from tapegrad.ops.binary import multiply
+from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.decompositions import svdvals
 from tapegrad.ops.elementwise import abs
 from tapegrad.ops.reductions import Axis, max, min, sum
@@ -57,11 +58,20 @@ def vector_norm(x: Any, /, *, axis: Axis = None, keepdims: bool = False, ord: fl
     >>> tg.linalg.vector_norm(tg.asarray([3.0, 4.0]))
     Tensor(5.)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     axes = axes_of("vector_norm", x.ndim, axis)
     if not axes:
         return abs(x) if ord != 0 else _count(x)
+    if 0 in x._array.shape and count(x.shape, axes) == 0:
+        return _of_nothing(x, axes, bool(keepdims), ord)
     return _vector_norm(x, axes, bool(keepdims), ord)
+
+
+def _of_nothing(x: Tensor, axes: tuple[int, ...], keepdims: bool, ord: float) -> Tensor:
+    """Return the norm of vectors without elements; the libraries do not agree on it."""
+    if ord == -inf:
+        raise ValueError(f"vector_norm: ord=-inf is the least of no elements, of a Tensor of shape {x.shape}")
+    return sum(abs(x), axis=axes, keepdims=keepdims) + (0.0 if ord >= 0 else inf)
 
 
 def _count(x: Tensor) -> Tensor:
@@ -83,7 +93,7 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: float | str | None = 
     >>> tg.linalg.matrix_norm(tg.asarray([[3.0, 0.0], [0.0, 4.0]]))
     Tensor(5.)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if x.ndim < 2:
         raise ValueError(f"matrix_norm: matrices (..., m, n) are needed, not a Tensor of shape {x.shape}")
     if ord in ("fro", None):
@@ -118,7 +128,7 @@ def matrix_rank(x: Any, /, *, rtol: Any = None) -> Tensor:
     >>> tg.linalg.matrix_rank(tg.asarray([[3.0, 0.0], [0.0, 0.0]]))
     Tensor(1)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if rtol is not None and type(rtol) not in SCALARS:
         rtol = as_tensors("matrix_rank", x, rtol)[1]._array
     return _matrix_rank(x, rtol)

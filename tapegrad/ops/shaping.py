@@ -343,7 +343,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     for shape in shapes:
         for i, n in enumerate(shape, ndim - len(shape)):
             if out[i] not in (1, n) and n != 1:
-                raise ValueError(f"shapes {', '.join(map(str, shapes))} do not broadcast")
+                raise ValueError(f"shapes {', '.join(map(str, shapes))} could not be broadcast together")
             out[i] = n if n != 1 else out[i]
     return tuple(out)
 

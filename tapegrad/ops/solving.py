@@ -23,6 +23,7 @@ from tapegrad.ops._matrices import (
     symmetric,
     times_dagger,
 )
+from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.creation import eye
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.products import matmul, matrix_transpose
@@ -30,8 +31,11 @@ from tapegrad.ops.shaping import broadcast_to
 
 
 def square(name: str, operand: Any) -> Tensor:
-    """Return an operand as a Tensor of square matrices; ValueError if it is none."""
-    x = as_tensor(operand)
+    """Return an operand as a Tensor of square matrices of floats; ValueError if it is none."""
+    return _check_square(name, as_floats(operand))
+
+
+def _check_square(name: str, x: Tensor) -> Tensor:
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
         raise ValueError(f"{name}: square matrices (..., n, n) are needed, not a Tensor of shape {x.shape}")
     return x
@@ -105,7 +109,7 @@ def solve(x1: Any, x2: Any, /) -> Tensor:
     Tensor([1. , 0.5])
     """
     x1, x2 = as_tensors("solve", x1, x2)
-    square("solve", x1)
+    x1, x2 = square("solve", x1), as_floats(x2)
     if x2.ndim == 0 or x2.shape[0 if x2.ndim == 1 else -2] != x1.shape[-1]:
         raise ValueError(f"solve: matrices {x1.shape} do not fit a right-hand side of shape {x2.shape}")
     return _checked("solve", _solve, x1, x2)
@@ -218,7 +222,7 @@ def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
     >>> tg.linalg.pinv(tg.asarray([[2.0], [0.0]]))
     Tensor([[0.5, 0. ]])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if rtol is not None and type(rtol) not in SCALARS:
         rtol = as_tensors("pinv", x, rtol)[1]._array
     return _pinv(x, rtol)
@@ -233,7 +237,7 @@ def matrix_power(x: Any, n: int, /) -> Tensor:
     Tensor([[4., 0.],
             [0., 9.]])
     """
-    base, n = square("matrix_power", x), index(n)
+    base, n = _check_square("matrix_power", as_tensor(x)), index(n)
     if n == 0:
         return broadcast_to(eye(base.shape[-1], dtype=base.dtype, device=base.device), base.shape)
     if n < 0:

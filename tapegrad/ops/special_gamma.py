@@ -8,10 +8,11 @@ from operator import index
 from typing import Any
 
 from tapegrad._elementwise import unary
-from tapegrad._operands import as_tensor
+from tapegrad._operands import as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._tensor import Tensor
 from tapegrad.ops._text import text
+from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.special import special_binary
 
 special = partial(unary, extension="special", module=__name__)
@@ -64,23 +65,40 @@ _polygamma = primitive(
 )
 
 
-def polygamma(n: int, x: Any, /) -> Tensor:
+_polygamma_of_orders = primitive(
+    "polygamma_of_orders",
+    lambda xp, n, x: xp.special.polygamma(n, x),
+    None,
+    lambda xp, t, n, x: _psi(xp, t, x, n + 1),
+    broadcasts=True,
+)
+
+
+def polygamma(n: Any, x: Any, /) -> Tensor:
     """The n-th derivative of digamma, elementwise, in the dtype of x: DLMF 25.11.12.
 
-    n: an integer from 0 on, not an array. Derivative: t polygamma(n + 1, x), 0 at the poles 0, -1, -2 ...
-    Raises TypeError for an n that is no integer, ValueError for a negative one.
+    n: an integer from 0 on, or an array of integers that broadcasts against x. Derivative: t polygamma(n + 1, x), 0 at
+    the poles 0, -1, -2 ... Raises TypeError for an n that is no integer, ValueError for a negative one, which in an
+    array gives NaN.
 
     >>> import tapegrad as tg
     >>> tg.special.polygamma(1, tg.asarray(1.0))
     Tensor(1.64493407)
     """
+    if isinstance(n, Tensor) or (hasattr(n, "shape") and n.shape):
+        n, x = as_tensors("polygamma", n, x)
+        if "integer" not in n.dtype.kind:
+            raise TypeError(f"polygamma: n is made of integers, not {n.dtype.name}: convert it with tapegrad.astype")
+        return _polygamma_of_orders(as_indices(n), as_floats(x))
     try:
         order = index(n)
     except TypeError as error:
-        raise TypeError(f"polygamma: n is one integer, such as 1, not {type(n).__name__}") from error
+        raise TypeError(
+            f"polygamma: n is an integer, such as 1, or an array of them, not {type(n).__name__}"
+        ) from error
     if order < 0:
         raise ValueError(f"polygamma: n is an integer from 0 on, not {order}")
-    return _polygamma(as_tensor(x), order)
+    return _polygamma(as_floats(x), order)
 
 
 betaln = special_binary(

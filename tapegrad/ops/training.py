@@ -19,7 +19,7 @@ from tapegrad._rules import constant, with_operators
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
-from tapegrad.ops.conversion import as_indices
+from tapegrad.ops.conversion import as_floats, as_indices
 
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
@@ -75,7 +75,7 @@ def silu(x: Any, /) -> Tensor:
     >>> tg.silu(tg.asarray(0.0))
     Tensor(0.)
     """
-    return _silu(as_tensor(x))
+    return _silu(as_floats(x))
 
 
 def _gelu_share(xp: Any, x: Any, approximate: str) -> Any:
@@ -189,7 +189,7 @@ def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     >>> tg.softmax(tg.asarray([0.0, 0.0]))
     Tensor([0.5, 0.5])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _softmax(x, axis_of("softmax", x.ndim, axis))
 
 
@@ -200,7 +200,7 @@ def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     >>> tg.log_softmax(tg.asarray([0.0, -1000.0]))
     Tensor([    0., -1000.])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _log_softmax(x, axis_of("log_softmax", x.ndim, axis))
 
 
@@ -235,7 +235,7 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
     >>> tg.logsumexp(tg.asarray([1000.0, -1000.0]))
     Tensor(1000.)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _logsumexp(x, axes_of("logsumexp", x.ndim, axis), keepdims)
 
 
@@ -342,6 +342,7 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     Tensor(1000.)
     """
     logits, labels = as_tensors("cross_entropy", logits, labels)
+    logits = as_floats(logits)
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         labels = as_indices(labels)
