@@ -58,17 +58,37 @@ class Walk:
     this walk that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
     all; xp: the namespace to compute in; taped: whether cotangents are Tensors; fuses: whether the library runs the
     rules of a record as one kernel; supports: which entries of a cotangent a gradient reaches, where that is not all;
-    support: that of the cotangent that a `pull` function is given.
+    support: that of the cotangent that a `pull` function is given; parts: for records of several results the supports
+    of some of their cotangents, by number.
     """
 
-    __slots__ = ("cotangents", "debug", "fuses", "live", "owned", "queue", "support", "supports", "taped", "xp")
+    __slots__ = (
+        "cotangents",
+        "debug",
+        "fuses",
+        "live",
+        "owned",
+        "parts",
+        "queue",
+        "support",
+        "supports",
+        "taped",
+        "xp",
+    )
 
-    def __init__(self, seeds: dict[Record, Any], live: Collection[Record] | None, taped: bool) -> None:
+    def __init__(
+        self,
+        seeds: dict[Record, Any],
+        live: Collection[Record] | None,
+        taped: bool,
+        supports: dict[Record, Support] | None = None,
+    ) -> None:
         self.cotangents = seeds
         self.queue = sorted([(r.seq, r) for r in seeds])  # a heap: the latest record first
         self.owned: set[Record] = set()
-        self.supports: dict[Record, Support] = {}
+        self.supports = supports or {}
         self.support: Support | None = None
+        self.parts: dict[Record, dict[int, Support]] = {}
         self.live = live
         self.taped = taped
         self.debug = mode().debug
@@ -263,12 +283,18 @@ class Walk:
                 return op.vjps[0][0](xp, ones, *saved)[i] if op.joint else call(op.vjps[i], xp, ones, saved)
 
             return moved(xp, self.device(t), of_one, support, r.shape, p.shape)
-        if all(part is not None for part in t):  # of several results
+        insides = self.parts.pop(r, None) or {}  # of several results
+        if not insides and all(part is not None for part in t):
             return None
         raw = [getattr(part, "_array", part) for part in t]
 
         def of_list(ones: Any) -> Any:
-            return call(op.vjps[0], xp, [None if part is None else xp.ones_like(part) for part in raw], saved)
+            parts = [None if part is None else xp.ones_like(part) for part in raw]
+            for i, inside in insides.items():
+                entries = inside.array()
+                if entries is not None:
+                    parts[i] = only(xp, entries, parts[i], 0)
+            return call(op.vjps[0], xp, parts, saved)
 
         return moved(xp, self.device(t), of_list, None, (), p.shape)
 
@@ -445,6 +471,13 @@ def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Reco
         if r is not None and t is not None and (live is None or r in live):
             seeds[r] = _total(seeds[r], t) if r in seeds else t
     return seeds
+
+
+def supports_of(ys: Sequence[Any], insides: dict[int, Support]) -> dict[Record, Support]:
+    """Return the supports of the cotangents of Tensors by their records, given some by number; see `seeds_of`."""
+    records = [y._record if isinstance(y, Tensor) else None for y in ys]
+    named = {i: r for i in insides if (r := records[i]) is not None and records.count(r) == 1 and r.op.carries}
+    return {r: insides[i] for i, r in named.items()}
 
 
 def _total(a: Any, b: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from tapegrad._backward import Walk, collect, seeds_of, walked
+from tapegrad._backward import Walk, collect, seeds_of, supports_of, walked
 from tapegrad._cuts import unnoticed
 from tapegrad._derived import derived
 from tapegrad._dtypes import isdtype
@@ -57,7 +57,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             *outside,
         )
 
-        def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor]) -> list[Any]:
+        def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
             taped = mode().recording
             first = next_seq()
             with mode_set(recording=True), on_level(level), unnoticed():
@@ -69,7 +69,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             _refuse_others(name, results, ys)
             wanted = [x._record for x in again if x._record is not None] + outside
             seeds = seeds_of(ys, [t if taped else t._array for t in ts])
-            found = dict(walked(Walk(seeds, None, taped), taped, set(wanted))) if seeds else {}
+            walk = Walk(seeds, None, taped, supports_of(ys, supports)) if seeds else None
+            found = dict(walked(walk, taped, set(wanted))) if walk is not None else {}
             return list(as_tensors([found.get(r) for r in wanted], taped))
 
         call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)

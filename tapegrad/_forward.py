@@ -66,7 +66,7 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
         if type(t) is list:
             if op.moves and r.parents[0] in supports and picks is not None:
                 _support_of_several(r, picks.get(r, ()), supports, tangents)
-        elif op.carries and (supports or op.selects is not None or len(r.parents) > 1):
+        elif op.carries and (supports or op.selects is not None or op.moves == "some" or len(r.parents) > 1):
             inside = _support(r, tangents, supports, t._array if taped else t)
             if inside is not None:
                 supports[r] = inside
@@ -102,7 +102,7 @@ def _support(r: Record, tangents: dict[Record, Any], supports: dict[Record, Supp
                 inside = both(xp, inside, Support(partial(call, select, xp, None, saved)))
             parts.append(inside)
         return reduce(partial(either, xp), parts)
-    if op.moves and (known or len(reached) < len(r.parents)):
+    if op.moves and (known or len(reached) < len(r.parents) or (op.moves == "some" and not op.reads)):
         return _moved(xp, native_device(like), r, [p for _, p in reached], supports)
     if op.rows is not None and known:
         (_, p) = reached[0]

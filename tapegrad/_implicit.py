@@ -147,7 +147,7 @@ def _solution(
         with mode_set(recording=False):
             x = iterate(start, [constant_of(x) for x in inputs])
 
-    def rule(tied: list[Tensor], outs: list[Tensor], ts: list[Tensor]) -> list[Tensor]:
+    def rule(tied: list[Tensor], outs: list[Tensor], ts: list[Tensor], _: Any) -> list[Tensor]:
         return pull(outs[0], ts[0], tied)
 
     (y,) = recorded(name, Call([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))

@@ -7,7 +7,9 @@ So the walk runs on raw arrays, and the rule of its record runs it once more on 
 
 from __future__ import annotations
 
-from tapegrad._backward import Walk, collect, seeds_of, walked
+from typing import Any
+
+from tapegrad._backward import Walk, collect, seeds_of, supports_of, walked
 from tapegrad._cuts import cuts
 from tapegrad._function import Call, as_tensors, recorded
 from tapegrad._namespace import capturing, mapping
@@ -26,12 +28,13 @@ def derivatives(traced: Traced, compute: Compute) -> list[Tensor]:
         return compute(True)
     parents = _outside(traced)
 
-    def rule(_: list[Tensor], outs: list[Tensor], ts: list[Tensor]) -> list[Tensor | None]:
+    def rule(_: list[Tensor], outs: list[Tensor], ts: list[Tensor], supports: Any) -> list[Tensor | None]:
         taped = mode().recording
         with mode_set(recording=True):
             again = compute(True)
         seeds = seeds_of(again, [t if taped else t._array for t in ts])
-        found = dict(walked(Walk(seeds, None, taped), True, set(parents))) if seeds else {}
+        walk = Walk(seeds, None, taped, supports_of(again, supports)) if seeds else None
+        found = dict(walked(walk, True, set(parents))) if walk is not None else {}
         return as_tensors([found.get(p) for p in parents], taped)
 
     return recorded("gradient", Call([], [g._array for g in compute(False)], parents, rule))

@@ -250,10 +250,15 @@ def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
         parts = [None] * whole.shape
         walk.put(whole, parts)
     (i,) = saved
-    parts[i] = t if parts[i] is None else parts[i] + t
+    first = parts[i] is None
+    parts[i] = t if first else parts[i] + t
+    if first and walk.support is not None:
+        walk.parts.setdefault(whole, {})[i] = walk.support
+    elif not first and whole in walk.parts:
+        walk.parts[whole].pop(i, None)
 
 
-PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick, view=True)
+PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick, view=True, moves="all")
 
 
 def pick(whole: Record, i: int, out: Any) -> Record:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._dtypes import as_dtype
+from tapegrad._namespace import namespace_of
 from tapegrad._operands import SCALARS
 from tapegrad._tensor import Tensor, wrap
 
@@ -158,20 +159,22 @@ def _summed(xp: Any, a: Any, from_shape: tuple[int, ...], to_shape: tuple[int, .
 
 
 def moved(
-    xp: Any, device: Any, move: Callable[[Any], Any], support: Support | None, from_shape: Any, to_shape: Any
+    here: Any, device: Any, move: Callable[[Any], Any], support: Support | None, from_shape: Any, to_shape: Any
 ) -> Support:
     """Return the support through a linear map: where it does not make zero of ones on the support.
 
-    The map has no negative factors, so that nothing cancels; what it returns may be of a shape that broadcast.
+    here: the namespace to compute in. The map has no negative factors, so that nothing cancels; what it returns may be
+    of a shape that broadcast.
     """
 
     def make() -> Any:
         inside = None if support is None else support.array()
         if inside is None:
-            ones = xp.ones(tuple(from_shape), dtype=xp.float32, device=device)
+            ones = here.ones(tuple(from_shape), dtype=here.float32, device=device)
         else:
-            ones = xp.astype(xp.broadcast_to(inside, tuple(from_shape)), xp.float32)
+            ones = here.astype(here.broadcast_to(inside, tuple(from_shape)), here.float32)
         out = move(ones)
+        xp = namespace_of[type(out)]  # which may be of another device
         return _summed(xp, xp.not_equal(out, xp.zeros_like(out)), tuple(out.shape), tuple(to_shape))
 
     return Support(make, *([] if support is None else [support]))

@@ -243,3 +243,98 @@ def test_compiled(name: str, selection: str) -> None:
     for _ in range(4):
         np.testing.assert_allclose(np.asarray(compiled(data)), eager, rtol=1e-12)
     assert eager[0] == 0
+
+
+def _moved_to_another_library(x: tg.Tensor) -> tg.Tensor:
+    return tg.log(x).to_device("strict:device1").to_device("cpu")
+
+
+with_own_tangent = tg.custom_jvp(tg.log)
+with_own_tangent.defjvp(lambda primals, tangents: (tg.log(primals[0]), tangents[0] / primals[0]))
+
+# What a call may be wrapped in: the support goes on inside.
+WRAPPED: dict[str, Function] = {
+    "checkpoint": tg.checkpoint(tg.log),
+    "custom_jvp": with_own_tangent,
+    "vmap": tg.vmap(tg.log),
+    "another library": _moved_to_another_library,
+    "derivative": lambda x: tg.grad(lambda x: tg.sum(x * tg.log(x) - x))(x),
+    "tangent": lambda x: tg.jvp(lambda x: x * tg.log(x) - x, (x,), (tg.ones_like(x),))[1],
+    "sort": lambda x: tg.sort(tg.log(x)),
+    "cumulative sum": lambda x: tg.flip(tg.diff(tg.cumulative_sum(tg.flip(tg.log(x))), prepend=tg.zeros(1))),
+    "complex": lambda x: tg.real(tg.log(tg.astype(x, tg.complex128))),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("selection", ["where, first branch", "slice", "write", "take"])
+def test_wrapped(name: str, selection: str) -> None:
+    g = total(SELECTIONS[selection], WRAPPED[name])
+    x = tg.asarray([0.0, *GOOD])
+    wanted = np.asarray([0.0, *[2 * np.log(v) / v for v in GOOD]])
+    np.testing.assert_allclose(np.asarray(tg.grad(g)(x)), wanted, rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(tg.vmap(tg.grad(g))(tg.stack([x, x]))), [wanted, wanted], rtol=1e-12)
+    leaf = tg.tensor([0.0, *GOOD], requires_grad=True)
+    g(leaf).backward()
+    np.testing.assert_allclose(np.asarray(leaf.grad), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_many_cotangents_in_one_walk(xp: Place, mode: str) -> None:
+    x = xp.tensor([0.0, *GOOD])
+    wanted = np.diag([0.0, *[1 / v for v in GOOD]])
+    for f in (
+        lambda x: tg.where(mask(x), 0.0, tg.log(x)),
+        lambda x: tg.log(tg.where(mask(x), 0.0, x)),
+        lambda x: _written(tg.log(x)),
+    ):
+        xp.check(tg.jacobian(f, mode=mode)(x), wanted)
+    xp.check(tg.jacobian(lambda x: tg.log(x)[1:], mode=mode)(x), wanted[1:])
+
+
+# The mirror image: entries of a constant, whose tangent is no number either.
+PLACED: dict[str, Function] = {
+    "where": lambda x: tg.where(mask(x), 0.0, x),
+    "write": lambda x: _zero_written(x),
+    "into zeros": lambda x: _into_zeros(x),
+    "concat": lambda x: tg.concat([tg.zeros_like(x[:1]), x[1:]]),
+    "stack": lambda x: tg.reshape(tg.stack([tg.zeros_like(x[1:]), x[1:]]), (-1,))[1:],
+    "unstack": lambda x: tg.stack(list(tg.unstack(tg.where(mask(x), 0.0, x)))),
+    "flip": lambda x: tg.flip(tg.where(tg.flip(mask(x)), 0.0, tg.flip(x))),
+    "clip": lambda x: tg.clip(tg.where(mask(x), 0.0, x), 0.0, 10.0),
+    "relu": lambda x: tg.relu(tg.where(mask(x), -1.0, x)),
+    "maximum": lambda x: tg.maximum(tg.where(mask(x), -1.0, x), 0.0),
+    "sum": lambda x: tg.sum(tg.where(mask(x), 0.0, x)[:, None] * 1.0, axis=1),
+    "tril": lambda x: tg.flip(tg.tril(tg.stack([tg.flip(x), tg.flip(x)]), k=1)[0, :] * 1.0),
+}
+
+
+def _zero_written(x: tg.Tensor) -> tg.Tensor:
+    x = x * 1.0
+    x[0] = 0.0
+    return x
+
+
+def _into_zeros(x: tg.Tensor) -> tg.Tensor:
+    y = tg.zeros_like(x)
+    y[1:] = x[1:]
+    return y
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_constants_that_are_put_beside(xp: Place, name: str) -> None:
+    """log of a constant 0 has no derivative to speak of, in either mode, and to second order."""
+    for h in (tg.log, tg.reciprocal):
+
+        def g(x: tg.Tensor, h: Function = h) -> tg.Tensor:
+            y = h(PLACED[name](x))
+            return tg.sum(y[1:] ** 2) + y[0]
+
+        x = xp.tensor([3.0, *GOOD])
+
+        def plain(x: tg.Tensor, h: Function = h) -> tg.Tensor:
+            return tg.sum(h(x[1:]) ** 2)
+
+        for found, wanted in zip(slopes(g, x), slopes(plain, x), strict=True):
+            for way in found:
+                xp.check(way, xp.values(wanted[0]), rtol=1e-9)

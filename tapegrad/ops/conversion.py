@@ -121,6 +121,7 @@ _to_device = primitive(
     "to_device",
     lambda xp, x, device, source: transfer(x, device),
     lambda xp, t, device, source: _move(t, source),
+    moves="all",
     push=_push_to_device,
 )
 

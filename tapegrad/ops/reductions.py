@@ -216,6 +216,7 @@ _cumulative_sum = primitive(
     "cumulative_sum",
     lambda xp, x, axis: xp.cumulative_sum(x, axis=axis),
     lambda xp, t, axis: xp.flip(xp.cumulative_sum(xp.flip(t, axis=axis), axis=axis), axis=axis),
+    moves="all",
 )
 
 
