@@ -8,7 +8,6 @@ with the tangents. So every operation that has a rule can be pushed through, at 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 from tapegrad._backward import Walk, as_tensors_of, call, fused_rules, seeds_of, tensor_namespace, walked
@@ -16,6 +15,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
 from tapegrad._namespace import backend_of, constant_array, namespace_of, native_device
+from tapegrad._once import once
 from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
 from tapegrad._rules import new, record
@@ -132,7 +132,7 @@ def leaf_like(p: Record) -> Record:
 _SOMEBODY: Any = object()  # to report the cotangent of a leaf to
 
 
-@cache
+@once
 def _constants(op: Operation) -> Operation:
     """Return an operation whose saved values are not tied to the tape again."""
     return Operation(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, update_wrapper
+from functools import update_wrapper
 from types import MethodType
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of, walked
 from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
+from tapegrad._once import once
 from tapegrad._operands import within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
@@ -115,7 +116,7 @@ def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Te
     return [stack(list(column)) for column in zip(*parts, strict=True)]
 
 
-@cache
+@once
 def _operation(name: str) -> Operation:
     return Operation(name, (), ("call",), (STATIC,), pull=_pull, push=_push)
 
