@@ -7,14 +7,15 @@ themselves, and that record is the higher-order derivative.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cache
 from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
+from threading import Lock
 from typing import Any
 
 from tapegrad._dtypes import is_complex
 from tapegrad._fusing import fused
 from tapegrad._namespace import as_array, backend_of, holds, namespace_of, native_device, tracked
+from tapegrad._once import once
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
 from tapegrad._tensor import Hooks, Tensor, check_like, shallow_copy, wrap
@@ -39,7 +40,7 @@ def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
     return order
 
 
-@cache
+@once
 def tensor_namespace() -> Namespace:
     """Return the namespace that rules on Tensors compute in: tapegrad itself, and what only rules and walks call."""
     import tapegrad
@@ -105,6 +106,7 @@ class Walk:
                     if r.tensor is None:
                         found.append((r, t))
                     continue
+                parents = r.parents  # first: another thread may release the tape, parents last
                 saved: Sequence[Any] = r.saved
                 if saved is RELEASED:
                     raise _second_backward(r)
@@ -122,7 +124,7 @@ class Walk:
                 if apart and op.reads:
                     self.apply(r, t, saved)
                 elif op.unary:
-                    p: Any = r.parents[0]
+                    p: Any = parents[0]
                     vjp = op.vjps[0]
                     rule, n, pick = vjp
                     s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
@@ -137,7 +139,7 @@ class Walk:
                 elif op.elementwise:
                     shape = r.shape
                     dtype = r.dtype
-                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
                         if p is None or (live is not None and p not in live):
                             continue
                         rule, n, pick = vjp
@@ -164,11 +166,11 @@ class Walk:
                 elif op.pull is not None:
                     op.pull(self, r, t, saved)
                 elif op.joint:
-                    for p, s in zip(r.parents, op.vjps[0][0](xp, t, *saved), strict=True):
+                    for p, s in zip(parents, op.vjps[0][0](xp, t, *saved), strict=True):
                         if p is not None and self.wants(p):
                             self.give(p, self.fit(s, p, r, t))
                 else:
-                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (as above)
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
                         if p is None or (live is not None and p not in live):
                             continue
                         rule, n, pick = vjp
@@ -338,7 +340,7 @@ def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any)
     return tuple([call(vjp, xp, t, saved) if want else None for vjp, want in zip(op.vjps, wanted, strict=True)])
 
 
-@cache
+@once
 def fused_rules(op: Operation, wanted: tuple[bool, ...]) -> Callable[..., tuple[Any, ...]]:
     """Return the rules of an operation as one function of the namespace, the cotangent and what was saved."""
     return fused(f"{op.name}_vjp", lambda xp, t, *saved: _rules(op, wanted, xp, t, saved))
@@ -424,18 +426,40 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
-        found = walked(Walk({root: gradient._array}, None, False), retain_graph)
-        sums = []  # before any is set: no .grad changes unless all can
-        for r, t in found:
-            leaf = r.tensor()  # type: ignore[misc]
-            if leaf is not None:
-                sums.append((leaf, as_array(t if leaf.grad is None else _total(leaf.grad._array, t))))
-        for leaf, t in sums:
-            leaf._grad = wrap(t)
+        _accumulate(walked(Walk({root: gradient._array}, None, False), retain_graph), _raw_total)
         return
     with mode_set(recording=True):
-        found = walked(Walk({root: gradient}, None, True), True)
-        leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
-        totals = [(x, shallow_copy(t) if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
-    for leaf, t in totals:
-        leaf._grad = t
+        _accumulate(walked(Walk({root: gradient}, None, True), True), _recorded_total)
+
+
+_setting = Lock()
+
+
+def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> None:
+    """Add cotangents to `.grad` of the Tensors that they are of; no `.grad` changes unless all can.
+
+    Other threads may do so too. Sums are made without a lock, and made again for what is not the same `.grad` any more.
+    """
+    leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
+    late = [(leaf, t) for leaf, t in leaves if leaf is not None]
+    sums: list[tuple[Tensor, Any, Tensor | None, Tensor]] = []
+    while late:
+        for leaf, t in late:
+            old = leaf.grad
+            sums.append((leaf, t, old, total(old, t)))
+        with _setting:
+            changed = [x for x in sums if getattr(x[0], "_grad", None) is not x[2]]
+            if not changed:
+                for leaf, _, _, new in sums:
+                    leaf._grad = new
+        late = [x[:2] for x in changed]
+        if late:
+            sums = [x for x in sums if all(x is not y for y in changed)]
+
+
+def _raw_total(old: Tensor | None, t: Any) -> Tensor:
+    return wrap(as_array(t if old is None else _total(old._array, t)))
+
+
+def _recorded_total(old: Tensor | None, t: Tensor) -> Tensor:
+    return shallow_copy(t) if old is None else old + t
