@@ -22,8 +22,9 @@ def slope(name: str, value: Slope, differential: Rule, safe: float = 0.5, extens
 
     value: the same on raw arrays; differential: as that of an operation, see `unary`, which has `safe` and `extension`.
     """
-    what = f"slope of {name}"
-    on_tensors = unary(what, differential, f"The {what}.", forward=value, safe=safe, extension=extension)
+    on_tensors = unary(
+        f"{name} slope", differential, f"The slope of {name}.", forward=value, safe=safe, extension=extension
+    )
 
     def call(xp: Any, x: Any) -> Any:
         return on_tensors(x) if type(x) is Tensor else value(xp, x)
