@@ -48,7 +48,7 @@ class Case:
     high: float = np.inf
     beside: tuple[float, ...] = (0.0, 1.0, -1.0)
     most: float = np.inf
-    complex: bool = False
+    holomorphic: bool = False
     corners: tuple[complex, ...] = ()
 
 
@@ -157,7 +157,7 @@ CASES: dict[str, Case] = {
         lambda x: -x / (mp.sqrt(1 - x) * mp.sqrt(1 + x)) ** 3,
         -1,
         1,
-        complex=True,
+        holomorphic=True,
         corners=(1, -1),
     ),
     "acosh": Case(
@@ -165,7 +165,7 @@ CASES: dict[str, Case] = {
         lambda x: 1 / (mp.sqrt(x - 1) * mp.sqrt(x + 1)),
         lambda x: -x / (mp.sqrt(x - 1) * mp.sqrt(x + 1)) ** 3,
         1,
-        complex=True,
+        holomorphic=True,
         corners=(1, -1),
     ),
     "asin": Case(
@@ -174,43 +174,49 @@ CASES: dict[str, Case] = {
         lambda x: x / (mp.sqrt(1 - x) * mp.sqrt(1 + x)) ** 3,
         -1,
         1,
-        complex=True,
+        holomorphic=True,
         corners=(1, -1),
     ),
     "asinh": Case(
         tg.asinh,
         lambda x: 1 / mp.sqrt(1 + x * x),
         lambda x: -x / mp.sqrt(1 + x * x) ** 3,
-        complex=True,
+        holomorphic=True,
         corners=(1j, -1j),
     ),
     "atan": Case(
-        tg.atan, lambda x: 1 / (1 + x * x), lambda x: -2 * x / (1 + x * x) ** 2, complex=True, corners=(1j, -1j)
+        tg.atan, lambda x: 1 / (1 + x * x), lambda x: -2 * x / (1 + x * x) ** 2, holomorphic=True, corners=(1j, -1j)
     ),
     "atanh": Case(
-        tg.atanh, lambda x: 1 / (1 - x * x), lambda x: 2 * x / (1 - x * x) ** 2, -1, 1, complex=True, corners=(1, -1)
+        tg.atanh,
+        lambda x: 1 / (1 - x * x),
+        lambda x: 2 * x / (1 - x * x) ** 2,
+        -1,
+        1,
+        holomorphic=True,
+        corners=(1, -1),
     ),
     "conj": Case(tg.conj, lambda x: mp.mpf(1), lambda x: mp.mpf(0)),
-    "cos": Case(tg.cos, lambda x: -mp.sin(x), lambda x: -mp.cos(x), beside=(0.0, 1.5, 3.0, 100.0), complex=True),
-    "cosh": Case(tg.cosh, mp.sinh, mp.cosh, most=715, complex=True),
-    "exp": Case(tg.exp, mp.exp, mp.exp, most=750, complex=True),
-    "expm1": Case(tg.expm1, mp.exp, mp.exp, most=750, complex=True),
-    "log": Case(tg.log, lambda x: 1 / x, lambda x: -1 / x**2, 0, complex=True),
-    "log10": Case(tg.log10, lambda x: 1 / (x * mp.log(10)), lambda x: -1 / (x**2 * mp.log(10)), 0, complex=True),
-    "log1p": Case(tg.log1p, lambda x: 1 / (1 + x), lambda x: -1 / (1 + x) ** 2, -1, complex=True, corners=(-1,)),
-    "log2": Case(tg.log2, lambda x: 1 / (x * mp.log(2)), lambda x: -1 / (x**2 * mp.log(2)), 0, complex=True),
-    "negative": Case(tg.negative, lambda x: mp.mpf(-1), lambda x: mp.mpf(0), complex=True),
-    "reciprocal": Case(tg.reciprocal, lambda x: -1 / x**2, lambda x: 2 / x**3, complex=True),
-    "sin": Case(tg.sin, mp.cos, lambda x: -mp.sin(x), beside=(0.0, 1.5, 3.0, 100.0), complex=True),
-    "sinh": Case(tg.sinh, mp.cosh, mp.sinh, most=715, complex=True),
-    "sqrt": Case(tg.sqrt, lambda x: 1 / (2 * mp.sqrt(x)), lambda x: -1 / (4 * mp.sqrt(x) * x), 0, complex=True),
-    "square": Case(tg.square, lambda x: 2 * x, lambda x: mp.mpf(2), complex=True),
+    "cos": Case(tg.cos, lambda x: -mp.sin(x), lambda x: -mp.cos(x), beside=(0.0, 1.5, 3.0, 100.0), holomorphic=True),
+    "cosh": Case(tg.cosh, mp.sinh, mp.cosh, most=715, holomorphic=True),
+    "exp": Case(tg.exp, mp.exp, mp.exp, most=750, holomorphic=True),
+    "expm1": Case(tg.expm1, mp.exp, mp.exp, most=750, holomorphic=True),
+    "log": Case(tg.log, lambda x: 1 / x, lambda x: -1 / x**2, 0, holomorphic=True),
+    "log10": Case(tg.log10, lambda x: 1 / (x * mp.log(10)), lambda x: -1 / (x**2 * mp.log(10)), 0, holomorphic=True),
+    "log1p": Case(tg.log1p, lambda x: 1 / (1 + x), lambda x: -1 / (1 + x) ** 2, -1, holomorphic=True, corners=(-1,)),
+    "log2": Case(tg.log2, lambda x: 1 / (x * mp.log(2)), lambda x: -1 / (x**2 * mp.log(2)), 0, holomorphic=True),
+    "negative": Case(tg.negative, lambda x: mp.mpf(-1), lambda x: mp.mpf(0), holomorphic=True),
+    "reciprocal": Case(tg.reciprocal, lambda x: -1 / x**2, lambda x: 2 / x**3, holomorphic=True),
+    "sin": Case(tg.sin, mp.cos, lambda x: -mp.sin(x), beside=(0.0, 1.5, 3.0, 100.0), holomorphic=True),
+    "sinh": Case(tg.sinh, mp.cosh, mp.sinh, most=715, holomorphic=True),
+    "sqrt": Case(tg.sqrt, lambda x: 1 / (2 * mp.sqrt(x)), lambda x: -1 / (4 * mp.sqrt(x) * x), 0, holomorphic=True),
+    "square": Case(tg.square, lambda x: 2 * x, lambda x: mp.mpf(2), holomorphic=True),
     "tan": Case(
         tg.tan,
         lambda x: 1 + mp.tan(x) ** 2 if mp.im(x) == 0 else _sech2(mp.j * x),
         lambda x: 2 * mp.tan(x) * (1 + mp.tan(x) ** 2 if mp.im(x) == 0 else _sech2(mp.j * x)),
         beside=(0.0, 1.5, 3.0, 100.0),
-        complex=True,
+        holomorphic=True,
         corners=(1.5, -1.5),
     ),
     "tanh": Case(
@@ -218,7 +224,7 @@ CASES: dict[str, Case] = {
         _sech2,
         lambda x: -2 * mp.tanh(x) * _sech2(x),
         beside=(0.0, 1.0, 5.0, -20.0, 200.0),
-        complex=True,
+        holomorphic=True,
         corners=(1.5j, -1.5j),
     ),
     "sigmoid": Case(
@@ -271,12 +277,12 @@ CASES: dict[str, Case] = {
     "i0e": Case(sp.i0e, lambda x: _ie(1, 0, x), lambda x: _ie(2, 0, x), beside=(0.0, 1.0, -8.0, 30.0, 1e3)),
     "i1e": Case(sp.i1e, lambda x: _ie(1, 1, x), lambda x: _ie(2, 1, x), beside=(0.0, 1.0, -8.0, 30.0, 1e3)),
     "sinc": Case(sp.sinc, lambda x: _sinc(x, 1), lambda x: _sinc(x, 2), beside=(0.0, 1.0, 0.25, 3.5, 100.0)),
-    "pow by 2": Case(lambda x: x**2, lambda x: 2 * x, lambda x: mp.mpf(2), complex=True),
-    "pow by 3": Case(lambda x: x**3, lambda x: 3 * x**2, lambda x: 6 * x, complex=True),
+    "pow by 2": Case(lambda x: x**2, lambda x: 2 * x, lambda x: mp.mpf(2), holomorphic=True),
+    "pow by 3": Case(lambda x: x**3, lambda x: 3 * x**2, lambda x: 6 * x, holomorphic=True),
     "pow by 0.5": Case(
-        lambda x: x**0.5, lambda x: 1 / (2 * mp.sqrt(x)), lambda x: -1 / (4 * mp.sqrt(x) * x), 0, complex=True
+        lambda x: x**0.5, lambda x: 1 / (2 * mp.sqrt(x)), lambda x: -1 / (4 * mp.sqrt(x) * x), 0, holomorphic=True
     ),
-    "pow by -2": Case(lambda x: x**-2.0, lambda x: -2 / x**3, lambda x: 6 / x**4, complex=True),
+    "pow by -2": Case(lambda x: x**-2.0, lambda x: -2 / x**3, lambda x: 6 / x**4, holomorphic=True),
     "pow by 1/6": Case(
         lambda x: x**sixth,
         lambda x: sixth * x ** (mp.mpf(sixth) - 1),
@@ -286,7 +292,7 @@ CASES: dict[str, Case] = {
     "pow of 3": Case(
         lambda x: 3.0**x, lambda x: mp.log(3) * mp.mpf(3) ** x, lambda x: mp.log(3) ** 2 * mp.mpf(3) ** x, most=700
     ),
-    "divide by": Case(lambda x: 3.0 / x, lambda x: -3 / x**2, lambda x: 6 / x**3, complex=True),
+    "divide by": Case(lambda x: 3.0 / x, lambda x: -3 / x**2, lambda x: 6 / x**3, holomorphic=True),
     "logaddexp 0": Case(
         lambda x: tg.logaddexp(x, 0.0), _sigmoid, _dsigmoid, beside=(0.0, 1.0, 5.0, -20.0, 40.0, -500.0)
     ),
@@ -447,7 +453,7 @@ def excepted(name: str, dtype: str, order: int, x: Any, got: Any, true: Any, err
     return False
 
 
-SWEEP = [(n, d) for n, c in CASES.items() for d in (*REAL, *(COMPLEX if c.complex else ()))]
+SWEEP = [(n, d) for n, c in CASES.items() for d in (*REAL, *(COMPLEX if c.holomorphic else ()))]
 
 
 @pytest.mark.parametrize(("name", "dtype"), SWEEP)
