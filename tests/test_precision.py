@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -50,6 +50,8 @@ class Case:
     most: float = np.inf
     holomorphic: bool = False
     corners: tuple[complex, ...] = ()
+    poles: bool = False  # at 0, -1, -2 ...
+    digits: bool = True  # whether mpmath needs more of them far out
 
 
 def _sech2(x: Any) -> Any:
@@ -86,6 +88,23 @@ def _gelu(x: Any, order: int) -> Any:
 def _mills(x: Any) -> Any:
     """The density over ndtr."""
     return mp.sqrt(2 / mp.pi) * mp.exp(-x * x / 2) / mp.erfc(-x / mp.sqrt(2))
+
+
+def _log_ndtr_2(x: Any) -> Any:
+    z = -x
+    if z > 1e4:  # by the asymptotic series of Mills' ratio, DLMF 7.12.1: x and the slope cancel
+        return -(z + 1 / z - 2 / z**3 + 10 / z**5) * (1 / z - 2 / z**3 + 10 / z**5 - 74 / z**7)
+    return -_mills(x) * (x + _mills(x))
+
+
+def _erfcx_n(x: Any, order: int) -> Any:
+    if x > 1e4:  # by the asymptotic series, DLMF 7.12.1
+        first = 1 / (2 * x**2) - 3 / (4 * x**4) + 15 / (8 * x**6) - 105 / (16 * x**8)
+        second = 1 / x**3 - 3 / x**5 + 45 / (4 * x**7)
+        return 2 / mp.sqrt(mp.pi) * (-first if order == 1 else second)
+    e = _erfcx(x)
+    first = 2 * x * e - 2 / mp.sqrt(mp.pi)
+    return first if order == 1 else 2 * e + 2 * x * first
 
 
 def _erfcx(x: Any) -> Any:
@@ -241,30 +260,61 @@ CASES: dict[str, Case] = {
     "erfc": Case(sp.erfc, lambda x: -_bell(x), lambda x: 2 * x * _bell(x), beside=(0.0, 1.0, -5.0, 26.0)),
     "erfcx": Case(
         sp.erfcx,
-        lambda x: 2 * x * _erfcx(x) - 2 / mp.sqrt(mp.pi),
-        lambda x: 2 * _erfcx(x) + 4 * x * x * _erfcx(x) - 4 * x / mp.sqrt(mp.pi),
+        lambda x: _erfcx_n(x, 1),
+        lambda x: _erfcx_n(x, 2),
         -26.5,
+        digits=False,
         beside=(0.0, 1.0, -5.0, 3.0, 10.0, 60.0),
     ),
     "erfinv": Case(sp.erfinv, _erfinv_1, lambda x: 2 * _erfinv(x) * _erfinv_1(x) ** 2, -1, 1),
     "ndtr": Case(sp.ndtr, _density, lambda x: -x * _density(x), beside=(0.0, 1.0, -5.0, 26.0, -37.0)),
-    "log_ndtr": Case(sp.log_ndtr, _mills, lambda x: -_mills(x) * (x + _mills(x)), beside=(0.0, 1.0, -5.0, 26.0, -37.0)),
-    "ndtri": Case(sp.ndtri, _ndtri_1, lambda x: _ndtri(x) * _ndtri_1(x) ** 2, 0, 1, beside=(0.0, 0.5, 1.0)),
+    "log_ndtr": Case(
+        sp.log_ndtr,
+        lambda x: _mills(x) if x > -1e4 else -x - 1 / x + 2 / x**3 - 10 / x**5,
+        _log_ndtr_2,
+        digits=False,
+        beside=(0.0, 1.0, -5.0, 26.0, -37.0),
+    ),
+    "ndtri": Case(
+        sp.ndtri, _ndtri_1, lambda x: _ndtri(x) * _ndtri_1(x) ** 2, 0, 1, digits=False, beside=(0.0, 0.5, 1.0)
+    ),
     "expit": Case(sp.expit, _dsigmoid, lambda x: -mp.tanh(x / 2) * _dsigmoid(x)),
     "log_expit": Case(
         sp.log_expit, lambda x: _sigmoid(-x), lambda x: -_dsigmoid(x), beside=(0.0, 1.0, 5.0, -20.0, 40.0, -500.0)
     ),
     "logit": Case(sp.logit, lambda x: 1 / (x * (1 - x)), lambda x: (2 * x - 1) / (x * (1 - x)) ** 2, 0, 1),
     "entr": Case(sp.entr, lambda x: -1 - mp.log(x), lambda x: -1 / x, 0),
-    "gammaln": Case(sp.gammaln, mp.digamma, lambda x: mp.polygamma(1, x), beside=(0.0, 1.0, 2.0, -0.5, -5.5)),
+    "gammaln": Case(
+        sp.gammaln,
+        mp.digamma,
+        lambda x: mp.polygamma(1, x),
+        poles=True,
+        digits=False,
+        beside=(0.0, 1.0, 2.0, -0.5, -5.5),
+    ),
     "digamma": Case(
-        sp.digamma, lambda x: mp.polygamma(1, x), lambda x: mp.polygamma(2, x), beside=(0.0, 1.0, 2.0, -0.5, -5.5)
+        sp.digamma,
+        lambda x: mp.polygamma(1, x),
+        lambda x: mp.polygamma(2, x),
+        poles=True,
+        digits=False,
+        beside=(0.0, 1.0, 2.0, -0.5, -5.5),
     ),
     "polygamma 1": Case(
-        lambda x: sp.polygamma(1, x), lambda x: mp.polygamma(2, x), lambda x: mp.polygamma(3, x), beside=(0.0, 1.0, 2.0)
+        lambda x: sp.polygamma(1, x),
+        lambda x: mp.polygamma(2, x),
+        lambda x: mp.polygamma(3, x),
+        poles=True,
+        digits=False,
+        beside=(0.0, 1.0, 2.0),
     ),
     "polygamma 2": Case(
-        lambda x: sp.polygamma(2, x), lambda x: mp.polygamma(3, x), lambda x: mp.polygamma(4, x), beside=(0.0, 1.0, 2.0)
+        lambda x: sp.polygamma(2, x),
+        lambda x: mp.polygamma(3, x),
+        lambda x: mp.polygamma(4, x),
+        poles=True,
+        digits=False,
+        beside=(0.0, 1.0, 2.0),
     ),
     "i0": Case(sp.i0, lambda x: _i(1, x), lambda x: (_i(0, x) + _i(2, x)) / 2, most=710, beside=(0.0, 1.0, -8.0, 30.0)),
     "i1": Case(
@@ -297,6 +347,9 @@ CASES: dict[str, Case] = {
         lambda x: tg.logaddexp(x, 0.0), _sigmoid, _dsigmoid, beside=(0.0, 1.0, 5.0, -20.0, 40.0, -500.0)
     ),
 }
+
+for _name in ("tanh", "sigmoid", "silu", "gelu", "erf", "erfc", "ndtr", "expit", "log_expit", "logaddexp 0"):
+    CASES[_name] = replace(CASES[_name], most=800.0)  # where the slope is a constant, beyond all numbers of a dtype
 
 
 @dataclass(frozen=True)
@@ -339,6 +392,8 @@ def points(case: Case, dtype: str) -> np.ndarray[Any, Any]:
     x = np.unique(np.concatenate(xs).astype(dtype))
     limit = min(case.most, float(info.max))
     inside = (x > case.low) & (x < case.high) & (np.abs(x) <= limit) & (np.abs(x) >= info.smallest_normal)
+    if case.poles:
+        inside &= (x > 0) | ((x != np.round(x)) & (x > -50))
     return np.asarray(x[inside])
 
 
@@ -371,7 +426,7 @@ def truth(name: str, dtype: str) -> tuple[np.ndarray[Any, Any], list[list[Any]]]
     x = complex_points(case, dtype) if dtype in COMPLEX else points(case, dtype)
     values: list[list[Any]] = [[], []]
     for v in x:
-        size = abs(np.log10(float(np.abs(v))))
+        size = abs(np.log10(float(np.abs(v)))) if case.digits else 0.0
         with mp.workdps(DIGITS + int(3 * size)):
             z = exact(v)
             for order, f in enumerate((case.first, case.second)):

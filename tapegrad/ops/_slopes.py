@@ -70,3 +70,24 @@ acosh = slope("acosh", _acosh, lambda xp, t, x, out: -t * (x * out) / (x - 1) / 
 asinh = slope("asinh", _asinh, lambda xp, t, x, out: -t * (x * out) * out * out)
 atan = slope("atan", _atan, lambda xp, t, x, out: -2 * t * (x * out) * out)
 atanh = slope("atanh", _atanh, lambda xp, t, x, out: 2 * t * (x * out) * out)
+
+
+# -- the logistic distribution -------------------------------------------------------------------------------
+# 1 - sigmoid(x) is sigmoid(-x), which keeps its digits where sigmoid(x) is nearly 1.
+
+share = slope("logaddexp", lambda xp, x: xp.sigmoid(x), lambda xp, t, x, out: t * out * xp.sigmoid(-x))
+log_expit = slope("log_expit", lambda xp, x: xp.sigmoid(-x), lambda xp, t, x, out: -t * out * xp.sigmoid(x))
+logit = slope("logit", lambda xp, x: 1 / (x * (1 - x)), lambda xp, t, x, out: t * (2 * x - 1) * out * out)
+
+
+def _silu(xp: Any, x: Any) -> Any:
+    s = xp.sigmoid(x)
+    return s + x * s * xp.sigmoid(-x)
+
+
+def _silu_differential(xp: Any, t: Any, x: Any) -> Any:
+    s, rest = xp.sigmoid(x), xp.sigmoid(-x)
+    return t * (s * rest) * (2 + x * (rest - s))
+
+
+silu = slope("silu", _silu, _silu_differential)

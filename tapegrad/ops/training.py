@@ -17,6 +17,7 @@ from tapegrad._primitive import primitive
 from tapegrad._record import mode
 from tapegrad._rules import constant, with_operators
 from tapegrad._tensor import Tensor
+from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
 from tapegrad.ops.conversion import as_indices
@@ -60,8 +61,7 @@ def _silu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    s = xp.sigmoid(x) if cache is None else cache
-    return t * (s * (1 + x * (1 - s)))
+    return t * (_slopes.silu(xp, x) if cache is None else cache * (1 + x * (1 - cache)))
 
 
 _silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, elementwise=True)
@@ -88,7 +88,8 @@ def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    th = _gelu_tanh(xp, x) if cache is None else cache
+    # Beyond 25, where x^3 may overflow, th is 1.
+    th = _gelu_tanh(xp, xp.minimum(xp.maximum(x, -25.0), 25.0)) if cache is None else cache
     # Where x * x overflows, 1 - th^2 is 0: any finite slope will do.
     slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * xp.minimum(x * x, 1024.0)
     half = 0.5 * (1 + th)
