@@ -13,6 +13,7 @@ from operator import is_
 from typing import Any, NamedTuple
 from weakref import ref
 
+from tapegrad._compile._asked import refuse_asking
 from tapegrad._compile._cells import Capture
 from tapegrad._compile._chance import GENERATORS
 from tapegrad._compile._events import Seen, Used
@@ -63,6 +64,7 @@ def traced(
             for x in known:
                 lifted.add(x)
             records = _records(lifted)
+            refuse_asking(places.codes, lifted.stood_for(leaves))
             if lifted.raw:  # without any, containers are passed as they are
                 args, kwargs = rebuild(list(given))
             try:
@@ -73,6 +75,7 @@ def traced(
             del given, args, kwargs
             _check_records(lifted, records)
         finally:
+            lifted.put_back()
             lifted.settle()
         found = Guards(places, leaves, lifted.graph.held.values(), lifted.pinned())
         del places, leaves
@@ -207,8 +210,9 @@ def _explained(error: BaseException, raw: bool) -> BaseException:
         return error
     tb, line = error.__traceback__, ""
     while tb is not None:
-        if not inside(tb.tb_frame) and "site-packages" not in tb.tb_frame.f_code.co_filename:
-            line = f"{os.path.basename(tb.tb_frame.f_code.co_filename)}:{tb.tb_lineno}"
+        file = tb.tb_frame.f_code.co_filename
+        if not inside(tb.tb_frame) and "site-packages" not in file and not file.endswith(".pyx"):
+            line = f"{os.path.basename(file)}:{tb.tb_lineno}"
         tb = tb.tb_next
     if written:
         return CaptureError(

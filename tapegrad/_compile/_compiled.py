@@ -15,7 +15,7 @@ from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, key_of, same_ones
 from tapegrad._compile._refusals import random_numbers
-from tapegrad._compile._replay import Replay, elsewhere, fits, outlived
+from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import default_device, default_dtype, deterministic, tf32
@@ -24,7 +24,7 @@ from tapegrad._tree import flatten
 
 ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function, with those that it does not have yet
-FEW = 4  # calls that are captured since Python changed something between calls, and one more for each so many replayed:
+FEW = 4  # calls that are captured since Python changed something between calls, and one more for so many calls:
 MANY = 20
 
 
@@ -72,7 +72,7 @@ class Compiled:
         self._last: Replay | None = None
         self._keys: list[Any] = []
         self._warned: set[str] = set()
-        self._missed = self._replayed = 0
+        self._missed = self._replayed = self._fell_back = 0  # calls: captured since something changed, others
         self._growing: set[str] = set()  # containers whose further items make no difference
         self._lock = RLock()
         update_wrapper(self, function)
@@ -153,7 +153,12 @@ class Compiled:
         missed = [r for r in replays if r.missed]
         before = [] if pending is None else [c for c in pending.captures if not outlived(c[0]) and fits(c[0], leaves)]
         changed = [elsewhere(c, leaves) for c, _ in before]
-        if (missed or changed) and all(changed) and self._too_often([*changed, *[r.missed for r in missed]][-1]):
+        more = [grown(c, leaves) if w else set() for (c, _), w in zip(before, changed, strict=True)]
+        if (
+            (missed or more)
+            and all(where is None for where in more)
+            and self._too_often([*changed, *[r.missed for r in missed]][-1])
+        ):
             return self.function(*args, **kwargs)
         if pending is None:
             if missed and len(self._keys) + len(self._pending) >= LIMIT:
@@ -163,7 +168,7 @@ class Compiled:
                 return self.function(*args, **kwargs)
             pending = self._pending[key] = _Pending()
         pending.captures = [c for c in pending.captures if not outlived(c[0])]
-        like = [c for c, words in zip(before, changed, strict=True) if not words]
+        like = [(c, 0 if where else n) for (c, n), where in zip(before, more, strict=True) if where is not None]
         like += [
             (r.capture, 1) for r in replays if not r.missed and not outlived(r.capture) and fits(r.capture, leaves)
         ]
@@ -183,11 +188,7 @@ class Compiled:
         capture.found.growing = self._growing
         for replay in missed:  # what has changed may not matter
             if replay.also_after(capture):
-                if replay.grown is not None:
-                    self._missed -= 1
-                    self._growing.add(replay.grown)
-                    for other in [r for of_key in self._replays.values() for r in of_key]:
-                        other.look_again()
+                self._missed -= self._let_grow(grown(replay.capture, leaves))
                 pending.captures = [c for c in pending.captures if c[1]]
                 self._clear(key, pending)
                 return result
@@ -201,6 +202,7 @@ class Compiled:
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
+        self._let_grow(grown(same, leaves))
         drawn = chance.drawn_from()
         if drawn is not None:  # if it was another thread, not at every call
             pending.draws += 1
@@ -221,11 +223,21 @@ class Compiled:
         if not pending.captures:
             del self._pending[key]
 
+    def _let_grow(self, where: set[str] | None) -> bool:
+        """Let containers have further items, since these have made no difference; say whether there are any."""
+        if not where:
+            return False
+        self._growing |= where
+        for replay in [r for of_key in self._replays.values() for r in of_key]:
+            replay.look_again()
+        return True
+
     def _too_often(self, what: str) -> bool:
         """Say whether Python changes so often what the function finds outside that nothing is gained; warn if so."""
-        if self._missed < FEW + self._replayed // MANY:
+        if self._missed < FEW + (self._replayed + self._fell_back) // MANY:
             self._missed += 1
             return False
+        self._fell_back += 1
         name = getattr(self.function, "__name__", "the function")
         self._warn(
             "found",

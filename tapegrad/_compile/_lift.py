@@ -90,6 +90,10 @@ class Lifted:
                 self._stand_ins[i] = self.graph.hold(place.value, places.arrays[i])
             (self._replaced if place.write(self._stand_ins[i]) else self._left).append(place)
 
+    def stood_for(self, leaves: list[Any]) -> set[str]:
+        """Return the names of the types of raw arrays that traced ones stand for."""
+        return {type(x).__name__ for x in [*[p.value for p in self._replaced], *[leaves[i] for i in self.raw]]}
+
     def put_back(self) -> None:
         """Put the arrays that were found back in their places, unless the function has put something else there."""
         while self._replaced:
