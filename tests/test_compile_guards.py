@@ -657,7 +657,7 @@ def counted_inside() -> World:
 
     def f(x: Any) -> Any:
         c.n += 1  # type: ignore[attr-defined]
-        seen.append(c.n)  # type: ignore[attr-defined]
+        seen.append(1)
         return x * 2.0
 
     return f, lambda i: None
@@ -808,6 +808,21 @@ def test_what_changes_at_each_call_runs_eagerly_with_one_warning() -> None:
     for i in range(200):  # it is replayed again where nothing changes
         assert step(tg.asarray(float(i))).item() == 19.0 * i
     assert step._replayed > 100
+
+
+def test_what_is_counted_and_read_is_named() -> None:
+    c = Config(n=0)
+
+    def step(x: Any) -> Any:
+        c.n += 1  # type: ignore[attr-defined]
+        return x * 2.0 if c.n < 5 else x  # type: ignore[attr-defined]
+
+    compiled = tg.compile(step)
+    compiled(tg.asarray(1.0))
+    with pytest.warns(RuntimeWarning, match=r"step changes and reads c\.n, which stays .* or count outside"):
+        compiled(tg.asarray(1.0))
+    for _ in range(4):
+        compiled(tg.asarray(1.0))
 
 
 def test_a_dict_may_grow() -> None:

@@ -217,6 +217,14 @@ class Compiled:
         replays.append(self._last)
         self._keys.append(key)
         self._clear(key, pending)
+        if capture.found.counted:
+            self._warn(
+                "counted",
+                f"compile: {getattr(self.function, '__name__', 'the function')} changes and reads "
+                f"{' and '.join(capture.found.counted[:3])}, which stays what it is now while calls are replayed: keep "
+                "it in a Tensor that is updated in place, or count outside",
+                4,
+            )
         return result
 
     def _clear(self, key: Any, pending: _Pending) -> None:
@@ -251,10 +259,10 @@ class Compiled:
         self._replays[key].remove(replay)
         self._keys.remove(key)
 
-    def _warn(self, about: str, message: str) -> None:
+    def _warn(self, about: str, message: str, level: int = 5) -> None:
         if about not in self._warned:
             self._warned.add(about)
-            warnings.warn(message, RuntimeWarning, stacklevel=5)
+            warnings.warn(message, RuntimeWarning, stacklevel=level)
 
     def _warn_of_keys(self, key: Any) -> None:
         last = [*self._pending, *self._keys][-1]

@@ -10,9 +10,10 @@ from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
 
+from tapegrad._compile._asked import is_read
 from tapegrad._compile._cells import State
 from tapegrad._compile._compare import same_constant
-from tapegrad._compile._places import READ, Place, Places, contents
+from tapegrad._compile._places import PLAIN, READ, Place, Places, contents
 from tapegrad._compile._trace import Held
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
@@ -37,13 +38,14 @@ _SOURCES = {
 class Guards:
     """What a captured call found, but for what it changed itself: a replayed call does not.
 
-    places: those that are looked at; held: the raw arrays that the call read; growing: containers, by where they are,
-    that may have further items, which have been seen to make no difference. Nothing found is held but plain values,
-    functions and classes.
+    places: those that are looked at; counted: names of what the call gave another number, and reads; growing:
+    containers, by where they are, that may have further items, which have been seen to make no difference. Nothing
+    found is held but plain values, functions and classes.
     """
 
     def __init__(self, places: Places, leaves: list[Any], held: Iterable[Held], pinned: dict[int, Array]) -> None:
         unchanged = _unchanged(places, leaves)
+        self.counted = _counted(places, unchanged, leaves)
         bases = {id(base) for h in held if h.place is None for base in _bases(h.array)}
         self.places: list[Place] = []
         self.growing: set[str] = set()
@@ -288,6 +290,24 @@ def _unchanged(places: Places, leaves: list[Any]) -> set[Place]:
         if now is place.value or (place.kind == "plain" and _same(place.value, now)):
             found.add(place)
     return {p for p in found if p.kind != "same" or p.other in found}
+
+
+def _counted(places: Places, unchanged: set[Place], leaves: list[Any]) -> list[str]:
+    """Return the names of variables and attributes to which a call gave another plain value, and that it reads."""
+    found = []
+    for place in places.all:
+        holder = place.parent
+        if place.kind != "plain" or place in unchanged or holder is None or holder not in unchanged:
+            continue
+        if place.how not in ("attribute", "cell") and holder.kind != "space":
+            continue
+        try:
+            now = place.read(holder.value, leaves)
+        except Exception:
+            continue
+        if type(now) in PLAIN and is_read(places.codes, place.name.rpartition(".")[2]):
+            found.append(place.name)
+    return found
 
 
 def _what(place: Place, bases: set[int], pinned: dict[int, Array]) -> Any:
