@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from compiling import agree, values
+from places import Place
 
 import tapegrad as tg
 
@@ -946,3 +947,70 @@ def test_writing_to_an_array_from_outside_is_refused(name: str, size: int) -> No
     with pytest.raises(tg.CaptureError, match=r"at test_compile_guards.py:\d+ .*raw array"):
         step(tg.asarray(1.0))
     assert box["a"] is a
+
+
+def test_changes_on_all_places(xp: Place) -> None:
+    m: dict[str, Any] = {"a": xp.tensor([1.0, 2.0]), "b": xp.tensor([3.0, 4.0]), "rate": 0.5, "on": True}
+    m["raw"] = xp.tensor([5.0, 6.0])._array
+    host = np.asarray([1.0, 4.0], dtype="float64" if xp.double else "float32")
+
+    def f(x: Any) -> Any:
+        y = m["a"] * x * m["rate"] + m["b"] * m["raw"] + tg.asarray(np.sqrt(host), device=xp.device)
+        return y if m["on"] else -y
+
+    def change(i: int) -> None:
+        if i == 0:
+            m["rate"] = 0.25
+        elif i == 1:
+            m["a"], m["b"] = m["b"], m["a"]
+        elif i == 2:
+            m["raw"] = xp.tensor([7.0, 8.0])._array
+        elif i == 3:
+            m["on"] = False
+        else:
+            host[:] = [9.0, 16.0]
+
+    step = tg.compile(f)
+    for n in range(30):
+        if n % 5 == 4:
+            change(n // 5)
+        x = xp.tensor([1.0, float(n)])
+        xp.check(step(x), xp.values(f(x)))
+    assert step._replayed >= 12
+
+
+def test_functions_of_a_library_on_an_array_from_outside(xp: Place) -> None:
+    """PyTorch's arrays tell whether they were written to, and JAX's cannot be; others are refused."""
+    raw = {"a": xp.tensor(np.ones(300))._array}
+    library = tg.backends.of_device(xp.device)[0].xp
+    step = tg.compile(lambda x: x * library.sin(raw["a"]))
+    x = xp.tensor(2.0)
+    xp.check(step(x), np.full(300, 2.0 * np.sin(1.0)))
+    if xp.device.partition(":")[0] not in ("torch", "jax"):
+        with pytest.raises(
+            tg.CaptureError, match=r"at test_compile_guards.py:\d+ the values of a raw array are needed"
+        ):
+            step(x)
+        assert "Traced" not in type(raw["a"]).__name__
+        return
+    for n in range(12):
+        if n == 4:
+            raw["a"] = xp.tensor(np.full(300, 2.0))._array
+        if n == 8 and hasattr(raw["a"], "fill_"):
+            raw["a"].fill_(3.0)
+        xp.check(step(x), 2.0 * np.sin(np.asarray(raw["a"])))
+    assert step._replayed >= 5
+
+
+def test_writing_to_an_array_of_pytorch_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    raw = {"a": torch.ones(2)}
+
+    def f(x: Any) -> Any:
+        raw["a"].view(-1).add_(1.0)
+        return x * 2.0
+
+    step = tg.compile(f)
+    step(tg.asarray(1.0))
+    with pytest.raises(tg.CaptureError, match=r"updates raw\['a'\] in place, .* write to the array outside"):
+        step(tg.asarray(1.0))

@@ -25,7 +25,7 @@ from tapegrad._compile._reach import reachable
 from tapegrad._compile._settle import check_survivors, settle_all
 from tapegrad._compile._trace import Graph, active
 from tapegrad._cuts import inside
-from tapegrad._namespace import CaptureError
+from tapegrad._namespace import CaptureError, backend_of
 from tapegrad._record import Record, mode_set
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
@@ -34,12 +34,14 @@ from tapegrad._tree import flatten
 class Known(NamedTuple):
     """The Tensors that a first call used, held weakly; lasting: those that are neither given nor left by it.
 
-    generators: of random numbers, which it can reach.
+    generators: of random numbers, which it can reach; fresh: whether it used arrays that a library made inside, of
+    those that cannot be written to.
     """
 
     tensors: list[ref[Tensor]]
     lasting: list[ref[Tensor]]
     generators: list[Any]
+    fresh: bool
 
     def stale(self) -> bool:
         """Say whether the user has put another Tensor in the place of one."""
@@ -47,11 +49,16 @@ class Known(NamedTuple):
 
 
 def traced(
-    function: Callable[..., Any], args: Any, kwargs: Any, known: Iterable[Tensor], debug: bool = False
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    known: Iterable[Tensor],
+    debug: bool = False,
+    fresh: bool = False,
 ) -> tuple[Any, Capture]:
     """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did.
 
-    There are traced arrays in the places of raw ones, too, that a search finds.
+    There are traced arrays in the places of raw ones, too, that a search finds; fresh: see `Lifted.found`.
     """
     lifted = Lifted(Graph(debug=debug))
     used = Used(lifted.graph)
@@ -59,7 +66,7 @@ def traced(
         leaves, rebuild = flatten((args, kwargs))
         places = Places(function, leaves)
         try:
-            lifted.found(places)
+            lifted.found(places, fresh)
             given = lifted.arguments(leaves)
             for x in known:
                 lifted.add(x)
@@ -120,7 +127,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
         finally:
             Graph.everywhere = None
             lifted.settle()
-        found = Guards(places, leaves, graph.held.values(), {})
+        found = Guards(places, leaves, graph.held.values(), set())
         del places
         known = _known(lifted, used, leaves, result, generators)
         if not graph.void:
@@ -196,7 +203,8 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generator
     passing = {id(x) for x in (*leaves, *outputs)}
     passing |= {id(x._grad) for x in found.values() if hasattr(x, "_grad")}
     lasting = [ref(x) for i, x in found.items() if i not in passing]
-    return Known([ref(x) for x in found.values()], lasting, generators)
+    fresh = any(h.place is None and not backend_of[type(h.array)].mutable for h in lifted.graph.held.values())
+    return Known([ref(x) for x in found.values()], lasting, generators, fresh)
 
 
 def _explained(error: BaseException, raw: bool) -> BaseException:

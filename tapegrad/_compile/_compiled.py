@@ -73,6 +73,7 @@ class Compiled:
         self._keys: list[Any] = []
         self._warned: set[str] = set()
         self._missed = self._replayed = self._fell_back = 0  # calls: captured since something changed, others
+        self._fresh = False  # whether a library makes arrays inside
         self._growing: set[str] = set()  # containers whose further items make no difference
         self._lock = RLock()
         update_wrapper(self, function)
@@ -132,7 +133,7 @@ class Compiled:
                     return self._eager(key, args, kwargs)
                 self._last = replay
                 if self.debug:
-                    return compared(self.function, replay, xs, args, kwargs)
+                    return compared(self.function, replay, xs, args, kwargs, self._fresh)
                 return replay.replay(leaves, xs, replay.arrays(leaves, xs))
 
     def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
@@ -175,6 +176,7 @@ class Compiled:
         if not like and (pending.known is None or pending.known.stale()):
             result, pending.known, capture = tried(self.function, args, kwargs)
             pending.generators = pending.known.generators
+            self._fresh = pending.known.fresh
             if capture is not None:
                 capture.found.growing = self._growing
                 pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
@@ -182,7 +184,7 @@ class Compiled:
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
         known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
         chance = Chance(pending.generators)
-        result, capture = traced(self.function, args, kwargs, known)
+        result, capture = traced(self.function, args, kwargs, known, fresh=self._fresh)
         del known
         pending.known = None
         capture.found.growing = self._growing

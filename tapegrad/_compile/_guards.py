@@ -14,7 +14,7 @@ from tapegrad._compile._asked import is_read
 from tapegrad._compile._cells import State
 from tapegrad._compile._compare import same_constant
 from tapegrad._compile._places import PLAIN, READ, Place, Places, contents
-from tapegrad._compile._trace import Held
+from tapegrad._compile._trace import Held, is_marked, mark_of
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array
 
@@ -43,7 +43,7 @@ class Guards:
     found is held but plain values, functions and classes.
     """
 
-    def __init__(self, places: Places, leaves: list[Any], held: Iterable[Held], pinned: dict[int, Array]) -> None:
+    def __init__(self, places: Places, leaves: list[Any], held: Iterable[Held], pinned: set[int]) -> None:
         unchanged = _unchanged(places, leaves)
         self.counted = _counted(places, unchanged, leaves)
         bases = {id(base) for h in held if h.place is None for base in _bases(h.array)}
@@ -184,7 +184,10 @@ class _Type(NamedTuple):
 
 
 class _Alike(NamedTuple):
-    """What an array must be like; was: which one it must be, if that matters; contents: what must be in it."""
+    """What an array must be like.
+
+    was: which one it must be; contents: what must be in it; mark: what tells that this is so; each None if all will do.
+    """
 
     type: type
     shape: tuple[int, ...]
@@ -192,6 +195,7 @@ class _Alike(NamedTuple):
     device: Any
     was: Any
     contents: bytes | None
+    mark: Any
 
     def source(self, x: str, constant: Callable[[Any], str]) -> str:
         """Return the condition under which an array is another one."""
@@ -202,6 +206,8 @@ class _Alike(NamedTuple):
             found += f" or {x}.dtype != {constant(self.dtype)}"
             if self.device is not None:
                 found += f" or {x}.device != {constant(self.device)}"
+        if self.mark is not None:
+            found += f" or mark_of({x}) != {constant(self.mark)}"
         return found if self.contents is None else f"{found} or contents_of({x}) != {constant(self.contents)}"
 
 
@@ -222,6 +228,7 @@ class _Code:
             "unlike": _unlike,
             "holds": _holds,
             "contents_of": contents_of,
+            "mark_of": mark_of,
             "failed": self._failed,
             **{how.replace(" ", "_"): READ[how] for how in READ if how not in ("item", "attribute", "cell")},
         }
@@ -310,7 +317,7 @@ def _counted(places: Places, unchanged: set[Place], leaves: list[Any]) -> list[s
     return found
 
 
-def _what(place: Place, bases: set[int], pinned: dict[int, Array]) -> Any:
+def _what(place: Place, bases: set[int], pinned: set[int]) -> Any:
     """Return what must be at a place, without holding what the user may let go."""
     x = place.value
     if place.kind == "plain":
@@ -319,8 +326,10 @@ def _what(place: Place, bases: set[int], pinned: dict[int, Array]) -> Any:
         return ref(x), x.shape, x._array.dtype, type(x._array)
     if place.kind == "array":
         device = getattr(x, "device", None) if type(x).__module__ != "numpy" else None
-        was = ref(x) if id(x) in bases else None
-        return _Alike(type(x), x.shape, x.dtype, device, was, contents_of(x) if id(x) in pinned else None)
+        marked = id(x) in pinned and is_marked(x)
+        was = ref(x) if id(x) in bases or marked else None
+        held = contents_of(x) if id(x) in pinned and not marked else None
+        return _Alike(type(x), x.shape, x.dtype, device, was, held, mark_of(x) if marked else None)
     if place.kind == "whole":
         if isinstance(x, type | FunctionType):
             return _Whole(x, False)

@@ -50,6 +50,14 @@ def written_to() -> CaptureError:
     )
 
 
+def written_in(name: str) -> CaptureError:
+    """Return the error for a raw array that a library has written to, known by its place."""
+    return CaptureError(
+        f"the function updates {name} in place, a raw array from outside, which replay cannot do: keep what changes in "
+        "a Tensor, or write to the array outside"
+    )
+
+
 def rounds_unlike(name: str, how: str) -> CaptureError:
     """Return the error for a loop whose rounds differ in more than the state that is handed on."""
     return CaptureError(
