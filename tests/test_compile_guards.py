@@ -373,6 +373,15 @@ def a_context_variable() -> World:
     return lambda x: x * v.get(), lambda i: v.set(2.0 + i)
 
 
+class Number(float):
+    pass
+
+
+def a_number_of_ones_own() -> World:
+    c = Config(rate=Number(0.5))
+    return lambda x: x * c.rate, lambda i: setattr(c, "rate", Number(2.0 + i))  # type: ignore[attr-defined]
+
+
 def a_tuple() -> World:
     c = Config(t=(0.5, (1, "a")))
     return lambda x: x * c.t[0] + c.t[1][0], lambda i: setattr(c, "t", (0.5, (2 + i, "a")))  # type: ignore[attr-defined]
@@ -619,7 +628,8 @@ WORLDS: dict[str, Callable[[], World]] = {
         a_key_less, a_dict_of_ones_own, an_ordered_dict, a_list, a_length, a_long_list, a_list_of_numbers, a_queue,
         a_set, a_default, a_keyword_default, a_partial, a_keyword_of_a_partial, a_wrapper, a_function,
         a_closure_of_a_function, a_function_of_a_transform, a_custom_rule, a_compiled_function_inside,
-        an_attribute_of_a_function, a_weak_reference, a_context_variable, a_tuple, a_sign_in_a_tuple, an_enum,
+        a_number_of_ones_own, an_attribute_of_a_function, a_weak_reference, a_context_variable, a_tuple, a_sign_in_a_tuple,
+        an_enum,
         a_string, none, getattr_by_a_string, an_attribute_that_comes, an_attribute_that_goes, all_attributes,
         a_namespace, a_numpy_scalar, a_sign_of_zero, a_type_of_number, a_tied_weight, two_that_are_swapped,
         a_parameter_more, a_parameter_frozen, a_tensor_that_is_kept, a_tensor_of_another_shape, a_tensor_elsewhere,

@@ -322,10 +322,11 @@ def compile(
     `jax.jit` and `torch.compile` round in their own way.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
-    some of NumPy's warnings of overflow; a Python value that changes after the second call stays what it was. Another
-    Tensor in the place of one that is state (`model.w = other`) is noticed if nothing else holds the old one, and not
-    if something does (an optimiser's list): update Tensors in place. Nor are Tensors that it can reach to be used by
-    other threads while a call is captured.
+    some of NumPy's warnings of overflow. What the code names outside (numbers, flags, functions, Tensors, in globals,
+    closures, attributes and containers) is looked at in each call, and where it has changed, the call is captured anew;
+    more often than in one of 20 calls it runs eagerly instead, with a warning. Not looked at is what the function
+    changes itself, what a container of more than 256 items holds, and what code does not name, as behind `__getattr__`
+    or an iterator. Tensors and arrays that it can reach are not to be used by other threads while a call is captured.
 
     Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
     on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a

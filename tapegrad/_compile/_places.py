@@ -37,6 +37,7 @@ LIMIT = 5_000  # places that are looked at
 MOST = 256  # items of a container that are looked at: of longer ones, only the length is
 FEW, MANY = 16, 2_000  # lists of plain values of such lengths are compared as a whole
 PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), type(...), slice, range))
+_NUMBERS = (int, float, complex, str, bytes, Enum)  # these and what is derived from them
 _SEQUENCES = (list, tuple, deque)
 _SETS = (set, frozenset)
 # Libraries whose code names nothing of the user's, but for what is in closures and attributes.
@@ -52,6 +53,7 @@ _UNNAMED = frozenset({
     "__isub__", "__mul__", "__rmul__", "__imul__", "__truediv__", "__rtruediv__", "__itruediv__", "__matmul__",
     "__rmatmul__", "__pow__", "__rpow__", "__lt__", "__le__", "__gt__", "__ge__",
 })  # fmt: skip
+_PACKAGES = "site-packages"  # in the names of files of what is installed
 _MAKING = frozenset(("__new__", "__init__", "__post_init__"))
 # Names of what reads attributes by strings, and of what reads all of them.
 _BY_STRING = frozenset(("getattr", "hasattr", "setattr", "attrgetter"))
@@ -279,9 +281,9 @@ class Places:
             if ours and not (callable(x) and _may_be_the_users(x)):
                 continue
             self._add(place, "cell", i, name, x)
-        names = f.__code__.co_varnames[: f.__code__.co_argcount]
+        arguments = f.__code__.co_varnames[: f.__code__.co_argcount]
         defaults = f.__defaults__ or ()
-        for i, (name, x) in enumerate(zip(names[len(names) - len(defaults) :], defaults, strict=True)):
+        for i, (name, x) in enumerate(zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True)):
             self._add(place, "default", i, name, x)
         for name, x in (f.__kwdefaults__ or {}).items():
             self._add(place, "keyword default", name, name, x)
@@ -293,8 +295,11 @@ class Places:
             else:
                 self._waiting.setdefault(name, []).append(place)
         if not ours:
-            names_here = self._code(f.__code__)
-            self._globals(f.__globals__, names_here, names_here, "")
+            names = self._code(f.__code__)
+            if _PACKAGES in f.__code__.co_filename:
+                self._functions(f.__globals__, names)
+            else:
+                self._globals(f.__globals__, names, names, "")
 
     def _globals(self, space: dict[str, Any], names: set[str], inside: set[str], prefix: str) -> None:
         """Add what names stand for in a module; in modules among these, what attributes the code names."""
@@ -305,7 +310,7 @@ class Places:
             self.all.append(root)
         for name in sorted(names & space.keys()):
             x = space[name]
-            if isinstance(x, ModuleType):
+            if issubclass(type(x), ModuleType):
                 if vars(x) is not space and not _of_library(x.__name__):
                     self._globals(vars(x), inside - {name}, inside - {name}, f"{prefix}{name}.")
                 elif x is sys:  # a place for what others keep, too
@@ -319,6 +324,13 @@ class Places:
     @cached_property
     def _seen_globals(self) -> set[tuple[Place, str]]:
         return set()
+
+    def _functions(self, space: dict[str, Any], names: set[str]) -> None:
+        """Go on to the functions and classes that a package names, whose other globals are taken to stay."""
+        for name in sorted(names & space.keys()):
+            kind = type(space[name])
+            if kind is FunctionType or (issubclass(kind, type) and not _of_library(space[name].__module__)):
+                self._function(space[name])
 
     def _code(self, code: CodeType) -> set[str]:
         """Note the names that code has for attributes; return them, which are those of globals too."""
@@ -512,7 +524,7 @@ def _is_plain(x: Any) -> bool:
     kind = type(x)
     if kind is tuple:
         return len(x) <= MOST and all(map(_is_plain, x))
-    return kind in PLAIN or isinstance(x, Enum) or _is_scalar(x)
+    return kind in PLAIN or issubclass(kind, _NUMBERS) or _is_scalar(x)
 
 
 def _is_scalar(x: Array) -> bool:
