@@ -204,7 +204,7 @@ class Compiled:
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
-        self._let_grow(grown(same, leaves))
+        self._let_grow(next((where for (c, _), where in zip(before, more, strict=True) if c is same), None))
         drawn = chance.drawn_from()
         if drawn is not None:  # if it was another thread, not at every call
             pending.draws += 1
