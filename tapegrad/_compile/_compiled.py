@@ -173,7 +173,7 @@ class Compiled:
         like += [
             (r.capture, 1) for r in replays if not r.missed and not outlived(r.capture) and fits(r.capture, leaves)
         ]
-        if not like and (pending.known is None or pending.known.stale()):
+        if not like and (pending.known is None or pending.known.stale(leaves)):
             result, pending.known, capture = tried(self.function, args, kwargs)
             pending.generators = pending.known.generators
             self._fresh = pending.known.fresh

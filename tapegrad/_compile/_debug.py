@@ -23,7 +23,7 @@ def compared(
 ) -> Any:
     """Run a program and the function on the same inputs, compare all values, and return the function's result.
 
-    xs: the Tensors that the program's cells stand for, which the function only updates; fresh: see `Lifted.found`.
+    xs: the Tensors that the program's cells stand for, which the function only updates; fresh: see `StandIns`.
     Raises AssertionError, naming the operation and its line, for the first operation or value that differs.
     """
     leaves = flatten((args, kwargs))[0]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod
 from typing import Any
 
 from tapegrad._compile._cells import Cell, kind_of
-from tapegrad._compile._places import Place, Places
 from tapegrad._compile._program import Value
-from tapegrad._compile._refusals import written_in
 from tapegrad._compile._settle import settle
-from tapegrad._compile._trace import SMALL, Graph, Traced, is_marked, mark_of
-from tapegrad._namespace import CaptureError, backend_of, find_backend
+from tapegrad._compile._trace import Graph, Traced
+from tapegrad._namespace import CaptureError, find_backend
 from tapegrad._record import LEAF, RELEASED
 from tapegrad._tensor import Tensor
 
@@ -29,10 +26,6 @@ class Lifted:
         self.cells: dict[int, tuple[Tensor, Cell]] = {}
         self.guards: dict[int, Any] = {}
         self.raw: dict[int, Value] = {}
-        self.fresh = False
-        self._stand_ins: dict[int, Traced] = {}
-        self._replaced: list[Place] = []
-        self._left: list[Place] = []  # places that cannot be written to
 
     def arguments(self, leaves: list[Any]) -> list[Any]:
         """Lift the leaves of the arguments; return what the function is to get, raw ones as they are if tentative."""
@@ -79,53 +72,6 @@ class Lifted:
         for x in tensors:
             if can_be_lifted(x):
                 self.add(x)
-
-    def found(self, places: Places, fresh: bool = False) -> None:
-        """Know the raw arrays that a search has found; put traced ones in their places, unless tentative.
-
-        fresh: whether a library, which takes no others than its own, has made arrays in the call before: then those
-        that cannot be written to stay.
-        """
-        self.fresh = fresh
-        self.graph.found = dict(places.arrays)
-        if self.graph.tentative:
-            return
-        for place in [p for p in places.all if p.has_array]:
-            i = id(place.value)
-            if i not in self._stand_ins:
-                self._stand_ins[i] = self.graph.hold(place.value, places.arrays[i])
-            stays = fresh and not backend_of[type(place.value)].mutable
-            put = not stays and place.write(self._stand_ins[i])
-            (self._replaced if put else self._left).append(place)
-
-    def stood_for(self, leaves: list[Any]) -> set[str]:
-        """Return the names of the types of raw arrays that traced ones stand for."""
-        return {type(x).__name__ for x in [*[p.value for p in self._replaced], *[leaves[i] for i in self.raw]]}
-
-    def put_back(self) -> None:
-        """Put the arrays that were found back in their places, unless the function has put something else there."""
-        while self._replaced:
-            place = self._replaced.pop()
-            try:
-                if place.parent is not None and isinstance(place.read(place.parent.value, []), Traced):
-                    place.write(place.value)
-            except Exception:
-                continue  # the function has taken it away
-        self._stand_ins.clear()
-
-    def pinned(self) -> set[int]:
-        """Return the raw arrays that are to be what they were at each call, by identity.
-
-        With those of tuples, which stay as they are, a library may have computed what was lifted and never found.
-        Raises CaptureError where the call has written to one.
-        """
-        for array, mark in self.graph.pinned.values():
-            if mark != mark_of(array):
-                raise written_in(self.graph.found[id(array)].name)
-        pinned = set(self.graph.pinned)
-        if self.fresh or any(h.place is None for h in self.graph.held.values()):
-            pinned |= {id(p.value) for p in self._left if prod(p.value.shape) <= SMALL or is_marked(p.value)}
-        return pinned
 
     def settle(self) -> None:
         """Give the Tensors their contents, as an eager call would leave them."""

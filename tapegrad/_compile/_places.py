@@ -132,6 +132,12 @@ def _write_attribute(x: Any, name: str, value: Any) -> None:
         member.__set__(x, value)
 
 
+def _write_default(f: FunctionType, i: int, value: Any) -> None:
+    values = list(f.__defaults__ or ())
+    values[i] = value
+    f.__defaults__ = tuple(values)
+
+
 def _write_cell(f: FunctionType, i: int, value: Any) -> None:
     f.__closure__[i].cell_contents = value  # type: ignore[index]
 
@@ -143,6 +149,7 @@ _WRITE: dict[str, Callable[[Any, Any, Any], None]] = {
     "dict item": dict.__setitem__,
     "list item": list.__setitem__,
     "cell": _write_cell,
+    "default": _write_default,
     "keyword default": lambda f, k, v: f.__kwdefaults__.__setitem__(k, v),
 }
 
