@@ -13,6 +13,7 @@ from operator import is_
 from typing import Any, NamedTuple
 from weakref import ref
 
+from tapegrad._compile._asked import refuse_asking
 from tapegrad._compile._cells import Capture
 from tapegrad._compile._chance import GENERATORS
 from tapegrad._compile._events import Seen, Used
@@ -23,9 +24,10 @@ from tapegrad._compile._locks import tracing
 from tapegrad._compile._places import Places
 from tapegrad._compile._reach import reachable
 from tapegrad._compile._settle import check_survivors, settle_all
+from tapegrad._compile._stand_ins import StandIns
 from tapegrad._compile._trace import Graph, active
 from tapegrad._cuts import inside
-from tapegrad._namespace import CaptureError
+from tapegrad._namespace import CaptureError, backend_of
 from tapegrad._record import Record, mode_set
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
@@ -34,24 +36,32 @@ from tapegrad._tree import flatten
 class Known(NamedTuple):
     """The Tensors that a first call used, held weakly; lasting: those that are neither given nor left by it.
 
-    generators: of random numbers, which it can reach.
+    generators: of random numbers, which it can reach; fresh: whether it used arrays that a library made inside, of
+    those that cannot be written to; found: what it found outside.
     """
 
     tensors: list[ref[Tensor]]
     lasting: list[ref[Tensor]]
     generators: list[Any]
+    fresh: bool
+    found: Guards
 
-    def stale(self) -> bool:
-        """Say whether the user has put another Tensor in the place of one."""
-        return any(r() is None for r in self.lasting)
+    def stale(self, leaves: list[Any]) -> bool:
+        """Say whether the user has put another Tensor in the place of one, or has changed something else."""
+        return any(r() is None for r in self.lasting) or type(self.found.function([], {})(leaves)) is not tuple
 
 
 def traced(
-    function: Callable[..., Any], args: Any, kwargs: Any, known: Iterable[Tensor], debug: bool = False
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    known: Iterable[Tensor],
+    debug: bool = False,
+    fresh: bool = False,
 ) -> tuple[Any, Capture]:
     """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did.
 
-    There are traced arrays in the places of raw ones, too, that a search finds.
+    There are traced arrays in the places of raw ones, too, that a search finds; fresh: see `StandIns`.
     """
     lifted = Lifted(Graph(debug=debug))
     used = Used(lifted.graph)
@@ -59,25 +69,28 @@ def traced(
     try:
         leaves, rebuild = flatten((args, kwargs))
         places = Places(function, leaves)
+        stand_ins = StandIns(lifted.graph, places, fresh)
         try:
-            lifted.found(places)
             given = lifted.arguments(leaves)
             for x in known:
                 lifted.add(x)
+            lifted.reached(p.value for p in places.all if p.kind == "tensor")
             records = _records(lifted)
+            refuse_asking(places.codes, stand_ins.types | {type(leaves[i]).__name__ for i in lifted.raw})
             if lifted.raw:  # without any, containers are passed as they are
                 args, kwargs = rebuild(list(given))
             try:
                 result = _run(lifted.graph, used, function, args, kwargs)
             finally:
-                lifted.put_back()
+                stand_ins.put_back()
             _check_arguments(given, args, kwargs)
             del given, args, kwargs
             _check_records(lifted, records)
         finally:
+            stand_ins.put_back()
             lifted.settle()
-        found = Guards(places, leaves, lifted.graph.held.values(), lifted.pinned())
-        del places, leaves
+        found = Guards(places, leaves, lifted.graph.held.values(), stand_ins.pinned())
+        del places, leaves, stand_ins
         left = left_behind(lifted, result, used, found)
         del result
         check_survivors(lifted.graph)
@@ -109,7 +122,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
         try:
             lifted.arguments(leaves)
             places = Places(function, leaves)
-            lifted.found(places)
+            StandIns(graph, places)
             tensors, generators = reachable((function, *leaves), GENERATORS)
             lifted.reached(tensors)
             del tensors
@@ -121,9 +134,9 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
         finally:
             Graph.everywhere = None
             lifted.settle()
-        found = Guards(places, leaves, graph.held.values(), {})
+        found = Guards(places, leaves, graph.held.values(), set())
         del places
-        known = _known(lifted, used, leaves, result, generators)
+        known = _known(lifted, used, leaves, result, generators, found)
         if not graph.void:
             with _or_void(graph):
                 capture = left_behind(lifted, result, used, found)[1]
@@ -186,7 +199,7 @@ def _check_records(lifted: Lifted, records: list[tuple[Tensor, Record | None]]) 
             check_output(x.grad, (), "the function leaves a gradient, the result")
 
 
-def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generators: list[Any]) -> Known:
+def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generators: list[Any], found: Guards) -> Known:
     """Return what a call used, and what is still there of what it made: it may be state."""
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
@@ -194,11 +207,12 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generator
             check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | set(used.strangers))
         except CaptureError as error:
             raise lifted.graph.why or error from None  # what came first is what led there
-    found = {id(x): x for x in [*used.alive(), *outputs]}
+    those = {id(x): x for x in [*used.alive(), *outputs]}
     passing = {id(x) for x in (*leaves, *outputs)}
-    passing |= {id(x._grad) for x in found.values() if hasattr(x, "_grad")}
-    lasting = [ref(x) for i, x in found.items() if i not in passing]
-    return Known([ref(x) for x in found.values()], lasting, generators)
+    passing |= {id(x._grad) for x in those.values() if hasattr(x, "_grad")}
+    lasting = [ref(x) for i, x in those.items() if i not in passing]
+    fresh = any(h.place is None and not backend_of[type(h.array)].mutable for h in lifted.graph.held.values())
+    return Known([ref(x) for x in those.values()], lasting, generators, fresh, found)
 
 
 def _explained(error: BaseException, raw: bool) -> BaseException:
@@ -212,8 +226,9 @@ def _explained(error: BaseException, raw: bool) -> BaseException:
         return error
     tb, line = error.__traceback__, ""
     while tb is not None:
-        if not inside(tb.tb_frame) and "site-packages" not in tb.tb_frame.f_code.co_filename:
-            line = f"{os.path.basename(tb.tb_frame.f_code.co_filename)}:{tb.tb_lineno}"
+        file = tb.tb_frame.f_code.co_filename
+        if not inside(tb.tb_frame) and "site-packages" not in file and not file.endswith(".pyx"):
+            line = f"{os.path.basename(file)}:{tb.tb_lineno}"
         tb = tb.tb_next
     if written:
         return CaptureError(

@@ -17,7 +17,7 @@ from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, identities, key_of, same_ones
 from tapegrad._compile._locks import functions, tracing
 from tapegrad._compile._refusals import random_numbers
-from tapegrad._compile._replay import Replay, elsewhere, fits, outlived
+from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
 from tapegrad._derived import Derived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
@@ -27,7 +27,7 @@ from tapegrad._tree import flatten
 
 ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function, with those that it does not have yet
-FEW = 4  # calls that are captured since Python changed something between calls, and one more for each so many replayed:
+FEW = 4  # calls that are captured since Python changed something between calls, and one more for so many calls:
 MANY = 20
 
 
@@ -64,7 +64,8 @@ class Compiled(Derived):
         self._watched: dict[Hashable, list[ref[Any]]] = {}  # objects in keys, which forget the key when they are gone
         self._lost = 0  # keys that were forgotten before there was a program, since there last was one
         self._last: Replay | None = None
-        self._missed = self._replayed = 0
+        self._missed = self._replayed = self._fell_back = 0  # calls: captured since something changed, others
+        self._fresh = False  # whether a library makes arrays inside
         self._growing: set[str] = set()  # containers whose further items make no difference
 
     def recipe(self) -> tuple[Any, ...]:
@@ -124,7 +125,7 @@ class Compiled(Derived):
                         return self._eager(key, args, kwargs)
                     self._last = replay
                     if self.debug:
-                        return compared(self.function, replay, xs, args, kwargs)
+                        return compared(self.function, replay, xs, args, kwargs, self._fresh)
                     return replay.replay(leaves, xs, replay.arrays(leaves, xs))
                 finally:
                     tracing.ended += 1
@@ -152,7 +153,12 @@ class Compiled(Derived):
         missed = [r for r in replays if r.missed]
         before = [] if pending is None else [c for c in pending.captures if not outlived(c[0]) and fits(c[0], leaves)]
         changed = [elsewhere(c, leaves) for c, _ in before]
-        if (missed or changed) and all(changed) and self._too_often([*changed, *[r.missed for r in missed]][-1]):
+        more = [grown(c, leaves) if w else set() for (c, _), w in zip(before, changed, strict=True)]
+        if (
+            (missed or more)
+            and all(where is None for where in more)
+            and self._too_often([*changed, *[r.missed for r in missed]][-1])
+        ):
             return self.function(*args, **kwargs)
         if pending is None:
             if missed and self._is_full():
@@ -165,13 +171,14 @@ class Compiled(Derived):
                 self._warn_of_keys(key)
                 return self.function(*args, **kwargs)
         pending.captures = [c for c in pending.captures if not outlived(c[0])]
-        like = [c for c, words in zip(before, changed, strict=True) if not words]
+        like = [(c, 0 if where else n) for (c, n), where in zip(before, more, strict=True) if where is not None]
         like += [
             (r.capture, 1) for r in replays if not r.missed and not outlived(r.capture) and fits(r.capture, leaves)
         ]
-        if not like and (pending.known is None or pending.known.stale()):
+        if not like and (pending.known is None or pending.known.stale(leaves)):
             result, pending.known, capture = tried(self.function, args, kwargs)
             pending.generators = pending.known.generators
+            self._fresh = pending.known.fresh
             if capture is not None:
                 capture.found.growing = self._growing
                 pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
@@ -179,17 +186,13 @@ class Compiled(Derived):
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
         known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
         chance = Chance(pending.generators)
-        result, capture = traced(self.function, args, kwargs, known)
+        result, capture = traced(self.function, args, kwargs, known, fresh=self._fresh)
         del known
         pending.known = None
         capture.found.growing = self._growing
         for replay in missed:  # what has changed may not matter
             if replay.also_after(capture):
-                if replay.grown is not None:
-                    self._missed -= 1
-                    self._growing.add(replay.grown)
-                    for other in [r for of_key in self._replays.values() for r in of_key]:
-                        other.look_again()
+                self._missed -= self._let_grow(grown(replay.capture, leaves))
                 pending.captures = [c for c in pending.captures if c[1]]
                 self._clear(key, pending)
                 return result
@@ -203,6 +206,7 @@ class Compiled(Derived):
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
+        self._let_grow(next((where for (c, _), where in zip(before, more, strict=True) if c is same), None))
         drawn = chance.drawn_from()
         if drawn is not None:  # if it was another thread, not at every call
             pending.draws += 1
@@ -217,17 +221,35 @@ class Compiled(Derived):
         self._replays.setdefault(key, []).append(self._last)
         self._lost = 0
         self._clear(key, pending)
+        if capture.found.counted:
+            self._warn(
+                "counted",
+                f"compile: {getattr(self.function, '__name__', 'the function')} changes and reads "
+                f"{' and '.join(capture.found.counted[:3])}, which stays what it is now while calls are replayed: keep "
+                "it in a Tensor that is updated in place, or count outside",
+                4,
+            )
         return result
 
     def _clear(self, key: Any, pending: _Pending) -> None:
         if not pending.captures:
             self._pending.pop(key, None)
 
+    def _let_grow(self, where: set[str] | None) -> bool:
+        """Let containers have further items, since these have made no difference; say whether there are any."""
+        if not where:
+            return False
+        self._growing |= where
+        for replay in [r for of_key in self._replays.values() for r in of_key]:
+            replay.look_again()
+        return True
+
     def _too_often(self, what: str) -> bool:
         """Say whether Python changes so often what the function finds outside that nothing is gained; warn if so."""
-        if self._missed < FEW + self._replayed // MANY:
+        if self._missed < FEW + (self._replayed + self._fell_back) // MANY:
             self._missed += 1
             return False
+        self._fell_back += 1
         name = getattr(self.function, "__name__", "the function")
         self._warn(
             "found",
@@ -266,10 +288,10 @@ class Compiled(Derived):
     def _drop(self, key: Any, replay: Replay) -> None:
         self._replays[key].remove(replay)
 
-    def _warn(self, about: str, message: str) -> None:
+    def _warn(self, about: str, message: str, level: int = 5) -> None:
         if about not in self._warned:
             self._warned.add(about)
-            warnings.warn(message, RuntimeWarning, stacklevel=5)
+            warnings.warn(message, RuntimeWarning, stacklevel=level)
 
     def _warn_of_keys(self, key: Any) -> None:
         keys = [k for k in (*self._pending, *self._keys) if k != key] or [key]
@@ -336,10 +358,11 @@ def compile(
     `jax.jit` and `torch.compile` round in their own way.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
-    some of NumPy's warnings of overflow; a Python value that changes after the second call stays what it was. Another
-    Tensor in the place of one that is state (`model.w = other`) is noticed if nothing else holds the old one, and not
-    if something does (an optimiser's list): update Tensors in place. Nor are Tensors that it can reach to be used by
-    other threads while a call is captured.
+    some of NumPy's warnings of overflow. What the code names outside (numbers, flags, functions, Tensors, in globals,
+    closures, attributes and containers) is looked at in each call, and where it has changed, the call is captured anew;
+    more often than in one of 20 calls it runs eagerly instead, with a warning. Not looked at is what the function
+    changes itself, what a container of more than 256 items holds, and what code does not name, as behind `__getattr__`
+    or an iterator. Tensors and arrays that it can reach are not to be used by other threads while a call is captured.
 
     Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
     on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a

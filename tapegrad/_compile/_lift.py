@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod
 from typing import Any
 
 from tapegrad._compile._cells import Cell, kind_of
-from tapegrad._compile._places import Place, Places
 from tapegrad._compile._program import Value
 from tapegrad._compile._settle import settle
-from tapegrad._compile._trace import SMALL, Graph, Traced
+from tapegrad._compile._trace import Graph, Traced
 from tapegrad._namespace import CaptureError, find_backend
 from tapegrad._record import LEAF, RELEASED
 from tapegrad._tensor import Tensor
-from tapegrad.backends import Array
 
 
 class Lifted:
@@ -29,9 +26,6 @@ class Lifted:
         self.cells: dict[int, tuple[Tensor, Cell]] = {}
         self.guards: dict[int, Any] = {}
         self.raw: dict[int, Value] = {}
-        self._stand_ins: dict[int, Traced] = {}
-        self._replaced: list[Place] = []
-        self._left: list[Place] = []  # places that cannot be written to
 
     def arguments(self, leaves: list[Any]) -> list[Any]:
         """Lift the leaves of the arguments; return what the function is to get, raw ones as they are if tentative."""
@@ -78,38 +72,6 @@ class Lifted:
         for x in tensors:
             if can_be_lifted(x):
                 self.add(x)
-
-    def found(self, places: Places) -> None:
-        """Know the raw arrays that a search has found; put traced ones in their places, unless tentative."""
-        self.graph.found = dict(places.arrays)
-        if self.graph.tentative:
-            return
-        for place in [p for p in places.all if p.has_array]:
-            i = id(place.value)
-            if i not in self._stand_ins:
-                self._stand_ins[i] = self.graph.hold(place.value, places.arrays[i])
-            (self._replaced if place.write(self._stand_ins[i]) else self._left).append(place)
-
-    def put_back(self) -> None:
-        """Put the arrays that were found back in their places, unless the function has put something else there."""
-        while self._replaced:
-            place = self._replaced.pop()
-            try:
-                if place.parent is not None and isinstance(place.read(place.parent.value, []), Traced):
-                    place.write(place.value)
-            except Exception:
-                continue  # the function has taken it away
-        self._stand_ins.clear()
-
-    def pinned(self) -> dict[int, Array]:
-        """Return the raw arrays whose contents are to be compared at each call, by identity.
-
-        With those of tuples, which stay as they are, NumPy may have computed what was lifted and never found.
-        """
-        pinned = self.graph.pinned
-        if any(h.place is None for h in self.graph.held.values()):
-            pinned.update({id(p.value): p.value for p in self._left if prod(p.value.shape) <= SMALL})
-        return pinned
 
     def settle(self) -> None:
         """Give the Tensors their contents, as an eager call would leave them."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import cached_property, partial
@@ -25,6 +26,7 @@ from types import (
     SimpleNamespace,
 )
 from typing import Any, final
+from weakref import ref
 
 from tapegrad import backends
 from tapegrad._namespace import backend_of
@@ -33,7 +35,9 @@ from tapegrad.backends import Array
 
 LIMIT = 5_000  # places that are looked at
 MOST = 256  # items of a container that are looked at: of longer ones, only the length is
+FEW, MANY = 16, 2_000  # lists of plain values of such lengths are compared as a whole
 PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), type(...), slice, range))
+_NUMBERS = (int, float, complex, str, bytes, Enum)  # these and what is derived from them
 _SEQUENCES = (list, tuple, deque)
 _SETS = (set, frozenset)
 # Libraries whose code names nothing of the user's, but for what is in closures and attributes.
@@ -49,6 +53,7 @@ _UNNAMED = frozenset({
     "__isub__", "__mul__", "__rmul__", "__imul__", "__truediv__", "__rtruediv__", "__itruediv__", "__matmul__",
     "__rmatmul__", "__pow__", "__rpow__", "__lt__", "__le__", "__gt__", "__ge__",
 })  # fmt: skip
+_PACKAGES = "site-packages"  # in the names of files of what is installed
 _MAKING = frozenset(("__new__", "__init__", "__post_init__"))
 # Names of what reads attributes by strings, and of what reads all of them.
 _BY_STRING = frozenset(("getattr", "hasattr", "setattr", "attrgetter"))
@@ -62,8 +67,8 @@ class Place:
     how: the way from the holder, a name in `READ`, or "fixed" for what is always the same object and "argument" for a
     leaf of the arguments; value: what is there, while a call is captured; kind: of what is there, "plain", "tensor",
     "array", "same" (as at the place `other`), "whole" (by identity), "parts" (a holder of places), "absent" (nothing)
-    or "space" (the globals of a module); contents: the number of items of a container, the elements of a set; name: in
-    words.
+    or "space" (the globals of a module); contents: the number of items of a container, the elements of a set, or
+    those of a list of many plain values; name: in words.
     """
 
     __slots__ = ("contents", "how", "key", "kind", "name", "number", "other", "parent", "value", "where")
@@ -108,6 +113,8 @@ READ: dict[str, Callable[[Any, Any], Any]] = {
     "cell": lambda f, i: f.__closure__[i].cell_contents,
     "default": lambda f, i: f.__defaults__[i],
     "keyword default": lambda f, k: f.__kwdefaults__[k],
+    "context": lambda v, _: v.get(None),
+    "referent": lambda r, _: r(),
 }
 
 
@@ -125,6 +132,12 @@ def _write_attribute(x: Any, name: str, value: Any) -> None:
         member.__set__(x, value)
 
 
+def _write_default(f: FunctionType, i: int, value: Any) -> None:
+    values = list(f.__defaults__ or ())
+    values[i] = value
+    f.__defaults__ = tuple(values)
+
+
 def _write_cell(f: FunctionType, i: int, value: Any) -> None:
     f.__closure__[i].cell_contents = value  # type: ignore[index]
 
@@ -136,6 +149,7 @@ _WRITE: dict[str, Callable[[Any, Any, Any], None]] = {
     "dict item": dict.__setitem__,
     "list item": list.__setitem__,
     "cell": _write_cell,
+    "default": _write_default,
     "keyword default": lambda f, k, v: f.__kwdefaults__.__setitem__(k, v),
 }
 
@@ -143,8 +157,8 @@ _WRITE: dict[str, Callable[[Any, Any, Any], None]] = {
 class Places:
     """The places that a function can reach, near ones first; holders come before what they hold.
 
-    all: of them; arrays: the first place of each raw array, by the array's identity; their values are held until
-    `forget` is called. No code of the user's is run.
+    all: of them; arrays: the first place of each raw array, by the array's identity; codes: what can be run. Values are
+    held until `forget` is called. No code of the user's is run.
     """
 
     def __init__(self, function: Any, leaves: Iterable[Any] = ()) -> None:
@@ -153,7 +167,7 @@ class Places:
         self._at: dict[int, Place] = {}  # the first place of each object that has parts
         self._spaces: dict[int, Place] = {}  # of the globals of modules
         self._fixed: dict[int, Any] = {}
-        self._codes: set[CodeType] = set()
+        self.codes: set[CodeType] = set()
         self._names: set[str] = set(_UNNAMED)
         self._everything = False
         self._asked: set[str] = set()
@@ -211,7 +225,7 @@ class Places:
         place = Place(len(self.all), parent, how, key, name, x)
         self.all.append(place)
         kind = type(x)
-        if kind in PLAIN or isinstance(x, Enum) or _is_scalar(x):
+        if _is_plain(x):
             place.kind = "plain"
         elif kind is Tensor:
             place.kind = "tensor"
@@ -240,6 +254,10 @@ class Places:
             self._add(place, "attribute", "__self__", owner[0] if owner else "self", x.__self__)
         elif kind is BuiltinFunctionType:
             pass
+        elif kind is ContextVar:
+            self._add(place, "context", None, f"{place.name}.get()", x.get(None))
+        elif kind is ref:
+            self._add(place, "referent", None, f"{place.name}()", x())
         elif issubclass(kind, type):
             self._parts_of_class(place, x)
         elif issubclass(kind, partial):
@@ -253,7 +271,7 @@ class Places:
                     self._add(place, how, key, f"{place.name}[{_short(key)}]", v)
         elif issubclass(kind, _SEQUENCES):
             base = next(c for c in _SEQUENCES if issubclass(kind, c))
-            if len(x) <= MOST:
+            if type(place.contents) is int and len(x) <= MOST:
                 how = "item" if kind is base or base is deque else f"{base.__name__} item"
                 for i, v in enumerate(list(base.__iter__(x))):
                     self._add(place, how, i, f"{place.name}[{i}]", v)
@@ -270,17 +288,25 @@ class Places:
             if ours and not (callable(x) and _may_be_the_users(x)):
                 continue
             self._add(place, "cell", i, name, x)
-        names = f.__code__.co_varnames[: f.__code__.co_argcount]
+        arguments = f.__code__.co_varnames[: f.__code__.co_argcount]
         defaults = f.__defaults__ or ()
-        for i, (name, x) in enumerate(zip(names[len(names) - len(defaults) :], defaults, strict=True)):
+        for i, (name, x) in enumerate(zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True)):
             self._add(place, "default", i, name, x)
         for name, x in (f.__kwdefaults__ or {}).items():
             self._add(place, "keyword default", name, name, x)
-        if hasattr(f, "__wrapped__"):
-            self._function(f.__wrapped__)
+        for name in list(_own(f)):
+            if name == "__wrapped__":
+                self._function(f.__wrapped__)  # type: ignore[attr-defined]
+            elif name in self._names:
+                self._attribute(place, name)
+            else:
+                self._waiting.setdefault(name, []).append(place)
         if not ours:
-            names_here = self._code(f.__code__)
-            self._globals(f.__globals__, names_here, names_here, "")
+            names = self._code(f.__code__)
+            if _PACKAGES in f.__code__.co_filename:
+                self._functions(f.__globals__, names)
+            else:
+                self._globals(f.__globals__, names, names, "")
 
     def _globals(self, space: dict[str, Any], names: set[str], inside: set[str], prefix: str) -> None:
         """Add what names stand for in a module; in modules among these, what attributes the code names."""
@@ -291,7 +317,7 @@ class Places:
             self.all.append(root)
         for name in sorted(names & space.keys()):
             x = space[name]
-            if isinstance(x, ModuleType):
+            if issubclass(type(x), ModuleType):
                 if vars(x) is not space and not _of_library(x.__name__):
                     self._globals(vars(x), inside - {name}, inside - {name}, f"{prefix}{name}.")
                 elif x is sys:  # a place for what others keep, too
@@ -306,6 +332,13 @@ class Places:
     def _seen_globals(self) -> set[tuple[Place, str]]:
         return set()
 
+    def _functions(self, space: dict[str, Any], names: set[str]) -> None:
+        """Go on to the functions and classes that a package names, whose other globals are taken to stay."""
+        for name in sorted(names & space.keys()):
+            kind = type(space[name])
+            if kind is FunctionType or (issubclass(kind, type) and not _of_library(space[name].__module__)):
+                self._function(space[name])
+
     def _code(self, code: CodeType) -> set[str]:
         """Note the names that code has for attributes; return them, which are those of globals too."""
         names, strings = set(code.co_names), []
@@ -317,8 +350,8 @@ class Places:
                     codes.append(const)
                 elif type(const) is str:
                     strings.append(const)
-        if code not in self._codes:
-            self._codes.add(code)
+        if code not in self.codes:
+            self.codes.update(codes)
             asked = {s for s in strings if s.isidentifier()} if names & _BY_STRING else set()
             self._asked |= asked
             new = names | asked
@@ -402,13 +435,17 @@ _OF_SYS = frozenset(vars(sys))
 
 
 def contents(x: Any) -> Any:
-    """Return how many items a container has; of a set, its elements if they are plain, else their identities."""
+    """Return how many items a container has, of a longer list of plain values these.
+
+    Of a set, its elements are returned if they are plain, else their identities.
+    """
     kind = type(x)
     if issubclass(kind, dict):
         return dict.__len__(x)
     for base in _SEQUENCES:
         if issubclass(kind, base):
-            return base.__len__(x)
+            many = base is list and FEW < len(x) <= MANY and all([type(e) in PLAIN for e in x])
+            return list(x) if many else base.__len__(x)
     for some in _SETS:
         if issubclass(kind, some):
             elements = list(some.__iter__(x))
@@ -487,6 +524,14 @@ def _is_array(x: Any) -> bool:
         return True
     backend = backends.of_type(kind)
     return backend is not None and hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _is_plain(x: Any) -> bool:
+    """Say whether a value can never change, nor what it holds."""
+    kind = type(x)
+    if kind is tuple:
+        return len(x) <= MOST and all(map(_is_plain, x))
+    return kind in PLAIN or issubclass(kind, _NUMBERS) or _is_scalar(x)
 
 
 def _is_scalar(x: Array) -> bool:

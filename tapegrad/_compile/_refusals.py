@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tapegrad._cuts import user_line
 from tapegrad._namespace import CaptureError
 
@@ -32,11 +34,27 @@ def array_needed() -> CaptureError:
     )
 
 
+def type_asked(file: str, line: int, name: str) -> CaptureError:
+    """Return the error for code that compares a type with that of a raw array."""
+    return CaptureError(
+        f"at {os.path.basename(file)}:{line} a type is compared with {name}, but a raw array has another one while a "
+        "call is captured: use isinstance, or pass a Tensor"
+    )
+
+
 def written_to() -> CaptureError:
     """Return the error for a raw array that is written to."""
     return CaptureError(
-        f"at {user_line()} a raw array is updated in place, which replay cannot do: pass a Tensor instead, or make a "
-        "new array, as in x = x + y"
+        f"at {user_line(apart=_PACKAGES)} a raw array is updated in place, which replay cannot do: pass a Tensor "
+        "instead, or make a new array, as in x = x + y"
+    )
+
+
+def written_in(name: str) -> CaptureError:
+    """Return the error for a raw array that a library has written to, known by its place."""
+    return CaptureError(
+        f"the function updates {name} in place, a raw array from outside, which replay cannot do: keep what changes in "
+        "a Tensor, or write to the array outside"
     )
 
 

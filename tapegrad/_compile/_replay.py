@@ -52,12 +52,11 @@ class Replay:
         self._states = [
             (c.tensor, guards[c][0] is None, *guards[c][1:]) for c in order if not c.arguments and not c.owners
         ]
-        self._boxes = {id(c.tensor.tensor): c.tensor for c in capture.cells if c.tensor is not None}
+        self._boxes = _boxes(capture)
         self._found: list[tuple[Guards, list[Held], Check]] = [
             (capture.found, held, capture.found.function(held, self._boxes))
         ]
         self.missed = ""  # what was found at the last call that is not as it was
-        self.grown: str | None = None  # where it is, if it is a container that has got further items
         self._ids = frozenset([id(box.tensor) for box, *_ in self._states])
         self._others = [
             (
@@ -126,8 +125,7 @@ class Replay:
                 self.held, self.missed = held, ""
                 return True
         guards, _, check = self._found[0]
-        number = check(leaves)
-        self.missed, self.grown = guards.changed(number, leaves), guards.grown(number, leaves)
+        self.missed = guards.changed(check(leaves), leaves)
         self.abandoned = any([getrefcount(box.tensor) <= ALONE for box, *_ in self._states])
         return False
 
@@ -241,9 +239,18 @@ def _known(cell: Cell, leaves: list[Any]) -> Any:
 
 def elsewhere(capture: Capture, leaves: list[Any]) -> str:
     """Say in words what a captured call found that is not so now, "" if it all is."""
-    boxes = [c.tensor if type(c.tensor) is State else state_of(c.tensor) for c in capture.cells if c.tensor is not None]
-    found = capture.found.function([], {id(box.tensor): box for box in boxes})(leaves)
+    found = capture.found.function([], _boxes(capture))(leaves)
     return "" if type(found) is tuple else capture.found.changed(found, leaves)
+
+
+def grown(capture: Capture, leaves: list[Any]) -> set[str] | None:
+    """Return where containers are that have got further items, None if more than that is not as a call found it."""
+    return capture.found.grown(leaves, _boxes(capture))
+
+
+def _boxes(capture: Capture) -> dict[int, State]:
+    boxes = [c.tensor if type(c.tensor) is State else state_of(c.tensor) for c in capture.cells if c.tensor is not None]
+    return {id(box.tensor): box for box in boxes}
 
 
 def outlived(capture: Capture) -> bool:

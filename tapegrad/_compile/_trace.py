@@ -49,10 +49,10 @@ class Graph:
     and the graph is void; why: the first thing that was, unless another call may do without it. ended: whether the call
     is over, though a copy of its context may still run. nodes: so far; handed: all arrays that were handed out, held
     weakly; held: the raw arrays from outside that no Tensor holds, which are read again at each call; found: the places
-    of those that a search has found, by identity; pinned: those that a library computed with, by identity; foreign:
-    values in memory that others may write to; apart: raw arrays that the user has as they are, and their values, by
-    identity; values: the contents of all results, for `debug` only; loops: whether there are any; flaw: why there is to
-    be no program, though nothing was raised.
+    of those that a search has found, by identity; pinned: those that a library computed with, and marks of what they
+    were, by identity; foreign: values in memory that others may write to; apart: raw arrays that the user has as they
+    are, and their values, by identity; values: the contents of all results, for `debug` only; loops: whether there are
+    any; flaw: why there is to be no program, though nothing was raised.
     """
 
     everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
@@ -64,7 +64,7 @@ class Graph:
         self.handed: list[ref[Traced]] = []
         self.held: dict[Value, Held] = {}
         self.found: dict[int, Place] = {}
-        self.pinned: dict[int, Array] = {}
+        self.pinned: dict[int, tuple[Array, Any]] = {}
         self.foreign: set[Value] = set()
         self.apart: dict[int, tuple[Array, Value]] = {}
         self.values: dict[Value, Array] | None = {} if debug else None
@@ -119,11 +119,11 @@ class Graph:
         return x
 
     def pin(self, value: Value) -> bool:
-        """Say whether a value is computed from small arrays alone that a search has found: it then stays what it is.
+        """Say whether a value is computed from arrays alone that a search has found: it then stays what it is.
 
-        The contents of these arrays are compared at each call.
+        Whether these arrays are what they were is looked at in each call; those that have no mark have to be small.
         """
-        used: dict[int, Array] = {}
+        used: dict[int, tuple[Array, Any]] = {}
         todo, seen = [value], set()
         while todo:
             v = todo.pop()
@@ -134,10 +134,10 @@ class Graph:
                 todo += v.node.reads
             elif v.constant is None:
                 held = self.held.get(v)
-                if held is None or held.place is None or v.size > SMALL:
+                if held is None or held.place is None or (v.size > SMALL and not is_marked(held.array)):
                     return False
-                used[id(held.array)] = held.array
-        self.pinned.update(used)
+                used[id(held.array)] = held.array, mark_of(held.array)
+        self.pinned = used | self.pinned
         return True
 
     def alike(self, array: Array, like: Array) -> Array:
@@ -258,7 +258,7 @@ def contents_of(x: Traced, what: str) -> Array:
 def for_library(x: Any) -> Any:
     """Return what a library is to compute with in the place of a raw array: its contents, if they can be pinned.
 
-    They are a copy that cannot be written to.
+    They are a copy that cannot be written to, or an array that tells whether it was.
     """
     if type(x) is tuple or type(x) is list:
         return type(x)(map(for_library, x))
@@ -266,12 +266,25 @@ def for_library(x: Any) -> Any:
         return x
     backend = backend_of[type(x.raw)]
     graph = graph_now()
-    if not (graph.held and graph.pin(x.value)) or (backend.mutable and not hasattr(x.raw, "setflags")):
+    if not (graph.held and graph.pin(x.value)):
+        raise array_needed()
+    if is_marked(x.raw):
+        return x.raw
+    if not hasattr(x.raw, "setflags"):
         raise array_needed()
     found = backend.copy(x.raw)
-    if backend.mutable:
-        found.setflags(write=False)
+    found.setflags(write=False)
     return found
+
+
+def is_marked(array: Array) -> bool:
+    """Say whether an array cannot be written to, or has a mark of whether it was, as PyTorch's have."""
+    return not backend_of[type(array)].mutable or hasattr(array, "_version")
+
+
+def mark_of(array: Array) -> Any:
+    """Return PyTorch's mark of how often an array was written to; None for an array that cannot be."""
+    return getattr(array, "_version", None)
 
 
 def _is_array(x: Any) -> bool:
@@ -372,11 +385,8 @@ class Traced:
         return getattr(for_library(self), name)
 
     @classmethod
-    def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise array_needed()
-
-    def __jax_array__(self) -> Any:
-        return for_library(self)
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*map(for_library, args), **{k: for_library(v) for k, v in (kwargs or {}).items()})
 
     def __dlpack_device__(self) -> Any:
         return self.raw.__dlpack_device__()
