@@ -199,6 +199,39 @@ def test_a_value_of_the_host_goes_where_the_tensor_is(xp: Place, f: Any, h: Any)
     check(results(np.array(there.to_device("cpu"))), results(there))
 
 
+NUMBERS = {
+    "integers": np.asarray([1, 2, 3]),
+    "small integers": np.asarray([1, 2, 3], np.uint8),
+    "booleans": np.asarray([True, False, True]),
+    "wider floats": np.asarray([1.0, 2.0, 3.0]),
+    "a wider float": np.asarray(2.0),
+    "a number of NumPy": np.float64(2.0),
+    "a list": [1, 2.5, 3],
+    "a list of integers": [1, 2, 3],
+    "a list of complex numbers": [1j, 2j, 3j],
+}
+MIXING = {
+    "add": tg.add,
+    "reflected": lambda x, h: h * x,
+    "less": lambda x, h: tg.less(tg.real(x), h) if not np.iscomplexobj(h) else x,
+    "concat": lambda x, h: tg.concat([x, h if np.ndim(h) else [h]]),
+    "where": lambda x, h: tg.where(x > 1, x, h),
+    "vecdot": lambda x, h: tg.vecdot(x, h) if np.ndim(h) else x,
+    "np.stack": lambda x, h: np.stack([x, h]) if np.ndim(h) else x,
+}
+
+
+@pytest.mark.parametrize("f", MIXING.values(), ids=MIXING)
+@pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS)
+def test_what_is_mixed_has_the_dtype_that_it_has_on_numpy(xp: Place, numbers: Any, f: Any) -> None:
+    values = np.asarray([0.5, 1.5, 2.5], np.float32)
+    expected: Any = f(tg.tensor(values, device="cpu"), numbers)
+    found: Any = f(tg.tensor(values, device=xp.device), numbers)
+    narrow = {"float64": tg.float32, "complex128": tg.complex64}
+    assert found.dtype is (expected.dtype if xp.double else narrow.get(expected.dtype.name, expected.dtype))
+    np.testing.assert_allclose(xp.values(found), np.asarray(expected), rtol=1e-6)
+
+
 def test_every_function_of_several_arrays_is_tried() -> None:
     tried = {s.operation for s in SEVERAL} | {name.partition(" ")[0] for name in FUNCTIONS}
     shapes_and_dtypes = {"arange", "broadcast_shapes", "broadcast_to", "can_cast", "full", "reshape"}

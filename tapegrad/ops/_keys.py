@@ -141,7 +141,7 @@ def _index_array(i: Any, like: Array) -> Array | None:
     elif isinstance(i, list):
         from tapegrad.ops.creation import of_list
 
-        array = _counting(of_list(i, like, None if i else index_dtype(like)))
+        array = _counting(of_list(i, like, dtype=None if i else index_dtype(like)))
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
