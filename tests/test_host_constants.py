@@ -135,6 +135,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {  # f(x, h), where x is a Tensor of thr
     # indices
     "x[integers]": (lambda x, h: x[h], PLACES),
     "x[list]": (lambda x, h: x[h if isinstance(h, tg.Tensor) else h.tolist()], PLACES),
+    "x[tuple,]": (lambda x, h: x[h if isinstance(h, tg.Tensor) else tuple(h.tolist()),], PLACES),
     "x[mask]": (lambda x, h: x[h], B),
     "x[integers, None]": (lambda x, h: x[h, None], PLACES),
     "x[apart]": (lambda x, h: (x * np.ones((2, 3, 1)) * x[:, None])[h - 1, :, h - 2], np.asarray([1, 2])),
