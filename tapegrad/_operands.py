@@ -28,6 +28,9 @@ from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array, remedy
 
 SCALARS = frozenset(SCALAR_RANKS)
+# Functions, beside those that broadcast, whose operands get one dtype; the others take integers for what they are.
+_PROMOTING = frozenset(("asarray", "clip", "concat", "cross", "diff", "matmul", "outer", "solve", "stack"))
+_PROMOTING |= {"tensordot", "vecdot", "divmod"}
 
 
 def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
@@ -50,13 +53,18 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     backend.refuse_recorded(x)
     x = lifted(x)
     if is_host(x, like):
-        x = moved(x, like)
+        x = moved(x, like, promotes(name))
     elif keep:
         x = backend_of[type(x)].copy(x)
     elif type(x) is not type(like):
         x = backend_of[type(x)].as_array(x)  # of a subclass of the library's array type
     alike = same_library(name, x, like)
     return beside(like, wrap(x))._array if alike is None else alike
+
+
+def promotes(name: str) -> bool:
+    """Say whether the operands of a function get one dtype; its name may be that of an update, as `x += y`."""
+    return name in BROADCASTING or name in _PROMOTING or name.endswith("= y")
 
 
 def same_library(name: str, a: Array, b: Array) -> Array | None:
@@ -142,15 +150,15 @@ def not_an_operand(name: str, x: object) -> TypeError:
 def listed(name: str, x: object, like: Array) -> Tensor | None:
     """Return a list or tuple beside a raw array as a Tensor where that is, None for anything else.
 
-    It is a constant, but for the Tensors in it that are recorded. Raises TypeError for what is no array of numbers; in
-    a comparison that is only unequal.
+    It is a constant, but for the Tensors in it that are recorded; its numbers are as weak as one alone. Raises
+    TypeError for what is no array of numbers; in a comparison that is only unequal.
     """
     if not isinstance(x, (list, tuple)):
         return None
     from tapegrad.ops.creation import of_list
 
     try:
-        return of_list(x, like)
+        return of_list(x, like, promotes(name))
     except TypeError:
         if name in ("equal", "not_equal"):
             return None

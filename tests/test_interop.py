@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
+from tapegrad._dtypes import DTYPES
 
 A = np.asarray([[1.0, 2.0], [3.0, 5.0]])
 SAME: list[tuple[str, Callable[[Any], Any]]] = [
@@ -203,3 +207,121 @@ def test_linear_algebra_by_numpy() -> None:
         else:
             assert isinstance(y, tg.Tensor)
             np.testing.assert_allclose(y.tolist(), f(A))
+
+
+# -- dtypes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in DTYPES if n != "bfloat16"])
+def test_numpy_takes_a_dtype(name: str) -> None:
+    dtype: Any = DTYPES[name]
+    assert np.dtype(dtype) is np.dtype(name)
+    assert tg.numpy_dtype(dtype) is tg.numpy_dtype(name) is np.dtype(name)
+    assert np.zeros(2, dtype).dtype == np.asarray([0, 1]).astype(dtype).dtype == name
+    assert np.result_type(dtype, np.bool) == name
+    assert np.can_cast(np.bool, dtype)
+    assert np.issubdtype(dtype, np.floating) is (dtype.kind == "real floating")
+    assert np.dtype(name) == dtype
+    assert dtype == np.dtype(name)
+    assert tg.asarray([0, 1], dtype=np.dtype(dtype)).dtype is dtype
+
+
+def test_numpy_and_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype: Any = tg.bfloat16
+    assert np.dtype(dtype) == tg.numpy_dtype(dtype) == np.dtype(ml_dtypes.bfloat16)
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    for call in (np.dtype, tg.numpy_dtype):
+        with pytest.raises(TypeError, match=r"no bfloat16 of its own: pip install ml_dtypes, or .*tapegrad.astype"):
+            call(dtype)
+
+
+def test_what_has_no_numpy_dtype() -> None:
+    with pytest.raises(TypeError, match="not a dtype of the array API standard"):
+        tg.numpy_dtype("datetime64[s]")
+
+
+def test_other_libraries_take_a_dtype() -> None:
+    x = tg.ones(2, dtype=tg.float32)
+    jax = pytest.importorskip("jax")
+    assert jax.ShapeDtypeStruct(x.shape, x.dtype).dtype == np.float32
+    safetensors = pytest.importorskip("safetensors.numpy")
+    saved = safetensors.save({"x": np.asarray(x).astype(x.dtype)})
+    assert tg.asarray(safetensors.load(saved)["x"]).dtype is tg.float32
+
+
+# -- after a backward pass -------------------------------------------------------------------------------
+
+
+def trained(xp: Place) -> tuple[list[Any], Any]:
+    """Return the losses of some steps, and the last prediction."""
+    w, losses, y = xp.tensor([1.0, 2.0], requires_grad=True), [], None
+    for _ in range(3):
+        w.grad = None
+        y = w * 2.0
+        loss = tg.sum(y**2)
+        loss.backward()
+        losses.append(loss)
+        with tg.no_grad():
+            w -= 0.125 * w.grad  # type: ignore[operator]
+    return losses, y
+
+
+def test_what_a_backward_pass_released_leaves_the_tape(xp: Place) -> None:
+    losses, y = trained(xp)
+    assert all(x.requires_grad for x in (*losses, y))
+    assert float(losses[0]) == 20.0
+    assert (int(losses[0]), complex(losses[0]), round(losses[0]), math.floor(losses[0])) == (20, 20.0, 20, 20)
+    assert math.sqrt(losses[0]) == math.sqrt(20.0)
+    values = [x.item() for x in losses]
+    np.testing.assert_allclose(np.mean(losses), np.mean(values), rtol=1e-6)
+    np.testing.assert_array_equal(np.asarray(losses), values)
+    np.testing.assert_array_equal(np.asarray(y), y.tolist())
+    np.testing.assert_allclose(np.percentile(y, 50), np.percentile(y.tolist(), 50), rtol=1e-6)
+    assert pickle.loads(pickle.dumps(losses[0])).item() == 20.0
+    assert float(tg.max(tg.abs(y)) + 1.0) == max(map(abs, y.tolist())) + 1.0  # and what is computed of it
+
+
+def test_losses_are_plotted(xp: Place) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    losses, y = trained(xp)
+    lines = Figure().subplots().plot(losses)
+    found: Any = lines[0].get_ydata()
+    np.testing.assert_allclose(found, [x.item() for x in losses], rtol=1e-6)
+    np.testing.assert_array_equal(Figure().subplots().plot(y)[0].get_ydata(), y.tolist())
+
+
+def test_what_can_be_differentiated_again_does_not_leave_the_tape(xp: Place) -> None:
+    w = xp.tensor([1.0, 2.0], requires_grad=True)
+    for options in ({"retain_graph": True}, {"create_graph": True}):
+        loss = tg.sum(w * w)
+        loss.backward(**options)
+        with pytest.raises(TypeError, match=r"float\(\) would take this Tensor off the tape"):
+            float(loss)
+    loss = tg.sum(w * w)
+    loss.backward()
+    for other in (tg.sum(w), tg.sum(w) + loss.detach()):
+        with pytest.raises(TypeError, match="off the tape"):
+            float(other)
+
+    def f(x: tg.Tensor) -> Any:
+        y = tg.sum(x * x)
+        y.backward()
+        return float(y) * tg.sum(x)
+
+    with pytest.raises(TypeError, match=r"float\(\) would take this Tensor off the tape"):
+        tg.grad(f)(w.detach())
+
+
+def test_a_second_backward_pass_still_raises(xp: Place) -> None:
+    w = xp.tensor([1.0, 2.0], requires_grad=True)
+    loss = tg.sum(w * w)
+    loss.backward()
+    assert float(loss) == 5.0
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        loss.backward()
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        (loss * 2.0).backward()

@@ -372,6 +372,10 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
     >>> tg.where(tg.asarray([True, False]), 1.0, tg.asarray([0.0, 5.0]))
     Tensor([1., 5.])
     """
+    if type(condition) is not Tensor:
+        there = x1 if type(x1) is Tensor else x2
+        if type(there) is Tensor:
+            condition = placed("where's condition", condition, there._array)
     if type(x1) in SCALARS and type(x2) in SCALARS:
         (condition,) = as_tensors("where", condition)
         (x1,) = _floats_like(condition, x1, x2)
@@ -380,6 +384,8 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
     elif type(x2) in SCALARS:
         condition, x1 = as_tensors("where", condition, x1)
     else:
+        if (type(x1) is Tensor) is not (type(x2) is Tensor):
+            x1, x2 = as_tensors("where", x1, x2)  # so that a constant gets a dtype beside the other one
         condition, x1, x2 = as_tensors("where", condition, x1, x2)
     return _where(condition, x1, x2)
 
