@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, signature
+from itertools import pairwise
 from typing import Any
 
 from tapegrad._cuts import cut
-from tapegrad._dtypes import DType
+from tapegrad._dtypes import DTYPES, DType
 from tapegrad._operands import as_tensors
 from tapegrad._record import noticed
 from tapegrad._tensor import Tensor, host, loses_gradient
@@ -267,18 +268,82 @@ def _outer(a: Any, b: Any, **options: Any) -> Any:
     return _find("multiply")(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
-# NumPy's functions whose arguments mean something else than those of the standard's function.
+def _ravel(a: Any, **options: Any) -> Any:
+    return NotImplemented if options else _find("reshape")(a, (-1,))
+
+
+def _swapaxes(a: Any, axis1: int, axis2: int) -> Any:
+    axes = list(range(a.ndim))
+    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    return _find("permute_dims")(a, tuple(axes))
+
+
+def _diag(v: Any, k: int = 0) -> Any:
+    if v.ndim != 1:
+        return _find("diagonal", "linalg")(v, offset=k)
+    zeros = [_find("zeros")(n, dtype=v.dtype, device=v.device) for n in (max(-k, 0), max(k, 0))]
+    rows = _find("concat")([zeros[0], v, zeros[1]])
+    n = rows.shape[0]
+    mask = _find("eye")(n, k=k, dtype=DTYPES["bool"], device=v.device)
+    return _find("where")(mask, _find("expand_dims")(rows, axis=1), 0)
+
+
+def _kron(a: Any, b: Any) -> Any:
+    """Return all products of elements: axes of `a` and `b` in turn, then each pair as one."""
+    a, b = as_tensors("kron", a, b)
+    ndim = max(a.ndim, b.ndim)
+    m, n = [(1,) * (ndim - x.ndim) + x.shape for x in (a, b)]
+    reshape = _find("reshape")
+    a = reshape(a, tuple(k for length in m for k in (length, 1)))
+    b = reshape(b, tuple(k for length in n for k in (1, length)))
+    return reshape(_find("multiply")(a, b), tuple(i * j for i, j in zip(m, n, strict=True)))
+
+
+def _vdot(a: Any, b: Any) -> Any:
+    a, b = as_tensors("vdot", a, b)
+    return _find("vecdot")(_find("reshape")(a, (-1,)), _find("reshape")(b, (-1,)))
+
+
+def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Any:
+    """Return slices between indices, or so many of the same length."""
+    n = ary.shape[axis]
+    if isinstance(indices_or_sections, int):
+        if n % indices_or_sections:
+            raise ValueError(f"split: {n} elements along axis {axis} do not make {indices_or_sections} equal parts")
+        ends = range(0, n + 1, n // indices_or_sections) if n else [0] * (indices_or_sections + 1)
+    else:
+        ends = [0, *indices_or_sections, n]
+    before = (slice(None),) * (axis % ary.ndim)
+    return [ary[(*before, slice(i, j))] for i, j in pairwise(ends)]
+
+
+def _einsum(operands: Any, optimize: Any = False, **options: Any) -> Any:
+    """Return an Einstein sum, contracted from left to right."""
+    from tapegrad.ops.contraction import einsum
+
+    return NotImplemented if options or not isinstance(operands[0], str) else einsum(*operands)
+
+
+# NumPy's functions that the standard has not, or whose arguments mean something else than those of its function.
 _SPECIAL: dict[str, Callable[..., Any]] = {
+    "copy": lambda a, **options: NotImplemented if options else +a,
+    "diag": _diag,
     "diagonal": _of_matrix("diagonal"),
     "diff": _diff,
     "dot": _dot,
+    "einsum": _einsum,
+    "kron": _kron,
     "linalg.norm": _norm,
     "outer": _outer,
+    "ravel": _ravel,
+    "split": _split,
     "squeeze": _squeeze,
+    "swapaxes": _swapaxes,
     "tile": _tile,
     "trace": _of_matrix("trace"),
     "transpose": _transpose,
     "unique": _unique,
+    "vdot": _vdot,
     "where": _where,
 }
 

@@ -34,6 +34,19 @@ SAME: list[tuple[str, Callable[[Any], Any]]] = [
     ("dot number", lambda x: np.dot(2.0, x)),
     ("dot vector", lambda x: np.dot(x, x[0])),
     ("dot three axes", lambda x: np.dot(x, np.stack([x, x]))),
+    ("copy", lambda x: np.copy(x)),
+    ("diag", lambda x: np.diag(x[0])),
+    ("diag above", lambda x: np.diag(x[0], 2)),
+    ("diag below", lambda x: np.diag(x[0], k=-1)),
+    ("diag of a matrix", lambda x: np.diag(x, 1)),
+    ("einsum", lambda x: np.einsum("ij,kj->ik", x, A, optimize=True)),
+    ("kron", lambda x: np.kron(x, A)),
+    ("kron of fewer axes", lambda x: np.kron(x[0], x)),
+    ("ravel", lambda x: np.ravel(x)),
+    ("split", lambda x: np.split(x, 2)[1]),
+    ("split at", lambda x: np.split(x, [1], axis=1)[1]),
+    ("swapaxes", lambda x: np.swapaxes(x, 0, -1)),
+    ("vdot", lambda x: np.vdot(x, A)),
     ("expand_dims", lambda x: np.expand_dims(x, (0, -1))),
     ("flip", lambda x: np.flip(x, 1)),
     ("full_like", lambda x: np.full_like(x, 3.0)),
@@ -141,6 +154,7 @@ RAISE: list[tuple[str, Callable[[tg.Tensor], Any], str]] = [
     ("at", lambda x: np.add.at(A.copy(), 0, x), "numpy.add.at"),
     ("ufunc out", lambda x: np.add(x, 1.0, out=np.zeros((2, 2))), "numpy.add.*out=.*write y = y"),
     ("ufunc where", lambda x: np.add(x, 1.0, where=A > 1), "numpy.add.*options where"),
+    ("einsum out", lambda x: np.einsum("ij->j", x, out=np.zeros(2)), "numpy.einsum.*these arguments"),
     ("no such ufunc", lambda x: np.cbrt(x), "numpy.cbrt"),
     ("slot of an array", lambda x: A.copy().__setitem__(0, x[0]), r"NumPy array.*x.detach\(\)"),
 ]
@@ -150,6 +164,11 @@ RAISE: list[tuple[str, Callable[[tg.Tensor], Any], str]] = [
 def test_what_has_no_counterpart_raises(call: Callable[[tg.Tensor], Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         call(tg.tensor(A, requires_grad=True))
+
+
+def test_parts_that_are_not_equal() -> None:
+    with pytest.raises(ValueError, match="split: 2 elements along axis 1 do not make 3 equal parts"):
+        np.split(tg.tensor(A), 3, axis=1)
 
 
 def test_an_array_is_not_updated_in_place_by_a_tensor() -> None:
