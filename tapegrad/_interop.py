@@ -9,6 +9,7 @@ from typing import Any
 
 from tapegrad._cuts import cut
 from tapegrad._dtypes import DTYPES, DType
+from tapegrad._nan_functions import NAN_FUNCTIONS
 from tapegrad._operands import as_tensors
 from tapegrad._record import noticed
 from tapegrad._tensor import Tensor, host, loses_gradient
@@ -70,21 +71,38 @@ def _find(name: str, extension: str = "") -> Any:
 
 
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-    """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded; or raise."""
+    """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded.
+
+    Without one, a Tensor that is being recorded raises TypeError; of others, which are constants, the ufunc makes
+    Tensors on their device. One that writes its result somewhere raises.
+    """
     name = _RENAMED.get(ufunc.__name__, ufunc.__name__)
     function = _divmod if name == "divmod" else _find(name) or _find(name, "special")
     if method == "__call__" and not options and function is not None:
         return function(*inputs)
-    what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    import numpy as np
+
+    what = f"{'numpy.' if hasattr(np, ufunc.__name__) else 'the ufunc '}{ufunc.__name__}"
+    what += "" if method == "__call__" else f".{method}"
     if "out" in options:
         raise TypeError(
-            f"numpy.{what} with a Tensor and out= (as in ndarray += tensor) has no counterpart that keeps the "
+            f"{what} with a Tensor and out= (as in ndarray += tensor) has no counterpart that keeps the "
             "gradient: write y = y + x, or np.asarray(x.detach()) for the value alone"
         )
+    operands = _tensors((inputs, options))
+    if method != "at" and not any(loses_gradient(x) for x in operands):
+        for x in operands:
+            noticed(x)
+        return _returned(getattr(ufunc, method)(*_hosted(inputs), **_hosted(options)), operands[0].device)
     raise TypeError(
-        f"numpy.{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
+        f"{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
         "that keeps the gradient: use a function of tapegrad, or np.asarray(x.detach()) for the value alone"
     )
+
+
+def _returned(out: Any, device: str) -> Any:
+    """Return what a ufunc returned as Tensors on a device; several results as a tuple."""
+    return tuple(_returned(y, device) for y in out) if isinstance(out, tuple) else _find("asarray")(out, device=device)
 
 
 def _divmod(x1: Any, x2: Any) -> tuple[Any, Any]:
@@ -326,6 +344,7 @@ def _einsum(operands: Any, optimize: Any = False, **options: Any) -> Any:
 
 # NumPy's functions that the standard has not, or whose arguments mean something else than those of its function.
 _SPECIAL: dict[str, Callable[..., Any]] = {
+    **NAN_FUNCTIONS,
     "copy": lambda a, **options: NotImplemented if options else +a,
     "diag": _diag,
     "diagonal": _of_matrix("diagonal"),

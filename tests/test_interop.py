@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +189,73 @@ def test_a_constant_tensor_goes_to_numpy_as_an_array(xp: Place) -> None:
         assert np.median(tracked) == 2.0
 
 
+def test_ufuncs_of_constants_make_tensors(xp: Place) -> None:
+    """Those that tapegrad has not, on the device of the operand; one that writes elsewhere raises."""
+    x = xp.tensor([1.0, 8.0])
+    double: Any = np.float64 if xp.double else np.float32
+    made = [
+        (np.cbrt(x), [1.0, 2.0]),
+        (np.add.reduce(x), 9.0),
+        (np.modf(x)[1], [1.0, 8.0]),
+        (np.fmax(2.0, x), [2.0, 8.0]),
+    ]
+    for y, expected in [*made, (np.subtract(x, 1.0, dtype=double), [0.0, 7.0])]:
+        assert isinstance(y, tg.Tensor)
+        assert y.device == x.device
+        xp.check(y, expected)
+    with tg.no_grad():
+        root: Any = np.cbrt(xp.tensor([8.0], requires_grad=True))
+        xp.check(root, [2.0])
+    with pytest.raises(TypeError, match="numpy.add.at"):
+        np.add.at(x, 0, 1.0)
+    with pytest.raises(TypeError, match="numpy.cbrt with a Tensor and out="):
+        np.cbrt(x, out=np.zeros(2))
+
+
+def test_a_ufunc_of_another_library_is_not_called_numpys() -> None:
+    special: Any = pytest.importorskip("scipy.special")
+    with pytest.raises(TypeError, match="^the ufunc agm with a Tensor has no counterpart"):
+        special.agm(tg.tensor([1.0], requires_grad=True), 2.0)
+
+
+HOLES = np.asarray([[1.0, np.nan, 3.0], [np.nan, np.nan, 2.0], [4.0, -5.0, 0.5]])
+NAN_CALLS: list[dict[str, Any]] = [{}, {"axis": 0}, {"axis": 1}, {"axis": 1, "keepdims": True}, {"axis": (0, 1)}]
+
+
+@pytest.mark.parametrize("name", ["sum", "prod", "mean", "var", "std", "max", "min", "cumsum", "cumprod"])
+def test_reductions_without_nan(xp: Place, name: str) -> None:
+    """Values and gradients of NumPy's functions; elements that are NaN get none."""
+    if xp.device.startswith("jax"):
+        pytest.skip("functions of the standard, which take JAX seconds to compile")
+    f = getattr(np, f"nan{name}")
+    rtol = 1e-7 if xp.double else 1e-5
+    for options in [*NAN_CALLS, {"axis": 1, "ddof": 1}] if name in ("var", "std") else NAN_CALLS:
+        if name.startswith("cum") and (options.get("keepdims") or isinstance(options.get("axis"), tuple)):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of slices without elements
+            expected = f(HOLES, **options)
+            y = f(xp.tensor(HOLES), **options)
+            np.testing.assert_allclose(xp.values(y), expected, rtol=rtol)
+        assert y.shape == expected.shape
+    g = xp.values(tg.grad(lambda x: tg.sum(f(x, axis=1)[::2] ** 2))(xp.tensor(HOLES)))
+    assert np.all(g[np.isnan(HOLES)] == 0.0)
+    direction, h = np.cos(np.arange(9.0)).reshape(3, 3), 1e-6
+    above, below = (np.sum(f(HOLES + sign * h * direction, axis=1)[::2] ** 2) for sign in (1, -1))
+    np.testing.assert_allclose(np.sum(g * direction), (above - below) / (2 * h), rtol=1e-6 if xp.double else 1e-4)
+    whole = np.asarray([[1, 2], [5, 3]])
+    np.testing.assert_allclose(xp.values(f(xp.tensor(whole), axis=0)), f(whole, axis=0), rtol=rtol)
+
+
+def test_places_without_nan(xp: Place) -> None:
+    x = xp.tensor(HOLES)
+    assert np.nanargmax(x, axis=1).tolist() == [2, 2, 0]
+    assert np.nanargmin(x, axis=0).tolist() == [0, 2, 2]
+    with pytest.raises(ValueError, match="All-NaN slice"):
+        np.nanargmax(x[1, :2])
+    assert np.isnan(xp.values(np.nanmax(x[1, :2])))
+
+
 def test_looking_by_numpy_is_no_error(xp: Place) -> None:
     x = xp.tensor([[1.0, 2.0]], requires_grad=True)
     assert np.shape(x) == (1, 2)
@@ -222,3 +290,13 @@ def test_linear_algebra_by_numpy() -> None:
         else:
             assert isinstance(y, tg.Tensor)
             np.testing.assert_allclose(y.tolist(), f(A))
+
+
+def test_a_range_is_an_index(xp: Place) -> None:
+    """As code for NumPy writes it, beside an index of each row."""
+    x = xp.tensor(A, requires_grad=True)
+    y = x[range(2), tg.asarray([1, 0], device=x.device)]
+    xp.check(y, [2.0, 3.0])
+    tg.sum(y * y).backward()
+    xp.check(x.grad, [[0.0, 4.0], [6.0, 0.0]])
+    assert x[range(0)].shape == (0, 2)
