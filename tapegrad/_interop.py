@@ -13,6 +13,7 @@ from tapegrad._nan_functions import NAN_FUNCTIONS
 from tapegrad._operands import as_tensors
 from tapegrad._record import noticed
 from tapegrad._tensor import Tensor, host, loses_gradient
+from tapegrad.backends import of_type
 
 # NumPy's names that are not the standard's: ufuncs, then functions.
 _RENAMED = {
@@ -67,6 +68,16 @@ def _find(name: str, extension: str = "") -> Any:
     return getattr(getattr(tapegrad, extension, None) if extension else tapegrad, name, None)
 
 
+def _is_wrapper(kind: type) -> bool:
+    """Say whether a type with NumPy's protocols is no array, as a quantity with a unit around a Tensor.
+
+    Its own protocol is tried once this one declines.
+    """
+    import numpy as np
+
+    return not (kind is Tensor or issubclass(kind, (np.ndarray, np.generic)) or of_type(kind))
+
+
 # -- ufuncs ----------------------------------------------------------------------------------------------
 
 
@@ -76,6 +87,8 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
     Without one, a Tensor that is being recorded raises TypeError; of others, which are constants, the ufunc makes
     Tensors on their device. One that writes its result somewhere raises.
     """
+    if any(hasattr(type(x), "__array_ufunc__") and _is_wrapper(type(x)) for x in inputs):
+        return NotImplemented
     name = _RENAMED.get(ufunc.__name__, ufunc.__name__)
     function = _divmod if name == "divmod" else _find(name) or _find(name, "special")
     if method == "__call__" and not options and function is not None:
@@ -118,6 +131,8 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
 
     Without one, a Tensor that is being recorded raises TypeError; others are constants, and go as NumPy arrays.
     """
+    if any(_is_wrapper(kind) for kind in types):
+        return NotImplemented
     name: str = function.__name__
     if name not in _LOOKS:
         extension = function.__module__.partition("numpy.")[2]

@@ -292,6 +292,29 @@ def test_linear_algebra_by_numpy() -> None:
             np.testing.assert_allclose(y.tolist(), f(A))
 
 
+class Metres:
+    """Numbers with a unit, which take part in NumPy's protocols."""
+
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = numbers
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Metres:
+        return Metres(ufunc(*[getattr(x, "numbers", x) for x in inputs]))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Metres:
+        return Metres(function(*[getattr(x, "numbers", x) for x in args]))
+
+
+def test_the_protocols_of_a_wrapper_have_their_turn() -> None:
+    x: Any = tg.tensor([1.0, 2.0], requires_grad=True)
+    metres: Any = Metres
+    for y in (np.add(x, metres(x)), np.where(x > 1.5, metres(x), metres(x * 3.0)), np.outer(x, metres(x))):
+        assert type(y) is Metres
+        assert y.numbers.requires_grad
+    with pytest.raises(TypeError, match="unsupported operand"):
+        x + object()
+
+
 def test_a_range_is_an_index(xp: Place) -> None:
     """As code for NumPy writes it, beside an index of each row."""
     x = xp.tensor(A, requires_grad=True)
