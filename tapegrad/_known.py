@@ -7,6 +7,7 @@ module that a type comes from. None of them is imported from here: a finder on `
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.machinery import ModuleSpec
@@ -118,16 +119,29 @@ class _Finder:
             run = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
-                run(module)
-                register(module)
+                try:
+                    run(module)
+                except BaseException:
+                    _REGISTER[name] = register  # for another try
+                    raise
+                _register(name, register, module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
+def _register(name: str, register: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Register with a library; warn where that fails, as with a version of another make: its import is to succeed."""
+    try:
+        register(module)
+    except Exception as error:
+        library = name.partition(".")[0]
+        warnings.warn(f"tapegrad: {library} will not know Tensors: {error!r}", RuntimeWarning, stacklevel=2)
+
+
 def watch() -> None:
     """Register with the libraries that are imported, and with each of the others when it is."""
     for name in [name for name in _REGISTER if name in sys.modules]:
-        _REGISTER.pop(name)(sys.modules[name])
+        _register(name, _REGISTER.pop(name), sys.modules[name])
     if _REGISTER:
         sys.meta_path.insert(0, _Finder())

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
+from tapegrad import _known
 from tapegrad.ops.contraction import einsum
 
 
@@ -235,3 +238,17 @@ def test_none_is_imported_and_all_are_noticed(name: str, order: str) -> None:
         imports.insert(1, f"import sys; assert not {set(LIBRARIES)!r} & set(sys.modules)")
     code = "; ".join([*imports, "x = tg.ones((2, 3))", f"y = {TRY[name]}", "assert type(y) is tg.Tensor"])
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ".", "PATH": ""})
+
+
+def test_an_import_succeeds_though_registering_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "strange_library.py").write_text("x = 1")
+    (tmp_path / "broken_library.py").write_text("raise ValueError('broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [_known._Finder(), *sys.meta_path])
+    monkeypatch.setattr(_known, "_REGISTER", dict.fromkeys(("strange_library", "broken_library"), lambda m: m.no_such))
+    with pytest.warns(RuntimeWarning, match="tapegrad: strange_library will not know Tensors: AttributeError.*no_such"):
+        library = import_module("strange_library")
+    assert library.x == 1
+    with pytest.raises(ValueError, match="broken"):
+        import_module("broken_library")
+    assert list(_known._REGISTER) == ["broken_library"]
