@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from tapegrad._dtypes import is_complex
@@ -625,29 +625,35 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
         _accumulate(walked(Walk({root: gradient}, None, True), True), _recorded_total)
 
 
-_setting = Lock()
+_setting = RLock()
 
 
 def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> None:
     """Add cotangents to `.grad` of the Tensors that they are of; no `.grad` changes unless all can.
 
-    Other threads may do so too. Sums are made without a lock, and made again for what is not the same `.grad` any more.
+    Other threads may do so too. Sums are made without a lock; if a `.grad` is not the same any more, again with it.
     """
-    leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
-    late = [(leaf, t) for leaf, t in leaves if leaf is not None]
-    sums: list[tuple[Tensor, Any, Tensor | None, Tensor]] = []
-    while late:
-        for leaf, t in late:
-            old = leaf.grad
-            sums.append((leaf, t, old, total(old, t)))
+    if not _added(found, total):
         with _setting:
-            changed = [x for x in sums if getattr(x[0], "_grad", None) is not x[2]]
-            if not changed:
-                for leaf, _, _, new in sums:
-                    leaf._grad = new
-        late = [x[:2] for x in changed]
-        if late:
-            sums = [x for x in sums if all(x is not y for y in changed)]
+            while not _added(found, total):
+                pass
+
+
+def _added(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> bool:
+    """Add as `_accumulate` does, or return False where another thread has set a `.grad` meanwhile."""
+    sums = []
+    for r, t in found:
+        leaf = r.tensor()  # type: ignore[misc]
+        if leaf is not None:
+            old = leaf.grad
+            sums.append((leaf, old, total(old, t)))
+    with _setting:
+        for leaf, old, _ in sums:
+            if old is not (leaf._grad if old is not None else leaf.grad):
+                return False
+        for leaf, _, new in sums:
+            leaf._grad = new
+    return True
 
 
 def _raw_total(old: Tensor | None, t: Any) -> Tensor:
