@@ -165,9 +165,9 @@ def test_nothing_is_recorded_until_then(monkeypatch: pytest.MonkeyPatch, name: s
     taped: list[bool] = []
     start = Walk.__init__
 
-    def spy(self: Walk, seeds: Any, live: Any, recorded: bool) -> None:
+    def spy(self: Walk, seeds: Any, live: Any, recorded: bool, *rest: Any) -> None:
         taped.append(recorded)
-        start(self, seeds, live, recorded)
+        start(self, seeds, live, recorded, *rest)
 
     monkeypatch.setattr(Walk, "__init__", spy)
     monkeypatch.setattr(_later, "_again", WeakSet())
