@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -56,7 +55,7 @@ _INSIDE = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "backends") + os
 # Of files, without their folders; "" for one of tapegrad's, and for the lines of users for one of the standard library.
 _names: dict[str, str] = {}
 _lines: dict[str, str] = {}
-_STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
+_STANDARD = os.path.dirname(os.__file__) + os.sep
 
 
 def _name(file: str) -> str:

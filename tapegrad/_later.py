@@ -2,12 +2,15 @@
 
 What is computed from leaves may be differentiated by `backward` at any time, so that the result of a transform on the
 top level is recorded. But that hardly ever happens, and a walk that records itself takes two to three times as long.
-So the walk runs on raw arrays, and the rule of its record runs it once more on Tensors.
+So the walk runs on raw arrays, and the rule of its record runs it once more on Tensors. A function whose gradients
+were differentiated again will have that done at the next step too: then its walks are recorded at once.
 """
 
 from __future__ import annotations
 
+from types import CodeType
 from typing import Any
+from weakref import WeakSet
 
 from tapegrad._backward import Walk, collect, seeds_of, supports_of, walked
 from tapegrad._cuts import cuts
@@ -17,19 +20,25 @@ from tapegrad._record import LEAF, Record, mode, mode_set, scopes
 from tapegrad._tensor import Hooks, Tensor
 from tapegrad._transforms import Compute, Traced
 
+_again: WeakSet[CodeType] = WeakSet()  # of functions whose derivatives were differentiated again
+
 
 def derivatives(traced: Traced, compute: Compute) -> list[Tensor]:
     """Return derivatives of a traced call, recorded.
 
     compute: gives them, from a walk that is recorded or one that is not, as often as it is called.
     """
-    nested = cuts.get() is not None or mapping.get() is not None  # it is differentiated again, or mapped
-    if nested or scopes or capturing.get() is not None or any([type(r.tensor) is Hooks for r in traced.path]):
+    # It is differentiated again, or was the last time; or somebody watches each operation.
+    used = cuts.get() is not None or mapping.get() is not None or traced.code in _again
+    watched = scopes or capturing.get() is not None or any([type(r.tensor) is Hooks for r in traced.path])
+    if used or watched:
         return compute(True)
     parents = _outside(traced)
 
     def rule(_: list[Tensor], outs: list[Tensor], ts: list[Tensor], supports: Any) -> list[Tensor | None]:
         taped = mode().recording
+        if traced.code is not None:
+            _again.add(traced.code)
         with mode_set(recording=True):
             again = compute(True)
         seeds = seeds_of(again, [t if taped else t._array for t in ts])

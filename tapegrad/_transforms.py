@@ -62,6 +62,7 @@ class Traced:
         may_be_constant: bool = False,
     ) -> None:
         self.what = f"{transform} of {getattr(f, '__name__', 'the function')}"
+        self.code = getattr(f, "__code__", None)
         self.may_be_constant = may_be_constant  # whether a result that was cut from the arguments is no fault
         self.was_recording = mode().recording
         self.fresh: list[Tensor] = []

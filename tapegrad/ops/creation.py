@@ -504,23 +504,34 @@ _tril = primitive("tril", lambda xp, x, k: xp.tril(x, k=k), lambda xp, t, k: xp.
 _triu = primitive("triu", lambda xp, x, k: xp.triu(x, k=k), lambda xp, t, k: xp.triu(t, k=k), moves="some")
 
 
+def _of_matrices(name: str, x: Any) -> Tensor:
+    y = as_tensor(x)
+    if y.ndim < 2:
+        raise ValueError(f"{name}: it takes matrices, with two axes or more, not shape {y.shape}")
+    return y
+
+
 def tril(x: Any, /, *, k: int = 0) -> Tensor:
     """Keep what is on and below the k-th diagonal of matrices, zero the rest. Derivative: the same of t.
+
+    Raises ValueError for fewer than two axes.
 
     >>> import tapegrad as tg
     >>> tg.tril(tg.ones((2, 2)))
     Tensor([[1., 0.],
             [1., 1.]])
     """
-    return _tril(as_tensor(x), k)
+    return _tril(_of_matrices("tril", x), k)
 
 
 def triu(x: Any, /, *, k: int = 0) -> Tensor:
     """Keep what is on and above the k-th diagonal of matrices, zero the rest. Derivative: the same of t.
+
+    Raises ValueError for fewer than two axes.
 
     >>> import tapegrad as tg
     >>> tg.triu(tg.ones((2, 2)))
     Tensor([[1., 1.],
             [0., 1.]])
     """
-    return _triu(as_tensor(x), k)
+    return _triu(_of_matrices("triu", x), k)

@@ -72,7 +72,14 @@ def _irfft_vjp(xp: Any, t: Any, x_shape: Any, n: int, axis: int, norm: str) -> A
     return _resized(xp, z, x_shape, (axis,))
 
 
-_irfft = primitive("irfft", lambda xp, x, n, axis, norm: xp.fft.irfft(x, n=n, axis=axis, norm=norm), _irfft_vjp)
+def _irfft_forward(xp: Any, x: Any, n: int, axis: int, norm: str) -> Any:
+    if x.shape[axis] == 0:  # NumPy reads what is not there (of 2.4)
+        shape = (*x.shape[:axis], 1, *x.shape[x.ndim + axis + 1 :])
+        x = xp.zeros(shape, dtype=x.dtype, device=x.device)
+    return xp.fft.irfft(x, n=n, axis=axis, norm=norm)
+
+
+_irfft = primitive("irfft", _irfft_forward, _irfft_vjp)
 
 # -- arguments -------------------------------------------------------------------------------------------
 

@@ -165,6 +165,8 @@ def _softmax_forward(xp: Any, x: Any, axis: int) -> Any:
 @_in_single
 def _log_softmax_forward(xp: Any, x: Any, axis: int) -> Any:
     z = _shifted(xp, x, axis)
+    if x.shape[axis] == 0:
+        return xp.positive(x)  # without a warning about the logarithm of an empty sum
     return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
 
 
