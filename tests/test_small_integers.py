@@ -80,7 +80,8 @@ def test_labels_in_compiled_and_mapped_functions(small: str) -> None:
 
 VALUES = [[100, 7], [3, 120]]  # their sums, differences and squares wrap in eight bits
 OF_FLOATS: dict[str, Callable[[Any], Any]] = {
-    **{name: getattr(tg, name) for name in ("sigmoid", "silu", "softmax", "log_softmax", "logsumexp")},
+    **{name: getattr(tg, name) for name in ("sigmoid", "silu", "gelu", "softmax", "log_softmax", "logsumexp")},
+    "gelu by tanh": partial(tg.gelu, approximate="tanh"),
     **{name: getattr(tg.special, name) for name in ("expit", "log_expit", "softmax", "log_softmax", "logsumexp")},
     **{name: getattr(tg.special, name) for name in ("erf", "gammaln", "digamma", "log_ndtr", "entr")},
     **{name: getattr(tg.linalg, name) for name in ("det", "inv", "pinv", "matrix_rank", "svdvals", "vector_norm")},
@@ -103,6 +104,7 @@ OF_FLOATS: dict[str, Callable[[Any], Any]] = {
 
 
 BOOLEANS = (
+    "gelu",
     "sigmoid",
     "silu",
     "softmax",

@@ -126,7 +126,7 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate is 'none', for the exact function, or 'tanh', not {approximate!r}")
     try:
-        return _gelu(as_tensor(x), approximate)
+        return _gelu(as_floats(x), approximate)
     except ImportError as error:
         raise ImportError(f"{error}; or pass approximate='tanh', which needs no other library") from error
 
