@@ -15,7 +15,7 @@ from tapegrad._namespace import backend_of, mapping, on_level, tracked
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._transforms import vjp_as
+from tapegrad._transforms import check_function, vjp_as
 from tapegrad._tree import flatten
 from tapegrad._vmap import inside
 from tapegrad.backends import Array
@@ -44,6 +44,7 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
     >>> round(float(tg.grad(root2)(2.0)), 9)
     0.353553391
     """
+    check_function("fixed_point", f, form="(f, x0)")
     f = isolated(f)
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
@@ -79,6 +80,7 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
     >>> round(float(tg.grad(cube_root)(8.0)), 9)
     0.083333333
     """
+    check_function("root", f, form="(f, x0)")
     f = isolated(f)
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
