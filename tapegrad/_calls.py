@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -39,30 +40,103 @@ _MEANT = {
 
 def published(names: dict[str, Any], module: str) -> None:
     """Put the functions of a namespace behind one that explains wrong calls, each but the elementwise ones."""
-    for name, f in names.items():
-        if type(f) is FunctionType and f.__module__.startswith(_MODULES) and f.__code__.co_filename not in _HOT:
-            names[name] = _explained(f, module)
+    found = [
+        (name, f)
+        for name, f in names.items()
+        if type(f) is FunctionType and f.__module__.startswith(_MODULES) and f.__code__.co_filename not in _HOT
+    ]
+    for name, f in found:
+        names[name] = _explained(f, module)
 
 
 _MODULES = ("tapegrad.ops.", "tapegrad._dtypes", "tapegrad._graph", "tapegrad._settings")
 _HOT = {_elementwise.__file__, _primitive.__file__}  # where they are made
+_MISSING: Any = object()
+_FILE = str(Path(__file__).with_name("<calls>"))  # in the package, for who looks for the user's line
+# With the arguments by name, since a dictionary of them would take longer than a small array's sum.
+_TEMPLATE = """
+def call({parameters}):
+    if {trouble}:
+        return wrong({extra}, unknown, {values})
+    try:
+        return f({arguments})
+    except Exception as error:
+        return failed(error, {values})
+"""
 
 
 def _explained(f: Callable[..., Any], module: str) -> Callable[..., Any]:
+    """Return a function that takes the same arguments, looks for others, and names the function in errors."""
     name = f.__name__
+    parameters = list(signature(f).parameters.values())
 
-    @wraps(f)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def given(values: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of a call, without what is missing and the defaults of options."""
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        by_place = True
+        for p, v in zip(parameters, values, strict=True):
+            if p.kind is Parameter.VAR_POSITIONAL:
+                args += v
+            elif v is _MISSING or (v is p.default and p.kind is not Parameter.POSITIONAL_ONLY):
+                by_place = False
+            elif by_place and p.kind is not Parameter.KEYWORD_ONLY:
+                args.append(v)
+            else:
+                kwargs[p.name] = v
+        return args, kwargs
+
+    def wrong(extra: tuple[Any, ...], unknown: dict[str, Any], *values: Any) -> Any:
+        args, kwargs = given(values)
         try:
-            return f(*args, **kwargs)
-        except Exception as error:
-            told = _told(f, name, module, error, args, kwargs)
-            if told is error:
-                raise
-            raise told from error.__cause__
+            return f(*args, *extra, **kwargs, **unknown)
+        except TypeError as error:
+            raise _told(f, name, module, error, (*args, *extra), kwargs | unknown) from None
 
+    def failed(error: Exception, *values: Any) -> Any:
+        args, kwargs = given(values)
+        told = _told(f, name, module, error, tuple(args), kwargs)
+        if told is error:
+            raise error
+        raise told from error.__cause__
+
+    space = {"f": f, "wrong": wrong, "failed": failed, "missing": _MISSING}
+    exec(compile(_text_of(parameters, space), _FILE, "exec"), space)
+    call: Any = wraps(f)(space["call"])
     call.__module__ = module
-    return call
+    return call  # type: ignore[no-any-return]
+
+
+def _text_of(parameters: list[Parameter], space: dict[str, Any]) -> str:
+    """Return the text of the function for these parameters; their defaults go into its global variables."""
+    listed, arguments = [], []
+    several = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
+    by_place = sum(p.kind is Parameter.POSITIONAL_ONLY for p in parameters)
+    starred = False
+    for n, p in enumerate(parameters):
+        if p.kind is Parameter.VAR_POSITIONAL:
+            listed.append(f"*{p.name}")
+            arguments.append(f"*{p.name}")
+            starred = True
+            continue
+        if p.kind is Parameter.KEYWORD_ONLY and not starred:
+            listed.append("*extra")
+            starred = True
+        space[f"d{n}"] = _MISSING if p.default is Parameter.empty else p.default
+        listed.append(f"{p.name}=d{n}")
+        arguments.append(f"{p.name}={p.name}" if p.kind is Parameter.KEYWORD_ONLY else p.name)
+        if n + 1 == by_place:
+            listed.append("/")
+    if not starred:
+        listed.append("*extra")
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is not Parameter.VAR_POSITIONAL]
+    return _TEMPLATE.format(
+        parameters=", ".join([*listed, "**unknown"]),
+        trouble=" or ".join(["unknown", *["extra"] * (not several), *[f"{name} is missing" for name in required]]),
+        extra="()" if several else "extra",
+        values=", ".join(p.name for p in parameters),
+        arguments=", ".join(arguments),
+    )
 
 
 def _told(
