@@ -113,7 +113,7 @@ def _implicit(
     args: tuple[Any, ...],
 ) -> Tensor:
     """Record a solution as one operation, whose rule pulls the adjoint's solution back to the arguments."""
-    like = _model(x0, args)
+    like = _model(name, x0, args)
     start = constant_of(within(placed(name, x0, like._array)))
     if is_complex(start._array.dtype):
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
@@ -255,10 +255,10 @@ def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Te
     return wrap(backend_of[type(x._array)].loop(until, step, x._array))
 
 
-def _model(x0: Any, args: tuple[Any, ...]) -> Tensor:
+def _model(name: str, x0: Any, args: tuple[Any, ...]) -> Tensor:
     """Return a Tensor where the solution is computed: the first one there is, else the start."""
     tensors = [x for x in (x0, *flatten(args)[0]) if isinstance(x, Tensor)]
-    return tensors[0] if tensors else as_tensor(x0)
+    return tensors[0] if tensors else as_tensor(x0, name)
 
 
 def _tensors(name: str, tree: Any, like: Tensor) -> Any:
