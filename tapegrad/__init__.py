@@ -5,10 +5,11 @@ functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`
 """
 
 import sys as _sys
+import typing as _typing
 from math import e, inf, nan, pi
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from tapegrad import backends, fft, linalg, special
+from tapegrad._calls import published as _published
 from tapegrad._checkpoint import checkpoint
 from tapegrad._compile._compiled import compile
 from tapegrad._compile._eager import Fused as _Fused
@@ -218,8 +219,11 @@ _bind_interop()
 _install_fusing(_Fused)
 _install_later(_derivatives_later)
 _watch()
+_published(globals(), "tapegrad")
+for _module in (fft, linalg, special):
+    _published(vars(_module), _module.__name__)
 
-if not _TYPE_CHECKING:  # a type checker would take any name for one that is there
+if not _typing.TYPE_CHECKING:  # a type checker would take any name for one that is there
 
     def __getattr__(name: str) -> object:
         """Raise AttributeError, with what to write for a name that NumPy, PyTorch or JAX have."""

@@ -17,11 +17,12 @@ from tapegrad._rules import with_operators
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import check_function, linked
 from tapegrad._tree import flatten
+from tapegrad._typed import P, R, Transformed
 from tapegrad.ops.dtypes import finfo
 
 
 @derived
-def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
+def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 
     Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed twice.
@@ -76,7 +77,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)
         return rebuild(list(recorded("checkpoint", call)))
 
-    return run
+    return run  # type: ignore[return-value]
 
 
 def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:

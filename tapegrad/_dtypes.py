@@ -48,7 +48,10 @@ class DType:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.kind = next(kind for kind, names in _KINDS.items() if name in names)
+        kinds = [kind for kind, names in _KINDS.items() if name in names]
+        if not kinds:
+            raise TypeError(f"DType: {name!r} is not the name of a dtype of the array API standard")
+        self.kind = kinds[0]
         self.itemsize = _BITS[name] // 8
 
     def __repr__(self) -> str:

@@ -103,7 +103,7 @@ def unary(
 
     def call(x: Any, /) -> Tensor:
         if type(x) is not Tensor:
-            x = as_tensor(x)
+            x = as_tensor(x, name)
         a = x._array
         kind = type(a)
         try:
@@ -213,8 +213,8 @@ def binary(
                 p1 = None
                 if type(x2) is not Tensor:
                     if type(x1) not in SCALARS:
-                        return call(*led((x1, x2)))
-                    x2 = as_tensor(x2)
+                        return call(*led((x1, x2), name))
+                    x2 = as_tensor(x2, name)
                 b = x2._array
                 p2 = x2._record
                 a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))

@@ -15,7 +15,7 @@ from tapegrad._namespace import backend_of, mapping, on_level, tracked
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._transforms import vjp_as
+from tapegrad._transforms import check_function, vjp_as
 from tapegrad._tree import flatten
 from tapegrad._vmap import inside
 from tapegrad.backends import Array
@@ -44,6 +44,7 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
     >>> round(float(tg.grad(root2)(2.0)), 9)
     0.353553391
     """
+    check_function("fixed_point", f, form="(f, x0)")
     f = isolated(f)
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
@@ -79,6 +80,7 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
     >>> round(float(tg.grad(cube_root)(8.0)), 9)
     0.083333333
     """
+    check_function("root", f, form="(f, x0)")
     f = isolated(f)
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
@@ -111,7 +113,7 @@ def _implicit(
     args: tuple[Any, ...],
 ) -> Tensor:
     """Record a solution as one operation, whose rule pulls the adjoint's solution back to the arguments."""
-    like = _model(x0, args)
+    like = _model(name, x0, args)
     start = constant_of(within(placed(name, x0, like._array)))
     if is_complex(start._array.dtype):
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
@@ -253,10 +255,10 @@ def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Te
     return wrap(backend_of[type(x._array)].loop(until, step, x._array))
 
 
-def _model(x0: Any, args: tuple[Any, ...]) -> Tensor:
+def _model(name: str, x0: Any, args: tuple[Any, ...]) -> Tensor:
     """Return a Tensor where the solution is computed: the first one there is, else the start."""
     tensors = [x for x in (x0, *flatten(args)[0]) if isinstance(x, Tensor)]
-    return tensors[0] if tensors else as_tensor(x0)
+    return tensors[0] if tensors else as_tensor(x0, name)
 
 
 def _tensors(name: str, tree: Any, like: Tensor) -> Any:

@@ -14,19 +14,20 @@ from tapegrad._namespace import namespace_of, native_device
 from tapegrad._sparse import sparse_jacobian
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import Traced, check_function, grad_as
+from tapegrad._typed import P, Transformed
 from tapegrad.ops.shaping import concat, moveaxis, reshape
 
 
 @derived
 def jacobian(
-    f: Callable[..., Any],
+    f: Callable[P, Any],
     argnums: int | tuple[int, ...] = 0,
     *,
     mode: str = "auto",
     chunk_size: int | None = None,
     has_aux: bool = False,
     sparsity: Any = None,
-) -> Callable[..., Any]:
+) -> Transformed[P, Any]:
     """Return a function that gives the Jacobian of `f`: the derivative of each output by each input.
 
     f returns a Tensor or a container of them; argnums as for `grad`. The Jacobian of an output of shape S by an
@@ -56,7 +57,7 @@ def jacobian(
     """
     if mode not in ("auto", "forward", "reverse"):
         raise ValueError(f"jacobian: mode is 'auto', 'forward' or 'reverse', not {mode!r}")
-    return jacobian_as("jacobian", f, argnums, mode, chunk_size, has_aux, sparsity)
+    return jacobian_as("jacobian", f, argnums, mode, chunk_size, has_aux, sparsity)  # type: ignore[return-value]
 
 
 def jacobian_as(
@@ -154,8 +155,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 @derived
 def hessian(
-    f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, chunk_size: int | None = None
-) -> Callable[..., Any]:
+    f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, chunk_size: int | None = None
+) -> Transformed[P, Any]:
     """Return a function that gives the Hessian of `f`, which returns one number: forward over reverse.
 
     argnums and chunk_size as for `jacobian`. The block of the second derivatives by inputs of shapes S and T has
@@ -167,7 +168,8 @@ def hessian(
     Tensor([[ 6.,  0.],
             [ 0., 12.]])
     """
-    return jacobian_as("hessian", grad_as("hessian", f, argnums), argnums, "forward", chunk_size)
+    gradient = grad_as("hessian", f, argnums)
+    return jacobian_as("hessian", gradient, argnums, "forward", chunk_size)  # type: ignore[return-value]
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:

@@ -177,23 +177,28 @@ def operand(name: str, x: object, like: Array) -> Any:
     return array if type(array) in SCALARS else wrap(array)
 
 
-def as_tensor(x: object) -> Tensor:
-    """Return an operand as a Tensor, a constant if it is none."""
+def as_tensor(x: object, name: str = "") -> Tensor:
+    """Return an operand as a Tensor, a constant if it is none; errors name the function."""
     if type(x) is Tensor:
         return x
     from tapegrad.ops.creation import asarray
 
-    return asarray(x)
+    try:
+        return asarray(x)
+    except (TypeError, ValueError) as error:
+        if name:
+            error.args = (f"{name}: {str(error).removeprefix('asarray: ')}",)
+        raise
 
 
-def led(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+def led(operands: tuple[Any, ...], name: str = "") -> tuple[Any, ...]:
     """Return operands of which none is a Tensor with one as a Tensor, a constant: the others go where that is.
 
     It is the first array of a device library, or list that holds Tensors: arrays and lists of the host go anywhere.
     """
     arrays = [n for n, x in enumerate(operands) if type(x) not in SCALARS]
     n = next((n for n in arrays if not _goes_anywhere(operands[n])), arrays[0] if arrays else 0)
-    return (*operands[:n], as_tensor(operands[n]), *operands[n + 1 :])
+    return (*operands[:n], as_tensor(operands[n], name), *operands[n + 1 :])
 
 
 def _goes_anywhere(x: object) -> bool:
@@ -208,7 +213,7 @@ def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
     """Return operands as Tensors of one library; Python scalars become arrays of the first one's dtype."""
     first: Any = next((x for x in operands if type(x) is Tensor), None)
     if first is None:
-        operands = led(operands)
+        operands = led(operands, name)
         first = next(x for x in operands if type(x) is Tensor)
     like = first._array
     xs = tuple([x if type(x) is Tensor else _constant(name, x, like) for x in operands])

@@ -167,5 +167,8 @@ def bind() -> None:
 
 def _transposed(x: Tensor) -> Tensor:
     if x.ndim != 2:
-        raise ValueError(f"x.T is for Tensors of two axes, not of shape {x.shape}: use x.mT")
+        raise ValueError(
+            f"x.T is for Tensors of two axes, not of shape {x.shape}: "
+            + ("x.mT swaps the last two" if x.ndim > 2 else "x[:, None] makes a column of one axis, x[None, :] a row")
+        )
     return products.matrix_transpose(x)

@@ -40,7 +40,7 @@ class Objective(Mapping[str, Any]):
         self._leaves = [self._leaf(x, device) for x in leaves]
         self._kinds = [type(x) for x in leaves]
         value_and_grad = value_and_grad_as("scipy_objective", f)
-        self._grad = grad_as("scipy_objective", f)
+        self._grad: Callable[..., Any] = grad_as("scipy_objective", f)
         self._compiled = compile
 
         def product(tree: Any, direction: Any, *args: Any) -> Any:
@@ -100,7 +100,7 @@ class Objective(Mapping[str, Any]):
         self._slope = None  # what else the function reads may have changed
         with mode_set(recording=False):
             value, gradient = self._value_and_grad(self._rebuild(list(self._tensors(x))), *args)
-            y, g = float(_host(asarray(value))), _flat(flatten(gradient)[0])
+            y, g = _host(asarray(value)).item(), _flat(flatten(gradient)[0])  # of one element, of whatever shape
         bad = np.flatnonzero(~np.isfinite(g))
         finite = np.isfinite(y) and not bad.size
         if not finite and (not self._begun or np.array_equal(x, self.x0)):

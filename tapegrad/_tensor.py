@@ -202,7 +202,7 @@ class Tensor:
         >>> tg.tensor([2.5]).item()
         2.5
         """
-        value = self._scalar()
+        value = self._only("item")
         self._looked_at("item()")
         return value
 
@@ -217,18 +217,19 @@ class Tensor:
         self._looked_at("tolist()")
         return values
 
-    def _scalar(self) -> Any:
-        if self.size != 1:
-            raise ValueError(f"item: a Tensor of shape {self.shape} has {self.size} elements, not one")
-        return host(self).item()
-
     def _looked_at(self, how: str) -> None:
         """Note that values were taken, for a transform whose result may depend on them alone."""
         if self._record is not None:
             cut(how, self._record)
 
     def __bool__(self) -> bool:
-        return bool(self._scalar())
+        return bool(self._only("bool(x), as in `if x:`", ": use tapegrad.any(x) or tapegrad.all(x)"))
+
+    def _only(self, what: str, instead: str = "", kind: type[Exception] = ValueError) -> Any:
+        """Return the one element; raise an error of a kind, which names what asks for it, if there are more or none."""
+        if self.size != 1:
+            raise kind(f"{what}: a Tensor of shape {self.shape} has {self.size} elements, not one{instead}")
+        return host(self).item()
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -252,7 +253,8 @@ class Tensor:
     def __format__(self, spec: str) -> str:
         if not spec:
             return repr(self)
-        text = format(self._scalar(), spec)
+        instead = ": format the items of x.tolist(), or print x under numpy.printoptions"
+        text = format(self._only(f"the format {spec!r}", instead, TypeError), spec)
         self._looked_at("format()")
         return text
 
@@ -285,15 +287,15 @@ class Tensor:
 
     def __float__(self) -> float:
         self._leave("float()", ", or tapegrad's function for one of math, as tapegrad.sqrt(x) for math.sqrt(x)")
-        return float(self._scalar())
+        return float(self._only("float(x)"))
 
     def __int__(self) -> int:
         self._leave("int()")
-        return int(self._scalar())
+        return int(self._only("int(x)"))
 
     def __complex__(self) -> complex:
         self._leave("complex()")
-        return complex(self._scalar())
+        return complex(self._only("complex(x)"))
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self._number("round"), digits)
@@ -309,12 +311,12 @@ class Tensor:
 
     def _number(self, function: str) -> Any:
         self._leave(f"Python's {function}()", f", or tapegrad.{function}(x)")
-        return self._scalar()
+        return self._only(f"{function}(x)")
 
     def __index__(self) -> int:
         if not isdtype(self.dtype, "integral"):
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
-        return int(self._scalar())
+        return int(self._only("an integer, as an axis or a shape", "", TypeError))
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         import tapegrad
@@ -323,17 +325,19 @@ class Tensor:
             raise ValueError(f"tapegrad follows the array API {tapegrad.__array_api_version__}, not {api_version}")
         return tapegrad
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("_"):  # a slot that is not set, which is asked for often
-            raise AttributeError(name)
-        import tapegrad
-        from tapegrad import _hints
+    if not TYPE_CHECKING:  # a type checker would take any name for one that is there
 
-        if callable(getattr(tapegrad, name, None)):
-            raise AttributeError(
-                f"a Tensor has no method {name!r}: the array API has it as a function, tapegrad.{name}(x)"
-            )
-        raise AttributeError(f"a Tensor has no attribute {name!r}{_hints.of_attribute(name)}")
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):  # a slot that is not set, which is asked for often
+                raise AttributeError(name)
+            import tapegrad
+            from tapegrad import _hints
+
+            if callable(getattr(tapegrad, name, None)):
+                raise AttributeError(
+                    f"a Tensor has no method {name!r}: the array API has it as a function, tapegrad.{name}(x)"
+                )
+            raise AttributeError(f"a Tensor has no attribute {name!r}{_hints.of_attribute(name)}")
 
     if TYPE_CHECKING:  # bound in _operators.py and _interop.py
         T: Tensor

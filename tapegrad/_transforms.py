@@ -24,6 +24,7 @@ from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
 from tapegrad._tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._tree import Rebuild, flatten
+from tapegrad._typed import P, Transformed
 from tapegrad.ops.conversion import astype, transfer
 from tapegrad.ops.creation import asarray, on_device
 
@@ -75,6 +76,8 @@ class Traced:
         for i in chosen:
             if not -len(args) <= i < len(args):
                 raise TypeError(f"{self.what}: argnums={i} but {len(args)} positional arguments were given")
+            if args[i] is None:
+                raise TypeError(f"{self.what}: argument {i} is None, which holds nothing to differentiate by")
             flat.append(flatten(args[i]))
         named = {i % len(args) for i in chosen}
         if len(named) < len(chosen):
@@ -219,7 +222,10 @@ class Traced:
     def scalar(self) -> Tensor:
         """Return the one output; raise unless it is one real number."""
         if len(self.outputs) != 1:
-            raise TypeError(f"{self.what}: it must return one number, not {len(self.outputs)} Tensors")
+            found = (
+                f"{len(self.outputs)} Tensors" if self.outputs else "None or an empty container: is a `return` missing?"
+            )
+            raise TypeError(f"{self.what}: it must return one number, not {found}")
         (y,) = self.outputs
         if y.size != 1:
             raise ValueError(
@@ -239,8 +245,8 @@ class Traced:
 
 @derived
 def value_and_grad(
-    f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
-) -> Callable[..., tuple[Any, Any]]:
+    f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
+) -> Transformed[P, tuple[Any, Any]]:
     """Return a function that gives the value of `f` and its gradient.
 
     f returns a Tensor (or array) of one element. argnums: the argument, or tuple of arguments, to differentiate
@@ -264,7 +270,7 @@ def value_and_grad(
     (Tensor(5.), Tensor([2., 4.]))
     """
 
-    return value_and_grad_as("value_and_grad", f, argnums, has_aux)
+    return value_and_grad_as("value_and_grad", f, argnums, has_aux)  # type: ignore[return-value]
 
 
 def value_and_grad_as(
@@ -290,7 +296,7 @@ def value_and_grad_as(
 
 
 @derived
-def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Transformed[P, Any]:
     """Return a function that gives the gradient of `f`, which returns one number; see `value_and_grad`.
 
     has_aux: `f` returns (number, anything), and the result is (gradient, anything).
@@ -300,7 +306,7 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: 
     >>> float(tg.grad(cube)(2.0)), float(tg.grad(tg.grad(cube))(2.0))
     (12.0, 12.0)
     """
-    return grad_as("grad", f, argnums, has_aux)
+    return grad_as("grad", f, argnums, has_aux)  # type: ignore[return-value]
 
 
 def grad_as(

@@ -16,12 +16,13 @@ from tapegrad._tape import note_line
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import _raw, check_function, device_for_host, is_of_host, is_recorded
 from tapegrad._tree import flatten
+from tapegrad._typed import P, R, Transformed
 from tapegrad.ops.creation import on_device
 from tapegrad.ops.shaping import broadcast_to, moveaxis
 
 
 @derived
-def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
+def vmap(f: Callable[P, R], in_axes: Any = 0, out_axes: Any = 0) -> Transformed[P, R]:
     """Return a function that applies `f`, written for one example, to many at once.
 
     in_axes: the axis of each argument along which the examples lie, None for what is the same for all: one for all
@@ -76,7 +77,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
             return together([_raw(y, to_host) for y in results])
         return together(results)
 
-    return run
+    return run  # type: ignore[return-value]
 
 
 def _axes(what: str, axes: Any, tree: Any) -> Iterator[int | None]:

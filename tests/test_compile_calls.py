@@ -37,7 +37,8 @@ def test_an_error_of_the_users_leaves_what_an_eager_call_leaves(call: int) -> No
     f = tg.compile(lambda x, y: failing(m, x, y))
     for i in range(CALLS):
         state["fail"] = i == call and i < 3
-        for g, model in ((f, m), (lambda x, y: failing(eager, x, y), eager)):
+        runs: list[tuple[Any, Any]] = [(f, m), (lambda x, y: failing(eager, x, y), eager)]
+        for g, model in runs:
             if state["fail"]:
                 with pytest.raises(Failure):
                     g(*model.batch(i))

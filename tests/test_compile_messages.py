@@ -62,7 +62,10 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda x: keep(x * 2.0),
         r"made at test_compile_messages.py:\d+, is also kept by something outside.*keep what the function returns",
     ),
-    "recorded": (lambda x: x * tg.tensor(2.0, requires_grad=True), r"result of multiply that is recorded.*detach"),
+    "recorded": (
+        lambda x: x * tg.tensor(2.0, requires_grad=True),
+        r"result of multiply that is recorded, as it depends on a leaf of shape \(\).*inside it.*detach",
+    ),
     "random": (
         lambda x: x + np.random.default_rng().normal(size=3),
         r"add at test_compile_messages.py:\d+: an array that is no Tensor.*as an argument",

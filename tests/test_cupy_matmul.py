@@ -202,7 +202,8 @@ def test_dot_products_are_one_launch(dtype: str) -> None:
     for _ in range(5):
         compiled(x, y)
     tolerance = TOLERANCES.get(dtype, 1e-2)
-    for f, counted_as in ((lambda x, y: tg.vecdot(x, y, axis=-2), "launches"), (compiled, "graph_launches")):
+    eager: Callable[..., Any] = lambda x, y: tg.vecdot(x, y, axis=-2)  # noqa: E731
+    for f, counted_as in ((eager, "launches"), (compiled, "graph_launches")):
         with counted() if is_installed() else nullcontext() as counts:
             found = f(x, y)
         np.testing.assert_allclose(on_host(found), expected, rtol=tolerance, atol=4 * tolerance)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Hashable
 from functools import partial
 from threading import RLock
-from typing import Any
+from typing import Any, overload
 from weakref import ref
 
 from tapegrad._compile._capture import Known, traced, tried
@@ -24,6 +24,7 @@ from tapegrad._record import LEAF, mode
 from tapegrad._settings import chosen_device, default_dtype, deterministic, tf32
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
+from tapegrad._typed import CompiledFunction, P, R
 
 ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function, with those that it does not have yet
@@ -325,6 +326,14 @@ def _inner(x: Any) -> bool:
     return isinstance(x, Tensor) and x._record is not None and x._record.op is not LEAF
 
 
+@overload
+def compile(
+    function: Callable[P, R], /, *, debug: bool = False, threads: int | None = None, reassociate: bool = False
+) -> CompiledFunction[P, R]: ...
+@overload
+def compile(
+    function: None = None, /, *, debug: bool = False, threads: int | None = None, reassociate: bool = False
+) -> Callable[[Callable[P, R]], CompiledFunction[P, R]]: ...
 def compile(
     function: Callable[..., Any] | None = None,
     /,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from tapegrad._backward import collect
 from tapegrad._compile._cells import Capture, Cell, Fresh, state_of
 from tapegrad._compile._events import Used
 from tapegrad._compile._guards import Guards
@@ -18,7 +19,7 @@ from tapegrad._compile._refusals import stranger
 from tapegrad._compile._settle import settle
 from tapegrad._compile._trace import Traced
 from tapegrad._namespace import CaptureError, backend_of, find_backend
-from tapegrad._record import RELEASED
+from tapegrad._record import LEAF, RELEASED
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
@@ -28,9 +29,11 @@ def check_output(y: Tensor, known: Iterable[int], what: str = "the function retu
     r = y._record
     if r is None or r.saved is RELEASED or id(y) in known:
         return
+    leaf = next((x for x in collect([r], oldest=0) if x.op is LEAF), r)
     raise CaptureError(
-        f"{what} of {r.op.name} that is recorded: a compiled function records nothing, so call "
-        "backward() or tapegrad.grad inside it, or return the result detached, as in y.detach()"
+        f"{what} of {r.op.name} that is recorded, as it depends on a leaf of shape {tuple(leaf.shape)} that requires a "
+        "gradient: a compiled function records nothing, so differentiate by that leaf inside it, with backward() or as "
+        "an argument of tapegrad.grad, or return the result detached, as in y.detach()"
     )
 
 

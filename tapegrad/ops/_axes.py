@@ -14,9 +14,37 @@ class AxisError(ValueError, IndexError):
     """An axis that is not there: a ValueError, and an IndexError too, which the standard asks of some functions."""
 
 
+def integer(name: str, what: str, value: Any) -> int:
+    """Return what is to be an integer as one; TypeError, by the name of the function and of the argument, if it is not.
+
+    A Tensor of one integer is one, and raises errors of its own.
+    """
+    try:
+        return index(value)
+    except TypeError:
+        if hasattr(value, "__index__"):
+            raise
+        raise TypeError(f"{name}: {what} is an integer, not {value!r}") from None
+
+
+def integers(name: str, what: str, value: Any) -> tuple[int, ...]:
+    """Return an integer, or a tuple or list of them, as a tuple; TypeError for anything else: see `integer`."""
+    try:
+        return tuple([index(i) for i in value]) if isinstance(value, (tuple, list)) else (index(value),)
+    except TypeError:
+        if isinstance(value, (tuple, list)):
+            return tuple([integer(name, what, i) for i in value])
+        if hasattr(value, "__index__"):
+            raise
+        raise TypeError(f"{name}: {what} is an integer or a tuple of them, not {value!r}") from None
+
+
 def axis_of(name: str, ndim: int, axis: Any) -> int:
     """Return one axis as a negative number; AxisError if there is none such."""
-    i = index(axis)
+    try:
+        i = index(axis)
+    except TypeError:
+        i = integer(name, "an axis", axis)
     if not -ndim <= i < ndim:
         raise AxisError(f"{name}: axis {i} is out of range for a Tensor of {ndim} axes")
     return i if i < 0 else i - ndim

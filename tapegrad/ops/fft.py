@@ -8,7 +8,6 @@ and "forward" norms change places: the adjoint of a transform is the inverse one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import index
 from typing import Any
 
 from tapegrad._dtypes import as_dtype, isdtype
@@ -16,7 +15,7 @@ from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axis_of
+from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import arange, default_if
 from tapegrad.ops.elementwise import conj
@@ -91,7 +90,7 @@ def _norm(name: str, norm: str) -> str:
 
 
 def _length(name: str, n: Any) -> int:
-    length = index(n)
+    length = integer(name, "a length", n)
     if length < 1:
         raise ValueError(f"{name}: a transform has a length of 1 or more, not {length}")
     return length

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import inf, nan
-from operator import index
 from typing import Any
 
 from tapegrad._operands import SCALARS, as_tensor, as_tensors
@@ -11,7 +10,7 @@ from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor, wrap
-from tapegrad.ops._axes import axes_of, axis_of, count, reduced, spread
+from tapegrad.ops._axes import axes_of, axis_of, count, integer, reduced, spread
 from tapegrad.ops._kinks import unit
 from tapegrad.ops.binary import multiply
 from tapegrad.ops.conversion import as_floats
@@ -176,7 +175,7 @@ def diagonal(x: Any, /, *, offset: int = 0) -> Tensor:
     if x.ndim < 2:
         raise ValueError(f"diagonal: matrices (..., m, n) are needed, not a Tensor of shape {x.shape}")
     m, n = x.shape[-2:]
-    k = index(offset)
+    k = integer("diagonal", "offset", offset)
     if not -m <= k <= n:  # an empty diagonal, on every library
         k = n if k > 0 else -m
     return _diagonal(x, k)

@@ -11,7 +11,7 @@ from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axis_of
+from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops.shaping import permute_dims, reshape
 
 
@@ -137,7 +137,8 @@ def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[Sequence[int], Sequence[
     (2, 4)
     """
     x1, x2 = as_tensors("tensordot", x1, x2)
-    if isinstance(axes, int):
+    if not isinstance(axes, (tuple, list)):
+        axes = integer("tensordot", "axes, unless two tuples,", axes)
         if not 0 <= axes <= min(x1.ndim, x2.ndim):
             raise ValueError(f"tensordot: axes={axes} of shapes {x1.shape} and {x2.shape}")
         first, second = list(range(x1.ndim - axes, x1.ndim)), list(range(axes))

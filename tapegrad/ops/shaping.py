@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from operator import index
 from typing import Any
 
 from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive, several, variadic
 from tapegrad._rules import composed, identity
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of
+from tapegrad.ops._axes import axes_of, axis_of, integers
 
 # -- the primitives --------------------------------------------------------------------------------------
 
@@ -88,7 +87,7 @@ _unstack = several("unstack", lambda xp, x, axis: xp.unstack(x, axis=axis), _uns
 
 def _sizes(name: str, shape: Any) -> tuple[int, ...]:
     """Return a shape, or one length, as a tuple of ints."""
-    sizes = tuple([index(n) for n in shape]) if isinstance(shape, (tuple, list)) else (index(shape),)
+    sizes = integers(name, "a shape", shape)
     if sizes and min(sizes) < -1:
         raise ValueError(f"{name}: a shape has no negative lengths, but {shape} has")
     return sizes
@@ -170,8 +169,9 @@ def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...]
     x = as_tensor(x)
     if axis is None:
         return reshape(roll(reshape(x, -1), shift, axis=0), x.shape) if x.size else broadcast_to(x, x.shape)
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    shifts = (shift,) * len(axes) if isinstance(shift, int) else tuple(shift)
+    axes, shifts = integers("roll", "an axis", axis), integers("roll", "a shift", shift)
+    if not isinstance(shift, (tuple, list)):
+        shifts *= len(axes)
     if len(shifts) != len(axes):
         raise ValueError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
     return _roll(x, shifts, tuple(axis_of("roll", x.ndim, i) for i in axes))
@@ -186,8 +186,9 @@ def expand_dims(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
     ((3, 1), (1, 3, 1))
     """
     x = as_tensor(x)
-    ndim = x.ndim + (1 if isinstance(axis, int) else len(axis))
-    axes = axes_of("expand_dims", ndim, axis)
+    positions = integers("expand_dims", "an axis", axis)
+    ndim = x.ndim + len(positions)
+    axes = axes_of("expand_dims", ndim, positions)
     lengths = iter(x.shape)
     return _reshape(x, tuple([1 if i in axes else next(lengths) for i in range(-ndim, 0)]))
 
@@ -218,18 +219,14 @@ def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int
     """
     x = as_tensor(x)
     n = x.ndim
-    sources = [axis_of("moveaxis", n, i) + n for i in _as_tuple(source)]
-    places = [axis_of("moveaxis", n, i) + n for i in _as_tuple(destination)]
+    sources = [axis_of("moveaxis", n, i) + n for i in integers("moveaxis", "an axis", source)]
+    places = [axis_of("moveaxis", n, i) + n for i in integers("moveaxis", "an axis", destination)]
     if len(set(sources)) != len(sources) or len(set(places)) != len(places) or len(sources) != len(places):
         raise ValueError(f"moveaxis: from {source} to {destination}: as many axes, none twice")
     order = [i for i in range(n) if i not in sources]
     for place, i in sorted(zip(places, sources, strict=True)):
         order.insert(place, i)
     return _permute_dims(x, tuple(order))
-
-
-def _as_tuple(axis: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (axis,) if isinstance(axis, int) else tuple(axis)
 
 
 @composed
@@ -273,7 +270,7 @@ def tile(x: Any, repetitions: tuple[int, ...], /) -> Tensor:
     Tensor([1., 2., 1., 2.])
     """
     x = as_tensor(x)
-    times = tuple(index(n) for n in repetitions)
+    times = integers("tile", "a number of repetitions", repetitions)
     ndim = max(x.ndim, len(times))
     times = (1,) * (ndim - len(times)) + times
     shape = (1,) * (ndim - x.ndim) + x.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import index
 from typing import Any, NamedTuple
 
 from tapegrad._dtypes import is_complex
@@ -13,6 +12,7 @@ from tapegrad._primitive import primitive, several
 from tapegrad._record import mode
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
+from tapegrad.ops._axes import integer
 from tapegrad.ops._cofactors import cofactors
 from tapegrad.ops._matrices import (
     dagger_times,
@@ -237,7 +237,7 @@ def matrix_power(x: Any, n: int, /) -> Tensor:
     Tensor([[4., 0.],
             [0., 9.]])
     """
-    base, n = _check_square("matrix_power", as_tensor(x)), index(n)
+    base, n = _check_square("matrix_power", as_tensor(x)), integer("matrix_power", "the exponent", n)
     if n == 0:
         return broadcast_to(eye(base.shape[-1], dtype=base.dtype, device=base.device), base.shape)
     if n < 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def functions() -> Iterator[tuple[str, str, Any]]:
     for space in NAMESPACES:
         home = getattr(tg, space, None) if space else tg
         for name in getattr(home, "__all__", ()):
-            f = getattr(home, name)
+            f = unwrap(getattr(home, name))
             here = (getattr(f, "__module__", None) or "").startswith("tapegrad.ops")
             if here and f not in seen and name not in NO_OPERATIONS:
                 seen.add(f)
