@@ -317,7 +317,7 @@ def test_what_each_operation_saves() -> None:
         "cumulative_prod prod var "
         "digamma entr erf erfc gammaln i0 log_expit logit ndtr polygamma"
     )
-    keep_out = "exp log_softmax relu sigmoid softmax sqrt tan tanh reciprocal erfinv ndtri"
+    keep_out = "exp log_softmax relu sigmoid softmax sqrt tan tanh reciprocal"
     keep_nothing = (
         "add astype broadcast_to concat conj cumulative_sum fft flip getitem imag index_add irfft matrix_transpose "
         "mean negative permute_dims positive real reshape rfft roll setitem stack subtract sum to_device tril triu "
@@ -326,7 +326,7 @@ def test_what_each_operation_saves() -> None:
     expected = dict.fromkeys(keep_x.split(), "x") | dict.fromkeys(keep_out.split(), "out")
     expected |= dict.fromkeys(keep_nothing.split(), "")
     expected |= dict.fromkeys(("min", "max", "logsumexp", "std"), "x out")
-    expected |= dict.fromkeys(("erfcx", "i0e", "i1", "i1e", "log_ndtr", "sinc"), "x out")
+    expected |= dict.fromkeys(("erfcx", "erfinv", "ndtri", "i0e", "i1", "i1e", "log_ndtr", "sinc"), "x out")
     expected |= dict.fromkeys(("matmul", "multiply", "vecdot"), "x1 x2")
     expected |= dict.fromkeys(
         ("atan2", "divide", "hypot", "logaddexp", "maximum", "minimum", "pow", "remainder"), "x1 x2 out"
@@ -343,6 +343,7 @@ def test_what_each_operation_saves() -> None:
         "where": "condition",
     }
     expected |= dict.fromkeys((name for name in arrays if name.endswith(" slope")), "x out")
+    expected["silu slope"] = "x"
     expected |= {"kink": "at"}
     expected |= {"take": "", "take_along_axis": ""}
     expected |= {"inv": "out", "cholesky": "out", "det": "x out", "pinv": "x out", "solve": "x1 x2 out"}

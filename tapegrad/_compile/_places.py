@@ -522,7 +522,10 @@ def _is_array(x: Any) -> bool:
     kind = type(x)
     if kind in backend_of:
         return True
-    backend = backends.of_type(kind)
+    try:
+        backend = backends.of_type(kind)
+    except TypeError:  # a masked array, which is refused where it is used
+        return False
     return backend is not None and hasattr(x, "shape") and hasattr(x, "dtype")
 
 

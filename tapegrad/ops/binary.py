@@ -36,7 +36,7 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return t
         if x2 == 2:
             return 2 * t * x1
-        return t * (x2 * (x1 ** (x2 - 1) if is_complex(t.dtype) else _power(xp, x1, x2 - 1)))
+        return t * (x2 * (_complex_power if is_complex(t.dtype) else _power)(xp, x1, x2 - 1))
     # 0^0: the derivative is 0, so that the exponent must not be -1. Elsewhere it must be, for mixed second derivatives.
     return t * (x2 * x1 ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
 
@@ -44,6 +44,13 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
 def _power(xp: Any, x: Any, n: Any) -> Any:
     """Return x ** n for a number n; CuPy's operator makes float64 of bfloat16 for 2.0 and 0.5."""
     return xp.square(x) if n == 2 else xp.sqrt(x) if n == 0.5 else x**n
+
+
+def _complex_power(xp: Any, x: Any, n: Any) -> Any:
+    """Return x ** n for complex x and a number n, where libraries overflow on the way to a negative power."""
+    if n == -0.5:
+        return 1 / xp.sqrt(x)
+    return (1 / x) ** -n if isinstance(n, (int, float)) and n < 0 and n % 1 == 0 else x**n
 
 
 def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:

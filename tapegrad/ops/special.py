@@ -313,7 +313,9 @@ def _entr(xp: Any, t: Any, x: Any) -> Any:
 def _rel_entr_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
     dead = (x1 < 0) | (x2 < 0) | ((x1 == 0) & (x2 == 0))
     a, b = xp.where(dead, 1, x1), xp.where(dead, 1, x2)
-    return xp.where(dead, 0, t * (1 + xp.log(a) - xp.log(b)))
+    near = (a > 1e-30 * b) & (b > 1e-30 * a)  # the difference of two large logarithms has lost digits
+    log = xp.where(near, xp.log(xp.where(near, a / b, 1)), xp.log(a) - xp.log(b))
+    return xp.where(dead, 0, t * (1 + log))
 
 
 def _rel_entr_2(xp: Any, t: Any, x1: Any, x2: Any) -> Any:

@@ -110,13 +110,14 @@ def _psi_rise(xp: Any, a: Any, b: Any) -> Any:
 
     By the recurrence (DLMF 5.5.2) up to a + 10, and from there by differences of terms of the asymptotic series.
     """
-    total = b / a / (a + b)
+    total = b / (a + b) / a
     for k in range(1, _STEPS):
-        total = total + b / (a + k) / (a + b + k)
+        total = total + b / (a + b + k) / (a + k)
     low, high = a + _STEPS, a + b + _STEPS
-    rise = xp.log1p(b / low) + 0.5 * (b / low / high)
+    step = b / high / low  # 1 / low - 1 / high
+    rise = xp.log1p(b / low) + 0.5 * step
     p, q = 1 / (low * low), 1 / (high * high)
-    rising = b / low / high * (1 / low + 1 / high)  # p - q
+    rising = step * (1 / low + 1 / high)  # p - q
     # p^k - q^k = (p - q) (p^(k-1) + ... + q^(k-1)), summed by Horner's rule for the divided difference.
     slope, value = 0.0 * p, 0.0 * p
     for c in reversed(_PSI):
