@@ -141,7 +141,10 @@ def of_device(device: str) -> tuple[Backend, object]:
     'numpy'
     """
     if not isinstance(device, str):
-        raise TypeError(f"a device is a string such as 'cpu', 'cuda:1' or 'torch:cpu', not {type(device).__name__}")
+        number = f"; write 'cuda:{device}' for a GPU by its number" if type(device) is int else ""
+        raise TypeError(
+            f"a device is a string such as 'cpu', 'cuda:1' or 'torch:cpu', not {type(device).__name__}{number}"
+        )
     prefix, _, rest = device.partition(":")
     if prefix not in _LIBRARIES:
         raise ValueError(

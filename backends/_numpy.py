@@ -40,7 +40,10 @@ class Adapter(Backend):
         self.xp.replace(matmul=np.matmul, sign=np.sign, index_get=operator.getitem)
 
     def owns(self, array_type: type) -> bool:
-        return array_type is np.ndarray or issubclass(array_type, np.generic)
+        if array_type is not np.ndarray and issubclass(array_type, np.ndarray):
+            functions.refuse_subclass(array_type)
+            return True
+        return issubclass(array_type, (np.ndarray, np.generic))
 
     def native_dtype(self, name: str) -> Any:
         return np.dtype(name)

@@ -79,7 +79,7 @@ class Adapter(Backend):
 
     def special(self, name: str) -> Callable[..., Array]:
         own = {n: promoting(self.xp, getattr(torch.special, n)) for n in ("xlogy", "xlog1py")}
-        own["log_expit"] = torch.nn.functional.logsigmoid
+        own["log_expit"] = lambda x: torch.nn.functional.logsigmoid(x if x.is_floating_point() else x * 1.0)
         return find(self, name, torch.special, own, composed=("ndtr",))  # PyTorch's, by 1 + erf, is 0 below -9
 
     def races(self, array: Array) -> bool:

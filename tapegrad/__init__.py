@@ -13,16 +13,18 @@ from tapegrad._checkpoint import checkpoint
 from tapegrad._compile._compiled import compile
 from tapegrad._compile._eager import Fused as _Fused
 from tapegrad._dtypes import DTYPES as _DTYPES
-from tapegrad._dtypes import DType, isdtype
+from tapegrad._dtypes import DType, isdtype, numpy_dtype
 from tapegrad._forward import jvp, linearize
 from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._fusing import install as _install_fusing
 from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._hints import of_function as _of_function
+from tapegrad._host_constants import HostCopies
 from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
+from tapegrad._later import derivatives as _derivatives_later
 from tapegrad._namespace import CaptureError
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
@@ -31,6 +33,7 @@ from tapegrad._settings import default_device, default_dtype, deterministic, tf3
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad, vjp
+from tapegrad._transforms import install_later as _install_later
 from tapegrad._vmap import vmap
 from tapegrad.ops.binary import (
     add,
@@ -212,6 +215,7 @@ newaxis = None
 _bind_operators()
 _bind_interop()
 _install_fusing(_Fused)
+_install_later(_derivatives_later)
 
 if not _TYPE_CHECKING:  # a type checker would take any name for one that is there
 
@@ -226,6 +230,7 @@ __all__ = [
     # Tensors, gradients, settings
     "CaptureError",
     "DType",
+    "HostCopies",
     "Tape",
     "Tensor",
     "backends",
@@ -240,6 +245,7 @@ __all__ = [
     "fft",
     "grad",
     "no_grad",
+    "numpy_dtype",
     "to_dot",
     "to_mermaid",
     "value_and_grad",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, final
 
+import numpy as np
+
 from tapegrad.backends._base import DTYPE_NAMES
 
 _BITS = {name: int("".join(filter(str.isdigit, name)) or 8) for name in DTYPE_NAMES}
@@ -33,11 +35,13 @@ class DType:
     """A dtype of the array API standard, the same object whichever library holds the data.
 
     Equal to itself, and to a library's own dtype of the same name, so that `x.dtype == np.float32` says
-    what it seems to say.
+    what it seems to say. NumPy takes it for its own dtype, and so do libraries that ask NumPy.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.float32, tg.float32 == np.float32, tg.float32 == tg.float64
     (tapegrad.float32, True, False)
+    >>> np.dtype(tg.float32), np.zeros(2, dtype=tg.int32)
+    (dtype('float32'), array([0, 0], dtype=int32))
     """
 
     __slots__ = ("itemsize", "kind", "name")
@@ -60,6 +64,15 @@ class DType:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's dtype, which it asks for under this name, from 2.4 on under the other."""
+        return numpy_dtype(self)
+
+    @property
+    def __numpy_dtype__(self) -> np.dtype[Any]:
+        return numpy_dtype(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (as_dtype, (self.name,))
@@ -87,6 +100,30 @@ def as_dtype(dtype: object) -> DType:
     found = DTYPES.get(name)
     if found is None:
         raise TypeError(f"{dtype!r} is not a dtype of the array API standard: use one of {', '.join(DTYPES)}")
+    return found
+
+
+def numpy_dtype(dtype: object, /) -> np.dtype[Any]:
+    """Return NumPy's dtype object for a dtype: a DType, as of `x.dtype`, a name or a library's own.
+
+    NumPy's functions, and libraries that ask NumPy, take a DType as it is; this is for those that look for the object
+    of NumPy. Raises TypeError for what is no dtype of the standard, and for bfloat16 unless ml_dtypes is installed.
+
+    >>> import tapegrad as tg
+    >>> tg.numpy_dtype(tg.zeros(2).dtype)
+    dtype('float64')
+    """
+    name = as_dtype(dtype).name
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise TypeError(
+            "NumPy has no bfloat16 of its own: pip install ml_dtypes, or convert with tapegrad.astype(x, "
+            "tapegrad.float32) first"
+        ) from None
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return found
 
 

@@ -12,7 +12,17 @@ from typing import Any
 
 from tapegrad._fusing import bound
 from tapegrad._namespace import backend_of, namespace_of
-from tapegrad._operands import SCALARS, as_tensor, coerce, declined, explain, not_an_operand, on_one_level, same_library
+from tapegrad._operands import (
+    SCALARS,
+    as_tensor,
+    coerce,
+    explain,
+    led,
+    listed,
+    not_an_operand,
+    on_one_level,
+    same_library,
+)
 from tapegrad._record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
 from tapegrad._rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._tensor import Tensor
@@ -52,13 +62,17 @@ def unary(
     forward: Callable[..., Any] | None = None,
     extension: str = "",
     analytic: bool = True,
+    select: Rule | None = None,
+    safe: float = 0.5,
     module: str = "tapegrad.ops.elementwise",
 ) -> Callable[[Any], Tensor]:
     """Declare an elementwise function of one operand by its differential, applied to a tangent.
 
     differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
     forward: `f(xp, x)` where the library has no function of this name; extension: of the namespace, where it is there;
-    analytic: whether the function of complex values has a derivative, and their dtype.
+    analytic: whether the function of complex values has a derivative, and their dtype; select: `f(xp, _, ...)`, reading
+    as the rule does, gives the entries of the result that come from the operand, where that is not all; safe: a number
+    at which the rule is finite.
     """
     kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
     find = partial(library_function, f"{extension}.{name}" if extension else name)
@@ -72,13 +86,15 @@ def unary(
         layout,
         sources,
         elementwise=True,
-        unary=analytic and extension != "special",  # of float16 SciPy makes float32
+        unary=analytic and extension != "special",
         analytic=analytic,
         holomorphic=bool(layout) and analytic,
         reads=bool(layout),
+        selects=None if select is None else (bind(select, layout),),
+        safe=safe,
     )
     keep_x, keep_out = "x" in layout, "out" in layout
-    same_dtype = operation.unary
+    same_dtype = analytic and extension != "special"  # of float16 SciPy makes float32
     if differential is None:
         CONSTANT.add(name)
     else:
@@ -129,10 +145,12 @@ def binary(
     extension: str = "",
     module: str = "tapegrad.ops.elementwise",
     elementwise: bool = True,
+    selects: tuple[Rule, Rule] | None = None,
 ) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
     """Declare an elementwise function of two operands by its differential in each.
 
-    extension: of the namespace, where the library's function is there.
+    extension: of the namespace, where the library's function is there; selects: for each operand what `unary` calls
+    `select`.
     elementwise=False is for the one operation that is not, and yet must be as quick: a product of matrices. Returns the
     function and the same function for use as an operator, which answers NotImplemented to what is no operand, so that
     Python asks the other side.
@@ -157,6 +175,7 @@ def binary(
         broadcasts=True,
         holomorphic=bool(layout),
         reads=bool(layout),
+        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
     )
     if elementwise:
         BROADCASTING.add(name)
@@ -182,20 +201,28 @@ def binary(
                     p2 = None
                     b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
                     if b is NotImplemented:
+                        other = listed(name, x2, a)
+                        if other is not None:
+                            return call(x1, other)
                         if is_operator:
-                            return declined(name, x2)
+                            return b  # so that Python asks the other side
                         raise not_an_operand(name, x2)
                 kind = type(a)
             else:
                 p1 = None
                 if type(x2) is not Tensor:
+                    if type(x1) not in SCALARS:
+                        return call(*led((x1, x2)))
                     x2 = as_tensor(x2)
                 b = x2._array
                 p2 = x2._record
                 a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
                 if a is NotImplemented:
+                    other = listed(name, x1, b)
+                    if other is not None:
+                        return call(other, x2)
                     if is_operator:
-                        return declined(name, x1)
+                        return a
                     raise not_an_operand(name, x1)
                 kind = type(b)
             try:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any
 
+from tapegrad._cuts import cut
 from tapegrad._dtypes import DType
 from tapegrad._operands import as_tensors
-from tapegrad._record import mode
-from tapegrad._tensor import Tensor, host
+from tapegrad._record import noticed
+from tapegrad._tensor import Tensor, host, loses_gradient
 
 # NumPy's names that are not the standard's: ufuncs, then functions.
 _RENAMED = {
@@ -43,11 +44,13 @@ _OPTIONS = {"a_max": "max", "a_min": "min", "ddof": "correction", "reps": "repet
 # What changes nothing about the values: how NumPy sorts and where it puts the result.
 _NEUTRAL = ("casting", "copy", "kind", "subok")
 _FLATTEN = ("argsort", "cumulative_prod", "cumulative_sum", "sort", "take")  # where axis=None means the flat array
+# Functions that give the values as text.
+_TEXTS = ("array2string", "array_repr", "array_str")
 # Functions that only look at values, and answer with Python's or NumPy's own.
 _LOOKS = frozenset(
     (
+        *_TEXTS,
         *("allclose", "array_equal", "array_equiv"),
-        *("array2string", "array_repr", "array_str"),
         *("ndim", "shape", "size"),
         *("can_cast", "common_type", "iscomplexobj", "isrealobj", "result_type"),
         *("may_share_memory", "shares_memory"),
@@ -68,7 +71,7 @@ def _find(name: str, extension: str = "") -> Any:
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
     """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded; or raise."""
     name = _RENAMED.get(ufunc.__name__, ufunc.__name__)
-    function = _find(name) or _find(name, "special")
+    function = _divmod if name == "divmod" else _find(name) or _find(name, "special")
     if method == "__call__" and not options and function is not None:
         return function(*inputs)
     what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
@@ -81,6 +84,11 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
         f"numpy.{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
         "that keeps the gradient: use a function of tapegrad, or np.asarray(x.detach()) for the value alone"
     )
+
+
+def _divmod(x1: Any, x2: Any) -> tuple[Any, Any]:
+    x1, x2 = as_tensors("divmod", x1, x2)
+    return x1 // x2, x1 % x2
 
 
 # -- functions -------------------------------------------------------------------------------------------
@@ -100,13 +108,19 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
             out = own(**given) if own is not None else _translated(function, _counterpart(name, extension), given)
             if out is not NotImplemented:
                 return out
-        if mode().recording and any(x._record is not None for x in _tensors((args, kwargs))):
+        if any(loses_gradient(x) for x in _tensors((args, kwargs))):
             what = f"numpy.{extension + '.' if extension else ''}{name}"
             known = own is not None or _counterpart(name, extension) is not None
             raise TypeError(
                 f"{what} with a Tensor{' and these arguments' if known else ''} has no counterpart that keeps the "
                 "gradient: use a function of tapegrad, or x.detach() for the value alone"
             )
+        for x in _tensors((args, kwargs)):
+            noticed(x)
+    elif name in _TEXTS:
+        for x in _tensors((args, kwargs)):
+            if x._record is not None:
+                cut(f"numpy.{name}()", x._record)
     return function(*_hosted(args), **_hosted(kwargs))
 
 
@@ -173,12 +187,10 @@ def _wants_flat(name: str, function: Any, given: dict[str, Any]) -> bool:
 
 def _diff(a: Any, n: int = 1, axis: int = -1, **ends: Any) -> Any:
     """NumPy's prepend and append may be numbers, which stand for one element along the axis."""
-    import numpy as np
 
     def end(value: Any) -> Any:
         shape = tuple(1 if i == axis % a.ndim else length for i, length in enumerate(a.shape))
-        ndim = value.ndim if isinstance(value, Tensor) else np.ndim(value)
-        return value if ndim else _find("broadcast_to")(as_tensors("diff", a, value)[1], shape)
+        return value if _ndim(value) else _find("broadcast_to")(as_tensors("diff", a, value)[1], shape)
 
     if not isinstance(a, Tensor) or not a.ndim:
         return NotImplemented
@@ -201,14 +213,19 @@ def _tile(A: Any, reps: Any) -> Any:
     return _find("tile")(A, (reps,) if isinstance(reps, int) else reps)
 
 
-def _dot(a: Any, b: Any, **options: Any) -> Any:
+def _ndim(x: Any) -> int:
+    """Return the number of axes, without a copy of what is on a device."""
     import numpy as np
 
+    return x.ndim if isinstance(x, Tensor) else np.ndim(x)
+
+
+def _dot(a: Any, b: Any, **options: Any) -> Any:
     if options:
         return NotImplemented
-    if np.ndim(a) == 0 or np.ndim(b) == 0:
+    if _ndim(a) == 0 or _ndim(b) == 0:
         return _find("multiply")(a, b)
-    if np.ndim(b) <= 2:
+    if _ndim(b) <= 2:
         return _find("matmul")(a, b)
     return _find("tensordot")(a, b, axes=((-1,), (-2,)))
 
@@ -246,6 +263,7 @@ def _outer(a: Any, b: Any, **options: Any) -> Any:
     if options:
         return NotImplemented
     reshape = _find("reshape")
+    a, b = as_tensors("outer", a, b)
     return _find("multiply")(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tapegrad._cuts import user_line
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
+from tapegrad._host_constants import HOST, is_host, moved
 from tapegrad._namespace import (
     CaptureError,
     backend_of,
@@ -30,20 +31,28 @@ SCALARS = frozenset(SCALAR_RANKS)
 def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     """Return an operand that is no Tensor as a Python scalar or a raw array of `like`'s library.
 
-    An array is a constant, copied if `keep` says that a rule will read it later; scalars, NumPy's too,
-    stay weak. NotImplemented for what is neither; TypeError for an array of another library, or that its own records.
+    An array is a constant. One of NumPy's is copied to where `like` is; others are copied if `keep` says that a rule
+    will read them later. Scalars, NumPy's too, stay weak. NotImplemented for what is neither; TypeError for an array of
+    another library, or that its own records.
     """
     if type(x) in SCALARS:
         return x
     backend = find_backend(x)
     if backend is None:
-        return x if isinstance(x, (int, float, complex)) else NotImplemented
+        if isinstance(x, int):
+            return int(x)
+        return float(x) if isinstance(x, float) else complex(x) if isinstance(x, complex) else NotImplemented
     scalar = backend.as_scalar(x)
     if scalar is not None:
         return scalar
     backend.refuse_recorded(x)
     x = lifted(x)
-    x = backend_of[type(x)].copy(x) if keep else x
+    if is_host(x, like):
+        x = moved(x, like)
+    elif keep:
+        x = backend_of[type(x)].copy(x)
+    elif type(x) is not type(like):
+        x = backend_of[type(x)].as_array(x)  # of a subclass of the library's array type
     alike = same_library(name, x, like)
     return beside(like, wrap(x))._array if alike is None else alike
 
@@ -128,14 +137,34 @@ def not_an_operand(name: str, x: object) -> TypeError:
     )
 
 
-def declined(name: str, x: object) -> Any:
-    """Return NotImplemented for what is no operand, so that Python asks the other side.
+def listed(name: str, x: object, like: Array) -> Tensor | None:
+    """Return a list or tuple beside a raw array as a Tensor where that is, None for anything else.
 
-    Raises TypeError for a list or tuple, which would answer `*` by repeating itself.
+    It is a constant, but for the Tensors in it that are recorded. Raises TypeError for what is no array of numbers; in
+    a comparison that is only unequal.
     """
-    if isinstance(x, (list, tuple)) and name not in ("equal", "not_equal"):
-        raise not_an_operand(name, x)
-    return NotImplemented
+    if not isinstance(x, (list, tuple)):
+        return None
+    from tapegrad.ops.creation import of_list
+
+    try:
+        return of_list(x, like)
+    except TypeError:
+        if name in ("equal", "not_equal"):
+            return None
+        raise
+
+
+def operand(name: str, x: object, like: Array) -> Any:
+    """Return an operand that is no Tensor as a Tensor beside a raw array, or as a Python scalar.
+
+    NotImplemented for what is neither array, list nor number.
+    """
+    array = coerce(name, x, like, keep=True)
+    if array is NotImplemented:
+        made = listed(name, x, like)
+        return array if made is None else made
+    return array if type(array) in SCALARS else wrap(array)
 
 
 def as_tensor(x: object) -> Tensor:
@@ -147,11 +176,30 @@ def as_tensor(x: object) -> Tensor:
     return asarray(x)
 
 
+def led(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return operands of which none is a Tensor with one as a Tensor, a constant: the others go where that is.
+
+    It is the first array of a device library, or list that holds Tensors: arrays and lists of the host go anywhere.
+    """
+    arrays = [n for n, x in enumerate(operands) if type(x) not in SCALARS]
+    n = next((n for n in arrays if not _goes_anywhere(operands[n])), arrays[0] if arrays else 0)
+    return (*operands[:n], as_tensor(operands[n]), *operands[n + 1 :])
+
+
+def _goes_anywhere(x: object) -> bool:
+    """Say whether an operand is an array, list or number of the host."""
+    if isinstance(x, (list, tuple)):
+        return not any(type(part) is Tensor or not _goes_anywhere(part) for part in x if type(part) not in SCALARS)
+    backend = find_backend(x)
+    return backend is None or backend.prefix == HOST
+
+
 def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
     """Return operands as Tensors of one library; Python scalars become arrays of the first one's dtype."""
-    first = next((x for x in operands if type(x) is Tensor), None)
+    first: Any = next((x for x in operands if type(x) is Tensor), None)
     if first is None:
-        first = as_tensor(next((x for x in operands if type(x) not in SCALARS), operands[0]))
+        operands = led(operands)
+        first = next(x for x in operands if type(x) is Tensor)
     like = first._array
     xs = tuple([x if type(x) is Tensor else _constant(name, x, like) for x in operands])
     for x in xs:
@@ -161,16 +209,31 @@ def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
 
 
 def _constant(name: str, x: object, like: Array) -> Tensor:
-    array = coerce(name, x, like, keep=True)
-    if array is NotImplemented:
+    """Return an operand that is no Tensor as one beside a raw array, a number in its dtype where the kind fits."""
+    found = operand(name, x, like)
+    if found is NotImplemented:
         raise not_an_operand(name, x)
-    if type(array) in SCALARS:
-        if (
-            SCALAR_RANKS[type(array)] > KIND_RANKS[dtype_of(like).kind]
-        ):  # the dtype that new Tensors of such a number get
-            return as_tensor_on(array, device_of(like))
-        array = backend_of[type(like)].xp.full((), array, dtype=like.dtype, device=native_device(like))
-    return wrap(array)
+    if type(found) is Tensor:
+        return found
+    if SCALAR_RANKS[type(found)] > KIND_RANKS[dtype_of(like).kind]:  # the dtype that new Tensors of such a number get
+        return as_tensor_on(found, device_of(like))
+    return wrap(backend_of[type(like)].xp.full((), found, dtype=like.dtype, device=native_device(like)))
+
+
+def placed(name: str, x: object, like: Array) -> Tensor:
+    """Return an argument as a Tensor where it can be used beside a raw array: what is of the host goes where that is.
+
+    Tensors and arrays of other libraries stay where they are; a number gets the dtype that new Tensors get.
+    """
+    if type(x) is Tensor:
+        return x
+    backend = find_backend(x)
+    if backend is not None and backend.prefix != HOST:
+        return as_tensor(x)
+    found = operand(name, x, like)
+    if found is NotImplemented:
+        raise not_an_operand(name, x)
+    return found if type(found) is Tensor else as_tensor_on(found, device_of(like))
 
 
 def as_tensor_on(x: object, device: str) -> Tensor:
@@ -213,7 +276,7 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
         return TypeError(f"{name}: operands on {where}; move one first, as in {how}")
     shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
     if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
-        return ValueError(f"{name} of operands of shape {shapes}: the shapes do not broadcast")
+        return ValueError(f"{name} of operands of shape {shapes}: the shapes could not be broadcast together")
     advice = remedy(error)
     return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}{advice and '; '}{advice}")
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from tapegrad._backward import backward
 from tapegrad._copies import copied, deep_copied, reduced
+from tapegrad._dtypes import KIND_RANKS
+from tapegrad._host_constants import is_host
 from tapegrad._namespace import backend_of
-from tapegrad._operands import coerce, declined, from_outside
+from tapegrad._operands import coerce, from_outside, listed, operand
 from tapegrad._record import DEFAULT, mode, scopes
-from tapegrad._tensor import Tensor
+from tapegrad._tensor import Tensor, wrap
 from tapegrad._views import updated
 from tapegrad.ops import binary, conversion, elementwise, indexing, interchange, products
 
@@ -38,8 +40,14 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
             else:
                 b = coerce(what, other, self._array, keep=False)
                 if b is NotImplemented:
-                    return b
+                    made = listed(what, other, self._array)
+                    if made is None:
+                        return b
+                    other, b = made, made._array
+                elif hasattr(b, "shape") and is_host(other, self._array):
+                    other = wrap(b)  # what was copied to the device is not copied again
                 fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
+                fits = fits and not (m.recording and _tracked(self, other))
             backend = backend_of[type(self._array)]
             if fits and backend.is_private(self):
                 try:
@@ -55,16 +63,31 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
         if out is NotImplemented:
             return out
         if out.shape != tuple(shape) or out.dtype is not self.dtype:
-            raise ValueError(
-                f"{what}: the result has shape {out.shape} and dtype {out.dtype.name}, which do not fit x with "
-                f"{self.shape} and {self.dtype.name}: write x = x {symbol} y"
-            )
+            raise _unfit(symbol, self, out)
         if backend_of[type(out._array)].depth > backend_of[type(self._array)].depth:
             raise from_outside(what)
         self._array, self._record = indexing.parts(out, self)
         return self
 
     return update
+
+
+def _unfit(symbol: str, x: Tensor, out: Tensor) -> ValueError:
+    """Return the error for a result that x cannot hold, with what helps.
+
+    For another dtype of the same kind that is a cast: `x = x - y` would train nothing, as a parameter stays as it was.
+    """
+    fix = f"write x = x {symbol} y"
+    if out.shape != x.shape:
+        fix += ", which makes another Tensor and leaves a parameter as it was, or sum y to the shape of x"
+    elif KIND_RANKS[out.dtype.kind] > KIND_RANKS[x.dtype.kind]:
+        fix += f", or make x of {out.dtype.name} from the start"
+    else:
+        fix = f"cast y, as in x {symbol}= tapegrad.astype(y, x.dtype)"
+    return ValueError(
+        f"x {symbol}= y: the result has shape {out.shape} and dtype {out.dtype.name}, which do not fit x with "
+        f"{x.shape} and {x.dtype.name}: {fix}"
+    )
 
 
 def _tracked(self: Tensor, other: Any) -> bool:
@@ -78,17 +101,16 @@ def _bind(name: str, symbol: str, operator: Binary, write: Binary) -> None:
 
 
 def _operator_matmul(x1: Any, x2: Any) -> Any:
-    if type(x2) is Tensor:
-        return products.matmul(x1, x2)
-    if coerce("matmul", x2, x1._array, keep=False) is NotImplemented:
-        return declined("matmul", x2)
+    if type(x2) is not Tensor:
+        x2 = operand("matmul", x2, x1._array)
+        if x2 is NotImplemented:
+            return x2
     return products.matmul(x1, x2)
 
 
 def _reflected_matmul(x2: Any, x1: Any) -> Any:
-    if coerce("matmul", x1, x2._array, keep=False) is NotImplemented:
-        return declined("matmul", x1)
-    return products.matmul(x1, x2)
+    x1 = operand("matmul", x1, x2._array)
+    return x1 if x1 is NotImplemented else products.matmul(x1, x2)
 
 
 def bind() -> None:

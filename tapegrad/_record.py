@@ -30,26 +30,39 @@ class Operation:
     the operand it is (its index), OUT for the result, OUTS for all of several results, STATIC for what is no array,
     CACHE for what the forward computation left for the rule (None to a rule on Tensors, which must compute it itself
     to have it recorded); elementwise: whether a rule's result has the shape of the operation's; unary: elementwise, of
-    one operand and its dtype; analytic: whether the function of complex values has a derivative (abs and conj have
-    none); holomorphic: whether for complex values the rules give that derivative times `t`, to be conjugated by the
-    walk; reads: whether rules read arrays, so that a library that fuses may run those of a record as one kernel;
+    one operand and its dtype, without selecting; analytic: whether the function of complex values has a derivative
+    (abs and conj have none); holomorphic: whether for complex values the rules give that derivative times `t`, to be
+    conjugated by the walk; reads: whether rules read arrays, so that a library that fuses may run those of a record as
+    one kernel;
     broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
     the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent is
     better written into its accumulator than handed over; push: a function of the record and the tangents known so far
     that gives the result's, where it is not to be found by transposing the rule; view: whether NumPy gives a view.
+
+    What becomes of structural zeros (see `_support`): selects: for each operand a function bound like a rule that gives
+    the entries of the result that come from it, or None for all; moves: "all" if the rules move and add entries, with
+    no negative factor, and "some" if entries of an operand may get none; rows: a function bound like a rule that gives
+    the axes that make up a row of the operands and of the result, where a row of the result depends on one of each
+    operand; safe: a number at which elementwise rules are finite.
     """
 
     __slots__ = (
         "analytic",
         "broadcasts",
+        "carries",
         "elementwise",
         "holomorphic",
         "joint",
+        "moves",
         "name",
+        "plain",
         "pull",
         "push",
         "reads",
+        "rows",
+        "safe",
         "saves",
+        "selects",
         "sources",
         "unary",
         "view",
@@ -73,12 +86,20 @@ class Operation:
         pull: Callable[..., None] | None = None,
         push: Callable[..., Any] | None = None,
         view: bool = False,
+        selects: tuple[Any, ...] | None = None,
+        moves: str = "",
+        rows: Any = None,
+        safe: float = 0.5,
     ) -> None:
         self.name, self.vjps, self.saves, self.sources = name, vjps, saves, sources
-        self.unary, self.analytic, self.holomorphic, self.push = unary, analytic, holomorphic, push
+        self.unary = unary and selects is None
+        self.analytic, self.holomorphic, self.push = analytic, holomorphic, push
         self.elementwise, self.broadcasts, self.joint, self.pull = elementwise, broadcasts, joint, pull
         self.reads = reads
         self.view = view
+        self.selects, self.moves, self.rows, self.safe = selects, moves, rows, safe
+        self.carries = elementwise or bool(moves) or selects is not None or rows is not None  # a support, to some use
+        self.plain = elementwise and selects is None  # the quick way of the walk will do
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"

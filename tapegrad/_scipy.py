@@ -12,9 +12,9 @@ from tapegrad._forward import linearize_as
 from tapegrad._namespace import backend_of, find_backend, given_out
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor
-from tapegrad._transforms import check_function, device_for_numbers, grad_as, value_and_grad_as
+from tapegrad._transforms import check_function, device_for_host, grad_as, value_and_grad_as
 from tapegrad._tree import flatten
-from tapegrad.ops.creation import asarray
+from tapegrad.ops.creation import asarray, on_device
 
 Vector = np.ndarray[Any, Any]
 
@@ -32,7 +32,7 @@ class Objective(Mapping[str, Any]):
         leaves, self._rebuild = flatten(x0)
         if not leaves:
             raise ValueError(f"{self._what}: x0 holds no numbers to find")
-        device = device_for_numbers(leaves)
+        device = device_for_host(leaves)
         self._leaves = [self._leaf(x, device) for x in leaves]
         self._kinds = [type(x) for x in leaves]
         self._value_and_grad = value_and_grad_as("scipy_objective", f)
@@ -42,10 +42,10 @@ class Objective(Mapping[str, Any]):
         self.x0 = _flat(self._leaves)
 
     def _leaf(self, x: Any, device: str | None) -> Tensor:
-        """Return a leaf of the start as a constant Tensor, a number on a device."""
+        """Return a leaf of the start as a constant Tensor, one of the host on a device."""
         if not isinstance(x, (Tensor, float)) and find_backend(x) is None:
             raise TypeError(f"{self._what}: x0 must hold arrays, Tensors or floats, not {type(x).__name__}")
-        leaf: Tensor = x.detach() if isinstance(x, Tensor) else asarray(x, device=device if type(x) is float else None)
+        leaf: Tensor = x.detach() if isinstance(x, Tensor) else on_device(x, device)
         if not isdtype(leaf.dtype, "real floating"):
             fix = "split it into tapegrad.real(z) and tapegrad.imag(z)"
             if not isdtype(leaf.dtype, "complex floating"):
@@ -70,8 +70,14 @@ class Objective(Mapping[str, Any]):
         parts: list[Any] = []
         for part, kind in zip(self._tensors(x), self._kinds, strict=True):
             a = part._array
-            raw = part.item() if issubclass(kind, float) else given_out(backend_of[type(a)].copy(a))
-            parts.append(part if kind is Tensor else raw)
+            if kind is Tensor:
+                parts.append(part)
+            elif issubclass(kind, float):
+                parts.append(part.item())
+            else:
+                parts.append(
+                    np.array(_host(part)) if issubclass(kind, np.ndarray) else given_out(backend_of[type(a)].copy(a))
+                )
         return self._rebuild(parts)
 
     def fun(self, x: Any, *args: Any) -> tuple[float, Vector]:

@@ -9,16 +9,18 @@ from tapegrad import backends
 from tapegrad._dtypes import DType, as_dtype, isdtype
 from tapegrad.backends._setting import DETERMINISTIC, TF32, Scope, Setting
 
-_device = Setting("device", os.environ.get("TAPEGRAD_DEVICE", "cpu"))
+_device: Setting[str | None] = Setting("device", os.environ.get("TAPEGRAD_DEVICE") or None)  # None: was not set
 _dtype: Setting[DType] = Setting("dtype", as_dtype("float64"))
 
 
 def default_device(device: str | None = None) -> Any:
     """Set the device of new Tensors, for good or in a `with` block; with no argument, return it.
 
-    It holds for creation functions without `device=` and for Python data; arrays stay where they are.
-    The environment variable TAPEGRAD_DEVICE sets it from outside; it starts as "cpu". Raises ValueError
-    for an unknown string and RuntimeError for a device that is not there, before anything is set.
+    It holds for creation functions without `device=` and for data of the host: Python's numbers, lists, and NumPy's
+    arrays, those given to transforms such as `grad` too. Arrays of other libraries stay where they are, but for those
+    that `tensor` is given. The environment variable TAPEGRAD_DEVICE sets it from outside. As long as nothing sets it,
+    it is "cpu", and all arrays stay. Raises TypeError for what is no string, ValueError for an unknown one and
+    RuntimeError for a device that is not there, before anything is set.
 
     >>> import tapegrad as tg
     >>> with tg.default_device("cpu"):
@@ -28,9 +30,14 @@ def default_device(device: str | None = None) -> Any:
     'cpu'
     """
     if device is None:
-        return _device.get()
+        return _device.get() or "cpu"
     backends.of_device(device)
     return Scope(_device, device)
+
+
+def chosen_device() -> str | None:
+    """Return the device of new Tensors if the user has set one, else None."""
+    return _device.get()
 
 
 def default_dtype(dtype: object = None) -> Any:

@@ -193,8 +193,9 @@ def note_line(operation: Operation, operands: Any, static: Any, result: Any) -> 
 def debug() -> mode_set:
     """Keep the user's line with every record made inside this `with` block.
 
-    An error in the backward pass then names the line of the forward operation it belongs to, and a gradient that
-    turns into NaN raises there. It costs some time for each operation.
+    An error in the backward pass then names the line of the forward operation it belongs to. A gradient, or a tangent
+    of forward mode, that turns into NaN raises FloatingPointError there, which says if it came of 0 times infinity.
+    It costs some time for each operation.
 
     >>> import tapegrad as tg
     >>> with tg.debug():

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, final
 from weakref import ref
 
-from tapegrad._cuts import cut
+from tapegrad._cuts import cut, cuts
 from tapegrad._dtypes import DType, isdtype
 from tapegrad._namespace import backend_of, constant_array, device_of, dtype_of, mapping, tracked
-from tapegrad._record import LEAF, Record, mode, mode_set, next_seq, noticed
+from tapegrad._record import LEAF, RELEASED, Record, mode, mode_set, next_seq, noticed
 from tapegrad.backends import Array
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Tensor:
         """
         record = self._record or tracked(self._array)
         if record is not None:
-            cut("detach()", record.seq)
+            cut("detach()", record)
         y = wrap(constant_array(self._array))
         noticed(self)
         noticed(y)
@@ -193,29 +193,42 @@ class Tensor:
     # -- looking at the value ------------------------------------------------------------------------
 
     def item(self) -> Any:
-        """Return the value of a one-element Tensor as a Python scalar. It is only looked at: no error.
+        """Return the value of a one-element Tensor as a Python scalar: a constant, to look at.
 
-        Raises ValueError if there is more than one element.
+        Raises ValueError if there is more than one element. A transform raises RuntimeError if all that its function
+        returns was computed from such values.
 
         >>> import tapegrad as tg
         >>> tg.tensor([2.5]).item()
         2.5
         """
-        if self.size != 1:
-            raise ValueError(f"item: a Tensor of shape {self.shape} has {self.size} elements, not one")
-        return host(self).item()
+        value = self._scalar()
+        self._looked_at("item()")
+        return value
 
     def tolist(self) -> Any:
-        """Return the values as nested Python lists. They are only looked at: no error.
+        """Return the values as nested Python lists: constants, to look at, as by `item`.
 
         >>> import tapegrad as tg
         >>> tg.tensor([[1.0, 2.0]]).tolist()
         [[1.0, 2.0]]
         """
-        return host(self).tolist()
+        values = host(self).tolist()
+        self._looked_at("tolist()")
+        return values
+
+    def _scalar(self) -> Any:
+        if self.size != 1:
+            raise ValueError(f"item: a Tensor of shape {self.shape} has {self.size} elements, not one")
+        return host(self).item()
+
+    def _looked_at(self, how: str) -> None:
+        """Note that values were taken, for a transform whose result may depend on them alone."""
+        if self._record is not None:
+            cut(how, self._record)
 
     def __bool__(self) -> bool:
-        return bool(self.item())
+        return bool(self._scalar())
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -226,6 +239,7 @@ class Tensor:
         import numpy as np
 
         device, dtype = self.device, self.dtype
+        self._looked_at("repr()")
         text = np.array2string(backend_of[type(self._array)].peek(self._array), separator=", ", prefix="Tensor(")
         if dtype.name not in ("float64", "int64", "bool"):
             text += f", dtype={dtype.name}"
@@ -236,7 +250,11 @@ class Tensor:
         return f"Tensor({text})"
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else repr(self)
+        if not spec:
+            return repr(self)
+        text = format(self._scalar(), spec)
+        self._looked_at("format()")
+        return text
 
     __hash__ = object.__hash__  # by identity: == compares elements
 
@@ -244,7 +262,7 @@ class Tensor:
 
     def _leave(self, how: str, instead: str = "") -> None:
         if self._record is not None:
-            if not mode().recording:
+            if not loses_gradient(self):
                 noticed(self)
                 return
             raise TypeError(
@@ -267,15 +285,15 @@ class Tensor:
 
     def __float__(self) -> float:
         self._leave("float()", ", or tapegrad's function for one of math, as tapegrad.sqrt(x) for math.sqrt(x)")
-        return float(self.item())
+        return float(self._scalar())
 
     def __int__(self) -> int:
         self._leave("int()")
-        return int(self.item())
+        return int(self._scalar())
 
     def __complex__(self) -> complex:
         self._leave("complex()")
-        return complex(self.item())
+        return complex(self._scalar())
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self._number("round"), digits)
@@ -291,12 +309,12 @@ class Tensor:
 
     def _number(self, function: str) -> Any:
         self._leave(f"Python's {function}()", f", or tapegrad.{function}(x)")
-        return self.item()
+        return self._scalar()
 
     def __index__(self) -> int:
         if not isdtype(self.dtype, "integral"):
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
-        return int(self.item())
+        return int(self._scalar())
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         import tapegrad
@@ -442,6 +460,18 @@ def wrap(array: Array, record: Record | None = None) -> Tensor:
 def shallow_copy(x: Tensor) -> Tensor:
     """Return another Tensor of the same value and record: an in-place update of one leaves the other as it is."""
     return wrap(x._array, x._record)
+
+
+def loses_gradient(x: Tensor) -> bool:
+    """Say whether a gradient would be lost if what is done with a Tensor were not recorded.
+
+    None is while nothing is recorded. Nor can one go through a result whose tape a backward pass has released, but to
+    an open transform that is another silent constant: there, the walk or this is to raise.
+    """
+    record = x._record
+    if record is None or not mode().recording:
+        return False
+    return record.saved is not RELEASED or cuts.get() is not None
 
 
 def host(x: Tensor) -> np.ndarray[Any, Any]:

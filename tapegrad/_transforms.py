@@ -14,26 +14,37 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
-from tapegrad._cuts import cuts
+from tapegrad._cuts import MOST, Cuts, cuts
+from tapegrad._derived import derived
 from tapegrad._dtypes import is_complex, isdtype
+from tapegrad._host_constants import HOST
 from tapegrad._namespace import backend_of, constant_array, device_of, find_backend, given_out, namespace_of, tracked
-from tapegrad._operands import within
+from tapegrad._operands import placed, within
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
 from tapegrad._tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._tree import Rebuild, flatten
-from tapegrad.ops.creation import asarray
+from tapegrad.ops.conversion import astype, transfer
+from tapegrad.ops.creation import asarray, on_device
 
 LINK = Operation("link", (bind(identity, ()),))
+Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
+_later: list[Any] = []  # installed from a higher floor: see _later.py
+
+
+def install_later(function: Callable[[Traced, Compute], list[Tensor]]) -> None:
+    """Set what gives derivatives so that they can be differentiated again."""
+    _later[:] = [function]
 
 
 class Traced:
     """A call of a function with fresh records for the arguments to differentiate by.
 
     what: the transform and the function, for messages; fresh: the leaves of these arguments, as Tensors with records
-    of their own; raw: which of them came as raw arrays or numbers; trees: for each argument, how many leaves it has
-    and how to rebuild it; outputs: the leaves of the result, as Tensors; rebuild: the result's structure; aux:
-    what else the function returned; outer: whether somebody outside may differentiate the result again.
+    of their own; raw: which of them came as raw arrays or numbers; host: which of these as NumPy's or numbers; trees:
+    for each argument, how many leaves it has and how to rebuild it; outputs: the leaves of the result, as Tensors;
+    rebuild: the result's structure; aux: what else the function returned; outer: whether somebody outside may
+    differentiate the result again.
 
     The function gets shallow copies of the fresh Tensors, so that it may update its arguments in place. Arguments that
     are not differentiated by are passed as they are: the caller sees an in-place update of these, as a constant
@@ -48,11 +59,14 @@ class Traced:
         kwargs: dict[str, Any],
         argnums: tuple[int, ...] | None = None,
         has_aux: bool = False,
+        may_be_constant: bool = False,
     ) -> None:
         self.what = f"{transform} of {getattr(f, '__name__', 'the function')}"
+        self.may_be_constant = may_be_constant  # whether a result that was cut from the arguments is no fault
         self.was_recording = mode().recording
         self.fresh: list[Tensor] = []
         self.raw: list[bool] = []
+        self.host: list[bool] = []
         self.trees: list[tuple[int, Rebuild]] = []
         inputs = list(args)
         chosen = range(len(args)) if argnums is None else argnums
@@ -64,19 +78,20 @@ class Traced:
         named = {i % len(args) for i in chosen}
         if len(named) < len(chosen):
             raise ValueError(f"{self.what}: argnums={argnums} names an argument twice: name each once")
-        device = device_for_numbers([x for leaves, _ in flat for x in leaves])
+        others = [*[x for i, x in enumerate(args) if i not in named], *kwargs.values()]
+        device = device_for_host([x for leaves, _ in flat for x in leaves], others)
         for i, (leaves, rebuild) in zip(chosen, flat, strict=True):
             new = [self._input(x, device, argnums) for x in leaves]
             self.raw += [type(x) is not Tensor for x in leaves]
+            self.host += [is_of_host(x) for x in leaves]
             self.fresh += new
             inputs[i] = rebuild([shallow_copy(x) for x in new])  # an in-place update is to leave ours as they are
             self.trees.append((len(leaves), rebuild))
         self.leaves = {x._record for x in self.fresh if x._record is not None}
         first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
-        others = [*[x for i, x in enumerate(args) if i not in named], *kwargs.values()]
         given = [(x, x._record) for x in flatten(others)[0] if type(x) is Tensor] if others else []
-        cut: list[str] = []
-        token = cuts.set((first, cut))
+        noted = Cuts(first, cuts.get())
+        token = cuts.set(noted)
         try:
             with mode_set(recording=True):
                 y = f(*inputs, **kwargs)
@@ -90,11 +105,8 @@ class Traced:
         ys, self.rebuild = flatten(y)
         self.outputs = [self._output(y) for y in ys]
         self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
-        if cut and not self.path and self.outputs:
-            raise RuntimeError(
-                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
-                f"{', '.join(cut)}; if a gradient of zero is meant, use tapegrad.stop_gradient"
-            )
+        if noted.found and (not self.path or noted.outer is not None):
+            self._look_at(noted)
         updated = [x for x, r in given if x._record is not r and not x.is_leaf]
         more = [*[x for x in flatten(self.aux)[0] if type(x) is Tensor], *updated]
         self.outer = (
@@ -103,6 +115,25 @@ class Traced:
         self.taped = self.was_recording and self.outer
         for x in updated if not self.taped else ():
             x._array, x._record = constant_array(x._array), None
+
+    def _look_at(self, noted: Cuts) -> None:
+        """Raise if all that the result might have depended on was cut; tell the transform outside of its own cuts.
+
+        Not of those of this one's records: the gradient may well be constant, as that of a linear function is.
+        """
+        mine = []
+        for text, records in noted.found.items():
+            if any(between([r], self.leaves)[0] for r in records):
+                mine.append(text)
+            elif noted.outer is not None:
+                for r in records:
+                    noted.outer.add(text, r)
+        if mine and not self.path and self.outputs and not self.may_be_constant:
+            raise RuntimeError(
+                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
+                f"{', '.join(mine[:MOST])}: compute with the Tensors themselves, or, if a gradient of zero is meant, "
+                "with tapegrad.stop_gradient(x)"
+            )
 
     def _reaches_out(self, tensors: list[Tensor], first: int) -> bool:
         """Say whether what else the function made may be differentiated by somebody outside."""
@@ -114,7 +145,7 @@ class Traced:
     def _input(self, x: Any, device: str | None, argnums: tuple[int, ...] | None) -> Tensor:
         """Return an input as a Tensor with a record of its own, whose parent is the input's record.
 
-        device: for a number; argnums: as given, None if all arguments are differentiated by.
+        device: for a number, or an array of the host; argnums: as given, None if all arguments are differentiated by.
         """
         out = "leave it out of what is differentiated: close over it"
         if argnums is not None:
@@ -126,7 +157,7 @@ class Traced:
                     f"{self.what}: an argument to differentiate by must hold arrays, Tensors or floats, not "
                     f"{type(x).__name__}: {number}{out}"
                 )
-            x = asarray(x, device=device) if type(x) in (float, complex) else asarray(x)
+            x = on_device(x, device)
         if not isdtype(x.dtype, ("real floating", "complex floating")):
             raise TypeError(
                 f"{self.what}: an argument to differentiate by has dtype {x.dtype.name}, which is not floating: "
@@ -141,7 +172,7 @@ class Traced:
             return shallow_copy(y)
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{self.what}: it must return a Tensor or a container of them, not {type(y).__name__}")
-        return constant(y)
+        return placed(self.what, y, self.fresh[0]._array) if self.fresh else asarray(y)
 
     def pull(
         self, cotangents: Sequence[Tensor | None], taped: bool, lead: int = 0, retain: bool = True
@@ -165,9 +196,14 @@ class Traced:
             return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
         return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
+    def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:
+        """Return what a function computes of the outputs' records and constants, recorded if `taped` says so."""
+        return _later[0](self, compute) if taped else compute(False)
+
     def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
-        """Return one Tensor for each input as trees of the arguments' structure; raw for what came raw."""
-        results = [_raw(g) if is_raw and not taped else g for g, is_raw in zip(values, self.raw, strict=True)]
+        """Return one Tensor for each input as trees of the arguments' structure; raw, and of the host, for what was."""
+        kinds = zip(values, self.raw, self.host, strict=True)
+        results = [_raw(g, is_host) if is_raw and not taped else g for g, is_raw, is_host in kinds]
         trees = []
         for n, rebuild in self.trees:
             trees.append(rebuild(results[:n]))
@@ -177,7 +213,7 @@ class Traced:
     def result(self, values: Sequence[Tensor], taped: bool) -> Any:
         """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
         cut = [shallow_copy(y) if taped else wrap(constant_array(y._array)) for y in values]
-        return self.rebuild([_raw(y) for y in cut] if all(self.raw) and not taped else list(cut))
+        return self.rebuild([_raw(y, all(self.host)) for y in cut] if all(self.raw) and not taped else list(cut))
 
     def scalar(self) -> Tensor:
         """Return the one output; raise unless it is one real number."""
@@ -200,6 +236,7 @@ class Traced:
         return rebuild(cut)
 
 
+@derived
 def value_and_grad(
     f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
@@ -210,6 +247,9 @@ def value_and_grad(
     them. The gradient has the argument's structure, shapes, dtypes and devices (a tuple of those for a
     tuple of arguments). Tensors in give Tensors out, raw arrays and floats give raw arrays. What `f` does not
     depend on has gradient zero. has_aux: `f` returns (value, anything), and so does the value here.
+
+    Floats and arrays of NumPy are computed with on the device of the Tensors among the arguments; without any, on
+    `default_device`, if it was set. They give arrays of NumPy wherever that was.
 
     `f` may update its arguments in place. Those to differentiate by reach it as Tensors of its own, so that the
     caller's stay as they are. It is given other arguments as they are, and the caller sees what it writes to them.
@@ -237,7 +277,8 @@ def value_and_grad_as(
         traced = Traced(transform, f, args, kwargs, chosen, has_aux)
         y = traced.scalar()
         one = wrap(namespace_of[type(y._array)].ones_like(y._array))
-        gradients = traced.arguments(traced.pull([one], traced.taped, retain=traced.taped), traced.taped)
+        found = traced.derivatives(lambda taped: traced.pull([one], taped, retain=traced.taped), traced.taped)
+        gradients = traced.arguments(found, traced.taped)
         value = traced.result([y], traced.taped)
         return (value, traced.auxiliary()) if has_aux else value, (
             gradients[0] if isinstance(argnums, int) else tuple(gradients)
@@ -246,6 +287,7 @@ def value_and_grad_as(
     return run
 
 
+@derived
 def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
     """Return a function that gives the gradient of `f`, which returns one number; see `value_and_grad`.
 
@@ -289,12 +331,25 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     (Tensor([ 2., 40.]),)
     """
     check_function("vjp", f, form="(f, x)")
-    traced = Traced("vjp", f, primals, {}, has_aux=has_aux)
+    return vjp_as("vjp", f, primals, has_aux=has_aux)
+
+
+def vjp_as(
+    transform: str,
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    has_aux: bool = False,
+    may_be_constant: bool = False,
+) -> tuple[Any, ...]:
+    """Return what `vjp` does, for a transform that messages are to name."""
+    traced = Traced(transform, f, primals, {}, None, has_aux, may_be_constant)
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
         taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
-        return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+        if any([is_recorded(t) for t in seeds]):
+            return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+        return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
 
     value = traced.result(traced.outputs, traced.taped)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
@@ -340,30 +395,40 @@ def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[R
     return [r for r in order if r in on], not out.isdisjoint(starts)
 
 
-def _raw(x: Tensor) -> Any:
-    """Return the value as a raw array that nobody else holds."""
+def _raw(x: Tensor, to_host: bool) -> Any:
+    """Return the value as a raw array that nobody else holds, of NumPy if it is for the host."""
     backend = backend_of[type(x._array)]
     if backend.depth:
         return x  # inside vmap there is no raw array for one example
+    if to_host and backend.prefix != HOST:
+        return given_out(transfer(x._array, HOST))
     return given_out(x._array if backend.is_private(x) else backend.copy(x._array))
 
 
-def constant(x: Any, model: Tensor | None = None) -> Tensor:
-    """Return an array or number as a Tensor; a number in the dtype and on the device of a model."""
-    if model is None or find_backend(x) is not None:
-        return asarray(x)
-    return asarray(x, dtype=model.dtype, device=model.device)
+def constant(x: Any, model: Tensor) -> Tensor:
+    """Return an array, or a number in the dtype of a model, as a constant; what is of the host goes where that is."""
+    found = placed("asarray", x, model._array)
+    backend = find_backend(x)
+    number = backend is None or backend.as_scalar(x) is not None
+    return astype(found, model.dtype, copy=False) if number else found
 
 
-def device_for_numbers(leaves: Sequence[Any]) -> str | None:
-    """Return the device of the arrays among leaves, for the Python numbers beside them; None if they have not one."""
-    if not any([type(x) in (float, complex) for x in leaves]):
+def is_of_host(x: Any) -> bool:
+    """Say whether a leaf is a number or an array of NumPy."""
+    backend = None if isinstance(x, Tensor) else find_backend(x)
+    return not isinstance(x, Tensor) and (backend is None or backend.prefix == HOST)
+
+
+def device_for_host(leaves: Sequence[Any], others: Sequence[Any] = ()) -> str | None:
+    """Return the device for numbers and arrays of the host among leaves: that of the Tensors and other arrays there.
+
+    others: arguments, whose leaves are asked where there are none; None if they are on several, or there are none.
+    """
+    if not any([is_of_host(x) for x in leaves]):
         return None
-    devices = {
-        x.device if isinstance(x, Tensor) else device_of(x)
-        for x in leaves
-        if isinstance(x, Tensor) or find_backend(x) is not None
-    }
+    devices = {x.device if isinstance(x, Tensor) else device_of(x) for x in leaves if not is_of_host(x)}
+    if not devices and others:
+        return device_for_host([*[x for x in flatten(others)[0] if not is_of_host(x)], 0.0])
     return devices.pop() if len(devices) == 1 else None
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
 from tapegrad._batched import Batched, Level
+from tapegrad._derived import derived
 from tapegrad._namespace import constant_array, find_backend, mapping, on_level
-from tapegrad._operands import within
+from tapegrad._operands import placed, within
 from tapegrad._record import mode, mode_set, noticed
 from tapegrad._tape import note_line
 from tapegrad._tensor import Tensor, wrap
-from tapegrad._transforms import _raw, check_function, constant, is_recorded
+from tapegrad._transforms import _raw, check_function, device_for_host, is_of_host, is_recorded
 from tapegrad._tree import flatten
+from tapegrad.ops.creation import on_device
 from tapegrad.ops.shaping import broadcast_to, moveaxis
 
 
+@derived
 def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
     """Return a function that applies `f`, written for one example, to many at once.
 
@@ -26,7 +29,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
     What `f` uses from outside is the same for all, as are keyword arguments. out_axes: where that axis goes in the
     results, in the same way; None only for what is the same for all. Inside `f`, which is called once, a Tensor has the
     shape of one example (printing it shows all). It nests in any order with `grad`, `jvp` and other transforms. Raw
-    arrays in give raw arrays out.
+    arrays in give raw arrays out; where a Tensor is among the arguments, arrays of NumPy beside it are constants.
 
     Raises ValueError if nothing is mapped, for axes that are not there and examples of different numbers; TypeError for
     an axis of what is no array and, inside `f`, for what needs the value of a Tensor (`if x > 0`, `x[mask]`).
@@ -52,22 +55,25 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         leaves, rebuild = flatten(list(args))
         axes = list(_axes(f"{what}: in_axes", list(each), list(args)))
         owners = [i for i, arg in enumerate(args) for _ in flatten(arg)[0]]
+        device = device_for_host(leaves)
         moved = [
-            x if axis is None else _to_front(f"{what}: argument {i}", x, axis)
+            x if axis is None else _to_front(f"{what}: argument {i}", x, axis, device)
             for i, x, axis in zip(owners, leaves, axes, strict=True)
         ]
         sizes = [(i, x.shape[0]) for i, x, axis in zip(owners, moved, axes, strict=True) if axis is not None]
         level = Level(_size(what, sizes), mapping.get())
         inputs = [_input(level, x, axis) for x, axis in zip(moved, axes, strict=True)]
-        y = _call(level, f, rebuild(inputs), kwargs)
+        with inside(level):
+            y = f(*rebuild(inputs), **kwargs)
         ys, together = flatten(y)
         places = _axes(f"{what}: out_axes", out_axes, y)
-        results = [_result(what, level, y, axis) for y, axis in zip(ys, places, strict=True)]
-        mapped = [x for x, axis in zip(leaves, axes, strict=True) if axis is not None]
+        like = next(x for x, axis in zip(moved, axes, strict=True) if axis is not None)
+        results = [_result(what, level, y, axis, like) for y, axis in zip(ys, places, strict=True)]
         if not mode().recording:
             results = [wrap(constant_array(y._array)) for y in results]
-        if all(not isinstance(x, Tensor) for x in mapped) and not any(is_recorded(y) for y in results):
-            return together([_raw(y) for y in results])
+        if not any(isinstance(x, Tensor) for x in leaves) and not any(is_recorded(y) for y in results):
+            to_host = all(is_of_host(x) for x in leaves)
+            return together([_raw(y, to_host) for y in results])
         return together(results)
 
     return run
@@ -90,12 +96,12 @@ def _axes(what: str, axes: Any, tree: Any) -> Iterator[int | None]:
         )
 
 
-def _to_front(what: str, x: Any, axis: int) -> Tensor:
-    """Return an argument as a Tensor with the examples along the first axis."""
+def _to_front(what: str, x: Any, axis: int, device: str | None) -> Tensor:
+    """Return an argument as a Tensor with the examples along the first axis; device: for one of the host."""
     if not isinstance(x, Tensor):
         if find_backend(x) is None:
             raise TypeError(f"{what} has axis {axis} in in_axes, but is no Tensor or array: give it None there")
-        x = constant(x)
+        x = on_device(x, device)
     noticed(x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{what} has no axis {axis} to map over: its shape is {x.shape}")
@@ -119,14 +125,16 @@ def _size(what: str, sizes: list[tuple[int, int]]) -> int:
     return sizes[0][1]
 
 
-def _call(level: Level, f: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Call the function inside of a level; whoever watches is told of what is computed for all examples only."""
-    watch = mode().watch
+@contextmanager
+def inside(level: Level) -> Iterator[None]:
+    """Compute inside of a level; whoever watches is told of what is computed for all examples only."""
+    watch, was_open = mode().watch, level.open
+    level.open = True
     try:
         with on_level(level), nullcontext() if watch is None else mode_set(watch=_of_wholes(watch), unwatched=True):
-            return f(*args, **kwargs)
+            yield
     finally:
-        level.open = False
+        level.open = was_open
 
 
 def _of_wholes(watch: Callable[..., None]) -> Callable[..., None]:
@@ -142,12 +150,12 @@ def _of_wholes(watch: Callable[..., None]) -> Callable[..., None]:
     return seen
 
 
-def _result(what: str, level: Level, y: Any, axis: int | None) -> Tensor:
-    """Return a result with the examples along an axis."""
+def _result(what: str, level: Level, y: Any, axis: int | None, like: Tensor) -> Tensor:
+    """Return a result with the examples along an axis; like: a Tensor where constants of the host go."""
     if not isinstance(y, Tensor):
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{what}: it must return a Tensor or a container of them, not {type(y).__name__}")
-        y = constant(y)
+        y = placed(what, y, like._array)
     array = y._array
     inside = isinstance(array, Batched) and array.level is level
     mapped = inside and array.mapped

@@ -86,8 +86,11 @@ def test_settings_are_queries_statements_and_scopes() -> None:
 
 def test_numpy_data_goes_to_the_default_device(xp: Place) -> None:
     data = np.ones(2, np.float32)
-    assert tg.tensor(data).device == tg.zeros(1).device
-    assert tg.asarray(data).device == "cpu"  # an array stays where it is
+    here = tg.zeros(1).device
+    assert tg.tensor(data).device == tg.asarray(data).device == tg.sin(data).device == here
+    x = tg.asarray(np.asarray([1.5, 2.5]))
+    assert (x.device, x.tolist()) == (here, [1.5, 2.5])
+    assert x.dtype is (tg.float64 if xp.double else tg.float32)  # the narrower one where there is no other
 
 
 def test_a_setting_reaches_other_threads_and_a_scope_does_not() -> None:

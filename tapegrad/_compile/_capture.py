@@ -20,6 +20,7 @@ from tapegrad._compile._events import Seen, Used
 from tapegrad._compile._guards import Guards
 from tapegrad._compile._left import check_output, left_behind
 from tapegrad._compile._lift import Lifted
+from tapegrad._compile._locks import tracing
 from tapegrad._compile._places import Places
 from tapegrad._compile._reach import reachable
 from tapegrad._compile._settle import check_survivors, settle_all
@@ -64,6 +65,7 @@ def traced(
     """
     lifted = Lifted(Graph(debug=debug))
     used = Used(lifted.graph)
+    tracing.running.append(lifted)
     try:
         leaves, rebuild = flatten((args, kwargs))
         places = Places(function, leaves)
@@ -100,6 +102,7 @@ def traced(
         raise other from error
     finally:
         lifted.cells.clear()  # which an error's traceback would hold
+        tracing.running.clear()
     return left
 
 
@@ -113,6 +116,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     used = Seen(graph)
     leaves = flatten((args, kwargs))[0]
     capture = None
+    tracing.running.append(lifted)
     Graph.everywhere = graph
     try:
         try:
@@ -145,6 +149,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     finally:
         lifted.cells.clear()
         graph.apart.clear()
+        tracing.running.clear()
     return result[0], known, None if graph.void else capture
 
 

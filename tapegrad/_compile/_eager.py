@@ -13,9 +13,9 @@ from typing import Any
 
 from tapegrad._compile._program import Program
 from tapegrad._compile._simplify import simplified
-from tapegrad._compile._trace import Graph, Traced
+from tapegrad._compile._trace import Graph, Traced, graph_now
 from tapegrad._compile._trace_library import TraceNamespace
-from tapegrad._namespace import CaptureError, backend_of, capturing
+from tapegrad._namespace import CaptureError, backend_of, capturing, namespace_of
 from tapegrad.backends import Backend
 
 MOST = 512  # traces of a function; what comes after is called as it is
@@ -227,6 +227,11 @@ def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
     return xp.sum(xp.where(numbers == indices, x, 0), axis=axis, keepdims=True)
 
 
+def _note_outside(indices: Any, n: int, flag: Any) -> None:
+    graph = graph_now()
+    graph.call("note_outside", namespace_of[type(indices.raw)].note_outside, (indices, n, flag), {}, effect=True)
+
+
 class _Namespace(TraceNamespace):
     """The library of traced arrays, with some functions composed of elementwise ones and reductions.
 
@@ -239,6 +244,7 @@ class _Namespace(TraceNamespace):
         self.var, self.std = partial(_var, self), partial(_std, self)
         self.take_along_axis = partial(_take_along_axis, self)
         self.linalg.vector_norm = partial(_vector_norm, self)
+        self.note_outside = _note_outside
 
 
 _namespaces: dict[Backend, Any] = {}

@@ -5,6 +5,7 @@ They are generated code, one line a place, that looks at identities, types, leng
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -114,7 +115,7 @@ class Guards:
             growing = place.where in self.growing
             items = [p for p in code.items.get(place, ()) if p.how == "item"]
             if check.type in (list, tuple) and len(items) == check.contents > 0 and not growing:
-                code.fails(f"type({x}) is not {code.constant(check.type)}", place)
+                code.fails(f"type({x}) is not {code.kind(check.held)}", place)
                 code.unpack(x, place, items)
                 return
             if type(check.contents) is int:
@@ -123,7 +124,7 @@ class Guards:
                 contents = f" or {x} != {code.constant(check.contents)}"
             elif check.contents is not None and not growing:
                 contents = f" or not holds({x}, {code.constant(check.contents)})"
-            code.fails(f"type({x}) is not {code.constant(check.type)}{contents}", place)
+            code.fails(f"type({x}) is not {code.kind(check.held)}{contents}", place)
 
     def grown(self, leaves: list[Any], states: dict[int, State]) -> set[str] | None:
         """Return where the containers are that have got further items, None if something else has changed as well."""
@@ -179,8 +180,14 @@ class _Whole(NamedTuple):
 
 
 class _Type(NamedTuple):
-    type: type
+    """A type that an object must have, and what a container must hold."""
+
+    held: _Whole
     contents: Any
+
+    @property
+    def type(self) -> Any:
+        return self.held.thing() if self.held.weak else self.held.thing
 
 
 class _Alike(NamedTuple):
@@ -242,10 +249,16 @@ class _Code:
             self._space[name] = x
         return name
 
+    def kind(self, cls: _Whole) -> str:
+        """Return what gets at a class, which is held weakly unless it is one of its module's."""
+        return f"{self.constant(cls.thing)}()" if cls.weak else self.constant(cls.thing)
+
     def source(self, place: Place) -> str:
         """Return what gets at a place."""
         if place in self._unpacked:
             return f"v{place.number}"
+        if place.how == "weak":
+            return f"{self.constant(place.key)}()"
         if place.how == "argument":
             return f"leaves[{place.key}]"
         parent = place.parent
@@ -331,16 +344,11 @@ def _what(place: Place, bases: set[int], pinned: set[int]) -> Any:
         held = contents_of(x) if id(x) in pinned and not marked else None
         return _Alike(type(x), x.shape, x.dtype, device, was, held, mark_of(x) if marked else None)
     if place.kind == "whole":
-        if isinstance(x, type | FunctionType):
-            return _Whole(x, False)
-        try:
-            return _Whole(ref(x), True)
-        except TypeError:
-            return _Whole(x, False)
+        return _whole(x)
     if place.kind == "parts":
         if type(x) is FunctionType:
             return _Function(x.__code__)
-        return _Type(type(x), place.contents if place.contents == contents(x) else None)
+        return _Type(_whole(type(x)), place.contents if place.contents == contents(x) else None)
     return None
 
 
@@ -352,6 +360,20 @@ def _same(x: Any, y: Any) -> bool:
 
 def _now(place: Place, leaves: list[Any]) -> Any:
     return place.read(None if place.parent is None else _now(place.parent, leaves), leaves)
+
+
+def _whole(x: Any) -> _Whole:
+    if type(x) is FunctionType or (isinstance(x, type) and _lasts(x)):
+        return _Whole(x, False)
+    try:
+        return _Whole(ref(x), True)
+    except TypeError:
+        return _Whole(x, False)
+
+
+def _lasts(cls: type) -> bool:
+    """Say whether a class is one of its module's, and not made by a function."""
+    return getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
 
 
 def _bases(array: Array) -> Iterable[Array]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tapegrad._compile._cells import ALONE, Capture, Cell, State, kind_of, state_of
 from tapegrad._compile._compare import Match
-from tapegrad._compile._extract import program_of
+from tapegrad._compile._extract import program_of, sent
 from tapegrad._compile._guards import Check, Guards
 from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
@@ -34,7 +34,9 @@ class Replay:
         self, capture: Capture, leaves: list[Any], threads: int | None = None, reassociate: bool = False
     ) -> None:
         self.capture = capture
-        self.program, cells, self.raw, held, places = program_of(capture)
+        program, cells, self.raw, held, places = program_of(capture)
+        self.program, self._stay, self._copies = sent(program, len(cells))
+        self._inputs = program.inputs  # before those of the host were sent to the device
         self.held: Any = [h.array for h in held]  # of the call that was looked at last
         self.cells = cells
         self.view: Any = None  # how the user sees the program, once asked for
@@ -73,12 +75,10 @@ class Replay:
         self.abandoned = False
         self._reads = [number[c] for c in cells]
         self.leave = Leaving(capture, number, places)
-        kinds = (
-            [guards[order[n]][-1] for n in self._reads]
-            + [type(leaves[i]) for i in self.raw]
-            + list(map(type, self.held))
-        )
-        made = partial(_executor, self.program, {backend_of[kind] for kind in kinds}, threads, reassociate)
+        given = self._given(leaves)
+        kinds = [guards[order[n]][-1] for n in self._reads] + [type(given[n]) for n in self._stay]
+        found = {backend_of[kind] for kind in kinds} | {copy.backend for copy in self._copies}
+        made = partial(_executor, self.program, found, threads, reassociate)
         tensors = [x for x in leaves if isinstance(x, Tensor)] + [box.tensor for box, *_ in self._states]
         arrays = [x._array for x in tensors] + [leaves[i] for i in self.raw]
         self.executor = computed(lambda *_: made(), arrays[:1], {})  # planned on their device
@@ -134,7 +134,7 @@ class Replay:
         match = Match(self.capture, capture)
         if outlived(self.capture) or match.difference() is not None:
             return False
-        held = [capture.graph.held[match.same.get(v, v)] for v in self.program.inputs if v in self.capture.graph.held]
+        held = [capture.graph.held[match.same.get(v, v)] for v in self._inputs if v in self.capture.graph.held]
         found = capture.found, held, capture.found.function(held, self._boxes)
         self._found = [found, *self._found[: ALTERNATIVES - 1]]
         return True
@@ -174,7 +174,14 @@ class Replay:
     def arrays(self, leaves: list[Any], xs: list[Tensor]) -> list[Any]:
         """Return the raw arrays that the program reads now."""
         arrays = [xs[n]._array for n in self._reads]
-        return [*arrays, *[leaves[i] for i in self.raw], *self.held] if self.raw or self.held else arrays
+        if not self.raw and not self.held:
+            return arrays
+        given = self._given(leaves)
+        return [*arrays, *[given[n] for n in self._stay], *[copy(given[n]) for n, copy, _ in self._copies]]
+
+    def _given(self, leaves: list[Any]) -> list[Any]:
+        """Return the arrays that no Tensor holds: arguments, and those from outside."""
+        return [*[leaves[i] for i in self.raw], *self.held]
 
     def replay(self, leaves: list[Any], xs: list[Tensor], arrays: list[Any]) -> Any:
         """Do what the captured call did, with the arrays it reads; return its result."""

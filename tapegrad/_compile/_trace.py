@@ -82,6 +82,9 @@ class Graph:
     def traced(self, value: Value, raw: Array) -> Traced:
         """Return an array of this library for a value of the program and its contents."""
         kind = type(raw)
+        if kind not in _types:
+            raw = backend_of[kind].as_array(raw)  # of a subclass of the library's array type
+            kind = type(raw)
         x: Traced = object.__new__(_types[kind] if kind in _types else _traced_type(kind))
         x.value = value
         x.raw = raw

@@ -5,7 +5,8 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from tapegrad._namespace import backend_of, device_of, dtype_of, find_backend, holds, lifted, namespace_of
+from tapegrad._host_constants import is_host, moved
+from tapegrad._namespace import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
 from tapegrad._operands import from_outside, same_library
 from tapegrad._record import mode, noticed
 from tapegrad._tensor import Tensor, wrap
@@ -132,21 +133,22 @@ def _spelt_out(entries: list[Any], n: int, like: Array) -> list[Any]:
 
 
 def _index_array(i: Any, like: Array) -> Array | None:
-    """Return an index as a raw array of integers or booleans that nobody will change, None if it is a number."""
+    """Return an index as a raw array of integers or booleans that nobody will change, None if it is one number."""
     given = False
     if isinstance(i, Tensor):
         noticed(i)
         array = _counting(i)
     elif isinstance(i, list):
-        from tapegrad.ops.creation import asarray
+        from tapegrad.ops.creation import of_list
 
-        made = asarray(i, device=device_of(like)) if i else asarray(i, dtype=index_dtype(like), device=device_of(like))
-        array = _counting(made)
+        array = _counting(of_list(i, like, None if i else index_dtype(like)))
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array, given = _counting(wrap(lifted(i))), True
+        array = lifted(i)
+        given = not is_host(array, like)
+        array = _counting(wrap(array if given else moved(array, like)))
     alike = same_library("x[...]", array, like)
     if alike is not None:
         array = alike
@@ -155,9 +157,18 @@ def _index_array(i: Any, like: Array) -> Array | None:
     kind = dtype_of(array).kind
     if kind not in ("bool", "signed integer", "unsigned integer"):
         raise IndexError(f"x[...]: an array of {dtype_of(array).name} is no index: use integers or booleans")
-    if len(array.shape) == 0 and kind != "bool":
-        return None
+    if len(array.shape) == 0 and kind != "bool" and not _differs(array):
+        return None  # a number; inside vmap it may be another for each example, which no Python integer is
     return backend_of[type(array)].copy(array) if given else array
+
+
+def _differs(array: Array) -> bool:
+    """Say whether an array is another one for each example of a vmap."""
+    while backend_of[type(array)].depth:
+        if array.mapped:
+            return True
+        array = array.whole._array
+    return False
 
 
 def _counting(x: Tensor) -> Array:
@@ -231,7 +242,7 @@ def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key
             break
     else:
         return None
-    if len(key) == 1 and not key[0].shape:  # one boolean: it says whether the whole is taken
+    if len(key) == 1 and not key[0].shape and _is_mask(key[0]):  # one boolean: it says whether the whole is taken
         xp = backend_of[type(key[0])].xp
         shape = (1, *x.shape)
         return shape, tuple(range(len(shape))), (xp.nonzero(xp.reshape(key[0], (1,)))[0], *(ALL,) * len(x.shape))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad import backends
+from tapegrad._cuts import cut
 from tapegrad._dtypes import DType, as_dtype, isdtype
+from tapegrad._host_constants import HOST, moved_to
 from tapegrad._namespace import (
     backend_of,
     checked_dtype,
@@ -23,7 +25,7 @@ from tapegrad._operands import SCALARS, as_tensor, as_tensors, within
 from tapegrad._primitive import primitive
 from tapegrad._record import mode, noticed
 from tapegrad._rules import composed, constant
-from tapegrad._settings import default_device, float_dtype_on
+from tapegrad._settings import chosen_device, default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, transfer, unchanged
@@ -35,10 +37,12 @@ from tapegrad.ops.shaping import broadcast_to, reshape
 def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Make a new Tensor from numbers, nested lists, an array of any library, or another Tensor's value.
 
-    The data is always copied. dtype: by default that of an array, `default_dtype` for Python floats; device: by
-    default `default_device` for Python and NumPy data, else the array's own. requires_grad: make it a leaf, whose
-    `.grad` `backward` fills. Raises TypeError for objects, strings and ragged lists, and for a leaf that is not real
-    floating; ValueError and RuntimeError for a device that does not exist or is not there.
+    The data is always copied, and the Tensor is a constant or a leaf: `asarray` keeps what is recorded. dtype: by
+    default that of an array, `default_dtype` for Python floats; device: by default `default_device`, if it was set,
+    for all but Tensors, which stay where they are; if it was not, "cpu" for Python data and an array's own.
+    requires_grad: make it a leaf, whose `.grad` `backward` fills. Raises TypeError for objects, strings and ragged
+    lists, for a Tensor that is being recorded, and for a leaf that is not real floating; ValueError and RuntimeError
+    for a device that does not exist or is not there.
 
     >>> import tapegrad as tg
     >>> tg.tensor([1, 2, 3])
@@ -47,11 +51,20 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     Tensor([1.], dtype=float32, requires_grad=True)
     """
     if isinstance(data, Tensor):
+        if data.requires_grad and mode().recording:
+            raise TypeError(
+                "tensor: a new Tensor would not be tied to this one, which is recorded, and lose its gradient: use "
+                "tapegrad.asarray(x), or tapegrad.asarray(x, copy=True), which are recorded, or "
+                "tapegrad.tensor(x.detach()) for a constant"
+            )
+        noticed(data)
         data = constant_array(data._array)
+        if device is None and backend_of[type(data)].prefix == HOST:
+            device = HOST
     elif _first_tensor(data) is not None:
         raise TypeError("tensor: a list of Tensors is joined with tapegrad.stack or tapegrad.concat")
-    elif device is None and (backend := find_backend(data)) is not None and backend.prefix == "cpu":
-        device = default_device()
+    elif device is None and (backend := find_backend(data)) is not None and backend.prefix != HOST:
+        device = chosen_device()
     x = asarray(data, dtype=dtype, device=device, copy=True)
     if requires_grad:
         make_leaf(x)
@@ -60,12 +73,13 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
 
 @composed
 def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Tensor:
-    """Return a Tensor of an object; an array stays on its library and device unless `device` says otherwise.
+    """Return a Tensor of an object, on the device of its library unless `device` says otherwise.
 
     obj: a Tensor (conversions of it are recorded; a leaf that needs none is returned itself), an array of any
     library, a number, or nested lists of numbers and Tensors, which are stacked on the device of the Tensors and
-    recorded. copy: an array that others may write to is copied unless this is False, which is for arrays that nobody
-    will write to again; False returns a Tensor itself, and raises ValueError if a copy is unavoidable.
+    recorded. Numbers and arrays of NumPy go to `default_device`, if it was set; other arrays stay where they are.
+    copy: an array that others may write to is copied unless this is False, which is for arrays that nobody will write
+    to again; False returns a Tensor itself, and raises ValueError if a copy is unavoidable.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.asarray(np.asarray([1.0, 2.0]))
@@ -79,10 +93,14 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
         like = _first_tensor(obj)
         if like is not None:
             return _asarray_of_tensor(_joined(obj, like), dtype, device, copy)
-        return wrap(_from_python(obj, dtype, device, copy))
+        return wrap(_from_python(obj, dtype, *backends.of_device(_or_default(device)), copy))
     backend.refuse_recorded(obj)
     array = backend.as_array(obj)
     checked = dtype_of(array)  # object and string arrays stop here
+    if device is None and backend.prefix == HOST and not backend.depth:
+        device = chosen_device()
+        if device is not None and full_name(device) != HOST and dtype is None and copy is not False:
+            return within(wrap(moved_to(array, device)))
     if dtype is not None and as_dtype(dtype) is not checked:
         if copy is False:
             raise ValueError(f"asarray: from {checked.name} to {as_dtype(dtype).name} needs a copy")
@@ -93,8 +111,18 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: 
     if device is not None and device_of(array) != full_name(device):
         if copy is False and array is obj:
             raise ValueError(f"asarray: from {device_of(array)} to {device} needs a copy")
-        return wrap(transfer(array, device))
+        return within(wrap(transfer(array, device)))
     return within(wrap(array if copy is False else backend.copy(array)))
+
+
+def on_device(x: Any, device: str | None) -> Tensor:
+    """Return an array or number as a constant, one of the host on a device; None is the default one."""
+    backend = find_backend(x)
+    if device is None or (backend is not None and backend.prefix != HOST):
+        return asarray(x)
+    if backend is None or backend.as_scalar(x) is not None or full_name(device) == HOST:
+        return asarray(x, device=device)
+    return within(wrap(moved_to(lifted(x), device)))
 
 
 def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | None) -> Tensor:
@@ -139,12 +167,29 @@ def _positive_copy(x: Tensor) -> Tensor:
     return wrap(x._array) if x._record is None else astype(x, x.dtype)
 
 
-def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) -> Array:
-    """Return numbers, or nested lists of them, as a raw array on the default or named device."""
+def of_list(obj: Any, like: Array, dtype: Any = None) -> Tensor:
+    """Return nested lists as a Tensor where a raw array is, recorded if they hold Tensors that are.
+
+    dtype: of numbers; by default what new Tensors of them get.
+    """
+    tensor = _first_tensor(obj)
+    if tensor is not None:
+        return _joined(obj, tensor)
+    root = backend_of[type(like)].root
+    return wrap(_from_python(obj, dtype, getattr(root, "base", root), native_device(like), None))
+
+
+def _or_default(device: str | None) -> str:
+    return default_device() if device is None else device
+
+
+def _from_python(obj: Any, dtype: Any, backend: Backend, native: Any, copy: bool | None) -> Array:
+    """Return numbers, or nested lists of them, as a raw array of a library on one of its devices."""
     import numpy as np
 
     if copy is False:
         raise ValueError("asarray: Python data always needs a copy")
+    _check_parts(obj)
     try:
         values = np.asarray(obj)
         if dtype is not None and values.dtype.kind == "f" and isdtype(dtype, "integral"):
@@ -155,7 +200,6 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
         raise TypeError(
             f"asarray: {type(obj).__name__} gives an array of {values.dtype.name}; a Tensor holds numbers and booleans"
         )
-    backend, native = backends.of_device(device or default_device())
     backend = entered(backend)
     if dtype is not None:
         to = checked_dtype(backend, as_dtype(dtype), native)
@@ -175,12 +219,24 @@ def _from_python(obj: Any, dtype: Any, device: str | None, copy: bool | None) ->
     return backend.from_host(values.astype(name, copy=False), native)
 
 
+def _check_parts(obj: Any) -> None:
+    """Raise TypeError for nested lists with a part that NumPy would take for less than it is: a masked array."""
+    if not isinstance(obj, (list, tuple)):
+        return
+    kinds = set(map(type, obj)) - SCALARS  # at the speed of C, for long lists of numbers
+    for kind in kinds:
+        if not issubclass(kind, (list, tuple)):
+            backends.of_type(kind)
+    for part in obj if any(issubclass(kind, (list, tuple)) for kind in kinds) else ():
+        _check_parts(part)
+
+
 # -- from nothing ------------------------------------------------------------------------------------------
 
 
 def _place(dtype: Any, device: str | None, integer: bool = False) -> tuple[Backend, Any, Any]:
     """Return the adapter, native device and native dtype for a new array."""
-    backend, native = backends.of_device(device or default_device())
+    backend, native = backends.of_device(_or_default(device))
     backend = entered(backend)
     if dtype is not None:
         return backend, native, checked_dtype(backend, as_dtype(dtype), native)
@@ -201,7 +257,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
 
 def _like(x: Any, dtype: Any, device: str | None) -> tuple[Tensor, DType, str]:
     x = as_tensor(x)
-    return x, x.dtype if dtype is None else as_dtype(dtype), device or x.device
+    return x, x.dtype if dtype is None else as_dtype(dtype), x.device if device is None else device
 
 
 @constant
@@ -226,9 +282,14 @@ def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     return full(shape, 1, dtype=default_if(dtype, device), device=device)
 
 
-def _number(value: Any) -> Any:
+def _number(name: str, value: Any) -> Any:
     """Return a number, which may be a NumPy scalar or a Tensor of one element, as a Python one."""
-    return value if type(value) in SCALARS else as_tensor(value).item()
+    if type(value) in SCALARS:
+        return value
+    x = as_tensor(value)
+    if x._record is not None:  # what is made has integers, or nothing is recorded here
+        cut(f"{name}()", x._record)
+    return wrap(x._array).item()
 
 
 def _is_recorded(value: Any) -> bool:
@@ -247,7 +308,7 @@ def _differentiable(numbers: tuple[Any, ...], dtype: Any, device: str | None) ->
         if not any("floating" in kind for kind in kinds):
             return None
         dtype = _complex_dtype(device) if "complex floating" in kinds else default_if(None, device)
-    device = full_name(device or default_device())
+    device = full_name(_or_default(device))
     tensors = [v if type(v) is Tensor else full((), v, dtype=dtype, device=device) for v in numbers]
     return as_dtype(dtype), [to_device(astype(reshape(v, ()), dtype), device) for v in tensors]
 
@@ -289,7 +350,7 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
     recorded = _differentiable((fill_value,), dtype, device)
     if recorded is not None:
         return broadcast_to(recorded[1][0], _shape(shape))
-    fill_value = _number(fill_value)
+    fill_value = _number("full", fill_value)
     if dtype is None and isinstance(fill_value, bool):
         dtype = "bool"
     if dtype is None and isinstance(fill_value, complex):
@@ -369,8 +430,8 @@ def arange(
             "arange: how many numbers there are depends on the value of a Tensor that is recorded or mapped: use "
             "x.detach(), or tapegrad.linspace, which has a derivative"
         )
-    start, step = _number(start), _number(step)
-    start, stop = (0, start) if stop is None else (start, _number(stop))
+    start, step = _number("arange", start), _number("arange", step)
+    start, stop = (0, start) if stop is None else (start, _number("arange", stop))
     integer = all(isinstance(v, int) for v in (start, stop, step))
     backend, native, to = _place(dtype, device, integer)
     return wrap(backend.xp.arange(start, stop, step, dtype=to, device=native))
@@ -400,7 +461,7 @@ def linspace(
         to, (first, last) = recorded
         weight = linspace(0.0, 1.0, num, dtype=to, device=device, endpoint=endpoint)
         return first * (1 - weight) + last * weight  # exact at both ends
-    start, stop = _number(start), _number(stop)
+    start, stop = _number("linspace", start), _number("linspace", stop)
     if dtype is None and (isinstance(start, complex) or isinstance(stop, complex)):
         dtype = _complex_dtype(device)
     backend, native, to = _place(dtype, device)
@@ -422,8 +483,8 @@ def eye(
     return wrap(backend.xp.eye(n_rows, n_rows if n_cols is None else n_cols, k=k, dtype=to, device=native))
 
 
-_tril = primitive("tril", lambda xp, x, k: xp.tril(x, k=k), lambda xp, t, k: xp.tril(t, k=k))
-_triu = primitive("triu", lambda xp, x, k: xp.triu(x, k=k), lambda xp, t, k: xp.triu(t, k=k))
+_tril = primitive("tril", lambda xp, x, k: xp.tril(x, k=k), lambda xp, t, k: xp.tril(t, k=k), moves="some")
+_triu = primitive("triu", lambda xp, x, k: xp.triu(x, k=k), lambda xp, t, k: xp.triu(t, k=k), moves="some")
 
 
 def tril(x: Any, /, *, k: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ from tapegrad._operands import (
     beside,
     coerce,
     from_outside,
+    listed,
     not_an_operand,
     on_one_level,
     same_library,
@@ -48,13 +49,15 @@ def _led(t: Any, ndim: int, key: Key) -> Key:
 def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     lead = len(t.shape) - len(r.shape)
-    acc = walk.accumulator(p, t, lead)
-    key = (ALL,) * lead + saved[0] if lead else saved[0]
+    (key,) = saved
+    acc = walk.accumulator(p, t, lead, key)
+    if lead:
+        key = (ALL,) * lead + key
     walk.put(p, walk.xp.index_add(acc, key, t))
 
 
 _getitem = primitive(
-    "getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read, view=True
+    "getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read, view=True, moves="all"
 )
 GETITEM = OPERATIONS["getitem"]
 
@@ -113,9 +116,16 @@ def iterate(x: Tensor) -> Any:
 def _pull_take(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     indices, axis = saved
-    acc = walk.accumulator(p, t, t.ndim - len(r.shape))
-    key = (ALL,) * (acc.ndim + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
-    walk.put(p, walk.xp.index_add(acc, key, t))
+    lead = t.ndim - len(r.shape)
+    assert p is not None
+    key = (ALL,) * (len(p.shape) + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
+    acc = walk.accumulator(p, t, lead, _if_useful(p, key))
+    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
+
+
+def _if_useful(p: Any, key: Key) -> Key | None:
+    """Return a key of integers, except for the result of an operation on rows: all of these are read as a rule."""
+    return key if p.op.rows is None else None
 
 
 _take = primitive(
@@ -124,6 +134,7 @@ _take = primitive(
     None,
     saves=("indices", "axis"),
     pull=_pull_take,
+    moves="all",
 )
 
 
@@ -154,27 +165,27 @@ def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
         from tapegrad.ops.creation import asarray
 
         x = as_tensor(x)
-        indices = asarray(indices, device=x.device)
+        number = type(indices) in SCALARS
+        indices = asarray(indices, device=x.device) if number else listed(name, indices, x._array)
     return as_tensors(name, x, indices)
 
 
 def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     indices, axis = saved
-    acc = walk.accumulator(p, t, t.ndim - len(r.shape))
-    walk.put(p, walk.xp.index_add(acc, _grid(acc, _raw(indices), axis), t))
+    lead = t.ndim - len(r.shape)
+    key = _grid(_raw(indices), axis)
+    acc = walk.accumulator(p, t, lead, _if_useful(p, key))
+    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
 
 
-def _grid(acc: Any, indices: Array, axis: int) -> Key:
+def _grid(indices: Array, axis: int) -> Key:
     """Return the key of integer arrays that says for every element of `indices` where it was taken."""
     xp = namespace_of[type(indices)]
-    n = len(indices.shape)
     key: list[Any] = []
-    for i in range(-acc.ndim, 0):
+    for i in range(-len(indices.shape), 0):
         if i == axis:
             key.append(indices)
-        elif i < -n:
-            key.append(ALL)  # an extra leading axis
         else:
             numbers = xp.arange(indices.shape[i], dtype=indices.dtype, device=native_device(indices))
             key.append(xp.reshape(numbers, (-1,) + (1,) * (-i - 1)))
@@ -187,6 +198,7 @@ _take_along_axis = primitive(
     None,
     saves=("indices", "axis"),
     pull=_pull_take_along_axis,
+    moves="all",
 )
 
 
@@ -249,7 +261,9 @@ def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
         walk.give(value, walk.fit(part, value, r, t))
     if walk.wants(old):
         rest = t if r in walk.owned else walk.copy(t)
-        walk.give(old, xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=t.device)), owned=True)
+        inside = walk.unwritten(r, saved[0], t) if old is not None and old.op.carries else None
+        rest = xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=t.device))
+        walk.give(old, rest, owned=True, support=inside)
 
 
 def _last_writes(xp: Any, t: Any, key: Key) -> Any:
@@ -266,7 +280,7 @@ def _last_writes(xp: Any, t: Any, key: Key) -> Any:
     return wrap(kept) if xp is not raw else kept
 
 
-SETITEM = Operation("setitem", (None, None), ("key",), (STATIC,), broadcasts=True, pull=_pull_write)
+SETITEM = Operation("setitem", (None, None), ("key",), (STATIC,), broadcasts=True, pull=_pull_write, moves="all")
 OPERATIONS["setitem"] = SETITEM
 
 
@@ -285,9 +299,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """
     check_writable(x, "x[...] = v")
     if isinstance(value, (list, tuple)):
-        from tapegrad.ops.creation import asarray
-
-        value = asarray(value, device=x.device)  # recorded, if it holds Tensors that are
+        value = listed("x[...] = v", value, x._array)  # recorded, if it holds Tensors that are
     key = full_key(x, key)
     apart = gathered(x, key)
     if apart is not None:
@@ -439,12 +451,13 @@ def _pull_add(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     old, value = r.parents
     if walk.wants(value):
         part = walk.xp.index_get(t, _led(t, len(r.shape), saved[0]))
-        walk.give(value, part if walk.taped else backend_of[type(part)].copy(part))
+        inside = walk.part(r, saved[0], t) if value is not None and value.op.carries else None
+        walk.give(value, part if walk.taped else backend_of[type(part)].copy(part), support=inside)
     if walk.wants(old):
-        walk.give(old, t)
+        walk.give(old, t, support=walk.support)
 
 
-INDEX_ADD = Operation("index_add", (None, None), ("key",), (STATIC,), pull=_pull_add)
+INDEX_ADD = Operation("index_add", (None, None), ("key",), (STATIC,), pull=_pull_add, moves="all")
 OPERATIONS["index_add"] = INDEX_ADD
 
 

@@ -6,12 +6,12 @@ from math import nan
 from typing import Any
 
 from tapegrad._namespace import backend_of, native_device
-from tapegrad._operands import as_tensor
+from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
-from tapegrad.ops._singular import over
+from tapegrad.ops._axes import along, axes_of, axis_of, count, fill, reduced, spread
+from tapegrad.ops._kinks import unit
 from tapegrad.ops.binary import subtract
 from tapegrad.ops.shaping import broadcast_to, concat, reshape, squeeze
 
@@ -22,6 +22,7 @@ _sum = primitive(
     "sum",
     lambda xp, x, axis, keepdims: xp.sum(x, axis=axis, keepdims=keepdims),
     lambda xp, t, x_shape, axis, keepdims: fill(xp, t, x_shape, axis, keepdims),
+    moves="all",
 )
 
 
@@ -43,6 +44,7 @@ _mean = primitive(
     "mean",
     lambda xp, x, axis, keepdims: xp.mean(x, axis=axis, keepdims=keepdims),
     lambda xp, t, x_shape, axis, keepdims: fill(xp, t / (count(x_shape, axis) or 1), x_shape, axis, keepdims),
+    moves="all",
 )
 
 
@@ -70,6 +72,7 @@ _var = primitive(
     ),
     _var_vjp,
     fuses=True,
+    rows=reduced,
 )
 
 
@@ -89,7 +92,10 @@ def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 def _std_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
     n = (count(x.shape, axis) - correction) or nan
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
-    return over(xp, t * (x - xp.mean(x, axis=axis, keepdims=True)) / n, out)
+    if count(x.shape, axis):
+        x = x - xp.max(x, axis=axis, keepdims=True)  # exact zeros for equal values, whose mean may be rounded
+        out = xp.where(xp.min(x, axis=axis, keepdims=True) == 0, 0, out)
+    return t * unit(xp, x - xp.mean(x, axis=axis, keepdims=True), out) / n
 
 
 _std = primitive(
@@ -99,6 +105,7 @@ _std = primitive(
     ),
     _std_vjp,
     fuses=True,
+    rows=reduced,
 )
 
 
@@ -122,8 +129,12 @@ def _extreme_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepd
     return xp.where(mask, t / ties, 0)
 
 
-_max = primitive("max", lambda xp, x, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims), _extreme_vjp)
-_min = primitive("min", lambda xp, x, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims), _extreme_vjp)
+_max = primitive(
+    "max", lambda xp, x, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims), _extreme_vjp, moves="some"
+)
+_min = primitive(
+    "min", lambda xp, x, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims), _extreme_vjp, moves="some"
+)
 
 
 def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -185,6 +196,7 @@ _cumulative_prod = primitive(
     "cumulative_prod",
     lambda xp, x, axis: xp.cumulative_prod(x, axis=axis),
     _cumprod_vjp,
+    rows=along,
 )
 
 
@@ -204,6 +216,7 @@ _cumulative_sum = primitive(
     "cumulative_sum",
     lambda xp, x, axis: xp.cumulative_sum(x, axis=axis),
     lambda xp, t, axis: xp.flip(xp.cumulative_sum(xp.flip(t, axis=axis), axis=axis), axis=axis),
+    moves="all",
 )
 
 
@@ -247,7 +260,7 @@ def _prod_vjp(xp: Any, t: Any, x: Any, axis: int) -> Any:
     return t * (_before(xp, x, axis) * after)
 
 
-_prod = primitive("prod", lambda xp, x, axis: xp.prod(x, axis=axis, keepdims=True), _prod_vjp)
+_prod = primitive("prod", lambda xp, x, axis: xp.prod(x, axis=axis, keepdims=True), _prod_vjp, rows=along)
 
 
 def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
@@ -345,12 +358,13 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: 
     >>> tg.diff(tg.asarray([1.0, 4.0, 9.0])), tg.diff(tg.asarray([1.0, 4.0, 9.0]), n=2)
     (Tensor([3., 5.]), Tensor([2.]))
     """
-    x = as_tensor(x)
+    ends = [part for part in (prepend, append) if part is not None]
+    x, *ends = as_tensors("diff", x, *ends)
     place = axis_of("diff", x.ndim, axis)
     if n < 0:
         raise ValueError(f"diff: n says how often to take differences, so it is not negative, as {n} is")
-    parts = [part for part in (prepend, x, append) if part is not None]
-    if len(parts) > 1:
+    if ends:
+        parts = [*ends, x] if append is None else [x, *ends] if prepend is None else [ends[0], x, ends[1]]
         x = concat(parts, axis=place)
     rest = (slice(None),) * (-place - 1)
     for _ in range(n):

@@ -1,8 +1,8 @@
 """Special functions by SciPy's names: error functions, the normal and the logistic distribution, entropies.
 
 Where there is a slope from one side only it is that one, perhaps infinite; where there is none, though the function has
-a value, it is 0; a zero cotangent times a slope that is not finite is 0. A rule moves an argument out of harm before
-it computes from it, so that its own derivative is finite as well.
+a value, it is 0. A rule moves an argument out of harm before it computes from it, so that its own derivative is finite
+as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tapegrad._elementwise import binary, unary
 from tapegrad._operands import as_tensors
 from tapegrad._rules import Rule, composed, publish
 from tapegrad._tensor import Tensor
-from tapegrad.ops._singular import over
+from tapegrad.ops._kinks import ratio
 from tapegrad.ops._text import text
 from tapegrad.ops.training import sigmoid
 
@@ -55,25 +55,18 @@ def _normal(xp: Any, t: Any, x: Any) -> Any:
     return t * (_NORMAL * xp.exp(-0.5 * (z * z)))
 
 
-def _finite(xp: Any, t: Any, x: Any) -> Any:
-    """Return x, and 0 where it is not finite and the cotangent is zero."""
-    return xp.where((t == 0) & ~xp.isfinite(x), 0, x)
-
-
 # -- error functions -----------------------------------------------------------------------------------
 
 
 def _erfinv(xp: Any, t: Any, out: Any) -> Any:
-    z = _finite(xp, t, out)
-    return t * (xp.exp(z * z) / _BELL)
+    return t * (xp.exp(out * out) / _BELL)
 
 
 def _erfcx(xp: Any, t: Any, x: Any, out: Any) -> Any:
     far = x > 100  # 2 x out comes near 2 / sqrt(pi) there: DLMF 7.12.1 instead
     s = xp.where(far, 1 / xp.where(far, x, 1), 0) ** 2
     tail = (-0.5 * _BELL) * s * (1 - s * (1.5 - s * (3.75 - 13.125 * s)))
-    lost = far | ((t == 0) & ~xp.isfinite(out))
-    near = 2 * xp.where(lost, 0, x) * xp.where(lost, 0, out) - _BELL
+    near = 2 * xp.where(far, 0, x) * xp.where(far, 0, out) - _BELL
     return t * xp.where(far, tail, near)
 
 
@@ -130,12 +123,11 @@ def _log_ndtr(xp: Any, t: Any, x: Any, out: Any) -> Any:
     left = x < 0
     z = xp.where(left, x * -sqrt(0.5), 0)
     right = xp.exp(-0.5 * _within(xp, xp.where(left, 0, x)) ** 2 - xp.where(left, 0, out))
-    return xp.where(left, over(xp, t * (2 * _NORMAL), xp.special.erfcx(z)), t * (_NORMAL * right))
+    return xp.where(left, t * (2 * _NORMAL) / xp.special.erfcx(z), t * (_NORMAL * right))
 
 
 def _ndtri(xp: Any, t: Any, out: Any) -> Any:
-    z = _finite(xp, t, out)
-    return t * (xp.exp(0.5 * (z * z)) / _NORMAL)
+    return t * (xp.exp(0.5 * (out * out)) / _NORMAL)
 
 
 ndtr = special(
@@ -202,7 +194,7 @@ log_expit = special(
 
 logit = special(
     "logit",
-    lambda xp, t, x: over(xp, t, x * (1 - x)),
+    lambda xp, t, x: t / (x * (1 - x)),
     text(
         "log(x / (1 - x)), the inverse of expit: infinite at 0 and 1, NaN beyond.",
         "Derivative: t / (x (1 - x)), inf at 0 and 1.",
@@ -215,25 +207,20 @@ logit = special(
 # -- entropies --------------------------------------------------------------------------------------------
 
 
-def _log(xp: Any, t: Any, x: Any) -> Any:
-    """Return log(x), and 0 where the cotangent is zero and it is not finite."""
-    return xp.log(xp.where((t == 0) & ~(x > 0), 1, x))
-
-
 def _entr(xp: Any, t: Any, x: Any) -> Any:
     outside = x < 0
-    return xp.where(outside, 0, -t * (1 + _log(xp, t, xp.where(outside, 1, x))))
+    return xp.where(outside, 0, -t * (1 + xp.log(xp.where(outside, 1, x))))
 
 
 def _rel_entr_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
     dead = (x1 < 0) | (x2 < 0) | ((x1 == 0) & (x2 == 0))
     a, b = xp.where(dead, 1, x1), xp.where(dead, 1, x2)
-    return xp.where(dead, 0, t * (1 + _log(xp, t, a) - _log(xp, t, b)))
+    return xp.where(dead, 0, t * (1 + xp.log(a) - xp.log(b)))
 
 
 def _rel_entr_2(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
     dead = (x1 < 0) | (x2 < 0)
-    return -over(xp, t * xp.where(dead, 0, x1), xp.where(dead, 1, x2))
+    return -t * ratio(xp, xp.where(dead, 0, x1), xp.where(dead, 1, x2))
 
 
 entr = special(
@@ -261,8 +248,8 @@ rel_entr = special_binary(
 
 xlogy = special_binary(
     "xlogy",
-    lambda xp, t, x2: t * _log(xp, t, x2),
-    lambda xp, t, x1, x2: over(xp, t * x1, x2),
+    lambda xp, t, x2: t * xp.log(x2),
+    lambda xp, t, x1, x2: t * ratio(xp, x1, x2),
     text(
         "x1 log(x2), 0 for x1 = 0.",
         "Derivatives: t log(x2), -inf at x2 = 0 and NaN below; t x1 / x2, 0 at (0, 0).",
@@ -273,8 +260,8 @@ xlogy = special_binary(
 
 xlog1py = special_binary(
     "xlog1py",
-    lambda xp, t, x2: t * xp.log1p(xp.where((t == 0) & ~(x2 > -1), 0, x2)),
-    lambda xp, t, x1, x2: over(xp, t * x1, 1 + x2),
+    lambda xp, t, x2: t * xp.log1p(x2),
+    lambda xp, t, x1, x2: t * ratio(xp, x1, 1 + x2),
     text(
         "x1 log(1 + x2), precise for small x2, 0 for x1 = 0.",
         "Derivatives: t log(1 + x2), -inf at x2 = -1 and NaN below; t x1 / (1 + x2), 0 at (0, -1).",
