@@ -39,9 +39,8 @@ _SOURCES = {
 class Guards:
     """What a captured call found, but for what it changed itself: a replayed call does not.
 
-    places: those that are looked at; counted: names of what the call gave another number, and reads; growing:
-    containers, by where they are, that may have further items, which have been seen to make no difference. Nothing
-    found is held but plain values, functions and classes.
+    places: those that are looked at; counted: names of what the call gave another number, and reads. Nothing found is
+    held but plain values, functions, and classes of modules.
     """
 
     def __init__(self, places: Places, leaves: list[Any], held: Iterable[Held], pinned: set[int]) -> None:
@@ -49,7 +48,6 @@ class Guards:
         self.counted = _counted(places, unchanged, leaves)
         bases = {id(base) for h in held if h.place is None for base in _bases(h.array)}
         self.places: list[Place] = []
-        self.growing: set[str] = set()
         self._checks: dict[Place, Any] = {}
         for place in places.all:
             if place in unchanged:
@@ -57,10 +55,11 @@ class Guards:
                 self._checks[place] = _what(place, bases, pinned)
         places.forget()
 
-    def function(self, held: list[Held], states: dict[int, State]) -> Check:
+    def function(self, held: list[Held], states: dict[int, State], growing: Iterable[str] = ()) -> Check:
         """Return a check of the leaves of a call: it gives the raw arrays to read, or the number of a place that fails.
 
-        states: the boxes of the Tensors that a program has as state, by identity.
+        states: the boxes of the Tensors that a program has as state, by identity; growing: containers, by where they
+        are, that may have further items.
         """
         code = _Code()
         referred = {p.parent for p in self.places} | {p.other for p in self.places if p.kind == "same"}
@@ -73,11 +72,14 @@ class Guards:
                 code.names[place] = code.constant(place.key)
                 continue
             assert place.parent is None or place.parent in known
-            self._write(code, place, place in referred or place in read, states, known)
+            named = place in referred or place in read
+            self._write(code, place, named, states, known, place.where in growing)
         arrays = [code.names[h.place] if h.place in known else code.constant(h.array) for h in held]
         return code.function(f"return ({''.join([f'{a}, ' for a in arrays])})")
 
-    def _write(self, code: _Code, place: Place, named: bool, states: dict[int, State], known: set[Place]) -> None:
+    def _write(
+        self, code: _Code, place: Place, named: bool, states: dict[int, State], known: set[Place], growing: bool
+    ) -> None:
         x = code.source(place)
         check = self._checks[place]
         kind = place.kind
@@ -112,7 +114,6 @@ class Guards:
             code.fails(f"{x}.__code__ is not {code.constant(check.code)}", place)
         elif place.parent is not None:
             contents = ""
-            growing = place.where in self.growing
             items = [p for p in code.items.get(place, ()) if p.how == "item"]
             if check.type in (list, tuple) and len(items) == check.contents > 0 and not growing:
                 code.fails(f"type({x}) is not {code.kind(check.held)}", place)
@@ -128,25 +129,28 @@ class Guards:
 
     def grown(self, leaves: list[Any], states: dict[int, State]) -> set[str] | None:
         """Return where the containers are that have got further items, None if something else has changed as well."""
-        growing, self.growing = self.growing, set(self.growing)
-        try:
-            while True:
-                number = self.function([], states)(leaves)
-                if type(number) is tuple:
-                    return self.growing - growing
-                where = self._grown(number, leaves)
-                if where is None:
-                    return None
-                self.growing.add(where)
-        finally:
-            self.growing = growing
+        growing: set[str] = set()
+        while True:
+            number = self.function([], states, growing)(leaves)
+            if type(number) is tuple:
+                return growing
+            where = self._grown(number, leaves)
+            if where is None or where in growing:
+                return None
+            growing.add(where)
 
     def _grown(self, number: int, leaves: list[Any]) -> str | None:
         place = next(p for p in self.places if p.number == number)
         was = self._checks[place]
         if type(was) is not _Type or was.contents is None:
             return None
-        now = contents(_now(place, leaves))
+        try:
+            x = _now(place, leaves)
+        except Exception:
+            return None
+        if type(x) is not was.type:
+            return None
+        now = contents(x)
         if type(was.contents) is int:
             return place.where if type(now) is int and now > was.contents else None
         if type(was.contents) is list:
