@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad.backends import _scatter
+from tapegrad.backends._norms import scaled
 from tapegrad.backends._special import Special, find
 
 Array = Any  # an array of whatever library
@@ -91,6 +92,8 @@ class Backend:
             xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add, sigmoid=self.sigmoid
         )
         self.xp.replace(special=Special(self.special))
+        if hasattr(xp, "linalg"):
+            self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
         if type(self).races is not Backend.races:
             self.xp.replace(
                 index_set=partial(_scatter.index_set, self),

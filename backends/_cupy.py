@@ -20,7 +20,7 @@ from tapegrad.backends import _cupy_attention_calls
 from tapegrad.backends import _cupy_bfloat16 as bfloat16
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
-from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
+from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend
 from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Matmul, vecdot
@@ -61,7 +61,7 @@ class Adapter(Backend):
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(bitwise_left_shift=functions.left_shift, bitwise_right_shift=functions.right_shift)
         self.xp.replace(note_outside=checks.note_outside)
-        self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
+        self.xp.linalg.replace(solve=functions.solve)
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"
         if cupy.cuda.runtime.getDeviceCount() > 1:

@@ -103,6 +103,8 @@ class Adapter(Backend):
         if axes:
             value = torch.flip(value, axes)
         if not self.has_integer_arrays(key):
+            if functions.tracing.depth and not any(hasattr(i, "shape") for i in key):
+                return functions.added(array, key, value)
             array[key] += value
             return array
         simple = [n for n, i in enumerate(key) if i != slice(None)] if functions.one_array(key) else []

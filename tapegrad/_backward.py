@@ -7,14 +7,15 @@ themselves, and that record is the higher-order derivative.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cache
 from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
+from threading import Lock
 from typing import Any
 
 from tapegrad._dtypes import is_complex
 from tapegrad._fusing import fused
 from tapegrad._namespace import as_array, backend_of, holds, namespace_of, native_device, tracked
+from tapegrad._once import once
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
 from tapegrad._support import Marks, Support, both, by_rows, calm, either, moved, only, summed
@@ -40,7 +41,7 @@ def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
     return order
 
 
-@cache
+@once
 def tensor_namespace() -> Namespace:
     """Return the namespace that rules on Tensors compute in: tapegrad itself, and what only rules and walks call."""
     import tapegrad
@@ -130,8 +131,10 @@ class Walk:
                     if r.tensor is None:
                         found.append((r, t))
                     continue
-                saved: Sequence[Any] = r.saved
-                if saved is RELEASED:
+                parents = r.parents  # first: another thread may release the tape, parents last
+                raw = r.saved
+                saved: Sequence[Any] = raw
+                if raw is RELEASED:
                     raise _second_backward(r)
                 if type(t) is not kind and type(t) is not list:
                     kind = type(t)  # the other side of a to_device
@@ -146,9 +149,9 @@ class Walk:
                     apart = self.fuses or is_complex(last)
                 support = supports.pop(r, None) if supports else None
                 if support is not None or (apart and op.reads):
-                    self.apply(r, t, saved, support)
+                    self.apply(r, parents, t, saved, raw, support)
                 elif op.unary:
-                    p: Any = r.parents[0]
+                    p: Any = parents[0]
                     vjp = op.vjps[0]
                     rule, n, pick = vjp
                     s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
@@ -163,7 +166,7 @@ class Walk:
                 elif op.plain:
                     shape = r.shape
                     dtype = r.dtype
-                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
                         if p is None or (live is not None and p not in live):
                             continue
                         rule, n, pick = vjp
@@ -192,9 +195,9 @@ class Walk:
                 elif op.pull is not None:
                     op.pull(self, r, t, saved)
                 elif op.joint or op.carries:
-                    self.apply(r, t, saved, None)
+                    self.apply(r, parents, t, saved, raw, None)
                 else:
-                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (as above)
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
                         if p is None or (live is not None and p not in live):
                             continue
                         rule, n, pick = vjp
@@ -217,9 +220,12 @@ class Walk:
             raise
         return found
 
-    def apply(self, r: Record, t: Any, saved: Any, support: Support | None) -> None:
+    def apply(
+        self, r: Record, parents: tuple[Record | None, ...], t: Any, saved: Any, raw: Any, support: Support | None
+    ) -> None:
         """Hand a cotangent to the parents, and its support with it: what the loop does not do in line.
 
+        raw: what the record saved, as raw arrays; saved: the same as Tensors, if cotangents are.
         The adjoint of a product with the derivative of a holomorphic function is that with its conjugate.
         """
         op, xp = r.op, self.xp
@@ -230,7 +236,7 @@ class Walk:
             op.pull(self, r, t, saved)
             self.support = None
             return
-        wanted = tuple([self.wants(p) for p in r.parents])
+        wanted = tuple([self.wants(p) for p in parents])
         conjugated = op.holomorphic and op.reads and is_complex(r.dtype)
         read = saved
         if support is not None and op.elementwise and op.reads and op.selects is None:
@@ -241,31 +247,31 @@ class Walk:
             found = fused_rules(op, wanted)(xp, t, *read)
         else:
             found = _rules(op, wanted, xp, xp.conj(t) if conjugated else t, read)
-        for i, (p, s) in enumerate(zip(r.parents, found, strict=True)):
+        for i, (p, s) in enumerate(zip(parents, found, strict=True)):
             if s is None or not wanted[i]:
                 continue
             assert p is not None
-            inside = self.before(r, i, p, t, support)
+            inside = self.before(r, i, p, t, raw, support)
             s = self.fit(xp.conj(s) if conjugated else s, p, r, t)
             if op.rows is not None and inside is not None:
                 entries = inside.array()
                 s = s if entries is None else only(xp, entries, s, 0)
             self.give(p, s, support=inside)
 
-    def before(self, r: Record, i: int, p: Record, t: Any, support: Support | None) -> Support | None:
+    def before(self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None) -> Support | None:
         """Return the support of the cotangent that a record hands to operand `i`, given that of its own."""
         op = r.op
         if support is None and op.selects is None and op.moves != "some":
             return None
         if not p.op.carries and op.rows is None:
             return None
-        xp, saved = self.raw_namespace(t), r.saved
+        xp = self.raw_namespace(t)
         if op.selects is not None:
             select = op.selects[i]
             if select is not None:
                 support = both(xp, support, Support(lambda: call(select, xp, None, saved)))
         elif op.moves:
-            return self._moved(xp, r, i, p, t, support)
+            return self._moved(xp, r, i, p, t, saved, support)
         elif op.rows is not None:
             assert support is not None
             operands, result = call(op.rows, None, None, saved)
@@ -274,9 +280,11 @@ class Walk:
             return None
         return summed(xp, support, r.shape, p.shape)
 
-    def _moved(self, xp: Any, r: Record, i: int, p: Record, t: Any, support: Support | None) -> Support | None:
+    def _moved(
+        self, xp: Any, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
+    ) -> Support | None:
         """Return the support through an operation that moves entries: by its rule, of ones."""
-        op, saved = r.op, r.saved
+        op = r.op
         if type(t) is not list:
 
             def of_one(ones: Any) -> Any:
@@ -498,7 +506,7 @@ def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any)
     return tuple([call(vjp, xp, t, saved) if want else None for vjp, want in zip(op.vjps, wanted, strict=True)])
 
 
-@cache
+@once
 def fused_rules(op: Operation, wanted: tuple[bool, ...]) -> Callable[..., tuple[Any, ...]]:
     """Return the rules of an operation as one function of the namespace, the cotangent and what was saved."""
     return fused(f"{op.name}_vjp", lambda xp, t, *saved: _rules(op, wanted, xp, t, saved))
@@ -611,18 +619,40 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
-        found = walked(Walk({root: gradient._array}, None, False), retain_graph)
-        sums = []  # before any is set: no .grad changes unless all can
-        for r, t in found:
-            leaf = r.tensor()  # type: ignore[misc]
-            if leaf is not None:
-                sums.append((leaf, as_array(t if leaf.grad is None else _total(leaf.grad._array, t))))
-        for leaf, t in sums:
-            leaf._grad = wrap(t)
+        _accumulate(walked(Walk({root: gradient._array}, None, False), retain_graph), _raw_total)
         return
     with mode_set(recording=True):
-        found = walked(Walk({root: gradient}, None, True), True)
-        leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
-        totals = [(x, shallow_copy(t) if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
-    for leaf, t in totals:
-        leaf._grad = t
+        _accumulate(walked(Walk({root: gradient}, None, True), True), _recorded_total)
+
+
+_setting = Lock()
+
+
+def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> None:
+    """Add cotangents to `.grad` of the Tensors that they are of; no `.grad` changes unless all can.
+
+    Other threads may do so too. Sums are made without a lock, and made again for what is not the same `.grad` any more.
+    """
+    leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
+    late = [(leaf, t) for leaf, t in leaves if leaf is not None]
+    sums: list[tuple[Tensor, Any, Tensor | None, Tensor]] = []
+    while late:
+        for leaf, t in late:
+            old = leaf.grad
+            sums.append((leaf, t, old, total(old, t)))
+        with _setting:
+            changed = [x for x in sums if getattr(x[0], "_grad", None) is not x[2]]
+            if not changed:
+                for leaf, _, _, new in sums:
+                    leaf._grad = new
+        late = [x[:2] for x in changed]
+        if late:
+            sums = [x for x in sums if all(x is not y for y in changed)]
+
+
+def _raw_total(old: Tensor | None, t: Any) -> Tensor:
+    return wrap(as_array(t if old is None else _total(old._array, t)))
+
+
+def _recorded_total(old: Tensor | None, t: Tensor) -> Tensor:
+    return shallow_copy(t) if old is None else old + t

@@ -8,12 +8,12 @@ outside has it on the tape.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from math import prod
 from typing import Any, final
 
 from tapegrad._cuts import user_line
 from tapegrad._namespace import backend_of, constant_array, device_of, mapping, namespace_of, on_level, tracked
+from tapegrad._once import once
 from tapegrad._record import Record, noticed
 from tapegrad._symbols import BINARY, COMPARISONS, UNARY
 from tapegrad._tensor import Tensor, host, wrap
@@ -282,12 +282,12 @@ def _any(condition: Batched) -> Array:
     return namespace_of[type(below)].any(below)
 
 
-@cache
+@once
 def _backend(depth: int, root: Backend) -> BatchedBackend:
     return BatchedBackend(depth, root)
 
 
-@cache
+@once
 def _type(depth: int, root: Backend) -> type[Batched]:
     """Return the type of arrays of a depth over a library's, known to the engine as an array type.
 

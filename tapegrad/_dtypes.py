@@ -151,3 +151,38 @@ def isdtype(dtype: object, kind: str | object | tuple[Any, ...]) -> bool:
             raise ValueError(f"unknown kind of dtype {kind!r}: use one of {', '.join(_KINDS)}")
         return found.name in _KINDS[kind]
     return found is as_dtype(kind)
+
+
+# -- promotion -------------------------------------------------------------------------------------------
+
+
+def bits_of(dtype: DType) -> int:
+    """Return how many bits an element has."""
+    return 8 * dtype.itemsize
+
+
+def _holder(dtype: DType) -> DType:
+    """Return the floating dtype that takes an integer's place beside floating ones."""
+    return DTYPES[{8: "float16", 16: "float32"}.get(bits_of(dtype), "float64")]
+
+
+def of_parts(dtype: DType) -> DType:
+    """Return the complex dtype whose parts hold a floating one."""
+    return DTYPES["complex128" if dtype.name == "float64" else "complex64"]
+
+
+def promote(a: DType, b: DType) -> DType:
+    """Return the dtype of two dtypes: by the standard's tables, and by NumPy's where it has none."""
+    low, high = sorted((a, b), key=lambda dtype: KIND_RANKS[dtype.kind])
+    if low is high or low.kind == "bool":
+        return high
+    if low.kind == high.kind:
+        if {low.name, high.name} == {"float16", "bfloat16"}:
+            return DTYPES["float32"]
+        return max(low, high, key=bits_of)
+    if high.kind == "signed integer":  # and the other is unsigned
+        bits = max(bits_of(high), 2 * bits_of(low))
+        return DTYPES[f"int{bits}" if bits <= 64 else "float64"]
+    if low.kind in ("unsigned integer", "signed integer"):
+        low = high if high.name == "bfloat16" and bits_of(low) == 8 else _holder(low)
+    return promote(of_parts(low), high) if high.kind == "complex floating" else promote(low, high)

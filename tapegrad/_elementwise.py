@@ -38,13 +38,14 @@ def again(
 ) -> Any:
     """Compute for an array type that is met for the first time; explain any other error.
 
-    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it.
+    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it. Several
+    threads may have it at once.
     """
-    if kind in kernels:
+    if not (type(error) is KeyError and error.args and error.args[0] is kind):
         raise explain(name, error, arrays) from error
-    kernels[kind] = find(kind)
+    kernel = kernels.get(kind) or kernels.setdefault(kind, find(kind))
     try:
-        return kernels[kind](*arrays)
+        return kernel(*arrays)
     except Exception as first:
         raise explain(name, first, arrays) from first
 

@@ -26,6 +26,7 @@ from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
 from tapegrad._namespace import backend_of, constant_array, namespace_of, native_device
+from tapegrad._once import once
 from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
 from tapegrad._rules import new, record
@@ -251,7 +252,7 @@ def leaf_like(p: Record) -> Record:
 _SOMEBODY: Any = object()  # to report the cotangent of a leaf to
 
 
-@cache
+@once
 def _constants(op: Operation) -> Operation:
     """Return an operation whose saved values are not tied to the tape again."""
     return Operation(

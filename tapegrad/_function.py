@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 from tapegrad._backward import Walk, seeds_of, supports_of, walked
 from tapegrad._derived import Derived
 from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
+from tapegrad._once import once
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
@@ -122,7 +122,7 @@ def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Te
     return [stack(list(column)) for column in zip(*parts, strict=True)]
 
 
-@cache
+@once
 def _operation(name: str) -> Operation:
     return Operation(name, (), ("call",), (STATIC,), pull=_pull, push=_push)
 

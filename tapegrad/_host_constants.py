@@ -14,6 +14,7 @@ import numpy as np
 
 from tapegrad import backends
 from tapegrad._cuts import inside, user_line
+from tapegrad._dtypes import promote
 from tapegrad._namespace import backend_of, capturing, checked_dtype, device_of, dtype_of, native_device
 from tapegrad.backends import Array, Backend
 
@@ -86,10 +87,19 @@ def is_host(array: Array, like: Array) -> bool:
     return backend.prefix == HOST and not backend.depth and backend_of[type(like)].prefix != HOST
 
 
-def moved(array: Array, like: Array) -> Array:
-    """Return a raw array of the host in new memory on the device of another one, and count the copy."""
+def moved(array: Array, like: Array, promoted: bool = False) -> Array:
+    """Return a raw array of the host in new memory on the device of another one, and count the copy.
+
+    promoted: whether integers and booleans beside floats become floats, as on NumPy: the standard leaves it open, and
+    libraries differ.
+    """
     root = backend_of[type(like)].root
-    return _called(_beside, array, getattr(root, "base", root), native_device(like))
+    name = None
+    if promoted:
+        host, there = dtype_of(array), dtype_of(like)
+        if "floating" in there.kind and "floating" not in host.kind:
+            name = promote(host, there).name
+    return _called(_beside, array, getattr(root, "base", root), native_device(like), name)
 
 
 def moved_to(array: Array, device: str) -> Array:
@@ -102,12 +112,14 @@ def _called(function: Callable[..., Array], *args: Any) -> Array:
     return function(*args) if graph is None else graph.call("to_device", function, args, {})
 
 
-def constant_on(array: np.ndarray[Any, Any], backend: Backend, device: Any) -> Array:
-    """Return data of the host as a new array on a device.
+def constant_on(array: np.ndarray[Any, Any], backend: Backend, device: Any, dtype: str | None = None) -> Array:
+    """Return data of the host as a new array on a device; dtype: the name of another one for it.
 
     Where the device lacks its dtype it gets the narrower one, as Python's numbers do there; OverflowError for integers
     that do not fit, TypeError for dtypes that are not the standard's.
     """
+    if dtype is not None:
+        array = array.astype(dtype)
     name = dtype_of(array).name
     if not backend.has_dtype(name, device):
         narrow = _NARROWER.get(name, name)
@@ -126,8 +138,8 @@ def copied_by(function: Any, args: tuple[Any, ...]) -> Callable[[Array], Array] 
     return lambda array: function(array, *args[1:])
 
 
-def _beside(array: np.ndarray[Any, Any], backend: Backend, device: Any) -> Array:
-    out = constant_on(array, backend, device)
+def _beside(array: np.ndarray[Any, Any], backend: Backend, device: Any, dtype: str | None) -> Array:
+    out = constant_on(array, backend, device, dtype)
     if _counters.get() or array.nbytes >= LARGE:
         _note(array, out)
     return out

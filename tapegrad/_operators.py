@@ -43,11 +43,12 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                     made = listed(what, other, self._array)
                     if made is None:
                         return b
+                    if made._record is not None and m.recording:
+                        return update(self, made)
                     other, b = made, made._array
                 elif hasattr(b, "shape") and is_host(other, self._array):
                     other = wrap(b)  # what was copied to the device is not copied again
                 fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
-                fits = fits and not (m.recording and _tracked(self, other))
             backend = backend_of[type(self._array)]
             if fits and backend.is_private(self):
                 try:

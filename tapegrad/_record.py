@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ContextDecorator
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
+from tapegrad._blocks import in_block
 from tapegrad._cuts import cut_by_use
 
 if TYPE_CHECKING:
     from tapegrad._tensor import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 next_seq = count(-1, -1).__next__  # falling: the least in a heap is the latest record
 RELEASED: Any = type("Released", (), {"__repr__": lambda self: "<released>"})()
@@ -138,20 +141,72 @@ class Record:
 
 
 class Mode:
-    """Whether operations are recorded, who else is told of each (open Tapes), whether gradients are checked."""
+    """Whether operations are recorded, who else is told of each (open Tapes), whether gradients are checked.
 
-    __slots__ = ("debug", "recording", "watch")
+    A block makes one that holds inside it. scope: whose block that is, None once it has ended; own: who is told in that
+    block; outer: the mode around it, of which it changes some; inner: the modes of blocks inside that are open.
+    """
 
-    def __init__(self, recording: bool, watch: Callable[..., None] | None, debug: bool) -> None:
+    __slots__ = ("debug", "inner", "outer", "own", "recording", "scope", "watch")
+
+    outer: Mode
+    own: Callable[..., None] | None
+    inner: list[Mode]
+
+    def __init__(
+        self, recording: bool, watch: Callable[..., None] | None, debug: bool, scope: mode_set | None = None
+    ) -> None:
         self.recording = recording
         self.watch = watch
         self.debug = debug
+        self.scope = scope
+
+    def follow(self) -> None:
+        """Take from the mode around what the block does not change, and have the modes inside do so."""
+        outer, scope = self.outer, self.scope
+        if scope is None:  # it is being ended
+            return
+        self.recording = outer.recording if scope.recording is None else scope.recording
+        self.watch = _both(None if scope.unwatched else outer.watch, self.own)
+        self.debug = outer.debug if scope.debug is None else scope.debug
+        for m in tuple(self.inner):
+            m.follow()
+
+    def end(self) -> None:
+        """Have the mode change nothing any more: contexts of other threads and tasks may hold it."""
+        outer = self.outer
+        self.scope = self.own = None
+        self.recording, self.watch, self.debug = outer.recording, outer.watch, outer.debug
+        if outer is not DEFAULT:
+            outer.inner.remove(self)
+            outer.inner += self.inner
+            self.__class__ = _Ended
+        for m in self.inner:  # of blocks that began later and go on
+            m.outer = outer
+            m.follow()
+
+    def open(self) -> Mode:
+        """Return the innermost mode, this one or one around it, whose block has not ended."""
+        m = self
+        while m is not DEFAULT and m.scope is None:
+            m = m.outer
+        return m
+
+
+class _Ended(Mode):
+    """The mode of a block that has ended inside another one: what it is around it, whatever that becomes."""
+
+    __slots__ = ()
+
+    recording = property(lambda m: m.outer.recording)
+    watch = property(lambda m: m.outer.watch)
+    debug = property(lambda m: m.outer.debug)
 
 
 DEFAULT = Mode(True, None, False)
 _mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=DEFAULT)
 mode = _mode.get
-# The scopes open in any thread or context. While there are none, which is nearly always, operations
+# The modes of the blocks open in any thread or context. While there are none, which is nearly always, operations
 # need not ask for the context's mode.
 scopes: list[object] = []
 
@@ -165,7 +220,11 @@ def noticed(x: Tensor) -> None:
 
 
 class mode_set(ContextDecorator):
-    """A `with` block, or a decorator, in which the mode is changed; safe under threads and exceptions."""
+    """A `with` block, or a decorator, in which the mode is changed; safe under threads and exceptions.
+
+    Blocks of generators need not end in the order in which they began, nor in the thread: each takes back what it has
+    changed itself, wherever that holds.
+    """
 
     def __init__(
         self,
@@ -175,26 +234,51 @@ class mode_set(ContextDecorator):
         unwatched: bool = False,
         name: str = "",
     ) -> None:
-        self._recording, self._watch, self._debug, self._unwatched = recording, watch, debug, unwatched
+        self.recording, self._watch, self.debug, self.unwatched = recording, watch, debug, unwatched
         self._name = name
-        self._tokens: list[Token[Mode]] = []
+        self.open: list[Mode] = []  # the modes of its blocks, in any thread
 
     def _recreate_cm(self) -> mode_set:  # a decorated function may run in many threads at once
-        return mode_set(self._recording, self._watch, self._debug, self._unwatched, self._name)
+        return mode_set(self.recording, self._watch, self.debug, self.unwatched, self._name)
+
+    def __call__(self, function: F) -> F:
+        return in_block(self._recreate_cm, function) or super().__call__(function)
 
     def __enter__(self) -> None:
-        old = mode()
-        recording = old.recording if self._recording is None else self._recording
-        watch = _both(None if self._unwatched else old.watch, self._watch)
-        if self._name:
-            watch = _both(watch, cut_by_use(self._name))
-        debug = old.debug if self._debug is None else self._debug
-        scopes.append(self)
-        self._tokens.append(_mode.set(Mode(recording, watch, debug)))
+        outer = _mode.get()
+        own = _both(self._watch, cut_by_use(self._name)) if self._name else self._watch
+        if outer is not DEFAULT:
+            outer = outer.open()
+        m = Mode(
+            outer.recording if self.recording is None else self.recording,
+            own if self.unwatched or outer.watch is None else _both(outer.watch, own),
+            outer.debug if self.debug is None else self.debug,
+            self,
+        )
+        m.outer, m.own, m.inner = outer, own, []
+        if outer is not DEFAULT:
+            outer.inner.append(m)
+        self.open.append(m)
+        scopes.append(m)
+        _mode.set(m)
 
     def __exit__(self, *error: object) -> None:
-        _mode.reset(self._tokens.pop())
+        m = _mode.get()
+        if m.scope is self:
+            _mode.set(m.outer if m.outer is DEFAULT else m.outer.open())
+        else:
+            m = self._mine(m)
+        self.open.remove(m)
+        m.end()
         scopes.pop()  # any one: only their number counts
+
+    def _mine(self, m: Mode) -> Mode:
+        """Return the mode of the innermost block of this scope that is open in this context, else in another."""
+        while m is not DEFAULT:
+            if m.scope is self:
+                return m
+            m = m.outer
+        return self.open[-1]
 
 
 def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> Callable[..., None] | None:
@@ -211,7 +295,8 @@ def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> C
 def no_grad() -> mode_set:
     """Record nothing inside this `with` block or decorated function: results need no gradient.
 
-    An in-place update of a leaf is allowed inside, and is the way to train.
+    An in-place update of a leaf is allowed inside, and is the way to train. A decorated generator function or coroutine
+    is not recorded while its body runs. A block in the body of a generator holds, as in PyTorch, between its steps too.
 
     >>> import tapegrad as tg
     >>> w = tg.tensor([1.0], requires_grad=True)

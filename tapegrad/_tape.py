@@ -44,14 +44,19 @@ class Tape:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self._scope = mode_set(watch=self._add)
+        self._scope: mode_set | None = None  # while it is open: a scope refers to the tape
 
     def __enter__(self) -> Tape:
+        if self._scope is None:
+            self._scope = mode_set(watch=self._add)
         self._scope.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        assert self._scope is not None
         self._scope.__exit__(*error)
+        if not self._scope.open:
+            self._scope = None
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -465,13 +465,26 @@ def shallow_copy(x: Tensor) -> Tensor:
 def loses_gradient(x: Tensor) -> bool:
     """Say whether a gradient would be lost if what is done with a Tensor were not recorded.
 
-    None is while nothing is recorded. Nor can one go through a result whose tape a backward pass has released, but to
-    an open transform that is another silent constant: there, the walk or this is to raise.
+    None is while nothing is recorded. Nor does one go through what a backward pass has released, or what was computed
+    from that: another pass would raise. An open transform might take the value for a constant without a word.
     """
     record = x._record
     if record is None or not mode().recording:
         return False
-    return record.saved is not RELEASED or cuts.get() is not None
+    return cuts.get() is not None or not _is_released(record)
+
+
+def _is_released(record: Record) -> bool:
+    """Say whether a backward pass from a record meets one that is released."""
+    seen, stack = {record}, [record]
+    while stack:
+        r = stack.pop()
+        if r.saved is RELEASED:
+            return True
+        new = {p for p in r.parents if p is not None} - seen
+        seen |= new
+        stack += new
+    return False
 
 
 def host(x: Tensor) -> np.ndarray[Any, Any]:

@@ -21,7 +21,7 @@ from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
 from tapegrad._derived import Derived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
-from tapegrad._settings import default_device, default_dtype, deterministic, tf32
+from tapegrad._settings import chosen_device, default_dtype, deterministic, tf32
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
@@ -101,7 +101,7 @@ class Compiled(Derived):
             same_ones(leaves),
             m.recording,
             default_dtype(),
-            default_device(),
+            chosen_device(),
             deterministic(),
             tf32(),
         )

@@ -17,6 +17,7 @@ from tapegrad._compile._trace import Graph, Traced, graph_now
 from tapegrad._compile._trace_library import TraceNamespace
 from tapegrad._namespace import CaptureError, backend_of, capturing, namespace_of
 from tapegrad.backends import Backend
+from tapegrad.backends._norms import of_sizes
 
 MOST = 512  # traces of a function; what comes after is called as it is
 TRIES = 8  # of them, after which a function of which none gave a kernel is not traced any more
@@ -212,9 +213,7 @@ def _vector_norm(xp: Any, x: Any, axis: Any = None, keepdims: bool = False, ord:
         return xp.sum(xp.astype(x != 0, size.dtype), axis=axis, keepdims=keepdims)
     if ord == 1:
         return xp.sum(size, axis=axis, keepdims=keepdims)
-    if ord == 2:
-        return xp.sqrt(xp.sum(size * size, axis=axis, keepdims=keepdims))
-    return xp.sum(size**ord, axis=axis, keepdims=keepdims) ** (1 / ord)
+    return of_sizes(xp, size, axis, keepdims, ord)
 
 
 def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:

@@ -7,6 +7,7 @@ atan2 have 0 at the origin.
 from __future__ import annotations
 
 from functools import partial
+from math import inf, nan
 from typing import Any
 
 from tapegrad._dtypes import is_complex
@@ -16,6 +17,7 @@ from tapegrad._primitive import primitive
 from tapegrad._rules import BROADCASTING, identity, with_operators
 from tapegrad._tensor import Tensor
 from tapegrad.ops._kinks import unit
+from tapegrad.ops._slopes import share
 from tapegrad.ops._text import text
 from tapegrad.ops.shaping import broadcast_to
 
@@ -59,10 +61,15 @@ def _atan2(xp: Any, t: Any, x: Any, x1: Any, x2: Any) -> Any:
     return t * unit(xp, x, r) / xp.where(r == 0, 1, r)
 
 
+def _finite(xp: Any, size: Any) -> Any:
+    """Return a norm, NaN where it has overflown: a quotient by infinity would be 0, which is no slope of it."""
+    return xp.where(size == inf, nan, size)
+
+
 def _logaddexp(xp: Any, t: Any, x: Any, other: Any) -> Any:
     """Return t by the share of exp(x): from the difference of the two, which is precise where the result is not."""
     alike = (x == other) & xp.isinf(x)
-    return t * xp.sigmoid(xp.where(alike, 0, xp.where(alike, 0, x) - other))
+    return t * share(xp, xp.where(alike, 0, xp.where(alike, 0, x) - other))
 
 
 add, operator_add = binary(
@@ -171,8 +178,8 @@ greater_equal, operator_greater_equal = binary(
 
 hypot, _ = binary(
     "hypot",
-    lambda xp, t, x1, out: t * unit(xp, x1, out),
-    lambda xp, t, x2, out: t * unit(xp, x2, out),
+    lambda xp, t, x1, out: t * unit(xp, x1, _finite(xp, out)),
+    lambda xp, t, x2, out: t * unit(xp, x2, _finite(xp, out)),
     text(
         "sqrt(x1^2 + x2^2) without overflow.",
         "Derivatives: t x1 / out; t x2 / out; 0 at the origin.",
@@ -365,6 +372,10 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
     >>> tg.where(tg.asarray([True, False]), 1.0, tg.asarray([0.0, 5.0]))
     Tensor([1., 5.])
     """
+    if type(condition) is not Tensor:
+        there = x1 if type(x1) is Tensor else x2
+        if type(there) is Tensor:
+            condition = placed("where's condition", condition, there._array)
     if type(x1) in SCALARS and type(x2) in SCALARS:
         (condition,) = as_tensors("where", condition)
         (x1,) = _floats_like(condition, x1, x2)
@@ -373,6 +384,8 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
     elif type(x2) in SCALARS:
         condition, x1 = as_tensors("where", condition, x1)
     else:
+        if (type(x1) is Tensor) is not (type(x2) is Tensor):
+            x1, x2 = as_tensors("where", x1, x2)  # so that a constant gets a dtype beside the other one
         condition, x1, x2 = as_tensors("where", condition, x1, x2)
     return _where(condition, x1, x2)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tapegrad import backends
 from tapegrad._cuts import cut
-from tapegrad._dtypes import DType, as_dtype, isdtype
+from tapegrad._dtypes import KIND_RANKS, DType, as_dtype, isdtype, of_parts
 from tapegrad._host_constants import HOST, moved_to
 from tapegrad._namespace import (
     backend_of,
@@ -167,16 +167,33 @@ def _positive_copy(x: Tensor) -> Tensor:
     return wrap(x._array) if x._record is None else astype(x, x.dtype)
 
 
-def of_list(obj: Any, like: Array, dtype: Any = None) -> Tensor:
+def of_list(obj: Any, like: Array, weak: bool = False, dtype: Any = None) -> Tensor:
     """Return nested lists as a Tensor where a raw array is, recorded if they hold Tensors that are.
 
-    dtype: of numbers; by default what new Tensors of them get.
+    weak: whether numbers get the dtype of the array wherever its kind allows; dtype: of others; by default what new
+    Tensors of them get.
     """
     tensor = _first_tensor(obj)
     if tensor is not None:
         return _joined(obj, tensor)
+    if weak:
+        dtype = _weak_dtype(obj, dtype_of(like))
     root = backend_of[type(like)].root
     return wrap(_from_python(obj, dtype, getattr(root, "base", root), native_device(like), None))
+
+
+def _weak_dtype(obj: Any, like: DType) -> DType | None:
+    """Return the dtype of lists of numbers beside an array of a dtype, None for the one of new Tensors."""
+    import numpy as np
+
+    try:
+        kind = np.asarray(obj).dtype.kind
+    except ValueError:  # ragged, which is explained later
+        return None
+    rank = {"b": 0, "u": 1, "i": 1, "f": 3, "c": 4}.get(kind, 5)
+    if rank <= KIND_RANKS[like.kind]:
+        return like
+    return of_parts(like) if kind == "c" and like.kind == "real floating" else None
 
 
 def _or_default(device: str | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tapegrad._dtypes import DTYPES, KIND_RANKS, SCALAR_RANKS, DType, as_dtype
+from tapegrad._dtypes import DTYPES, KIND_RANKS, SCALAR_RANKS, DType, as_dtype, bits_of, of_parts, promote
 from tapegrad._namespace import dtype_of, find_backend, native_device
 from tapegrad._rules import constant
 from tapegrad._tensor import Tensor
@@ -49,44 +49,13 @@ def _dtype(x: Any) -> DType:
     return as_dtype(x) if array is None else dtype_of(array)
 
 
-def _bits(dtype: DType) -> int:
-    return 8 * dtype.itemsize
-
-
-def _holder(dtype: DType) -> DType:
-    """Return the floating dtype that takes an integer's place beside floating ones."""
-    return DTYPES[{8: "float16", 16: "float32"}.get(_bits(dtype), "float64")]
-
-
-def _of_parts(dtype: DType) -> DType:
-    """Return the complex dtype whose parts hold a floating one."""
-    return DTYPES["complex128" if dtype.name == "float64" else "complex64"]
-
-
-def promote(a: DType, b: DType) -> DType:
-    """Return the dtype of two dtypes: by the standard's tables, and by NumPy's where it has none."""
-    low, high = sorted((a, b), key=lambda dtype: KIND_RANKS[dtype.kind])
-    if low is high or low.kind == "bool":
-        return high
-    if low.kind == high.kind:
-        if {low.name, high.name} == {"float16", "bfloat16"}:
-            return DTYPES["float32"]
-        return max(low, high, key=_bits)
-    if high.kind == "signed integer":  # and the other is unsigned
-        bits = max(_bits(high), 2 * _bits(low))
-        return DTYPES[f"int{bits}" if bits <= 64 else "float64"]
-    if low.kind in ("unsigned integer", "signed integer"):
-        low = high if high.name == "bfloat16" and _bits(low) == 8 else _holder(low)
-    return promote(_of_parts(low), high) if high.kind == "complex floating" else promote(low, high)
-
-
 def _with_number(dtype: DType, number: Any) -> DType:
     """Return the dtype of a dtype and a Python number, which counts as little as it can."""
     rank = SCALAR_RANKS[type(number)]
     if rank <= KIND_RANKS[dtype.kind]:
         return dtype
     if type(number) is complex:
-        return _of_parts(dtype if dtype.kind == "real floating" else DTYPES["float64"])
+        return of_parts(dtype if dtype.kind == "real floating" else DTYPES["float64"])
     return DTYPES["int64" if type(number) is int else "float64"]
 
 
@@ -159,13 +128,13 @@ def finfo(type: Any, /) -> FInfo:
     """
     dtype = _dtype(type)
     if dtype.kind == "complex floating":
-        dtype = DTYPES[f"float{_bits(dtype) // 2}"]
+        dtype = DTYPES[f"float{bits_of(dtype) // 2}"]
     if dtype.name not in _FLOATS:
         raise TypeError(f"finfo: {dtype.name} is not a floating dtype: see tapegrad.iinfo for integers")
     fraction, exponent = _FLOATS[dtype.name]
     eps = 2.0**-fraction
     most = (2 - eps) * 2.0**exponent
-    return FInfo(_bits(dtype), eps, most, -most, 2.0 ** (1 - exponent), dtype)
+    return FInfo(bits_of(dtype), eps, most, -most, 2.0 ** (1 - exponent), dtype)
 
 
 @constant
@@ -179,7 +148,7 @@ def iinfo(type: Any, /) -> IInfo:
     (-128, 255)
     """
     dtype = _dtype(type)
-    bits = _bits(dtype)
+    bits = bits_of(dtype)
     if dtype.kind == "unsigned integer":
         return IInfo(bits, 2**bits - 1, 0, dtype)
     if dtype.kind == "signed integer":

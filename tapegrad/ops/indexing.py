@@ -20,6 +20,7 @@ from tapegrad._operands import (
     listed,
     not_an_operand,
     on_one_level,
+    same_kind,
     same_library,
     within,
 )
@@ -30,11 +31,11 @@ from tapegrad._tensor import Tensor, wrap
 from tapegrad._views import updated
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, has_integer_arrays, plain_key
+from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, may_repeat, plain_key, with_axes
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.dtypes import plain
-from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape, squeeze
+from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, expand_dims, permute_dims, reshape, squeeze
 
 
 def _led(t: Any, ndim: int, key: Key) -> Key:
@@ -66,7 +67,8 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     """Return `x[key]`: integers, slices, `...`, None, integer arrays and masks, as in NumPy; never a view.
 
     Raises IndexError for indices out of range. Those in arrays are checked by the library, and not on JAX, which takes
-    the nearest in range, and CuPy, which counts on from the other end: `tapegrad.debug()` checks them there too.
+    the nearest in range, and CuPy, which counts on from the other end: `tapegrad.debug()` checks them there too. An
+    integer Tensor without axes is checked everywhere, and in a compiled function read anew at each call.
     Derivative: t, added at the places that were read, as often as they were read.
 
     >>> import tapegrad as tg
@@ -82,7 +84,8 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if apart is not None:
             shape, order, key = apart
             x = permute_dims(reshape(x, shape), order)
-        y = _getitem(x, key)
+        key, axis = with_axes(key)
+        y = _getitem(x, key) if axis is None else squeeze(_getitem(x, key), axis)
         if any([hasattr(i, "shape") for i in key]):
             y._base = None  # a copy everywhere
         return y
@@ -254,7 +257,7 @@ def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     key = _led(t, len(r.shape), key)
     if walk.wants(value):
         part = xp.index_get(t, key)
-        if has_integer_arrays(key):
+        if may_repeat(key):
             part = xp.where(_last_writes(xp, t, key), part, 0)
         elif not walk.taped and walk.wants(old):
             part = backend_of[type(part)].copy(part)  # it may be a view of what is zeroed next
@@ -320,6 +323,11 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
             if type(value) is Tensor:
                 value = reshape(value, value.shape[extra:])
             v = namespace_of[type(v)].reshape(v, v.shape[extra:])
+    key, axis = with_axes(key)
+    if axis is not None and len(v.shape) >= -axis:
+        if type(value) is Tensor:
+            value = expand_dims(value, axis=axis)
+        v = namespace_of[type(v)].expand_dims(v, axis=axis)
     if len(key) == 1 and type(key[0]) not in (int, slice) and _fits_everywhere(key[0], v):
         updated(x, "x[...] = v")
         value = wrap(v, value._record if type(value) is Tensor else None)
@@ -339,7 +347,9 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
             out = backend.xp.index_set(backend.copy(x._array), key, v)
     except Exception as error:
         shapes = f"a value of shape {tuple(v.shape)}" if hasattr(v, "shape") else repr(v)
-        raise ValueError(f"x[...] = v of {shapes} for a Tensor of shape {x.shape}: {error}") from error
+        message = f"x[...] = v of {shapes} for a Tensor of shape {x.shape}: {error}"
+        kept = isinstance(error, (IndexError, ArithmeticError, MemoryError, Warning))  # else the shapes do not fit
+        raise (same_kind(error, message) if kept else ValueError(message)) from error
     rebind(x, out, SETITEM, parents, (key,))
     m = mode()
     if m.watch is not None:

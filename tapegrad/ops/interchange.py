@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad import backends
+from tapegrad._host_constants import HOST
 from tapegrad._namespace import backend_of, find_backend
 from tapegrad._rules import CONSTANT
 from tapegrad._tensor import Tensor, host
@@ -24,12 +25,17 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     >>> tg.from_dlpack(np.asarray([1.0]))
     Tensor([1.])
     """
-    if isinstance(x, Tensor) or find_backend(x) is not None:
+    backend = None if isinstance(x, Tensor) else find_backend(x)
+    if backend is not None and backend.prefix == HOST and device is None:
+        device = HOST
+    if isinstance(x, Tensor) or backend is not None:
         return asarray(x, device=device, copy=copy)
     if not hasattr(x, "__dlpack__"):
         raise AttributeError(f"from_dlpack: {type(x).__name__} has no __dlpack__: use tapegrad.asarray for data")
     kind, _ = _numbers(x.__dlpack_device__())
-    return asarray(backends.load("cuda" if kind == _CUDA else "cpu").xp.from_dlpack(x), device=device, copy=copy)
+    if kind != _CUDA and device is None:
+        device = HOST
+    return asarray(backends.load("cuda" if kind == _CUDA else HOST).xp.from_dlpack(x), device=device, copy=copy)
 
 
 CONSTANT.add("from_dlpack")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 from operator import index
 from typing import Any
 
@@ -23,6 +23,8 @@ from tapegrad.ops.shaping import broadcast_arrays, expand_dims, reshape, roll
 
 def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool, ord: float) -> Any:
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
+    if ord not in (0, 1):
+        out = xp.where(out == inf, nan, out)  # the quotient by infinity would be 0, which is no slope of a norm
     if ord == 2:
         return t * unit(xp, x, out)
     if ord == 0:
@@ -35,7 +37,8 @@ def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], k
         return t * xp.sign(x) * (share / xp.sum(share, axis=axis, keepdims=True))
     zero = size == 0
     ratio = xp.where(zero, 1, size) / xp.where(out == 0, 1, out)
-    return t * xp.sign(x) * xp.where(zero, 0, ratio ** (ord - 1))
+    none = zero | (out == 0) if ord < 0 else zero  # one zero makes such a norm 0, whatever the others are
+    return t * xp.sign(x) * xp.where(none, 0, ratio ** (ord - 1))
 
 
 _vector_norm = primitive(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from math import factorial, pi
+from math import factorial, inf, pi
 from operator import index
 from typing import Any
 
@@ -101,10 +101,41 @@ def polygamma(n: Any, x: Any, /) -> Tensor:
     return _polygamma(as_floats(x), order)
 
 
+_PSI = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)  # digamma's series, DLMF 5.11.2
+_STEPS = 10
+
+
+def _psi_rise(xp: Any, a: Any, b: Any) -> Any:
+    """Return digamma(a + b) - digamma(a) for positive a and b, as a sum of positive terms: no digit cancels.
+
+    By the recurrence (DLMF 5.5.2) up to a + 10, and from there by differences of terms of the asymptotic series.
+    """
+    total = b / a / (a + b)
+    for k in range(1, _STEPS):
+        total = total + b / (a + k) / (a + b + k)
+    low, high = a + _STEPS, a + b + _STEPS
+    rise = xp.log1p(b / low) + 0.5 * (b / low / high)
+    p, q = 1 / (low * low), 1 / (high * high)
+    rising = b / low / high * (1 / low + 1 / high)  # p - q
+    # p^k - q^k = (p - q) (p^(k-1) + ... + q^(k-1)), summed by Horner's rule for the divided difference.
+    slope, value = 0.0 * p, 0.0 * p
+    for c in reversed(_PSI):
+        slope = slope * q + value
+        value = value * p + c
+    return total + rise + rising * (slope * q + value)
+
+
+def _betaln(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
+    regular = (x1 > 0) & (x2 > 0) & (x1 < inf) & (x2 < inf)
+    rise = _psi_rise(xp, xp.where(regular, x1, 1), xp.where(regular, x2, 1))
+    other = _psi(xp, t, xp.where(regular, 1, x1), 0) - _psi(xp, t, xp.where(regular, 1, x1 + x2), 0)
+    return xp.where(regular, -t * rise, other)
+
+
 betaln = special_binary(
     "betaln",
-    lambda xp, t, x1, x2: _psi(xp, t, x1, 0) - _psi(xp, t, x1 + x2, 0),
-    lambda xp, t, x1, x2: _psi(xp, t, x2, 0) - _psi(xp, t, x1 + x2, 0),
+    _betaln,
+    lambda xp, t, x1, x2: _betaln(xp, t, x2, x1),
     text(
         "Logarithm of the beta function, gammaln(x1) + gammaln(x2) - gammaln(x1 + x2): DLMF 5.12.1.",
         "Derivatives: t (digamma(x1) - digamma(x1 + x2)); t (digamma(x2) - digamma(x1 + x2)).",
@@ -191,7 +222,10 @@ def _sinc(xp: Any, t: Any, x: Any, out: Any) -> Any:
     near = xp.abs(x) < 0.25  # where cos(pi x) - sinc(x) cancels
     small = xp.where(near, x, 0)
     series = small * _series((small * pi) ** 2, _SINC)
-    return t * xp.where(near, series, (xp.cos(x * pi) - out) / xp.where(near, 1, x))
+    turn = x - 2 * xp.round(0.5 * x)  # exact, as x pi is not
+    up = xp.abs(turn) < 0.25
+    cos = xp.where(up, xp.cos(xp.where(up, turn, 0) * pi), xp.sin((0.5 - xp.abs(turn)) * pi))
+    return t * xp.where(near, series, (cos - out) / xp.where(near, 1, x))
 
 
 sinc = special(

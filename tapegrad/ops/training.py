@@ -17,6 +17,7 @@ from tapegrad._primitive import primitive
 from tapegrad._record import mode
 from tapegrad._rules import constant, with_operators
 from tapegrad._tensor import Tensor
+from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
 from tapegrad.ops.conversion import as_floats, as_indices
@@ -61,8 +62,7 @@ def _silu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    s = xp.sigmoid(x) if cache is None else cache
-    return t * (s * (1 + x * (1 - s)))
+    return t * (_slopes.silu(xp, x) if cache is None else cache * (1 + x * (1 - cache)))
 
 
 _silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, elementwise=True)
