@@ -276,6 +276,12 @@ def a_list_of_numbers() -> World:
     return lambda x: x * np.asarray(r), lambda i: r.__setitem__(1, 2.0 + i)
 
 
+def another_container() -> World:
+    c = Config(r=[0.5])
+    more = ({1.0: 2.0, 3.0: 4.0}, (1.0, [2.0], 3.0))
+    return lambda x: x * len(c.r) + 1.0 / len(c.r), lambda i: setattr(c, "r", more[i])  # type: ignore[attr-defined]
+
+
 def a_queue() -> World:
     r = deque([0.5, 1.0], maxlen=2)
     return lambda x: x * r[0], lambda i: r.append(2.0 + i)
@@ -625,7 +631,9 @@ WORLDS: dict[str, Callable[[], World]] = {
         an_attribute, a_chain, a_link_of_a_chain, a_property, a_method, a_bound_method, a_callable, a_method_of_super,
         a_class_attribute, a_class_attribute_by_an_object, a_class_attribute_that_is_shadowed, slots, a_dataclass,
         a_frozen_dataclass, a_named_tuple, an_item_of_a_list_in_a_tuple, a_dict, a_dict_of_dicts, a_key_more,
-        a_key_less, a_dict_of_ones_own, an_ordered_dict, a_list, a_length, a_long_list, a_list_of_numbers, a_queue,
+        a_key_less, a_dict_of_ones_own, an_ordered_dict, a_list, a_length, a_long_list, a_list_of_numbers,
+        another_container,
+        a_queue,
         a_set, a_default, a_keyword_default, a_partial, a_keyword_of_a_partial, a_wrapper, a_function,
         a_closure_of_a_function, a_function_of_a_transform, a_custom_rule, a_compiled_function_inside,
         a_number_of_ones_own, an_attribute_of_a_function, a_weak_reference, a_context_variable, a_tuple,
@@ -837,8 +845,8 @@ def test_what_is_counted_and_read_is_named() -> None:
         compiled(tg.asarray(1.0))
 
 
-def test_a_dict_may_grow() -> None:
-    """Further items of a dict that make no difference are looked at once."""
+def test_a_memo_may_grow() -> None:
+    """Each of several programs is looked at again where the others have filled a dict."""
     memo: dict[Any, Any] = {}
 
     @tg.compile
@@ -848,10 +856,29 @@ def test_a_dict_may_grow() -> None:
         return x * memo[x.shape]
 
     for i in range(60):
-        n = i % 6 + 1
+        n = i % 4 + 1
         assert step(tg.ones(n)).tolist() == list(range(n))
-        memo[f"from elsewhere {i}"] = i
-    assert step._replayed > 35
+        if i in (20, 30):
+            memo[f"from elsewhere {i}"] = i
+    assert step._replayed > 20
+
+
+def test_an_item_more_that_makes_no_difference_may_come_to_make_one() -> None:
+    box: dict[str, Any] = {"a": 2.0}
+
+    def f(x: Any) -> Any:
+        for v in box.values():
+            x = x if v is None else x * v
+        return x
+
+    step = tg.compile(f)
+    for n in range(40):
+        if n in (6, 12):
+            box[f"b{n}"] = None
+        if n in (18, 24):
+            box[f"b{n - 12}"] = float(n)
+        assert step(tg.asarray(1.0)).item() == f(tg.asarray(1.0)).item()
+    assert step._replayed > 20
 
 
 def by_isinstance(x: Any) -> Any:

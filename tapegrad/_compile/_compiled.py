@@ -66,8 +66,8 @@ class Compiled(Derived):
         self._lost = 0  # keys that were forgotten before there was a program, since there last was one
         self._last: Replay | None = None
         self._missed = self._replayed = self._fell_back = 0  # calls: captured since something changed, others
+        self._grown = 0  # of the former, those where a container had got further items, which made no difference
         self._fresh = False  # whether a library makes arrays inside
-        self._growing: set[str] = set()  # containers whose further items make no difference
 
     def recipe(self) -> tuple[Any, ...]:
         """Return the function and the options; programs are made anew."""
@@ -181,7 +181,6 @@ class Compiled(Derived):
             pending.generators = pending.known.generators
             self._fresh = pending.known.fresh
             if capture is not None:
-                capture.found.growing = self._growing
                 pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
             return result
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
@@ -190,10 +189,11 @@ class Compiled(Derived):
         result, capture = traced(self.function, args, kwargs, known, fresh=self._fresh)
         del known
         pending.known = None
-        capture.found.growing = self._growing
         for replay in missed:  # what has changed may not matter
             if replay.also_after(capture):
-                self._missed -= self._let_grow(grown(replay.capture, leaves))
+                if self._grown < MANY and grown(replay.capture, leaves):
+                    self._grown += 1
+                    self._missed -= 1
                 pending.captures = [c for c in pending.captures if c[1]]
                 self._clear(key, pending)
                 return result
@@ -207,7 +207,6 @@ class Compiled(Derived):
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
-        self._let_grow(next((where for (c, _), where in zip(before, more, strict=True) if c is same), None))
         drawn = chance.drawn_from()
         if drawn is not None:  # if it was another thread, not at every call
             pending.draws += 1
@@ -235,15 +234,6 @@ class Compiled(Derived):
     def _clear(self, key: Any, pending: _Pending) -> None:
         if not pending.captures:
             self._pending.pop(key, None)
-
-    def _let_grow(self, where: set[str] | None) -> bool:
-        """Let containers have further items, since these have made no difference; say whether there are any."""
-        if not where:
-            return False
-        self._growing |= where
-        for replay in [r for of_key in self._replays.values() for r in of_key]:
-            replay.look_again()
-        return True
 
     def _too_often(self, what: str) -> bool:
         """Say whether Python changes so often what the function finds outside that nothing is gained; warn if so."""

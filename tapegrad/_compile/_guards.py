@@ -5,6 +5,7 @@ They are generated code, one line a place, that looks at identities, types, leng
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -38,9 +39,8 @@ _SOURCES = {
 class Guards:
     """What a captured call found, but for what it changed itself: a replayed call does not.
 
-    places: those that are looked at; counted: names of what the call gave another number, and reads; growing:
-    containers, by where they are, that may have further items, which have been seen to make no difference. Nothing
-    found is held but plain values, functions and classes.
+    places: those that are looked at; counted: names of what the call gave another number, and reads. Nothing found is
+    held but plain values, functions, and classes of modules.
     """
 
     def __init__(self, places: Places, leaves: list[Any], held: Iterable[Held], pinned: set[int]) -> None:
@@ -48,7 +48,6 @@ class Guards:
         self.counted = _counted(places, unchanged, leaves)
         bases = {id(base) for h in held if h.place is None for base in _bases(h.array)}
         self.places: list[Place] = []
-        self.growing: set[str] = set()
         self._checks: dict[Place, Any] = {}
         for place in places.all:
             if place in unchanged:
@@ -56,10 +55,11 @@ class Guards:
                 self._checks[place] = _what(place, bases, pinned)
         places.forget()
 
-    def function(self, held: list[Held], states: dict[int, State]) -> Check:
+    def function(self, held: list[Held], states: dict[int, State], growing: Iterable[str] = ()) -> Check:
         """Return a check of the leaves of a call: it gives the raw arrays to read, or the number of a place that fails.
 
-        states: the boxes of the Tensors that a program has as state, by identity.
+        states: the boxes of the Tensors that a program has as state, by identity; growing: containers, by where they
+        are, that may have further items.
         """
         code = _Code()
         referred = {p.parent for p in self.places} | {p.other for p in self.places if p.kind == "same"}
@@ -72,11 +72,14 @@ class Guards:
                 code.names[place] = code.constant(place.key)
                 continue
             assert place.parent is None or place.parent in known
-            self._write(code, place, place in referred or place in read, states, known)
+            named = place in referred or place in read
+            self._write(code, place, named, states, known, place.where in growing)
         arrays = [code.names[h.place] if h.place in known else code.constant(h.array) for h in held]
         return code.function(f"return ({''.join([f'{a}, ' for a in arrays])})")
 
-    def _write(self, code: _Code, place: Place, named: bool, states: dict[int, State], known: set[Place]) -> None:
+    def _write(
+        self, code: _Code, place: Place, named: bool, states: dict[int, State], known: set[Place], growing: bool
+    ) -> None:
         x = code.source(place)
         check = self._checks[place]
         kind = place.kind
@@ -111,10 +114,9 @@ class Guards:
             code.fails(f"{x}.__code__ is not {code.constant(check.code)}", place)
         elif place.parent is not None:
             contents = ""
-            growing = place.where in self.growing
             items = [p for p in code.items.get(place, ()) if p.how == "item"]
             if check.type in (list, tuple) and len(items) == check.contents > 0 and not growing:
-                code.fails(f"type({x}) is not {code.constant(check.type)}", place)
+                code.fails(f"type({x}) is not {code.kind(check.held)}", place)
                 code.unpack(x, place, items)
                 return
             if type(check.contents) is int:
@@ -123,29 +125,32 @@ class Guards:
                 contents = f" or {x} != {code.constant(check.contents)}"
             elif check.contents is not None and not growing:
                 contents = f" or not holds({x}, {code.constant(check.contents)})"
-            code.fails(f"type({x}) is not {code.constant(check.type)}{contents}", place)
+            code.fails(f"type({x}) is not {code.kind(check.held)}{contents}", place)
 
     def grown(self, leaves: list[Any], states: dict[int, State]) -> set[str] | None:
         """Return where the containers are that have got further items, None if something else has changed as well."""
-        growing, self.growing = self.growing, set(self.growing)
-        try:
-            while True:
-                number = self.function([], states)(leaves)
-                if type(number) is tuple:
-                    return self.growing - growing
-                where = self._grown(number, leaves)
-                if where is None:
-                    return None
-                self.growing.add(where)
-        finally:
-            self.growing = growing
+        growing: set[str] = set()
+        while True:
+            number = self.function([], states, growing)(leaves)
+            if type(number) is tuple:
+                return growing
+            where = self._grown(number, leaves)
+            if where is None or where in growing:
+                return None
+            growing.add(where)
 
     def _grown(self, number: int, leaves: list[Any]) -> str | None:
         place = next(p for p in self.places if p.number == number)
         was = self._checks[place]
         if type(was) is not _Type or was.contents is None:
             return None
-        now = contents(_now(place, leaves))
+        try:
+            x = _now(place, leaves)
+        except Exception:
+            return None
+        if type(x) is not was.type:
+            return None
+        now = contents(x)
         if type(was.contents) is int:
             return place.where if type(now) is int and now > was.contents else None
         if type(was.contents) is list:
@@ -179,8 +184,14 @@ class _Whole(NamedTuple):
 
 
 class _Type(NamedTuple):
-    type: type
+    """A type that an object must have, and what a container must hold."""
+
+    held: _Whole
     contents: Any
+
+    @property
+    def type(self) -> Any:
+        return self.held.thing() if self.held.weak else self.held.thing
 
 
 class _Alike(NamedTuple):
@@ -242,10 +253,16 @@ class _Code:
             self._space[name] = x
         return name
 
+    def kind(self, cls: _Whole) -> str:
+        """Return what gets at a class, which is held weakly unless it is one of its module's."""
+        return f"{self.constant(cls.thing)}()" if cls.weak else self.constant(cls.thing)
+
     def source(self, place: Place) -> str:
         """Return what gets at a place."""
         if place in self._unpacked:
             return f"v{place.number}"
+        if place.how == "weak":
+            return f"{self.constant(place.key)}()"
         if place.how == "argument":
             return f"leaves[{place.key}]"
         parent = place.parent
@@ -331,16 +348,11 @@ def _what(place: Place, bases: set[int], pinned: set[int]) -> Any:
         held = contents_of(x) if id(x) in pinned and not marked else None
         return _Alike(type(x), x.shape, x.dtype, device, was, held, mark_of(x) if marked else None)
     if place.kind == "whole":
-        if isinstance(x, type | FunctionType):
-            return _Whole(x, False)
-        try:
-            return _Whole(ref(x), True)
-        except TypeError:
-            return _Whole(x, False)
+        return _whole(x)
     if place.kind == "parts":
         if type(x) is FunctionType:
             return _Function(x.__code__)
-        return _Type(type(x), place.contents if place.contents == contents(x) else None)
+        return _Type(_whole(type(x)), place.contents if place.contents == contents(x) else None)
     return None
 
 
@@ -352,6 +364,20 @@ def _same(x: Any, y: Any) -> bool:
 
 def _now(place: Place, leaves: list[Any]) -> Any:
     return place.read(None if place.parent is None else _now(place.parent, leaves), leaves)
+
+
+def _whole(x: Any) -> _Whole:
+    if type(x) is FunctionType or (isinstance(x, type) and _lasts(x)):
+        return _Whole(x, False)
+    try:
+        return _Whole(ref(x), True)
+    except TypeError:
+        return _Whole(x, False)
+
+
+def _lasts(cls: type) -> bool:
+    """Say whether a class is one of its module's, and not made by a function."""
+    return getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
 
 
 def _bases(array: Array) -> Iterable[Array]:

@@ -64,11 +64,11 @@ _ALL = frozenset(("vars", "__dict__", "__slots__", "fields", "asdict", "astuple"
 class Place:
     """A place where something is found: reached from a holder, another place, by a key.
 
-    how: the way from the holder, a name in `READ`, or "fixed" for what is always the same object and "argument" for a
-    leaf of the arguments; value: what is there, while a call is captured; kind: of what is there, "plain", "tensor",
-    "array", "same" (as at the place `other`), "whole" (by identity), "parts" (a holder of places), "absent" (nothing)
-    or "space" (the globals of a module); contents: the number of items of a container, the elements of a set, or
-    those of a list of many plain values; name: in words.
+    how: the way from the holder, a name in `READ`, or "fixed" for what is always the same object, "weak" for one that
+    is held weakly, and "argument" for a leaf of the arguments; value: what is there, while a call is captured; kind: of
+    what is there, "plain", "tensor", "array", "same" (as at the place `other`), "whole" (by identity), "parts" (a
+    holder of places), "absent" (nothing) or "space" (the globals of a module); contents: the number of items of a
+    container, the elements of a set, or those of a list of many plain values; name: in words.
     """
 
     __slots__ = ("contents", "how", "key", "kind", "name", "number", "other", "parent", "value", "where")
@@ -85,6 +85,8 @@ class Place:
         """Return what is at this place now, found in what is now at its holder's."""
         if self.how == "fixed":
             return self.key
+        if self.how == "weak":
+            return self.key()
         return leaves[self.key] if self.how == "argument" else READ[self.how](holder, self.key)
 
     @property
@@ -217,7 +219,10 @@ class Places:
         """Go on to a function that a class has: it stays what it is."""
         if id(f) not in self._fixed and id(f) not in self._at:
             self._fixed[id(f)] = f
-            self._root(f, "fixed", f, getattr(f, "__name__", ""))
+            try:
+                self._root(f, "weak", ref(f), getattr(f, "__name__", ""))
+            except TypeError:
+                self._root(f, "fixed", f, "")
 
     def _add(self, parent: Place, how: str, key: Any, name: str, x: Any) -> None:
         if len(self.all) >= LIMIT:

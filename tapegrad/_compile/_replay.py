@@ -139,11 +139,6 @@ class Replay:
         self._found = [found, *self._found[: ALTERNATIVES - 1]]
         return True
 
-    def look_again(self) -> None:
-        """Make the checks anew, since more containers may have further items."""
-        for n, (guards, held, _) in enumerate(self._found):
-            self._found[n] = guards, held, guards.function(held, self._boxes)
-
     def _with_others(self, leaves: list[Any], xs: list[Any]) -> list[Tensor] | None:
         """Go on with what is not only state: arguments and gradients."""
         for argument, owner, box, none, record, shape, dtype, kind in self._others:
