@@ -845,6 +845,40 @@ def test_what_is_counted_and_read_is_named() -> None:
         compiled(tg.asarray(1.0))
 
 
+def test_a_global_of_the_name_of_an_attribute_is_no_matter() -> None:
+    """Scripts count in a global `step` and call `optimiser.step()`; a global that is named is seen."""
+    world: dict[str, Any] = {"tg": tg, "w": tg.asarray([1.0, 2.0]), "rate": 2.0, "step": 0}
+    text = (
+        "class Optimiser:\n"
+        "    def step(self, x):\n"
+        "        global w\n"
+        "        w -= tg.mean(x)\n"
+        "optimiser = Optimiser()\n"
+        "def train(x):\n"
+        "    optimiser.step(x)\n"
+        "    return [rate * v for v in (tg.sum(w),)][0]\n"
+    )
+    exec(text, world)
+    compiled = tg.compile(world["train"])
+    total = 3.0
+    for step in range(12):
+        world["step"] = step
+        world["rate"] = 2.0 if step < 8 else 5.0
+        total -= 2.0
+        assert compiled(tg.asarray(1.0)).item() == world["rate"] * total
+        assert (compiled._last is not None) is (step >= 1)
+
+
+@pytest.mark.parametrize("text", ["globals()['rate']", "eval('rate')", "f.__globals__['rate']"])
+def test_a_global_that_is_named_by_a_string_is_seen(text: str) -> None:
+    world: dict[str, Any] = {"rate": 2.0}
+    exec(f"def f(x): return x * {text}", world)
+    compiled = tg.compile(world["f"])
+    for n in range(8):
+        world["rate"] = 2.0 if n < 4 else 3.0
+        assert compiled(tg.asarray(1.0)).item() == world["rate"]
+
+
 def test_a_memo_may_grow() -> None:
     """Each of several programs is looked at again where the others have filled a dict."""
     memo: dict[Any, Any] = {}

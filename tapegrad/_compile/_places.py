@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import is_dataclass
+from dis import get_instructions
 from enum import Enum
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -311,7 +312,7 @@ class Places:
             if _PACKAGES in f.__code__.co_filename:
                 self._functions(f.__globals__, names)
             else:
-                self._globals(f.__globals__, names, names, "")
+                self._globals(f.__globals__, globals_of(f.__code__), names, "")
 
     def _globals(self, space: dict[str, Any], names: set[str], inside: set[str], prefix: str) -> None:
         """Add what names stand for in a module; in modules among these, what attributes the code names."""
@@ -567,3 +568,19 @@ def _has_parts(x: Any, kind: type) -> bool:
 
 def _short(key: Any) -> str:
     return repr(key) if type(key) in PLAIN else f"<{type(key).__name__}>"
+
+
+@lru_cache(4096)
+def globals_of(code: CodeType) -> set[str]:
+    """Return what code, and code inside it, names as globals; all names and strings in it if it may ask by strings."""
+    found: set[str] = set()
+    codes = [code]
+    for c in codes:
+        found.update(str(i.argval) for i in get_instructions(c) if "GLOBAL" in i.opname or i.opname == "LOAD_NAME")
+        if not _ASKING.isdisjoint(c.co_names):
+            found.update(c.co_names, [s for s in c.co_consts if type(s) is str and s.isidentifier()])
+        codes.extend(const for const in c.co_consts if type(const) is CodeType)
+    return found
+
+
+_ASKING = frozenset(("globals", "eval", "exec", "vars", "__globals__", "__dict__"))
