@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad.backends import _scatter
+from tapegrad.backends._norms import scaled
 from tapegrad.backends._special import Special, find
 
 Array = Any  # an array of whatever library
@@ -91,6 +92,8 @@ class Backend:
             xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add, sigmoid=self.sigmoid
         )
         self.xp.replace(special=Special(self.special))
+        if hasattr(xp, "linalg"):
+            self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
         if type(self).races is not Backend.races:
             self.xp.replace(
                 index_set=partial(_scatter.index_set, self),
@@ -180,6 +183,14 @@ class Backend:
         """Raise an error, as `refuse` does, unless all of some integers are in 0 to n - 1."""
         self.refuse(self.xp.any((indices < 0) | (indices >= n)), error)
 
+    def refusal_outside(self, indices: Array, n: int, error: Callable[[], Exception]) -> Any:
+        """Do as `refuse_outside` does, or return an array for `xp.note_outside(indices, n, array)`, which is to do it.
+
+        It returns False where there is nothing left to do.
+        """
+        self.refuse_outside(indices, n, error)
+        return False
+
     def holds(self, condition: Array) -> bool:
         """Say whether a condition, an array of one boolean, holds."""
         return bool(condition)
@@ -219,6 +230,8 @@ class Backend:
 
     def sigmoid(self, x: Array) -> Array:
         """Return 1 / (1 + exp(-x)), precise and without overflow."""
+        if not self.xp.isdtype(x.dtype, ("real floating", "complex floating")):
+            x = self.xp.astype(x, self.native_dtype("float64" if self.has_dtype("float64", x.device) else "float32"))
         e = self.xp.exp(-self.xp.abs(x))
         return self.xp.where(x >= 0, 1, e) / (1 + e)
 

@@ -20,7 +20,7 @@ from tapegrad.backends import _cupy_attention_calls
 from tapegrad.backends import _cupy_bfloat16 as bfloat16
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
-from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend, Namespace
+from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend
 from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Matmul, vecdot
@@ -57,9 +57,11 @@ class Adapter(Backend):
             linspace=_on_device(functions.linspace),
             full=_on_device(functions.full),
         )
+        self.xp.replace(pow=functions.power)
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(bitwise_left_shift=functions.left_shift, bitwise_right_shift=functions.right_shift)
-        self.xp.replace(linalg=Namespace(compat.linalg, solve=functions.solve))
+        self.xp.replace(note_outside=checks.note_outside)
+        self.xp.linalg.replace(solve=functions.solve)
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"
         if cupy.cuda.runtime.getDeviceCount() > 1:
@@ -68,6 +70,7 @@ class Adapter(Backend):
                 setattr(self, name, there(getattr(self, name)))
         # The standard's operators that are not CuPy's own: see _cupy_functions.
         own = {"//": "floor_divide", "%": "remainder", "<<": "bitwise_left_shift", ">>": "bitwise_right_shift"}
+        own["**"] = "pow"
         self.in_place = {symbol: functions.in_place(getattr(self.xp, name)) for symbol, name in own.items()}
 
     @classmethod
@@ -123,6 +126,9 @@ class Adapter(Backend):
 
     def refuse_outside(self, indices: Array, n: int, error: Callable[[], Exception]) -> None:
         checks.defer_outside(indices, n, error)
+
+    def refusal_outside(self, indices: Array, n: int, error: Callable[[], Exception]) -> Any:
+        return checks.flag_of(indices, error)
 
     def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
         with device:

@@ -22,6 +22,7 @@ MOST = 256  # different checks of a device that wait for their report; one more 
 Error = Callable[[], Exception]
 
 _note = cupy.ElementwiseKernel("bool wrong", "raw uint8 flag", "if (wrong) flag[0] = 1", "tg_note")
+# The condition stands in generated kernels too: see `_cupy_eager_rows`.
 _note_outside = cupy.ElementwiseKernel(
     "T x, uint64 n",  # a negative number is a large unsigned one
     "raw uint8 flag",
@@ -52,7 +53,11 @@ class Flags:
 
     def note_outside(self, i: int, indices: Array, n: int) -> None:
         """Set a flag where an integer is not in 0 to n - 1; it may be captured."""
-        _note_outside(indices, n, self._flags[i])
+        note_outside(indices, n, self._flags[i])
+
+    def flag(self, i: int) -> Array:
+        """Return a flag for kernels that set it."""
+        return self._flags[i]
 
     def launched(self) -> None:
         """Have the next wait on the current stream report these flags."""
@@ -108,6 +113,18 @@ def defer_outside(indices: Array, n: int, error: Error) -> None:
     with indices.device:
         flags, i = _place(error)
         flags.note_outside(i, indices, n)
+
+
+def flag_of(indices: Array, error: Error) -> Array:
+    """Return the flag, on the device of some integers, that has the next wait raise an error if it is set."""
+    with indices.device:
+        flags, i = _place(error)
+        return flags.flag(i)
+
+
+def note_outside(indices: Array, n: int, flag: Array) -> None:
+    """Set a flag unless all integers are in 0 to n - 1."""
+    _note_outside(indices, n, flag)
 
 
 def _place(error: Error) -> tuple[Flags, int]:

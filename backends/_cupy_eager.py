@@ -192,7 +192,7 @@ class Call:
         def run(values: list[Any]) -> None:
             put: Callable[[Any], Any] = lambda v: values[place[v]]  # noqa: E731
             result = node.function(*put_in(arguments, put), **{k: put_in(x, put) for k, x in node.kwargs.items()})
-            for v, out in zip(node.outs, result if node.many else (result,), strict=True):
+            for v, out in zip(node.outs, result if node.many else (result,), strict=not node.effect):
                 values[place[v]] = out
 
         return run
@@ -209,6 +209,8 @@ class Group:
 
     def takes(self, node: Any, home: dict[Any, int], at: int) -> bool:
         """Say whether a node may join, and note what follows from that."""
+        if node.op == "note_outside":
+            return self.axes is not None and self.is_row(tuple(node.args[0].shape))
         made = {v for n in self.nodes for v in n.outs}
         read = {v for n in (*self.nodes, node) for v in n.reads if v not in made and self.number(v) is None}
         if node.many or node.effect or len(read) > WIDEST or len(self.nodes) >= LONGEST:

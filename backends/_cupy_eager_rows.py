@@ -3,6 +3,10 @@
 The axes that are kept number the rows. Some lanes of a block share a row, and combine what they have reduced through
 shared memory, always in the same order. Each level of reductions is a loop over the row, which computes again what it
 needs from what is read, so that nothing but sums stays in registers.
+
+A reduction of what the rows give, as the mean of the losses of cross_entropy, is a kernel of its own. Blocks could add
+up in a fixed order only by a counter in memory that is zero before each launch. Launches that overlap, on two streams
+or in graphs that captured them, would need one each, and no launch knows which others overlap.
 """
 
 from __future__ import annotations
@@ -38,15 +42,24 @@ class InRows(Text):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.full, self.axes = self.group.full, sorted(self.group.axes)
+        self.full: Shape = self.group.full
+        self.axes = sorted(self.group.axes)
         self.lead = [i for i in range(len(self.full)) if i not in self.axes]
         self.reads: list[tuple[Any, Shape]] = []  # an array, and the shape that it is read as one of
+        self.notes = [node for node in self.group.nodes if node.op == "note_outside"]
+        self.flags = [node.args[2] for node in self.notes]
         for node in self.group.nodes:
-            for v in node.reads:
+            for v in node.args[:1] if node.effect else node.reads:
                 if v not in self.made and self.number(v) is None:
-                    use = (v, tuple(node.outs[0].shape if node.kind == "elementwise" else v.shape))
+                    use = (v, self.seen(v, node))
                     if use not in self.reads:
                         self.reads.append(use)
+
+    def seen(self, v: Any, node: Any) -> Shape:
+        """Return the shape that a node reads an array as one of."""
+        if node.effect and tuple(v.shape) in ((), self.group.kept()[0]):
+            return self.full  # as elementwise nodes read it
+        return tuple(node.outs[0].shape if node.kind == "elementwise" else v.shape)
 
     def identity(self, rename: Rename, place: dict[Any, int]) -> Any:
         """Return what there is to compare with a program of other sizes; KeyError for sizes of its own."""
@@ -54,7 +67,7 @@ class InRows(Text):
             code, numbers = self.code(1, 1, 32, True, "int"), repr(self.numbers)
         reads = [(place[v], rename(tuple(v.shape)), rename(seen)) for v, seen in self.reads]
         outs = [(place[v], rename(tuple(v.shape))) for v in self.outs]
-        return code, numbers, rename(self.full), self.axes, reads, outs
+        return code, numbers, rename(self.full), self.axes, reads, outs, [place[v] for v in self.flags]
 
     def suits(self, rename: Rename) -> bool:
         """Say whether there are rows enough to be reduced by a block each."""
@@ -65,6 +78,7 @@ class InRows(Text):
     def run(self, place: dict[Any, int], rename: Rename) -> Run:
         """Return what launches the kernel, for arrays of other sizes; place: of values in the list of all."""
         reads, writes = [place[v] for v, _ in self.reads], [place[v] for v in self.outs]
+        flags = [place[v] for v in self.flags]
         made = [(rename(tuple(v.shape)), v.dtype) for v in self.outs]
         full = rename(self.full)
         launches: dict[Any, Any] = {}  # strides -> kernel, grid, arguments after the arrays
@@ -78,7 +92,7 @@ class InRows(Text):
                     found = launches[key] = self.prepared(arrays, full)
             kernel, grid, arguments = found
             outs = [cupy.empty(shape, dtype) for shape, dtype in made]
-            kernel(grid, (THREADS,), (*arrays, *outs, *arguments))
+            kernel(grid, (THREADS,), (*arrays, *outs, *[values[i] for i in flags], *arguments))
             for i, out in zip(writes, outs, strict=True):
                 values[i] = out
 
@@ -116,6 +130,7 @@ class InRows(Text):
         code = self.code(len(lead), len(inner), lanes, along, index)
         heads = [f"const {c_type(v.dtype).memory}* __restrict__ a{i}" for i, (v, _) in enumerate(self.reads)]
         heads += [f"{c_type(v.dtype).memory}* __restrict__ r{i}" for i, v in enumerate(self.outs)]
+        heads += [f"unsigned char* f{i}" for i in range(len(self.flags))]
         sizes = [rows, length, *lead, *inner]
         names = ["rows", "length", *_names("n", lead), *_names("m", inner)]
         for i, (a, b) in enumerate(zip(leads, inners, strict=True)):
@@ -167,6 +182,12 @@ class InRows(Text):
         for i, v in enumerate(self.outs):
             if tuple(v.shape) != self.full:
                 self.top.append(f"if (live && lane == 0) r{i}[row] = {c_type(v.dtype).store.format(self.row(v))};")
+        for i, node in enumerate(self.notes):
+            indices, n = node.args[:2]
+            wrong = (
+                f"(unsigned long long){self.row(indices, self.seen(indices, node))} >= {self.constant(n, np.uint64)}"
+            )
+            self.top.append(f"if (live && lane == 0 && {wrong}) f{i}[0] = 1;")
         self.top.append("__syncthreads();")
         lane, member = (f"% {lanes}", f"/ {lanes}") if along else (f"/ {members}", f"% {members}")
         axes = [f"const {index} i{k} = {_digit('at', 'n', k, leading)};" for k in range(leading)]
@@ -190,7 +211,7 @@ class InRows(Text):
                 levels += [[]] if at == len(levels) else []
                 levels[at].append(node)
                 at += 1
-            level[node.outs[0]] = at
+            level.update(dict.fromkeys(node.outs, at))
         return levels
 
     def reduction(self, node: Any, loop: Loop, shared: list[str], ends: list[str], lanes: int, step: int) -> None:

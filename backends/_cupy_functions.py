@@ -42,6 +42,13 @@ def sign(x: Array, /) -> Array:
     return _complex_sign(x) if x.dtype.kind == "c" else cupy.sign(x)
 
 
+def power(x1: Any, x2: Any, /) -> Array:
+    """Return x1 ** x2; ValueError for integers to one negative power, which NumPy refuses and CuPy rounds to 0."""
+    if type(x2) is int and x2 < 0 and x1.dtype.kind in "iub":
+        raise ValueError("Integers to negative integer powers are not allowed.")
+    return cupy.power(x1, x2)
+
+
 def _like_numpy(name: str, of_floats: str, of_integers: str) -> Callable[[Any, Any], Array]:
     """Return a function of two real operands that rounds as NumPy's does, by helpers of the generated kernels."""
 
@@ -76,7 +83,7 @@ def sigmoid(x: Array, /) -> Array:
     kind = x.dtype.char
     if kind in "eE":  # float16 and bfloat16
         return _sigmoid_of_half(x)
-    return _sigmoid(x) if kind in "fdFD" else 1 / (1 + cupy.exp(-x))
+    return _sigmoid(x if kind in "fdFD" else x.astype(np.float64))
 
 
 def reshape(x: Array, /, shape: tuple[int, ...], *, copy: bool | None = None) -> Array:

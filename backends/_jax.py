@@ -79,11 +79,12 @@ class Adapter(Backend):
         return array.__dlpack__(stream=stream, max_version=(1, 0), copy=False)  # no JAX array is ever written to
 
     def sigmoid(self, x: Array) -> Array:
-        return jax.nn.sigmoid(x)
+        return jax.nn.sigmoid(_as_floats(x))
 
     def special(self, name: str) -> Callable[..., Array]:
         own = {"log_expit": jax.nn.log_sigmoid, "sinc": jnp.sinc}
-        return find(self, name, jax.scipy.special, own, composed=("betaln",))  # JAX's has 7 digits
+        function = find(self, name, jax.scipy.special, own, composed=("betaln",))  # JAX's has 7 digits
+        return function if name == "polygamma" else lambda *args: function(*map(_as_floats, args))
 
     def races(self, array: Array) -> bool:
         traced = isinstance(array, jax.core.Tracer)  # has no device yet; XLA has a flag for these
@@ -94,6 +95,11 @@ class Adapter(Backend):
 
     def index_add(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
         return array.at[key].add(value)
+
+
+def _as_floats(x: Any) -> Any:
+    """Return integers and booleans as the default float dtype: JAX's functions refuse them, or wrap unsigned ones."""
+    return x * 1.0 if getattr(getattr(x, "dtype", None), "kind", "f") in "iub" else x
 
 
 def _searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tapegrad.backends import _numpy_functions as functions
 from tapegrad.backends._base import PRIVATE_COUNT, Array, Backend
+from tapegrad.backends._norms import checked
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -35,12 +36,16 @@ class Adapter(Backend):
             matrix_transpose=own.matrix_transpose,
             take_along_axis=own.take_along_axis,
         )
+        self.xp.linalg.replace(vector_norm=checked(self.xp, compat.linalg.vector_norm))
         # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
         self.xp.replace(matmul=np.matmul, sign=np.sign, index_get=operator.getitem)
 
     def owns(self, array_type: type) -> bool:
-        return array_type is np.ndarray or issubclass(array_type, np.generic)
+        if array_type is not np.ndarray and issubclass(array_type, np.ndarray):
+            functions.refuse_subclass(array_type)
+            return True
+        return issubclass(array_type, (np.ndarray, np.generic))
 
     def native_dtype(self, name: str) -> Any:
         return np.dtype(name)

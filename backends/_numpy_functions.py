@@ -14,6 +14,26 @@ import numpy as np
 from tapegrad.backends._base import Array
 
 
+def refuse_subclass(array_type: type) -> None:
+    """Raise TypeError for a subclass of ndarray whose meaning would be lost if it was taken for plain numbers.
+
+    np.memmap and others that only say where the numbers are do not raise.
+    """
+    name = f"{array_type.__module__}.{array_type.__qualname__}"
+    if issubclass(array_type, np.ma.MaskedArray):
+        raise TypeError(
+            "a masked array would lose its mask: pass x.filled(0.0), or x.data and the mask beside it, as in "
+            "tapegrad.where(x.mask, 0.0, x.data)"
+        )
+    if issubclass(array_type, np.matrix):
+        raise TypeError(f"{name} means products of matrices by *: pass numpy.asarray(x), and write @ for them")
+    if getattr(array_type, "__array_ufunc__", None) is not np.ndarray.__array_ufunc__:
+        raise TypeError(
+            f"{name} has arithmetic of its own, such as units, which would be lost: pass numpy.asarray(x) for the "
+            "numbers alone"
+        )
+
+
 def sum_(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
     return np.add.reduce(x, axis, dtype, None, keepdims)  # type: ignore[call-overload]
 
@@ -77,8 +97,11 @@ def matrix_transpose(x: Array, /) -> Array:
 
 def sigmoid(x: Array, /) -> Array:
     out = np.empty(x.shape, x.dtype)  # one buffer, where 1 / (1 + np.exp(-x)) takes four
-    with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
-        np.exp(np.negative(x, out), out)
+    try:
+        with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
+            np.exp(np.negative(x, out), out)
+    except TypeError:  # integers and booleans
+        return sigmoid(x.astype(np.float64))
     return np.reciprocal(np.add(out, 1, out), out)
 
 

@@ -3,42 +3,107 @@
 from __future__ import annotations
 
 import os
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
+from threading import RLock, get_ident
 from typing import Generic, TypeVar
+from weakref import ref
 
 T = TypeVar("T")
 
 
 class Setting(Generic[T]):
-    """A value for the whole process, which a `with` block overrides for its own context."""
+    """A value for the whole process, which a `with` block overrides for its own context.
+
+    A call that sets it does not know whether a `with` statement is to follow. So its value waits until that is clear.
+    It holds for all once the thread that made the call asks for the value without having entered a block, or once
+    nobody has what the call returned.
+    """
 
     def __init__(self, name: str, value: T) -> None:
         self.everywhere = value
-        self.here: ContextVar[T] = ContextVar(f"tapegrad.{name}")
+        self.here: ContextVar[_Block[T] | None] = ContextVar(f"tapegrad.{name}", default=None)
+        self.waiting: list[_Call[T]] = []
+        self.last: _Call[T] | None = None  # whose value holds for all
+        self.lock = RLock()
 
     def get(self) -> T:
         """Return the value that holds here and now."""
-        return self.here.get(self.everywhere)
+        if self.waiting:
+            self.settle()
+        block = self.here.get()
+        while block is not None and block.ended:
+            block = block.outer
+        return self.everywhere if block is None else block.value
+
+    def settle(self) -> None:
+        """Have the values hold for all that no block is to follow for."""
+        with self.lock:
+            for call in tuple(self.waiting):
+                if call.thread == get_ident() or call.scope() is None:
+                    self.waiting.remove(call)
+                    call.before, self.everywhere, self.last = self.everywhere, call.value, call
+
+    def withdraw(self, call: _Call[T]) -> None:
+        """Have the value of a call hold in a block only."""
+        with self.lock:
+            if call in self.waiting:
+                self.waiting.remove(call)
+            elif self.last is call:
+                self.everywhere, self.last = call.before, None
+
+
+class _Call(Generic[T]):
+    """A call that sets a value; before: the value for all that its own took the place of."""
+
+    def __init__(self, scope: Scope[T], value: T) -> None:
+        self.scope, self.value, self.thread = ref(scope), value, get_ident()
+        self.before = value
+
+
+class _Block(Generic[T]):
+    """A `with` block in a context, and the one around it."""
+
+    def __init__(self, value: T, outer: _Block[T] | None) -> None:
+        self.value, self.outer, self.ended = value, outer, False
 
 
 class Scope(Generic[T]):
     """What setting a default returns: leave it and it stays set, or use it in a `with` block."""
 
     def __init__(self, setting: Setting[T], value: T) -> None:
-        self._setting, self._value, self._previous = setting, value, setting.everywhere
-        self._tokens: list[Token[T]] = []
-        setting.everywhere = value
+        self._setting, self._value = setting, value
+        self._blocks: list[_Block[T]] = []
+        self._call = _Call(self, value)
+        with setting.lock:
+            setting.waiting.append(self._call)
 
     def __enter__(self) -> T:
-        if not self._tokens:
-            self._setting.everywhere = self._previous
-        self._tokens.append(self._setting.here.set(self._value))
+        self._setting.withdraw(self._call)
+        here = self._setting.here
+        outer = here.get()
+        while outer is not None and outer.ended:
+            outer = outer.outer
+        block = _Block(self._value, outer)
+        self._blocks.append(block)
+        here.set(block)
         return self._value
 
     def __exit__(self, *error: object) -> None:
-        self._setting.here.reset(self._tokens.pop())
+        block = self._here() or self._blocks[-1]
+        self._blocks.remove(block)
+        block.ended = True
+        if self._setting.here.get() is block:
+            self._setting.here.set(block.outer)
+
+    def _here(self) -> _Block[T] | None:
+        """Return the innermost block of this scope in this context."""
+        block = self._setting.here.get()
+        while block is not None and block not in self._blocks:
+            block = block.outer
+        return block
 
     def __repr__(self) -> str:
+        self._setting.get()
         return f"<default {self._value!r}>"
 
 

@@ -74,8 +74,10 @@ def through_host(backend: Backend, name: str) -> Function:
 
     def call(*args: Any) -> Array:
         device = next(getattr(a, "device", None) for a in args if hasattr(a, "shape"))
-        out = function(*[backend.to_host(a) if hasattr(a, "shape") else a for a in args])
-        return backend.from_host(np.asarray(out), device)
+        out = np.asarray(function(*[backend.to_host(a) if hasattr(a, "shape") else a for a in args]))
+        if out.dtype == np.float64 and not backend.has_dtype("float64", device):  # which SciPy makes of integers
+            out = out.astype(np.float32)
+        return backend.from_host(out, device)
 
     return call
 

@@ -79,7 +79,7 @@ class Adapter(Backend):
 
     def special(self, name: str) -> Callable[..., Array]:
         own = {n: promoting(self.xp, getattr(torch.special, n)) for n in ("xlogy", "xlog1py")}
-        own["log_expit"] = torch.nn.functional.logsigmoid
+        own["log_expit"] = lambda x: torch.nn.functional.logsigmoid(x if x.is_floating_point() else x * 1.0)
         return find(self, name, torch.special, own, composed=("ndtr",))  # PyTorch's, by 1 + erf, is 0 below -9
 
     def races(self, array: Array) -> bool:
@@ -103,6 +103,8 @@ class Adapter(Backend):
         if axes:
             value = torch.flip(value, axes)
         if not self.has_integer_arrays(key):
+            if functions.tracing.depth and not any(hasattr(i, "shape") for i in key):
+                return functions.added(array, key, value)
             array[key] += value
             return array
         simple = [n for n, i in enumerate(key) if i != slice(None)] if functions.one_array(key) else []

@@ -2,13 +2,16 @@
 
 PyTorch traces the replay into one graph and has it compiled to C++ or Triton, which takes 5 to 20 seconds for each
 program. It fuses: results agree with eager calls up to rounding, not to the bit. TAPEGRAD_TORCH_COMPILE=0 in the
-environment has programs replayed call by call instead, and so are those with complex values, which it has no code for.
+environment has programs replayed call by call instead, and so are those with complex values, which it has no code for,
+and those that it has not compiled after two minutes, or TAPEGRAD_TORCH_COMPILE_SECONDS.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +20,11 @@ import torch
 
 from tapegrad.backends._handed_over import HandedOver
 from tapegrad.backends._replay import PlainExecutor
+from tapegrad.backends._torch_functions import tracing
 
 SWITCH = "TAPEGRAD_TORCH_COMPILE"
+SECONDS = "TAPEGRAD_TORCH_COMPILE_SECONDS"
+MOST = 120.0  # seconds that the compiler may take
 _warned = False
 
 
@@ -36,7 +42,9 @@ def executor(program: Any, to_host: Callable[[Any], Any]) -> Any:
             )
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         return PlainExecutor(program)
-    return HandedOver(program, "torch.compile", _compiled, to_host)
+    return HandedOver(
+        program, "torch.compile", _compiled, to_host, from_host=lambda v, like: torch.asarray(v, device=like.device)
+    )
 
 
 def has_compiler() -> bool:
@@ -47,12 +55,61 @@ def has_compiler() -> bool:
 def _compiled(replay: Callable[..., Any], arrays: list[Any], given: list[Any]) -> Callable[..., Any]:
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    try:
+        limit = float(os.environ.get(SECONDS, ""))
+    except ValueError:
+        limit = MOST
+
     # The graph first: torch.compile would read the Python of array_api_compat, and refuses some of it.
-    with torch.no_grad():
-        function = torch.compile(make_fx(replay)(arrays, given), fullgraph=True, dynamic=False)
+    def first() -> tuple[Callable[..., Any], Any]:
+        with torch.no_grad():
+            with tracing:
+                graph = make_fx(replay)(arrays, given)
+            function = torch.compile(graph, fullgraph=True, dynamic=False)
+            return function, function(arrays, given)
+
+    function, outs = limited(first, limit, f"took more than {limit:g} s ({SECONDS} in the environment allows more)")
+    known = [outs]  # of the first run
 
     def run(arrays: list[Any], given: list[Any]) -> Any:
+        if known:
+            return known.pop()
         with torch.no_grad():
             return function(arrays, given)
 
     return run
+
+
+class _Stopped(BaseException):
+    """What ends a compilation: nothing that handles errors is to handle it."""
+
+
+def limited(call: Callable[[], Any], seconds: float, text: str) -> Any:
+    """Return what a function gives; TimeoutError with a text if that takes too long, but for calls into other code.
+
+    The compiler is not to be run on a thread of its own, which nothing could end. A watching thread has an exception
+    raised in this one, and again should something go on after it.
+    """
+    raising = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    here, done, lock = ctypes.c_ulong(threading.get_ident()), threading.Event(), threading.Lock()
+
+    def watch() -> None:
+        wait = seconds
+        while not done.wait(wait):
+            with lock:
+                if not done.is_set():
+                    raising(here, ctypes.py_object(_Stopped))
+            wait = 1.0
+
+    watcher = threading.Thread(target=watch, name="tapegrad limit", daemon=True)
+    watcher.start()
+    try:
+        try:
+            return call()
+        finally:
+            with lock:
+                done.set()
+                raising(here, None)  # one that is on its way
+            watcher.join()
+    except _Stopped:
+        raise TimeoutError(text) from None

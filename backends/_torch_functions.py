@@ -26,6 +26,52 @@ def one_array(key: tuple[Any, ...]) -> bool:
     return len(arrays) == 1 and arrays[0].ndim == 1 and all(i == slice(None) for i in rest)
 
 
+class _Tracing:
+    """Whether a program is being traced for torch.compile, in any thread."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.depth -= 1
+
+
+tracing = _Tracing()
+
+
+def added(array: Array, key: tuple[Any, ...], value: Array) -> Array:
+    """Return an array with values added at a key of integers, None and slices of positive step, by padding these.
+
+    The compiler makes one expression of a chain of additions to slices in place, in which each reads the one before
+    twice: it doubles with each. The padded value is read once.
+    """
+    value = value.broadcast_to(array[key].shape)
+    shape = list(array.shape)
+    axis = 0
+    sizes: list[int] = []
+    for i in key:
+        if i is None:
+            value = value.squeeze(axis)
+            continue
+        if isinstance(i, int):
+            value = value.unsqueeze(axis)
+        sizes.append(value.shape[axis])
+        axis += 1
+    places = [i for i in key if i is not None]
+    for axis, i in enumerate(places):
+        n = shape[axis]
+        if isinstance(i, int):
+            i = slice(i, i + 1)
+        if sizes[axis] != n:
+            whole = value.new_zeros([*value.shape[:axis], n, *value.shape[axis + 1 :]])
+            start, stop, step = i.indices(n)
+            value = torch.slice_scatter(whole, value, axis, start, stop, step)
+    return array + value
+
+
 def refuse_recorded(array: Array) -> None:
     """Raise TypeError for a tensor that PyTorch's autograd records."""
     if array.requires_grad:

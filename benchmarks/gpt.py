@@ -172,7 +172,7 @@ def on_tapegrad(task: Task, device: str) -> Step:
         x = rounded(tg.reshape(w["tokens"][tokens] + w["places"], (batch * length, width)))
         for i in range(task.layers):
             x = x + linear(attention(linear(norm(x, f"{i} norm1"), f"{i} qkv")), f"{i} out")
-            x = x + linear(tg.gelu(linear(norm(x, f"{i} norm2"), f"{i} up")), f"{i} down")
+            x = x + linear(tg.gelu(linear(norm(x, f"{i} norm2"), f"{i} up"), approximate="tanh"), f"{i} down")
         return tg.cross_entropy(widened(linear(norm(x, "norm"), "head")), labels)
 
     def step() -> Any:

@@ -24,6 +24,7 @@ from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
+from tapegrad._later import derivatives as _derivatives_later
 from tapegrad._namespace import CaptureError
 from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
@@ -32,6 +33,7 @@ from tapegrad._settings import default_device, default_dtype, deterministic, tf3
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad, vjp
+from tapegrad._transforms import install_later as _install_later
 from tapegrad._vmap import vmap
 from tapegrad.ops.binary import (
     add,
@@ -213,6 +215,7 @@ newaxis = None
 _bind_operators()
 _bind_interop()
 _install_fusing(_Fused)
+_install_later(_derivatives_later)
 
 if not _TYPE_CHECKING:  # a type checker would take any name for one that is there
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from tapegrad._backward import tensor_namespace
 from tapegrad._namespace import capturing, namespace_of, on_level
+from tapegrad._once import once
 from tapegrad._operands import as_tensors
 from tapegrad._record import STATIC, Operation, mode, mode_set
 from tapegrad._rules import record
@@ -37,7 +37,7 @@ def as_one(function: Function, *operands: Tensor) -> Tensor:
     return y
 
 
-@cache
+@once
 def _operation(n: int) -> Operation:
     saves = ("function", *[f"x{i + 1}" for i in range(n)])
     return Operation("as_one", (None,) * n, saves, (STATIC, *range(n)), pull=_pull)

@@ -7,16 +7,18 @@ themselves, and that record is the higher-order derivative.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cache
 from heapq import heappop, heappush, heappushpop
 from operator import attrgetter
+from threading import Lock
 from typing import Any
 
 from tapegrad._dtypes import is_complex
 from tapegrad._fusing import fused
 from tapegrad._namespace import as_array, backend_of, holds, namespace_of, native_device, tracked
+from tapegrad._once import once
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
+from tapegrad._support import Marks, Support, both, by_rows, calm, either, moved, only, summed
 from tapegrad._tensor import Hooks, Tensor, check_like, shallow_copy, wrap
 from tapegrad.backends import Namespace, remedy
 
@@ -39,7 +41,7 @@ def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
     return order
 
 
-@cache
+@once
 def tensor_namespace() -> Namespace:
     """Return the namespace that rules on Tensors compute in: tapegrad itself, and what only rules and walks call."""
     import tapegrad
@@ -56,15 +58,38 @@ class Walk:
     cotangents: of the records still to come, at first the seeds; owned: the records whose cotangent is a buffer of
     this walk that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
     all; xp: the namespace to compute in; taped: whether cotangents are Tensors; fuses: whether the library runs the
-    rules of a record as one kernel.
+    rules of a record as one kernel; supports: which entries of a cotangent a gradient reaches, where that is not all;
+    support: that of the cotangent that a `pull` function is given; parts: for records of several results the supports
+    of some of their cotangents, by number.
     """
 
-    __slots__ = ("cotangents", "debug", "fuses", "live", "owned", "queue", "taped", "xp")
+    __slots__ = (
+        "cotangents",
+        "debug",
+        "fuses",
+        "live",
+        "owned",
+        "parts",
+        "queue",
+        "support",
+        "supports",
+        "taped",
+        "xp",
+    )
 
-    def __init__(self, seeds: dict[Record, Any], live: Collection[Record] | None, taped: bool) -> None:
+    def __init__(
+        self,
+        seeds: dict[Record, Any],
+        live: Collection[Record] | None,
+        taped: bool,
+        supports: dict[Record, Support] | None = None,
+    ) -> None:
         self.cotangents = seeds
         self.queue = sorted([(r.seq, r) for r in seeds])  # a heap: the latest record first
         self.owned: set[Record] = set()
+        self.supports = supports or {}
+        self.support: Support | None = None
+        self.parts: dict[Record, dict[int, Support]] = {}
         self.live = live
         self.taped = taped
         self.debug = mode().debug
@@ -79,6 +104,7 @@ class Walk:
         retain: whether records keep what they saved; stops: records that are not walked through.
         """
         cotangents, owned, live, taped, queue = self.cotangents, self.owned, self.live, self.taped, self.queue
+        supports = self.supports
         pop, get, own = cotangents.pop, cotangents.get, owned.add
         xp, debug = self.xp, self.debug
         kind = type(cotangents[queue[0][1]])
@@ -105,8 +131,10 @@ class Walk:
                     if r.tensor is None:
                         found.append((r, t))
                     continue
-                saved: Sequence[Any] = r.saved
-                if saved is RELEASED:
+                parents = r.parents  # first: another thread may release the tape, parents last
+                raw = r.saved
+                saved: Sequence[Any] = raw
+                if raw is RELEASED:
                     raise _second_backward(r)
                 if type(t) is not kind and type(t) is not list:
                     kind = type(t)  # the other side of a to_device
@@ -119,10 +147,11 @@ class Walk:
                 if r.dtype is not last:
                     last = r.dtype
                     apart = self.fuses or is_complex(last)
-                if apart and op.reads:
-                    self.apply(r, t, saved)
+                support = supports.pop(r, None) if supports else None
+                if support is not None or (apart and op.reads):
+                    self.apply(r, parents, t, saved, raw, support)
                 elif op.unary:
-                    p: Any = r.parents[0]
+                    p: Any = parents[0]
                     vjp = op.vjps[0]
                     rule, n, pick = vjp
                     s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
@@ -134,10 +163,10 @@ class Walk:
                         later = (p.seq, p)
                     else:
                         self.give(p, s)
-                elif op.elementwise:
+                elif op.plain:
                     shape = r.shape
                     dtype = r.dtype
-                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
                         if p is None or (live is not None and p not in live):
                             continue
                         rule, n, pick = vjp
@@ -155,6 +184,8 @@ class Walk:
                             if later is not None:
                                 heappush(queue, later)
                             later = (p.seq, p)
+                        elif p in supports:
+                            self.give(p, s)
                         elif p in owned:
                             old += s
                             cotangents[p] = old
@@ -163,12 +194,10 @@ class Walk:
                             own(p)
                 elif op.pull is not None:
                     op.pull(self, r, t, saved)
-                elif op.joint:
-                    for p, s in zip(r.parents, op.vjps[0][0](xp, t, *saved), strict=True):
-                        if p is not None and self.wants(p):
-                            self.give(p, self.fit(s, p, r, t))
+                elif op.joint or op.carries:
+                    self.apply(r, parents, t, saved, raw, None)
                 else:
-                    for p, vjp in zip(r.parents, op.vjps):  # noqa: B905 (as above)
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
                         if p is None or (live is not None and p not in live):
                             continue
                         rule, n, pick = vjp
@@ -191,36 +220,110 @@ class Walk:
             raise
         return found
 
-    def apply(self, r: Record, t: Any, saved: Any) -> None:
-        """Apply rules that read arrays to complex values, or fused.
+    def apply(
+        self, r: Record, parents: tuple[Record | None, ...], t: Any, saved: Any, raw: Any, support: Support | None
+    ) -> None:
+        """Hand a cotangent to the parents, and its support with it: what the loop does not do in line.
 
+        raw: what the record saved, as raw arrays; saved: the same as Tensors, if cotangents are.
         The adjoint of a product with the derivative of a holomorphic function is that with its conjugate.
         """
         op, xp = r.op, self.xp
-        wanted = tuple([self.wants(p) for p in r.parents])
-        conjugated = op.holomorphic and is_complex(r.dtype)
-        if self.fuses and not conjugated:
-            found = fused_rules(op, wanted)(xp, t, *saved)
+        if type(support) is Marks:
+            support.growing = False
+        if op.pull is not None:
+            self.support = support
+            op.pull(self, r, t, saved)
+            self.support = None
+            return
+        wanted = tuple([self.wants(p) for p in parents])
+        conjugated = op.holomorphic and op.reads and is_complex(r.dtype)
+        read = saved
+        if support is not None and op.elementwise and op.reads and op.selects is None:
+            read = calm(xp, support, saved, op.safe)
+        if op.joint:
+            found = op.vjps[0][0](xp, t, *read)
+        elif self.fuses and op.reads and not conjugated:
+            found = fused_rules(op, wanted)(xp, t, *read)
         else:
-            found = _rules(op, wanted, xp, xp.conj(t) if conjugated else t, saved)
-        for p, s in zip(r.parents, found, strict=True):
-            if s is not None:
-                self.give(p, self.fit(xp.conj(s) if conjugated else s, p, r, t))  # type: ignore[arg-type]
+            found = _rules(op, wanted, xp, xp.conj(t) if conjugated else t, read)
+        for i, (p, s) in enumerate(zip(parents, found, strict=True)):
+            if s is None or not wanted[i]:
+                continue
+            assert p is not None
+            inside = self.before(r, i, p, t, raw, support)
+            s = self.fit(xp.conj(s) if conjugated else s, p, r, t)
+            if op.rows is not None and inside is not None:
+                entries = inside.array()
+                s = s if entries is None else only(xp, entries, s, 0)
+            self.give(p, s, support=inside)
+
+    def before(self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None) -> Support | None:
+        """Return the support of the cotangent that a record hands to operand `i`, given that of its own."""
+        op = r.op
+        if support is None and op.selects is None and op.moves != "some":
+            return None
+        if not p.op.carries and op.rows is None:
+            return None
+        xp = self.raw_namespace(t)
+        if op.selects is not None:
+            select = op.selects[i]
+            if select is not None:
+                support = both(xp, support, Support(lambda: call(select, xp, None, saved)))
+        elif op.moves:
+            return self._moved(xp, r, i, p, t, saved, support)
+        elif op.rows is not None:
+            assert support is not None
+            operands, result = call(op.rows, None, None, saved)
+            return by_rows(xp, support, result, r.shape, operands, p.shape)
+        elif not op.elementwise:
+            return None
+        return summed(xp, support, r.shape, p.shape)
+
+    def _moved(
+        self, xp: Any, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
+    ) -> Support | None:
+        """Return the support through an operation that moves entries: by its rule, of ones."""
+        op = r.op
+        if type(t) is not list:
+
+            def of_one(ones: Any) -> Any:
+                return op.vjps[0][0](xp, ones, *saved)[i] if op.joint else call(op.vjps[i], xp, ones, saved)
+
+            return moved(xp, self.device(t), of_one, support, r.shape, p.shape)
+        insides = self.parts.pop(r, None) or {}  # of several results
+        if not insides and all(part is not None for part in t):
+            return None
+        raw = [getattr(part, "_array", part) for part in t]
+
+        def of_list(ones: Any) -> Any:
+            parts = [None if part is None else xp.ones_like(part) for part in raw]
+            for i, inside in insides.items():
+                entries = inside.array()
+                if entries is not None:
+                    parts[i] = only(xp, entries, parts[i], 0)
+            return call(op.vjps[0], xp, parts, saved)
+
+        return moved(xp, self.device(t), of_list, None, (), p.shape)
+
+    def raw_namespace(self, t: Any) -> Any:
+        """Return the namespace of the raw arrays that cotangents are or hold."""
+        if not self.taped:
+            return self.xp
+        first = t if type(t) is not list else next(part for part in t if part is not None)
+        return namespace_of[type(first._array)]
+
+    def device(self, t: Any) -> Any:
+        """Return the native device of a cotangent."""
+        first = t if type(t) is not list else next(part for part in t if part is not None)
+        return native_device(first._array if self.taped else first)
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
-        if self._has_nan(t):
-            return
-        for p in r.parents:
-            if p is not None and self._has_nan(self.cotangents.get(p)):
-                raise FloatingPointError(f"a NaN came up in the gradient of {origin(r)}")
-
-    def _has_nan(self, t: Any) -> bool:
-        if t is None or type(t) is list:
-            return False
-        raw = t._array if self.taped else t
-        xp = namespace_of[type(raw)]
-        return holds(xp.any(xp.isnan(raw)))
+        if not has_nan(t):
+            for p in r.parents:
+                if p is not None:
+                    refuse_nan(r, t, self.cotangents.get(p), "gradient")
 
     def wants(self, p: Record | None) -> bool:
         """Say whether a parent is to get a cotangent."""
@@ -232,26 +335,48 @@ class Walk:
             heappush(self.queue, (p.seq, p))
         self.cotangents[p] = t
 
-    def give(self, p: Record, s: Any, owned: bool = False) -> None:
+    def give(self, p: Record, s: Any, owned: bool = False, support: Support | None = None) -> None:
         """Add a fitted cotangent to a parent's; owned says that nobody else holds its buffer."""
         old = self.cotangents.get(p)
         if old is None:
             self.put(p, s)
             if owned:
                 self.owned.add(p)
-        elif p in self.owned:
+            if support is not None and p.op.carries:
+                self.supports[p] = support
+            return
+        self.reach(p, support)
+        if p in self.owned:
             old += s
             self.cotangents[p] = old
         else:
             self.cotangents[p] = old + s
             self.owned.add(p)
 
-    def accumulator(self, p: Record, like: Any, lead: int) -> Any:
+    def reach(self, p: Record, support: Support | None) -> None:
+        """Take note that what is added to a parent's cotangent has a support."""
+        if p in self.supports:
+            known = either(self.raw_namespace(self.cotangents[p]), self.supports[p], support)
+            if known is None:
+                del self.supports[p]
+            else:
+                self.supports[p] = known
+
+    def accumulator(self, p: Record, like: Any, lead: int, key: Any = None) -> Any:
         """Return a parent's cotangent as a buffer that may be written, zeros if it has none yet.
 
-        like: a cotangent on the same device; lead: how many extra leading axes it has.
+        like: a cotangent on the same device; lead: how many extra leading axes it has; key: where it will be written,
+        without these axes.
         """
         t = self.cotangents.get(p)
+        if key is not None and p.op.carries:
+            known = self.supports.get(p)
+            if type(known) is Marks and known.growing and self.support is None:
+                known.keys.append(key)
+            elif t is None or known is not None:
+                self._note_read(p, key, like, lead)
+        elif self.supports:
+            self.supports.pop(p, None)
         if t is None:
             shape = tuple(like.shape[:lead]) + tuple(p.shape)
             t = self.xp.zeros(shape, dtype=like.dtype, device=like.device)
@@ -261,6 +386,42 @@ class Walk:
             t = as_array(t)
         self.owned.add(p)
         return t
+
+    def _note_read(self, p: Record, key: Any, t: Any, lead: int) -> None:
+        """Take note that a cotangent is added to a parent's at a key; lead: its extra axes."""
+        xp, device = self.raw_namespace(t), self.device(t)
+        here: Support = Marks(xp, device, p.shape, key, True)
+        if self.support is not None:
+
+            def placed(ones: Any) -> Any:
+                return xp.index_add(xp.zeros(tuple(p.shape), dtype=xp.float32, device=device), key, ones)
+
+            here = moved(xp, device, placed, self.support, tuple(t.shape[lead:]), p.shape)
+        known = self.supports.get(p)
+        support = here if known is None else either(xp, known, here)
+        assert support is not None
+        self.supports[p] = support
+
+    def unwritten(self, r: Record, key: Any, t: Any) -> Support:
+        """Return the support of the cotangent of a record once what was written at a key is taken out."""
+        if type(self.support) is Marks and not self.support.inside:
+            return self.support.add(key)
+        here = Marks(self.raw_namespace(t), self.device(t), r.shape, key, False)
+        support = both(self.raw_namespace(t), self.support, here)
+        assert support is not None
+        return support
+
+    def part(self, r: Record, key: Any, t: Any) -> Support | None:
+        """Return the support of what is at a key of the cotangent of a record."""
+        support, xp = self.support, self.raw_namespace(t)
+        if support is None:
+            return None
+
+        def make() -> Any:
+            entries = support.array()
+            return entries if entries is None else xp.index_get(xp.broadcast_to(entries, tuple(r.shape)), key)
+
+        return Support(make, support)
 
     def copy(self, t: Any) -> Any:
         """Return a copy of a cotangent in a buffer of its own."""
@@ -320,6 +481,13 @@ def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Reco
     return seeds
 
 
+def supports_of(ys: Sequence[Any], insides: dict[int, Support]) -> dict[Record, Support]:
+    """Return the supports of the cotangents of Tensors by their records, given some by number; see `seeds_of`."""
+    records = [y._record if isinstance(y, Tensor) else None for y in ys]
+    named = {i: r for i in insides if (r := records[i]) is not None and records.count(r) == 1 and r.op.carries}
+    return {r: insides[i] for i, r in named.items()}
+
+
 def _total(a: Any, b: Any) -> Any:
     """Return the sum of two cotangents outside of a walk, where an operator might not see to the device."""
     return a + b if type(a) is Tensor else namespace_of[type(a)].add(a, b)
@@ -338,7 +506,7 @@ def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any)
     return tuple([call(vjp, xp, t, saved) if want else None for vjp, want in zip(op.vjps, wanted, strict=True)])
 
 
-@cache
+@once
 def fused_rules(op: Operation, wanted: tuple[bool, ...]) -> Callable[..., tuple[Any, ...]]:
     """Return the rules of an operation as one function of the namespace, the cotangent and what was saved."""
     return fused(f"{op.name}_vjp", lambda xp, t, *saved: _rules(op, wanted, xp, t, saved))
@@ -368,6 +536,33 @@ def origin(r: Record) -> str:
     return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
 
 
+def has_nan(t: Any) -> bool:
+    """Say whether a cotangent or tangent holds a NaN; False for None and for those of several results."""
+    if t is None or type(t) is list:
+        return False
+    raw = t._array if type(t) is Tensor else t
+    xp = namespace_of[type(raw)]
+    return holds(xp.any(xp.isnan(raw)))
+
+
+def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
+    """Raise FloatingPointError if `s`, which the rule of a record made of `t`, holds a NaN.
+
+    what: "gradient" or "tangent".
+    """
+    if not has_nan(s):
+        return
+    message = f"a NaN came up in the {what} of {origin(r)}"
+    t, s = [v if v is None or type(v) is list else as_array(v._array if type(v) is Tensor else v) for v in (t, s)]
+    xp = namespace_of[type(s)]
+    if type(t) is type(s) and t.shape == s.shape and holds(xp.any(xp.isnan(s) & ((t == 0) | xp.isinf(t)))):
+        message += (
+            ": 0 times infinity. If no gradient is to flow there, leave these elements out by tapegrad.where or an "
+            "index; else write the function so that its slope is finite"
+        )
+    raise FloatingPointError(message)
+
+
 def _second_backward(r: Record) -> RuntimeError:
     return RuntimeError(
         f"backward: the tape was released by an earlier backward pass (at operation {r.op.name}): pass "
@@ -395,7 +590,7 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     if root is None:
         raise RuntimeError(
             "backward: this Tensor has no record. Either nothing it was computed from has requires_grad=True, or "
-            "the chain was cut by detach(), no_grad(), a conversion, or an operation without a derivative"
+            "the chain was cut by detach(), no_grad(), item(), a conversion, or an operation without a derivative"
         )
     if gradient is None:
         a = x._array
@@ -424,18 +619,40 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
-        found = walked(Walk({root: gradient._array}, None, False), retain_graph)
-        sums = []  # before any is set: no .grad changes unless all can
-        for r, t in found:
-            leaf = r.tensor()  # type: ignore[misc]
-            if leaf is not None:
-                sums.append((leaf, as_array(t if leaf.grad is None else _total(leaf.grad._array, t))))
-        for leaf, t in sums:
-            leaf._grad = wrap(t)
+        _accumulate(walked(Walk({root: gradient._array}, None, False), retain_graph), _raw_total)
         return
     with mode_set(recording=True):
-        found = walked(Walk({root: gradient}, None, True), True)
-        leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
-        totals = [(x, shallow_copy(t) if x.grad is None else x.grad + t) for x, t in leaves if x is not None]
-    for leaf, t in totals:
-        leaf._grad = t
+        _accumulate(walked(Walk({root: gradient}, None, True), True), _recorded_total)
+
+
+_setting = Lock()
+
+
+def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> None:
+    """Add cotangents to `.grad` of the Tensors that they are of; no `.grad` changes unless all can.
+
+    Other threads may do so too. Sums are made without a lock, and made again for what is not the same `.grad` any more.
+    """
+    leaves = [(r.tensor(), t) for r, t in found]  # type: ignore[misc]
+    late = [(leaf, t) for leaf, t in leaves if leaf is not None]
+    sums: list[tuple[Tensor, Any, Tensor | None, Tensor]] = []
+    while late:
+        for leaf, t in late:
+            old = leaf.grad
+            sums.append((leaf, t, old, total(old, t)))
+        with _setting:
+            changed = [x for x in sums if getattr(x[0], "_grad", None) is not x[2]]
+            if not changed:
+                for leaf, _, _, new in sums:
+                    leaf._grad = new
+        late = [x[:2] for x in changed]
+        if late:
+            sums = [x for x in sums if all(x is not y for y in changed)]
+
+
+def _raw_total(old: Tensor | None, t: Any) -> Tensor:
+    return wrap(as_array(t if old is None else _total(old._array, t)))
+
+
+def _recorded_total(old: Tensor | None, t: Tensor) -> Tensor:
+    return shallow_copy(t) if old is None else old + t

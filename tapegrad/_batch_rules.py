@@ -253,9 +253,11 @@ def _is_mapped(entries: Entries) -> bool:
 
 def _block(entries: Entries) -> tuple[int, int, int]:
     """Return where the index arrays of a key begin and end (with integers among them), and how many axes they make."""
+    axes = [len(i.shape) for i in entries if isinstance(i, Batched)]
+    if not axes:
+        return 0, 0, 0
     where = [n for n, i in enumerate(entries) if isinstance(i, (int, Batched))]
-    wide = max([len(i.shape) for i in entries if isinstance(i, Batched)], default=0)
-    return (where[0], where[-1] + 1, wide) if wide else (0, 0, 0)
+    return where[0], where[-1] + 1, max(axes)
 
 
 def _rank(entries: Entries) -> int:

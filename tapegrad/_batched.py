@@ -8,12 +8,12 @@ outside has it on the tape.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from math import prod
 from typing import Any, final
 
 from tapegrad._cuts import user_line
-from tapegrad._namespace import backend_of, constant_array, device_of, mapping, namespace_of, tracked
+from tapegrad._namespace import backend_of, constant_array, device_of, mapping, namespace_of, on_level, tracked
+from tapegrad._once import once
 from tapegrad._record import Record, noticed
 from tapegrad._symbols import BINARY, COMPARISONS, UNARY
 from tapegrad._tensor import Tensor, host, wrap
@@ -33,7 +33,7 @@ class Level:
     __slots__ = ("depth", "open", "outer", "size")
 
     def __init__(self, size: int, outer: Level | None) -> None:
-        self.size, self.outer, self.open = size, outer, True
+        self.size, self.outer, self.open = size, outer, False
         self.depth: int = 1 if outer is None else outer.depth + 1
 
     def array(self, whole: Tensor, mapped: bool) -> Batched:
@@ -53,6 +53,10 @@ class Level:
             return x._array
         noticed(x)
         return self.array(wrap(x._array, x._record), mapped=False)
+
+    def outside(self, whole: Tensor) -> Array:
+        """Return the array of a Tensor that holds all examples, as one of the call around this one, if there is one."""
+        return whole._array if self.outer is None else self.outer.lift(whole)
 
     def backend(self, backend: Backend) -> Backend:
         """Return the adapter for arrays of this depth over a library's."""
@@ -229,12 +233,37 @@ class BatchedBackend(Backend):
 
     def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
         level = x.level
+        if level.size == 0:
+            return step(x)[0]
+        if not x.mapped and not any([out.mapped for out in step(x)]):
 
-        def below(a: Any) -> list[Array]:
-            return [_same_for_all(out) for out in step(level.array(wrap(a), mapped=False))]
+            def below(a: Array) -> list[Array]:
+                return [level.outside(out.whole) for out in step(level.array(wrap(a), mapped=False))]
 
-        a = _same_for_all(x)
-        return level.array(wrap(backend_of[type(a)].loop(until, below, a)), mapped=False)
+            a = level.outside(x.whole)
+            return level.array(wrap(backend_of[type(a)].loop(until, below, a)), mapped=False)
+
+        def all_below(a: Array) -> list[Array]:
+            """Take a step in the examples that still change, and look at the largest change of these.
+
+            One that changes no more waits before its last step, which all take together at the end: so each ends where
+            it does alone.
+            """
+            examples = level.array(wrap(a), mapped=True)
+            outs = step(examples)
+            with on_level(level.outer):
+                y, change, size = [level.outside(out.spread()) for out in outs]
+                xp = namespace_of[type(change)]
+                size = xp.where(size > 1, size, xp.ones_like(size))
+                done = xp.isfinite(change) & (change <= until.scale * size)
+                stay = done & xp.logical_not(xp.all(done))
+                y = xp.where(xp.reshape(stay, (level.size, *(1,) * len(examples.shape))), a, y)
+                change = xp.max(xp.where(done, xp.zeros_like(change), change))
+                return [y, change, xp.ones_like(change)]
+
+        with on_level(level.outer):
+            a = level.outside(x.spread())
+        return level.array(wrap(backend_of[type(a)].loop(until, all_below, a)), mapped=True)
 
     def memory(self, array: Array) -> int | None:
         below = array.whole._array
@@ -248,23 +277,17 @@ class BatchedBackend(Backend):
         return array.level.array(wrap(constant_array(array.whole._array)), array.mapped)
 
 
-def _same_for_all(x: Batched) -> Array:
-    if x.mapped:
-        raise value_needed("reading a value")
-    return x.whole._array
-
-
 def _any(condition: Batched) -> Array:
     below = condition.whole._array
     return namespace_of[type(below)].any(below)
 
 
-@cache
+@once
 def _backend(depth: int, root: Backend) -> BatchedBackend:
     return BatchedBackend(depth, root)
 
 
-@cache
+@once
 def _type(depth: int, root: Backend) -> type[Batched]:
     """Return the type of arrays of a depth over a library's, known to the engine as an array type.
 

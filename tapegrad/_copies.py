@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from tapegrad._dtypes import DType
@@ -10,7 +11,7 @@ from tapegrad._tensor import Tensor, host, make_leaf, wrap
 
 
 def copied(x: Tensor) -> Tensor:
-    """Return another Tensor of the same value: a leaf of a leaf, recorded of what is recorded."""
+    """Return another Tensor of the same value and gradient: a leaf of a leaf, recorded of what is recorded."""
     return deep_copied(x, {})
 
 
@@ -23,6 +24,8 @@ def deep_copied(x: Tensor, memo: dict[int, Any]) -> Tensor:
         if x._record is not None:
             make_leaf(copy)
     memo[id(x)] = copy
+    if x.is_leaf and x.grad is not None:
+        copy.grad = deepcopy(x.grad, memo)
     return copy
 
 
@@ -30,10 +33,14 @@ def reduced(x: Tensor) -> tuple[Any, ...]:
     """Return what pickle keeps; TypeError for a result while recording, which would be cut from the tape."""
     if not x.is_leaf:
         x._leave("pickling")
-    return (_unpickle, (host(x), x.device, x._record is not None and x.is_leaf, x.dtype))
+    gradient = None if not x.is_leaf or x.grad is None else x.grad.detach()
+    return (_unpickle, (host(x), x.device, x._record is not None and x.is_leaf, x.dtype, gradient))
 
 
-def _unpickle(values: Any, device: str, requires_grad: bool, dtype: DType) -> Tensor:
+def _unpickle(values: Any, device: str, requires_grad: bool, dtype: DType, gradient: Tensor | None = None) -> Tensor:
     from tapegrad.ops.creation import tensor
 
-    return tensor(values, dtype=dtype, device=device, requires_grad=requires_grad)
+    x = tensor(values, dtype=dtype, device=device, requires_grad=requires_grad)
+    if gradient is not None:
+        x.grad = gradient
+    return x

@@ -38,13 +38,14 @@ def again(
 ) -> Any:
     """Compute for an array type that is met for the first time; explain any other error.
 
-    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it.
+    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it. Several
+    threads may have it at once.
     """
-    if kind in kernels:
+    if not (type(error) is KeyError and error.args and error.args[0] is kind):
         raise explain(name, error, arrays) from error
-    kernels[kind] = find(kind)
+    kernel = kernels.get(kind) or kernels.setdefault(kind, find(kind))
     try:
-        return kernels[kind](*arrays)
+        return kernel(*arrays)
     except Exception as first:
         raise explain(name, first, arrays) from first
 
@@ -62,13 +63,17 @@ def unary(
     forward: Callable[..., Any] | None = None,
     extension: str = "",
     analytic: bool = True,
+    select: Rule | None = None,
+    safe: float = 0.5,
     module: str = "tapegrad.ops.elementwise",
 ) -> Callable[[Any], Tensor]:
     """Declare an elementwise function of one operand by its differential, applied to a tangent.
 
     differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
     forward: `f(xp, x)` where the library has no function of this name; extension: of the namespace, where it is there;
-    analytic: whether the function of complex values has a derivative, and their dtype.
+    analytic: whether the function of complex values has a derivative, and their dtype; select: `f(xp, _, ...)`, reading
+    as the rule does, gives the entries of the result that come from the operand, where that is not all; safe: a number
+    at which the rule is finite.
     """
     kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
     find = partial(library_function, f"{extension}.{name}" if extension else name)
@@ -82,13 +87,15 @@ def unary(
         layout,
         sources,
         elementwise=True,
-        unary=analytic and extension != "special",  # of float16 SciPy makes float32
+        unary=analytic and extension != "special",
         analytic=analytic,
         holomorphic=bool(layout) and analytic,
         reads=bool(layout),
+        selects=None if select is None else (bind(select, layout),),
+        safe=safe,
     )
     keep_x, keep_out = "x" in layout, "out" in layout
-    same_dtype = operation.unary
+    same_dtype = analytic and extension != "special"  # of float16 SciPy makes float32
     if differential is None:
         CONSTANT.add(name)
     else:
@@ -139,10 +146,12 @@ def binary(
     extension: str = "",
     module: str = "tapegrad.ops.elementwise",
     elementwise: bool = True,
+    selects: tuple[Rule, Rule] | None = None,
 ) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
     """Declare an elementwise function of two operands by its differential in each.
 
-    extension: of the namespace, where the library's function is there.
+    extension: of the namespace, where the library's function is there; selects: for each operand what `unary` calls
+    `select`.
     elementwise=False is for the one operation that is not, and yet must be as quick: a product of matrices. Returns the
     function and the same function for use as an operator, which answers NotImplemented to what is no operand, so that
     Python asks the other side.
@@ -167,6 +176,7 @@ def binary(
         broadcasts=True,
         holomorphic=bool(layout),
         reads=bool(layout),
+        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
     )
     if elementwise:
         BROADCASTING.add(name)

@@ -8,17 +8,29 @@ with the tangents. So every operation that has a rule can be pushed through, at 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial, reduce
 from typing import Any
 
-from tapegrad._backward import Walk, as_tensors_of, call, fused_rules, seeds_of, tensor_namespace, walked
+from tapegrad._backward import (
+    Walk,
+    as_tensors_of,
+    call,
+    fused_rules,
+    has_nan,
+    refuse_nan,
+    seeds_of,
+    tensor_namespace,
+    walked,
+)
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
 from tapegrad._namespace import backend_of, constant_array, namespace_of, native_device
+from tapegrad._once import once
 from tapegrad._primitive import PICK
 from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
 from tapegrad._rules import new, record
+from tapegrad._support import Support, both, by_rows, calm, either, only
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._transforms import Traced, between, check_function, is_recorded, like, linked
 
@@ -26,25 +38,118 @@ from tapegrad._transforms import Traced, between, check_function, is_recorded, l
 def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> None:
     """Add the tangents of all records on a path, latest first, to those of its leaves.
 
-    They may have extra leading axes, the same for all. taped: whether they are Tensors.
+    They may have extra leading axes, the same for all. taped: whether they are Tensors. An operation with several
+    results has a list of tangents, which the records that pick from it read.
     """
+    supports: dict[Record, Support] = {}
+    picks: dict[Any, list[Record]] | None = None
+    debug = mode().debug
     for r in reversed(path):
         if r in tangents:  # a leaf
             continue
         op = r.op
-        whole = r.parents[0] if op is PICK else None
-        if op.push is not None:
-            t = op.push(r, tangents, taped)
-        elif type(r.shape) is int:  # several results, which are picked from
-            continue
-        elif whole in tangents:
-            t = tangents[whole][r.saved[0]]
+        t = op.push(r, tangents, taped) if op.push is not None else None
+        if t is not None:
+            pass
+        elif type(r.shape) is int:
+            if picks is None:
+                picks = _picks(path)
+            t = _transposed(r, tangents, taped, picks.get(r, ()))
+        elif op is PICK:
+            ts = tangents.get(r.parents[0])  # type: ignore[arg-type]
+            t = None if ts is None else ts[r.saved[0]]
         elif op.elementwise and (op.analytic or not _any_complex(r)):
-            t = _elementwise(r, tangents, taped)
+            t = _elementwise(r, tangents, taped, supports)
         else:
             t = (direct(op) or _transposed)(r, tangents, taped)
-        if t is not None:
-            tangents[r] = t
+        if t is None:
+            continue
+        if type(t) is list:
+            if op.moves and r.parents[0] in supports and picks is not None:
+                _support_of_several(r, picks.get(r, ()), supports, tangents)
+        elif op.carries and (supports or op.selects is not None or op.moves == "some" or len(r.parents) > 1):
+            inside = _support(r, tangents, supports, t._array if taped else t)
+            if inside is not None:
+                supports[r] = inside
+                entries = inside.array() if op.rows is not None else None
+                if entries is not None:
+                    t = only(tensor_namespace() if taped else namespace_of[type(t)], entries, t, 0)
+        tangents[r] = t
+        if debug:
+            _check(r, tangents)
+
+
+def _check(r: Record, tangents: dict[Record, Any]) -> None:
+    """Raise FloatingPointError if the tangent of a result holds a NaN and those of the operands none."""
+    given = [tangents[p] for p in r.parents if p is not None and p in tangents]
+    if not any([has_nan(t) for t in given]):
+        for t in given or [None]:
+            refuse_nan(r, t, tangents[r], "tangent")
+
+
+def _support(r: Record, tangents: dict[Record, Any], supports: dict[Record, Support], like: Any) -> Support | None:
+    """Return which entries of a result a tangent reaches (see `_support`); like: its tangent, as a raw array."""
+    op, xp, saved = r.op, namespace_of[type(like)], r.saved
+    reached = [(i, p) for i, p in enumerate(r.parents) if p is not None and p in tangents]
+    known = any([p in supports for _, p in reached])
+    if op.elementwise or op.selects is not None:
+        if not known and (op.selects is None or len(reached) > 1):
+            return None
+        parts = []
+        for i, p in reached:
+            inside = supports.get(p)
+            select = None if op.selects is None else op.selects[i]
+            if select is not None:
+                inside = both(xp, inside, Support(partial(call, select, xp, None, saved)))
+            parts.append(inside)
+        return reduce(partial(either, xp), parts)
+    if op.moves and (known or len(reached) < len(r.parents) or (op.moves == "some" and not op.reads)):
+        return _moved(xp, native_device(like), r, [p for _, p in reached], supports)
+    if op.rows is not None and known:
+        (_, p) = reached[0]
+        operands, result = call(op.rows, None, None, saved)
+        return by_rows(xp, supports[p], operands, p.shape, result, r.shape)
+    return None
+
+
+def _support_of_several(
+    r: Record, picks: Sequence[Record], supports: dict[Record, Support], tangents: dict[Record, Any]
+) -> None:
+    """Add the supports of what is picked from an operation that moves entries to several results."""
+    p: Record = r.parents[0]  # type: ignore[assignment]
+    inside, t = supports[p], tangents[p]
+    raw = t._array if type(t) is Tensor else t
+    xp, device = namespace_of[type(raw)], native_device(raw)
+
+    def ones() -> Any:
+        full = xp.ones(tuple(p.shape), dtype=p.dtype, device=device)
+        entries = inside.array()
+        return _transposed(r, {p: full if entries is None else only(xp, entries, full, 0)}, False, picks)
+
+    every = cache(ones)
+    for pick in picks:
+
+        def make(i: int = pick.saved[0]) -> Any:
+            out = every()[i]
+            return xp.not_equal(out, xp.zeros_like(out))
+
+        supports[pick] = Support(make, inside)
+
+
+def _moved(xp: Any, device: Any, r: Record, reached: Sequence[Record], supports: dict[Record, Support]) -> Support:
+    """Return the support through an operation that moves entries: by pushing ones through it."""
+    given = {p: supports.get(p) for p in reached}
+
+    def make() -> Any:
+        ones = {}
+        for p, inside in given.items():
+            entries = None if inside is None else inside.array()
+            full = xp.ones(tuple(p.shape), dtype=p.dtype, device=device)
+            ones[p] = full if entries is None else only(xp, entries, full, 0)
+        out = (direct(r.op) or _transposed)(r, ones, False)
+        return None if out is None else xp.not_equal(out, xp.zeros_like(out))
+
+    return Support(make, *[inside for inside in given.values() if inside is not None])
 
 
 def pushed(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> dict[Record, Any]:
@@ -62,7 +167,7 @@ def _any_complex(r: Record) -> bool:
     return any(is_complex(p.dtype) for p in r.parents if p is not None)
 
 
-def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool, supports: dict[Record, Support]) -> Any:
     """Return the sum of the differentials in each operand, applied to its tangent."""
     ndim, total = len(r.shape), None
     saved = as_tensors_of(r) if taped else r.saved
@@ -79,47 +184,62 @@ def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
             t = xp.reshape(t, (*lead, *(1,) * (ndim - len(p.shape)), *p.shape))
         if p.dtype != r.dtype:
             t = xp.astype(t, r.dtype)
+        read: Sequence[Any] = saved
+        if p in supports and r.op.reads and r.op.selects is None:
+            read = calm(xp, supports[p], saved, r.op.safe)
         if r.op.reads and not taped and backend_of[type(t)].fuses:
-            s = fused_rules(r.op, tuple([i == n for n in range(len(r.parents))]))(xp, t, *saved)[i]
+            s = fused_rules(r.op, tuple([i == n for n in range(len(r.parents))]))(xp, t, *read)[i]
         else:
-            s = call(vjp, xp, t, saved)
+            s = call(vjp, xp, t, read)
         total = s if total is None else total + s
     shape = (*lead, *r.shape)
     return total if total is None or tuple(total.shape) == shape else xp.broadcast_to(total, shape)
 
 
-def _transposed(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
-    """Return the tangent of a result by transposing the operation's rule."""
-    whole: Record = r.parents[0] if r.op is PICK else r  # type: ignore[assignment]
-    given = {p: tangents[p] for p in whole.parents if p is not None and p in tangents}
+def _picks(path: Sequence[Record]) -> dict[Any, list[Record]]:
+    """Return the records on a path that pick from an operation with several results, by its record."""
+    found: dict[Any, list[Record]] = {}
+    for r in path:
+        if r.op is PICK:
+            found.setdefault(r.parents[0], []).append(r)
+    return found
+
+
+def _transposed(r: Record, tangents: dict[Record, Any], taped: bool, picks: Sequence[Record] | None = None) -> Any:
+    """Return the tangent of a result by transposing the operation's rule.
+
+    picks: for an operation with several results, what picks from it; the tangents come as a list, for all of them by
+    one transpose, with None for what nobody picks.
+    """
+    given = {p: tangents[p] for p in r.parents if p is not None and p in tangents}
     if not given:
         return None
     a = next(iter(given.values()))
     a = a._array if taped else a
     with mode_set(recording=True, unwatched=True):
         # Ones, not zeros: a rule may treat a cotangent of zero apart.
-        ones = namespace_of[type(a)].ones(r.shape, dtype=r.dtype, device=native_device(a))
-        u = linked(ones, None)
+        ones = namespace_of[type(a)].ones
+        us = {
+            None if picks is None else q.saved[0]: linked(ones(q.shape, dtype=q.dtype, device=native_device(a)), None)
+            for q in ((r,) if picks is None else picks)
+        }
         stand_in = new(Record)
-        stand_in.seq, stand_in.op = whole.seq, _constants(whole.op)
-        saved = as_tensors_of(whole) if taped else [_wrapped(v, whole.op) for v in whole.saved]
-        stand_in.saved = tuple([v.of(whole) if isinstance(v, Call) else v for v in saved])
-        stand_in.parents = tuple(leaf_like(p) if p in given else None for p in whole.parents)
-        stand_in.shape, stand_in.dtype, stand_in.tensor = whole.shape, whole.dtype, None
-        seed: Any = u
-        if whole is not r:
-            seed = [None] * whole.shape
-            seed[r.saved[0]] = u
-        back: dict[Any, Any] = dict(zip(stand_in.parents, whole.parents, strict=True))
+        stand_in.seq, stand_in.op = r.seq, _constants(r.op)
+        saved = as_tensors_of(r) if taped else [_wrapped(v, r.op) for v in r.saved]
+        stand_in.saved = tuple([v.of(r) if isinstance(v, Call) else v for v in saved])
+        stand_in.parents = tuple(leaf_like(p) if p in given else None for p in r.parents)
+        stand_in.shape, stand_in.dtype, stand_in.tensor = r.shape, r.dtype, None
+        seed: Any = us[None] if picks is None else [us.get(i) for i in range(r.shape)]
+        back: dict[Any, Any] = dict(zip(stand_in.parents, r.parents, strict=True))
         cotangents = walked(Walk({stand_in: seed}, None, True), True)
     seeds = seeds_of([s for _, s in cotangents], [given[back[leaf]] for leaf, _ in cotangents])
-    assert u._record is not None
-    path, _ = between(list(seeds), {u._record})
+    path, _ = between(list(seeds), {u._record for u in us.values() if u._record is not None})
     live = set(path)
     seeds = {s: t for s, t in seeds.items() if s in live}
     if not seeds:
         return None
-    return dict(walked(Walk(seeds, live, taped), taped)).get(u._record)
+    found: dict[Any, Any] = dict(walked(Walk(seeds, live, taped), taped))
+    return found.get(us[None]._record) if picks is None else [found.get(getattr(u, "_record", None)) for u in seed]
 
 
 def leaf_like(p: Record) -> Record:
@@ -132,7 +252,7 @@ def leaf_like(p: Record) -> Record:
 _SOMEBODY: Any = object()  # to report the cotangent of a leaf to
 
 
-@cache
+@once
 def _constants(op: Operation) -> Operation:
     """Return an operation whose saved values are not tied to the tape again."""
     return Operation(
@@ -148,6 +268,10 @@ def _constants(op: Operation) -> Operation:
         holomorphic=op.holomorphic,
         reads=op.reads,
         pull=op.pull,
+        selects=op.selects,
+        moves=op.moves,
+        rows=op.rows,
+        safe=op.safe,
     )
 
 
@@ -221,7 +345,9 @@ def _pushed(traced: Traced, tangents: list[Any]) -> Any:
     """Return the tangents of the outputs, as a tree, for those of the inputs."""
     given = like(f"{traced.what}: the tangent", tangents, traced.fresh)
     taped = mode().recording and (traced.taped or any(is_recorded(t) for t in given))
-    return traced.result(tangents_of(traced, given, taped), taped)
+    if any([is_recorded(t) for t in given]):
+        return traced.result(tangents_of(traced, given, taped), taped)
+    return traced.result(traced.derivatives(lambda taped: tangents_of(traced, given, taped), taped), taped)
 
 
 def tangents_of(traced: Traced, given: Sequence[Tensor], taped: bool) -> list[Tensor]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, update_wrapper
-from types import MethodType
 from typing import Any
 
-from tapegrad._backward import Walk, seeds_of, walked
+from tapegrad._backward import Walk, seeds_of, supports_of, walked
+from tapegrad._derived import Derived
 from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
+from tapegrad._once import once
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._primitive import pick
 from tapegrad._record import STATIC, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import record
+from tapegrad._support import Support
 from tapegrad._tensor import Tensor, shallow_copy, wrap
 from tapegrad._transforms import between, check_function, like, linked
 from tapegrad._tree import Rebuild, flatten
@@ -27,7 +28,8 @@ class Call:
     """What the record of a call keeps.
 
     inputs and outs: raw arrays; parents: the records of the inputs and of whatever else gets a cotangent; rule:
-    `rule(inputs, outs, cotangents)` on Tensors, gives a cotangent or None for each parent; push: `push(inputs,
+    `rule(inputs, outs, cotangents, supports)` on Tensors, gives a cotangent or None for each parent, where supports are
+    those of some cotangents, by number; push: `push(inputs,
     tangents)` gives the tangents of the outs, or None if the rule is to be transposed; whole: the record, where the
     rule is run for another one that stands in for it.
     """
@@ -63,19 +65,24 @@ def _pull(walk: Any, r: Record, ts: Any, saved: tuple[Call]) -> None:
         whole = call.whole or r
         outs = [wrap(a, pick(whole, i, a) if taped else None) for i, a in enumerate(call.outs)]
         cotangents = [None if t is None else t if taped else wrap(t) for t in ts]
-        results = _one_by_one(call, call.tied(taped), outs, cotangents, lead)
+        results = _one_by_one(call, call.tied(taped), outs, cotangents, walk.parts.pop(r, {}), lead)
     for p, s in zip(r.parents, results, strict=True):
         if p is not None and s is not None and walk.wants(p):
             walk.give(p, walk.fit(s if taped else s._array, p, r, ts))
 
 
-def _one_by_one(call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any], lead: int) -> list[Any]:
+def _one_by_one(
+    call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any], supports: dict[int, Support], lead: int
+) -> list[Any]:
     """Return what the rule gives for cotangents, each of those that come at once along extra leading axes in turn."""
     if lead == 0:
         full = [_cotangent(t, a, True) for t, a in zip(ts, call.outs, strict=True)]
-        return list(call.rule(tied, outs, full))
+        return list(call.rule(tied, outs, full, supports))
     n = next(t.shape[0] for t in ts if t is not None)
-    parts = [_one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    parts = [
+        _one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], supports, lead - 1)
+        for i in range(n)
+    ]
     if n == 0:
         return [None] * len(call.parents)
     columns = [[s for s in column if s is not None] for column in zip(*parts, strict=True)]
@@ -115,7 +122,7 @@ def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Te
     return [stack(list(column)) for column in zip(*parts, strict=True)]
 
 
-@cache
+@once
 def _operation(name: str) -> Operation:
     return Operation(name, (), ("call",), (STATIC,), pull=_pull, push=_push)
 
@@ -148,6 +155,7 @@ def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
             args, kwargs = rebuild([shallow_copy(x) if isinstance(x, Tensor) else x for x in leaves])
         return f(*args, **kwargs)
 
+    call.__name__ = getattr(f, "__name__", "the function")
     return call
 
 
@@ -210,7 +218,7 @@ def only_positional(what: str, kwargs: dict[str, Any]) -> None:
         raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
 
 
-class custom_vjp:
+class custom_vjp(Derived):
     """A function with a rule of the user's own for reverse mode, in place of what happens inside.
 
     Decorate the function, then give the rule with `defvjp(forward, backward)`: `forward(*args)` returns (result,
@@ -234,20 +242,19 @@ class custom_vjp:
     1.0
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *rule: Callable[..., Any] | None) -> None:
         check_function("custom_vjp", function)
+        self.wrap(function)
         self.function = function
-        self.forward: Callable[..., Any] | None = None
-        self.backward: Callable[..., Any] | None = None
-        update_wrapper(self, function)
+        self.forward, self.backward = rule or (None, None)
+
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and its rule, as `copy` and `pickle` keep them."""
+        return self.function, self.forward, self.backward
 
     def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
         """Give the rule: see the class."""
         self.forward, self.backward = forward, backward
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is the first argument, to the rule as well."""
-        return self if instance is None else MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
@@ -294,7 +301,7 @@ class custom_vjp:
             no_captures(what, y, residuals)
             outs, rebuild = outputs_of(what, y, inputs)
 
-        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
+        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], __: Any) -> list[Any]:
             anew = recorded_outside or mode().recording
             return cotangents_of(forward(*put(tied))[1] if anew else residuals, rebuild(list(ts)))
 
@@ -302,7 +309,7 @@ class custom_vjp:
         return rebuild(list(ys))
 
 
-class custom_jvp:
+class custom_jvp(Derived):
     """A function with a rule of the user's own for forward mode, which reverse mode transposes.
 
     Decorate the function, then give the rule with `defjvp(rule)`: `rule(primals, tangents)`, two tuples of the
@@ -320,19 +327,19 @@ class custom_jvp:
     2.0
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], rule: Callable[..., Any] | None = None) -> None:
         check_function("custom_jvp", function)
+        self.wrap(function)
         self.function = function
-        self.rule: Callable[..., Any] | None = None
-        update_wrapper(self, function)
+        self.rule = rule
+
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and its rule, as `copy` and `pickle` keep them."""
+        return self.function, self.rule
 
     def defjvp(self, rule: Callable[..., Any]) -> None:
         """Give the rule: see the class."""
         self.rule = rule
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is the first argument, to the rule as well."""
-        return self if instance is None else MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"
@@ -369,19 +376,24 @@ class custom_jvp:
                 raise ValueError(f"{what}: its rule must return a pair (result, tangent)")
             return like(f"{what}: the tangent", pair[1], outs)
 
-        def transposed(tied: list[Tensor], _: list[Tensor], ts: list[Tensor]) -> list[Any]:
-            return transpose(lambda *u: push(tied, list(u)), tied, ts, mode().recording)
+        def transposed(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
+            return transpose(lambda *u: push(tied, list(u)), tied, ts, mode().recording, supports)
 
         call = Call([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
         return rebuild(list(recorded("custom_jvp", call)))
 
 
 def transpose(
-    f: Callable[..., list[Tensor]], models: Sequence[Tensor], ts: Sequence[Tensor], taped: bool
+    f: Callable[..., list[Tensor]],
+    models: Sequence[Tensor],
+    ts: Sequence[Tensor],
+    taped: bool,
+    supports: dict[int, Support],
 ) -> list[Tensor | None]:
     """Return the transpose of a linear function applied to cotangents of its results.
 
-    f: a function of Tensors like the models; taped: whether the result is to be recorded.
+    f: a function of Tensors like the models; taped: whether the result is to be recorded; supports: those of some
+    cotangents, by number.
     """
     with mode_set(recording=True):
         us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in map(within, models)]
@@ -390,7 +402,7 @@ def transpose(
     path, _ = between([y._record for y in outs], leaves)
     live = set(path)
     seeds = seeds_of(outs, [t if taped else t._array for t in ts], live)
-    found = dict(walked(Walk(seeds, live, taped), taped)) if seeds else {}
+    found = dict(walked(Walk(seeds, live, taped, supports_of(outs, supports)), taped)) if seeds else {}
     return as_tensors([found.get(u._record) for u in us if u._record is not None], taped)
 
 

@@ -6,21 +6,23 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from tapegrad._cuts import user_line
+from tapegrad._batched import Batched, Level
+from tapegrad._cuts import unnoticed
 from tapegrad._dtypes import as_dtype, is_complex
 from tapegrad._function import Call, constant_of, inputs_of, isolated, no_captures, recorded
-from tapegrad._jacobian import jacobian
-from tapegrad._namespace import backend_of, tracked
+from tapegrad._jacobian import jacobian_as
+from tapegrad._namespace import backend_of, mapping, on_level, tracked
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._transforms import vjp
+from tapegrad._transforms import vjp_as
 from tapegrad._tree import flatten
+from tapegrad._vmap import inside
 from tapegrad.backends import Array
 from tapegrad.linalg import solve
 from tapegrad.ops.elementwise import abs
-from tapegrad.ops.reductions import max
-from tapegrad.ops.shaping import reshape
+from tapegrad.ops.reductions import max, sum
+from tapegrad.ops.shaping import broadcast_to, reshape
 
 Equation = Callable[..., Any]
 
@@ -54,7 +56,7 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
 
     def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
         def step(w: Tensor, x: Tensor, t: Tensor, *given: Any) -> Any:
-            return t + vjp(lambda x: f(x, *given), x)[1](w)[0]
+            return t + vjp_as("fixed_point", _named(f, lambda x: f(x, *given)), (x,), may_be_constant=True)[1](w)[0]
 
         return fixed_point(step, t, x, t, *given, tolerance=tolerance, max_iterations=max_iterations)
 
@@ -91,7 +93,8 @@ def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_i
         return _settled(Until("root", _tolerance(x, tolerance), max_iterations, text), newton, x)
 
     def _matrix(x: Tensor, given: Sequence[Any]) -> Tensor:
-        return reshape(jacobian(lambda x: f(x, *given))(x), (x.size, x.size))
+        by_x = _named(f, lambda x: f(x, *given))
+        return reshape(jacobian_as("root", by_x, 0, "auto", None)(x), (x.size, x.size))
 
     def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
         return -_solved(_matrix(x, given).mT, t)
@@ -114,23 +117,96 @@ def _implicit(
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
     args = tuple(_tensors(name, a, like) for a in args)
     inputs, put = inputs_of(args)
-    if any(tracked(x._array) is not None for x in inputs):
-        raise NotImplementedError(
-            f"{name} at {user_line()} is inside vmap, and its gradient is taken outside: solve outside of the mapped "
-            "function, for one example after the other if each has its own equation"
-        )
-    fixed = put([constant_of(x) for x in inputs])
-    no_captures(name, f(start, *fixed))
-    with mode_set(recording=False):
-        x = iterate(start, fixed)
+    no_captures(name, f(start, *put([constant_of(x) for x in inputs])))
 
-    def rule(tied: list[Tensor], outs: list[Tensor], ts: list[Tensor]) -> list[Any]:
-        (x,), (t,) = outs, ts
-        w = adjoint(x, t, put(tied))
-        return list(vjp(lambda *given: f(x, *put(list(given))), *tied)[1](w))
+    def pull(x: Tensor, t: Tensor, tied: list[Tensor]) -> list[Tensor]:
+        with unnoticed():
+            w = adjoint(x, t, put(tied))
+            return list(vjp_as(name, _named(f, lambda *given: f(x, *put(list(given)))), tied)[1](w))
+
+    return _solution(name, lambda x, given: iterate(x, put(given)), pull, start, inputs)
+
+
+def _solution(
+    name: str,
+    iterate: Callable[[Tensor, list[Tensor]], Tensor],
+    pull: Callable[[Tensor, Tensor, list[Tensor]], list[Tensor]],
+    start: Tensor,
+    inputs: list[Tensor],
+) -> Tensor:
+    """Return where an iteration ends, recorded as one operation.
+
+    pull: gives the cotangents of the inputs for the solution and its cotangent. Inputs that are recorded outside of the
+    vmap that is running have the solution of all examples recorded there.
+    """
+    if any(tracked(x._array) is not None for x in inputs):
+        level = mapping.get()
+        assert level is not None
+        x = wrap(level.array(_of_all(level, name, iterate, pull, start, inputs), mapped=True))
+    else:
+        with mode_set(recording=False):
+            x = iterate(start, [constant_of(x) for x in inputs])
+
+    def rule(tied: list[Tensor], outs: list[Tensor], ts: list[Tensor], _: Any) -> list[Tensor]:
+        return pull(outs[0], ts[0], tied)
 
     (y,) = recorded(name, Call([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))
     return y
+
+
+def _of_all(
+    level: Level,
+    name: str,
+    iterate: Callable[[Tensor, list[Tensor]], Tensor],
+    pull: Callable[[Tensor, Tensor, list[Tensor]], list[Tensor]],
+    start: Tensor,
+    inputs: list[Tensor],
+) -> Tensor:
+    """Return the solution of all examples of a level, computed and recorded outside of it."""
+    mapped = [x._array.mapped for x in inputs]
+    start_mapped = start._array.mapped
+
+    def running() -> Level:
+        """Return the level, whose values the equation may use, or one like it where a vmap of the rule runs."""
+        outer = mapping.get()
+        return level if outer is level.outer else Level(level.size, outer)
+
+    def iterate_all(start: Tensor, inputs: list[Tensor]) -> Tensor:
+        with inside(level := running()):
+            x = iterate(_example(level, start, start_mapped), _examples(level, inputs, mapped))
+        return _whole(level, x)
+
+    def pull_all(x: Tensor, t: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+        with inside(level := running()):
+            found = pull(_example(level, x, True), _example(level, t, True), _examples(level, inputs, mapped))
+        wholes = [_whole(level, s) for s in found]
+        return [s if own else sum(s, axis=0) for s, own in zip(wholes, mapped, strict=True)]
+
+    with on_level(level.outer):
+        wholes = [within(x._array.whole) for x in (start, *inputs)]
+        return _solution(name, iterate_all, pull_all, wholes[0], wholes[1:])
+
+
+def _example(level: Level, x: Tensor, mapped: bool) -> Tensor:
+    return wrap(level.array(x, mapped))
+
+
+def _examples(level: Level, xs: list[Tensor], mapped: list[bool]) -> list[Tensor]:
+    return [_example(level, x, own) for x, own in zip(xs, mapped, strict=True)]
+
+
+def _whole(level: Level, x: Tensor) -> Tensor:
+    """Return what was computed inside of a level, with the examples along the first axis."""
+    a = x._array
+    if isinstance(a, Batched) and a.level is level:
+        return a.spread()
+    return broadcast_to(within(x), (level.size, *x.shape))
+
+
+def _named(f: Equation, part: Equation) -> Equation:
+    """Return a function under the name of the one that it calls, for messages."""
+    part.__name__ = f.__name__
+    return part
 
 
 class Until(NamedTuple):

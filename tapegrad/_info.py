@@ -12,6 +12,18 @@ from tapegrad._settings import default_device, float_dtype_on
 _STANDARD = tuple(name for name in DTYPES if name not in ("float16", "bfloat16"))
 
 
+class Devices(tuple[str, ...]):
+    """A tuple that lists can be added to: the standard had a list until 2025.12, and SciPy concatenates it with one."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Any) -> Any:
+        return [*self, *other] if isinstance(other, list) else super().__add__(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return [*other, *self] if isinstance(other, list) else NotImplemented
+
+
 class Info:
     """The inspection functions of the array API standard, about tapegrad.
 
@@ -77,7 +89,7 @@ class Info:
             if (kind is None or isdtype(DTYPES[name], kind)) and backend.has_dtype(name, native)
         }
 
-    def devices(self) -> tuple[str, ...]:
+    def devices(self) -> Devices:
         """Return the devices of NumPy, of the default library and of those this process has imported.
 
         Libraries that are installed but not imported are left out, so that asking takes no seconds to import them:
@@ -88,7 +100,7 @@ class Info:
         True
         """
         backends.of_device(default_device())
-        return tuple(device for backend in backends.imported() for device in backend.devices())
+        return Devices(device for backend in backends.imported() for device in backend.devices())
 
 
 def __array_namespace_info__() -> Info:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any
 
+from tapegrad._cuts import cut
 from tapegrad._dtypes import DType
 from tapegrad._operands import as_tensors
+from tapegrad._record import noticed
 from tapegrad._tensor import Tensor, host, loses_gradient
 
 # NumPy's names that are not the standard's: ufuncs, then functions.
@@ -42,11 +44,13 @@ _OPTIONS = {"a_max": "max", "a_min": "min", "ddof": "correction", "reps": "repet
 # What changes nothing about the values: how NumPy sorts and where it puts the result.
 _NEUTRAL = ("casting", "copy", "kind", "subok")
 _FLATTEN = ("argsort", "cumulative_prod", "cumulative_sum", "sort", "take")  # where axis=None means the flat array
+# Functions that give the values as text.
+_TEXTS = ("array2string", "array_repr", "array_str")
 # Functions that only look at values, and answer with Python's or NumPy's own.
 _LOOKS = frozenset(
     (
+        *_TEXTS,
         *("allclose", "array_equal", "array_equiv"),
-        *("array2string", "array_repr", "array_str"),
         *("ndim", "shape", "size"),
         *("can_cast", "common_type", "iscomplexobj", "isrealobj", "result_type"),
         *("may_share_memory", "shares_memory"),
@@ -111,6 +115,12 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
                 f"{what} with a Tensor{' and these arguments' if known else ''} has no counterpart that keeps the "
                 "gradient: use a function of tapegrad, or x.detach() for the value alone"
             )
+        for x in _tensors((args, kwargs)):
+            noticed(x)
+    elif name in _TEXTS:
+        for x in _tensors((args, kwargs)):
+            if x._record is not None:
+                cut(f"numpy.{name}()", x._record)
     return function(*_hosted(args), **_hosted(kwargs))
 
 

@@ -7,6 +7,7 @@ from functools import wraps
 from math import prod
 from typing import Any
 
+from tapegrad._derived import derived
 from tapegrad._dtypes import is_complex
 from tapegrad._forward import jvp_as, tangents_of
 from tapegrad._namespace import namespace_of, native_device
@@ -16,6 +17,7 @@ from tapegrad._transforms import Traced, check_function, grad_as
 from tapegrad.ops.shaping import concat, moveaxis, reshape
 
 
+@derived
 def jacobian(
     f: Callable[..., Any],
     argnums: int | tuple[int, ...] = 0,
@@ -38,8 +40,8 @@ def jacobian(
     matrix (all it stores, zeros too) or an array of booleans, of shape (outputs, inputs), both in C order; or "detect",
     to find that on the tape at each call, lacking nothing at those inputs. The result is then a scipy.sparse.csr_array
     of that pattern, off the tape. It takes one tangent, or cotangent, for each colour: a group of columns that share
-    no row, or rows that share no column; "auto" takes the fewer. One random direction more is pushed, to check the
-    pattern to half the digits of the dtype.
+    no row, or rows that share no column; "auto" takes the fewer. The colours of the last patterns are kept. One random
+    direction more is pushed, to check the pattern to half the digits of the dtype.
 
     Raises TypeError for complex values, which have no such matrix (use `jvp` or `vjp`), and with sparsity for
     containers; ValueError for another mode and for a pattern that does not fit or lacks something; RuntimeError for a
@@ -54,10 +56,10 @@ def jacobian(
     """
     if mode not in ("auto", "forward", "reverse"):
         raise ValueError(f"jacobian: mode is 'auto', 'forward' or 'reverse', not {mode!r}")
-    return _jacobian("jacobian", f, argnums, mode, chunk_size, has_aux, sparsity)
+    return jacobian_as("jacobian", f, argnums, mode, chunk_size, has_aux, sparsity)
 
 
-def _jacobian(
+def jacobian_as(
     transform: str,
     f: Callable[..., Any],
     argnums: int | tuple[int, ...],
@@ -83,9 +85,11 @@ def _jacobian(
             return (j, traced.auxiliary()) if has_aux else j
         n, m = (sum(x.size for x in xs) for xs in (traced.fresh, traced.outputs))
         forward = mode == "forward" or (mode == "auto" and n <= m)
-        blocks = (_forward if forward else _reverse)(traced, chunk_size)
+        blocks = _forward if forward else _reverse
+        found = traced.derivatives(lambda taped: blocks(traced, chunk_size, taped), traced.taped)
         rows = []
-        for row in blocks:
+        for i in range(len(traced.outputs)):
+            row = found[i * len(traced.fresh) : (i + 1) * len(traced.fresh)]
             trees = traced.arguments(row, traced.taped)
             rows.append(trees[0] if isinstance(argnums, int) else tuple(trees))
         out = traced.rebuild(rows)
@@ -94,19 +98,19 @@ def _jacobian(
     return run
 
 
-def _reverse(traced: Traced, chunk_size: int | None) -> list[list[Tensor]]:
+def _reverse(traced: Traced, chunk_size: int | None, taped: bool) -> list[Tensor]:
     """Return for each output the blocks by each input, from one cotangent for each element of the output."""
     rows = []
     for i, y in enumerate(traced.outputs):
         parts = []
         for seeds in _basis(y, chunk_size):
             cotangents = [seeds if j == i else None for j in range(len(traced.outputs))]
-            parts.append(traced.pull(cotangents, traced.taped, lead=1))
-        rows.append([reshape(_joined(column), (*y.shape, *x.shape)) for column, x in _columns(parts, traced.fresh)])
+            parts.append(traced.pull(cotangents, taped, lead=1))
+        rows += [reshape(_joined(column), (*y.shape, *x.shape)) for column, x in _columns(parts, traced.fresh)]
     return rows
 
 
-def _forward(traced: Traced, chunk_size: int | None) -> list[list[Tensor]]:
+def _forward(traced: Traced, chunk_size: int | None, taped: bool) -> list[Tensor]:
     """Return for each output the blocks by each input, from one tangent for each element of the input."""
     columns = []
     for i, x in enumerate(traced.fresh):
@@ -116,13 +120,13 @@ def _forward(traced: Traced, chunk_size: int | None) -> list[list[Tensor]]:
                 seeds if j == i else _zeros(other, (seeds.shape[0], *other.shape))
                 for j, other in enumerate(traced.fresh)
             ]
-            parts.append(tangents_of(traced, tangents, traced.taped))
+            parts.append(tangents_of(traced, tangents, taped))
         column = []
         for part, y in _columns(parts, traced.outputs):
             last = moveaxis(_joined(part), 0, -1)
             column.append(reshape(last, (*y.shape, *x.shape)))
         columns.append(column)
-    return [[column[i] for column in columns] for i in range(len(traced.outputs))]
+    return [column[i] for i in range(len(traced.outputs)) for column in columns]
 
 
 def _columns(parts: list[list[Tensor]], models: Sequence[Tensor]) -> Any:
@@ -148,6 +152,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else concat(parts, axis=0)
 
 
+@derived
 def hessian(
     f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, chunk_size: int | None = None
 ) -> Callable[..., Any]:
@@ -162,7 +167,7 @@ def hessian(
     Tensor([[ 6.,  0.],
             [ 0., 12.]])
     """
-    return _jacobian("hessian", grad_as("hessian", f, argnums), argnums, "forward", chunk_size)
+    return jacobian_as("hessian", grad_as("hessian", f, argnums), argnums, "forward", chunk_size)
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:

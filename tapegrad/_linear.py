@@ -52,7 +52,11 @@ def _concat(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     parts = []
     for parent, shape in zip(r.parents, shapes, strict=True):
         part = None if parent is None else known.get(parent)
-        parts.append(xp.zeros((*lead, *shape), dtype=t.dtype, device=device) if part is None else part)
+        if part is None:
+            part = xp.zeros((*lead, *shape), dtype=r.dtype, device=device)
+        elif parent.dtype != r.dtype:  # type: ignore[union-attr]
+            part = xp.astype(part, r.dtype)
+        parts.append(part)
     return xp.concat(parts, axis=axis)
 
 

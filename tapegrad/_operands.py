@@ -54,6 +54,8 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
         x = moved(x, like, promotes(name))
     elif keep:
         x = backend_of[type(x)].copy(x)
+    elif type(x) is not type(like):
+        x = backend_of[type(x)].as_array(x)  # of a subclass of the library's array type
     alike = same_library(name, x, like)
     return beside(like, wrap(x))._array if alike is None else alike
 
@@ -282,7 +284,7 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
         return TypeError(f"{name}: operands on {where}; move one first, as in {how}")
     shapes = ", ".join(str(tuple(a.shape)) if hasattr(a, "shape") else repr(a) for a in arrays)
     if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
-        return ValueError(f"{name} of operands of shape {shapes}: the shapes do not broadcast")
+        return ValueError(f"{name} of operands of shape {shapes}: the shapes could not be broadcast together")
     advice = remedy(error)
     return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}{advice and '; '}{advice}")
 

@@ -27,6 +27,11 @@ def primitive(
     adjoint: bool = False,
     push: Callable[..., Any] | None = None,
     view: bool = False,
+    selects: tuple[Rule | None, ...] | None = None,
+    moves: str = "",
+    rows: Rule | None = None,
+    elementwise: bool = False,
+    variant: str = "",
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
@@ -36,6 +41,9 @@ def primitive(
     fuses: forward calls several functions, which a library may run as one kernel.
     adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
     push: what takes a tangent forward, where that is not the transposed rule. view: whether NumPy gives a view.
+    elementwise: whether each entry of the result depends on the one of the operand in its place. selects, moves, rows:
+    what becomes of structural zeros, see `Operation`; their functions read, as rules do, what the rules read as well.
+    variant: what tells it from another operation of the same name, in the table of operations.
     Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
     """
     operands = len(vjps)
@@ -70,10 +78,14 @@ def primitive(
         pull=pull,
         push=push,
         view=view,
+        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
+        moves=moves,
+        rows=bind(rows, layout),
+        elementwise=elementwise,
     )
     differentiable = any(flows)
     if differentiable:
-        declare(operation)
+        declare(operation, variant)
     else:
         CONSTANT.add(name)
 
@@ -163,7 +175,7 @@ def primitive(
 
 
 def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[..., Tensor]:
-    """Declare an operation on any number of operands by one rule that gives the cotangents of all.
+    """Declare an operation that joins any number of operands by one rule that gives the cotangents of all.
 
     forward: `f(xp, arrays, *static)`; vjp: `rule(xp, t, shapes, ...)`, where `shapes` are the operands' shapes and
     the rest static arguments of forward by name; it returns a sequence of cotangents.
@@ -172,7 +184,7 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
     statics = code.co_varnames[2 : code.co_argcount]
     layout = reads(vjp)
     places = tuple(("shapes", *statics).index(n) for n in layout)
-    operation = declare(Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout), joint=True))
+    operation = declare(Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout), joint=True, moves="all"))
 
     def call(xs: tuple[Tensor, ...], *static: Any) -> Tensor:
         arrays = tuple([x._array for x in xs])
@@ -194,19 +206,20 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
     return publish(call, name, f"The primitive {name}.", forward.__module__)  # type: ignore[no-any-return]
 
 
-def several(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[..., tuple[Tensor, ...]]:
+def several(name: str, forward: Callable[..., Any], vjp: Rule, moves: str = "") -> Callable[..., tuple[Tensor, ...]]:
     """Declare an operation of one operand with several results.
 
     forward: `f(xp, x, *static)` gives a sequence of arrays; vjp: `rule(xp, ts, ...)`, where `ts` are the cotangents
     of the results, None for those that have none; what it reads may be `x`, its shape, the tuple of results `outs` and
-    static arguments. It makes one record, and for each result a record that picks it from there.
+    static arguments; moves: see `Operation`. It makes one record, and for each result a record that picks it from
+    there.
     """
     code = forward.__code__
     names = ("x", "outs", "x_shape", *code.co_varnames[2 : code.co_argcount])
     layout = reads(vjp)
     places = tuple(names.index(n) for n in layout)
     sources = tuple({"x": 0, "outs": OUTS}.get(n, STATIC) for n in layout)
-    operation = declare(Operation(name, (bind(vjp, layout),), layout, sources))
+    operation = declare(Operation(name, (bind(vjp, layout),), layout, sources, moves=moves))
 
     def call(x: Tensor, *static: Any) -> tuple[Tensor, ...]:
         a = x._array
@@ -237,10 +250,15 @@ def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
         parts = [None] * whole.shape
         walk.put(whole, parts)
     (i,) = saved
-    parts[i] = t if parts[i] is None else parts[i] + t
+    first = parts[i] is None
+    parts[i] = t if first else parts[i] + t
+    if first and walk.support is not None:
+        walk.parts.setdefault(whole, {})[i] = walk.support
+    elif not first and whole in walk.parts:
+        walk.parts[whole].pop(i, None)
 
 
-PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick, view=True)
+PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick, view=True, moves="all")
 
 
 def pick(whole: Record, i: int, out: Any) -> Record:

@@ -75,11 +75,12 @@ def bind(rule: Rule | None, layout: tuple[str, ...]) -> Any:
     return rule, len(where), itemgetter(*where)
 
 
-def declare(operation: Operation) -> Operation:
-    """Register an operation that has a rule; ValueError if its name is taken."""
-    if operation.name in OPERATIONS:
-        raise ValueError(f"operation {operation.name!r} is declared twice")
-    OPERATIONS[operation.name] = operation
+def declare(operation: Operation, variant: str = "") -> Operation:
+    """Register an operation that has a rule; ValueError if its name, with the variant, is taken."""
+    name = f"{operation.name} {variant}" if variant else operation.name
+    if name in OPERATIONS:
+        raise ValueError(f"operation {name!r} is declared twice")
+    OPERATIONS[name] = operation
     return operation
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad._compile._compiled import Compiled
 from tapegrad._dtypes import isdtype
-from tapegrad._forward import linearize_as
+from tapegrad._forward import jvp_as, linearize_as
 from tapegrad._namespace import backend_of, find_backend, given_out
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor
@@ -26,8 +27,11 @@ class Objective(Mapping[str, Any]):
     from a vector and a direction to the Hessian times that; unflatten: from a vector back to the start's structure.
     """
 
-    def __init__(self, f: Callable[..., Any], x0: Any) -> None:
+    def __init__(self, f: Callable[..., Any], x0: Any, compile: bool = False) -> None:
         check_function("scipy_objective", f, form="(f, x0)")
+        options: tuple[Any, ...] = ()
+        if isinstance(f, Compiled):  # its gradient would record each of its calls: what is called is to be compiled
+            compile, (f, *options) = True, f.recipe()  # type: ignore[assignment]
         self._what = f"scipy_objective of {getattr(f, '__name__', 'the function')}"
         leaves, self._rebuild = flatten(x0)
         if not leaves:
@@ -35,8 +39,15 @@ class Objective(Mapping[str, Any]):
         device = device_for_host(leaves)
         self._leaves = [self._leaf(x, device) for x in leaves]
         self._kinds = [type(x) for x in leaves]
-        self._value_and_grad = value_and_grad_as("scipy_objective", f)
+        value_and_grad = value_and_grad_as("scipy_objective", f)
         self._grad = grad_as("scipy_objective", f)
+        self._compiled = compile
+
+        def product(tree: Any, direction: Any, *args: Any) -> Any:
+            return jvp_as("scipy_objective", lambda tree: self._grad(tree, *args), (tree,), (direction,))[1]
+
+        self._value_and_grad = Compiled(value_and_grad, *options) if compile else value_and_grad
+        self._product = Compiled(product, *options) if compile else product
         self._slope: tuple[Vector, tuple[Any, ...], Callable[[Any], Any]] | None = None
         self._begun = False  # whether the value and gradient were finite anywhere
         self.x0 = _flat(self._leaves)
@@ -102,9 +113,15 @@ class Objective(Mapping[str, Any]):
         return y, g
 
     def hessp(self, x: Any, p: Any, *args: Any) -> Vector:
-        """Return the Hessian times a vector; products at one `x` share one recording until `fun` is called."""
+        """Return the Hessian times a vector; products at one `x` share one recording until `fun` is called.
+
+        Compiled, each is a call of one program.
+        """
         known = self._slope
         with mode_set(recording=False):
+            if self._compiled:
+                tree, direction = (self._rebuild(list(self._tensors(v))) for v in (x, p))
+                return _flat(flatten(self._product(tree, direction, *args))[0])
             if (
                 known is None
                 or not np.array_equal(known[0], x)
@@ -126,13 +143,15 @@ class Objective(Mapping[str, Any]):
         return 3
 
 
-def scipy_objective(f: Callable[..., Any], x0: Any) -> Objective:
+def scipy_objective(f: Callable[..., Any], x0: Any, *, compile: bool = False) -> Objective:
     """Return a function and a start as `scipy.optimize` takes them: `minimize(**scipy_objective(f, x0))`.
 
     f: a function of one argument, and of those in `args=` of `minimize`, that returns one number; x0: where to start,
     an array of any library and device, a Tensor, a float, or nested containers of them. SciPy sees one float64 vector
     of all their numbers; `f` sees their structure, shapes, dtypes and devices. The mapping holds `fun` (value and
-    gradient), `x0` and `jac=True`.
+    gradient), `x0` and `jac=True`. compile: have value and gradient, and products with the Hessian, captured and
+    replayed, as by `tapegrad.compile`; what changes from call to call goes into `args=`, as Tensors or arrays. So are
+    those of an `f` that is a compiled function, with its options.
     A method that takes the Hessian is given `hessp`, the others would warn of it. `unflatten` brings the solution back:
 
         objective = tg.scipy_objective(f, x0)
@@ -151,7 +170,7 @@ def scipy_objective(f: Callable[..., Any], x0: Any) -> Objective:
     >>> objective.unflatten([0.0, 1.0, 2.0])
     {'a': Tensor([0., 1.]), 'b': 2.0}
     """
-    return Objective(f, x0)
+    return Objective(f, x0, compile)
 
 
 def _host(x: Tensor) -> Vector:

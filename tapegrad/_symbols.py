@@ -26,3 +26,10 @@ COMPARISONS = {
     "ge": "greater_equal",
 }
 UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
+# NumPy's names for functions of operators, where they are others.
+NUMPY_NAMES = {
+    "power": "pow",
+    "left_shift": "bitwise_left_shift",
+    "right_shift": "bitwise_right_shift",
+    "true_divide": "divide",
+}

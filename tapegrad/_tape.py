@@ -44,14 +44,19 @@ class Tape:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self._scope = mode_set(watch=self._add)
+        self._scope: mode_set | None = None  # while it is open: a scope refers to the tape
 
     def __enter__(self) -> Tape:
+        if self._scope is None:
+            self._scope = mode_set(watch=self._add)
         self._scope.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        assert self._scope is not None
         self._scope.__exit__(*error)
+        if not self._scope.open:
+            self._scope = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -193,8 +198,9 @@ def note_line(operation: Operation, operands: Any, static: Any, result: Any) -> 
 def debug() -> mode_set:
     """Keep the user's line with every record made inside this `with` block.
 
-    An error in the backward pass then names the line of the forward operation it belongs to, and a gradient that
-    turns into NaN raises there. It costs some time for each operation.
+    An error in the backward pass then names the line of the forward operation it belongs to. A gradient, or a tangent
+    of forward mode, that turns into NaN raises FloatingPointError there, which says if it came of 0 times infinity.
+    It costs some time for each operation.
 
     >>> import tapegrad as tg
     >>> with tg.debug():

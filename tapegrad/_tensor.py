@@ -136,7 +136,7 @@ class Tensor:
         """
         record = self._record or tracked(self._array)
         if record is not None:
-            cut("detach()", record.seq)
+            cut("detach()", record)
         y = wrap(constant_array(self._array))
         noticed(self)
         noticed(y)
@@ -193,29 +193,42 @@ class Tensor:
     # -- looking at the value ------------------------------------------------------------------------
 
     def item(self) -> Any:
-        """Return the value of a one-element Tensor as a Python scalar. It is only looked at: no error.
+        """Return the value of a one-element Tensor as a Python scalar: a constant, to look at.
 
-        Raises ValueError if there is more than one element.
+        Raises ValueError if there is more than one element. A transform raises RuntimeError if all that its function
+        returns was computed from such values.
 
         >>> import tapegrad as tg
         >>> tg.tensor([2.5]).item()
         2.5
         """
-        if self.size != 1:
-            raise ValueError(f"item: a Tensor of shape {self.shape} has {self.size} elements, not one")
-        return host(self).item()
+        value = self._scalar()
+        self._looked_at("item()")
+        return value
 
     def tolist(self) -> Any:
-        """Return the values as nested Python lists. They are only looked at: no error.
+        """Return the values as nested Python lists: constants, to look at, as by `item`.
 
         >>> import tapegrad as tg
         >>> tg.tensor([[1.0, 2.0]]).tolist()
         [[1.0, 2.0]]
         """
-        return host(self).tolist()
+        values = host(self).tolist()
+        self._looked_at("tolist()")
+        return values
+
+    def _scalar(self) -> Any:
+        if self.size != 1:
+            raise ValueError(f"item: a Tensor of shape {self.shape} has {self.size} elements, not one")
+        return host(self).item()
+
+    def _looked_at(self, how: str) -> None:
+        """Note that values were taken, for a transform whose result may depend on them alone."""
+        if self._record is not None:
+            cut(how, self._record)
 
     def __bool__(self) -> bool:
-        return bool(self.item())
+        return bool(self._scalar())
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -226,6 +239,7 @@ class Tensor:
         import numpy as np
 
         device, dtype = self.device, self.dtype
+        self._looked_at("repr()")
         text = np.array2string(backend_of[type(self._array)].peek(self._array), separator=", ", prefix="Tensor(")
         if dtype.name not in ("float64", "int64", "bool"):
             text += f", dtype={dtype.name}"
@@ -236,7 +250,11 @@ class Tensor:
         return f"Tensor({text})"
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else repr(self)
+        if not spec:
+            return repr(self)
+        text = format(self._scalar(), spec)
+        self._looked_at("format()")
+        return text
 
     __hash__ = object.__hash__  # by identity: == compares elements
 
@@ -267,15 +285,15 @@ class Tensor:
 
     def __float__(self) -> float:
         self._leave("float()", ", or tapegrad's function for one of math, as tapegrad.sqrt(x) for math.sqrt(x)")
-        return float(self.item())
+        return float(self._scalar())
 
     def __int__(self) -> int:
         self._leave("int()")
-        return int(self.item())
+        return int(self._scalar())
 
     def __complex__(self) -> complex:
         self._leave("complex()")
-        return complex(self.item())
+        return complex(self._scalar())
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self._number("round"), digits)
@@ -291,12 +309,12 @@ class Tensor:
 
     def _number(self, function: str) -> Any:
         self._leave(f"Python's {function}()", f", or tapegrad.{function}(x)")
-        return self.item()
+        return self._scalar()
 
     def __index__(self) -> int:
         if not isdtype(self.dtype, "integral"):
             raise TypeError(f"only a Tensor of integers can be an index, not one of {self.dtype.name}")
-        return int(self.item())
+        return int(self._scalar())
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         import tapegrad

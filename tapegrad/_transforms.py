@@ -14,7 +14,8 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._backward import Walk, collect, seeds_of, walked
-from tapegrad._cuts import cuts
+from tapegrad._cuts import MOST, Cuts, cuts
+from tapegrad._derived import derived
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._host_constants import HOST
 from tapegrad._namespace import backend_of, constant_array, device_of, find_backend, given_out, namespace_of, tracked
@@ -27,6 +28,13 @@ from tapegrad.ops.conversion import astype, transfer
 from tapegrad.ops.creation import asarray, on_device
 
 LINK = Operation("link", (bind(identity, ()),))
+Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
+_later: list[Any] = []  # installed from a higher floor: see _later.py
+
+
+def install_later(function: Callable[[Traced, Compute], list[Tensor]]) -> None:
+    """Set what gives derivatives so that they can be differentiated again."""
+    _later[:] = [function]
 
 
 class Traced:
@@ -51,8 +59,10 @@ class Traced:
         kwargs: dict[str, Any],
         argnums: tuple[int, ...] | None = None,
         has_aux: bool = False,
+        may_be_constant: bool = False,
     ) -> None:
         self.what = f"{transform} of {getattr(f, '__name__', 'the function')}"
+        self.may_be_constant = may_be_constant  # whether a result that was cut from the arguments is no fault
         self.was_recording = mode().recording
         self.fresh: list[Tensor] = []
         self.raw: list[bool] = []
@@ -80,8 +90,8 @@ class Traced:
         self.leaves = {x._record for x in self.fresh if x._record is not None}
         first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
         given = [(x, x._record) for x in flatten(others)[0] if type(x) is Tensor] if others else []
-        cut: list[str] = []
-        token = cuts.set((first, cut))
+        noted = Cuts(first, cuts.get())
+        token = cuts.set(noted)
         try:
             with mode_set(recording=True):
                 y = f(*inputs, **kwargs)
@@ -95,11 +105,8 @@ class Traced:
         ys, self.rebuild = flatten(y)
         self.outputs = [self._output(y) for y in ys]
         self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
-        if cut and not self.path and self.outputs:
-            raise RuntimeError(
-                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
-                f"{', '.join(cut)}; if a gradient of zero is meant, use tapegrad.stop_gradient"
-            )
+        if noted.found and (not self.path or noted.outer is not None):
+            self._look_at(noted)
         updated = [x for x, r in given if x._record is not r and not x.is_leaf]
         more = [*[x for x in flatten(self.aux)[0] if type(x) is Tensor], *updated]
         self.outer = (
@@ -108,6 +115,25 @@ class Traced:
         self.taped = self.was_recording and self.outer
         for x in updated if not self.taped else ():
             x._array, x._record = constant_array(x._array), None
+
+    def _look_at(self, noted: Cuts) -> None:
+        """Raise if all that the result might have depended on was cut; tell the transform outside of its own cuts.
+
+        Not of those of this one's records: the gradient may well be constant, as that of a linear function is.
+        """
+        mine = []
+        for text, records in noted.found.items():
+            if any(between([r], self.leaves)[0] for r in records):
+                mine.append(text)
+            elif noted.outer is not None:
+                for r in records:
+                    noted.outer.add(text, r)
+        if mine and not self.path and self.outputs and not self.may_be_constant:
+            raise RuntimeError(
+                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
+                f"{', '.join(mine[:MOST])}: compute with the Tensors themselves, or, if a gradient of zero is meant, "
+                "with tapegrad.stop_gradient(x)"
+            )
 
     def _reaches_out(self, tensors: list[Tensor], first: int) -> bool:
         """Say whether what else the function made may be differentiated by somebody outside."""
@@ -170,6 +196,10 @@ class Traced:
             return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
         return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
+    def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:
+        """Return what a function computes of the outputs' records and constants, recorded if `taped` says so."""
+        return _later[0](self, compute) if taped else compute(False)
+
     def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
         """Return one Tensor for each input as trees of the arguments' structure; raw, and of the host, for what was."""
         kinds = zip(values, self.raw, self.host, strict=True)
@@ -206,6 +236,7 @@ class Traced:
         return rebuild(cut)
 
 
+@derived
 def value_and_grad(
     f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
@@ -246,7 +277,8 @@ def value_and_grad_as(
         traced = Traced(transform, f, args, kwargs, chosen, has_aux)
         y = traced.scalar()
         one = wrap(namespace_of[type(y._array)].ones_like(y._array))
-        gradients = traced.arguments(traced.pull([one], traced.taped, retain=traced.taped), traced.taped)
+        found = traced.derivatives(lambda taped: traced.pull([one], taped, retain=traced.taped), traced.taped)
+        gradients = traced.arguments(found, traced.taped)
         value = traced.result([y], traced.taped)
         return (value, traced.auxiliary()) if has_aux else value, (
             gradients[0] if isinstance(argnums, int) else tuple(gradients)
@@ -255,6 +287,7 @@ def value_and_grad_as(
     return run
 
 
+@derived
 def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
     """Return a function that gives the gradient of `f`, which returns one number; see `value_and_grad`.
 
@@ -298,12 +331,25 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     (Tensor([ 2., 40.]),)
     """
     check_function("vjp", f, form="(f, x)")
-    traced = Traced("vjp", f, primals, {}, has_aux=has_aux)
+    return vjp_as("vjp", f, primals, has_aux=has_aux)
+
+
+def vjp_as(
+    transform: str,
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    has_aux: bool = False,
+    may_be_constant: bool = False,
+) -> tuple[Any, ...]:
+    """Return what `vjp` does, for a transform that messages are to name."""
+    traced = Traced(transform, f, primals, {}, None, has_aux, may_be_constant)
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
         taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
-        return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+        if any([is_recorded(t) for t in seeds]):
+            return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+        return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
 
     value = traced.result(traced.outputs, traced.taped)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)

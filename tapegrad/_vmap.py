@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
 from tapegrad._batched import Batched, Level
+from tapegrad._derived import derived
 from tapegrad._namespace import constant_array, find_backend, mapping, on_level
 from tapegrad._operands import placed, within
 from tapegrad._record import mode, mode_set, noticed
@@ -19,6 +20,7 @@ from tapegrad.ops.creation import on_device
 from tapegrad.ops.shaping import broadcast_to, moveaxis
 
 
+@derived
 def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
     """Return a function that applies `f`, written for one example, to many at once.
 
@@ -61,7 +63,8 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         sizes = [(i, x.shape[0]) for i, x, axis in zip(owners, moved, axes, strict=True) if axis is not None]
         level = Level(_size(what, sizes), mapping.get())
         inputs = [_input(level, x, axis) for x, axis in zip(moved, axes, strict=True)]
-        y = _call(level, f, rebuild(inputs), kwargs)
+        with inside(level):
+            y = f(*rebuild(inputs), **kwargs)
         ys, together = flatten(y)
         places = _axes(f"{what}: out_axes", out_axes, y)
         like = next(x for x, axis in zip(moved, axes, strict=True) if axis is not None)
@@ -122,14 +125,16 @@ def _size(what: str, sizes: list[tuple[int, int]]) -> int:
     return sizes[0][1]
 
 
-def _call(level: Level, f: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Call the function inside of a level; whoever watches is told of what is computed for all examples only."""
-    watch = mode().watch
+@contextmanager
+def inside(level: Level) -> Iterator[None]:
+    """Compute inside of a level; whoever watches is told of what is computed for all examples only."""
+    watch, was_open = mode().watch, level.open
+    level.open = True
     try:
         with on_level(level), nullcontext() if watch is None else mode_set(watch=_of_wholes(watch), unwatched=True):
-            return f(*args, **kwargs)
+            yield
     finally:
-        level.open = False
+        level.open = was_open
 
 
 def _of_wholes(watch: Callable[..., None]) -> Callable[..., None]:

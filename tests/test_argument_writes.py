@@ -225,7 +225,6 @@ RULES: dict[str, Callable[[Function, bool], Function]] = {
     "fixed_point": settled,
     "root": solved,
 }
-EQUATIONS = ("fixed_point", "root")  # which vmap does not take
 OUTSIDE: dict[str, Callable[[Function], Function]] = {
     "grad": lambda f: tg.grad(partial(total, f), (0, 1)),
     "value_and_grad": lambda f: tg.value_and_grad(partial(total, f), (1, 0)),
@@ -286,8 +285,6 @@ def recipes(seed: int) -> Iterator[Recipe]:
         between = [r.choice([*BETWEEN, *RULES]) for _ in range(r.choice((0, 1, 1, 2)))]
         outside, before = r.choice([*OUTSIDE, *RULES]), r.random() < 0.5
         program = lines(r)
-        if any(n in EQUATIONS for n in between) and any("vmap" in n for n in (*between, outside)):
-            continue
         if outside == "compile" and any(key == KEYS[-1] for _, _, _, key, _ in program):
             continue  # x[mask] has a shape that depends on values
         yield program, between, outside, before

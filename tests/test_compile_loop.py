@@ -228,10 +228,14 @@ def test_eager_calls_raise_as_they_are() -> None:
 
 
 def test_mapped_loops_raise_as_they_are() -> None:
-    compiled = tg.compile(lambda x: tg.vmap(newton)(x))
-    for _ in range(3):
-        with pytest.raises(TypeError, match="reading a value at .* inside vmap"):
-            compiled(tg.asarray([1.0, 2.0]))
+    """Where one of the examples does not converge, the call raises, captured or replayed; where all do, it goes on."""
+    solve = lambda a: tg.fixed_point(lambda x, a: a * x + 1.0, tg.zeros_like(a), a, max_iterations=60)  # noqa: E731
+    compiled = tg.compile(lambda x: tg.vmap(solve)(x))
+    for k in range(6):
+        np.testing.assert_allclose(np.asarray(compiled(tg.asarray([0.1, 0.5]))), [1 / 0.9, 2.0])
+        if k > 2:
+            with pytest.raises(RuntimeError, match="fixed_point: the last of 60 iterations still changed"):
+                compiled(tg.asarray([0.1, 1.5]))
 
 
 def caught(x: Any) -> Any:

@@ -6,6 +6,7 @@ import pickle
 import random
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -256,12 +257,10 @@ def test_random_numbers_of_the_first_call_are_forgiven() -> None:
 
 @pytest.mark.parametrize("calls", [{2}, {3}, {2, 3}])
 def test_random_numbers_of_other_threads_are_forgiven(calls: set[int]) -> None:
-    n = 0
+    numbers = count(1)
 
     def step(x: Any) -> Any:
-        nonlocal n
-        n += 1
-        if n in calls:
+        if next(numbers) in calls:
             thread = threading.Thread(target=np.random.rand)
             thread.start()
             thread.join()

@@ -248,6 +248,7 @@ def test_moving_between_libraries_keeps_the_dtype_both_ways(library: str) -> Non
 
 FUSED: dict[str, Callable[[Any], Any]] = {
     "gelu": tg.gelu,
+    "gelu tanh": lambda x: tg.gelu(x, approximate="tanh"),
     "sigmoid": tg.sigmoid,
     "softmax": lambda x: tg.softmax(x, axis=-1),
     "logsumexp": tg.logsumexp,

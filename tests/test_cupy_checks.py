@@ -49,6 +49,42 @@ def test_a_bad_label_is_reported_at_the_next_wait(bad: int, dtype: str, wait: st
     assert tg.sum(x).item() == 0  # once
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint64"])
+@pytest.mark.parametrize(
+    "shape",
+    [(3,), (1, 3), (2, 3), (300, 3), (5, 4, 3), (3, 1 << 18), (0, 3)],
+    ids=lambda shape: "x".join(map(str, shape)),
+)
+def test_one_bad_label_among_many(shape: tuple[int, ...], dtype: str, device: str) -> None:
+    """The first call of a shape and the next ones, in kernels of any form, of losses and of gradients."""
+    if cupy.cuda.runtime.getDeviceCount() <= int(device[-1]):
+        pytest.skip("no second device")
+    classes = shape[-1]
+    x = tg.zeros(shape, device=device)
+    labels = np.zeros(shape[:-1], dtype)
+    good = tg.tensor(labels, device=device)
+    if labels.size:
+        labels[(-1,) * labels.ndim] = min(classes, np.iinfo(dtype).max)
+    bad = tg.tensor(labels, device=device)
+    for f in (tg.cross_entropy, tg.grad(tg.cross_entropy)):
+        for given, wrong in ((good, False), (bad, True), (bad, True), (good, False)):
+            y = f(x, given)
+            if wrong and 0 not in shape and classes <= np.iinfo(dtype).max:
+                with pytest.raises(ValueError, match=f"with {classes} classes they are 0 to {classes - 1}"):
+                    y.tolist()
+            y.tolist()
+
+
+def test_a_tape_lists_operands_alone() -> None:
+    x, labels = on_device(np.zeros((2, 3))), on_device([0, 3])
+    with tg.Tape() as tape:
+        loss = tg.cross_entropy(x, labels)
+    assert "cross_entropy  a, b " in str(tape)
+    with pytest.raises(ValueError, match=MESSAGE):
+        loss.item()
+
+
 def test_good_labels_raise_nothing() -> None:
     x = on_device(np.zeros((2, 3)))
     tg.cross_entropy(x, on_device([0, 2]))

@@ -79,6 +79,7 @@ def test_samples(sample: Sample) -> None:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": tg.sigmoid,
     "gelu": tg.gelu,
+    "gelu tanh": lambda x: tg.gelu(x, approximate="tanh"),
     "silu": tg.silu,
     "relu": tg.relu,
     "clip": lambda x: tg.clip(x, -0.5, 0.5),
@@ -101,7 +102,16 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 # One of each kind of kernel.
-SOME = ("gelu", "clip", "softmax 0", "softmax -1", "logsumexp None True", "var 0 False", "vector_norm 1 False")
+SOME = (
+    "gelu",
+    "gelu tanh",
+    "clip",
+    "softmax 0",
+    "softmax -1",
+    "logsumexp None True",
+    "var 0 False",
+    "vector_norm 1 False",
+)
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -164,13 +174,14 @@ def test_bfloat16(name: str) -> None:
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["gelu", "softmax -1", "var 0 False"])
+@pytest.mark.parametrize("name", ["gelu", "gelu tanh", "softmax -1", "var 0 False"])
 def test_empty(name: str) -> None:
     check(FUNCTIONS[name], [np.zeros((3, 0))])
 
 
 def test_no_axes() -> None:
-    check(tg.gelu, [np.asarray(0.3)])
+    for name in ("gelu", "gelu tanh"):
+        check(FUNCTIONS[name], [np.asarray(0.3)])
 
 
 def test_numbers_that_change_are_parameters() -> None:
@@ -180,7 +191,7 @@ def test_numbers_that_change_are_parameters() -> None:
 
 
 def test_no_trace_for_a_third_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("gelu", "softmax -1"):
+    for name in ("gelu", "gelu tanh", "softmax -1"):
         f = FUNCTIONS[name]
         for n in (11, 12, 13):  # two traces that agree, if others have not been made before
             check(f, [rng.standard_normal((n, 2 * n + 1))])
@@ -263,7 +274,7 @@ def test_labels_on_another_device_are_refused() -> None:
 
 def test_higher_derivatives_and_vmap() -> None:
     for _ in range(3):
-        for name in ("gelu", "softmax -1", "logsumexp 1 False", "var 1 False", "vector_norm 1 False"):
+        for name in ("gelu", "gelu tanh", "softmax -1", "logsumexp 1 False", "var 1 False", "vector_norm 1 False"):
             f = FUNCTIONS[name]
             x = rng.standard_normal((3, 4))
             transforms: tuple[Callable[..., Any], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -60,6 +61,116 @@ def test_both_directions_agree(sample: Sample) -> None:
     both = [tg.stack([t, random_like(rng, t)]) for t in tangents]
     (pushed,) = tangents_of(Traced("test", f, primals, {}), both, False)
     np.testing.assert_allclose(np.asarray(pushed)[0], np.asarray(out), rtol=1e-9, atol=1e-12)
+
+
+JOINED = [s for s in SAMPLES if s.order and sum(np.asarray(a).dtype.kind in "fc" for a in s.args) > 1]
+NARROW = {tg.float64: tg.float32, tg.complex128: tg.complex64}
+
+
+@pytest.mark.parametrize("sample", JOINED, ids=lambda s: s.name)
+def test_tangents_of_operands_of_two_dtypes(sample: Sample) -> None:
+    """A tangent has the dtype of the result, whichever operands have one; a gradient that of its operand."""
+    f, primals = split(sample, [tg.asarray(a) for a in sample.args])
+    for narrow, moving in product(range(len(primals)), range(len(primals))):
+        xs = [tg.astype(x, NARROW[x.dtype]) if i == narrow else x for i, x in enumerate(primals)]
+
+        def of_one(x: Any, xs: Any = xs, moving: int = moving) -> Any:
+            return f(*xs[:moving], x, *xs[moving + 1 :])
+
+        x = xs[moving]
+        y, t = tg.jvp(of_one, (x,), (tg.ones_like(x),))
+        assert (t.dtype, t.shape) == (y.dtype, y.shape)
+        (g,) = tg.vjp(of_one, x)[1](tg.ones_like(y))
+        assert (g.dtype, g.shape) == (x.dtype, x.shape)
+
+
+def list_with_a_rule(n: int) -> Callable[[tg.Tensor], list[tg.Tensor]]:
+    """Return a function with a rule for reverse mode and a list of n results."""
+    f = tg.custom_vjp(lambda x: [x * i for i in range(n)])
+    f.defvjp(lambda x: (f.function(x), None), lambda _, ts: (sum(t * i for i, t in enumerate(ts)),))
+    return f
+
+
+def list_with_a_tangent(n: int) -> Callable[[tg.Tensor], list[tg.Tensor]]:
+    """Return a function with a rule for forward mode and a list of n results."""
+    f = tg.custom_jvp(lambda x: [x * i for i in range(n)])
+    f.defjvp(lambda xs, ts: (f.function(*xs), [ts[0] * i for i in range(n)]))
+    return f
+
+
+SEVERAL: dict[str, Callable[[int], Callable[[tg.Tensor], Any]]] = {
+    "unstack": lambda n: lambda x: tg.unstack(tg.stack([x * i for i in range(n)])),
+    "iteration": lambda n: lambda x: list(tg.stack([x * i for i in range(n)])),
+    "checkpoint": lambda n: tg.checkpoint(lambda x: [x * i for i in range(n)]),
+    "custom_vjp": list_with_a_rule,
+    "custom_jvp": list_with_a_tangent,
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("transform", ["jvp", "hvp", "hessian", "grad of jvp", "jvp of grad"])
+def test_several_results_are_pushed_at_once(name: str, transform: str) -> None:
+    """Twice as many results take twice as many calls of functions, and the numbers are right."""
+
+    def run(n: int) -> None:
+        made = SEVERAL[name](n)
+
+        def f(x: tg.Tensor) -> tg.Tensor:
+            return tg.sum(tg.stack([tg.sum(v**3) for v in made(x)]))
+
+        x, v = tg.asarray([0.5, 2.0]), tg.asarray([1.0, -0.5])
+        factor = sum(i**3 for i in range(n))
+        along = 3 * factor * np.asarray([0.25, 4.0]) @ np.asarray(v)
+        twice = 6 * factor * np.diag([0.5, 2.0])
+        if transform == "jvp":
+            np.testing.assert_allclose(tg.jvp(f, (x,), (v,))[1], along)
+        elif transform == "hvp":
+            np.testing.assert_allclose(tg.hvp(f, (x,), (v,)), twice @ np.asarray(v))
+        elif transform == "hessian":
+            np.testing.assert_allclose(tg.hessian(f)(x), twice)
+        elif transform == "grad of jvp":
+            np.testing.assert_allclose(tg.grad(lambda x: tg.jvp(f, (x,), (v,))[1])(x), twice @ np.asarray(v))
+        else:
+            np.testing.assert_allclose(tg.jvp(tg.grad(f), (x,), (v,))[1], twice @ np.asarray(v))
+
+    run(2)  # what is made at first use
+    assert calls_of(run, 80) < 2.5 * calls_of(run, 40)
+
+
+def calls_of(f: Callable[[int], None], n: int) -> int:
+    """Return how many functions are called in `f(n)`, those of C among them."""
+    count = 0
+
+    def note(_: Any, event: str, __: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        f(n)
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("used", [(0,), (2,), (0, 2), (2, 1, 0, 1)])
+@pytest.mark.parametrize("complex_values", [False, True])
+def test_some_of_several_results(used: tuple[int, ...], complex_values: bool) -> None:
+    """What nobody picks from an operation has no part in it; real and complex results go together."""
+    rng = np.random.default_rng(4)
+    x = tg.asarray(rng.standard_normal((3, 3)) + (1j * rng.standard_normal((3, 3)) if complex_values else 0.0))
+
+    def f(x: tg.Tensor) -> tg.Tensor:
+        values, vectors = tg.linalg.eigh(x + tg.matrix_transpose(tg.conj(x)))
+        outs = (values, tg.abs(vectors) ** 2, *tg.unstack(tg.real(x) ** 2))
+        return tg.stack([tg.sum(tg.cumulative_sum(tg.reshape(outs[i], (-1,)))) for i in used])
+
+    t = random_like(rng, x)
+    y, out = tg.jvp(f, (x,), (t,))
+    w = random_like(rng, y)
+    (g,) = tg.vjp(f, x)[1](w)
+    np.testing.assert_allclose(inner(w, out), inner(g, t), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

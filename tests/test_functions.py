@@ -180,6 +180,88 @@ def test_a_checkpoint_that_computes_something_else_raises() -> None:
         y.backward()
 
 
+def dropped(rng: Any) -> Callable[[Any], Any]:
+    return lambda x: tg.sum(x * tg.asarray(rng.random(x.shape), dtype=x.dtype, device=x.device))
+
+
+def leaf_gradient(f: Callable[[Any], Any], x: Any) -> Any:
+    leaf = tg.tensor(x, requires_grad=True)
+    f(leaf).backward()
+    return leaf.grad
+
+
+TRANSFORMS: dict[str, Callable[[Any, Any], Any]] = {
+    "grad": lambda f, x: tg.grad(f)(x),
+    "vjp": lambda f, x: tg.vjp(f, x)[1](f(x))[0],
+    "jvp": lambda f, x: tg.jvp(f, (x,), (x,))[1],
+    "hessian": lambda f, x: tg.hessian(f)(x),
+    "vmap of grad": lambda f, x: tg.vmap(tg.grad(f))(tg.stack([x, x])),
+    "grad of another": lambda f, x: tg.grad(tg.checkpoint(f))(x),
+    "backward": leaf_gradient,
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_checkpoint_that_draws_random_numbers_raises(xp: Place, transform: str) -> None:
+    """It would give the value of one draw and the gradient of another."""
+    f = tg.checkpoint(dropped(np.random.default_rng(0)))
+    match = r"<lambda>: computed again.*other values than the first time. If it draws random numbers, draw them outside"
+    with pytest.raises(RuntimeError, match=match):
+        xp.values(TRANSFORMS[transform](f, xp.tensor(np.ones(32))))
+
+
+def test_a_checkpoint_of_random_numbers_from_outside(xp: Place) -> None:
+    rng = np.random.default_rng(0)
+    x, mask = xp.tensor(np.ones(32)), xp.tensor(np.where(rng.random(32) > 0.5, 1.0, 0.0))
+    f = tg.checkpoint(lambda x, mask: tg.sum(x * mask))
+    value, gradient = tg.value_and_grad(f)(x, mask)
+    xp.check(gradient, xp.values(mask))
+    xp.check(value, np.sum(xp.values(mask)))
+
+
+@pytest.mark.parametrize("kind", ["fewer results", "another shape", "another dtype"])
+def test_a_checkpoint_of_other_results_raises(kind: str) -> None:
+    calls: list[int] = []
+
+    def f(x: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            return x, x * 2.0
+        return {"fewer results": x, "another shape": (x, x[:2]), "another dtype": (x, tg.astype(x, "float32"))}[kind]
+
+    with pytest.raises(RuntimeError, match="other values than the first time"):
+        tg.grad(lambda x: tg.sum(tg.checkpoint(f)(x)[0]))(tg.asarray([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize("x", [np.inf, -np.inf, np.nan, 0.0])
+def test_a_checkpoint_of_values_that_are_not_finite(xp: Place, x: float) -> None:
+    """They are the same again, though inf - inf and NaN are not equal to themselves."""
+    with np.errstate(all="ignore"):
+        got = tg.grad(tg.checkpoint(lambda x: tg.sum(x * 2.0)))(xp.tensor([x, 1.0]))
+    xp.check(got, [2.0, 2.0])
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_vmap_draws_once_for_all_examples(outside: bool, wrapped: bool) -> None:
+    """Value and gradient are of the same draw: a checkpoint in a vmap that is differentiated is computed once."""
+    f: Any = dropped(np.random.default_rng(0))
+    x = tg.ones((3, 32))
+    if outside:
+        mapped = tg.vmap(tg.checkpoint(f) if wrapped else f)
+        (_, values), gradient = tg.value_and_grad(lambda x: (tg.sum(y := mapped(x)), y), has_aux=True)(x)
+    else:
+        values, gradient = tg.vmap(tg.value_and_grad(f))(x)
+    np.testing.assert_allclose(np.asarray(values), np.sum(np.asarray(gradient), axis=1), rtol=1e-14)
+    assert len(set(values.tolist())) == 1
+
+
+def test_a_compiled_checkpoint_that_draws_random_numbers_raises() -> None:
+    f = tg.compile(tg.grad(tg.checkpoint(dropped(np.random.default_rng(0)))))
+    with pytest.raises(RuntimeError, match="two calls did not do the same"):
+        [f(tg.ones(32)) for _ in range(4)]
+
+
 # -- implicit derivatives ----------------------------------------------------------------------------------
 
 A, B = np.asarray([[0.3, 0.1], [-0.2, 0.4]]), np.asarray([1.0, 2.0])

@@ -33,7 +33,8 @@ ORACLES: dict[str, Callable[..., Any]] = {name: getattr(torch, name) for name in
 ORACLES |= {
     "vecdot": torch.linalg.vecdot,
     "silu": torch.nn.functional.silu,
-    "gelu": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "gelu": torch.nn.functional.gelu,
+    "gelu tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
     "softmax": own("softmax", dim=1),
     "log_softmax": own("log_softmax", dim=1),
     "logsumexp": own("logsumexp", dim=(0, 1, 2)),

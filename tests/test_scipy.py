@@ -46,6 +46,47 @@ def test_value_gradient_and_hessian(xp: Place) -> None:
     xp.check(back["both"], [1.5, 0.7])
 
 
+def test_value_gradient_and_hessian_compiled(xp: Place) -> None:
+    def f(p: Any, scale: Any) -> Any:
+        calls.append(0)
+        return tg.sum(rosenbrock(p) * scale)
+
+    for g, options in ((f, {"compile": True}), (tg.compile(f, threads=1), {})):
+        calls: list[int] = []
+        eager = tg.scipy_objective(f, start(xp))
+        objective = tg.scipy_objective(g, start(xp), **options)
+        for n in range(5):
+            x, scale = np.random.default_rng(n).normal(size=(2, 4)), xp.tensor(n + 1.0)
+            value, gradient = eager.fun(x[0], scale)
+            product = eager.hessp(x[0], x[1], scale)
+            before = len(calls)
+            found = objective.fun(x[0], scale)
+            again = [objective.hessp(x[0], x[1], scale) for _ in range(2)]
+            rtol, atol = (1e-12, 1e-9) if xp.double else (1e-4, 1e-2)
+            for a, b in ((found[0], value), (found[1], gradient), (again[0], product), (again[1], product)):
+                np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+        assert len(calls) == before  # replayed
+        made: list[Any] = [objective._value_and_grad, objective._product]
+        for compiled in made:
+            assert compiled._last is not None
+            assert compiled.threads == (None if options else 1)
+
+
+@pytest.mark.parametrize("method", ["BFGS", "L-BFGS-B", "Newton-CG", "trust-ncg"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_minimize_compiled(method: str, compiled: bool) -> None:
+    x0 = {"pair": (-1.2, np.asarray([1.0])), "both": tg.tensor([-0.5, 2.0], requires_grad=True)}
+    f = lambda p: tg.sum(rosenbrock(p))  # noqa: E731
+    objective = tg.scipy_objective(tg.compile(f) if compiled else f, x0, compile=not compiled)
+    options = {"hessp": objective.hessp} if method.startswith(("Newton", "trust")) else {}
+    result = optimize.minimize(**objective, method=method, **options)
+    np.testing.assert_allclose(result.x, np.ones(4), rtol=1e-3)
+    made: Any = objective._value_and_grad
+    assert made._last is not None
+    with pytest.raises(FloatingPointError, match="scipy_objective"):
+        tg.scipy_objective(lambda p: p * tg.inf, 1.0, compile=True).fun(np.asarray([1.0]))
+
+
 @pytest.mark.parametrize("method", ["BFGS", "L-BFGS-B", "CG", "SLSQP", "Newton-CG", "trust-ncg", "trust-krylov"])
 def test_minimize(method: str) -> None:
     x0 = {"pair": (-1.2, np.asarray([1.0])), "both": tg.tensor([-0.5, 2.0], requires_grad=True)}

@@ -47,6 +47,19 @@ def arrow(x: Any) -> Any:
     return tg.concat([tg.sum(x * x, keepdims=True), x[1:] ** 2])
 
 
+with_a_rule = tg.custom_vjp(lambda x: [x[:1] ** 2, x * x[1]])
+with_a_rule.defvjp(
+    lambda x: (with_a_rule.function(x), x),
+    lambda x, ts: (tg.concat([ts[0] * 2.0 * x[:1], 0.0 * x[1:]]) + ts[1] * x[1] + tg.sum(ts[1] * x) * tg.eye(3)[1, :],),
+)
+with_a_tangent = tg.custom_jvp(lambda x: [x[:1] ** 2, x * x[1]])
+with_a_tangent.defjvp(
+    lambda xs, ts: (
+        with_a_tangent.function(*xs),
+        [2.0 * xs[0][:1] * ts[0][:1], ts[0] * xs[0][1] + xs[0] * ts[0][1]],
+    )
+)
+
 FUNCTIONS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "tridiagonal": (tridiagonal, (9,)),
     "bundle adjustment": (bundle, (54,)),
@@ -57,6 +70,17 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "cumulative": (lambda x: tg.cumulative_sum(x) * tg.flip(x), (5,)),
     "sorted": (lambda x: tg.sort(x) * 2.0, (6,)),
     "several results": (lambda x: tg.stack(tg.unstack(tg.reshape(x, (2, 3)))[::-1]) ** 2, (6,)),
+    "singular values": (lambda x: tg.linalg.svdvals(x[:, None] * tg.eye(3) + 0.1), (3,)),
+    "svd": (lambda x: tg.concat([tg.reshape(p, (-1,)) ** 2 for p in tg.linalg.svd(x, full_matrices=False)]), (2, 3)),
+    "slogdet": (lambda x: tg.linalg.slogdet(x[:, None] * tg.eye(3) + 0.1).logabsdet * x, (3,)),
+    "eigenvalues": (lambda x: tg.real(tg.linalg.eigvals(x[:, None] * tg.eye(3) + 0.1)), (3,)),
+    "eigh": (lambda x: tg.linalg.eigh(x + x.mT).eigenvectors ** 2, (3, 3)),
+    "qr": (lambda x: tg.concat([tg.reshape(p, (-1,)) for p in tg.linalg.qr(x)]), (3, 2)),
+    "checkpoint": (tg.checkpoint(lambda x: x * tg.flip(x)), (4,)),
+    "checkpoint of a list": (lambda x: tg.concat(tg.checkpoint(lambda x: [x[:1] * x[1:2], x**2])(x)), (3,)),
+    "own rule": (lambda x: tg.concat(with_a_rule(x)), (3,)),
+    "own tangent": (lambda x: tg.concat(with_a_tangent(x)), (3,)),
+    "root": (lambda x: tg.root(lambda y, x: y**3 - x**2 - 1.0, tg.ones(3), x), (3,)),
     "solved": (lambda x: tg.linalg.solve(tg.eye(3) * 2.0, x), (3,)),
     "of a gradient": (tg.grad(lambda x: tg.sum((x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)), (8,)),
     "constant": (lambda x: tg.ones(3), (2,)),
@@ -137,6 +161,50 @@ def test_as_few_colours_as_a_band_is_wide(n: int, width: int) -> None:
                 assert len(set(together.tolist())) == len(together)
 
 
+def test_a_pattern_is_coloured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured, greedy = [], _sparse._greedy
+
+    def spy(*args: Any) -> Any:
+        coloured.append(args)
+        return greedy(*args)
+
+    monkeypatch.setattr(_sparse, "_greedy", spy)
+    monkeypatch.setattr(_sparse, "_coloured", {})
+    x = RNG.standard_normal(9)
+    dense = tg.jacobian(tridiagonal)(x)
+    given = sparse.csr_array(dense)
+    jacobian = tg.jacobian(tridiagonal, sparsity=given)
+    for j in (jacobian(x), jacobian(x), tg.jacobian(tridiagonal, sparsity=dense != 0)(x)):
+        np.testing.assert_allclose(j.toarray(), dense, rtol=1e-13)
+    detect = tg.jacobian(tridiagonal, sparsity="detect")
+    for _ in range(2):
+        np.testing.assert_allclose(detect(x).toarray(), dense, rtol=1e-13)
+    assert len(coloured) == 2  # the columns and the rows
+    given.indices[0], given.indices[1] = 1, 2  # the same array holds another pattern
+    with pytest.raises(ValueError, match="outside the pattern"):
+        jacobian(x)
+    assert len(coloured) == 4
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_a_pattern_that_is_given_stays_as_it_is(mode: str) -> None:
+    given = sparse.csr_array((np.asarray([1.0, 2.0, 3.0]), np.asarray([2, 0, 1]), np.asarray([0, 2, 3])), shape=(2, 3))
+    before = given.toarray()  # its indices are not sorted
+    f = lambda x: tg.stack([x[0] * 2.0 + x[2], x[1] * 3.0])  # noqa: E731
+    j = tg.jacobian(f, sparsity=given, mode=mode)(np.ones(3))
+    np.testing.assert_array_equal(j.toarray(), before)
+    np.testing.assert_array_equal(given.toarray(), before)
+
+
+def test_few_colourings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sparse, "_coloured", {})
+    for n in range(1, 40):
+        out = _sparse.colours(sparse.csr_array(np.eye(n)))
+        assert len(out) == n
+        assert not out.flags.writeable
+    assert len(_sparse._coloured) == _sparse.KEPT
+
+
 def test_the_cheaper_direction_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """An arrow's head is a full row, so that columns take a colour each, but rows two colours."""
     pulled, pull = [], Traced.pull
@@ -179,6 +247,44 @@ def test_under_no_grad_an_outer_leaf_is_a_constant() -> None:
     np.testing.assert_array_equal(j.toarray(), [[2.0, 0.0], [0.0, 3.0]])
     with pytest.raises(RuntimeError, match="sparse matrix cannot stay on the tape.*no_grad"):
         tg.jacobian(lambda x: w * x, sparsity="detect")(np.ones(2))
+
+
+CANCELLING: dict[str, Callable[[Any], Any]] = {
+    "a sum that is one": lambda x: tg.stack([tg.sum(tg.softmax(x)), x[0]]),
+    "a sum that is nought": lambda x: tg.cumulative_sum(x - tg.mean(x)),
+    "nothing else": lambda x: tg.sum(tg.softmax(x)),
+    "there and back": lambda x: tg.real(
+        tg.fft.ifft(tg.fft.fft(tg.astype(tg.where(x > 1.0, x * tg.flip(x), 0.0), tg.complex128)))
+    ),
+    "small beside large": lambda x: tg.concat([1e6 * x + tg.sum(x) - 1e6 * x, 1e-6 * x[:1]]),
+    "results of one operation": lambda x: tg.sum(tg.linalg.qr(tg.stack([x, x**2, tg.sin(x)]).mT).Q ** 2, axis=0),
+    "a checkpoint": tg.checkpoint(lambda x: tg.cumulative_sum(x - tg.mean(x))),
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+@pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_zero_but_for_rounding(name: str, device: str, dtype: str) -> None:
+    """Where terms cancel, what is left is no derivative outside the pattern; what is one is still found."""
+    if device != "cpu":
+        pytest.importorskip("torch")
+    f = CANCELLING[name]
+    x = tg.asarray(np.random.default_rng(8).standard_normal(6) + 1.5, dtype=dtype, device=device)
+    dense = np.asarray(tg.jacobian(f)(x).to_device("cpu")).reshape(-1, 6)
+    bound = 1e-6 if dtype == "float32" else 1e-12
+    if name == "small beside large":
+        bound *= 1e6
+    for sparsity in ("detect", np.ones(dense.shape)):
+        for mode in ("forward", "reverse"):
+            found = tg.jacobian(f, sparsity=sparsity, mode=mode)(x).toarray()
+            np.testing.assert_allclose(found, dense, atol=bound)
+    row, column = np.unravel_index(np.argmax(np.abs(dense)), dense.shape)
+    if abs(dense[row, column]) > 10 * bound:
+        lacking = np.ones(dense.shape)
+        lacking[row, column] = 0.0
+        with pytest.raises(ValueError, match="outside the pattern"):
+            tg.jacobian(f, sparsity=lacking)(x)
 
 
 X = np.ones(3)

@@ -227,9 +227,36 @@ def test_half_precision_has_gradients_of_its_own_dtype() -> None:
         assert x.grad.dtype is tg.float16
 
 
+def test_polygamma_of_an_array_of_orders(xp: Place) -> None:
+    """Values, and derivatives of both modes to second order; NaN for a negative order."""
+    orders, points = np.asarray([[0], [1], [2], [5]]), np.asarray([0.5, 2.0, -1.5])
+    n, x = xp.tensor(orders), xp.tensor(points)
+    rtol = 1e-10 if xp.double else 1e-4
+
+    def close(got: Any, order: int, axis: int | None = None) -> None:
+        expected = scipy.polygamma(orders + order, points)
+        np.testing.assert_allclose(xp.values(got), expected if axis is None else expected.sum(axis), rtol=rtol)
+
+    def total(x: Any) -> Any:
+        return tg.sum(sp.polygamma(n, x))
+
+    close(sp.polygamma(n, x), 0)
+    close(tg.grad(total)(x), 1, 0)
+    close(tg.grad(lambda x: tg.sum(tg.grad(total)(x)))(x), 2, 0)
+    close(tg.jvp(lambda x: sp.polygamma(n, x), (x,), (tg.ones_like(x),))[1], 1)
+    close(tg.vmap(lambda n: sp.polygamma(n, x))(n), 0)
+    if xp.double:
+        small = sp.polygamma(xp.tensor(np.asarray([126, 127, -1], dtype=np.int8)), 30.0)
+        np.testing.assert_allclose(xp.values(small), scipy.polygamma([126, 127, -1], 30.0))
+
+
 def test_messages() -> None:
-    with pytest.raises(TypeError, match="polygamma: n is one integer, such as 1, not float"):
-        sp.polygamma(1.5, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match="polygamma: n is made of integers, not float64: convert it with tapegrad.astype"
+    ):
+        sp.polygamma(tg.ones(2), 1.0)
+    with pytest.raises(TypeError, match="polygamma: n is an integer, such as 1, or an array of them, not float"):
+        sp.polygamma(1.5, 1.0)
     with pytest.raises(ValueError, match="polygamma: n is an integer from 0 on, not -1"):
         sp.polygamma(-1, 1.0)
     with pytest.raises(ValueError, match=r"xlogy of operands of shape \(2,\), \(3,\)"):
@@ -263,6 +290,22 @@ for f in (tg.special.erf, lambda x: tg.special.xlogy(x, x), lambda x: tg.special
     assert len(lines) == 6
     for line in lines:
         assert "pip install 'tapegrad[scipy]'" in line
+
+
+def test_gelu_without_scipy() -> None:
+    code = """
+import sys
+sys.modules["scipy"] = None
+import tapegrad as tg
+assert tg.gelu(tg.asarray(0.0), approximate="tanh").item() == 0.0
+try:
+    tg.gelu(tg.ones(2))
+except ImportError as error:
+    print(error)
+"""
+    line = run(code)
+    assert "pip install 'tapegrad[scipy]'" in line
+    assert "or pass approximate='tanh'" in line
 
 
 def test_scipy_finds_them() -> None:

@@ -237,7 +237,11 @@ def test_info(xp: Place) -> None:
     assert info.default_device() == tg.zeros(()).device
     assert info.capabilities() == {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 64}
     devices = info.devices()
-    assert isinstance(devices, tuple)
+    assert isinstance(devices, tuple)  # since 2025.12
+    assert devices + [None] == [*devices, None]  # a list until then, which SciPy still adds to one
+    assert [None] + devices == [None, *devices]
+    assert devices + ("x",) == (*devices, "x")
+    assert ("x",) + devices == ("x", *devices)
     assert devices[0] == "cpu"
     assert len(set(devices)) == len(devices)
     assert tg.zeros(1).device in devices or not xp.double
@@ -246,7 +250,8 @@ def test_info(xp: Place) -> None:
         dtypes = info.dtypes(device=device)
         for dtype in dtypes.values():
             assert tg.zeros(1, device=device, dtype=dtype).dtype is dtype
-    for kind in ("bool", "signed integer", "integral", "real floating", ("bool", "complex floating")):
+    kinds = ("bool", "signed integer", "unsigned integer", "integral", "real floating", "complex floating", "numeric")
+    for kind in (*kinds, ("bool", "complex floating"), ()):
         expected = {n: d for n, d in info.dtypes().items() if tg.isdtype(d, kind)}
         assert info.dtypes(kind=kind) == expected
     assert ("float64" in info.dtypes()) is xp.double
@@ -258,6 +263,10 @@ def test_info(xp: Place) -> None:
     with tg.default_dtype(tg.float32):
         assert info.default_dtypes()["complex floating"] is tg.complex64
     assert info.default_dtypes(device="cpu")["real floating"] is tg.float64
+    assert list(defaults) == ["real floating", "complex floating", "integral", "indexing"]
+    for function in (info.dtypes, info.default_dtypes):
+        with pytest.raises(ValueError, match="unknown device ''"):
+            function(device="")
     with pytest.raises(ValueError, match="unknown kind"):
         info.dtypes(kind="floats")
 

@@ -449,3 +449,19 @@ def test_shifts_by_the_width_or_more_shift_all_bits_out(xp: Place, dtype: str) -
         np.testing.assert_array_equal(xp.values(f(x, n)), expected)
         np.testing.assert_array_equal(xp.values(g(tg.tensor(numbers, device=xp.device), n)), expected)
     assert (x << 3).dtype is x.dtype
+
+
+@pytest.mark.parametrize("bound", [np.float64(0.5), np.full(3, 0.5), np.asarray(1), 0.5, True])
+def test_clip_keeps_the_dtype(xp: Place, bound: Any) -> None:
+    x = tg.tensor(np.asarray([0.1, 0.6, 2.0], np.float32), device=xp.device)
+    if isinstance(bound, np.ndarray):
+        bound = xp.tensor(bound)
+    y = tg.clip(x, bound)
+    assert y.dtype is tg.float32
+    xp.check(
+        y, np.maximum([0.1, 0.6, 2.0], np.asarray(xp.values(bound) if isinstance(bound, tg.Tensor) else bound)), 1e-6
+    )
+    with pytest.raises(
+        ValueError, match=r"clip of operands of shape \(3,\), None, \(2,\): the shapes do not broadcast"
+    ):
+        tg.clip(x, None, tg.ones(2, device=xp.device))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import Place
 
 import tapegrad as tg
 from tapegrad.testing import SAMPLES, Sample
@@ -43,6 +44,93 @@ def close(got: Any, expected: Any, rtol: float = 1e-8) -> None:
     a, b = (np.asarray(x.detach().to_device("cpu")) for x in (got, expected))
     scale = np.abs(b).max(initial=1)
     np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * 1e-2 * scale)
+
+
+# -- one integer an example ------------------------------------------------------------------------------------
+
+
+def written(x: tg.Tensor, key: Any, value: Any) -> tg.Tensor:
+    y = x * 1.0
+    y[key] = value
+    return y
+
+
+def added(x: tg.Tensor, i: Any) -> tg.Tensor:
+    y = x * 1.0
+    y[i] += x[0] * x[1]
+    y[i] *= 2.0
+    return y
+
+
+# Functions of an array of three axes, and two integers.
+BY_NUMBER: dict[str, Function] = {
+    "x[i]": lambda x, i, j: x[i],
+    "x[:, j]": lambda x, i, j: x[:, j],
+    "x[..., i]": lambda x, i, j: x[..., i],
+    "x[i, j]": lambda x, i, j: x[i, j],
+    "x[i, j, i]": lambda x, i, j: x[i, j, i] * x[0, 0, j],
+    "x[i, :, j]": lambda x, i, j: x[i, :, j],
+    "x[1, :, j]": lambda x, i, j: x[1, :, j],
+    "x[i, ::-1, 0]": lambda x, i, j: x[i, ::-1, 0],
+    "x[:, None, i]": lambda x, i, j: x[:, None, i],
+    "x[None, i, 1:]": lambda x, i, j: x[None, i, 1:],
+    "x[1:, i, :2]": lambda x, i, j: x[1:, i, :2],
+    "x[[0, 1, 1], i]": lambda x, i, j: x[[0, 1, 1], i],
+    "x[i, [[0], [2]], j]": lambda x, i, j: x[i, [[0], [2]], j],
+    "x[-i]": lambda x, i, j: x[-i] * x[i - 3],
+    "x[i + j - 2]": lambda x, i, j: x[i + j - 2],
+    "x[argmax]": lambda x, i, j: x[tg.argmax(x[:, 0, 0]), tg.argmin(x[0, :, 1])],
+    "x[int8]": lambda x, i, j: x[tg.astype(i, tg.int8), tg.astype(j, tg.uint8)],
+    "cross entropy": lambda x, i, j: -tg.log_softmax(x[0, 0])[j],
+    "take": lambda x, i, j: tg.take(x, i, axis=1),
+    "x[i] = 0": lambda x, i, j: written(x, i, 0.0),
+    "x[:, j] = row": lambda x, i, j: written(x, (slice(None), j), x[0] ** 2),
+    "x[i, :, j] = number": lambda x, i, j: written(x, (i, slice(None), j), x[0, 1, 2] ** 2),
+    "x[i, j, 0] = number": lambda x, i, j: written(x, (i, j, 0), x[2, 1, 0] * 3.0),
+    "x[[0, 2], j] = rows": lambda x, i, j: written(x, ([0, 2], j), x[1:, 0] * 3.0),
+    "x[i] += y": lambda x, i, j: added(x, i),
+}
+
+
+@pytest.mark.parametrize("name", BY_NUMBER)
+def test_index_of_one_number(name: str) -> None:
+    """As in a loop: values, derivatives of both modes and orders, one mapped argument or all, nested and compiled."""
+    f = BY_NUMBER[name]
+    x = tg.asarray(np.random.default_rng(9).standard_normal((4, 3, 3, 3)))
+    i, j = tg.asarray([2, 0, 1, 2]), tg.asarray([0, 1, 1, 2])
+
+    def loss(x: tg.Tensor, i: tg.Tensor, j: tg.Tensor) -> tg.Tensor:
+        return tg.sum(f(x, i, j) ** 3)
+
+    for axes in ((0, 0, 0), (None, 0, 0), (0, None, 0), (0, 0, None)):
+        args = tuple(a if axis == 0 else a[1] for a, axis in zip((x, i, j), axes, strict=True))
+        expected = looped(f, axes)(*args)
+        close(tg.vmap(f, axes)(*args), expected)
+        close(tg.vmap(tg.grad(loss), axes)(*args), looped(tg.grad(loss), axes)(*args))
+        outside = lambda x, axes=axes, args=args: tg.sum(tg.vmap(f, axes)(x, *args[1:]) ** 3)  # noqa: E731
+        inside = lambda x, axes=axes, args=args: tg.sum(looped(f, axes)(x, *args[1:]) ** 3)  # noqa: E731
+        close(tg.grad(outside)(args[0]), tg.grad(inside)(args[0]))
+        close(tg.hvp(outside, (args[0],), (args[0],)), tg.hvp(inside, (args[0],), (args[0],)))
+        close(tg.jvp(outside, (args[0],), (args[0],)), tg.jvp(inside, (args[0],), (args[0],)))
+    close(
+        tg.vmap(tg.vmap(f, (0, None, 0)), (None, 0, None))(x, i, j),
+        looped(looped(f, (0, None, 0)), (None, 0, None))(x, i, j),
+    )
+    compiled = tg.compile(tg.vmap(f))
+    for k in range(4):
+        close(compiled(x, tg.roll(i, k), j), looped(f)(x, tg.roll(i, k), j))
+
+
+def test_index_of_one_number_everywhere(xp: Place) -> None:
+    x = np.random.default_rng(9).standard_normal((3, 3, 3, 3))
+    i, j = np.asarray([2, 0, 1]), np.asarray([0, 1, 1])
+    some = ("x[-i]", "x[int8]", "x[i] += y") if xp.device != "jax:cpu" else ("x[-i]",)  # JAX compiles each operation
+    for name in ("x[i, :, j]", *some):
+        loss = lambda x, i, j, f=BY_NUMBER[name]: tg.sum(f(x, i, j) ** 3)  # noqa: E731
+        got = tg.vmap(tg.value_and_grad(loss))(xp.tensor(x), xp.tensor(i), xp.tensor(j))
+        expected = looped(tg.value_and_grad(loss))(*map(tg.asarray, (x, i, j)))
+        for a, b in zip(got, expected, strict=True):
+            xp.check(a, np.asarray(b), rtol=1e-9)
 
 
 # -- every operation -------------------------------------------------------------------------------------------

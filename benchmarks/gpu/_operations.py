@@ -57,7 +57,9 @@ OPERATIONS = (
     Operation("relu", tg.relu, lambda t, x: t.relu(x)),
     Operation("sigmoid", tg.sigmoid, lambda t, x: t.sigmoid(x)),
     Operation("silu", tg.silu, lambda t, x: t.nn.functional.silu(x)),
-    Operation("gelu", tg.gelu, lambda t, x: t.nn.functional.gelu(x, approximate="tanh")),
+    Operation(
+        "gelu", lambda x: tg.gelu(x, approximate="tanh"), lambda t, x: t.nn.functional.gelu(x, approximate="tanh")
+    ),
     Operation("sum", tg.sum, lambda t, x: t.sum(x)),
     Operation("sum of rows", lambda x: tg.sum(x, axis=-1), lambda t, x: t.sum(x, -1)),
     Operation("mean", tg.mean, lambda t, x: t.mean(x)),

@@ -13,16 +13,21 @@ from operator import is_
 from typing import Any, NamedTuple
 from weakref import ref
 
+from tapegrad._compile._asked import refuse_asking
 from tapegrad._compile._cells import Capture
 from tapegrad._compile._chance import GENERATORS
 from tapegrad._compile._events import Seen, Used
+from tapegrad._compile._guards import Guards
 from tapegrad._compile._left import check_output, left_behind
 from tapegrad._compile._lift import Lifted
+from tapegrad._compile._locks import tracing
+from tapegrad._compile._places import Places
 from tapegrad._compile._reach import reachable
 from tapegrad._compile._settle import check_survivors, settle_all
+from tapegrad._compile._stand_ins import StandIns
 from tapegrad._compile._trace import Graph, active
 from tapegrad._cuts import inside
-from tapegrad._namespace import CaptureError
+from tapegrad._namespace import CaptureError, backend_of
 from tapegrad._record import Record, mode_set
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
@@ -31,50 +36,73 @@ from tapegrad._tree import flatten
 class Known(NamedTuple):
     """The Tensors that a first call used, held weakly; lasting: those that are neither given nor left by it.
 
-    generators: of random numbers, which it can reach.
+    generators: of random numbers, which it can reach; fresh: whether it used arrays that a library made inside, of
+    those that cannot be written to; found: what it found outside.
     """
 
     tensors: list[ref[Tensor]]
     lasting: list[ref[Tensor]]
     generators: list[Any]
+    fresh: bool
+    found: Guards
 
-    def stale(self) -> bool:
-        """Say whether the user has put another Tensor in the place of one."""
-        return any(r() is None for r in self.lasting)
+    def stale(self, leaves: list[Any]) -> bool:
+        """Say whether the user has put another Tensor in the place of one, or has changed something else."""
+        return any(r() is None for r in self.lasting) or type(self.found.function([], {})(leaves)) is not tuple
 
 
 def traced(
-    function: Callable[..., Any], args: Any, kwargs: Any, known: Iterable[Tensor], debug: bool = False
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    known: Iterable[Tensor],
+    debug: bool = False,
+    fresh: bool = False,
 ) -> tuple[Any, Capture]:
-    """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did."""
+    """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did.
+
+    There are traced arrays in the places of raw ones, too, that a search finds; fresh: see `StandIns`.
+    """
     lifted = Lifted(Graph(debug=debug))
     used = Used(lifted.graph)
+    tracing.running.append(lifted)
     try:
         leaves, rebuild = flatten((args, kwargs))
+        places = Places(function, leaves)
+        stand_ins = StandIns(lifted.graph, places, fresh)
         try:
             given = lifted.arguments(leaves)
             for x in known:
                 lifted.add(x)
+            lifted.reached(p.value for p in places.all if p.kind == "tensor")
             records = _records(lifted)
+            refuse_asking(places.codes, stand_ins.types | {type(leaves[i]).__name__ for i in lifted.raw})
             if lifted.raw:  # without any, containers are passed as they are
                 args, kwargs = rebuild(list(given))
-            result = _run(lifted.graph, used, function, args, kwargs)
+            try:
+                result = _run(lifted.graph, used, function, args, kwargs)
+            finally:
+                stand_ins.put_back()
             _check_arguments(given, args, kwargs)
             del given, args, kwargs
             _check_records(lifted, records)
         finally:
+            stand_ins.put_back()
             lifted.settle()
-        left = left_behind(lifted, result, used)
+        found = Guards(places, leaves, lifted.graph.held.values(), stand_ins.pinned())
+        del places, leaves, stand_ins
+        left = left_behind(lifted, result, used, found)
         del result
         check_survivors(lifted.graph)
     except BaseException as error:
         settle_all(lifted.graph)
-        other = _explained(error)
+        other = _explained(error, bool(lifted.graph.found or lifted.raw))
         if other is error:
             raise
         raise other from error
     finally:
         lifted.cells.clear()  # which an error's traceback would hold
+        tracing.running.clear()
     return left
 
 
@@ -88,10 +116,13 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     used = Seen(graph)
     leaves = flatten((args, kwargs))[0]
     capture = None
+    tracing.running.append(lifted)
     Graph.everywhere = graph
     try:
         try:
             lifted.arguments(leaves)
+            places = Places(function, leaves)
+            StandIns(graph, places)
             tensors, generators = reachable((function, *leaves), GENERATORS)
             lifted.reached(tensors)
             del tensors
@@ -103,10 +134,12 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
         finally:
             Graph.everywhere = None
             lifted.settle()
-        known = _known(lifted, used, leaves, result, generators)
+        found = Guards(places, leaves, graph.held.values(), set())
+        del places
+        known = _known(lifted, used, leaves, result, generators, found)
         if not graph.void:
             with _or_void(graph):
-                capture = left_behind(lifted, result, used)[1]
+                capture = left_behind(lifted, result, used, found)[1]
                 check_survivors(graph)
         if graph.void:
             settle_all(graph, used.alive())
@@ -116,6 +149,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     finally:
         lifted.cells.clear()
         graph.apart.clear()
+        tracing.running.clear()
     return result[0], known, None if graph.void else capture
 
 
@@ -165,7 +199,7 @@ def _check_records(lifted: Lifted, records: list[tuple[Tensor, Record | None]]) 
             check_output(x.grad, (), "the function leaves a gradient, the result")
 
 
-def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generators: list[Any]) -> Known:
+def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generators: list[Any], found: Guards) -> Known:
     """Return what a call used, and what is still there of what it made: it may be state."""
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
@@ -173,22 +207,34 @@ def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generator
             check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | set(used.strangers))
         except CaptureError as error:
             raise lifted.graph.why or error from None  # what came first is what led there
-    found = {id(x): x for x in [*used.alive(), *outputs]}
+    those = {id(x): x for x in [*used.alive(), *outputs]}
     passing = {id(x) for x in (*leaves, *outputs)}
-    passing |= {id(x._grad) for x in found.values() if hasattr(x, "_grad")}
-    lasting = [ref(x) for i, x in found.items() if i not in passing]
-    return Known([ref(x) for x in found.values()], lasting, generators)
+    passing |= {id(x._grad) for x in those.values() if hasattr(x, "_grad")}
+    lasting = [ref(x) for i, x in those.items() if i not in passing]
+    fresh = any(h.place is None and not backend_of[type(h.array)].mutable for h in lifted.graph.held.values())
+    return Known([ref(x) for x in those.values()], lasting, generators, fresh, found)
 
 
-def _explained(error: BaseException) -> BaseException:
-    """Return the error to raise for one that came of NumPy's attempt at a traced array; others as they are."""
-    if not isinstance(error, TypeError) or "Traced_" not in str(error):
+def _explained(error: BaseException, raw: bool) -> BaseException:
+    """Return the error to raise for one that came of NumPy's attempt at an array from outside; others as they are.
+
+    raw: whether there are any.
+    """
+    text = str(error)
+    written = raw and isinstance(error, ValueError) and ("read-only" in text or "writable" in text)
+    if not written and (not isinstance(error, TypeError) or "Traced_" not in text):
         return error
     tb, line = error.__traceback__, ""
     while tb is not None:
-        if not inside(tb.tb_frame) and "site-packages" not in tb.tb_frame.f_code.co_filename:
-            line = f"{os.path.basename(tb.tb_frame.f_code.co_filename)}:{tb.tb_lineno}"
+        file = tb.tb_frame.f_code.co_filename
+        if not inside(tb.tb_frame) and "site-packages" not in file and not file.endswith(".pyx"):
+            line = f"{os.path.basename(file)}:{tb.tb_lineno}"
         tb = tb.tb_next
+    if written:
+        return CaptureError(
+            f"at {line} a raw array from outside is updated in place, which replay cannot do: keep what changes in a "
+            "Tensor, or write to the array outside"
+        )
     return CaptureError(
         f"at {line} the values of a raw array are needed, which a compiled function does not know: use the function of "
         "the same name in tapegrad, on tapegrad.asarray(x), or compute it outside"

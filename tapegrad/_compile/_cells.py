@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 from weakref import WeakValueDictionary
 
 from tapegrad._compile._program import Value
@@ -11,6 +11,9 @@ from tapegrad._compile._trace import Graph
 from tapegrad._record import LEAF
 from tapegrad._tensor import Hooks, Tensor
 from tapegrad._tree import Rebuild
+
+if TYPE_CHECKING:
+    from tapegrad._compile._guards import Guards
 
 
 @final
@@ -70,7 +73,8 @@ class Capture(NamedTuple):
 
     cells: all Tensors used or updated; raw: the values of the argument leaves that are raw arrays; grads: (cell, what
     its `.grad` becomes: a Cell, Fresh or None), where that changes; outputs: leaves of the result (a Cell, Fresh, a
-    Value for a raw array, or a constant), which `rebuild` puts together; guards: what cells must be like at a call.
+    Value for a raw array, or a constant), which `rebuild` puts together; guards: what cells must be like at a call;
+    found: what else was found outside.
     """
 
     graph: Graph
@@ -80,6 +84,7 @@ class Capture(NamedTuple):
     outputs: list[Any]
     rebuild: Rebuild
     guards: list[tuple[Cell, Cell | None, Any, Any, Any, type]]
+    found: Guards
 
 
 def kind_of(record: Any) -> Any:

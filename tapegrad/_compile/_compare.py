@@ -41,7 +41,7 @@ def difference(a: Capture, b: Capture) -> Difference | None:
 
 def rounds_differ(graph: Any, x: Any, y: Any) -> str | None:
     """Say how two rounds of a loop differ, None if they do the same."""
-    nothing = Capture(graph, [], {}, [], [], None, [])  # type: ignore[arg-type]
+    nothing = Capture(graph, [], {}, [], [], None, [], None)  # type: ignore[arg-type]
     try:
         Match(nothing, nothing, held_apart).loop(x, y)
     except _Differ as differ:
@@ -52,12 +52,12 @@ def rounds_differ(graph: Any, x: Any, y: Any) -> str | None:
 class Match:
     """The correspondence of two captures: of their values, and of their cells.
 
-    equal_held: of two (raw array from outside, a copy of what it was).
+    equal_held: of two raw arrays from outside, as `Held`, that were not found at the same place.
     """
 
     def __init__(self, a: Capture, b: Capture, equal_held: Callable[[Any, Any], bool] | None = None) -> None:
         self.a, self.b = a, b
-        self.equal_held = equal_held or (lambda x, y: equal(x[1], y[1]))
+        self.equal_held = equal_held or (lambda x, y: equal(x.copy, y.copy))
         self.same: dict[Value, Value] = {}
         self.cells_a = {c.before: c for c in a.cells}
         self.cells_b = {c.before: c for c in b.cells}
@@ -147,7 +147,8 @@ class Match:
             return
         held_a, held_b = self.a.graph.held.get(x), self.b.graph.held.get(y)
         if held_a is not None and held_b is not None:
-            same = self.equal_held(held_a, held_b)
+            same = held_a.found_like(held_b) or self.equal_held(held_a, held_b)
+            self.same[x] = y
         elif x.constant is not None and y.constant is not None:
             same = equal(x.constant, y.constant)
         else:
@@ -260,7 +261,7 @@ def equal(a: Any, b: Any) -> bool:
 
 def held_apart(x: Any, y: Any) -> bool:
     """Say whether two arrays from outside are the same one, or hold the same: such an array is read at each call."""
-    return x[0] is y[0] or equal(x[1], y[1])
+    return x.array is y.array or equal(x.copy, y.copy)
 
 
 def gap(a: Any, b: Any, units: int) -> float | None:

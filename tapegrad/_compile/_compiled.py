@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from functools import update_wrapper
+from functools import partial
 from threading import RLock
 from typing import Any
+from weakref import ref
 
 from tapegrad._compile._capture import Known, traced, tried
 from tapegrad._compile._cells import Capture
 from tapegrad._compile._chance import Chance
 from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
-from tapegrad._compile._key import changed, key_of, same_ones
+from tapegrad._compile._key import changed, identities, key_of, same_ones
+from tapegrad._compile._locks import functions, tracing
 from tapegrad._compile._refusals import random_numbers
-from tapegrad._compile._replay import Replay, fits, outlived
+from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
+from tapegrad._derived import Derived
 from tapegrad._namespace import CaptureError, capturing, mapping
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import chosen_device, default_dtype, deterministic, tf32
@@ -24,25 +27,8 @@ from tapegrad._tree import flatten
 
 ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function, with those that it does not have yet
-
-
-class _Tracing:
-    """A lock for calls that are captured, whichever the function: Tensors hold traced arrays meanwhile."""
-
-    def __init__(self) -> None:
-        self.begun = self.ended = 0
-        self._lock = RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self.begun += 1
-
-    def __exit__(self, *error: object) -> None:
-        self.ended += 1
-        self._lock.release()
-
-
-_tracing = _Tracing()
+FEW = 4  # calls that are captured since Python changed something between calls, and one more for so many calls:
+MANY = 20
 
 
 class _Pending:
@@ -55,40 +41,49 @@ class _Pending:
         self.captures: list[tuple[Capture, int]] = []
 
 
-class Compiled:
+class Compiled(Derived):
     """A function whose calls are captured and replayed; made by `tapegrad.compile`."""
 
     def __init__(
         self, function: Callable[..., Any], debug: bool = False, threads: int | None = None, reassociate: bool = False
     ) -> None:
+        self.wrap(function)
         self.function = function
         self.debug = debug
         self.threads = threads
         self.reassociate = reassociate
+        self._warned: set[str] = set()
+        self.reset()
+        functions[id(self)] = self
+
+    def reset(self) -> None:
+        """Forget all programs, and whoever holds the lock."""
+        self.lock = RLock()
         self._replays: dict[Hashable, list[Replay]] = {}
         self._pending: dict[Hashable, _Pending] = {}
+        self._watched: dict[Hashable, list[ref[Any]]] = {}  # objects in keys, which forget the key when they are gone
+        self._lost = 0  # keys that were forgotten before there was a program, since there last was one
         self._last: Replay | None = None
-        self._keys: list[Any] = []
-        self._warned = False
-        self._lock = RLock()
-        update_wrapper(self, function)
+        self._missed = self._replayed = self._fell_back = 0  # calls: captured since something changed, others
+        self._fresh = False  # whether a library makes arrays inside
+        self._growing: set[str] = set()  # containers whose further items make no difference
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is an argument, static by identity."""
-        if instance is None:
-            return self
-        from types import MethodType
-
-        return MethodType(self, instance)
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and the options; programs are made anew."""
+        return self.function, self.debug, self.threads, self.reassociate
 
     @property
     def program(self) -> Any:
         """The program that the latest replayed call ran: print it; it has `profile`, `to_dot` and `to_mermaid`.
 
-        Raises RuntimeError before the first call that was captured.
+        Raises RuntimeError before the first call that was captured, and after the last object is gone that there was a
+        program for.
         """
         if self._last is None:
-            raise RuntimeError("no program yet: the first two calls of a compiled function run eagerly")
+            raise RuntimeError(
+                "no program yet: the first two calls of a compiled function run eagerly, and a program is dropped with "
+                "the object that is its argument"
+            )
         if self._last.view is None:
             from tapegrad._compile._view import View
 
@@ -112,23 +107,28 @@ class Compiled:
         )
         if m.recording and any(_inner(x) for x in leaves):
             return self.function(*args, **kwargs)  # recorded from outside: that tape needs every operation
-        with self._lock:
-            begun = _tracing.begun
+        with self.lock:
+            begun = tracing.begun
             replay, xs = self._fitting(key, leaves)
             if replay is not None and not self.debug:
                 arrays = replay.arrays(leaves, xs)
-                if begun == _tracing.begun == _tracing.ended:  # no other thread's call had our Tensors meanwhile
+                if begun == tracing.begun == tracing.ended:  # no other thread's call had our Tensors meanwhile
                     self._last = replay
+                    self._replayed += 1
                     return replay.replay(leaves, xs, arrays)
                 del arrays
-            with _tracing:
-                replay, xs = self._fitting(key, leaves)
-                if replay is None:
-                    return self._eager(key, args, kwargs)
-                self._last = replay
-                if self.debug:
-                    return compared(self.function, replay, xs, args, kwargs)
-                return replay.replay(leaves, xs, replay.arrays(leaves, xs))
+            with tracing.lock:
+                tracing.begun += 1
+                try:
+                    replay, xs = self._fitting(key, leaves)
+                    if replay is None:
+                        return self._eager(key, args, kwargs)
+                    self._last = replay
+                    if self.debug:
+                        return compared(self.function, replay, xs, args, kwargs, self._fresh)
+                    return replay.replay(leaves, xs, replay.arrays(leaves, xs))
+                finally:
+                    tracing.ended += 1
 
     def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
         for replay in self._replays.get(key, ()):
@@ -137,34 +137,65 @@ class Compiled:
                 return replay, xs
         return None, []
 
+    @property
+    def _keys(self) -> list[Any]:
+        """The key of each program."""
+        return [key for key in list(self._replays) for _ in self._replays.get(key, ())]
+
     def _eager(self, key: Any, args: Any, kwargs: Any) -> Any:
         pending = self._pending.get(key)
-        replays = self._replays.setdefault(key, [])
+        replays = self._replays.get(key, [])
         for replay in [r for r in replays if r.abandoned]:
             self._drop(key, replay)
-            pending = pending or self._pending.setdefault(key, _Pending())
+            pending = pending or self._begun(key)
             pending.captures.append((replay.capture, 1))
-        if pending is None:
-            if len(self._keys) + len(self._pending) >= LIMIT:
-                self._warn(key)
-                return self.function(*args, **kwargs)
-            pending = self._pending[key] = _Pending()
         leaves = flatten((args, kwargs))[0]
+        missed = [r for r in replays if r.missed]
+        before = [] if pending is None else [c for c in pending.captures if not outlived(c[0]) and fits(c[0], leaves)]
+        changed = [elsewhere(c, leaves) for c, _ in before]
+        more = [grown(c, leaves) if w else set() for (c, _), w in zip(before, changed, strict=True)]
+        if (
+            (missed or more)
+            and all(where is None for where in more)
+            and self._too_often([*changed, *[r.missed for r in missed]][-1])
+        ):
+            return self.function(*args, **kwargs)
+        if pending is None:
+            if missed and self._is_full():
+                self._drop(key, missed.pop(0))
+            if self._is_full():
+                self._warn_of_keys(key)
+                return self.function(*args, **kwargs)
+            pending = self._begun(key)
+            if self._lost >= LIMIT:  # most objects do not come back: wait and see
+                self._warn_of_keys(key)
+                return self.function(*args, **kwargs)
         pending.captures = [c for c in pending.captures if not outlived(c[0])]
-        like = [c for c in pending.captures if fits(c[0], leaves)]
-        like += [(r.capture, 1) for r in replays if not outlived(r.capture) and fits(r.capture, leaves)]
-        if not like and (pending.known is None or pending.known.stale()):
+        like = [(c, 0 if where else n) for (c, n), where in zip(before, more, strict=True) if where is not None]
+        like += [
+            (r.capture, 1) for r in replays if not r.missed and not outlived(r.capture) and fits(r.capture, leaves)
+        ]
+        if not like and (pending.known is None or pending.known.stale(leaves)):
             result, pending.known, capture = tried(self.function, args, kwargs)
             pending.generators = pending.known.generators
+            self._fresh = pending.known.fresh
             if capture is not None:
+                capture.found.growing = self._growing
                 pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
             return result
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
         known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
         chance = Chance(pending.generators)
-        result, capture = traced(self.function, args, kwargs, known)
+        result, capture = traced(self.function, args, kwargs, known, fresh=self._fresh)
         del known
         pending.known = None
+        capture.found.growing = self._growing
+        for replay in missed:  # what has changed may not matter
+            if replay.also_after(capture):
+                self._missed -= self._let_grow(grown(replay.capture, leaves))
+                pending.captures = [c for c in pending.captures if c[1]]
+                self._clear(key, pending)
+                return result
         found = [(c, n, difference(c, capture)) for c, n in like]  # n = 0: tentative, what differs there is forgiven
         same = next((c for c, _, differs in found if differs is None), None)
         pending.captures = [c for c in pending.captures if all(c[0] is not other for other, _, _ in found)]
@@ -175,6 +206,7 @@ class Compiled:
                     raise CaptureError(f"two calls did not do the same: {differs.message}")
             pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
             return result
+        self._let_grow(next((where for (c, _), where in zip(before, more, strict=True) if c is same), None))
         drawn = chance.drawn_from()
         if drawn is not None:  # if it was another thread, not at every call
             pending.draws += 1
@@ -186,37 +218,107 @@ class Compiled:
         for replay in [r for r in replays if r.capture is same]:  # what holds for both is more general
             self._drop(key, replay)
         self._last = Replay(capture, leaves, self.threads, self.reassociate)
-        replays.append(self._last)
-        self._keys.append(key)
-        if not pending.captures:
-            del self._pending[key]
+        self._replays.setdefault(key, []).append(self._last)
+        self._lost = 0
+        self._clear(key, pending)
+        if capture.found.counted:
+            self._warn(
+                "counted",
+                f"compile: {getattr(self.function, '__name__', 'the function')} changes and reads "
+                f"{' and '.join(capture.found.counted[:3])}, which stays what it is now while calls are replayed: keep "
+                "it in a Tensor that is updated in place, or count outside",
+                4,
+            )
         return result
+
+    def _clear(self, key: Any, pending: _Pending) -> None:
+        if not pending.captures:
+            self._pending.pop(key, None)
+
+    def _let_grow(self, where: set[str] | None) -> bool:
+        """Let containers have further items, since these have made no difference; say whether there are any."""
+        if not where:
+            return False
+        self._growing |= where
+        for replay in [r for of_key in self._replays.values() for r in of_key]:
+            replay.look_again()
+        return True
+
+    def _too_often(self, what: str) -> bool:
+        """Say whether Python changes so often what the function finds outside that nothing is gained; warn if so."""
+        if self._missed < FEW + (self._replayed + self._fell_back) // MANY:
+            self._missed += 1
+            return False
+        self._fell_back += 1
+        name = getattr(self.function, "__name__", "the function")
+        self._warn(
+            "found",
+            f"compile: what {name} finds outside changes too often to be worth a program each time: last, {what}. It "
+            "runs eagerly where it finds what no program is for. Keep what changes in a Tensor that is updated in "
+            "place, or pass it as an argument",
+        )
+        return True
+
+    def _begun(self, key: Any) -> _Pending:
+        """Begin to learn about calls of a key, until an object in it is gone."""
+        pending = self._pending[key] = _Pending()
+        if key not in self._watched:
+            gone = partial(_forget, ref(self), key)
+            self._watched[key] = [ref(x, gone) for i in identities(key) if (x := i.weakly()) is not None]
+        return pending
+
+    def _is_full(self) -> bool:
+        """Say whether there is no place for one more program, even without those of objects that only keys hold."""
+        if len(self._keys) + len(self._pending) < LIMIT:
+            return False
+        for key in list(self._watched):
+            if any(i.forsaken() for i in identities(key)):
+                self.forget(key)
+        return len(self._keys) + len(self._pending) >= LIMIT
+
+    def forget(self, key: Any) -> None:
+        """Drop what is known of calls of a key; at any time, even inside another method of this."""
+        replays = self._replays.pop(key, ())
+        if self._pending.pop(key, None) is not None and not replays:
+            self._lost += 1
+        if any(r is self._last for r in replays):
+            self._last = None
+        self._watched.pop(key, None)
 
     def _drop(self, key: Any, replay: Replay) -> None:
         self._replays[key].remove(replay)
-        self._keys.remove(key)
 
-    def _warn(self, key: Any) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        last = [*self._pending, *self._keys][-1]
+    def _warn(self, about: str, message: str, level: int = 5) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            warnings.warn(message, RuntimeWarning, stacklevel=level)
+
+    def _warn_of_keys(self, key: Any) -> None:
+        keys = [k for k in (*self._pending, *self._keys) if k != key] or [key]
+        last = keys[-1]
         why = (
             "which gradients are None, or a state Tensor's shape or dtype"
             if key in self._keys
             else changed(last[0], key[0])
             if last[0] != key[0]
+            else "an argument that is another object at each call"
+            if self._lost
             else "a default, or whether gradients are recorded"
         )
         name = getattr(self.function, "__name__", "the function")
-        warnings.warn(
-            f"compile: {name} was called with {len({*self._keys, *self._pending, key})} combinations of shapes, dtypes "
-            f"and static arguments, each of which needs a program, and has {len(self._keys)} of these: it runs eagerly "
-            f"for further ones. The last change was in {why}. Pass what changes as a Tensor of one shape, or compile "
-            "one function for each",
-            RuntimeWarning,
-            stacklevel=4,
+        n = self._lost + len({*self._keys, *self._pending, key})
+        self._warn(
+            "keys",
+            f"compile: {name} was called with {n} combinations of shapes, dtypes and static arguments, each of which "
+            f"needs a program, and has {len(self._keys)} of these: it runs eagerly for further ones. The last "
+            f"change was in {why}. Pass what changes as a Tensor of one shape, or compile one function for each",
         )
+
+
+def _forget(function: ref[Compiled], key: Any, _: object) -> None:
+    compiled = function()
+    if compiled is not None:
+        compiled.forget(key)
 
 
 def _inner(x: Any) -> bool:
@@ -256,10 +358,11 @@ def compile(
     `jax.jit` and `torch.compile` round in their own way.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
-    some of NumPy's warnings of overflow; a Python value that changes after the second call stays what it was. Another
-    Tensor in the place of one that is state (`model.w = other`) is noticed if nothing else holds the old one, and not
-    if something does (an optimiser's list): update Tensors in place. Nor are Tensors that it can reach to be used by
-    other threads while a call is captured.
+    some of NumPy's warnings of overflow. What the code names outside (numbers, flags, functions, Tensors, in globals,
+    closures, attributes and containers) is looked at in each call, and where it has changed, the call is captured anew;
+    more often than in one of 20 calls it runs eagerly instead, with a warning. Not looked at is what the function
+    changes itself, what a container of more than 256 items holds, and what code does not name, as behind `__getattr__`
+    or an iterator. Tensors and arrays that it can reach are not to be used by other threads while a call is captured.
 
     Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
     on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a

@@ -18,11 +18,13 @@ from tapegrad._tree import flatten
 UNITS = 1000
 
 
-def compared(function: Callable[..., Any], replay: Replay, xs: list[Tensor], args: Any, kwargs: Any) -> Any:
+def compared(
+    function: Callable[..., Any], replay: Replay, xs: list[Tensor], args: Any, kwargs: Any, fresh: bool = False
+) -> Any:
     """Run a program and the function on the same inputs, compare all values, and return the function's result.
 
-    xs: the Tensors that the program's cells stand for, which the function only updates. Raises AssertionError, naming
-    the operation and its line, for the first operation or value that differs.
+    xs: the Tensors that the program's cells stand for, which the function only updates; fresh: see `StandIns`.
+    Raises AssertionError, naming the operation and its line, for the first operation or value that differs.
     """
     leaves = flatten((args, kwargs))[0]
     inputs = replay.arrays(leaves, xs)
@@ -30,7 +32,7 @@ def compared(function: Callable[..., Any], replay: Replay, xs: list[Tensor], arg
     values, failed_plainly = _attempt(lambda: _values(replay, [backend_of[type(a)].copy(a) for a in inputs]))
     fails = failed or failed_plainly
     try:
-        result, now = traced(function, args, kwargs, xs, debug=True)
+        result, now = traced(function, args, kwargs, xs, debug=True, fresh=fresh)
     except Exception as error:
         if failed is None or failed_plainly is None:
             raise AssertionError(f"compile: the function raises where its program does not: {error}") from error

@@ -13,10 +13,11 @@ from typing import Any
 
 from tapegrad._compile._program import Program
 from tapegrad._compile._simplify import simplified
-from tapegrad._compile._trace import Graph, Traced
+from tapegrad._compile._trace import Graph, Traced, graph_now
 from tapegrad._compile._trace_library import TraceNamespace
-from tapegrad._namespace import CaptureError, backend_of, capturing
+from tapegrad._namespace import CaptureError, backend_of, capturing, namespace_of
 from tapegrad.backends import Backend
+from tapegrad.backends._norms import of_sizes
 
 MOST = 512  # traces of a function; what comes after is called as it is
 TRIES = 8  # of them, after which a function of which none gave a kernel is not traced any more
@@ -212,9 +213,7 @@ def _vector_norm(xp: Any, x: Any, axis: Any = None, keepdims: bool = False, ord:
         return xp.sum(xp.astype(x != 0, size.dtype), axis=axis, keepdims=keepdims)
     if ord == 1:
         return xp.sum(size, axis=axis, keepdims=keepdims)
-    if ord == 2:
-        return xp.sqrt(xp.sum(size * size, axis=axis, keepdims=keepdims))
-    return xp.sum(size**ord, axis=axis, keepdims=keepdims) ** (1 / ord)
+    return of_sizes(xp, size, axis, keepdims, ord)
 
 
 def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
@@ -225,6 +224,11 @@ def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
     numbers = xp.arange(n, dtype=indices.dtype, device=indices.device)
     numbers = xp.reshape(numbers, (n,) + (1,) * (ndim - 1 - axis % ndim))
     return xp.sum(xp.where(numbers == indices, x, 0), axis=axis, keepdims=True)
+
+
+def _note_outside(indices: Any, n: int, flag: Any) -> None:
+    graph = graph_now()
+    graph.call("note_outside", namespace_of[type(indices.raw)].note_outside, (indices, n, flag), {}, effect=True)
 
 
 class _Namespace(TraceNamespace):
@@ -239,6 +243,7 @@ class _Namespace(TraceNamespace):
         self.var, self.std = partial(_var, self), partial(_std, self)
         self.take_along_axis = partial(_take_along_axis, self)
         self.linalg.vector_norm = partial(_vector_norm, self)
+        self.note_outside = _note_outside
 
 
 _namespaces: dict[Backend, Any] = {}

@@ -40,7 +40,7 @@ def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], list[A
     only -= {v.value if isinstance(v, Fresh) else v for v in capture.outputs if isinstance(v, (Fresh, Value))}
     gradients = frozenset(places[v] for v in only if replaces[places[v]] is None)
     program = Program(inputs, nodes, list(places), replaces, frozenset(passed), gradients)
-    return program, cells, raw, [capture.graph.held[v][0] for v in held], places
+    return program, cells, raw, [capture.graph.held[v] for v in held], places
 
 
 def needed(nodes: list[Node], wanted: list[Value]) -> tuple[set[Value], list[Node]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import fields, is_dataclass
+from sys import getrefcount
+from types import MethodType
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary, ref
 
 from tapegrad._namespace import find_backend
 from tapegrad._tensor import Tensor
@@ -68,6 +71,11 @@ def _static(x: Any) -> Hashable:
         return repr(x)  # tells -0.0 from 0.0, and NaN is NaN
     if isinstance(x, slice):
         return tuple(map(_static, (x.start, x.stop, x.step)))
+    if type(x) is MethodType:  # another object each time that it is asked for
+        return MethodType, Identity(x.__self__), Identity(x.__func__)
+    by: Any = type(x).__hash__
+    if by is object.__hash__:
+        return Identity(x)
     if type(x).__module__.partition(".")[0] in _BY_VALUE:
         try:
             hash(x)
@@ -84,19 +92,67 @@ def same_ones(leaves: list[Any]) -> tuple[int, ...] | None:
 
 
 class Identity:
-    """An object that cannot be hashed, told from others by identity."""
+    """An object that is told from others by identity, held weakly where it can be.
+
+    What holds it is one for all of these: Python's one weak reference to an object, which stands for it after its end
+    as well, or a box.
+    """
+
+    __slots__ = ("_holder", "_number")
 
     def __init__(self, thing: object) -> None:
-        self.thing = thing
+        self._number = id(thing)
+        try:
+            self._holder: Any = ref(thing)
+        except TypeError:
+            self._holder = _boxes.get(id(thing)) or _boxes.setdefault(id(thing), _Box(thing))
+
+    def weakly(self) -> Any:
+        """Return the object if it is held weakly and still there, else None."""
+        return None if type(self._holder) is _Box else self._holder()
+
+    def forsaken(self) -> bool:
+        """Say whether nobody else has the object."""
+        return type(self._holder) is _Box and self._holder.count() <= _ALONE
 
     def __hash__(self) -> int:
-        return id(self.thing)
+        return self._number
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Identity) and self.thing is other.thing
+        return isinstance(other, Identity) and self._holder is other._holder
 
     def __repr__(self) -> str:
-        return f"a {type(self.thing).__name__}"
+        thing = self._holder()
+        return "an object that is gone" if thing is None else f"a {type(thing).__name__}"
+
+
+class _Box:
+    """What holds an object that cannot be held weakly."""
+
+    __slots__ = ("__weakref__", "_thing")
+
+    def __init__(self, thing: object) -> None:
+        self._thing = thing
+
+    def __call__(self) -> object:
+        return self._thing
+
+    def count(self) -> int:
+        """Return how often the object is held."""
+        return getrefcount(self._thing)
+
+
+_ALONE = _Box(object()).count()
+_boxes: WeakValueDictionary[int, _Box] = WeakValueDictionary()
+
+
+def identities(key: Any) -> Iterator[Identity]:
+    """Go through the objects that a key tells by identity."""
+    if isinstance(key, Identity):
+        yield key
+    elif isinstance(key, tuple):
+        for x in key:
+            yield from identities(x)
 
 
 def changed(a: Any, b: Any, where: str = "") -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tapegrad._compile._cells import Capture, Cell, Fresh, state_of
 from tapegrad._compile._events import Used
+from tapegrad._compile._guards import Guards
 from tapegrad._compile._lift import Lifted
 from tapegrad._compile._loop import check_loops
 from tapegrad._compile._program import Value
@@ -33,10 +34,10 @@ def check_output(y: Tensor, known: Iterable[int], what: str = "the function retu
     )
 
 
-def left_behind(lifted: Lifted, result: list[Any], used: Used) -> tuple[Any, Capture]:
+def left_behind(lifted: Lifted, result: list[Any], used: Used, found: Guards) -> tuple[Any, Capture]:
     """Return the result of a call, and all that the call did and left; new Tensors in it are settled.
 
-    result: in a list, so that no name holds it.
+    result: in a list, so that no name holds it; found: what the call found outside.
     """
     graph, cells, raw = lifted.graph, lifted.cells, lifted.raw
     fresh: dict[int, Fresh] = {}
@@ -90,7 +91,7 @@ def left_behind(lifted: Lifted, result: list[Any], used: Used) -> tuple[Any, Cap
     for _, c in cells.values():  # the others are gone through no more, and are not to keep a Tensor
         c.tensor = state_of(c.tensor) if c in wanted else None
     guards = [g for g in lifted.guards.values() if g[0] in wanted]
-    return rebuild(returned)[0], Capture(graph, here, raw, grads, outputs, rebuild, guards)
+    return rebuild(returned)[0], Capture(graph, here, raw, grads, outputs, rebuild, guards, found)
 
 
 def own(x: Any) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from tapegrad._cuts import user_line
 from tapegrad._namespace import CaptureError
+
+_PACKAGES = "site-packages"  # in the names of files of libraries
 
 
 def stranger() -> CaptureError:
@@ -22,11 +26,35 @@ def value_needed(what: str) -> CaptureError:
     )
 
 
+def array_needed() -> CaptureError:
+    """Return the error for a raw array whose values its library, not tapegrad, is to compute with."""
+    return CaptureError(
+        f"at {user_line(apart=_PACKAGES)} the values of a raw array are needed, which a compiled function does not "
+        "know: use the function of the same name in tapegrad, on tapegrad.asarray(x), or compute it outside"
+    )
+
+
+def type_asked(file: str, line: int, name: str) -> CaptureError:
+    """Return the error for code that compares a type with that of a raw array."""
+    return CaptureError(
+        f"at {os.path.basename(file)}:{line} a type is compared with {name}, but a raw array has another one while a "
+        "call is captured: use isinstance, or pass a Tensor"
+    )
+
+
 def written_to() -> CaptureError:
     """Return the error for a raw array that is written to."""
     return CaptureError(
-        f"at {user_line()} a raw array is updated in place, which replay cannot do: pass a Tensor instead, or make a "
-        "new array, as in x = x + y"
+        f"at {user_line(apart=_PACKAGES)} a raw array is updated in place, which replay cannot do: pass a Tensor "
+        "instead, or make a new array, as in x = x + y"
+    )
+
+
+def written_in(name: str) -> CaptureError:
+    """Return the error for a raw array that a library has written to, known by its place."""
+    return CaptureError(
+        f"the function updates {name} in place, a raw array from outside, which replay cannot do: keep what changes in "
+        "a Tensor, or write to the array outside"
     )
 
 

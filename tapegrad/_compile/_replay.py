@@ -6,17 +6,21 @@ from functools import partial
 from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._cells import ALONE, Capture, Cell, kind_of, state_of
+from tapegrad._compile._cells import ALONE, Capture, Cell, State, kind_of, state_of
+from tapegrad._compile._compare import Match
 from tapegrad._compile._extract import program_of, sent
+from tapegrad._compile._guards import Check, Guards
 from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
 from tapegrad._compile._program import Program
+from tapegrad._compile._trace import Held
 from tapegrad._namespace import as_array, backend_of, computed
 from tapegrad._record import LEAF
 from tapegrad._tensor import Hooks, Tensor
 from tapegrad.backends import Backend
 from tapegrad.backends._replay import PlainExecutor
 
+ALTERNATIVES = 4  # of what is found outside, for one program
 UNSEEN = 3  # references to a gradient that only its Tensor knows, while a name and a call hold it too
 
 
@@ -30,12 +34,14 @@ class Replay:
         self, capture: Capture, leaves: list[Any], threads: int | None = None, reassociate: bool = False
     ) -> None:
         self.capture = capture
-        self.program, cells, self.raw, self.held, places = program_of(capture)
-        self.program, self._stay, self._copies = sent(self.program, len(cells))
+        program, cells, self.raw, held, places = program_of(capture)
+        self.program, self._stay, self._copies = sent(program, len(cells))
+        self._inputs = program.inputs  # before those of the host were sent to the device
+        self.held: Any = [h.array for h in held]  # of the call that was looked at last
         self.cells = cells
         self.view: Any = None  # how the user sees the program, once asked for
         capture.graph.handed.clear()
-        capture.graph.held = {v: (array, array) for v, (array, _) in capture.graph.held.items()}  # no copies any more
+        capture.graph.held = {v: h._replace(copy=h.array) for v, h in capture.graph.held.items()}  # no copies any more
         for c in capture.cells:
             if c.tensor is not None:
                 c.tensor = state_of(c.tensor)
@@ -46,6 +52,11 @@ class Replay:
         self._states = [
             (c.tensor, guards[c][0] is None, *guards[c][1:]) for c in order if not c.arguments and not c.owners
         ]
+        self._boxes = _boxes(capture)
+        self._found: list[tuple[Guards, list[Held], Check]] = [
+            (capture.found, held, capture.found.function(held, self._boxes))
+        ]
+        self.missed = ""  # what was found at the last call that is not as it was
         self._ids = frozenset([id(box.tensor) for box, *_ in self._states])
         self._others = [
             (
@@ -83,6 +94,8 @@ class Replay:
         Guarded are shapes, dtypes, which Tensors require a gradient and which gradients are None, and which of these
         Tensors are the same one.
         """
+        if not self._finds(leaves):
+            return None
         xs: list[Any] = []
         add = xs.append
         for box, none, record, shape, dtype, kind in self._states:
@@ -103,6 +116,33 @@ class Replay:
                 return None
             add(x)
         return self._with_others(leaves, xs) if self._others else xs
+
+    def _finds(self, leaves: list[Any]) -> bool:
+        """Say whether what was found outside is so now; note what is not, and the raw arrays that are read."""
+        for _, _, check in self._found:
+            held = check(leaves)
+            if type(held) is tuple:
+                self.held, self.missed = held, ""
+                return True
+        guards, _, check = self._found[0]
+        self.missed = guards.changed(check(leaves), leaves)
+        self.abandoned = any([getrefcount(box.tensor) <= ALONE for box, *_ in self._states])
+        return False
+
+    def also_after(self, capture: Capture) -> bool:
+        """Take what another call found for as good, if it did the same; say whether it did."""
+        match = Match(self.capture, capture)
+        if outlived(self.capture) or match.difference() is not None:
+            return False
+        held = [capture.graph.held[match.same.get(v, v)] for v in self._inputs if v in self.capture.graph.held]
+        found = capture.found, held, capture.found.function(held, self._boxes)
+        self._found = [found, *self._found[: ALTERNATIVES - 1]]
+        return True
+
+    def look_again(self) -> None:
+        """Make the checks anew, since more containers may have further items."""
+        for n, (guards, held, _) in enumerate(self._found):
+            self._found[n] = guards, held, guards.function(held, self._boxes)
 
     def _with_others(self, leaves: list[Any], xs: list[Any]) -> list[Tensor] | None:
         """Go on with what is not only state: arguments and gradients."""
@@ -195,6 +235,22 @@ def _known(cell: Cell, leaves: list[Any]) -> Any:
     if owner is not None:
         return owner.grad
     return None if cell.tensor is None else cell.tensor.tensor
+
+
+def elsewhere(capture: Capture, leaves: list[Any]) -> str:
+    """Say in words what a captured call found that is not so now, "" if it all is."""
+    found = capture.found.function([], _boxes(capture))(leaves)
+    return "" if type(found) is tuple else capture.found.changed(found, leaves)
+
+
+def grown(capture: Capture, leaves: list[Any]) -> set[str] | None:
+    """Return where containers are that have got further items, None if more than that is not as a call found it."""
+    return capture.found.grown(leaves, _boxes(capture))
+
+
+def _boxes(capture: Capture) -> dict[int, State]:
+    boxes = [c.tensor if type(c.tensor) is State else state_of(c.tensor) for c in capture.cells if c.tensor is not None]
+    return {id(box.tensor): box for box in boxes}
 
 
 def outlived(capture: Capture) -> bool:

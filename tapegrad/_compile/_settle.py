@@ -16,11 +16,12 @@ from tapegrad._record import RELEASED, Record
 from tapegrad._tensor import Tensor
 
 _DEPTH = 4  # of tuples that hold arrays
+_PATIENCE = 5  # how often Ctrl-C may come while arrays are given back
 
 
 def settle(x: Tensor) -> Value | None:
     """Give a Tensor the contents of the traced array it holds, as an eager call would; return that one's value."""
-    if not isinstance(x._array, Traced):
+    if not isinstance(getattr(x, "_array", None), Traced):  # of one that is being made, there is none yet
         return None
     value: Value = x._array.value
     x._array = x._array.raw
@@ -31,12 +32,25 @@ def settle(x: Tensor) -> Value | None:
 def settle_all(graph: Graph, tensors: Iterable[Tensor] = ()) -> None:
     """Give everything that still holds traced arrays their contents: Tensors, records, lists of arrays.
 
-    tensors: those that are known; the heap is only searched for others if there are any.
+    tensors: those that are known; the heap is only searched for others if there are any. Ctrl-C meanwhile is raised at
+    the end: a Tensor that holds a traced array is of no use to anybody.
     """
     tensors = list(tensors)
+    interrupt: KeyboardInterrupt | None = None
+    for _ in range(_PATIENCE):
+        try:
+            _settle_all(graph, tensors)
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
+def _settle_all(graph: Graph, tensors: list[Tensor]) -> None:
     for x in tensors:
         settle(x)
-    for r in collect([x._record for x in tensors if x._record is not None], 0):
+    for r in collect([r for x in tensors if (r := x._record) is not None and hasattr(r, "parents")], 0):
         _settle_record(r)
     if not alive(graph):
         return
@@ -59,8 +73,9 @@ def settle_all(graph: Graph, tensors: Iterable[Tensor] = ()) -> None:
 
 
 def _settle_record(r: Record) -> None:
-    if r.saved and r.saved is not RELEASED and holds_traced(r.saved):
-        r.saved = lowered(r.saved)
+    saved = getattr(r, "saved", None)  # another thread, or an interrupted frame, may be making this one
+    if saved and saved is not RELEASED and holds_traced(saved):
+        r.saved = lowered(saved)
 
 
 def _settle_in(x: Any) -> None:
@@ -71,6 +86,9 @@ def _settle_in(x: Any) -> None:
         x.update({k: lowered(v) for k, v in x.items()})
     elif kind is CellType:
         x.cell_contents = lowered(x.cell_contents)
+    elif issubclass(kind, BaseException):
+        x.args = lowered(x.args)
+        _settle_in(x.__dict__)
     elif hasattr(kind, "__dict__") and type(getattr(x, "__dict__", None)) is dict:
         _settle_in(x.__dict__)
 

@@ -10,19 +10,36 @@ import operator
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import ref
 
 from tapegrad._compile._program import Node, Value
-from tapegrad._compile._refusals import shape_needed, stranger, value_needed, written_to
+from tapegrad._compile._refusals import array_needed, shape_needed, stranger, value_needed, written_to
 from tapegrad._cuts import inside, user_line
 from tapegrad._namespace import CaptureError, backend_of, capturing, computed, find_backend
-from tapegrad._symbols import BINARY, COMPARISONS, UNARY
+from tapegrad._symbols import BINARY, COMPARISONS, NUMPY_NAMES, UNARY
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array, Backend
 
+if TYPE_CHECKING:
+    from tapegrad._compile._places import Place
+
+SMALL = 128  # elements of an array whose contents are compared at each call, should NumPy have computed with it
 _VIEWS = ("T", "matrix_transpose", "index_get")
 _PLAIN = frozenset((int, float, complex, bool, str, slice, type(None), type(...)))
+
+
+class Held(NamedTuple):
+    """A raw array from outside that a call reads: a copy of what it was, and where it was found, if it was."""
+
+    array: Array
+    copy: Array
+    place: Place | None
+
+    def found_like(self, other: Held) -> bool:
+        """Say whether two calls found an array at the same place: what is there may be another one each time."""
+        return self.place is not None and other.place is not None and self.place.where == other.place.where
 
 
 class Graph:
@@ -31,10 +48,11 @@ class Graph:
     tentative: whether the call is to come out as an eager one whatever it does: what a program cannot do is then done,
     and the graph is void; why: the first thing that was, unless another call may do without it. ended: whether the call
     is over, though a copy of its context may still run. nodes: so far; handed: all arrays that were handed out, held
-    weakly; held: the raw arrays from outside that no Tensor holds, each with a copy of what it was, which are read
-    again at each call; foreign: values in memory that others may write to; apart: raw arrays that the user has as they
-    are, and their values, by identity; values: the contents of all results, for `debug` only; loops:
-    whether there are any; flaw: why there is to be no program, though nothing was raised.
+    weakly; held: the raw arrays from outside that no Tensor holds, which are read again at each call; found: the places
+    of those that a search has found, by identity; pinned: those that a library computed with, and marks of what they
+    were, by identity; foreign: values in memory that others may write to; apart: raw arrays that the user has as they
+    are, and their values, by identity; values: the contents of all results, for `debug` only; loops: whether there are
+    any; flaw: why there is to be no program, though nothing was raised.
     """
 
     everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
@@ -44,7 +62,9 @@ class Graph:
         self.why: CaptureError | None = None
         self.nodes: list[Node] = []
         self.handed: list[ref[Traced]] = []
-        self.held: dict[Value, tuple[Array, Array]] = {}
+        self.held: dict[Value, Held] = {}
+        self.found: dict[int, Place] = {}
+        self.pinned: dict[int, tuple[Array, Any]] = {}
         self.foreign: set[Value] = set()
         self.apart: dict[int, tuple[Array, Value]] = {}
         self.values: dict[Value, Array] | None = {} if debug else None
@@ -62,6 +82,9 @@ class Graph:
     def traced(self, value: Value, raw: Array) -> Traced:
         """Return an array of this library for a value of the program and its contents."""
         kind = type(raw)
+        if kind not in _types:
+            raw = backend_of[kind].as_array(raw)  # of a subclass of the library's array type
+            kind = type(raw)
         x: Traced = object.__new__(_types[kind] if kind in _types else _traced_type(kind))
         x.value = value
         x.raw = raw
@@ -86,10 +109,36 @@ class Graph:
         if id(array) in self.apart:
             value = self.apart[id(array)][1]
             return self.traced(value, array if value in self.foreign else backend.copy(array))
+        return self.hold(array, self.found.get(id(array)))
+
+    def hold(self, array: Array, place: Place | None) -> Traced:
+        """Return a raw array from outside as one of this library."""
         x = self.input(array)
         self.foreign.add(x.value)
-        self.held[x.value] = array, backend.copy(array)
+        self.held[x.value] = Held(array, array if place else backend_of[type(array)].copy(array), place)
         return x
+
+    def pin(self, value: Value) -> bool:
+        """Say whether a value is computed from arrays alone that a search has found: it then stays what it is.
+
+        Whether these arrays are what they were is looked at in each call; those that have no mark have to be small.
+        """
+        used: dict[int, tuple[Array, Any]] = {}
+        todo, seen = [value], set()
+        while todo:
+            v = todo.pop()
+            if v in seen:
+                continue
+            seen.add(v)
+            if v.node is not None:
+                todo += v.node.reads
+            elif v.constant is None:
+                held = self.held.get(v)
+                if held is None or held.place is None or (v.size > SMALL and not is_marked(held.array)):
+                    return False
+                used[id(held.array)] = held.array, mark_of(held.array)
+        self.pinned = used | self.pinned
+        return True
 
     def alike(self, array: Array, like: Array) -> Array:
         """Return one of two operands as the other one is, which must be traced both: nobody knew of a raw one."""
@@ -199,9 +248,43 @@ def graph_now() -> Graph:
 
 
 def contents_of(x: Traced, what: str) -> Array:
-    """Return the contents of an array, which only a tentative call may know."""
-    graph_now().give_up(lambda: value_needed(what))
+    """Return the contents of an array, which only a tentative call may know, unless they can be pinned."""
+    graph = graph_now()
+    if not (graph.held and graph.pin(x.value)):
+        graph.give_up(lambda: value_needed(what))
     return x.raw
+
+
+def for_library(x: Any) -> Any:
+    """Return what a library is to compute with in the place of a raw array: its contents, if they can be pinned.
+
+    They are a copy that cannot be written to, or an array that tells whether it was.
+    """
+    if type(x) is tuple or type(x) is list:
+        return type(x)(map(for_library, x))
+    if not isinstance(x, Traced):
+        return x
+    backend = backend_of[type(x.raw)]
+    graph = graph_now()
+    if not (graph.held and graph.pin(x.value)):
+        raise array_needed()
+    if is_marked(x.raw):
+        return x.raw
+    if not hasattr(x.raw, "setflags"):
+        raise array_needed()
+    found = backend.copy(x.raw)
+    found.setflags(write=False)
+    return found
+
+
+def is_marked(array: Array) -> bool:
+    """Say whether an array cannot be written to, or has a mark of whether it was, as PyTorch's have."""
+    return not backend_of[type(array)].mutable or hasattr(array, "_version")
+
+
+def mark_of(array: Array) -> Any:
+    """Return PyTorch's mark of how often an array was written to; None for an array that cannot be."""
+    return getattr(array, "_version", None)
 
 
 def _is_array(x: Any) -> bool:
@@ -247,8 +330,8 @@ class Traced:
 
     raw: Array
     value: Value
-    __array_ufunc__ = None  # NumPy leaves its operators to us
-
+    base = None
+    __class__ = property(lambda x: type(x.raw))  # to isinstance, an array of its library
     shape = property(lambda x: x.raw.shape)
     dtype = property(lambda x: x.raw.dtype)
     ndim = property(lambda x: len(x.raw.shape))
@@ -272,14 +355,47 @@ class Traced:
         return bool(contents_of(self, "a condition"))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        raise value_needed("a conversion to a NumPy array")
+        if not self.pinned():
+            raise value_needed("a conversion to a NumPy array")
+        found = backend_of[type(self.raw)].to_host(self.raw)
+        return found.copy() if dtype is None else found.astype(dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if any(isinstance(x, Tensor) for x in inputs):
+            return NotImplemented
+        graph = graph_now()
+        if holds_traced(tuple(kwargs.values())):
+            raise written_to()
+        if method == "__call__" and not kwargs and ufunc.__name__ in _UFUNCS:
+            op, function = _UFUNCS[ufunc.__name__]
+            return graph.call(op, function, tuple([graph.lift(x) for x in inputs]), {})
+        return getattr(ufunc, method)(*map(for_library, inputs), **kwargs)
+
+    def pinned(self) -> bool:
+        """Say whether the contents are those of small arrays from outside alone, which are compared at each call."""
+        graph = graph_now()
+        return bool(graph.held) and graph.pin(self.value)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute that only arrays of the library have: a method raises when it is called."""
+        if name.startswith("__") or not hasattr(type(self), "value") or not hasattr(self.raw, name):
+            raise AttributeError(name)
+        if callable(getattr(self.raw, name)):
+            return partial(_method, self, name)
+        return getattr(for_library(self), name)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*map(for_library, args), **{k: for_library(v) for k, v in (kwargs or {}).items()})
 
     def __dlpack_device__(self) -> Any:
         return self.raw.__dlpack_device__()
 
     def item(self) -> Any:
         """Raise: the value is another at each call."""
-        raise value_needed("item()")
+        if not self.pinned():
+            raise value_needed("item()")
+        return self.raw.item()
 
     def __float__(self) -> float:
         return float(contents_of(self, "float()"))
@@ -298,6 +414,12 @@ class Traced:
 
     def __repr__(self) -> str:
         return f"<traced {self.raw!r}>"
+
+
+def _method(x: Traced, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    if holds_traced(tuple(kwargs.values())):
+        raise array_needed()
+    return getattr(for_library(x), name)(*map(for_library, args), **kwargs)
 
 
 def _namespace_of(x: Traced) -> Any:
@@ -348,6 +470,12 @@ for _symbol, _op in UNARY.items():
     setattr(Traced, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
 
 
+# Operators that NumPy is asked for first: an array of its own is on the left.
+_UFUNCS = {
+    op: (op, getattr(operator, symbol + "_" * (symbol in ("and", "or"))))
+    for symbol, op in {**BINARY, **COMPARISONS}.items()
+}
+_UFUNCS |= {other: _UFUNCS[op] for other, op in NUMPY_NAMES.items()}
 _types: dict[type, type] = {}
 _backends: dict[Backend, Backend] = {}  # each adapter's recording one, and those themselves
 

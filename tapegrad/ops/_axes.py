@@ -18,7 +18,7 @@ def axis_of(name: str, ndim: int, axis: Any) -> int:
     """Return one axis as a negative number; AxisError if there is none such."""
     i = index(axis)
     if not -ndim <= i < ndim:
-        raise AxisError(f"{name}: axis {i} of a Tensor with {ndim} axes")
+        raise AxisError(f"{name}: axis {i} is out of range for a Tensor of {ndim} axes")
     return i if i < 0 else i - ndim
 
 
@@ -56,3 +56,13 @@ def fill(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepdim
     """Return the result of a reduction broadcast to the shape it was reduced from."""
     t = spread(xp, t, shape, axes, keepdims)
     return xp.broadcast_to(t, tuple(t.shape[: t.ndim - len(shape)]) + tuple(shape))
+
+
+def reduced(xp: Any, t: Any, axis: tuple[int, ...], keepdims: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the axes that make up a row of the operand and of the result of a reduction (see `Operation.rows`)."""
+    return axis, axis if keepdims else ()
+
+
+def along(xp: Any, t: Any, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the same for an operation along an axis that stays."""
+    return (axis,), (axis,)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import index
 from typing import Any
 
 from tapegrad._host_constants import is_host, moved
-from tapegrad._namespace import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
+from tapegrad._namespace import backend_of, capturing, dtype_of, find_backend, holds, lifted, namespace_of
 from tapegrad._operands import from_outside, same_library
 from tapegrad._record import mode, noticed
 from tapegrad._tensor import Tensor, wrap
@@ -133,7 +134,7 @@ def _spelt_out(entries: list[Any], n: int, like: Array) -> list[Any]:
 
 
 def _index_array(i: Any, like: Array) -> Array | None:
-    """Return an index as a raw array of integers or booleans that nobody will change, None if it is a number."""
+    """Return an index as a raw array of integers or booleans that nobody will change, None if it is one number."""
     given = False
     if isinstance(i, Tensor):
         noticed(i)
@@ -157,9 +158,18 @@ def _index_array(i: Any, like: Array) -> Array | None:
     kind = dtype_of(array).kind
     if kind not in ("bool", "signed integer", "unsigned integer"):
         raise IndexError(f"x[...]: an array of {dtype_of(array).name} is no index: use integers or booleans")
-    if len(array.shape) == 0 and kind != "bool":
-        return None
+    if len(array.shape) == 0 and kind != "bool" and not _differs(array):
+        return None  # a number; inside vmap, or in a program, it may be another each time: no Python integer is that
     return backend_of[type(array)].copy(array) if given else array
+
+
+def _differs(array: Array) -> bool:
+    """Say whether an array is another one for each example of a vmap, or at each call of a program."""
+    while backend_of[type(array)].depth:
+        if array.mapped:
+            return True
+        array = array.whole._array
+    return capturing.get() is not None
 
 
 def _counting(x: Tensor) -> Array:
@@ -184,7 +194,15 @@ def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
         return ALL if i == ALL else _slice(i, shape[axis])
     if hasattr(i, "shape"):
         check_range("x[...]", i, axis, shape)
+        if not i.shape and capturing.get() is not None:  # an eager call has looked at this one
+            xp, n = namespace_of[type(i)], shape[axis]
+            outside = xp.logical_or(xp.less(i, -n), xp.greater_equal(i, n))
+            backend_of[type(outside)].refuse(outside, partial(_range_error, "x[...]", axis, tuple(shape)))
     return i
+
+
+def _range_error(name: str, axis: int, shape: tuple[int, ...]) -> IndexError:
+    return IndexError(f"{name}: an index is out of range for axis {axis} of shape {shape}")
 
 
 def check_range(name: str, indices: Array, axis: int, shape: tuple[int, ...]) -> None:
@@ -193,7 +211,7 @@ def check_range(name: str, indices: Array, axis: int, shape: tuple[int, ...]) ->
         return
     xp, n = namespace_of[type(indices)], shape[axis]
     if holds(xp.any(xp.logical_or(xp.less(indices, -n), xp.greater_equal(indices, n)))):
-        raise IndexError(f"{name}: an index is out of range for axis {axis % len(shape)} of shape {tuple(shape)}")
+        raise _range_error(name, axis % len(shape), tuple(shape))
 
 
 def _slice(s: slice, n: int) -> slice:
@@ -208,9 +226,23 @@ def _out_of_range(i: int, axis: int, shape: tuple[int, ...]) -> IndexError:
     return IndexError(f"x[...]: index {i} is out of range for axis {axis} of a Tensor of shape {tuple(shape)}")
 
 
-def has_integer_arrays(key: Key) -> bool:
-    """Say whether a full key holds integer arrays, whose items may repeat."""
-    return any(hasattr(i, "shape") and dtype_of(i).kind != "bool" for i in key)
+def may_repeat(key: Key) -> bool:
+    """Say whether a full key may name a place more than once."""
+    return any(hasattr(i, "shape") and dtype_of(i).kind != "bool" and i.shape != (1,) for i in key)
+
+
+def with_axes(key: Key) -> tuple[Key, int | None]:
+    """Return a key, whose index arrays stand together, with an axis of length 1 for those that have none.
+
+    In a program these stand for integers, which some libraries would ask for. Also the axis, counted from the end, that
+    comes of it in what the key reads; None if there is none.
+    """
+    if capturing.get() is None or not any(hasattr(i, "shape") and not i.shape and not _is_mask(i) for i in key):
+        return key, None
+    arrays = [len(i.shape) for i in key if hasattr(i, "shape")]
+    where = [n for n, i in enumerate(key) if isinstance(i, int) or hasattr(i, "shape")]
+    made = tuple([namespace_of[type(i)].reshape(i, (1,)) if hasattr(i, "shape") and not i.shape else i for i in key])
+    return made, None if max(arrays) else where[-1] - len(key)
 
 
 def axes_at(key: Key) -> int:
@@ -233,7 +265,7 @@ def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key
             break
     else:
         return None
-    if len(key) == 1 and not key[0].shape:  # one boolean: it says whether the whole is taken
+    if len(key) == 1 and not key[0].shape and _is_mask(key[0]):  # one boolean: it says whether the whole is taken
         xp = backend_of[type(key[0])].xp
         shape = (1, *x.shape)
         return shape, tuple(range(len(shape))), (xp.nonzero(xp.reshape(key[0], (1,)))[0], *(ALL,) * len(x.shape))

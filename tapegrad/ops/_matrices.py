@@ -79,3 +79,8 @@ def inverse_or_zero(xp: Any, values: Any, size: int) -> Any:
     """Return 1 / values, and 0 for what counts as zero."""
     zero = xp.abs(values) <= negligible(xp, values, size)
     return xp.where(zero, 0, 1 / xp.where(zero, 1, values))
+
+
+def of_matrices(xp: Any, t: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the axes of operand and result of an operation on matrices (see `Operation.rows`)."""
+    return (-2, -1), (-2, -1)

@@ -1,12 +1,13 @@
 """Elementwise functions of two operands and more, by their differential in each, applied to a tangent `t`.
 
 Subgradients, decided once: ties in maximum and minimum share equally; clip passes the gradient at its bounds; hypot and
-atan2 have 0 at the origin; a zero cotangent times a factor that is not finite is 0.
+atan2 have 0 at the origin.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from math import inf, nan
 from typing import Any
 
 from tapegrad._dtypes import is_complex
@@ -15,7 +16,8 @@ from tapegrad._operands import SCALARS, as_tensor, as_tensors, not_an_operand, o
 from tapegrad._primitive import primitive
 from tapegrad._rules import BROADCASTING, identity, with_operators
 from tapegrad._tensor import Tensor
-from tapegrad.ops._singular import over, times
+from tapegrad.ops._kinks import unit
+from tapegrad.ops._slopes import share
 from tapegrad.ops._text import text
 from tapegrad.ops.shaping import broadcast_to
 
@@ -34,18 +36,9 @@ def _pow_1(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
             return t
         if x2 == 2:
             return 2 * t * x1
-        if is_complex(t.dtype):
-            return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** (x2 - 1))
-        whole = x2 % 1 == 0  # not so for inf and NaN
-        if whole and x2 > 1:
-            return t * (x2 * _power(xp, x1, x2 - 1))
-        bad = x1 == 0 if whole else (x1 < 0 if x2 > 1 else x1 <= 0)
-        return t * (x2 * _power(xp, xp.where((t == 0) & bad, 1, x1), x2 - 1))
-    if is_complex(t.dtype):
-        return t * (x2 * xp.where((t == 0) & (x1 == 0), 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
-    bad = ((x1 == 0) & (x2 < 1)) | ((x1 < 0) & (x2 != xp.floor(x2)))
+        return t * (x2 * (x1 ** (x2 - 1) if is_complex(t.dtype) else _power(xp, x1, x2 - 1)))
     # 0^0: the derivative is 0, so that the exponent must not be -1. Elsewhere it must be, for mixed second derivatives.
-    return t * (x2 * xp.where((t == 0) & bad, 1, x1) ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
+    return t * (x2 * x1 ** xp.where((x1 == 0) & (x2 == 0), 1, x2 - 1))
 
 
 def _power(xp: Any, x: Any, n: Any) -> Any:
@@ -57,22 +50,26 @@ def _pow_2(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
     if type(x1) in SCALARS:
         x1 = xp.full_like(out, x1)
     if is_complex(t.dtype):
-        return times(xp, t, out) * xp.log(xp.where(x1 == 0, 1, xp.astype(x1, t.dtype)))
-    # 0^y is constant for y > 0; a negative base has no derivative in y (NaN, unless nobody asks).
-    log = xp.log(xp.where(x1 > 0, x1, 1))
-    return times(xp, t, out) * xp.where((x1 < 0) & (t != 0), xp.nan, log)
+        return t * out * xp.log(xp.where(x1 == 0, 1, xp.astype(x1, t.dtype)))
+    # 0^y is constant for y > 0; a negative base has no derivative in y.
+    return t * out * xp.where(x1 < 0, xp.nan, xp.log(xp.where(x1 > 0, x1, 1)))
 
 
 def _atan2(xp: Any, t: Any, x: Any, x1: Any, x2: Any) -> Any:
     """Return t x / (x1^2 + x2^2), where no square overflows."""
     r = xp.hypot(x1, x2)
-    return over(xp, over(xp, t * x, r), r)
+    return t * unit(xp, x, r) / xp.where(r == 0, 1, r)
+
+
+def _finite(xp: Any, size: Any) -> Any:
+    """Return a norm, NaN where it has overflown: a quotient by infinity would be 0, which is no slope of it."""
+    return xp.where(size == inf, nan, size)
 
 
 def _logaddexp(xp: Any, t: Any, x: Any, other: Any) -> Any:
     """Return t by the share of exp(x): from the difference of the two, which is precise where the result is not."""
     alike = (x == other) & xp.isinf(x)
-    return t * xp.sigmoid(xp.where(alike, 0, xp.where(alike, 0, x) - other))
+    return t * share(xp, xp.where(alike, 0, xp.where(alike, 0, x) - other))
 
 
 add, operator_add = binary(
@@ -141,8 +138,8 @@ bitwise_xor, operator_bitwise_xor = binary(
 
 divide, operator_divide = binary(
     "divide",
-    lambda xp, t, x2: over(xp, t, x2),
-    lambda xp, t, x2, out: -over(xp, times(xp, t, out), x2),
+    lambda xp, t, x2: t / x2,
+    lambda xp, t, x2, out: -t * out / x2,
     text("x1 / x2.", "Derivatives: t / x2; -t out / x2.", "tg.divide(tg.asarray([1.0]), 2.0)", "Tensor([0.5])"),
 )
 
@@ -181,8 +178,8 @@ greater_equal, operator_greater_equal = binary(
 
 hypot, _ = binary(
     "hypot",
-    lambda xp, t, x1, out: over(xp, t * x1, out),
-    lambda xp, t, x2, out: over(xp, t * x2, out),
+    lambda xp, t, x1, out: t * unit(xp, x1, _finite(xp, out)),
+    lambda xp, t, x2, out: t * unit(xp, x2, _finite(xp, out)),
     text(
         "sqrt(x1^2 + x2^2) without overflow.",
         "Derivatives: t x1 / out; t x2 / out; 0 at the origin.",
@@ -247,7 +244,8 @@ maximum, _ = binary(
     "maximum",
     lambda xp, t, x1, x2: _share(xp, t, x1 > x2, x1 == x2),
     lambda xp, t, x1, x2: _share(xp, t, x2 > x1, x1 == x2),
-    text(
+    selects=(lambda xp, _, x1, x2: x1 >= x2, lambda xp, _, x1, x2: x2 >= x1),
+    doc=text(
         "The greater of two.",
         "Derivatives: t to the greater, t / 2 to each in a tie.",
         "tg.maximum(tg.asarray([1.0]), 2.0)",
@@ -259,7 +257,8 @@ minimum, _ = binary(
     "minimum",
     lambda xp, t, x1, x2: _share(xp, t, x1 < x2, x1 == x2),
     lambda xp, t, x1, x2: _share(xp, t, x2 < x1, x1 == x2),
-    text(
+    selects=(lambda xp, _, x1, x2: x1 <= x2, lambda xp, _, x1, x2: x2 <= x1),
+    doc=text(
         "The lesser of two.",
         "Derivatives: t to the lesser, t / 2 to each in a tie.",
         "tg.minimum(tg.asarray([1.0]), 2.0)",
@@ -298,7 +297,7 @@ pow, operator_pow = binary(
     _pow_1,
     _pow_2,
     text(
-        "x1 ** x2.",
+        "x1 ** x2. Integers to one negative power raise an error; in an array of powers the libraries raise or give 0.",
         "Derivatives: t x2 x1^(x2 - 1); t out log(x1), which is 0 at x1 = 0 and NaN for x1 < 0.",
         "tg.pow(tg.asarray([3.0]), 2.0)",
         "Tensor([9.])",
@@ -308,7 +307,7 @@ pow, operator_pow = binary(
 remainder, operator_remainder = binary(
     "remainder",
     identity,
-    lambda xp, t, x1, x2: -t * xp.floor(x1 / x2),
+    lambda xp, t, x1, x2, out: -t * xp.round((x1 - out) / x2),  # x1 / x2 may round up to a whole number
     text(
         "x1 - floor(x1 / x2) * x2.",
         "Derivatives: t; -t floor(x1 / x2).",
@@ -333,6 +332,7 @@ _copysign = primitive(
     lambda xp, t, x1, out: t * xp.sign(x1) * xp.sign(out),
     None,
     broadcasts=True,
+    elementwise=True,
 )
 
 
@@ -355,10 +355,11 @@ _where = primitive(
     lambda xp, t, condition: xp.where(condition, t, 0),
     lambda xp, t, condition: xp.where(condition, 0, t),
     broadcasts=True,
+    selects=(None, lambda xp, _, condition: condition, lambda xp, _, condition: xp.logical_not(condition)),
 )
 
 
-BROADCASTING.update(("copysign", "where"))
+BROADCASTING.update(("clip", "copysign", "where"))
 
 
 def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
@@ -414,7 +415,62 @@ def _clip_vjp(xp: Any, t: Any, x: Any, low: float | None, high: float | None) ->
     return t if high is None else xp.where(x > high, 0, t)
 
 
-_clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True)
+def _within(xp: Any, t: Any, x: Any, low: float | None, high: float | None) -> Any:
+    """Return the entries that are not beyond a bound; NaN is not."""
+    inside = x == x if low is None else xp.logical_not(x < low)
+    return inside if high is None else xp.logical_and(inside, xp.logical_not(x > high))
+
+
+_clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True, selects=(_within,))
+
+
+def _bounded(xp: Any, x: Any, low: Any, high: Any) -> tuple[Any, Any, Any]:
+    """Return what x is limited to, and where the lower and the upper bound apply: as NaN, they do everywhere."""
+    below = above = None
+    if low is not None:
+        low = _as_bound(xp, low, x)
+        below = (x < low) | (low != low)
+        x = xp.where(below, low, x)
+    if high is not None:
+        high = _as_bound(xp, high, x)
+        above = (x > high) | (high != high)
+        x = xp.where(above, high, x)
+    return x, below, above
+
+
+def _as_bound(xp: Any, bound: Any, x: Any) -> Any:
+    """Return a bound in the dtype of what it limits."""
+    return bound if type(bound) in SCALARS or bound.dtype == x.dtype else xp.astype(bound, x.dtype)
+
+
+def _from_x(xp: Any, t: Any, x: Any, low: Any, high: Any) -> Any:
+    """Return the entries that no bound applies to."""
+    _, below, above = _bounded(xp, x, low, high)
+    return xp.logical_not(above if below is None else below if above is None else below | above)
+
+
+def _from_low(xp: Any, t: Any, x: Any, low: Any, high: Any) -> Any:
+    _, below, above = _bounded(xp, x, low, high)
+    return below if above is None else below & xp.logical_not(above)
+
+
+def _from_high(xp: Any, t: Any, x: Any, low: Any, high: Any) -> Any:
+    return _bounded(xp, x, low, high)[2]
+
+
+_clip_arrays = primitive(
+    "clip",
+    with_operators(lambda xp, x, low, high: _bounded(xp, x, low, high)[0]),
+    lambda xp, t, x, low, high: xp.where(_from_x(xp, t, x, low, high), t, 0),
+    lambda xp, t, x, low, high: xp.where(_from_low(xp, t, x, low, high), t, 0),
+    lambda xp, t, x, low, high: xp.where(_from_high(xp, t, x, low, high), t, 0),
+    broadcasts=True,
+    fuses=True,
+    selects=(_from_x, _from_low, _from_high),
+    variant="arrays",
+)
+_NUMBERS = frozenset((int, float))
+_CLIPPED = frozenset(("real floating", "signed integer", "unsigned integer"))  # kinds of bounds of floating values
 
 
 def _clipped(x: Any, *bounds: Any) -> Tensor:
@@ -436,8 +492,8 @@ def _bound(bound: Any, x: Tensor) -> Any:
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     """Limit values to the range from min to max, either of which may be None, a number or an array.
 
-    The result has the dtype of x. Derivative: t inside the range and at its bounds, else zero; arrays as bounds get
-    the gradient where they apply.
+    The result has the dtype of x. It is max where min is greater than max, and NaN where a bound is NaN. Derivative: t
+    inside the range and at its bounds, else zero; bounds that are arrays get t where they apply, as NaN does.
 
     >>> import tapegrad as tg
     >>> tg.clip(tg.asarray([-1.0, 0.5, 2.0]), 0.0, 1.0)
@@ -445,11 +501,19 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
     """
     out = _clipped(x, min, max)
     bounds = {type(bound) for bound in (min, max) if bound is not None}
-    if out.dtype.kind == "real floating" and bounds and bounds <= {int, float}:
-        return _clip(out, min, max)
+    if out.dtype.kind == "real floating" and bounds:
+        if bounds <= _NUMBERS and min == min and max == max:  # None is equal to itself, NaN is not
+            return _clip(out, min, max)
+        min, max = (bound if bound is None else _bound(bound, out) for bound in (min, max))
+        given = [b for b in (min, max) if b is not None and type(b) not in _NUMBERS]
+        if given:
+            out, *given = as_tensors("clip", out, *given)
+        if all(b.dtype.kind in _CLIPPED for b in given):
+            low, high = [b if b is None or type(b) in _NUMBERS else given.pop(0) for b in (min, max)]
+            return _clip_arrays(out, low, high)
     min, max = (bound if bound is None else _bound(bound, out) for bound in (min, max))
     if min is not None:
-        out = where(out < min, min, out)
+        out = where((out < min) | (min != min), min, out)
     if max is not None:
-        out = where(out > max, max, out)
+        out = where((out > max) | (max != max), max, out)
     return broadcast_to(out, out.shape) if out is x else out

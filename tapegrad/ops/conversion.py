@@ -6,17 +6,18 @@ from typing import Any
 
 from tapegrad import backends
 from tapegrad._cuts import cut
-from tapegrad._dtypes import as_dtype, isdtype
+from tapegrad._dtypes import DTYPES, as_dtype, isdtype
 from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_device, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._record import LEAF, Record, noticed
 from tapegrad._rules import identity
+from tapegrad._settings import float_dtype_on
 from tapegrad._tensor import Tensor, shallow_copy, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops.shaping import reshape
 
-_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity)
+_astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity, moves="all")
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor:
@@ -36,7 +37,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = Non
         raise TypeError(f"astype: from {now.name} to {to.name} would drop imaginary parts: use tapegrad.real(x)")
     native = native_dtype(x._array, to)
     if x._record is not None and not isdtype(to, ("real floating", "complex floating")):
-        cut(f"astype({to.name})", x._record.seq)
+        cut(f"astype({to.name})", x._record)
         noticed(x)
         x = wrap(x._array)
     y = _astype(x, native)
@@ -54,6 +55,19 @@ def unchanged(x: Tensor) -> Tensor:
     y = shallow_copy(x)
     y._base = x
     return y
+
+
+def as_floats(x: Any) -> Tensor:
+    """Return an operand as a Tensor of floats: integers and booleans in the default float dtype of their device.
+
+    Small integers would wrap in `x - max(x)` or `x * x`, and some libraries refuse them.
+    """
+    y: Tensor = as_tensor(x)
+    a = y._array
+    if "floating" in dtype_of(a).kind:
+        return y
+    backend = backend_of[type(a)]
+    return astype(y, DTYPES[backend.dtype_names[float_dtype_on(backend, native_device(a))]])
 
 
 def index_dtype(like: Array) -> str:
@@ -107,6 +121,7 @@ _to_device = primitive(
     "to_device",
     lambda xp, x, device, source: transfer(x, device),
     lambda xp, t, device, source: _move(t, source),
+    moves="all",
     push=_push_to_device,
 )
 

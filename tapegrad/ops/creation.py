@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad import backends
+from tapegrad._cuts import cut
 from tapegrad._dtypes import KIND_RANKS, DType, as_dtype, isdtype, of_parts
 from tapegrad._host_constants import HOST, moved_to
 from tapegrad._namespace import (
@@ -36,11 +37,12 @@ from tapegrad.ops.shaping import broadcast_to, reshape
 def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Make a new Tensor from numbers, nested lists, an array of any library, or another Tensor's value.
 
-    The data is always copied. dtype: by default that of an array, `default_dtype` for Python floats; device: by
-    default `default_device`, if it was set, for all but Tensors, which stay where they are; if it was not, "cpu" for
-    Python data and an array's own. requires_grad: make it a leaf, whose
-    `.grad` `backward` fills. Raises TypeError for objects, strings and ragged lists, and for a leaf that is not real
-    floating; ValueError and RuntimeError for a device that does not exist or is not there.
+    The data is always copied, and the Tensor is a constant or a leaf: `asarray` keeps what is recorded. dtype: by
+    default that of an array, `default_dtype` for Python floats; device: by default `default_device`, if it was set,
+    for all but Tensors, which stay where they are; if it was not, "cpu" for Python data and an array's own.
+    requires_grad: make it a leaf, whose `.grad` `backward` fills. Raises TypeError for objects, strings and ragged
+    lists, for a Tensor that is being recorded, and for a leaf that is not real floating; ValueError and RuntimeError
+    for a device that does not exist or is not there.
 
     >>> import tapegrad as tg
     >>> tg.tensor([1, 2, 3])
@@ -49,6 +51,13 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     Tensor([1.], dtype=float32, requires_grad=True)
     """
     if isinstance(data, Tensor):
+        if data.requires_grad and mode().recording:
+            raise TypeError(
+                "tensor: a new Tensor would not be tied to this one, which is recorded, and lose its gradient: use "
+                "tapegrad.asarray(x), or tapegrad.asarray(x, copy=True), which are recorded, or "
+                "tapegrad.tensor(x.detach()) for a constant"
+            )
+        noticed(data)
         data = constant_array(data._array)
         if device is None and backend_of[type(data)].prefix == HOST:
             device = HOST
@@ -197,6 +206,7 @@ def _from_python(obj: Any, dtype: Any, backend: Backend, native: Any, copy: bool
 
     if copy is False:
         raise ValueError("asarray: Python data always needs a copy")
+    _check_parts(obj)
     try:
         values = np.asarray(obj)
         if dtype is not None and values.dtype.kind == "f" and isdtype(dtype, "integral"):
@@ -224,6 +234,18 @@ def _from_python(obj: Any, dtype: Any, backend: Backend, native: Any, copy: bool
     if name == "bfloat16":  # which NumPy lacks
         return backend.xp.astype(backend.from_host(values.astype("float32"), native), to)
     return backend.from_host(values.astype(name, copy=False), native)
+
+
+def _check_parts(obj: Any) -> None:
+    """Raise TypeError for nested lists with a part that NumPy would take for less than it is: a masked array."""
+    if not isinstance(obj, (list, tuple)):
+        return
+    kinds = set(map(type, obj)) - SCALARS  # at the speed of C, for long lists of numbers
+    for kind in kinds:
+        if not issubclass(kind, (list, tuple)):
+            backends.of_type(kind)
+    for part in obj if any(issubclass(kind, (list, tuple)) for kind in kinds) else ():
+        _check_parts(part)
 
 
 # -- from nothing ------------------------------------------------------------------------------------------
@@ -277,9 +299,14 @@ def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     return full(shape, 1, dtype=default_if(dtype, device), device=device)
 
 
-def _number(value: Any) -> Any:
+def _number(name: str, value: Any) -> Any:
     """Return a number, which may be a NumPy scalar or a Tensor of one element, as a Python one."""
-    return value if type(value) in SCALARS else as_tensor(value).item()
+    if type(value) in SCALARS:
+        return value
+    x = as_tensor(value)
+    if x._record is not None:  # what is made has integers, or nothing is recorded here
+        cut(f"{name}()", x._record)
+    return wrap(x._array).item()
 
 
 def _is_recorded(value: Any) -> bool:
@@ -340,7 +367,7 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
     recorded = _differentiable((fill_value,), dtype, device)
     if recorded is not None:
         return broadcast_to(recorded[1][0], _shape(shape))
-    fill_value = _number(fill_value)
+    fill_value = _number("full", fill_value)
     if dtype is None and isinstance(fill_value, bool):
         dtype = "bool"
     if dtype is None and isinstance(fill_value, complex):
@@ -420,8 +447,8 @@ def arange(
             "arange: how many numbers there are depends on the value of a Tensor that is recorded or mapped: use "
             "x.detach(), or tapegrad.linspace, which has a derivative"
         )
-    start, step = _number(start), _number(step)
-    start, stop = (0, start) if stop is None else (start, _number(stop))
+    start, step = _number("arange", start), _number("arange", step)
+    start, stop = (0, start) if stop is None else (start, _number("arange", stop))
     integer = all(isinstance(v, int) for v in (start, stop, step))
     backend, native, to = _place(dtype, device, integer)
     return wrap(backend.xp.arange(start, stop, step, dtype=to, device=native))
@@ -451,7 +478,7 @@ def linspace(
         to, (first, last) = recorded
         weight = linspace(0.0, 1.0, num, dtype=to, device=device, endpoint=endpoint)
         return first * (1 - weight) + last * weight  # exact at both ends
-    start, stop = _number(start), _number(stop)
+    start, stop = _number("linspace", start), _number("linspace", stop)
     if dtype is None and (isinstance(start, complex) or isinstance(stop, complex)):
         dtype = _complex_dtype(device)
     backend, native, to = _place(dtype, device)
@@ -473,8 +500,8 @@ def eye(
     return wrap(backend.xp.eye(n_rows, n_rows if n_cols is None else n_cols, k=k, dtype=to, device=native))
 
 
-_tril = primitive("tril", lambda xp, x, k: xp.tril(x, k=k), lambda xp, t, k: xp.tril(t, k=k))
-_triu = primitive("triu", lambda xp, x, k: xp.triu(x, k=k), lambda xp, t, k: xp.triu(t, k=k))
+_tril = primitive("tril", lambda xp, x, k: xp.tril(x, k=k), lambda xp, t, k: xp.tril(t, k=k), moves="some")
+_triu = primitive("triu", lambda xp, x, k: xp.triu(x, k=k), lambda xp, t, k: xp.triu(t, k=k), moves="some")
 
 
 def tril(x: Any, /, *, k: int = 0) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from tapegrad._dtypes import is_complex
-from tapegrad._operands import as_tensor
 from tapegrad._primitive import several
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
@@ -29,6 +28,7 @@ from tapegrad.ops._matrices import (
     symmetric,
     times_dagger,
 )
+from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.products import matmul, matrix_transpose
 from tapegrad.ops.shaping import concat
@@ -200,7 +200,7 @@ def svd(x: Any, /, *, full_matrices: bool = True) -> SVDResult:
     >>> tg.linalg.svd(tg.asarray([[3.0, 0.0], [0.0, 2.0]])).S
     Tensor([3., 2.])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if x.ndim < 2:
         raise ValueError(f"svd: matrices (..., m, n) are needed, not a Tensor of shape {x.shape}")
     return SVDResult(*_svd(x, bool(full_matrices)))
@@ -232,7 +232,8 @@ def _qr_vjp(xp: Any, ts: list[Any], outs: tuple[Any, Any], x_shape: tuple[int, .
     q, r = outs
     t_q = _economy(xp, ts[0], q, n)
     q, r = q[..., :, :n], r[..., :n, :]
-    inner = None if ts[1] is None else times_dagger(xp, ts[1][..., :n, :], r)
+    # Below its diagonal R is nothing but zero, so that what arrives there, perhaps NaN, is left out.
+    inner = None if ts[1] is None else times_dagger(xp, xp.triu(ts[1][..., :n, :]), r)
     if t_q is not None:
         a = dagger_times(xp, q, t_q)
         inner = -a if inner is None else inner - a
@@ -257,7 +258,7 @@ def qr(x: Any, /, *, mode: str = "reduced") -> QRResult:
     Tensor([[3., 0.],
             [0., 2.]])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if x.ndim < 2:
         raise ValueError(f"qr: matrices (..., m, n) are needed, not a Tensor of shape {x.shape}")
     if mode not in ("reduced", "complete"):

@@ -1,6 +1,6 @@
 """Elementwise functions of one operand, each declared by its differential applied to a tangent `t`.
 
-Subgradients, decided once: abs'(0) = 0, sqrt'(0) = inf; a zero cotangent times a factor that is not finite is 0.
+Subgradients, decided once: abs'(0) = 0, sqrt'(0) = inf.
 """
 
 from __future__ import annotations
@@ -12,21 +12,13 @@ from tapegrad._elementwise import unary
 from tapegrad._operands import as_tensor
 from tapegrad._rules import composed, identity
 from tapegrad._tensor import Tensor
-from tapegrad.ops._singular import over, over_root
+from tapegrad.ops import _slopes
+from tapegrad.ops._kinks import kink
 from tapegrad.ops._text import text
 from tapegrad.ops.binary import where
 
 _LN2 = 0.6931471805599453
 _LN10 = 2.302585092994046
-
-
-def _acosh(xp: Any, t: Any, x: Any) -> Any:
-    # Not sqrt(x^2 - 1), which overflows, and of complex values has other branch cuts.
-    return over(xp, t, xp.sqrt(x - 1) * xp.sqrt(x + 1))
-
-
-def _asinh(xp: Any, t: Any, x: Any) -> Any:
-    return t / (xp.sqrt(x * x + 1) if is_complex(x.dtype) else xp.hypot(x, 1.0))
 
 
 def _imag(xp: Any, t: Any) -> Any:
@@ -46,7 +38,7 @@ abs = unary(
 
 acos = unary(
     "acos",
-    lambda xp, t, x: -over_root(xp, t, 1 - x * x),
+    lambda xp, t, x: -t * _slopes.asin(xp, x),
     text(
         "Inverse cosine, in radians.",
         "Derivative: -t / sqrt(1 - x^2).",
@@ -57,18 +49,19 @@ acos = unary(
 
 acosh = unary(
     "acosh",
-    _acosh,
+    lambda xp, t, x: t * _slopes.acosh(xp, x),
     text(
         "Inverse hyperbolic cosine.",
         "Derivative: t / sqrt(x^2 - 1).",
         "tg.acosh(tg.asarray(1.0))",
         "Tensor(0.)",
     ),
+    safe=2.0,
 )
 
 asin = unary(
     "asin",
-    lambda xp, t, x: over_root(xp, t, 1 - x * x),
+    lambda xp, t, x: t * _slopes.asin(xp, x),
     text(
         "Inverse sine, in radians.",
         "Derivative: t / sqrt(1 - x^2).",
@@ -79,7 +72,7 @@ asin = unary(
 
 asinh = unary(
     "asinh",
-    _asinh,
+    lambda xp, t, x: t * _slopes.asinh(xp, x),
     text(
         "Inverse hyperbolic sine.",
         "Derivative: t / sqrt(x^2 + 1).",
@@ -90,13 +83,13 @@ asinh = unary(
 
 atan = unary(
     "atan",
-    lambda xp, t, x: t / (1 + x * x),
+    lambda xp, t, x: t * _slopes.atan(xp, x),
     text("Inverse tangent, in radians.", "Derivative: t / (1 + x^2).", "tg.atan(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 atanh = unary(
     "atanh",
-    lambda xp, t, x: over(xp, t, 1 - x * x),
+    lambda xp, t, x: t * _slopes.atanh(xp, x),
     text("Inverse hyperbolic tangent.", "Derivative: t / (1 - x^2).", "tg.atanh(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
@@ -144,7 +137,7 @@ exp = unary(
 
 expm1 = unary(
     "expm1",
-    lambda xp, t, out: t * (out + 1),
+    lambda xp, t, x: t * xp.exp(x),  # out + 1 has lost its digits far to the left
     text("exp(x) - 1, precise near 0.", "Derivative: t exp(x).", "tg.expm1(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
@@ -154,17 +147,22 @@ floor = unary(
     text("Round down.", "Derivative: zero, so it is not recorded.", "tg.floor(tg.asarray(0.5))", "Tensor(0.)"),
 )
 
-imag = unary(
-    "imag",
-    _imag,
-    text(
-        "Imaginary part of complex values.",
-        "Derivative: imag(t).",
-        "tg.imag(tg.asarray([1j]))",
-        "Tensor([1.])",
-    ),
-    analytic=False,
-)
+_imag_of_complex = unary("imag", _imag, "The imaginary part of complex values.", analytic=False)
+_imag_of_real = unary("imag_of_real", None, "Zeros, for real values.", forward=lambda xp, x: xp.zeros_like(x))
+
+
+def imag(x: Any, /) -> Tensor:
+    """Imaginary part of complex values; 0 for real ones.
+
+    Derivative: imag(t); zero for real values, so it is not recorded.
+
+    >>> import tapegrad as tg
+    >>> tg.imag(tg.asarray([1j]))
+    Tensor([1.])
+    """
+    x = as_tensor(x)
+    return _imag_of_complex(x) if is_complex(x._array.dtype) else _imag_of_real(x)
+
 
 isfinite = unary(
     "isfinite",
@@ -191,25 +189,25 @@ isnan = unary(
 
 log = unary(
     "log",
-    lambda xp, t, x: over(xp, t, x),
+    lambda xp, t, x: t / x,
     text("Natural logarithm.", "Derivative: t / x.", "tg.log(tg.asarray(1.0))", "Tensor(0.)"),
 )
 
 log10 = unary(
     "log10",
-    lambda xp, t, x: over(xp, t, x * _LN10),
+    lambda xp, t, x: t / (x * _LN10),
     text("Logarithm to base 10.", "Derivative: t / (x log 10).", "tg.log10(tg.asarray(10.0))", "Tensor(1.)"),
 )
 
 log1p = unary(
     "log1p",
-    lambda xp, t, x: over(xp, t, 1 + x),
+    lambda xp, t, x: t / (1 + x),
     text("log(1 + x), precise near 0.", "Derivative: t / (1 + x).", "tg.log1p(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 log2 = unary(
     "log2",
-    lambda xp, t, x: over(xp, t, x * _LN2),
+    lambda xp, t, x: t / (x * _LN2),
     text("Logarithm to base 2.", "Derivative: t / (x log 2).", "tg.log2(tg.asarray(8.0))", "Tensor(3.)"),
 )
 
@@ -245,8 +243,8 @@ real = unary(
 
 reciprocal = unary(
     "reciprocal",
-    lambda xp, t, x: -over(xp, t, x * x),
-    text("1 / x.", "Derivative: -t / x^2.", "tg.reciprocal(tg.asarray(2.0))", "Tensor(0.5)"),
+    lambda xp, t, out: -t * out * out,
+    text("1 / x.", "Derivative: -t out^2.", "tg.reciprocal(tg.asarray(2.0))", "Tensor(0.5)"),
 )
 
 round = unary(
@@ -280,7 +278,8 @@ def sign(x: Any, /) -> Tensor:
         return _constant_sign(x)
     size = abs(x)
     at_zero = size == 0
-    return where(at_zero, 0, x / where(at_zero, 1, size))
+    out: Tensor = kink(None, x / where(at_zero, 1, size), at_zero)
+    return out
 
 
 signbit = unary(
@@ -303,7 +302,7 @@ sinh = unary(
 
 sqrt = unary(
     "sqrt",
-    lambda xp, t, out: over(xp, t, 2 * out),
+    lambda xp, t, out: t / (2 * out),
     text("Square root.", "Derivative: t / (2 sqrt(x)), inf at 0.", "tg.sqrt(tg.asarray(4.0))", "Tensor(2.)"),
 )
 

@@ -30,11 +30,11 @@ from tapegrad._tensor import Tensor, wrap
 from tapegrad._views import updated
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
-from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, has_integer_arrays, plain_key
+from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, may_repeat, plain_key, with_axes
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.dtypes import plain
-from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, permute_dims, reshape, squeeze
+from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, expand_dims, permute_dims, reshape, squeeze
 
 
 def _led(t: Any, ndim: int, key: Key) -> Key:
@@ -49,13 +49,15 @@ def _led(t: Any, ndim: int, key: Key) -> Key:
 def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     lead = len(t.shape) - len(r.shape)
-    acc = walk.accumulator(p, t, lead)
-    key = (ALL,) * lead + saved[0] if lead else saved[0]
+    (key,) = saved
+    acc = walk.accumulator(p, t, lead, key)
+    if lead:
+        key = (ALL,) * lead + key
     walk.put(p, walk.xp.index_add(acc, key, t))
 
 
 _getitem = primitive(
-    "getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read, view=True
+    "getitem", lambda xp, x, key: xp.index_get(x, key), None, saves=("key",), pull=_pull_read, view=True, moves="all"
 )
 GETITEM = OPERATIONS["getitem"]
 
@@ -64,7 +66,8 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     """Return `x[key]`: integers, slices, `...`, None, integer arrays and masks, as in NumPy; never a view.
 
     Raises IndexError for indices out of range. Those in arrays are checked by the library, and not on JAX, which takes
-    the nearest in range, and CuPy, which counts on from the other end: `tapegrad.debug()` checks them there too.
+    the nearest in range, and CuPy, which counts on from the other end: `tapegrad.debug()` checks them there too. An
+    integer Tensor without axes is checked everywhere, and in a compiled function read anew at each call.
     Derivative: t, added at the places that were read, as often as they were read.
 
     >>> import tapegrad as tg
@@ -80,7 +83,8 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if apart is not None:
             shape, order, key = apart
             x = permute_dims(reshape(x, shape), order)
-        y = _getitem(x, key)
+        key, axis = with_axes(key)
+        y = _getitem(x, key) if axis is None else squeeze(_getitem(x, key), axis)
         if any([hasattr(i, "shape") for i in key]):
             y._base = None  # a copy everywhere
         return y
@@ -114,9 +118,16 @@ def iterate(x: Tensor) -> Any:
 def _pull_take(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     indices, axis = saved
-    acc = walk.accumulator(p, t, t.ndim - len(r.shape))
-    key = (ALL,) * (acc.ndim + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
-    walk.put(p, walk.xp.index_add(acc, key, t))
+    lead = t.ndim - len(r.shape)
+    assert p is not None
+    key = (ALL,) * (len(p.shape) + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
+    acc = walk.accumulator(p, t, lead, _if_useful(p, key))
+    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
+
+
+def _if_useful(p: Any, key: Key) -> Key | None:
+    """Return a key of integers, except for the result of an operation on rows: all of these are read as a rule."""
+    return key if p.op.rows is None else None
 
 
 _take = primitive(
@@ -125,6 +136,7 @@ _take = primitive(
     None,
     saves=("indices", "axis"),
     pull=_pull_take,
+    moves="all",
 )
 
 
@@ -163,20 +175,19 @@ def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
 def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     indices, axis = saved
-    acc = walk.accumulator(p, t, t.ndim - len(r.shape))
-    walk.put(p, walk.xp.index_add(acc, _grid(acc, _raw(indices), axis), t))
+    lead = t.ndim - len(r.shape)
+    key = _grid(_raw(indices), axis)
+    acc = walk.accumulator(p, t, lead, _if_useful(p, key))
+    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
 
 
-def _grid(acc: Any, indices: Array, axis: int) -> Key:
+def _grid(indices: Array, axis: int) -> Key:
     """Return the key of integer arrays that says for every element of `indices` where it was taken."""
     xp = namespace_of[type(indices)]
-    n = len(indices.shape)
     key: list[Any] = []
-    for i in range(-acc.ndim, 0):
+    for i in range(-len(indices.shape), 0):
         if i == axis:
             key.append(indices)
-        elif i < -n:
-            key.append(ALL)  # an extra leading axis
         else:
             numbers = xp.arange(indices.shape[i], dtype=indices.dtype, device=native_device(indices))
             key.append(xp.reshape(numbers, (-1,) + (1,) * (-i - 1)))
@@ -189,6 +200,7 @@ _take_along_axis = primitive(
     None,
     saves=("indices", "axis"),
     pull=_pull_take_along_axis,
+    moves="all",
 )
 
 
@@ -244,14 +256,16 @@ def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     key = _led(t, len(r.shape), key)
     if walk.wants(value):
         part = xp.index_get(t, key)
-        if has_integer_arrays(key):
+        if may_repeat(key):
             part = xp.where(_last_writes(xp, t, key), part, 0)
         elif not walk.taped and walk.wants(old):
             part = backend_of[type(part)].copy(part)  # it may be a view of what is zeroed next
         walk.give(value, walk.fit(part, value, r, t))
     if walk.wants(old):
         rest = t if r in walk.owned else walk.copy(t)
-        walk.give(old, xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=t.device)), owned=True)
+        inside = walk.unwritten(r, saved[0], t) if old is not None and old.op.carries else None
+        rest = xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=t.device))
+        walk.give(old, rest, owned=True, support=inside)
 
 
 def _last_writes(xp: Any, t: Any, key: Key) -> Any:
@@ -268,7 +282,7 @@ def _last_writes(xp: Any, t: Any, key: Key) -> Any:
     return wrap(kept) if xp is not raw else kept
 
 
-SETITEM = Operation("setitem", (None, None), ("key",), (STATIC,), broadcasts=True, pull=_pull_write)
+SETITEM = Operation("setitem", (None, None), ("key",), (STATIC,), broadcasts=True, pull=_pull_write, moves="all")
 OPERATIONS["setitem"] = SETITEM
 
 
@@ -308,6 +322,11 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
             if type(value) is Tensor:
                 value = reshape(value, value.shape[extra:])
             v = namespace_of[type(v)].reshape(v, v.shape[extra:])
+    key, axis = with_axes(key)
+    if axis is not None and len(v.shape) >= -axis:
+        if type(value) is Tensor:
+            value = expand_dims(value, axis=axis)
+        v = namespace_of[type(v)].expand_dims(v, axis=axis)
     if len(key) == 1 and type(key[0]) not in (int, slice) and _fits_everywhere(key[0], v):
         updated(x, "x[...] = v")
         value = wrap(v, value._record if type(value) is Tensor else None)
@@ -439,12 +458,13 @@ def _pull_add(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     old, value = r.parents
     if walk.wants(value):
         part = walk.xp.index_get(t, _led(t, len(r.shape), saved[0]))
-        walk.give(value, part if walk.taped else backend_of[type(part)].copy(part))
+        inside = walk.part(r, saved[0], t) if value is not None and value.op.carries else None
+        walk.give(value, part if walk.taped else backend_of[type(part)].copy(part), support=inside)
     if walk.wants(old):
-        walk.give(old, t)
+        walk.give(old, t, support=walk.support)
 
 
-INDEX_ADD = Operation("index_add", (None, None), ("key",), (STATIC,), pull=_pull_add)
+INDEX_ADD = Operation("index_add", (None, None), ("key",), (STATIC,), pull=_pull_add, moves="all")
 OPERATIONS["index_add"] = INDEX_ADD
 
 

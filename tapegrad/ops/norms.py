@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 from operator import index
 from typing import Any
 
@@ -11,8 +11,10 @@ from tapegrad._primitive import primitive
 from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor, wrap
-from tapegrad.ops._axes import axes_of, axis_of, spread
+from tapegrad.ops._axes import axes_of, axis_of, count, reduced, spread
+from tapegrad.ops._kinks import unit
 from tapegrad.ops.binary import multiply
+from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.decompositions import svdvals
 from tapegrad.ops.elementwise import abs
 from tapegrad.ops.reductions import Axis, max, min, sum
@@ -21,8 +23,10 @@ from tapegrad.ops.shaping import broadcast_arrays, expand_dims, reshape, roll
 
 def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool, ord: float) -> Any:
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
+    if ord not in (0, 1):
+        out = xp.where(out == inf, nan, out)  # the quotient by infinity would be 0, which is no slope of a norm
     if ord == 2:
-        return t * (x / xp.where(out == 0, 1, out))
+        return t * unit(xp, x, out)
     if ord == 0:
         return t * xp.zeros_like(x)
     if ord == 1:
@@ -33,7 +37,8 @@ def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], k
         return t * xp.sign(x) * (share / xp.sum(share, axis=axis, keepdims=True))
     zero = size == 0
     ratio = xp.where(zero, 1, size) / xp.where(out == 0, 1, out)
-    return t * xp.sign(x) * xp.where(zero, 0, ratio ** (ord - 1))
+    none = zero | (out == 0) if ord < 0 else zero  # one zero makes such a norm 0, whatever the others are
+    return t * xp.sign(x) * xp.where(none, 0, ratio ** (ord - 1))
 
 
 _vector_norm = primitive(
@@ -42,6 +47,7 @@ _vector_norm = primitive(
     _vector_norm_vjp,
     adjoint=True,
     fuses=True,
+    rows=reduced,
 )
 
 
@@ -55,11 +61,20 @@ def vector_norm(x: Any, /, *, axis: Axis = None, keepdims: bool = False, ord: fl
     >>> tg.linalg.vector_norm(tg.asarray([3.0, 4.0]))
     Tensor(5.)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     axes = axes_of("vector_norm", x.ndim, axis)
     if not axes:
         return abs(x) if ord != 0 else _count(x)
+    if 0 in x._array.shape and count(x.shape, axes) == 0:
+        return _of_nothing(x, axes, bool(keepdims), ord)
     return _vector_norm(x, axes, bool(keepdims), ord)
+
+
+def _of_nothing(x: Tensor, axes: tuple[int, ...], keepdims: bool, ord: float) -> Tensor:
+    """Return the norm of vectors without elements; the libraries do not agree on it."""
+    if ord == -inf:
+        raise ValueError(f"vector_norm: ord=-inf is the least of no elements, of a Tensor of shape {x.shape}")
+    return sum(abs(x), axis=axes, keepdims=keepdims) + (0.0 if ord >= 0 else inf)
 
 
 def _count(x: Tensor) -> Tensor:
@@ -81,7 +96,7 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: float | str | None = 
     >>> tg.linalg.matrix_norm(tg.asarray([[3.0, 0.0], [0.0, 4.0]]))
     Tensor(5.)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if x.ndim < 2:
         raise ValueError(f"matrix_norm: matrices (..., m, n) are needed, not a Tensor of shape {x.shape}")
     if ord in ("fro", None):
@@ -116,7 +131,7 @@ def matrix_rank(x: Any, /, *, rtol: Any = None) -> Tensor:
     >>> tg.linalg.matrix_rank(tg.asarray([[3.0, 0.0], [0.0, 0.0]]))
     Tensor(1)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if rtol is not None and type(rtol) not in SCALARS:
         rtol = as_tensors("matrix_rank", x, rtol)[1]._array
     return _matrix_rank(x, rtol)
@@ -143,7 +158,9 @@ def min_(a: int, b: int) -> int:
     return a if a < b else b
 
 
-_diagonal = primitive("diagonal", lambda xp, x, offset: xp.linalg.diagonal(x, offset=offset), _diagonal_vjp)
+_diagonal = primitive(
+    "diagonal", lambda xp, x, offset: xp.linalg.diagonal(x, offset=offset), _diagonal_vjp, moves="some"
+)
 
 
 def diagonal(x: Any, /, *, offset: int = 0) -> Tensor:

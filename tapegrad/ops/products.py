@@ -81,7 +81,11 @@ def matmul(x1: Any, x2: Any, /) -> Tensor:
 
 
 _matrix_transpose = primitive(
-    "matrix_transpose", lambda xp, x: xp.matrix_transpose(x), lambda xp, t: xp.matrix_transpose(t), view=True
+    "matrix_transpose",
+    lambda xp, x: xp.matrix_transpose(x),
+    lambda xp, t: xp.matrix_transpose(t),
+    view=True,
+    moves="all",
 )
 
 

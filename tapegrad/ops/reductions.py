@@ -10,8 +10,8 @@ from tapegrad._operands import as_tensor, as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of, count, fill, spread
-from tapegrad.ops._singular import over
+from tapegrad.ops._axes import along, axes_of, axis_of, count, fill, reduced, spread
+from tapegrad.ops._kinks import unit
 from tapegrad.ops.binary import subtract
 from tapegrad.ops.shaping import broadcast_to, concat, reshape, squeeze
 
@@ -22,6 +22,7 @@ _sum = primitive(
     "sum",
     lambda xp, x, axis, keepdims: xp.sum(x, axis=axis, keepdims=keepdims),
     lambda xp, t, x_shape, axis, keepdims: fill(xp, t, x_shape, axis, keepdims),
+    moves="all",
 )
 
 
@@ -43,6 +44,7 @@ _mean = primitive(
     "mean",
     lambda xp, x, axis, keepdims: xp.mean(x, axis=axis, keepdims=keepdims),
     lambda xp, t, x_shape, axis, keepdims: fill(xp, t / (count(x_shape, axis) or 1), x_shape, axis, keepdims),
+    moves="all",
 )
 
 
@@ -70,6 +72,7 @@ _var = primitive(
     ),
     _var_vjp,
     fuses=True,
+    rows=reduced,
 )
 
 
@@ -89,7 +92,10 @@ def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 def _std_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], correction: float, keepdims: bool) -> Any:
     n = (count(x.shape, axis) - correction) or nan
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
-    return over(xp, t * (x - xp.mean(x, axis=axis, keepdims=True)) / n, out)
+    if count(x.shape, axis):
+        x = x - xp.max(x, axis=axis, keepdims=True)  # exact zeros for equal values, whose mean may be rounded
+        out = xp.where(xp.min(x, axis=axis, keepdims=True) == 0, 0, out)
+    return t * unit(xp, x - xp.mean(x, axis=axis, keepdims=True), out) / n
 
 
 _std = primitive(
@@ -99,6 +105,7 @@ _std = primitive(
     ),
     _std_vjp,
     fuses=True,
+    rows=reduced,
 )
 
 
@@ -122,8 +129,12 @@ def _extreme_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepd
     return xp.where(mask, t / ties, 0)
 
 
-_max = primitive("max", lambda xp, x, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims), _extreme_vjp)
-_min = primitive("min", lambda xp, x, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims), _extreme_vjp)
+_max = primitive(
+    "max", lambda xp, x, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims), _extreme_vjp, moves="some"
+)
+_min = primitive(
+    "min", lambda xp, x, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims), _extreme_vjp, moves="some"
+)
 
 
 def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -185,6 +196,7 @@ _cumulative_prod = primitive(
     "cumulative_prod",
     lambda xp, x, axis: xp.cumulative_prod(x, axis=axis),
     _cumprod_vjp,
+    rows=along,
 )
 
 
@@ -204,6 +216,7 @@ _cumulative_sum = primitive(
     "cumulative_sum",
     lambda xp, x, axis: xp.cumulative_sum(x, axis=axis),
     lambda xp, t, axis: xp.flip(xp.cumulative_sum(xp.flip(t, axis=axis), axis=axis), axis=axis),
+    moves="all",
 )
 
 
@@ -247,7 +260,7 @@ def _prod_vjp(xp: Any, t: Any, x: Any, axis: int) -> Any:
     return t * (_before(xp, x, axis) * after)
 
 
-_prod = primitive("prod", lambda xp, x, axis: xp.prod(x, axis=axis, keepdims=True), _prod_vjp)
+_prod = primitive("prod", lambda xp, x, axis: xp.prod(x, axis=axis, keepdims=True), _prod_vjp, rows=along)
 
 
 def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:

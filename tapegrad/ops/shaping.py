@@ -26,8 +26,11 @@ _reshape = primitive(
     lambda xp, x, shape: xp.reshape(x, shape),
     lambda xp, t, x_shape, shape: xp.reshape(t, _lead(t, shape) + tuple(x_shape)),
     view=True,
+    moves="all",
 )
-_broadcast_to = primitive("broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), identity, broadcasts=True)
+_broadcast_to = primitive(
+    "broadcast_to", lambda xp, x, shape: xp.broadcast_to(x, shape), identity, broadcasts=True, moves="all"
+)
 
 
 def _permute_vjp(xp: Any, t: Any, axes: tuple[int, ...]) -> Any:
@@ -36,14 +39,17 @@ def _permute_vjp(xp: Any, t: Any, axes: tuple[int, ...]) -> Any:
     return xp.permute_dims(t, (*range(lead), *(lead + i for i in back)))
 
 
-_permute_dims = primitive("permute_dims", lambda xp, x, axes: xp.permute_dims(x, axes), _permute_vjp, view=True)
+_permute_dims = primitive(
+    "permute_dims", lambda xp, x, axes: xp.permute_dims(x, axes), _permute_vjp, view=True, moves="all"
+)
 _flip = primitive(
-    "flip", lambda xp, x, axis: xp.flip(x, axis=axis), lambda xp, t, axis: xp.flip(t, axis=axis), view=True
+    "flip", lambda xp, x, axis: xp.flip(x, axis=axis), lambda xp, t, axis: xp.flip(t, axis=axis), view=True, moves="all"
 )
 _roll = primitive(
     "roll",
     lambda xp, x, shift, axis: xp.roll(x, shift, axis=axis),
     lambda xp, t, shift, axis: xp.roll(t, tuple(-n for n in shift), axis=axis),
+    moves="all",
 )
 
 
@@ -74,7 +80,7 @@ def _unstack_vjp(xp: Any, ts: list[Any], axis: int) -> Any:
     return xp.stack([xp.zeros_like(like) if t is None else t for t in ts], axis=axis)
 
 
-_unstack = several("unstack", lambda xp, x, axis: xp.unstack(x, axis=axis), _unstack_vjp)
+_unstack = several("unstack", lambda xp, x, axis: xp.unstack(x, axis=axis), _unstack_vjp, moves="some")
 
 
 # -- one array -------------------------------------------------------------------------------------------
@@ -337,7 +343,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     for shape in shapes:
         for i, n in enumerate(shape, ndim - len(shape)):
             if out[i] not in (1, n) and n != 1:
-                raise ValueError(f"shapes {', '.join(map(str, shapes))} do not broadcast")
+                raise ValueError(f"shapes {', '.join(map(str, shapes))} could not be broadcast together")
             out[i] = n if n != 1 else out[i]
     return tuple(out)
 

@@ -14,7 +14,16 @@ from tapegrad._record import mode
 from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
 from tapegrad.ops._cofactors import cofactors
-from tapegrad.ops._matrices import dagger_times, diagonal_of, herm, right_divide, symmetric, times_dagger
+from tapegrad.ops._matrices import (
+    dagger_times,
+    diagonal_of,
+    herm,
+    of_matrices,
+    right_divide,
+    symmetric,
+    times_dagger,
+)
+from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.creation import eye
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.products import matmul, matrix_transpose
@@ -22,8 +31,11 @@ from tapegrad.ops.shaping import broadcast_to
 
 
 def square(name: str, operand: Any) -> Tensor:
-    """Return an operand as a Tensor of square matrices; ValueError if it is none."""
-    x = as_tensor(operand)
+    """Return an operand as a Tensor of square matrices of floats; ValueError if it is none."""
+    return _check_square(name, as_floats(operand))
+
+
+def _check_square(name: str, x: Tensor) -> Tensor:
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
         raise ValueError(f"{name}: square matrices (..., n, n) are needed, not a Tensor of shape {x.shape}")
     return x
@@ -52,7 +64,7 @@ def _inv_vjp(xp: Any, t: Any, out: Any) -> Any:
     return -times_dagger(xp, dagger_times(xp, out, t), out)
 
 
-_inv = primitive("inv", lambda xp, x: xp.linalg.inv(x), _inv_vjp, adjoint=True)
+_inv = primitive("inv", lambda xp, x: xp.linalg.inv(x), _inv_vjp, adjoint=True, rows=of_matrices)
 
 
 def inv(x: Any, /) -> Tensor:
@@ -97,14 +109,17 @@ def solve(x1: Any, x2: Any, /) -> Tensor:
     Tensor([1. , 0.5])
     """
     x1, x2 = as_tensors("solve", x1, x2)
-    square("solve", x1)
+    x1, x2 = square("solve", x1), as_floats(x2)
     if x2.ndim == 0 or x2.shape[0 if x2.ndim == 1 else -2] != x1.shape[-1]:
         raise ValueError(f"solve: matrices {x1.shape} do not fit a right-hand side of shape {x2.shape}")
     return _checked("solve", _solve, x1, x2)
 
 
 _det = primitive(
-    "det", lambda xp, x: xp.linalg.det(x), lambda xp, t, x, out: t[..., None, None] * cofactors(xp, x, out)
+    "det",
+    lambda xp, x: xp.linalg.det(x),
+    lambda xp, t, x, out: t[..., None, None] * cofactors(xp, x, out),
+    rows=lambda xp, _: ((-2, -1), ()),
 )
 
 
@@ -155,12 +170,12 @@ def slogdet(x: Any, /) -> SlogdetResult:
 
 
 def _cholesky_vjp(xp: Any, t: Any, out: Any) -> Any:
-    inner = xp.tril(dagger_times(xp, out, t))
+    inner = xp.tril(dagger_times(xp, out, xp.tril(t)))  # above the diagonal is nothing but zero
     inner = inner - 0.5 * diagonal_of(xp, inner)
     return symmetric(xp, right_divide(xp, xp.linalg.solve(herm(xp, out), inner), out))
 
 
-_cholesky = primitive("cholesky", lambda xp, x: xp.linalg.cholesky(x), _cholesky_vjp, adjoint=True)
+_cholesky = primitive("cholesky", lambda xp, x: xp.linalg.cholesky(x), _cholesky_vjp, adjoint=True, rows=of_matrices)
 
 
 def cholesky(x: Any, /, *, upper: bool = False) -> Tensor:
@@ -194,7 +209,7 @@ def _pinv_forward(xp: Any, x: Any, rtol: Any) -> Any:
     return xp.linalg.pinv(x) if rtol is None else xp.linalg.pinv(x, rtol=rtol)
 
 
-_pinv = primitive("pinv", _pinv_forward, _pinv_vjp, adjoint=True)
+_pinv = primitive("pinv", _pinv_forward, _pinv_vjp, adjoint=True, rows=of_matrices)
 
 
 def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
@@ -207,7 +222,7 @@ def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
     >>> tg.linalg.pinv(tg.asarray([[2.0], [0.0]]))
     Tensor([[0.5, 0. ]])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     if rtol is not None and type(rtol) not in SCALARS:
         rtol = as_tensors("pinv", x, rtol)[1]._array
     return _pinv(x, rtol)
@@ -222,7 +237,7 @@ def matrix_power(x: Any, n: int, /) -> Tensor:
     Tensor([[4., 0.],
             [0., 9.]])
     """
-    base, n = square("matrix_power", x), index(n)
+    base, n = _check_square("matrix_power", as_tensor(x)), index(n)
     if n == 0:
         return broadcast_to(eye(base.shape[-1], dtype=base.dtype, device=base.device), base.shape)
     if n < 0:

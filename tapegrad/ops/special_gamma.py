@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from math import factorial, pi
+from math import factorial, inf, pi
 from operator import index
 from typing import Any
 
 from tapegrad._elementwise import unary
-from tapegrad._operands import as_tensor
+from tapegrad._operands import as_tensors
 from tapegrad._primitive import primitive
 from tapegrad._tensor import Tensor
 from tapegrad.ops._text import text
+from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.special import special_binary
 
 special = partial(unary, extension="special", module=__name__)
@@ -31,8 +32,7 @@ def _series(x: Any, coefficients: tuple[float, ...]) -> Any:
 def _psi(xp: Any, t: Any, x: Any, n: int) -> Any:
     """Return t times the n-th derivative of digamma, and 0 at its poles: 0, -1, -2 ..."""
     pole = (x <= 0) & (x == xp.floor(x))
-    safe = xp.where(pole | ((t == 0) & ~xp.isfinite(x)), 1, x)
-    return xp.where(pole, 0, t * xp.special.polygamma(n, safe))
+    return xp.where(pole, 0, t * xp.special.polygamma(n, xp.where(pole, 1, x)))
 
 
 gammaln = special(
@@ -61,32 +61,81 @@ _polygamma = primitive(
     "polygamma",
     lambda xp, x, n: xp.special.polygamma(n, x),
     lambda xp, t, x, n: _psi(xp, t, x, n + 1),
+    elementwise=True,
 )
 
 
-def polygamma(n: int, x: Any, /) -> Tensor:
+_polygamma_of_orders = primitive(
+    "polygamma_of_orders",
+    lambda xp, n, x: xp.special.polygamma(n, x),
+    None,
+    lambda xp, t, n, x: _psi(xp, t, x, n + 1),
+    broadcasts=True,
+)
+
+
+def polygamma(n: Any, x: Any, /) -> Tensor:
     """The n-th derivative of digamma, elementwise, in the dtype of x: DLMF 25.11.12.
 
-    n: an integer from 0 on, not an array. Derivative: t polygamma(n + 1, x), 0 at the poles 0, -1, -2 ...
-    Raises TypeError for an n that is no integer, ValueError for a negative one.
+    n: an integer from 0 on, or an array of integers that broadcasts against x. Derivative: t polygamma(n + 1, x), 0 at
+    the poles 0, -1, -2 ... Raises TypeError for an n that is no integer, ValueError for a negative one, which in an
+    array gives NaN.
 
     >>> import tapegrad as tg
     >>> tg.special.polygamma(1, tg.asarray(1.0))
     Tensor(1.64493407)
     """
+    if isinstance(n, Tensor) or (hasattr(n, "shape") and n.shape):
+        n, x = as_tensors("polygamma", n, x)
+        if "integer" not in n.dtype.kind:
+            raise TypeError(f"polygamma: n is made of integers, not {n.dtype.name}: convert it with tapegrad.astype")
+        return _polygamma_of_orders(as_indices(n), as_floats(x))
     try:
         order = index(n)
     except TypeError as error:
-        raise TypeError(f"polygamma: n is one integer, such as 1, not {type(n).__name__}") from error
+        raise TypeError(
+            f"polygamma: n is an integer, such as 1, or an array of them, not {type(n).__name__}"
+        ) from error
     if order < 0:
         raise ValueError(f"polygamma: n is an integer from 0 on, not {order}")
-    return _polygamma(as_tensor(x), order)
+    return _polygamma(as_floats(x), order)
+
+
+_PSI = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)  # digamma's series, DLMF 5.11.2
+_STEPS = 10
+
+
+def _psi_rise(xp: Any, a: Any, b: Any) -> Any:
+    """Return digamma(a + b) - digamma(a) for positive a and b, as a sum of positive terms: no digit cancels.
+
+    By the recurrence (DLMF 5.5.2) up to a + 10, and from there by differences of terms of the asymptotic series.
+    """
+    total = b / a / (a + b)
+    for k in range(1, _STEPS):
+        total = total + b / (a + k) / (a + b + k)
+    low, high = a + _STEPS, a + b + _STEPS
+    rise = xp.log1p(b / low) + 0.5 * (b / low / high)
+    p, q = 1 / (low * low), 1 / (high * high)
+    rising = b / low / high * (1 / low + 1 / high)  # p - q
+    # p^k - q^k = (p - q) (p^(k-1) + ... + q^(k-1)), summed by Horner's rule for the divided difference.
+    slope, value = 0.0 * p, 0.0 * p
+    for c in reversed(_PSI):
+        slope = slope * q + value
+        value = value * p + c
+    return total + rise + rising * (slope * q + value)
+
+
+def _betaln(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
+    regular = (x1 > 0) & (x2 > 0) & (x1 < inf) & (x2 < inf)
+    rise = _psi_rise(xp, xp.where(regular, x1, 1), xp.where(regular, x2, 1))
+    other = _psi(xp, t, xp.where(regular, 1, x1), 0) - _psi(xp, t, xp.where(regular, 1, x1 + x2), 0)
+    return xp.where(regular, -t * rise, other)
 
 
 betaln = special_binary(
     "betaln",
-    lambda xp, t, x1, x2: _psi(xp, t, x1, 0) - _psi(xp, t, x1 + x2, 0),
-    lambda xp, t, x1, x2: _psi(xp, t, x2, 0) - _psi(xp, t, x1 + x2, 0),
+    _betaln,
+    lambda xp, t, x1, x2: _betaln(xp, t, x2, x1),
     text(
         "Logarithm of the beta function, gammaln(x1) + gammaln(x2) - gammaln(x1 + x2): DLMF 5.12.1.",
         "Derivatives: t (digamma(x1) - digamma(x1 + x2)); t (digamma(x2) - digamma(x1 + x2)).",
@@ -102,11 +151,6 @@ betaln = special_binary(
 _I1 = tuple(1 / (2 ** (2 * k + 1) * factorial(k) * factorial(k + 1)) for k in range(7))  # i1(x) / x, DLMF 10.25.2
 
 
-def _calm(xp: Any, t: Any, x: Any, out: Any) -> Any:
-    """Return x, and 0 where the result has overflown and the cotangent is zero."""
-    return xp.where((t == 0) & ~xp.isfinite(out), 0, x)
-
-
 def _over_x(xp: Any, x: Any, out: Any, scale: Any) -> Any:
     """Return i1(x) / x, or i1e(x) / x with its scale, by a power series near 0; 0 where i1 has overflown."""
     near = xp.abs(x) < 0.5
@@ -116,8 +160,7 @@ def _over_x(xp: Any, x: Any, out: Any, scale: Any) -> Any:
 
 
 def _i1(xp: Any, t: Any, x: Any, out: Any) -> Any:
-    z = _calm(xp, t, x, out)
-    return t * (xp.special.i0(z) - _over_x(xp, z, out, lambda small: 1))
+    return t * (xp.special.i0(x) - _over_x(xp, x, out, lambda small: 1))
 
 
 def _i1e(xp: Any, t: Any, x: Any, out: Any) -> Any:
@@ -127,7 +170,7 @@ def _i1e(xp: Any, t: Any, x: Any, out: Any) -> Any:
 
 i0 = special(
     "i0",
-    lambda xp, t, x, out: t * xp.special.i1(_calm(xp, t, x, out)),
+    lambda xp, t, x: t * xp.special.i1(x),
     text(
         "Modified Bessel function of the first kind and order 0, DLMF 10.25.2.",
         "Derivative: t i1(x) (DLMF 10.29.3).",
@@ -179,7 +222,10 @@ def _sinc(xp: Any, t: Any, x: Any, out: Any) -> Any:
     near = xp.abs(x) < 0.25  # where cos(pi x) - sinc(x) cancels
     small = xp.where(near, x, 0)
     series = small * _series((small * pi) ** 2, _SINC)
-    return t * xp.where(near, series, (xp.cos(x * pi) - out) / xp.where(near, 1, x))
+    turn = x - 2 * xp.round(0.5 * x)  # exact, as x pi is not
+    up = xp.abs(turn) < 0.25
+    cos = xp.where(up, xp.cos(xp.where(up, turn, 0) * pi), xp.sin((0.5 - xp.abs(turn)) * pi))
+    return t * xp.where(near, series, (cos - out) / xp.where(near, 1, x))
 
 
 sinc = special(

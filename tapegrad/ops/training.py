@@ -5,8 +5,8 @@ They are primitives where composing them would keep more memory, take longer or 
 
 from __future__ import annotations
 
-from functools import partial
-from math import prod
+from functools import partial, wraps
+from math import prod, sqrt
 from typing import Any
 
 from tapegrad._cuts import user_line
@@ -17,14 +17,16 @@ from tapegrad._primitive import primitive
 from tapegrad._record import mode
 from tapegrad._rules import constant, with_operators
 from tapegrad._tensor import Tensor
-from tapegrad.ops._axes import axes_of, axis_of, count, spread
+from tapegrad.ops import _slopes
+from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
-from tapegrad.ops.conversion import as_indices
-from tapegrad.ops.reductions import mean, sum
+from tapegrad.ops.conversion import as_floats, as_indices
 
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 _GELU_CUBE = 0.044715
+_MOST = 65504  # the largest number of half precision
+_DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi): of the normal distribution at 0
 
 
 sigmoid = unary(
@@ -48,6 +50,7 @@ relu = unary(
         "Tensor([0., 2.])",
     ),
     forward=lambda xp, x: xp.maximum(x, 0),
+    select=lambda xp, _, out: out > 0,
     module=_MODULE,
 )
 
@@ -59,11 +62,10 @@ def _silu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    s = xp.sigmoid(x) if cache is None else cache
-    return t * (s * (1 + x * (1 - s)))
+    return t * (_slopes.silu(xp, x) if cache is None else cache * (1 + x * (1 - cache)))
 
 
-_silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True)
+_silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, elementwise=True)
 
 
 def silu(x: Any, /) -> Tensor:
@@ -73,44 +75,76 @@ def silu(x: Any, /) -> Tensor:
     >>> tg.silu(tg.asarray(0.0))
     Tensor(0.)
     """
-    return _silu(as_tensor(x))
+    return _silu(as_floats(x))
 
 
-def _gelu_tanh(xp: Any, x: Any) -> Any:
-    return xp.tanh(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBE) * (x * x)))
+def _gelu_share(xp: Any, x: Any, approximate: str) -> Any:
+    """Return what x is multiplied by: the normal distribution function, or 1 + th."""
+    if approximate == "tanh":
+        return 1 + xp.tanh(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBE) * (x * x)))
+    share = 0.5 * xp.special.erfc(x * -sqrt(0.5))  # which has its digits where it is near 0, as 1 + erf has not
+    return share if share.dtype == x.dtype else xp.astype(share, x.dtype)  # SciPy's gives float64 for float16
 
 
 @with_operators
-def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
-    th = _gelu_tanh(xp, x)
-    return 0.5 * x * (1 + th), th
+def _gelu_forward(xp: Any, x: Any, approximate: str) -> tuple[Any, Any]:
+    share = _gelu_share(xp, x, approximate)
+    return (0.5 * x * share if approximate == "tanh" else x * share), share
 
 
-def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    th = _gelu_tanh(xp, x) if cache is None else cache
-    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do.
+def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any, approximate: str) -> Any:
+    if approximate == "none":
+        z = xp.minimum(xp.maximum(x, -40.0), 40.0)  # beyond, the density is 0: there is no 0 * inf
+        share = _gelu_share(xp, z, approximate) if cache is None else cache
+        return t * (share + z * (_DENSITY * xp.exp(-0.5 * (z * z))))
+    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do. What is differentiated again has x cut there.
+    z = xp.minimum(xp.maximum(x, -32.0), 32.0) if cache is None else x
+    share = _gelu_share(xp, z, approximate) if cache is None else cache
     slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * xp.minimum(x * x, 1024.0)
-    half = 0.5 * (1 + th)
-    return t * (half + half * (1 - th) * x * slope)
+    half = 0.5 * share
+    return t * (half + half * (2 - share) * z * slope)
 
 
-_gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True, fuses=True)
+_gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True, fuses=True, elementwise=True)
 
 
-def gelu(x: Any, /) -> Tensor:
-    """0.5 x (1 + th) elementwise with th = tanh(sqrt(2 / pi) (x + 0.044715 x^3)).
+def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
+    """x times the normal distribution function of x, elementwise; or its approximation by tanh.
 
-    The tanh form of Hendrycks and Gimpel, arXiv:1606.08415. Derivative: 0.5 t (1 + th) (1 + x (1 - th) u') with u'
-    the derivative of the argument of tanh. It keeps x and th; PyTorch's `approximate="tanh"` is the same function.
+    Hendrycks and Gimpel, arXiv:1606.08415, with PyTorch's option. approximate: "none" for x erfc(-x / sqrt(2)) / 2;
+    "tanh" for 0.5 x (1 + th) with th = tanh(sqrt(2 / pi) (x + 0.044715 x^3)), which is faster and differs by up to
+    0.0005. It keeps x and its factor. Derivative: t (p + x exp(-x^2 / 2) / sqrt(2 pi)) with p the normal distribution
+    function; 0.5 t (1 + th) (1 + x (1 - th) u') with u' the derivative of the argument of tanh.
+
+    Raises ValueError for another approximation, ImportError where "none" needs SciPy (see `special`) and it is absent.
 
     >>> import tapegrad as tg
-    >>> tg.gelu(tg.asarray(0.0))
-    Tensor(0.)
+    >>> x = tg.asarray([-1.0, 0.0, 1.0])
+    >>> tg.gelu(x), tg.gelu(x, approximate="tanh")
+    (Tensor([-0.15865525,  0.        ,  0.84134475]), Tensor([-0.15880801,  0.        ,  0.84119199]))
     """
-    return _gelu(as_tensor(x))
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate is 'none', for the exact function, or 'tanh', not {approximate!r}")
+    try:
+        return _gelu(as_tensor(x), approximate)
+    except ImportError as error:
+        raise ImportError(f"{error}; or pass approximate='tanh', which needs no other library") from error
 
 
 # -- softmax and its kin -----------------------------------------------------------------------------------
+
+
+def _in_single(forward: Any) -> Any:
+    """Compute in single precision where a sum of exponentials along the given axes may overflow half precision."""
+
+    @wraps(forward)
+    def call(xp: Any, x: Any, axis: Any, *static: Any) -> Any:
+        n = count(x.shape, axis if isinstance(axis, tuple) else (axis,))
+        if n <= _MOST or dtype_of(x).itemsize > 2:
+            return forward(xp, x, axis, *static)
+        return xp.astype(forward(xp, xp.astype(x, xp.float32), axis, *static), x.dtype)
+
+    return call
 
 
 def _shifted(xp: Any, x: Any, axis: Any) -> Any:
@@ -121,12 +155,14 @@ def _shifted(xp: Any, x: Any, axis: Any) -> Any:
 
 
 @with_operators
+@_in_single
 def _softmax_forward(xp: Any, x: Any, axis: int) -> Any:
     e = xp.exp(_shifted(xp, x, axis))
     return e / xp.sum(e, axis=axis, keepdims=True)
 
 
 @with_operators
+@_in_single
 def _log_softmax_forward(xp: Any, x: Any, axis: int) -> Any:
     z = _shifted(xp, x, axis)
     return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
@@ -136,12 +172,13 @@ def _softmax_vjp(xp: Any, t: Any, out: Any, axis: int) -> Any:
     return out * (t - xp.sum(t * out, axis=axis, keepdims=True))
 
 
-_softmax = primitive("softmax", _softmax_forward, _softmax_vjp, fuses=True)
+_softmax = primitive("softmax", _softmax_forward, _softmax_vjp, fuses=True, rows=along)
 _log_softmax = primitive(
     "log_softmax",
     _log_softmax_forward,
     lambda xp, t, out, axis: t - xp.exp(out) * xp.sum(t, axis=axis, keepdims=True),
     fuses=True,
+    rows=along,
 )
 
 
@@ -152,7 +189,7 @@ def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     >>> tg.softmax(tg.asarray([0.0, 0.0]))
     Tensor([0.5, 0.5])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _softmax(x, axis_of("softmax", x.ndim, axis))
 
 
@@ -163,11 +200,12 @@ def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     >>> tg.log_softmax(tg.asarray([0.0, -1000.0]))
     Tensor([    0., -1000.])
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _log_softmax(x, axis_of("log_softmax", x.ndim, axis))
 
 
 @with_operators
+@_in_single
 def _logsumexp_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     if count(x.shape, axis) == 0:
         return xp.sum(x, axis=axis, keepdims=keepdims) - xp.inf
@@ -181,10 +219,13 @@ def _logsumexp_forward(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -
 
 def _logsumexp_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
-    return t * xp.exp(x - xp.where(xp.isfinite(out), out, 0))
+    nothing = out == -xp.inf
+    e = xp.exp(x - xp.where(nothing, 0, out))
+    # The sum is 1 but for the rounding of out, which may be large: its digits are those of the largest value.
+    return t / xp.where(nothing, 1, xp.sum(e, axis=axis, keepdims=True)) * e
 
 
-_logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp, fuses=True)
+_logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp, fuses=True, rows=reduced)
 
 
 def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
@@ -194,7 +235,7 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
     >>> tg.logsumexp(tg.asarray([1000.0, -1000.0]))
     Tensor(1000.)
     """
-    x = as_tensor(x)
+    x = as_floats(x)
     return _logsumexp(x, axes_of("logsumexp", x.ndim, axis), keepdims)
 
 
@@ -230,11 +271,15 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
 
 
 @with_operators
-def _cross_entropy_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
+def _cross_entropy_forward(xp: Any, logits: Any, labels: Any, flag: Any) -> tuple[Any, Any]:
+    """Return the loss and softmax; flag: for labels out of range, False where they have been checked."""
     z = _shifted(xp, logits, -1)
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
-    picked = xp.take_along_axis(z, labels[..., None], axis=-1)
+    indices = labels[..., None]
+    picked = xp.take_along_axis(z, indices, axis=-1)
+    if flag is not False:
+        xp.note_outside(indices, logits.shape[-1], flag)
     return xp.sum(xp.log(s) - picked) / _samples(labels), e / s
 
 
@@ -244,13 +289,45 @@ def _samples(labels: Any) -> int:
 
 def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) -> Any:
     p = _softmax_forward(xp, logits, -1) if cache is None else cache
-    scale = t / _samples(labels)
-    if t.ndim:  # extra leading axes
-        scale = xp.reshape(scale, (*t.shape, *(1,) * logits.ndim))
-    return scale * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
+    return _each(xp, t, logits, _samples(labels)) * (p - _one_hot(xp, labels, logits.shape[-1], logits.dtype))
+
+
+def _each(xp: Any, t: Any, logits: Any, samples: int) -> Any:
+    """Return the cotangent of each sample's loss, to multiply what has the shape of the logits."""
+    t = t / samples
+    return xp.reshape(t, (*t.shape, *(1,) * logits.ndim)) if t.ndim else t  # extra leading axes
 
 
 _cross_entropy = primitive("cross_entropy", _cross_entropy_forward, _cross_entropy_vjp, None, cached=True, fuses=True)
+
+
+@with_operators
+def _of_probabilities_forward(xp: Any, logits: Any, labels: Any) -> tuple[Any, Any]:
+    z = _log_softmax_forward(xp, logits, -1)
+    losses = xp.sum(labels * z, axis=-1)
+    return -(xp.mean(losses) if len(logits.shape) > 1 else losses), z
+
+
+def _of_probabilities_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) -> Any:
+    z = _log_softmax_forward(xp, logits, -1) if cache is None else cache
+    t = _each(xp, t, logits, prod(logits.shape[:-1]))
+    return t * (xp.exp(z) * xp.sum(labels, axis=-1, keepdims=True) - labels)
+
+
+def _of_probabilities_by_labels(xp: Any, t: Any, logits: Any, cache: Any) -> Any:
+    z = _log_softmax_forward(xp, logits, -1) if cache is None else cache
+    return -_each(xp, t, logits, prod(logits.shape[:-1])) * z
+
+
+_of_probabilities = primitive(
+    "cross_entropy",
+    _of_probabilities_forward,
+    _of_probabilities_vjp,
+    _of_probabilities_by_labels,
+    cached=True,
+    fuses=True,
+    variant="probabilities",
+)
 
 
 def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
@@ -265,16 +342,11 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     Tensor(1000.)
     """
     logits, labels = as_tensors("cross_entropy", logits, labels)
+    logits = as_floats(logits)
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         labels = as_indices(labels)
-        raw = labels._array
-        if 0 not in raw.shape:
-            backend = backend_of[type(raw)]
-            backend.refuse_outside(raw, shape[-1], partial(_out_of_range, shape[-1], user_line()))
-            if mode().debug:
-                backend.synchronize(raw)
-        return _cross_entropy(logits, labels)
+        return _cross_entropy(logits, labels, _refusal(logits._array, labels._array))
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
         return _of_probabilities(logits, labels)
     if "integer" not in labels.dtype.kind:
@@ -287,11 +359,21 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     )
 
 
+def _refusal(logits: Any, labels: Any) -> Any:
+    """Check labels; return a flag where the kernel that reads them is to do so, else False."""
+    if 0 in labels.shape:
+        return False
+    backend, m = backend_of[type(labels)], mode()
+    error = partial(_out_of_range, logits.shape[-1], user_line())
+    if m.watch is None and type(labels) is type(logits):  # an open Tape would list the flag
+        return backend.refusal_outside(labels, logits.shape[-1], error)
+    backend.refuse_outside(labels, logits.shape[-1], error)
+    if m.debug:
+        backend.synchronize(labels)
+    return False
+
+
 def _out_of_range(classes: int, line: str) -> ValueError:
     error = ValueError(f"cross_entropy: a label is out of range: with {classes} classes they are 0 to {classes - 1}")
     error.add_note(f"labels of the call at {line}")
     return error
-
-
-def _of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    return -mean(sum(labels * log_softmax(logits), axis=-1))

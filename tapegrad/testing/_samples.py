@@ -51,7 +51,7 @@ def _unary() -> list[Sample]:
         Sample("sigmoid", tg.sigmoid, sigmoid, (normal(3, 4),)),
         Sample("relu", tg.relu, lambda x: np.maximum(x, 0), (apart(3, 4),)),
         Sample("silu", tg.silu, lambda x: x * sigmoid(x), (normal(3, 4),)),
-        Sample("gelu", tg.gelu, gelu, (normal(3, 4),)),
+        Sample("gelu tanh", lambda x: tg.gelu(x, approximate="tanh"), gelu, (normal(3, 4),)),
     ]
 
 
@@ -86,6 +86,7 @@ def _binary() -> list[Sample]:
     cond = np.asarray([[True, False, True, False]] * 3)
     samples += [Sample(f"pow {y}", lambda x, y=y: x**y, lambda x, y=y: x**y, (apart(3, 4),)) for y in (0, 1, 2, 3, 4.0)]
     samples += [Sample(f"pow {y}", lambda x, y=y: x**y, lambda x, y=y: x**y, (positive,)) for y in (-1, -2.0, 0.5, 2.5)]
+    own = np.random.default_rng(21)
     return [
         *samples,
         Sample("copysign", tg.copysign, np.copysign, (apart(3, 4), apart(3, 4))),
@@ -102,6 +103,12 @@ def _binary() -> list[Sample]:
             lambda x, a, b: tg.clip(x, a, b),
             np.clip,
             (apart(3, 4), between(-0.95, -0.85, 4), between(1.05, 1.15, 3, 1)),
+        ),
+        Sample(
+            "clip arrays of one shape",
+            lambda x, a, b: tg.clip(x, a, b),
+            np.clip,
+            tuple(own.permuted(np.linspace(-2, 2, 12) + c).reshape(3, 4) for c in (0.0, -0.04, 0.04)),
         ),
     ]
 

@@ -51,6 +51,7 @@ def samples() -> list[Sample]:
     tail = np.asarray([-30.0, -12.0, -5.0, 0.0, 4.0])
     return [
         *rows,
+        Sample("gelu", tg.gelu, lambda x: x * scipy.ndtr(x), (np.linspace(-4.0, 3.0, 12).reshape(3, 4),)),
         Sample("erf 0-d", tg.special.erf, scipy.erf, (between(0.5, 0.8),)),
         Sample("erf size-0", tg.special.erf, scipy.erf, (normal(0, 3),)),
         Sample("erfcx large", tg.special.erfcx, scipy.erfcx, (np.asarray([20.0, 90.0, 110.0, 1e3]),)),

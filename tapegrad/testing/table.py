@@ -58,6 +58,8 @@ def render() -> str:
         lines.append(f"| {family} | {', '.join(names)} | {how} | {checked} | {where} |")
     saved: dict[str, list[str]] = {}
     for name, operation in sorted(_rules.OPERATIONS.items()):
+        if name == "kink" or name.endswith(" slope"):  # of rules alone
+            continue
         arrays = [n for n, source in zip(operation.saves, operation.sources, strict=True) if source != STATIC]
         saved.setdefault(", ".join(sorted(arrays)) or "nothing", []).append(name)
     lines += ["", "| kept for the backward pass | by |", "|---|---|"]

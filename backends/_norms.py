@@ -1,0 +1,72 @@
+"""Norms of vectors that neither overflow nor underflow on the way, by scaling as BLAS does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from math import inf, log2
+from typing import Any
+
+import numpy as np
+
+Array = Any
+UNSCALED = (0, 1, inf, -inf)  # orders without a power
+
+
+def scaled(xp: Any, norm: Callable[..., Array]) -> Callable[..., Array]:
+    """Return the norm of vectors in terms of a namespace; norm: the library's own, for what needs no scaling."""
+
+    def vector_norm(x: Array, /, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Array:
+        if ord in UNSCALED or 0 in x.shape or not xp.isdtype(x.dtype, ("real floating", "complex floating")):
+            return norm(x, axis=axis, keepdims=keepdims, ord=ord)
+        return of_sizes(xp, xp.abs(x), axis, keepdims, ord)
+
+    return vector_norm
+
+
+def of_sizes(xp: Any, size: Array, axis: Any, keepdims: bool, ord: float) -> Array:
+    """Return the norm of absolute values of any order with a power, scaled by the largest, or the least one."""
+    dtype = size.dtype
+    if str(dtype).endswith("float16"):  # of which sums overflow as well
+        size = xp.astype(size, xp.float32)
+    scale = (xp.max if ord > 0 else xp.min)(size, axis=axis, keepdims=True)
+    zero = scale == 0
+    if abs(ord) < 32:
+        scale = scale * 0.25  # the reciprocal of the largest number is subnormal, which XLA takes for 0
+    safe = xp.where(zero | (scale == inf), 1, scale)
+    ratio = size / safe
+    if ord < 0:
+        ratio = xp.where(zero, 1, ratio)
+    power = xp.square(ratio) if ord == 2 else ratio**ord
+    total = xp.sum(power, axis=axis, keepdims=True)
+    out = xp.where(zero, 0, safe * (xp.sqrt(total) if ord == 2 else total ** (1 / ord)))
+    out = xp.astype(out, dtype) if out.dtype != dtype else out
+    if keepdims:
+        return out
+    return xp.squeeze(out, axis=tuple(range(size.ndim)) if axis is None else axis)
+
+
+@cache
+def _range(dtype: Any, ord: float) -> tuple[float, float]:
+    """Return the norms that lose nothing on the way: their power is neither near 0 nor infinite."""
+    info = np.finfo(dtype)
+    lowest, highest = log2(info.smallest_normal), log2(info.max)
+    low, high = sorted(end / ord for end in (lowest - log2(info.eps), highest - 2))
+    return 2.0 ** max(low, lowest), 2.0 ** min(high, highest - 2)
+
+
+def checked(xp: Any, norm: Callable[..., Array]) -> Callable[..., Array]:
+    """Return the same for NumPy, where it is cheaper to look whether a norm must be computed again, scaled."""
+
+    def vector_norm(x: Array, /, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Array:
+        if x.size == 0 or ord in UNSCALED or x.dtype.kind not in "fc":
+            return norm(x, axis=axis, keepdims=keepdims, ord=ord)
+        if x.dtype.itemsize > 2:
+            with np.errstate(all="ignore"):
+                out = norm(x, axis=axis, keepdims=keepdims, ord=ord)
+            low, high = _range(out.dtype, ord)
+            if (low <= out <= high) if out.ndim == 0 else out.min() >= low and out.max() <= high:
+                return out
+        return of_sizes(xp, np.abs(x), axis, keepdims, ord)
+
+    return vector_norm

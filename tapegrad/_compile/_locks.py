@@ -1,0 +1,87 @@
+"""The lock of calls that are captured, and what becomes of locks in a forked process.
+
+A fork copies the memory of all threads but only the one that forks. Locks that others hold then stay taken for good,
+and Tensors that they have lifted into a program hold traced arrays. So a fork waits for calls to end. Where one takes
+too long, as it may wait for the thread that forks, the child makes new locks and settles the Tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from threading import RLock, local
+from time import monotonic
+from typing import Any
+from weakref import WeakValueDictionary
+
+from tapegrad._compile._lift import Lifted
+from tapegrad._compile._settle import settle_all
+from tapegrad._compile._trace import Graph
+
+PATIENCE = 5.0  # seconds that a fork waits
+
+
+class Tracing:
+    """The lock for calls that are captured, whichever the function: Tensors hold traced arrays meanwhile.
+
+    begun, ended: how many such calls there were; running: what they have lifted.
+    """
+
+    def __init__(self) -> None:
+        self.running: list[Lifted] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, after calls that will never end."""
+        self.lock = RLock()
+        self.begun = self.ended = 0
+        lost, self.running = self.running, []
+        Graph.everywhere = None
+        for lifted in lost:
+            lifted.graph.ended = True
+            lifted.settle()
+            settle_all(lifted.graph)
+
+
+tracing = Tracing()
+functions: WeakValueDictionary[int, Any] = WeakValueDictionary()  # the compiled ones of this process, by identity
+
+
+def _holders() -> list[Any]:
+    """Return what has a lock, in the order in which calls take them; other threads may make more meanwhile."""
+    return [*[f for r in functions.valuerefs() if (f := r()) is not None], tracing]
+
+
+class _Held(local):
+    """What has a lock that this thread took before a fork."""
+
+    def __init__(self) -> None:
+        self.holders: list[Any] = []
+
+
+_held = _Held()
+
+
+def _before() -> None:
+    """Wait for calls that run in other threads, which may be inside BLAS: what it locks would stay locked as well."""
+    until = monotonic() + PATIENCE
+    for holder in _holders():
+        if holder.lock.acquire(timeout=max(0.0, until - monotonic())):
+            _held.holders.append(holder)
+
+
+def _in_parent() -> None:
+    while _held.holders:
+        _held.holders.pop().lock.release()
+
+
+def _in_child() -> None:
+    """Reset what threads hold that are not in this process."""
+    ours = set(_held.holders)
+    _in_parent()
+    for holder in _holders():
+        if holder not in ours:
+            holder.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
