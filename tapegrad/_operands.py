@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -277,6 +279,7 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
         raise error
     if isinstance(error, CaptureError):
         return CaptureError(str(error))
+    arrays = tuple([a for a in arrays if not hasattr(a, "shape") or find_backend(a) is not None])  # no NumPy dtypes
     devices = dict.fromkeys(device_of(a) for a in arrays if hasattr(a, "shape"))
     if len(devices) > 1:
         where = " and ".join(devices)
@@ -286,7 +289,7 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
     if name in BROADCASTING and not _broadcast([tuple(a.shape) for a in arrays if hasattr(a, "shape")]):
         return ValueError(f"{name} of operands of shape {shapes}: the shapes could not be broadcast together")
     advice = remedy(error)
-    return _same_kind(error)(f"{name} of operands of shape {shapes}: {error}{advice and '; '}{advice}")
+    return same_kind(error, f"{name} of operands of shape {shapes}: {error}{advice and '; '}{advice}")
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
@@ -295,12 +298,39 @@ def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
     return all(len(set(column) - {1}) <= 1 for column in lengths)
 
 
-def _same_kind(error: Exception) -> Callable[[str], Exception]:
-    if isinstance(error, Warning):  # the caller has made warnings errors
-        return type(error)
-    if type(error).__name__.endswith("LinAlgError"):  # a ValueError on NumPy, a RuntimeError on PyTorch
-        return ValueError
-    for kind in (IndexError, ValueError, TypeError, OverflowError, NotImplementedError, MemoryError, ImportError):
-        if isinstance(error, kind):
-            return kind
-    return RuntimeError
+# What the error of a library becomes at most, where its own type cannot be made of a message.
+_KINDS = (
+    *(ValueError, IndexError, TypeError, FloatingPointError, ZeroDivisionError, OverflowError, NotImplementedError),
+    *(MemoryError, ImportError),
+)
+
+
+def same_kind(error: Exception, message: str) -> Exception:
+    """Return an error of the same type with another message, so that it is caught as that of the library is.
+
+    What tells of an error within the library, as AttributeError does, becomes a RuntimeError.
+    """
+    its: Any = type(error)
+    kind = _portable(its)
+    if issubclass(kind, (*_KINDS, RuntimeError, Warning)):  # a warning, if the caller has made them errors
+        try:
+            same = kind(message)
+        except Exception:  # it is made of other things
+            pass
+        else:
+            if str(same) == message:
+                return same
+    return next((k for k in _KINDS if issubclass(kind, k)), RuntimeError)(message)
+
+
+@cache
+def _portable(kind: Any) -> type[Exception]:
+    """Return the type of an error, made one of NumPy's LinAlgError too where it is another library's.
+
+    So it is a ValueError everywhere, as NumPy's is, and `except` finds it whatever library computes.
+    """
+    if not kind.__name__.endswith("LinAlgError") or issubclass(kind, ValueError):
+        return kind  # type: ignore[no-any-return]
+    numpy = sys.modules.get("numpy")
+    made: type[Exception] = type("LinAlgError", (kind, numpy.linalg.LinAlgError if numpy else ValueError), {})
+    return made

@@ -244,9 +244,10 @@ def value_and_grad(
 
     f returns a Tensor (or array) of one element. argnums: the argument, or tuple of arguments, to differentiate
     by: arrays of any library, Tensors or Python floats, or dicts, lists, tuples and dataclasses of
-    them. The gradient has the argument's structure, shapes, dtypes and devices (a tuple of those for a
-    tuple of arguments). Tensors in give Tensors out, raw arrays and floats give raw arrays. What `f` does not
-    depend on has gradient zero. has_aux: `f` returns (value, anything), and so does the value here.
+    them (a field with metadata={"static": True} stays as it is). The gradient has the argument's structure, shapes,
+    dtypes and devices (a tuple of those for a tuple of arguments). Tensors in give Tensors out, raw arrays and floats
+    give raw arrays. What `f` does not depend on has gradient zero. has_aux: `f` returns (value, anything), and so does
+    the value here.
 
     Floats and arrays of NumPy are computed with on the device of the Tensors among the arguments; without any, on
     `default_device`, if it was set. They give arrays of NumPy wherever that was.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 import re
 from collections.abc import Callable
@@ -485,3 +486,48 @@ def test_a_tensor_recorded_by_pytorch_is_refused_by_all(use: Any) -> None:
     w = tg.asarray([1.0, 2.0], device="torch:cpu")
     with pytest.raises(TypeError, match="recorded by PyTorch's own autograd"):
         use(w, torch.ones(2, requires_grad=True))
+
+
+ERRORS: dict[str, tuple[Callable[[tg.Tensor], Any], str, str]] = {
+    "cholesky": (lambda x: tg.linalg.cholesky(-x), "LinAlgError", "cholesky of operands of shape"),
+    "solve": (lambda x: tg.linalg.solve(0.0 * x, x), "LinAlgError", "solve of operands of shape"),
+    "inv": (lambda x: tg.linalg.inv(0.0 * x), "LinAlgError", "inv of operands of shape"),
+    "svd": (lambda x: tg.linalg.svd(x / (0.0 * x)), "LinAlgError", "svd of operands of shape"),
+    "vmap": (lambda x: tg.vmap(tg.linalg.cholesky)(tg.stack([x, -x])), "LinAlgError", "cholesky of"),
+    "rule": (lambda x: tg.grad(lambda x: tg.sum(tg.linalg.cholesky(x) * 0))(-x), "LinAlgError", "cholesky of"),
+    "divide": (lambda x: 1.0 / x, "FloatingPointError", "divide of operands of shape"),
+    "log": (lambda x: tg.log(0.0 * x), "FloatingPointError", "log of operands of shape"),
+    "power": (lambda x: (x * 1e300) ** 2, "FloatingPointError", "of operands of shape"),
+    "sum": (lambda x: tg.sum(0.0 * x + 1e308), "FloatingPointError", "sum of operands of shape"),
+    "matmul": (lambda x: (x * 1e200) @ (x * 1e200), "FloatingPointError", "matmul of operands of shape"),
+    "gradient": (lambda x: tg.grad(lambda x: tg.sum(tg.sqrt(x)))(0.0 * x), "FloatingPointError", "divide"),
+    "astype": (lambda x: tg.astype(x * 1e300, tg.int32), "FloatingPointError", "astype of operands of shape"),
+    "index": (lambda x: x[[7]], "IndexError", "getitem of operands of shape"),
+    "written index": (lambda x: x.__setitem__([7], 0.0), "IndexError", r"x\[...\] = v of"),
+    "size": (lambda x: tg.broadcast_to(x, (1 << 20, 1 << 20, 2, 2)) * 1.0, "MemoryError", "of operands of shape"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("device", ["cpu", "strict", "torch:cpu"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_errors_keep_their_type(name: str, device: str, compiled: bool) -> None:
+    """Who catches what the library raises, catches it of Tensors too; and NumPy's LinAlgError whatever computes."""
+    for module in {"strict": ["array_api_strict"], "torch:cpu": ["torch"]}.get(device, []):
+        pytest.importorskip(module)
+    f, kind, match = ERRORS[name]
+    if (kind == "FloatingPointError" and device == "torch:cpu") or (device != "cpu" and kind == "MemoryError"):
+        pytest.skip("the library has no such errors")
+    if compiled and kind in ("IndexError", "MemoryError"):
+        pytest.skip("nothing to compile")
+    expected = np.linalg.LinAlgError if kind == "LinAlgError" else getattr(builtins, kind)
+    x = tg.asarray(np.eye(2), device=device)
+    with np.errstate(all="raise" if kind == "FloatingPointError" else "ignore"):
+        g = tg.compile(f) if compiled else f
+        for _ in range(4 if compiled else 1):
+            with pytest.raises(expected, match=match) as caught:
+                g(x)
+    if kind == "LinAlgError":
+        assert isinstance(caught.value, ValueError)
+        if device == "torch:cpu":
+            assert isinstance(caught.value, pytest.importorskip("torch").linalg.LinAlgError)

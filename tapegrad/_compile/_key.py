@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from sys import getrefcount
 from types import MethodType
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary, ref
 
 from tapegrad._namespace import find_backend
 from tapegrad._tensor import Tensor
+from tapegrad._tree import leaf_fields, static_fields
 from tapegrad.backends import as_key
 
 # Modules whose hashable objects are equal only if they do the same.
@@ -57,7 +58,9 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
     if isinstance(tree, (tuple, list)):
         return (kind, *[key_of(x, leaves) for x in tree])
     if is_dataclass(tree) and not isinstance(tree, type):
-        return (kind, *[key_of(getattr(tree, f.name), leaves) for f in fields(tree)])
+        values = [(n, getattr(tree, n)) for n in static_fields(tree)]
+        static = [(n, Static(type(v), _static(v))) for n, v in values]
+        return (kind, *static, *[(n, key_of(getattr(tree, n), leaves)) for n in leaf_fields(tree)])
     leaves.append(tree)
     backend = find_backend(tree)
     if backend is not None and backend.as_scalar(tree) is None:

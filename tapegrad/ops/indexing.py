@@ -20,6 +20,7 @@ from tapegrad._operands import (
     listed,
     not_an_operand,
     on_one_level,
+    same_kind,
     same_library,
     within,
 )
@@ -346,7 +347,9 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
             out = backend.xp.index_set(backend.copy(x._array), key, v)
     except Exception as error:
         shapes = f"a value of shape {tuple(v.shape)}" if hasattr(v, "shape") else repr(v)
-        raise ValueError(f"x[...] = v of {shapes} for a Tensor of shape {x.shape}: {error}") from error
+        message = f"x[...] = v of {shapes} for a Tensor of shape {x.shape}: {error}"
+        kept = isinstance(error, (IndexError, ArithmeticError, MemoryError, Warning))  # else the shapes do not fit
+        raise (same_kind(error, message) if kept else ValueError(message)) from error
     rebind(x, out, SETITEM, parents, (key,))
     m = mode()
     if m.watch is not None:
