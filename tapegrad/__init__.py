@@ -24,6 +24,7 @@ from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
 from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
+from tapegrad._known import watch as _watch
 from tapegrad._later import derivatives as _derivatives_later
 from tapegrad._namespace import CaptureError
 from tapegrad._operators import bind as _bind_operators
@@ -216,6 +217,7 @@ _bind_operators()
 _bind_interop()
 _install_fusing(_Fused)
 _install_later(_derivatives_later)
+_watch()
 
 if not _TYPE_CHECKING:  # a type checker would take any name for one that is there
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, signature
+from itertools import pairwise
 from typing import Any
 
 from tapegrad._cuts import cut
-from tapegrad._dtypes import DType
+from tapegrad._dtypes import DTYPES, DType
+from tapegrad._nan_functions import NAN_FUNCTIONS
 from tapegrad._operands import as_tensors
 from tapegrad._record import noticed
 from tapegrad._tensor import Tensor, host, loses_gradient
+from tapegrad.backends import of_type
 
 # NumPy's names that are not the standard's: ufuncs, then functions.
 _RENAMED = {
@@ -65,25 +68,54 @@ def _find(name: str, extension: str = "") -> Any:
     return getattr(getattr(tapegrad, extension, None) if extension else tapegrad, name, None)
 
 
+def _is_wrapper(kind: type) -> bool:
+    """Say whether a type with NumPy's protocols is no array, as a quantity with a unit around a Tensor.
+
+    Its own protocol is tried once this one declines.
+    """
+    import numpy as np
+
+    return not (kind is Tensor or issubclass(kind, (np.ndarray, np.generic)) or of_type(kind))
+
+
 # -- ufuncs ----------------------------------------------------------------------------------------------
 
 
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-    """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded; or raise."""
+    """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded.
+
+    Without one, a Tensor that is being recorded raises TypeError; of others, which are constants, the ufunc makes
+    Tensors on their device. One that writes its result somewhere raises.
+    """
+    if any(hasattr(type(x), "__array_ufunc__") and _is_wrapper(type(x)) for x in inputs):
+        return NotImplemented
     name = _RENAMED.get(ufunc.__name__, ufunc.__name__)
     function = _divmod if name == "divmod" else _find(name) or _find(name, "special")
     if method == "__call__" and not options and function is not None:
         return function(*inputs)
-    what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    import numpy as np
+
+    what = f"{'numpy.' if hasattr(np, ufunc.__name__) else 'the ufunc '}{ufunc.__name__}"
+    what += "" if method == "__call__" else f".{method}"
     if "out" in options:
         raise TypeError(
-            f"numpy.{what} with a Tensor and out= (as in ndarray += tensor) has no counterpart that keeps the "
+            f"{what} with a Tensor and out= (as in ndarray += tensor) has no counterpart that keeps the "
             "gradient: write y = y + x, or np.asarray(x.detach()) for the value alone"
         )
+    operands = _tensors((inputs, options))
+    if method != "at" and not any(loses_gradient(x) for x in operands):
+        for x in operands:
+            noticed(x)
+        return _returned(getattr(ufunc, method)(*_hosted(inputs), **_hosted(options)), operands[0].device)
     raise TypeError(
-        f"numpy.{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
+        f"{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
         "that keeps the gradient: use a function of tapegrad, or np.asarray(x.detach()) for the value alone"
     )
+
+
+def _returned(out: Any, device: str) -> Any:
+    """Return what a ufunc returned as Tensors on a device; several results as a tuple."""
+    return tuple(_returned(y, device) for y in out) if isinstance(out, tuple) else _find("asarray")(out, device=device)
 
 
 def _divmod(x1: Any, x2: Any) -> tuple[Any, Any]:
@@ -99,6 +131,8 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
 
     Without one, a Tensor that is being recorded raises TypeError; others are constants, and go as NumPy arrays.
     """
+    if any(_is_wrapper(kind) for kind in types):
+        return NotImplemented
     name: str = function.__name__
     if name not in _LOOKS:
         extension = function.__module__.partition("numpy.")[2]
@@ -267,18 +301,83 @@ def _outer(a: Any, b: Any, **options: Any) -> Any:
     return _find("multiply")(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
-# NumPy's functions whose arguments mean something else than those of the standard's function.
+def _ravel(a: Any, **options: Any) -> Any:
+    return NotImplemented if options else _find("reshape")(a, (-1,))
+
+
+def _swapaxes(a: Any, axis1: int, axis2: int) -> Any:
+    axes = list(range(a.ndim))
+    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    return _find("permute_dims")(a, tuple(axes))
+
+
+def _diag(v: Any, k: int = 0) -> Any:
+    if v.ndim != 1:
+        return _find("diagonal", "linalg")(v, offset=k)
+    zeros = [_find("zeros")(n, dtype=v.dtype, device=v.device) for n in (max(-k, 0), max(k, 0))]
+    rows = _find("concat")([zeros[0], v, zeros[1]])
+    n = rows.shape[0]
+    mask = _find("eye")(n, k=k, dtype=DTYPES["bool"], device=v.device)
+    return _find("where")(mask, _find("expand_dims")(rows, axis=1), 0)
+
+
+def _kron(a: Any, b: Any) -> Any:
+    """Return all products of elements: axes of `a` and `b` in turn, then each pair as one."""
+    a, b = as_tensors("kron", a, b)
+    ndim = max(a.ndim, b.ndim)
+    m, n = [(1,) * (ndim - x.ndim) + x.shape for x in (a, b)]
+    reshape = _find("reshape")
+    a = reshape(a, tuple(k for length in m for k in (length, 1)))
+    b = reshape(b, tuple(k for length in n for k in (1, length)))
+    return reshape(_find("multiply")(a, b), tuple(i * j for i, j in zip(m, n, strict=True)))
+
+
+def _vdot(a: Any, b: Any) -> Any:
+    a, b = as_tensors("vdot", a, b)
+    return _find("vecdot")(_find("reshape")(a, (-1,)), _find("reshape")(b, (-1,)))
+
+
+def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Any:
+    """Return slices between indices, or so many of the same length."""
+    n = ary.shape[axis]
+    if isinstance(indices_or_sections, int):
+        if n % indices_or_sections:
+            raise ValueError(f"split: {n} elements along axis {axis} do not make {indices_or_sections} equal parts")
+        ends = range(0, n + 1, n // indices_or_sections) if n else [0] * (indices_or_sections + 1)
+    else:
+        ends = [0, *indices_or_sections, n]
+    before = (slice(None),) * (axis % ary.ndim)
+    return [ary[(*before, slice(i, j))] for i, j in pairwise(ends)]
+
+
+def _einsum(operands: Any, optimize: Any = False, **options: Any) -> Any:
+    """Return an Einstein sum, contracted from left to right."""
+    from tapegrad.ops.contraction import einsum
+
+    return NotImplemented if options or not isinstance(operands[0], str) else einsum(*operands)
+
+
+# NumPy's functions that the standard has not, or whose arguments mean something else than those of its function.
 _SPECIAL: dict[str, Callable[..., Any]] = {
+    **NAN_FUNCTIONS,
+    "copy": lambda a, **options: NotImplemented if options else +a,
+    "diag": _diag,
     "diagonal": _of_matrix("diagonal"),
     "diff": _diff,
     "dot": _dot,
+    "einsum": _einsum,
+    "kron": _kron,
     "linalg.norm": _norm,
     "outer": _outer,
+    "ravel": _ravel,
+    "split": _split,
     "squeeze": _squeeze,
+    "swapaxes": _swapaxes,
     "tile": _tile,
     "trace": _of_matrix("trace"),
     "transpose": _transpose,
     "unique": _unique,
+    "vdot": _vdot,
     "where": _where,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,19 @@ SAME: list[tuple[str, Callable[[Any], Any]]] = [
     ("dot number", lambda x: np.dot(2.0, x)),
     ("dot vector", lambda x: np.dot(x, x[0])),
     ("dot three axes", lambda x: np.dot(x, np.stack([x, x]))),
+    ("copy", lambda x: np.copy(x)),
+    ("diag", lambda x: np.diag(x[0])),
+    ("diag above", lambda x: np.diag(x[0], 2)),
+    ("diag below", lambda x: np.diag(x[0], k=-1)),
+    ("diag of a matrix", lambda x: np.diag(x, 1)),
+    ("einsum", lambda x: np.einsum("ij,kj->ik", x, A, optimize=True)),
+    ("kron", lambda x: np.kron(x, A)),
+    ("kron of fewer axes", lambda x: np.kron(x[0], x)),
+    ("ravel", lambda x: np.ravel(x)),
+    ("split", lambda x: np.split(x, 2)[1]),
+    ("split at", lambda x: np.split(x, [1], axis=1)[1]),
+    ("swapaxes", lambda x: np.swapaxes(x, 0, -1)),
+    ("vdot", lambda x: np.vdot(x, A)),
     ("expand_dims", lambda x: np.expand_dims(x, (0, -1))),
     ("flip", lambda x: np.flip(x, 1)),
     ("full_like", lambda x: np.full_like(x, 3.0)),
@@ -145,6 +159,7 @@ RAISE: list[tuple[str, Callable[[tg.Tensor], Any], str]] = [
     ("at", lambda x: np.add.at(A.copy(), 0, x), "numpy.add.at"),
     ("ufunc out", lambda x: np.add(x, 1.0, out=np.zeros((2, 2))), "numpy.add.*out=.*write y = y"),
     ("ufunc where", lambda x: np.add(x, 1.0, where=A > 1), "numpy.add.*options where"),
+    ("einsum out", lambda x: np.einsum("ij->j", x, out=np.zeros(2)), "numpy.einsum.*these arguments"),
     ("no such ufunc", lambda x: np.cbrt(x), "numpy.cbrt"),
     ("slot of an array", lambda x: A.copy().__setitem__(0, x[0]), r"NumPy array.*x.detach\(\)"),
 ]
@@ -154,6 +169,11 @@ RAISE: list[tuple[str, Callable[[tg.Tensor], Any], str]] = [
 def test_what_has_no_counterpart_raises(call: Callable[[tg.Tensor], Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         call(tg.tensor(A, requires_grad=True))
+
+
+def test_parts_that_are_not_equal() -> None:
+    with pytest.raises(ValueError, match="split: 2 elements along axis 1 do not make 3 equal parts"):
+        np.split(tg.tensor(A), 3, axis=1)
 
 
 def test_an_array_is_not_updated_in_place_by_a_tensor() -> None:
@@ -171,6 +191,73 @@ def test_a_constant_tensor_goes_to_numpy_as_an_array(xp: Place) -> None:
     assert np.vstack([x, np.ones(3)]).shape == (2, 3)
     with tg.no_grad():
         assert np.median(tracked) == 2.0
+
+
+def test_ufuncs_of_constants_make_tensors(xp: Place) -> None:
+    """Those that tapegrad has not, on the device of the operand; one that writes elsewhere raises."""
+    x = xp.tensor([1.0, 8.0])
+    double: Any = np.float64 if xp.double else np.float32
+    made = [
+        (np.cbrt(x), [1.0, 2.0]),
+        (np.add.reduce(x), 9.0),
+        (np.modf(x)[1], [1.0, 8.0]),
+        (np.fmax(2.0, x), [2.0, 8.0]),
+    ]
+    for y, expected in [*made, (np.subtract(x, 1.0, dtype=double), [0.0, 7.0])]:
+        assert isinstance(y, tg.Tensor)
+        assert y.device == x.device
+        xp.check(y, expected)
+    with tg.no_grad():
+        root: Any = np.cbrt(xp.tensor([8.0], requires_grad=True))
+        xp.check(root, [2.0])
+    with pytest.raises(TypeError, match="numpy.add.at"):
+        np.add.at(x, 0, 1.0)
+    with pytest.raises(TypeError, match="numpy.cbrt with a Tensor and out="):
+        np.cbrt(x, out=np.zeros(2))
+
+
+def test_a_ufunc_of_another_library_is_not_called_numpys() -> None:
+    special: Any = pytest.importorskip("scipy.special")
+    with pytest.raises(TypeError, match="^the ufunc agm with a Tensor has no counterpart"):
+        special.agm(tg.tensor([1.0], requires_grad=True), 2.0)
+
+
+HOLES = np.asarray([[1.0, np.nan, 3.0], [np.nan, np.nan, 2.0], [4.0, -5.0, 0.5]])
+NAN_CALLS: list[dict[str, Any]] = [{}, {"axis": 0}, {"axis": 1}, {"axis": 1, "keepdims": True}, {"axis": (0, 1)}]
+
+
+@pytest.mark.parametrize("name", ["sum", "prod", "mean", "var", "std", "max", "min", "cumsum", "cumprod"])
+def test_reductions_without_nan(xp: Place, name: str) -> None:
+    """Values and gradients of NumPy's functions; elements that are NaN get none."""
+    if xp.device.startswith("jax"):
+        pytest.skip("functions of the standard, which take JAX seconds to compile")
+    f = getattr(np, f"nan{name}")
+    rtol = 1e-7 if xp.double else 1e-5
+    for options in [*NAN_CALLS, {"axis": 1, "ddof": 1}] if name in ("var", "std") else NAN_CALLS:
+        if name.startswith("cum") and (options.get("keepdims") or isinstance(options.get("axis"), tuple)):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of slices without elements
+            expected = f(HOLES, **options)
+            y = f(xp.tensor(HOLES), **options)
+            np.testing.assert_allclose(xp.values(y), expected, rtol=rtol)
+        assert y.shape == expected.shape
+    g = xp.values(tg.grad(lambda x: tg.sum(f(x, axis=1)[::2] ** 2))(xp.tensor(HOLES)))
+    assert np.all(g[np.isnan(HOLES)] == 0.0)
+    direction, h = np.cos(np.arange(9.0)).reshape(3, 3), 1e-6
+    above, below = (np.sum(f(HOLES + sign * h * direction, axis=1)[::2] ** 2) for sign in (1, -1))
+    np.testing.assert_allclose(np.sum(g * direction), (above - below) / (2 * h), rtol=1e-6 if xp.double else 1e-4)
+    whole = np.asarray([[1, 2], [5, 3]])
+    np.testing.assert_allclose(xp.values(f(xp.tensor(whole), axis=0)), f(whole, axis=0), rtol=rtol)
+
+
+def test_places_without_nan(xp: Place) -> None:
+    x = xp.tensor(HOLES)
+    assert np.nanargmax(x, axis=1).tolist() == [2, 2, 0]
+    assert np.nanargmin(x, axis=0).tolist() == [0, 2, 2]
+    with pytest.raises(ValueError, match="All-NaN slice"):
+        np.nanargmax(x[1, :2])
+    assert np.isnan(xp.values(np.nanmax(x[1, :2])))
 
 
 def test_looking_by_numpy_is_no_error(xp: Place) -> None:
@@ -325,3 +412,36 @@ def test_a_second_backward_pass_still_raises(xp: Place) -> None:
         loss.backward()
     with pytest.raises(RuntimeError, match="retain_graph"):
         (loss * 2.0).backward()
+
+
+class Metres:
+    """Numbers with a unit, which take part in NumPy's protocols."""
+
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = numbers
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Metres:
+        return Metres(ufunc(*[getattr(x, "numbers", x) for x in inputs]))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Metres:
+        return Metres(function(*[getattr(x, "numbers", x) for x in args]))
+
+
+def test_the_protocols_of_a_wrapper_have_their_turn() -> None:
+    x: Any = tg.tensor([1.0, 2.0], requires_grad=True)
+    metres: Any = Metres
+    for y in (np.add(x, metres(x)), np.where(x > 1.5, metres(x), metres(x * 3.0)), np.outer(x, metres(x))):
+        assert type(y) is Metres
+        assert y.numbers.requires_grad
+    with pytest.raises(TypeError, match="unsupported operand"):
+        x + object()
+
+
+def test_a_range_is_an_index(xp: Place) -> None:
+    """As code for NumPy writes it, beside an index of each row."""
+    x = xp.tensor(A, requires_grad=True)
+    y = x[range(2), tg.asarray([1, 0], device=x.device)]
+    xp.check(y, [2.0, 3.0])
+    tg.sum(y * y).backward()
+    xp.check(x.grad, [[0.0, 4.0], [6.0, 0.0]])
+    assert x[range(0)].shape == (0, 2)

@@ -139,10 +139,10 @@ def _index_array(i: Any, like: Array) -> Array | None:
     if isinstance(i, Tensor):
         noticed(i)
         array = _counting(i)
-    elif isinstance(i, (list, tuple)):
+    elif isinstance(i, (list, tuple, range)):
         from tapegrad.ops.creation import of_list
 
-        array = _counting(of_list(i, like, dtype=None if i else index_dtype(like)))
+        array = _counting(of_list(list(i), like, dtype=None if i else index_dtype(like)))
     else:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
