@@ -124,6 +124,8 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {  # f(x, h), where x is a Tensor of thr
     "meshgrid": (lambda x, h: tg.meshgrid(x, h), H),
     "meshgrid 2": (lambda x, h: tg.meshgrid(h, x), H),
     "pinv": (lambda x, h: tg.linalg.pinv(x[:, None], rtol=h), np.asarray(1e-3)),
+    "polygamma": (lambda x, h: tg.special.polygamma(h, x), np.asarray([0, 1, 2])),
+    "polygamma x": (lambda x, h: tg.special.polygamma(tg.astype(tg.floor(x), tg.int32), h), H),
     "repeat": (lambda x, h: tg.repeat(x, h), np.asarray([1, 0, 2])),
     "result_type": (lambda x, h: tg.zeros(1, dtype=tg.result_type(x, h), device=x.device), H),
     "searchsorted": (lambda x, h: tg.searchsorted(tg.sort(x), h), H),
