@@ -356,6 +356,23 @@ def test_scipy_gets_and_gives_arrays_of_the_host(xp: Place) -> None:
     assert (found["x"].dtype, found["x"].tolist(), found["c"]) == (dtype, [2.0, 3.0], 0.5)
 
 
+def test_an_update_by_a_wider_float_advises_a_cast_that_works(xp: Place) -> None:
+    """`x = x - y` would leave a parameter as it was."""
+    x = tg.ones(2, dtype=tg.float32, device=xp.device)
+    wider: list[tuple[Any, str]] = [(np.asarray(0.5), "y.astype(x.dtype)")]
+    if xp.double:
+        wider.append((xp.tensor(0.5), "tapegrad.astype(y, x.dtype)"))
+        for y, cast in wider:
+            with pytest.raises(
+                ValueError, match=f"float64, which do not fit.* float32: cast .* x -= {re.escape(cast)}"
+            ):
+                x -= y
+    with tg.default_device("cpu"):
+        for y, cast in wider:
+            x -= eval(cast, {"tapegrad": tg, "x": x, "y": y})
+    assert (x.dtype, x.tolist()) == (tg.float32, [1.0 - 0.5 * len(wider)] * 2)
+
+
 # -- copies --------------------------------------------------------------------------------------------------------
 
 ONCE: dict[str, tuple[Any, Any]] = {
