@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from threading import Lock
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -174,6 +175,7 @@ def _note(array: np.ndarray[Any, Any], out: Array) -> None:
 
 # For each line the arrays that it copied, by a checksum, and how often; None for a line that was warned of.
 _seen: dict[str, dict[int, int] | None] = {}
+_lock = Lock()
 
 
 def _recurs(line: str, array: np.ndarray[Any, Any]) -> bool:
@@ -182,18 +184,19 @@ def _recurs(line: str, array: np.ndarray[Any, Any]) -> bool:
     Values are compared by a sample: an array that is computed anew at each step is another object, and batches of data
     on one line are other values.
     """
-    known = _seen.setdefault(line, {})
-    if known is None:
-        return False
     key = _checksum(array)
-    known[key] = known.pop(key, 0) + 1
-    if known[key] >= RECURRING:
-        _seen[line] = None
-        return True
-    if len(known) > _REMEMBERED:
-        del known[next(iter(known))]
-    if len(_seen) > _LINES:
-        del _seen[next(iter(_seen))]
+    with _lock:
+        known = _seen.setdefault(line, {})
+        if known is None:
+            return False
+        known[key] = known.pop(key, 0) + 1
+        if known[key] >= RECURRING:
+            _seen[line] = None
+            return True
+        if len(known) > _REMEMBERED:
+            del known[next(iter(known))]
+        if len(_seen) > _LINES:
+            del _seen[next(iter(_seen))]
     return False
 
 

@@ -30,7 +30,7 @@ from tapegrad.backends import Array, remedy
 SCALARS = frozenset(SCALAR_RANKS)
 # Functions, beside those that broadcast, whose operands get one dtype; the others take integers for what they are.
 _PROMOTING = frozenset(("asarray", "clip", "concat", "cross", "diff", "matmul", "outer", "solve", "stack"))
-_PROMOTING |= {"tensordot", "vecdot", "divmod"}
+_PROMOTING |= {"tensordot", "vecdot", "divmod", "einsum", "kron", "vdot"}
 
 
 def coerce(name: str, x: object, like: Array, keep: bool) -> Any:

@@ -11,7 +11,8 @@ from tapegrad._copies import copied, deep_copied, reduced
 from tapegrad._dtypes import KIND_RANKS
 from tapegrad._host_constants import is_host
 from tapegrad._namespace import backend_of
-from tapegrad._operands import coerce, from_outside, listed, operand
+from tapegrad._operands import coerce, from_outside, listed
+from tapegrad._operands import operand as as_operand
 from tapegrad._record import DEFAULT, mode, scopes
 from tapegrad._tensor import Tensor, wrap
 from tapegrad._views import updated
@@ -30,6 +31,7 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
 
     def update(self: Tensor, other: Any) -> Any:
         shape = self._array.shape
+        operand = other
         m = mode() if scopes else DEFAULT
         if self._record is not None or not m.recording:
             indexing.check_writable(self, what)
@@ -45,9 +47,9 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
                         return b
                     if made._record is not None and m.recording:
                         return update(self, made)
-                    other, b = made, made._array
+                    operand, b = made, made._array
                 elif hasattr(b, "shape") and is_host(other, self._array):
-                    other = wrap(b)  # what was copied to the device is not copied again
+                    operand = wrap(b)  # what was copied to the device is not copied again
                 fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
             backend = backend_of[type(self._array)]
             if fits and backend.is_private(self):
@@ -60,11 +62,11 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
         if self._record is None or self._record.op.view:
             held = sys.getrefcount(self)
             updated(self, what, sys._getframe(1), held)
-        out = operator(self, other)
+        out = operator(self, operand)
         if out is NotImplemented:
             return out
         if out.shape != tuple(shape) or out.dtype is not self.dtype:
-            raise _unfit(symbol, self, out)
+            raise _unfit(symbol, self, other, out)
         if backend_of[type(out._array)].depth > backend_of[type(self._array)].depth:
             raise from_outside(what)
         self._array, self._record = indexing.parts(out, self)
@@ -73,7 +75,7 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
     return update
 
 
-def _unfit(symbol: str, x: Tensor, out: Tensor) -> ValueError:
+def _unfit(symbol: str, x: Tensor, y: Any, out: Tensor) -> ValueError:
     """Return the error for a result that x cannot hold, with what helps.
 
     For another dtype of the same kind that is a cast: `x = x - y` would train nothing, as a parameter stays as it was.
@@ -84,7 +86,8 @@ def _unfit(symbol: str, x: Tensor, out: Tensor) -> ValueError:
     elif KIND_RANKS[out.dtype.kind] > KIND_RANKS[x.dtype.kind]:
         fix += f", or make x of {out.dtype.name} from the start"
     else:
-        fix = f"cast y, as in x {symbol}= tapegrad.astype(y, x.dtype)"
+        cast = "tapegrad.astype(y, x.dtype)" if type(y) is Tensor else "y.astype(x.dtype)"
+        fix = f"cast y, as in x {symbol}= {cast}"
     return ValueError(
         f"x {symbol}= y: the result has shape {out.shape} and dtype {out.dtype.name}, which do not fit x with "
         f"{x.shape} and {x.dtype.name}: {fix}"
@@ -103,14 +106,14 @@ def _bind(name: str, symbol: str, operator: Binary, write: Binary) -> None:
 
 def _operator_matmul(x1: Any, x2: Any) -> Any:
     if type(x2) is not Tensor:
-        x2 = operand("matmul", x2, x1._array)
+        x2 = as_operand("matmul", x2, x1._array)
         if x2 is NotImplemented:
             return x2
     return products.matmul(x1, x2)
 
 
 def _reflected_matmul(x2: Any, x1: Any) -> Any:
-    x1 = operand("matmul", x1, x2._array)
+    x1 = as_operand("matmul", x1, x2._array)
     return x1 if x1 is NotImplemented else products.matmul(x1, x2)
 
 

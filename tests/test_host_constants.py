@@ -124,6 +124,8 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {  # f(x, h), where x is a Tensor of thr
     "meshgrid": (lambda x, h: tg.meshgrid(x, h), H),
     "meshgrid 2": (lambda x, h: tg.meshgrid(h, x), H),
     "pinv": (lambda x, h: tg.linalg.pinv(x[:, None], rtol=h), np.asarray(1e-3)),
+    "polygamma": (lambda x, h: tg.special.polygamma(h, x), np.asarray([0, 1, 2])),
+    "polygamma x": (lambda x, h: tg.special.polygamma(tg.astype(tg.floor(x), tg.int32), h), H),
     "repeat": (lambda x, h: tg.repeat(x, h), np.asarray([1, 0, 2])),
     "result_type": (lambda x, h: tg.zeros(1, dtype=tg.result_type(x, h), device=x.device), H),
     "searchsorted": (lambda x, h: tg.searchsorted(tg.sort(x), h), H),
@@ -160,6 +162,9 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {  # f(x, h), where x is a Tensor of thr
     "np.arctan2": (lambda x, h: np.arctan2(x, h), H),
     "np.concatenate": (lambda x, h: np.concatenate([h, x, [1.0]]), H),
     "np.stack": (lambda x, h: np.stack([h, x, [1.0, 2.0, 3.0]]), H),
+    "np.einsum": (lambda x, h: np.einsum("ij,j,i->i", h, x, [1.0, 2.0, 3.0]), M),
+    "np.kron": (lambda x, h: np.kron(h, x), H),
+    "np.vdot": (lambda x, h: np.vdot(h, x), H),
     "np.where": (lambda x, h: np.where([True, False, True], x, h), H),
     "np.where condition": (lambda x, h: np.where(h, x, [1.0, 2.0, 3.0]), B),
     "np.clip": (lambda x, h: np.clip(x, h, [9.0, 9.0, 9.0]), H),
@@ -349,6 +354,23 @@ def test_scipy_gets_and_gives_arrays_of_the_host(xp: Place) -> None:
     found = objective.unflatten([2.0, 3.0, 0.5])
     assert isinstance(found["x"], np.ndarray)
     assert (found["x"].dtype, found["x"].tolist(), found["c"]) == (dtype, [2.0, 3.0], 0.5)
+
+
+def test_an_update_by_a_wider_float_advises_a_cast_that_works(xp: Place) -> None:
+    """`x = x - y` would leave a parameter as it was."""
+    x = tg.ones(2, dtype=tg.float32, device=xp.device)
+    wider: list[tuple[Any, str]] = [(np.asarray(0.5), "y.astype(x.dtype)")]
+    if xp.double:
+        wider.append((xp.tensor(0.5), "tapegrad.astype(y, x.dtype)"))
+        for y, cast in wider:
+            with pytest.raises(
+                ValueError, match=f"float64, which do not fit.* float32: cast .* x -= {re.escape(cast)}"
+            ):
+                x -= y
+    with tg.default_device("cpu"):
+        for y, cast in wider:
+            x -= eval(cast, {"tapegrad": tg, "x": x, "y": y})
+    assert (x.dtype, x.tolist()) == (tg.float32, [1.0 - 0.5 * len(wider)] * 2)
 
 
 # -- copies --------------------------------------------------------------------------------------------------------

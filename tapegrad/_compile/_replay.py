@@ -14,6 +14,7 @@ from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
 from tapegrad._compile._program import Program
 from tapegrad._compile._trace import Held
+from tapegrad._host_constants import HOST
 from tapegrad._namespace import as_array, backend_of, computed
 from tapegrad._record import LEAF
 from tapegrad._tensor import Hooks, Tensor
@@ -35,9 +36,11 @@ class Replay:
     ) -> None:
         self.capture = capture
         program, cells, self.raw, held, places = program_of(capture)
-        self.program, self._stay, self._copies = sent(program, len(cells))
-        self._inputs = program.inputs  # before those of the host were sent to the device
         self.held: Any = [h.array for h in held]  # of the call that was looked at last
+        given = self._given(leaves)
+        on_host = [n for n, a in enumerate(given) if backend_of[type(a)].prefix == HOST]
+        self.program, self._stay, self._sent = sent(program, len(cells), on_host)
+        self._inputs = program.inputs  # before those of the host were sent to the device
         self.cells = cells
         self.view: Any = None  # how the user sees the program, once asked for
         capture.graph.handed.clear()
@@ -75,9 +78,8 @@ class Replay:
         self.abandoned = False
         self._reads = [number[c] for c in cells]
         self.leave = Leaving(capture, number, places)
-        given = self._given(leaves)
         kinds = [guards[order[n]][-1] for n in self._reads] + [type(given[n]) for n in self._stay]
-        found = {backend_of[kind] for kind in kinds} | {copy.backend for copy in self._copies}
+        found = {backend_of[kind] for kind in kinds} | (self._sent.backends if self._sent else set())
         made = partial(_executor, self.program, found, threads, reassociate)
         tensors = [x for x in leaves if isinstance(x, Tensor)] + [box.tensor for box, *_ in self._states]
         arrays = [x._array for x in tensors] + [leaves[i] for i in self.raw]
@@ -172,7 +174,11 @@ class Replay:
         if not self.raw and not self.held:
             return arrays
         given = self._given(leaves)
-        return [*arrays, *[given[n] for n in self._stay], *[copy(given[n]) for n, copy, _ in self._copies]]
+        arrays += [given[n] for n in self._stay]
+        if self._sent is not None:
+            host = self._sent.compute([given[n] for n in self._sent.reads])
+            arrays += [copy(a) for copy, a in zip(self._sent.copies, host, strict=True)]
+        return arrays
 
     def _given(self, leaves: list[Any]) -> list[Any]:
         """Return the arrays that no Tensor holds: arguments, and those from outside."""
