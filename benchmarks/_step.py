@@ -42,7 +42,7 @@ def step_of(case: Case, column: Column, threads: int) -> Step:
 def _compiled(step: Step, case: Case, library: str, threads: int) -> Step:
     """Return a step through the `compile` of its library."""
     if library == "tapegrad":
-        return tg.compile(step, threads=threads, reassociate=case.reassociate)  # type: ignore[no-any-return]
+        return tg.compile(step, threads=threads, reassociate=case.reassociate)
     import torch
 
     # A program has one code for all its tasks, and PyTorch would generalise over their shapes, or give up.
