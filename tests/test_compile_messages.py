@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "dlpack": (lambda x: np.from_dlpack(x), LOOK),
     "pickle": (lambda x: pickle.dumps(x), LOOK),
     "range": (lambda x: range(tg.astype(x, tg.int64)[0]), LOOK),
-    "index": (lambda x: x[tg.argmax(x)], LOOK),
+    "index": (lambda x: x * [1.0, 2.0, 3.0][tg.argmax(x)], LOOK),
     "nonzero": (lambda x: tg.nonzero(x), SHAPE),
     "unique": (lambda x: tg.unique_values(x), SHAPE),
     "mask": (lambda x: x[x > 0], SHAPE),
