@@ -51,6 +51,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "pickle": (lambda x: pickle.dumps(x), LOOK),
     "range": (lambda x: range(tg.astype(x, tg.int64)[0]), LOOK),
     "slice": (lambda x: x[: tg.argmax(x)], LOOK),
+    "index": (lambda x: x * [1.0, 2.0, 3.0][tg.argmax(x)], LOOK),
     "nonzero": (lambda x: tg.nonzero(x), SHAPE),
     "unique": (lambda x: tg.unique_values(x), SHAPE),
     "mask": (lambda x: x[x > 0], SHAPE),
