@@ -194,7 +194,7 @@ class Walk:
                             own(p)
                 elif op.pull is not None:
                     op.pull(self, r, t, saved)
-                elif op.joint or op.carries:
+                elif op.joint or op.leaves_out:
                     self.apply(r, parents, t, saved, raw, None)
                 else:
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
@@ -236,7 +236,8 @@ class Walk:
             op.pull(self, r, t, saved)
             self.support = None
             return
-        wanted = tuple([self.wants(p) for p in parents])
+        live = self.live
+        wanted = tuple([p is not None and (live is None or p in live) for p in parents])
         conjugated = op.holomorphic and op.reads and is_complex(r.dtype)
         read = saved
         if support is not None and op.elementwise and op.reads and op.selects is None:
@@ -251,8 +252,11 @@ class Walk:
             if s is None or not wanted[i]:
                 continue
             assert p is not None
-            inside = self.before(r, i, p, t, raw, support)
-            s = self.fit(xp.conj(s) if conjugated else s, p, r, t)
+            inside = self.before(r, i, p, t, raw, support) if p.op.carries or op.rows is not None else None
+            if conjugated:
+                s = xp.conj(s)
+            if self.taped or s.shape != p.shape or s.dtype != p.dtype:
+                s = self.fit(s, p, r, t)
             if op.rows is not None and inside is not None:
                 entries = inside.array()
                 s = s if entries is None else only(xp, entries, s, 0)
@@ -262,8 +266,6 @@ class Walk:
         """Return the support of the cotangent that a record hands to operand `i`, given that of its own."""
         op = r.op
         if support is None and op.selects is None and op.moves != "some":
-            return None
-        if not p.op.carries and op.rows is None:
             return None
         xp = self.raw_namespace(t)
         if op.selects is not None:

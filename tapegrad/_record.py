@@ -56,6 +56,7 @@ class Operation:
         "elementwise",
         "holomorphic",
         "joint",
+        "leaves_out",
         "moves",
         "name",
         "plain",
@@ -102,7 +103,8 @@ class Operation:
         self.view = view
         self.selects, self.moves, self.rows, self.safe = selects, moves, rows, safe
         self.carries = elementwise or bool(moves) or selects is not None or rows is not None  # a support, to some use
-        self.plain = elementwise and selects is None  # the quick way of the walk will do
+        self.plain = elementwise and selects is None  # a quick way of the walk will do
+        self.leaves_out = selects is not None or moves == "some"  # entries, of whatever cotangent
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
