@@ -1,7 +1,7 @@
 """Derivatives of elementwise functions against mpmath, over the whole domain: as many digits as the dtype has.
 
 Each is measured in units in the last place (ulp) of the true derivative, rounded. Where more than 8 are lost, a row of
-EXCEPTIONS says why. `TAPEGRAD_PRECISION=all` goes through many more points, in all modes and on all libraries here.
+EXCEPTIONS says why. `TAPEGRAD_PRECISION=all` goes through many more points, and through forward mode.
 """
 
 from __future__ import annotations

@@ -339,6 +339,7 @@ def test_what_each_operation_saves() -> None:
         "cross_entropy": "logits labels cache",
         "cross_entropy probabilities": "logits labels cache",
         "gelu": "x cache",
+        "polygamma orders": "n x",
         "silu": "x cache",
         "where": "condition",
     }

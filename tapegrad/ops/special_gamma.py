@@ -66,11 +66,13 @@ _polygamma = primitive(
 
 
 _polygamma_of_orders = primitive(
-    "polygamma_of_orders",
+    "polygamma",
     lambda xp, n, x: xp.special.polygamma(n, x),
     None,
     lambda xp, t, n, x: _psi(xp, t, x, n + 1),
     broadcasts=True,
+    elementwise=True,
+    variant="orders",
 )
 
 
