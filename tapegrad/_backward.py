@@ -194,7 +194,7 @@ class Walk:
                             own(p)
                 elif op.pull is not None:
                     op.pull(self, r, t, saved)
-                elif op.joint or op.leaves_out:
+                elif op.joint or (op.leaves_out and _any_carries(parents)):
                     self.apply(r, parents, t, saved, raw, None)
                 else:
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
@@ -481,6 +481,11 @@ def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Reco
         if r is not None and t is not None and (live is None or r in live):
             seeds[r] = _total(seeds[r], t) if r in seeds else t
     return seeds
+
+
+def _any_carries(parents: Sequence[Record | None]) -> bool:
+    """Say whether a support is of use to any of these records."""
+    return any([p is not None and p.op.carries for p in parents])
 
 
 def supports_of(ys: Sequence[Any], insides: dict[int, Support]) -> dict[Record, Support]:

@@ -40,7 +40,7 @@ class Support:
     def __init__(self, make: Callable[[], Any] | None, *after: Support) -> None:
         self._array: Any = None
         self._make, self._made = make, False
-        self._depth = 1 + max([a._depth for a in after], default=0)
+        self._depth = 1 + max([a._depth for a in after]) if after else 1
         if self._depth > _DEEPEST:
             self.array()
 
@@ -220,7 +220,8 @@ def calm(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequen
             inside = support.array()
             if inside is None:
                 return saved
-        out[i] = only(xp, inside, v, safe)
+        before = next((n for n in range(i) if saved[n] is v), None)  # x * x
+        out[i] = only(xp, inside, v, safe) if before is None else out[before]
     return out
 
 
