@@ -283,7 +283,7 @@ def test_equal_and_zero_singular_values(xp: Place) -> None:
 
 @pytest.mark.parametrize("ord", [2, 1, 3, 1.5, 0.5, float("inf")])
 def test_vector_norm_at_zero(xp: Place, ord: float) -> None:
-    """0; the Euclidean norm has no second derivative there, and says so."""
+    """0; norms with a power have no second derivative there, and say so."""
 
     def norm(x: tg.Tensor) -> tg.Tensor:
         return tg.linalg.vector_norm(x, ord=ord)
@@ -291,7 +291,15 @@ def test_vector_norm_at_zero(xp: Place, ord: float) -> None:
     zero = gradient(xp, norm, np.zeros(3))
     xp.check(zero, np.zeros(3))
     second = xp.values(tg.grad(lambda x: tg.sum(tg.grad(norm)(x)))(xp.tensor(np.zeros(3))))
-    assert np.isnan(second).all() if ord == 2 else np.isfinite(second).all()
+    assert np.isfinite(second).all() if ord in (1, np.inf) else np.isnan(second).all()
+
+
+@pytest.mark.parametrize(("ord", "expected"), [(2, 0.5), (3, 0.0), (1.5, np.nan), (1, 0.0), (4, 0.0)])
+def test_second_derivative_of_a_norm_where_one_element_is_zero(ord: float, expected: float) -> None:
+    """Right where there is one, at x1 = 0 beside x2 = 2, and no number where it is infinite."""
+    hessian = np.asarray(tg.hessian(lambda x: tg.linalg.vector_norm(x, ord=ord))(tg.asarray([0.0, 2.0])))
+    np.testing.assert_allclose(hessian[0, 0], expected)
+    np.testing.assert_allclose(hessian[1, 1], 0.0, atol=1e-15)
 
 
 def test_determinant_of_singular_matrices(xp: Place) -> None:

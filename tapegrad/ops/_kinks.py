@@ -6,27 +6,36 @@ from math import nan
 from typing import Any
 
 from tapegrad._primitive import primitive
+from tapegrad._rules import identity
 from tapegrad._tensor import Tensor
 
-_kink = primitive("kink", lambda xp, x, at: x, lambda xp, t, at: xp.where(at, nan, t), None, elementwise=True)
+_kink = primitive(
+    "kink",
+    lambda xp, factor, x, at: factor,
+    identity,
+    lambda xp, t, at: xp.where(at, nan, 0 * t),
+    None,
+    elementwise=True,
+    broadcasts=True,
+)
 
 
-def kink(xp: Any, x: Any, at: Any) -> Any:
-    """Return `x`, a factor of a rule, with a derivative of NaN where `at` is true.
+def kink(xp: Any, factor: Any, x: Any, at: Any) -> Any:
+    """Return a factor of a rule, with a derivative by `x` of NaN where `at` is true.
 
     The factor is the subgradient that was chosen there. A finite derivative of it would be a wrong second derivative:
     that of norm(x)^2 at the origin is 2, and no product of the chain rule finds it there.
     """
-    return _kink(x, at) if type(x) is Tensor else x
+    return _kink(factor, x, at) if type(factor) is Tensor else factor
 
 
 def unit(xp: Any, x: Any, size: Any) -> Any:
     """Return x / size, and 0 where the size is 0: the derivative of a norm in each of its operands."""
     at = size == 0
-    return kink(xp, x / xp.where(at, 1, size), at)
+    return kink(xp, x / xp.where(at, 1, size), x, at)
 
 
 def ratio(xp: Any, x1: Any, x2: Any) -> Any:
     """Return x1 / x2, and 0 where both are 0."""
     at = (x1 == 0) & (x2 == 0)
-    return kink(xp, x1 / xp.where(at, 1, x2), at)
+    return kink(xp, x1 / xp.where(at, 1, x2), x1, at)

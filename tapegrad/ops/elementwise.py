@@ -278,7 +278,7 @@ def sign(x: Any, /) -> Tensor:
         return _constant_sign(x)
     size = abs(x)
     at_zero = size == 0
-    out: Tensor = kink(None, x / where(at_zero, 1, size), at_zero)
+    out: Tensor = kink(None, x / where(at_zero, 1, size), x, at_zero)
     return out
 
 

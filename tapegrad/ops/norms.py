@@ -11,7 +11,7 @@ from tapegrad._record import noticed
 from tapegrad._rules import composed, constant
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, count, integer, reduced, spread
-from tapegrad.ops._kinks import unit
+from tapegrad.ops._kinks import kink, unit
 from tapegrad.ops.binary import multiply
 from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.decompositions import svdvals
@@ -37,7 +37,9 @@ def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], k
     zero = size == 0
     ratio = xp.where(zero, 1, size) / xp.where(out == 0, 1, out)
     none = zero | (out == 0) if ord < 0 else zero  # one zero makes such a norm 0, whatever the others are
-    return t * xp.sign(x) * xp.where(none, 0, ratio ** (ord - 1))
+    # The slope abs(x)^(ord - 1) has itself no slope at 0 below order 2, and nothing has where the norm is 0.
+    at = zero if ord < 0 else (out == 0) if ord > 2 else zero | (out == 0)
+    return t * xp.sign(x) * kink(xp, xp.where(none, 0, ratio ** (ord - 1)), x, at)
 
 
 _vector_norm = primitive(
