@@ -39,7 +39,7 @@ def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], k
     none = zero | (out == 0) if ord < 0 else zero  # one zero makes such a norm 0, whatever the others are
     # The slope abs(x)^(ord - 1) has itself no slope at 0 below order 2, and nothing has where the norm is 0.
     at = zero if ord < 0 else (out == 0) if ord > 2 else zero | (out == 0)
-    return t * xp.sign(x) * kink(xp, xp.where(none, 0, ratio ** (ord - 1)), x, at)
+    return t * xp.sign(x) * kink(xp, xp.where(none, 0, ratio ** (ord - 1)), size, at)
 
 
 _vector_norm = primitive(
