@@ -296,7 +296,7 @@ class Walk:
         insides = self.parts.pop(r, None) or {}  # of several results
         if not insides and all(part is not None for part in t):
             return None
-        raw = [getattr(part, "_array", part) for part in t]
+        raw = [part._array if type(part) is Tensor else part for part in t]
 
         def of_list(ones: Any) -> Any:
             parts = [None if part is None else xp.ones_like(part) for part in raw]

@@ -234,7 +234,7 @@ def test_devices_are_compared(
     assert compare("abacus", "mlp", "overhead", out=tmp_path) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert any(line.startswith("- unknown device 'abacus'") for line in lines)
+    assert any(line.startswith("- zeros: unknown device 'abacus'") for line in lines)
     assert out == (tmp_path / "table.txt").read_text()
     at = lines.index("mlp batch 4")
     assert [line.split()[0] for line in lines[at + 1 : at + 3]] == list(DEVICES)

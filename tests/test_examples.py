@@ -306,7 +306,7 @@ def test_an_unknown_device_is_one_line(run: Run, tmp_path: Path, name: str) -> N
     assert status == 2
     assert out == []
     (line,) = err
-    assert line.startswith(f"{name}: unknown device 'abacus'")
+    assert line.startswith(f"{name}: zeros: unknown device 'abacus'")
 
 
 @pytest.mark.parametrize("name", ["01_backpropagation.py", "02_logistic_regression.py", "train_digits.py"])

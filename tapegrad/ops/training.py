@@ -134,13 +134,17 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
 # -- softmax and its kin -----------------------------------------------------------------------------------
 
 
+def _overflows(x: Any, n: int) -> bool:
+    """Say whether a sum of n exponentials, of at most 1, may overflow the dtype of x."""
+    return n > _MOST and dtype_of(x).itemsize == 2
+
+
 def _in_single(forward: Any) -> Any:
     """Compute in single precision where a sum of exponentials along the given axes may overflow half precision."""
 
     @wraps(forward)
     def call(xp: Any, x: Any, axis: Any, *static: Any) -> Any:
-        n = count(x.shape, axis if isinstance(axis, tuple) else (axis,))
-        if n <= _MOST or dtype_of(x).itemsize > 2:
+        if not _overflows(x, count(x.shape, axis if isinstance(axis, tuple) else (axis,))):
             return forward(xp, x, axis, *static)
         return xp.astype(forward(xp, xp.astype(x, xp.float32), axis, *static), x.dtype)
 
@@ -275,14 +279,16 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
 @with_operators
 def _cross_entropy_forward(xp: Any, logits: Any, labels: Any, flag: Any) -> tuple[Any, Any]:
     """Return the loss and softmax; flag: for labels out of range, False where they have been checked."""
-    z = _shifted(xp, logits, -1)
+    wide = _overflows(logits, logits.shape[-1])
+    z = _shifted(xp, xp.astype(logits, xp.float32) if wide else logits, -1)
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
     indices = labels[..., None]
     picked = xp.take_along_axis(z, indices, axis=-1)
     if flag is not False:
         xp.note_outside(indices, logits.shape[-1], flag)
-    return xp.sum(xp.log(s) - picked) / _samples(labels), e / s
+    loss, p = xp.sum(xp.log(s) - picked) / _samples(labels), e / s
+    return (xp.astype(loss, logits.dtype), xp.astype(p, logits.dtype)) if wide else (loss, p)
 
 
 def _samples(labels: Any) -> int:
