@@ -16,7 +16,7 @@ import cupy
 import numpy as np
 
 from tapegrad.backends._cupy_eager_rows import InRows
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, wide
+from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kernel_name, wide
 from tapegrad.backends._cupy_kernels import Numbers, can_compute
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_reductions import can_reduce
@@ -334,7 +334,7 @@ class Flat(Text):
                 ", ".join([*ins, *parameters]),
                 results,
                 f"{declared}\n{code}",
-                f"tg_{self.group.name}",
+                kernel_name(self.group.name),
                 preamble=HELPERS,
                 options=OPTIONS,
             )

@@ -22,7 +22,7 @@ import numpy as np
 
 from tapegrad.backends import _cupy_reductions as reductions
 from tapegrad.backends._cupy_access import Layout, aligned
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text
+from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kernel_name
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_types import HELPERS, c_type, converted
 
@@ -140,7 +140,7 @@ class InRows(Text):
 
         def make(declared: str, parameters: list[str]) -> Any:
             scalars = [f"{c_type(dtype).value} c{i}" for i, (_, dtype) in enumerate(self.numbers)]
-            name = f"tg_{self.group.name}"
+            name = kernel_name(self.group.name)
             head = ", ".join(heads + scalars if parameters else heads)
             # One block of a multiprocessor at least: else the compiler may spill registers for the sake of more.
             start = f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}({head})'

@@ -16,6 +16,11 @@ Rename = Callable[[Shape], Shape]  # a shape with other sizes
 Run = Callable[[list[Any]], None]  # a step of a program: reads and writes the list of all values
 
 
+def kernel_name(operation: str) -> str:
+    """Return the name of the kernel of an operation, whose own may have spaces."""
+    return "tg_" + operation.replace(" ", "_")
+
+
 def wide(dtype: Any) -> Any:
     """Return the dtype of what values of a dtype are computed as."""
     return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype

@@ -64,14 +64,13 @@ STEPS = {
 3 sum
 """,
     "gpt": """
-1 54 times multiply multiply add multiply multiply multiply add multiply multiply sqrt add divide
-  multiply add multiply subtract
+1 54 times multiply multiply add multiply multiply multiply add multiply multiply sqrt add divide multiply add
+  multiply subtract
 5 add
-8 add add mean subtract multiply mean add sqrt divide multiply add abs greater bitwise_invert isfinite
-  bitwise_invert multiply abs greater bitwise_invert
+8 add add mean subtract multiply mean add sqrt divide multiply add multiply
 1 add max subtract exp sum take_along_axis log subtract sum divide equal astype subtract multiply sum
-4 add multiply multiply add multiply tanh multiply add multiply minimum multiply add multiply subtract
-  multiply multiply multiply add
+4 add multiply multiply add multiply tanh add multiply multiply minimum multiply add multiply subtract multiply
+  multiply multiply add
 4 attention
 4 attention_gradient
 1 commit
@@ -80,23 +79,18 @@ STEPS = {
 1 index_get
 1 less greater_equal bitwise_or any
 51 matmul
-1 mean subtract multiply mean add sqrt divide multiply add abs greater bitwise_invert isfinite
-  bitwise_invert multiply abs greater bitwise_invert
-1 multiply multiply sum equal bitwise_and where divide bitwise_and where multiply equal bitwise_and
-  where divide negative sum equal bitwise_and where divide divide multiply add add add negative sum
-  divide add
-7 multiply multiply sum equal bitwise_and where divide bitwise_and where multiply equal bitwise_and
-  where divide negative sum equal bitwise_and where divide divide multiply add add add negative sum
-  divide add sum
-1 multiply multiply sum equal bitwise_and where divide bitwise_and where multiply equal bitwise_and
-  where divide negative sum equal bitwise_and where divide divide multiply add add negative sum divide
+1 mean subtract multiply mean add sqrt divide multiply add multiply
+1 multiply multiply sum divide negative multiply divide sum divide divide multiply add add add negative sum divide
+  add
+7 multiply multiply sum divide negative multiply divide sum divide divide multiply add add add negative sum divide
   add sum
+1 multiply multiply sum divide negative multiply divide sum divide divide multiply add add negative sum divide add
+  sum
 4 multiply sum
 3 partial results
 1 refuse
 14 sum
-1 zeros
-""",
+1 zeros""",
 }
 
 
