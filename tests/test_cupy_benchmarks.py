@@ -90,7 +90,8 @@ STEPS = {
 3 partial results
 1 refuse
 14 sum
-1 zeros""",
+1 zeros
+""",
 }
 
 
