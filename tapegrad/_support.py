@@ -230,4 +230,4 @@ def only(xp: Any, inside: Any, v: Any, other: float) -> Any:
     if type(v) is Tensor:
         inside = wrap(inside)
     kind = "floating" if type(v) in SCALARS else as_dtype(v.dtype).kind
-    return xp.where(inside, v, other if kind.endswith("floating") else kind != "bool")
+    return xp.where(inside, v, other if kind.endswith("floating") else False if kind == "bool" else 1)
