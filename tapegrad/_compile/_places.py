@@ -532,7 +532,7 @@ def _is_array(x: Any) -> bool:
         backend = backends.of_type(kind)
     except TypeError:  # a masked array, which is refused where it is used
         return False
-    return backend is not None and hasattr(x, "shape") and hasattr(x, "dtype")
+    return backend is not None and isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype")
 
 
 def _is_plain(x: Any) -> bool:
