@@ -7,10 +7,10 @@ published behind one that looks at the errors. Elementwise functions have none, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from tapegrad import _elementwise, _primitive
@@ -101,10 +101,16 @@ def _explained(f: Callable[..., Any], module: str) -> Callable[..., Any]:
         raise told from error.__cause__
 
     space = {"f": f, "wrong": wrong, "failed": failed, "missing": _MISSING}
-    exec(compile(_text_of(parameters, space), _FILE, "exec"), space)
+    exec(_code_of(_text_of(parameters, space)), space)
     call: Any = wraps(f)(space["call"])
     call.__module__ = module
     return call  # type: ignore[no-any-return]
+
+
+@cache
+def _code_of(text: str) -> CodeType:
+    """Return the code of a text, which is the same for many functions."""
+    return compile(text, _FILE, "exec")
 
 
 def _text_of(parameters: list[Parameter], space: dict[str, Any]) -> str:

@@ -34,8 +34,12 @@ def test_import_brings_no_array_library_but_numpy() -> None:
 
 
 def test_import_is_quick() -> None:
-    code = "import time, numpy; t = time.process_time(); import tapegrad; print(time.process_time() - t)"
-    assert min(float(run(code)) for _ in range(3)) < 0.3
+    """Measured in imports of NumPy, of 0.1 s where nothing else runs: processors slow down by the half under load."""
+    code = (
+        "import time; s = time.process_time(); import numpy; t = time.process_time(); import tapegrad; "
+        "print((time.process_time() - t) / (t - s))"
+    )
+    assert min(float(run(code)) for _ in range(3)) < 3.5
 
 
 def test_backends_is_no_top_level_import() -> None:
