@@ -81,7 +81,7 @@ def _compiled(replay: Callable[..., Any], arrays: list[Any], given: list[Any]) -
 
 
 class _Stopped(BaseException):
-    """What ends a compilation: nothing that handles errors is to handle it."""
+    """The end of a compilation that takes too long; nothing that handles errors is to handle it."""
 
 
 def limited(call: Callable[[], Any], seconds: float, text: str) -> Any:

@@ -27,7 +27,7 @@ def one_array(key: tuple[Any, ...]) -> bool:
 
 
 class _Tracing:
-    """Whether a program is being traced for torch.compile, in any thread."""
+    """A count of the programs that are being traced for torch.compile, in any thread."""
 
     def __init__(self) -> None:
         self.depth = 0

@@ -1,4 +1,4 @@
-"""What a wrong call of a public function raises: an error that names the function and shows the right call.
+"""Errors of wrong calls of public functions, which name the function and show the right call.
 
 Python itself refuses an argument that a function lacks, before any of its lines run. So functions with options are
 published behind one that looks at the errors. Elementwise functions have none, are the hot path, and stay as they are.

@@ -1,4 +1,4 @@
-"""What code asks for that is another thing while a call is captured, or replayed: found in its instructions."""
+"""Questions whose answer differs while a call is captured, or replayed, found in the instructions of code."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def needed(nodes: list[Node], wanted: list[Value]) -> tuple[set[Value], list[Nod
 
 
 class Sent(NamedTuple):
-    """What a program computes on the host, and copies to a device, before the rest runs there.
+    """The part of a program that the host computes, and copies to a device, before the rest runs there.
 
     reads: numbers of the inputs that are no Tensors'; compute: from these to the arrays to copy, each by one of
     `copies`; backends: of the libraries that they go to.

@@ -37,7 +37,7 @@ _SOURCES = {
 
 
 class Guards:
-    """What a captured call found, but for what it changed itself: a replayed call does not.
+    """Guards: the values a captured call found, except those it changed itself, which a replayed call does not.
 
     places: those that are looked at; counted: names of what the call gave another number, and reads. Nothing found is
     held but plain values, functions, and classes of modules.
@@ -195,7 +195,7 @@ class _Type(NamedTuple):
 
 
 class _Alike(NamedTuple):
-    """What an array must be like.
+    """A guard of an array: its type, shape, dtype and device.
 
     was: which one it must be; contents: what must be in it; mark: what tells that this is so; each None if all will do.
     """

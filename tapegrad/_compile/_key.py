@@ -130,7 +130,7 @@ class Identity:
 
 
 class _Box:
-    """What holds an object that cannot be held weakly."""
+    """A holder of an object that has no weak references."""
 
     __slots__ = ("__weakref__", "_thing")
 
