@@ -296,7 +296,7 @@ class Walk:
         insides = self.parts.pop(r, None) or {}  # of several results
         if not insides and all(part is not None for part in t):
             return None
-        raw = [part._array if type(part) is Tensor else part for part in t]
+        raw = [part if part is None else _raw(part) for part in t]
 
         def of_list(ones: Any) -> Any:
             parts = [None if part is None else xp.ones_like(part) for part in raw]
@@ -310,15 +310,11 @@ class Walk:
 
     def raw_namespace(self, t: Any) -> Any:
         """Return the namespace of the raw arrays that cotangents are or hold."""
-        if not self.taped:
-            return self.xp
-        first = t if type(t) is not list else next(part for part in t if part is not None)
-        return namespace_of[type(first._array)]
+        return namespace_of[type(_raw(t))] if self.taped else self.xp
 
     def device(self, t: Any) -> Any:
         """Return the native device of a cotangent."""
-        first = t if type(t) is not list else next(part for part in t if part is not None)
-        return native_device(first._array if self.taped else first)
+        return native_device(_raw(t))
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
@@ -347,7 +343,8 @@ class Walk:
             if support is not None and p.op.carries:
                 self.supports[p] = support
             return
-        self.reach(p, support)
+        if p in self.supports:
+            self._join(p, support)
         if p in self.owned:
             old += s
             self.cotangents[p] = old
@@ -355,14 +352,11 @@ class Walk:
             self.cotangents[p] = old + s
             self.owned.add(p)
 
-    def reach(self, p: Record, support: Support | None) -> None:
-        """Take note that what is added to a parent's cotangent has a support."""
-        if p in self.supports:
-            known = either(self.raw_namespace(self.cotangents[p]), self.supports[p], support)
-            if known is None:
-                del self.supports[p]
-            else:
-                self.supports[p] = known
+    def _join(self, p: Record, support: Support | None) -> None:
+        """Add the support of what is added to a parent's cotangent to that which it has."""
+        known = either(self.raw_namespace(self.cotangents[p]), self.supports.pop(p), support)
+        if known is not None:
+            self.supports[p] = known
 
     def accumulator(self, p: Record, like: Any, lead: int, key: Any = None) -> Any:
         """Return a parent's cotangent as a buffer that may be written, zeros if it has none yet.
@@ -543,11 +537,18 @@ def origin(r: Record) -> str:
     return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
 
 
+def _raw(t: Any) -> Any:
+    """Return a cotangent, or the first one of several results, as a raw array."""
+    if type(t) is list:
+        t = next(part for part in t if part is not None)
+    return t._array if type(t) is Tensor else t
+
+
 def has_nan(t: Any) -> bool:
     """Say whether a cotangent or tangent holds a NaN; False for None and for those of several results."""
     if t is None or type(t) is list:
         return False
-    raw = t._array if type(t) is Tensor else t
+    raw = _raw(t)
     xp = namespace_of[type(raw)]
     return holds(xp.any(xp.isnan(raw)))
 
@@ -560,7 +561,7 @@ def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
     if not has_nan(s):
         return
     message = f"a NaN came up in the {what} of {origin(r)}"
-    t, s = [v if v is None or type(v) is list else as_array(v._array if type(v) is Tensor else v) for v in (t, s)]
+    t, s = [v if v is None or type(v) is list else as_array(_raw(v)) for v in (t, s)]
     xp = namespace_of[type(s)]
     if type(t) is type(s) and t.shape == s.shape and holds(xp.any(xp.isnan(s) & ((t == 0) | xp.isinf(t)))):
         message += (

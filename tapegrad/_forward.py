@@ -217,7 +217,6 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool, picks: Sequ
     a = next(iter(given.values()))
     a = a._array if taped else a
     with mode_set(recording=True, unwatched=True):
-        # Ones, not zeros: a rule may treat a cotangent of zero apart.
         ones = namespace_of[type(a)].ones
         us = {
             None if picks is None else q.saved[0]: linked(ones(q.shape, dtype=q.dtype, device=native_device(a)), None)

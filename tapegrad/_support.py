@@ -212,9 +212,8 @@ def calm(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequen
     inside: Any = None
     out = list(saved)
     for i, v in enumerate(saved):
-        if type(v) in SCALARS and (type(v) is complex or isfinite(v)):
-            continue
-        if not hasattr(v, "shape") and type(v) not in SCALARS:
+        number = type(v) in SCALARS
+        if (type(v) is complex or isfinite(v)) if number else not hasattr(v, "shape"):
             continue
         if inside is None:
             inside = support.array()

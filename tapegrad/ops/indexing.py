@@ -123,7 +123,7 @@ def _pull_take(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     assert p is not None
     key = (ALL,) * (len(p.shape) + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
     acc = walk.accumulator(p, t, lead, _if_useful(p, key))
-    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
+    walk.put(p, walk.xp.index_add(acc, _led(t, len(r.shape), key), t))
 
 
 def _if_useful(p: Any, key: Key) -> Key | None:
@@ -179,7 +179,7 @@ def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) 
     lead = t.ndim - len(r.shape)
     key = _grid(_raw(indices), axis)
     acc = walk.accumulator(p, t, lead, _if_useful(p, key))
-    walk.put(p, walk.xp.index_add(acc, (ALL,) * lead + key, t))
+    walk.put(p, walk.xp.index_add(acc, _led(t, len(r.shape), key), t))
 
 
 def _grid(indices: Array, axis: int) -> Key:
