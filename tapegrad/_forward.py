@@ -121,12 +121,7 @@ def _support_of_several(
     raw = t._array if type(t) is Tensor else t
     xp, device = namespace_of[type(raw)], native_device(raw)
 
-    def ones() -> Any:
-        full = xp.ones(tuple(p.shape), dtype=p.dtype, device=device)
-        entries = inside.array()
-        return _transposed(r, {p: full if entries is None else only(xp, entries, full, 0)}, False, picks)
-
-    every = cache(ones)
+    every = cache(lambda: _transposed(r, {p: _ones(xp, device, p, inside)}, False, picks))
     for pick in picks:
 
         def make(i: int = pick.saved[0]) -> Any:
@@ -136,16 +131,19 @@ def _support_of_several(
         supports[pick] = Support(make, inside)
 
 
+def _ones(xp: Any, device: Any, p: Record, inside: Support | None) -> Any:
+    """Return a tangent of ones on a support, and zeros elsewhere."""
+    entries = None if inside is None else inside.array()
+    full = xp.ones(tuple(p.shape), dtype=p.dtype, device=device)
+    return full if entries is None else only(xp, entries, full, 0)
+
+
 def _moved(xp: Any, device: Any, r: Record, reached: Sequence[Record], supports: dict[Record, Support]) -> Support:
     """Return the support through an operation that moves entries: by pushing ones through it."""
     given = {p: supports.get(p) for p in reached}
 
     def make() -> Any:
-        ones = {}
-        for p, inside in given.items():
-            entries = None if inside is None else inside.array()
-            full = xp.ones(tuple(p.shape), dtype=p.dtype, device=device)
-            ones[p] = full if entries is None else only(xp, entries, full, 0)
+        ones = {p: _ones(xp, device, p, inside) for p, inside in given.items()}
         out = (direct(r.op) or _transposed)(r, ones, False)
         return None if out is None else xp.not_equal(out, xp.zeros_like(out))
 
