@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from tapegrad.backends._base import Array, Backend, Namespace, as_key
+from tapegrad.backends._array import Array, as_key
+from tapegrad.backends._base import Backend, Namespace
 
 __all__ = [
     "Array",

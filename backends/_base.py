@@ -11,24 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad._program.interpreter import PlainExecutor
 from tapegrad.backends import _scatter
+from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled
 from tapegrad.backends._special import Special, find
-
-Array = Any  # an array of whatever library
-DTYPE_NAMES = (
-    "bool",
-    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
-)
-
-DEVICE_IDS: dict[type, Callable[[Any], Any]] = {}  # types of native devices that cannot be hashed -> their identity
-
-
-def as_key(x: Any) -> Any:
-    """Return a static value, such as a dtype or a native device, as something hashable that equals for equal ones."""
-    identity = DEVICE_IDS.get(type(x))
-    return x if identity is None else (type(x), identity(x))
 
 
 class Namespace:
@@ -210,8 +197,6 @@ class Backend:
 
     def executor(self, program: Any, threads: int | None = None) -> Any:
         """Return what runs a captured program: `run(arrays)` gives its outputs. By default call by call."""
-        from tapegrad.backends._replay import PlainExecutor
-
         return PlainExecutor(program, self.as_array)
 
     def fused_program(self, program: Any, name: str) -> Any:

@@ -16,17 +16,18 @@ import cupyx.scipy.special
 import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
+from tapegrad._program.queries import is_put_where
 from tapegrad.backends import _cupy_attention_calls
 from tapegrad.backends import _cupy_bfloat16 as bfloat16
 from tapegrad.backends import _cupy_checks as checks
 from tapegrad.backends import _cupy_functions as functions
-from tapegrad.backends._base import DEVICE_IDS, PRIVATE_COUNT, Array, Backend
+from tapegrad.backends._array import DEVICE_IDS, Array
+from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._cupy_devices import Everywhere, there
 from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Matmul, vecdot
 from tapegrad.backends._cupy_ops import EXTRA
 from tapegrad.backends._cupy_types import BFLOAT16
-from tapegrad.backends._items import is_put_where
 from tapegrad.backends._special import find
 
 DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")

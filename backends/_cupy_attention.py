@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tapegrad._program.ir import Value
 from tapegrad.backends._cupy_access import PACK, Layout, Shape, aligned, index_type, offset
 from tapegrad.backends._cupy_ops import expression
 from tapegrad.backends._cupy_types import TYPES, literal
-from tapegrad.backends._items import is_value
 
 ROWS = 16  # of a warp
 LARGEST = 128  # elements of a query, key or value
@@ -251,7 +251,7 @@ class Text:
 
     def operand(self, x: Any, names: dict[Any, str], lines: list[str]) -> Any:
         """Return an operand as `expression` wants it."""
-        if not is_value(x):
+        if not isinstance(x, Value):
             return x
         wide = _wide(x.dtype)
         number = self.number(x)
@@ -457,7 +457,7 @@ class Text:
         lines: list[str] = []
         names: dict[Any, str] = {}
         if node is not None and node.op == "add":
-            masks = [x for x in node.args if is_value(x) and x not in made and self.number(x) is None]
+            masks = [x for x in node.args if isinstance(x, Value) and x not in made and self.number(x) is None]
             seen = [f"{self.operand(x, names, lines)[0]} != -TG_INF_f" for x in masks]
         elif node is not None and node.op == "where" and node.args[0] in self.operands:
             condition = self.operand(node.args[0], names, lines)[0]
@@ -486,7 +486,7 @@ class Text:
 
     def is_minus(self, x: Any) -> bool:
         """Say whether an operand is minus infinity."""
-        return bool((self.number(x) if is_value(x) else x) == -np.inf)
+        return bool((self.number(x) if isinstance(x, Value) else x) == -np.inf)
 
     def saved(self) -> list[tuple[str, str]]:
         """Return types and names of what the backward kernels read."""
@@ -547,8 +547,8 @@ def can_compute(nodes: list[Any]) -> bool:
         args = n.args[:1] if n.op == "astype" else n.args
         if n.many or (n.kwargs and n.op != "astype") or n.outs[0].dtype.name not in TYPES:
             return False
-        operands = [("x", _wide(x.dtype)) if is_value(x) else x for x in args]
-        if any(is_value(x) and x.dtype.name not in TYPES for x in args):
+        operands = [("x", _wide(x.dtype)) if isinstance(x, Value) else x for x in args]
+        if any(isinstance(x, Value) and x.dtype.name not in TYPES for x in args):
             return False
         if expression(n.op, operands, _wide(n.outs[0].dtype)) is None:
             return False

@@ -10,11 +10,11 @@ from typing import Any
 import cupy
 import numpy as np
 
+from tapegrad._program.queries import constant_of
 from tapegrad.backends._cupy_access import Layout, alignment_of
 from tapegrad.backends._cupy_attention import DTYPES, LARGEST, Launch, Scores, Sizes, Text, can_compute
 from tapegrad.backends._cupy_attention import HELPERS as PRODUCTS
 from tapegrad.backends._cupy_types import HELPERS
-from tapegrad.backends._items import constant_of
 from tapegrad.backends._setting import TF32
 
 __all__ = ["LARGEST", "LOGS", "Attention", "AttentionGradient", "Scores", "Sizes", "can_compute", "takes"]

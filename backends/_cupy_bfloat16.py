@@ -15,7 +15,8 @@ from typing import Any
 import cupy
 import numpy as np
 
-from tapegrad.backends._base import Array, Namespace
+from tapegrad.backends._array import Array
+from tapegrad.backends._base import Namespace
 from tapegrad.backends._cupy_types import BFLOAT16, result_type
 
 Function = Callable[..., Any]

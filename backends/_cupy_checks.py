@@ -15,7 +15,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from tapegrad.backends._base import Array
+from tapegrad.backends._array import Array
 
 MOST = 256  # different checks of a device that wait for their report; one more makes the host wait
 

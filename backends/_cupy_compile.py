@@ -19,7 +19,7 @@ from typing import Any
 
 import cupy
 
-from tapegrad.backends._base import Array
+from tapegrad.backends._array import Array
 from tapegrad.backends._cupy_faults import remedy
 from tapegrad.backends._cupy_gemm import Cublas
 from tapegrad.backends._cupy_handed_out import HandedOut

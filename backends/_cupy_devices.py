@@ -14,7 +14,8 @@ from typing import Any
 import cupy
 from cupy.cuda import runtime
 
-from tapegrad.backends._base import Array, Namespace
+from tapegrad.backends._array import Array
+from tapegrad.backends._base import Namespace
 from tapegrad.backends._special import Special
 
 _PARTS = (ModuleType, Namespace, Special)  # namespaces within a namespace

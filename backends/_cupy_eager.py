@@ -15,13 +15,14 @@ from typing import Any
 import cupy
 import numpy as np
 
+from tapegrad._program.ir import Value, put_in
+from tapegrad._program.queries import axes_of
 from tapegrad.backends._cupy_eager_rows import InRows
 from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kernel_name, wide
 from tapegrad.backends._cupy_kernels import Numbers, can_compute
 from tapegrad.backends._cupy_plan import OPTIONS
 from tapegrad.backends._cupy_reductions import can_reduce
 from tapegrad.backends._cupy_types import HELPERS, c_type
-from tapegrad.backends._items import axes_of, is_value, put_in
 
 WIDEST = 24  # arrays that a step reads
 LONGEST = 100  # nodes of a step
@@ -231,7 +232,7 @@ class Group:
     def reduces(self, node: Any) -> bool:
         """Say whether a reduction may join."""
         x = node.args[0]
-        if not is_value(x) or not set(node.kwargs) <= {"axis", "keepdims"} or not axes_of(node):
+        if not isinstance(x, Value) or not set(node.kwargs) <= {"axis", "keepdims"} or not axes_of(node):
             return False
         if not can_reduce(node.op, x.dtype, node.outs[0].dtype):
             return False

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad._program.ir import Value
 from tapegrad.backends._cupy_ops import computed_in, expression
 from tapegrad.backends._cupy_types import c_type, converted, literal
-from tapegrad.backends._items import is_value
 
 Shape = tuple[int, ...]
 Rename = Callable[[Shape], Shape]  # a shape with other sizes
@@ -47,15 +47,15 @@ class Text:
         """Return the expression of an elementwise node; name: of an operand that is an array."""
         out = node.outs[0].dtype
         args = node.args[:1] if node.op == "astype" else node.args
-        arrays = [x.dtype for x in args if is_value(x)]
-        plain = [x for x in args if not is_value(x)]
+        arrays = [x.dtype for x in args if isinstance(x, Value)]
+        plain = [x for x in args if not isinstance(x, Value)]
         dtype = out if node.op == "where" or not arrays else computed_in(node.op, arrays, plain, out)
         operands: list[Any] = []
         for i, x in enumerate(args):
-            known = self.number(x) if is_value(x) else None
+            known = self.number(x) if isinstance(x, Value) else None
             if known is not None:
                 operands.append((self.constant(known, x.dtype), x.dtype))
-            elif is_value(x):
+            elif isinstance(x, Value):
                 operands.append((name(x), x.dtype))
             elif node.op == "pow" and i == 1:
                 operands.append(x)  # some exponents have texts of their own

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+from tapegrad._program.ir import Run, Value
+from tapegrad._program.queries import axes_of, is_total
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends._cupy_gemm import can_multiply
 from tapegrad.backends._cupy_rows import Rows
-from tapegrad.backends._items import axes_of, is_total, is_value
 
 WIDEST = 40  # values of one kernel
 NEAR = 8  # kernels that are asked whether an operation may join them
@@ -111,7 +112,7 @@ def jobs_of(program: Any, number: Callable[[Any], Any]) -> list[Any]:
     jobs: list[Any] = []
     joins = _joins(program, number)
     for item in program.nodes:
-        if hasattr(item, "lead"):
+        if isinstance(item, Run):
             jobs += _of_run(item, number)
         elif item in joins:
             jobs += joins[item]
@@ -194,7 +195,7 @@ def _span(node: Any, out: Any) -> tuple[int, int, int] | None:
     if Ellipsis in key:
         at = key.index(Ellipsis)
         key = (*key[:at], *[slice(None)] * (len(out.shape) - len(key) + 1), *key[at + 1 :])
-    if not is_value(value) or value.dtype != out.dtype or not all(isinstance(i, slice) for i in key):
+    if not isinstance(value, Value) or value.dtype != out.dtype or not all(isinstance(i, slice) for i in key):
         return None
     spans = [s.indices(n) for s, n in zip(key, out.shape, strict=False)]
     spans += [(0, n, 1) for n in out.shape[len(key) :]]
@@ -256,7 +257,7 @@ def _of_node(node: Any, number: Callable[[Any], Any]) -> Any:
         node = Copy(node)
     if node.kind == "elementwise" and node.outs[0].size and kernels.can_compute(node, number):
         return Flat([node], [])
-    if node.kind == "reduction" and is_value(node.args[0]) and node.args[0].size:
+    if node.kind == "reduction" and isinstance(node.args[0], Value) and node.args[0].size:
         ndim, axes = len(node.args[0].shape), sorted(axes_of(node))
         shape = tuple(node.args[0].shape)
         lead: tuple[int, ...] | None = None
@@ -354,7 +355,7 @@ def pieces_of(node: Any) -> list[Any]:
     """Return the operands that a node puts one after the other in memory; none if it does something else."""
     if not is_concatenation(node) or node.kwargs.get("axis", 0) % len(node.outs[0].shape):
         return []
-    return list(node.args[0]) if all(is_value(v) for v in node.args[0]) else []
+    return list(node.args[0]) if all(isinstance(v, Value) for v in node.args[0]) else []
 
 
 def is_write(node: Any) -> bool:
@@ -366,12 +367,12 @@ def is_write(node: Any) -> bool:
 
 def gathered(node: Any) -> tuple[Any, Any, int] | None:
     """Return (array, indices, axis) of a node that takes items by one array of integers; None if it does not."""
-    if node.op == "take" and is_value(node.args[0]) and is_value(node.args[1]):
+    if node.op == "take" and isinstance(node.args[0], Value) and isinstance(node.args[1], Value):
         found = (*node.args[:2], node.kwargs.get("axis", 0) % max(len(node.args[0].shape), 1))
     elif node.op == "index_get":
         first, *rest = node.args[1]
         whole = all(i is Ellipsis or (isinstance(i, slice) and i == slice(None)) for i in rest)
-        if not is_value(first) or not whole:
+        if not isinstance(first, Value) or not whole:
             return None
         found = node.args[0], first, 0
     else:
@@ -394,4 +395,4 @@ def _small(a: Flat, b: Flat) -> bool:
 def _is_whole(node: Any) -> bool:
     x, key, value = node.args
     whole = all(i is Ellipsis or (type(i) is slice and i == slice(None)) for i in key)
-    return whole and is_value(value) and is_value(x) and len(value.shape) <= len(x.shape)
+    return whole and isinstance(value, Value) and isinstance(x, Value) and len(value.shape) <= len(x.shape)

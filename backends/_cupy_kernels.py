@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tapegrad._program.ir import Value
 from tapegrad.backends import _cupy_access as memory
 from tapegrad.backends._cupy_access import Access, Layout, Shape
 from tapegrad.backends._cupy_finishing import Finish
 from tapegrad.backends._cupy_ops import expression
 from tapegrad.backends._cupy_reductions import Partial, accumulator, combine, identity, over_block
 from tapegrad.backends._cupy_types import c_type, converted, ctype, literal
-from tapegrad.backends._items import is_value
 
 THREADS = 256
 RESIDENT = 1 << 18  # threads at most of a kernel that ends in partial results: an H100's, the same on every device
@@ -96,7 +96,7 @@ class Text:
 
     def operand(self, x: Any, name: Callable[[Any], str]) -> Any:
         """Return an operand as `expression` wants it."""
-        if not is_value(x):
+        if not isinstance(x, Value):
             return x
         number = self.places.number(x)
         if number is not None:
@@ -131,9 +131,9 @@ def can_compute(node: Any, number: Callable[[Any], Any]) -> bool:
     if (node.kwargs and node.op != "astype") or node.many or ctype(node.outs[0].dtype) is None:
         return False
     args = node.args[:1] if node.op == "astype" else node.args
-    if node.op == "astype" and not is_value(args[0]):
+    if node.op == "astype" and not isinstance(args[0], Value):
         return False
-    text = expression(node.op, [("x", x.dtype) if is_value(x) else x for x in args], node.outs[0].dtype)
+    text = expression(node.op, [("x", x.dtype) if isinstance(x, Value) else x for x in args], node.outs[0].dtype)
     return text is not None
 
 

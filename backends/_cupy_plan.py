@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import cupy
 
+from tapegrad._program.ir import Value, put_in
+from tapegrad._program.queries import is_put_where
 from tapegrad.backends import _cupy_copies as copies
 from tapegrad.backends import _cupy_finishing as finishing
 from tapegrad.backends import _cupy_kernels as kernels
@@ -41,7 +43,6 @@ from tapegrad.backends._cupy_jobs import (
 from tapegrad.backends._cupy_kernels import Kernel, Numbers
 from tapegrad.backends._cupy_liveness import Liveness
 from tapegrad.backends._cupy_types import HELPERS
-from tapegrad.backends._items import is_put_where, is_value, put_in
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
@@ -271,9 +272,11 @@ class Plan:
             return True
         if node.op not in _CAPTURED:
             return bool(node.op.startswith("special."))  # of cupyx, or composed of functions of the standard
-        if node.op in ("index_set", "index_add") and any(is_value(i) and i.dtype == bool for i in node.args[1]):
+        if node.op in ("index_set", "index_add") and any(
+            isinstance(i, Value) and i.dtype == bool for i in node.args[1]
+        ):
             return node.op == "index_set" and is_put_where(*node.args)
-        keys = node.op.startswith("index_") and any(is_value(i) for i in node.args[1])
+        keys = node.op.startswith("index_") and any(isinstance(i, Value) for i in node.args[1])
         return not (keys and node.op != "index_get" and DETERMINISTIC.get())
 
     def _call(self, node: Any) -> None:
@@ -376,7 +379,7 @@ class Plan:
         out = self.target(node.outs[0])
         self._begin(out, x)
         spot = out[(*key, ...)]
-        part = self.array(value) if is_value(value) else value
+        part = self.array(value) if isinstance(value, Value) else value
         if node.op == "index_add":
             self._step("add", cupy.add, spot, part, spot)
         else:
@@ -490,3 +493,8 @@ def _written(write: Callable[..., Any], out: Any, key: Any, value: Any) -> None:
 
 def _is_contiguous(a: Any) -> bool:
     return bool(a.flags.c_contiguous)
+
+
+def _is_mask(i: Any) -> bool:
+    """Say whether an entry of an index is a mask."""
+    return isinstance(i, Value) and bool(i.dtype == bool)

@@ -14,11 +14,12 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
+from tapegrad._program.ir import Value
+from tapegrad._program.queries import is_total
 from tapegrad.backends import _cupy_kernels as k
 from tapegrad.backends._cupy_access import Shape, width_of
 from tapegrad.backends._cupy_reductions import WARP, accumulator, can_reduce
 from tapegrad.backends._cupy_types import ctype
-from tapegrad.backends._items import is_total, is_value
 
 SHARED = 40 << 10  # bytes of static shared memory at most; CUDA has 48 KiB
 MOST = 1024  # threads of a block
@@ -144,7 +145,7 @@ class Rows:
         if less is None or less.op != "subtract":
             return None
         x, top = less.args
-        node = self.made.get(top) if is_value(top) else None
+        node = self.made.get(top) if isinstance(top, Value) else None
         while node is not None and node.kind == "view":
             node = self.made.get(node.args[0])
         if node is None or node.op != "max" or not self.crosses(node) or node.args[0] is not x:

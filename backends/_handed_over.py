@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._base import Array
-from tapegrad.backends._replay import LOOKING, PlainExecutor, large_constants, replay_of
+from tapegrad._program.interpreter import LOOKING, PlainExecutor, large_constants, replay_of
+from tapegrad.backends._array import Array
 
 ROUNDINGS = 3  # replays with results rounded otherwise, to see what rounding may do
 SPREAD = 10.0  # how often the largest of the differences that these make is still put down to rounding

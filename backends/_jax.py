@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 
-from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._array import Array
+from tapegrad.backends._base import Backend
 from tapegrad.backends._special import find
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 
-from tapegrad.backends._base import Array
+from tapegrad._program.interpreter import replay_of
+from tapegrad.backends._array import Array
 from tapegrad.backends._handed_over import HandedOver
-from tapegrad.backends._replay import replay_of
 
 
 class Executor(HandedOver):

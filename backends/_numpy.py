@@ -11,7 +11,8 @@ import array_api_compat.numpy as compat
 import numpy as np
 
 from tapegrad.backends import _numpy_functions as functions
-from tapegrad.backends._base import PRIVATE_COUNT, Array, Backend
+from tapegrad.backends._array import Array
+from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked
 from tapegrad.backends._special import find, scipy_special
 

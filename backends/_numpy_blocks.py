@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad._program.ir import Value
+from tapegrad._program.queries import axes_of, is_total
 from tapegrad.backends import _numpy_calls as calls
-from tapegrad.backends._base import Array
-from tapegrad.backends._items import axes_of, is_total, is_value
+from tapegrad.backends._array import Array
 from tapegrad.backends._numpy_storage import Pool, alike, reshaping
 from tapegrad.backends._numpy_threads import Code, run_code
 
@@ -115,7 +116,7 @@ class Blocks:
             and self.k == len(x.shape)
             and x.dtype.kind == "f"
             and x.dtype.itemsize >= 4
-            and all(is_value(a) and a.dtype == x.dtype and a.shape == x.shape for a in made.args)
+            and all(isinstance(a, Value) and a.dtype == x.dtype and a.shape == x.shape for a in made.args)
         )
 
     def _by_rows(self, v: Any) -> bool:
@@ -171,7 +172,7 @@ class Blocks:
                 out = self._rows(self.outs[v], v, b)
             else:
                 for x in calls.overwritable(node) if node.kind == "elementwise" else ():
-                    if is_value(x) and x in held and self.last[x] == i and alike(x, v) and self._sole(x, node):
+                    if isinstance(x, Value) and x in held and self.last[x] == i and alike(x, v) and self._sole(x, node):
                         buffer = held.pop(x)
                         break
                 else:
@@ -184,7 +185,7 @@ class Blocks:
                 count = x.size // max(v.size, 1)
                 made: Any = calls.reduction(node.op, at(x, None), self._axes(node), keepdims, out, count, v.dtype)
             else:
-                operands = [at(x, v) if is_value(x) else x for x in node.args]
+                operands = [at(x, v) if isinstance(x, Value) else x for x in node.args]
                 made = calls.of_node(node, operands, out)
             place[v] = out
             if made is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._items import is_value
+from tapegrad._program.ir import Value
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -143,7 +143,7 @@ def of_node(node: Any, operands: list[Any], out: Any) -> list[Call] | None:
     """Return the calls for an elementwise node of a program, None if NumPy has none with `out`."""
     if node.kwargs:
         return None
-    dtypes = [a.dtype if is_value(a) else None for a in node.args]
+    dtypes = [a.dtype if isinstance(a, Value) else None for a in node.args]
     n = 1 if node.op == "astype" else len(dtypes)
     return elementwise(node.op, operands[:n], out, dtypes[:n], node.outs[0].dtype)
 

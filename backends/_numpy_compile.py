@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad.backends import _numpy_blas as blas
-from tapegrad.backends._base import Array
+from tapegrad.backends._array import Array
 from tapegrad.backends._numpy_plan import Planner
 from tapegrad.backends._numpy_storage import Ref, actual, empty
 from tapegrad.backends._numpy_threads import run_code, thread_count

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._base import Array
+from tapegrad.backends._array import Array
 
 
 def refuse_subclass(array_type: type) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad._program.ir import Value
 from tapegrad.backends import _numpy_calls as calls
-from tapegrad.backends._base import Array
-from tapegrad.backends._items import is_value
+from tapegrad.backends._array import Array
 from tapegrad.backends._numpy_storage import Ref
 
 _ACCUMULATE = {"multiply": np.multiply.accumulate, "add": np.add.accumulate}
@@ -21,7 +21,7 @@ def _stack(planner: Any, stack: Any) -> None:
     ndim = len(first.outs[0].shape)
     operands = []
     for i, x in enumerate(first.args):
-        if not is_value(x):
+        if not isinstance(x, Value):
             operands.append(x)
         elif stack.nodes[1].args[i] is x:
             operands.append(planner.array(x))

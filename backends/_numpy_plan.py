@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad._program.interpreter import LOOKING
+from tapegrad._program.ir import Node, Run, Value, put_in
+from tapegrad._program.queries import axes_of
 from tapegrad.backends import _numpy_blas as blas
 from tapegrad.backends import _numpy_calls as calls
-from tapegrad.backends._base import Array
-from tapegrad.backends._items import axes_of, is_value, put_in
+from tapegrad.backends._array import Array
 from tapegrad.backends._numpy_blocks import Blocks
 from tapegrad.backends._numpy_functions import add_at, add_rows, numbers_of, picks_rows
 from tapegrad.backends._numpy_groups import EMIT
 from tapegrad.backends._numpy_storage import Pool, Ref, alike, reshaping, roots_of
 from tapegrad.backends._numpy_threads import Code, run_all
 from tapegrad.backends._numpy_updates import update
-from tapegrad.backends._replay import LOOKING
 
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
 WAKES_BLAS = 1e6  # floating-point operations of products that BLAS shares among its threads
@@ -216,9 +217,9 @@ class Planner:
     def _emit_item(self, item: Any) -> None:
         if update(self, item):
             return
-        if hasattr(item, "lead"):
+        if isinstance(item, Run):
             Blocks(self, item).emit()
-        elif hasattr(item, "nodes"):
+        elif not isinstance(item, Node):
             EMIT[item.form](self, item)
         else:
             self.emit_node(item, self.code)
@@ -336,10 +337,10 @@ class Planner:
         reuse = None
         if v not in self.place:
             for x in calls.overwritable(node):
-                if is_value(x) and self.dies(x) and alike(x, v) and self._sole(x, node):
+                if isinstance(x, Value) and self.dies(x) and alike(x, v) and self._sole(x, node):
                     reuse = x
                     break
-        operands = [self.array(x) if is_value(x) else x for x in node.args]
+        operands = [self.array(x) if isinstance(x, Value) else x for x in node.args]
         out = self.target(v, reuse)
         made = calls.of_node(node, operands, out)
         if made is None:
@@ -367,12 +368,12 @@ class Planner:
     def _write(self, node: Any, code: Code) -> None:
         x, key, value = node.args
         v = node.outs[0]
-        takes = v not in self.place and is_value(x) and self.dies(x)
+        takes = v not in self.place and isinstance(x, Value) and self.dies(x)
         source = self.array(x)
         out = self.target(v, x if takes else None)
         if out is not source:
             self.emit(code, np.copyto, (out, source))
-        part = self.array(value) if is_value(value) else value
+        part = self.array(value) if isinstance(value, Value) else value
         if all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in key):
             spot = self.view(out, lambda a: a[(*key, ...)], ())
             if node.op == "index_add":
@@ -398,7 +399,7 @@ class Planner:
                 continue
             x, key, value = node.args
             rows: Any = key[0] if key else None
-            if not is_value(rows) or not is_value(value) or rows.dtype.kind not in "iu":
+            if not isinstance(rows, Value) or not isinstance(value, Value) or rows.dtype.kind not in "iu":
                 continue
             if picks_rows(key, rows.shape, x.shape, value.shape):
                 seen.setdefault((rows, x.shape), []).append(node)
@@ -408,7 +409,7 @@ class Planner:
 
 def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
     """Say whether an item may write `v` over `x`, which it reads: element by element, nothing else of it."""
-    if hasattr(item, "lead"):
+    if isinstance(item, Run):
         nodes = item.nodes
         made = next(i for i, n in enumerate(nodes) if v in n.outs)
         if any(y is not x and root.get(y) is x for n in nodes for y in n.values()):
@@ -418,7 +419,7 @@ def _aligned(item: Any, x: Any, v: Any, root: dict[Any, Any]) -> bool:
         if any(x in n.values() and len(n.outs[0].shape) != len(x.shape) for n in nodes):
             return False  # read as a whole, while its rows are written
         return nodes[made].kind == "elementwise" and (nodes[made].op != "where" or x not in nodes[made].args[2:])
-    if not hasattr(item, "op"):
+    if not isinstance(item, Node):
         return False
     if item.op in ("index_set", "index_add"):
         return item.args[0] is x and item.args[2] is not x and root.get(item.args[2]) is not x

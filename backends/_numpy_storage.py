@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._base import Array
+from tapegrad.backends._array import Array
 
 ALIGN = 64
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from sys import maxsize
 from typing import Any
 
+from tapegrad._program.ir import Node, Run, Value
 from tapegrad.backends import _numpy_blas as blas
-from tapegrad.backends._base import Array
-from tapegrad.backends._items import is_value
+from tapegrad.backends._array import Array
 
 AXPY = {"float32": ("saxpy", c_float), "float64": ("daxpy", c_double)}
 LARGE = 16384  # elements of an update that is worth it; BLAS itself shares one from 10,000
@@ -28,7 +28,7 @@ def update(planner: Any, item: Any) -> bool:
     What is added is computed before, and rounded as NumPy rounds it. In a program that is reassociated, a multiple of
     an array is added as it is, and rounded once.
     """
-    nodes = [item] if hasattr(item, "op") else item.nodes if hasattr(item, "lead") else []
+    nodes = [item] if isinstance(item, Node) else item.nodes if isinstance(item, Run) else []
     if not planner.shares or len(nodes) not in (1, 2) or nodes[-1].op not in ("add", "subtract"):
         return False
     v = nodes[-1].outs[0]
@@ -48,8 +48,8 @@ def update(planner: Any, item: Any) -> bool:
         return False
     if planner.program.reassociated and nodes[0].op == "multiply":
         for c, y in (nodes[0].args, nodes[0].args[::-1]):
-            if _like(y, v) and planner.root_of(y) is not state and (not is_value(c) or c.shape == ()):
-                _add(planner, v, sign, y, planner.array(c) if is_value(c) else c)
+            if _like(y, v) and planner.root_of(y) is not state and (not isinstance(c, Value) or c.shape == ()):
+                _add(planner, v, sign, y, planner.array(c) if isinstance(c, Value) else c)
                 return True
     if v.size * v.dtype.itemsize > KEPT:
         return False
@@ -60,7 +60,7 @@ def update(planner: Any, item: Any) -> bool:
 
 
 def _like(x: Any, v: Any) -> bool:
-    return is_value(x) and tuple(x.shape) == tuple(v.shape) and x.dtype == v.dtype
+    return isinstance(x, Value) and tuple(x.shape) == tuple(v.shape) and x.dtype == v.dtype
 
 
 def _add(planner: Any, v: Any, sign: int, x: Any, c: Any = 1) -> None:

@@ -8,31 +8,41 @@ log2(most repeats) rounds. Plain standard code, so that it is tested where there
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from tapegrad.backends._array import Array
 from tapegrad.backends._setting import DETERMINISTIC
-
-if TYPE_CHECKING:
-    from tapegrad.backends._base import Array, Backend
 
 Key = tuple[Any, ...]
 
 
-def index_add(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+class Indexing(Protocol):
+    """The part of an adapter that reads, writes and adds at indices."""
+
+    xp: Any
+
+    def races(self, array: Array) -> bool: ...
+    def has_integer_arrays(self, key: Key) -> bool: ...
+    def index_get(self, array: Array, key: Key) -> Array: ...
+    def index_set(self, array: Array, key: Key, value: Array) -> Array: ...
+    def index_add(self, array: Array, key: Key, value: Array) -> Array: ...
+
+
+def index_add(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
     """Add values at an index into a private array and return it, in a fixed order where that was asked for."""
     if DETERMINISTIC.get() and backend.races(array) and backend.has_integer_arrays(key):
         return add_in_order(backend, array, key, value)
     return backend.index_add(array, key, value)
 
 
-def index_set(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+def index_set(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
     """Write values at an index into a private array and return it, in a fixed order where that was asked for."""
     if DETERMINISTIC.get() and backend.races(array) and backend.has_integer_arrays(key):
         return set_in_order(backend, array, key, value)
     return backend.index_set(array, key, value)
 
 
-def add_in_order(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+def add_in_order(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
     """Add as `np.add.at` does, at a key that holds integer arrays.
 
     What falls on one place is added pairwise by its position in `value`, ((1 + 2) + (3 + 4)) + 5, and then to what
@@ -52,7 +62,7 @@ def add_in_order(backend: Backend, array: Array, key: Key, value: Array) -> Arra
     return xp.reshape(backend.index_set(table, at, backend.index_get(table, at) + rows), array.shape)
 
 
-def set_in_order(backend: Backend, array: Array, key: Key, value: Array) -> Array:
+def set_in_order(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
     """Write at a key that holds integer arrays; where one place repeats, the last value stays."""
     xp = backend.xp
     value = xp.broadcast_to(value, backend.index_get(array, key).shape)
@@ -63,7 +73,7 @@ def set_in_order(backend: Backend, array: Array, key: Key, value: Array) -> Arra
     return xp.reshape(backend.index_set(table, at, xp.take(rows, last, axis=0)), array.shape)
 
 
-def _rows(backend: Backend, array: Array, key: Key, value: Array) -> tuple[Array, Array, Array]:
+def _rows(backend: Indexing, array: Array, key: Key, value: Array) -> tuple[Array, Array, Array]:
     """Return the array as a table of rows, which row each part of the value goes to, and the value as such rows."""
     xp = backend.xp
     whole = 0  # how many last axes the key leaves as they are
@@ -77,7 +87,7 @@ def _rows(backend: Backend, array: Array, key: Key, value: Array) -> tuple[Array
     return xp.reshape(array, (prod(shape), length)), index, xp.reshape(value, (index.shape[0], length))
 
 
-def _sorted(backend: Backend, index: Array, rows: Array) -> tuple[Array, Array, Array]:
+def _sorted(backend: Indexing, index: Array, rows: Array) -> tuple[Array, Array, Array]:
     """Return indices and rows with equal indices side by side, and for each how many equal ones stand before it."""
     xp = backend.xp
     order = xp.argsort(index, stable=True)

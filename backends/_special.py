@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from tapegrad.backends._array import Array
 from tapegrad.backends._special_functions import COMPOSED
-
-if TYPE_CHECKING:
-    from tapegrad.backends._base import Array, Backend
 
 Function = Callable[..., Any]
 
@@ -45,8 +43,18 @@ def scipy_special() -> Any:
     return scipy.special
 
 
+class Host(Protocol):
+    """The part of an adapter that copies arrays from and to the host."""
+
+    xp: Any
+
+    def to_host(self, array: Array) -> Any: ...
+    def from_host(self, array: Any, device: Any) -> Array: ...
+    def has_dtype(self, name: str, device: Any) -> bool: ...
+
+
 def find(
-    backend: Backend,
+    backend: Host,
     name: str,
     module: Any = None,
     own: Mapping[str, Function] | None = None,
@@ -68,7 +76,7 @@ def find(
     return getattr(module, name)  # type: ignore[no-any-return]
 
 
-def through_host(backend: Backend, name: str) -> Function:
+def through_host(backend: Host, name: str) -> Function:
     """Return SciPy's function for arrays of another library: the result is on the device of the argument."""
     function = getattr(scipy_special(), name)
 

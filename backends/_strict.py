@@ -7,7 +7,8 @@ from typing import Any
 import array_api_strict as strict
 import numpy as np
 
-from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._array import Array
+from tapegrad.backends._base import Backend
 
 
 class Adapter(Backend):

@@ -11,7 +11,8 @@ import torch
 
 from tapegrad.backends import _torch_compile
 from tapegrad.backends import _torch_functions as functions
-from tapegrad.backends._base import Array, Backend
+from tapegrad.backends._array import Array
+from tapegrad.backends._base import Backend
 from tapegrad.backends._special import find, promoting
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from tapegrad._program.interpreter import PlainExecutor
 from tapegrad.backends._handed_over import HandedOver
-from tapegrad.backends._replay import PlainExecutor
 from tapegrad.backends._torch_functions import tracing
 
 SWITCH = "TAPEGRAD_TORCH_COMPILE"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tapegrad.backends._base import Array
+from tapegrad.backends._array import Array
 
 
 def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import import_module
 from math import inf
 from pathlib import Path
@@ -14,42 +14,12 @@ import tapegrad as tg
 from benchmarks._case import Case
 from benchmarks._check import TOLERANCE, calls_of, check
 from benchmarks._columns import Column, first_line, full_precision, tapegrad_at
+from benchmarks._compare_report import chart, table
+from benchmarks._compared import Compared, compiled
 from benchmarks._machine import machine, versions
 from benchmarks._measure import Row, ready, sample
 from benchmarks._memory import peak_memory
 from benchmarks._report import write_json
-
-
-@dataclass
-class Compared:
-    """What was measured of one program; the labels are the devices, and for what is compiled "cpu compiled".
-
-    off: how far the results are from those of the first device, relative to the largest element. memory: the
-    peak, in MB above the inputs.
-    """
-
-    row: Row
-    off: dict[str, float]
-    memory: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The program's name."""
-        return f"{self.row.case.benchmark} {self.row.case.name}"
-
-    def speed_up(self, device: str) -> float | None:
-        """Return how many times as fast as eager a device is compiled."""
-        return self.speed(compiled(device), device)
-
-    def speed(self, label: str, against: str) -> float | None:
-        """Return how many times as fast one is as another, None where one of them was not measured."""
-        samples = self.row.samples
-        return self.row.ratio(against, label) if label in samples and against in samples else None
-
-
-def compiled(device: str) -> str:
-    """Return the label of what is compiled on a device."""
-    return f"{device} compiled"
 
 
 def present(devices: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -132,8 +102,6 @@ def run(names: Sequence[str], wanted: Sequence[str], repeat: int, threads: int, 
 
     Returns 0; 1 if the results of two devices differ too much, 2 if no device is here.
     """
-    from benchmarks._compare_report import chart, table
-
     devices, missing = present(wanted)
     absent = list(missing.values())
     if not devices:

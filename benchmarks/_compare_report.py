@@ -8,7 +8,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from benchmarks._check import TOLERANCE
-from benchmarks._compare import Compared, compiled
+from benchmarks._compared import Compared, compiled
 from benchmarks._text import aligned, short
 
 EDGE = 4.0  # where the chart ends, and longer bars are cut

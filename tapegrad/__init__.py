@@ -9,33 +9,27 @@ import typing as _typing
 from math import e, inf, nan, pi
 
 from tapegrad import backends, fft, linalg, special
+from tapegrad._bind import bind as _bind
 from tapegrad._calls import published as _published
 from tapegrad._checkpoint import checkpoint
 from tapegrad._compile._compiled import compile
-from tapegrad._compile._eager import Fused as _Fused
 from tapegrad._dtypes import DTYPES as _DTYPES
 from tapegrad._dtypes import DType, isdtype, numpy_dtype
 from tapegrad._forward import jvp, linearize
 from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
-from tapegrad._fusing import install as _install_fusing
 from tapegrad._graph import to_dot, to_mermaid
 from tapegrad._hints import of_function as _of_function
 from tapegrad._host_constants import HostCopies
 from tapegrad._implicit import fixed_point, root
 from tapegrad._info import __array_namespace_info__
-from tapegrad._interop import bind as _bind_interop
 from tapegrad._jacobian import hessian, hvp, jacobian
-from tapegrad._known import watch as _watch
-from tapegrad._later import derivatives as _derivatives_later
 from tapegrad._namespace import CaptureError
-from tapegrad._operators import bind as _bind_operators
 from tapegrad._record import enable_grad, no_grad
 from tapegrad._scipy import scipy_objective
 from tapegrad._settings import default_device, default_dtype, deterministic, tf32
 from tapegrad._tape import Tape, debug
 from tapegrad._tensor import Tensor
 from tapegrad._transforms import grad, value_and_grad, vjp
-from tapegrad._transforms import install_later as _install_later
 from tapegrad._vmap import vmap
 from tapegrad.ops.binary import (
     add,
@@ -134,6 +128,7 @@ from tapegrad.ops.elementwise import (
     trunc,
 )
 from tapegrad.ops.indexing import (
+    repeat,
     take,
     take_along_axis,
 )
@@ -176,7 +171,6 @@ from tapegrad.ops.shaping import (
     meshgrid,
     moveaxis,
     permute_dims,
-    repeat,
     reshape,
     roll,
     squeeze,
@@ -214,11 +208,7 @@ float16, bfloat16, float32, float64 = (_DTYPES[n] for n in ("float16", "bfloat16
 complex64, complex128 = _DTYPES["complex64"], _DTYPES["complex128"]
 newaxis = None
 
-_bind_operators()
-_bind_interop()
-_install_fusing(_Fused)
-_install_later(_derivatives_later)
-_watch()
+_bind(_sys.modules[__name__])
 _published(globals(), "tapegrad")
 for _module in (fft, linalg, special):
     _published(vars(_module), _module.__name__)

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tapegrad._backward import tensor_namespace
-from tapegrad._namespace import capturing, namespace_of, on_level
+from tapegrad._bound import bound
+from tapegrad._levels import capturing
+from tapegrad._namespace import namespace_of, on_level
 from tapegrad._once import once
 from tapegrad._operands import as_tensors
 from tapegrad._record import STATIC, Operation, mode, mode_set
@@ -63,7 +64,7 @@ class Cotangent:
     def __call__(self, xp: Any, t: Any, *xs: Any) -> Any:
         if type(t) is not Tensor:
             with _apart():
-                return self(tensor_namespace(), *map(wrap, (t, *xs)))._array
+                return self(bound.tensor_namespace, *map(wrap, (t, *xs)))._array
         call = Traced("as_one", lambda x: self.function(xp, *xs[: self.n], x, *xs[self.n + 1 :]), (xs[self.n],), {})
         return call.pull([t], mode().recording and (call.taped or is_recorded(t)))[0]
 

@@ -12,15 +12,17 @@ from operator import attrgetter
 from threading import RLock
 from typing import Any
 
+from tapegrad._bound import bound
 from tapegrad._dtypes import is_complex
 from tapegrad._fusing import fused
 from tapegrad._namespace import as_array, backend_of, holds, namespace_of, native_device, tracked
 from tapegrad._once import once
+from tapegrad._operands import as_tensors, within
 from tapegrad._primitive import pick
 from tapegrad._record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
 from tapegrad._support import Marks, Support, both, by_rows, calm, either, moved, only, summed
 from tapegrad._tensor import Hooks, Tensor, check_like, shallow_copy, wrap
-from tapegrad.backends import Namespace, remedy
+from tapegrad.backends import remedy
 
 _by_seq = attrgetter("seq")
 
@@ -39,17 +41,6 @@ def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
                 stack.append(p)
     order.sort(key=_by_seq)
     return order
-
-
-@once
-def tensor_namespace() -> Namespace:
-    """Return the namespace that rules on Tensors compute in: tapegrad itself, and what only rules and walks call."""
-    import tapegrad
-    from tapegrad._as_one import as_one
-    from tapegrad.ops import indexing
-
-    own = {name: getattr(indexing, name) for name in ("index_get", "index_set", "index_add")}
-    return Namespace(tapegrad, as_one=as_one, **own)
 
 
 class Walk:
@@ -93,7 +84,7 @@ class Walk:
         self.live = live
         self.taped = taped
         self.debug = mode().debug
-        self.xp: Any = tensor_namespace() if taped else namespace_of[type(next(iter(seeds.values())))]
+        self.xp: Any = bound.tensor_namespace if taped else namespace_of[type(next(iter(seeds.values())))]
         self.fuses = not taped and backend_of[type(next(iter(seeds.values())))].fuses
         if self.xp.elsewhere is not None:
             self.cotangents = self.xp.by_record(seeds)
@@ -614,8 +605,6 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
             )
         gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:
-        from tapegrad._operands import as_tensors, within
-
         gradient = within(gradient if isinstance(gradient, Tensor) else as_tensors("backward", x, gradient)[1])
         check_like("backward: the gradient", gradient, x.shape, x._array)
     if tracked(x._array) is not None:

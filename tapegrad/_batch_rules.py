@@ -12,12 +12,14 @@ from math import prod
 from operator import attrgetter
 from typing import Any
 
-from tapegrad._backward import tensor_namespace
 from tapegrad._batched import Batched, BatchedBackend, Level, leaked, shape_needed
-from tapegrad._namespace import device_of, find_backend, mapping, namespace_of
+from tapegrad._bound import bound
+from tapegrad._levels import mapping
+from tapegrad._namespace import device_of, find_backend, namespace_of
 from tapegrad._operands import within
 from tapegrad._tensor import Tensor, wrap
-from tapegrad.backends._base import DTYPE_NAMES
+from tapegrad.backends._array import DTYPE_NAMES
+from tapegrad.ops._keys import full_key
 
 ALL = slice(None)
 Function = Callable[..., Any]
@@ -45,7 +47,7 @@ class BatchedNamespace:
         elif full in _LIKE:
             made = partial(_create_like, backend, full.removesuffix("_like"))
         else:
-            made = attrgetter(full)(tensor_namespace())
+            made = attrgetter(full)(bound.tensor_namespace)
             if callable(made):
                 made = partial(_apply, backend.depth, full, RULES.get(full, _lined_up), made)
         self.__dict__[name] = made
@@ -133,7 +135,7 @@ def _along(level: Level, f: Function, x: Batched, /, *args: Any, axis: Any = Non
 def _arg_extreme(level: Level, f: Function, x: Batched, /, *, axis: int | None = None, keepdims: bool = False) -> Out:
     if axis is not None or not x.mapped:
         return f(x.whole, axis=axis, keepdims=keepdims), x.mapped
-    xp = tensor_namespace()
+    xp = bound.tensor_namespace
     out = f(xp.reshape(x.whole, (level.size, x.size)), axis=-1)
     return xp.reshape(out, (level.size, *(1,) * (x.ndim * keepdims))), True
 
@@ -166,7 +168,7 @@ def _join(level: Level, f: Function, arrays: Sequence[Batched], /, *, axis: int)
 
 
 def _matmul(level: Level, f: Function, x1: Batched, x2: Batched, /) -> Out:
-    xp = tensor_namespace()
+    xp = bound.tensor_namespace
     mapped, n1, n2 = x1.mapped or x2.mapped, x1.ndim, x2.ndim
     a, b = x1.whole, x2.whole
     if not mapped:
@@ -197,7 +199,7 @@ def _matmul(level: Level, f: Function, x1: Batched, x2: Batched, /) -> Out:
 def _solve(level: Level, f: Function, x1: Batched, x2: Batched, /) -> Out:
     if x2.ndim > 1:
         return _lined_up(level, f, x1, x2)
-    xp = tensor_namespace()
+    xp = bound.tensor_namespace
     column = xp.reshape(x2.whole, (*x2.whole.shape[: x2.mapped], *(1,) * (x1.ndim - 2), *x2.shape, 1))
     return xp.squeeze(f(x1.whole, column), axis=-1), x1.mapped or x2.mapped
 
@@ -211,14 +213,14 @@ def _searchsorted(level: Level, f: Function, x1: Batched, x2: Batched, /, *, sid
     found = [
         f(xs[i, ...], vs[i, ...], side=side, sorter=None if sorter is None else ats[i, ...]) for i in range(level.size)
     ]
-    xp = tensor_namespace()
+    xp = bound.tensor_namespace
     return xp.stack(found) if found else xp.zeros(vs.shape, dtype="int64", device=vs.device), True
 
 
 def _isin(level: Level, f: Function, x1: Batched, x2: Batched, /, *, invert: bool) -> Out:
     if not x2.mapped:
         return f(x1.whole, x2.whole, invert=invert), x1.mapped
-    xp = tensor_namespace()
+    xp = bound.tensor_namespace
     among = xp.reshape(x2.whole, (level.size, *(1,) * x1.ndim, x2.size))
     found = xp.any(x1.whole[..., None] == among, axis=-1)
     return xp.logical_not(found) if invert else found, True
@@ -240,7 +242,7 @@ def _entries(key: tuple[Any, ...]) -> Entries:
     out: Entries = []
     for i in key:
         if isinstance(i, Batched) and i.whole.dtype.kind == "bool":
-            found, _ = _nonzero(i.level, tensor_namespace().nonzero, i)
+            found, _ = _nonzero(i.level, bound.tensor_namespace.nonzero, i)
             out += [i.level.array(a, mapped=False) for a in found]
         else:
             out.append(i)
@@ -272,7 +274,7 @@ def _whole_key(level: Level, x: Batched, entries: Entries, rows: bool) -> tuple[
         return (ALL, *plain) if rows else tuple(plain)
     # An index array that counts the examples goes first. Slices before the other index arrays become arrays as well:
     # then all of these are neighbours, and what they make stays in place.
-    xp, device = tensor_namespace(), device_of(x.whole._array)
+    xp, device = bound.tensor_namespace, device_of(x.whole._array)
     first, last, wide = _block(entries)
     rank = first + wide
     key: list[Any] = [xp.reshape(xp.arange(level.size, device=device), (-1, *(1,) * rank))] if rows else []
@@ -306,7 +308,7 @@ def _take_along_axis(level: Level, f: Function, x: Batched, indices: Batched, /,
 def _own(level: Level, x: Batched, mapped: bool) -> Tensor:
     """Return the whole of an array as a Tensor that may get another value, and is no leaf."""
     y = within(x.spread() if mapped else x.whole)
-    return wrap(y._array) if y._record is None else tensor_namespace().positive(y)
+    return wrap(y._array) if y._record is None else bound.tensor_namespace.positive(y)
 
 
 def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: Batched, /) -> Out:
@@ -314,10 +316,8 @@ def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: B
     entries = _entries(key)
     mapped = x.mapped or value.mapped or _is_mapped(entries)
     y = _own(level, x, mapped)
-    adds = f is tensor_namespace().index_add  # which does not broadcast
+    adds = f is bound.tensor_namespace.index_add  # which does not broadcast
     values = within(value.spread() if adds and mapped else value.lined_up(_rank(entries)))
-    from tapegrad.ops._keys import full_key
-
     return f(y, full_key(y, _whole_key(level, x, entries, rows=mapped)), values), mapped
 
 

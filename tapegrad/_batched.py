@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from tapegrad._cuts import user_line
-from tapegrad._namespace import backend_of, constant_array, device_of, mapping, namespace_of, on_level, tracked
+from tapegrad._levels import mapping
+from tapegrad._namespace import backend_of, constant_array, device_of, namespace_of, on_level, tracked
 from tapegrad._once import once
 from tapegrad._record import Record, noticed
 from tapegrad._symbols import BINARY, COMPARISONS, UNARY
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad.backends import Array, Backend
+from tapegrad.ops._keys import full_key
+from tapegrad.ops.conversion import to_device
+from tapegrad.ops.shaping import broadcast_to, reshape
 
 new = object.__new__
 
@@ -32,7 +36,7 @@ class Level:
 
     __slots__ = ("depth", "open", "outer", "size")
 
-    def __init__(self, size: int, outer: Level | None) -> None:
+    def __init__(self, size: int, outer: Any) -> None:
         self.size, self.outer, self.open = size, outer, False
         self.depth: int = 1 if outer is None else outer.depth + 1
 
@@ -86,21 +90,15 @@ class Batched:
         missing = ndim - len(self.shape)
         if not self.mapped or missing <= 0:
             return self.whole
-        from tapegrad.ops.shaping import reshape
-
         return reshape(self.whole, (self.level.size, *(1,) * missing, *self.shape))
 
     def spread(self) -> Tensor:
         """Return the whole with an axis of examples, also if they are all the same."""
         if self.mapped:
             return self.whole
-        from tapegrad.ops.shaping import broadcast_to
-
         return broadcast_to(self.whole, (self.level.size, *self.shape))
 
     def __getitem__(self, key: Any) -> Any:
-        from tapegrad.ops._keys import full_key
-
         return namespace_of[type(self)].index_get(self, full_key(wrap(self), key))
 
     def __len__(self) -> int:
@@ -166,16 +164,15 @@ class BatchedBackend(Backend):
     """The adapter for arrays of one depth over a library's, which is `root`."""
 
     mutable = False
+    namespace: ClassVar[Callable[[BatchedBackend], Any]]  # of functions on these arrays: set by `_bind`
 
     def __init__(self, depth: int, root: Backend) -> None:
-        from tapegrad._batch_rules import BatchedNamespace
-
         self.depth, self._root = depth, root
         self.name, self.prefix, self.dtype_hint = root.name, root.prefix, root.dtype_hint
         self.dtype_names = root.dtype_names
         for same in ("native_dtype", "has_dtype", "native_device", "devices", "full_name"):
             setattr(self, same, getattr(root, same))
-        self.xp: Any = BatchedNamespace(self)
+        self.xp: Any = type(self).namespace(self)
 
     @property
     def root(self) -> Backend:
@@ -206,8 +203,6 @@ class BatchedBackend(Backend):
         return self.made(self.root.from_host(array, device))
 
     def transfer(self, array: Array, device: str) -> Array:
-        from tapegrad.ops.conversion import to_device
-
         return array.level.array(to_device(array.whole, device), array.mapped)
 
     def export(self, array: Array) -> Array:
@@ -271,7 +266,8 @@ class BatchedBackend(Backend):
 
     def tracked(self, array: Array) -> Record | None:
         whole = array.whole
-        return whole._record or tracked(whole._array)
+        record: Record | None = whole._record or tracked(whole._array)
+        return record
 
     def constant(self, array: Array) -> Array:
         return array.level.array(wrap(constant_array(array.whole._array)), array.mapped)

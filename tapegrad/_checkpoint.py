@@ -11,7 +11,8 @@ from tapegrad._cuts import unnoticed
 from tapegrad._derived import derived
 from tapegrad._dtypes import isdtype
 from tapegrad._function import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
-from tapegrad._namespace import backend_of, capturing, constant_array, mapping, on_level
+from tapegrad._levels import capturing, mapping
+from tapegrad._namespace import backend_of, constant_array, on_level
 from tapegrad._record import Record, mode, mode_set, next_seq
 from tapegrad._rules import with_operators
 from tapegrad._tensor import Tensor

@@ -8,6 +8,7 @@ from typing import Any
 from tapegrad._dtypes import DType
 from tapegrad._namespace import backend_of, constant_array, tracked
 from tapegrad._tensor import Tensor, host, make_leaf, wrap
+from tapegrad.ops.creation import tensor
 
 
 def copied(x: Tensor) -> Tensor:
@@ -38,8 +39,6 @@ def reduced(x: Tensor) -> tuple[Any, ...]:
 
 
 def _unpickle(values: Any, device: str, requires_grad: bool, dtype: DType, gradient: Tensor | None = None) -> Tensor:
-    from tapegrad.ops.creation import tensor
-
     x = tensor(values, dtype=dtype, device=device, requires_grad=requires_grad)
     if gradient is not None:
         x.grad = gradient

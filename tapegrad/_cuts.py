@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tapegrad._record import Record
+from typing import Any, Protocol
 
 MOST = 4  # of cuts that a message names
 _HELD = 16  # that a transform looks at
+
+
+class Record(Protocol):
+    """A record, as far as it matters here: its sequence number."""
+
+    seq: int
 
 
 class Cuts:
@@ -30,7 +33,7 @@ class Cuts:
     def __init__(self, first: int, outer: Cuts | None) -> None:
         self.first, self.outer = first, outer
         self.outermost: int = first if outer is None else max(first, outer.outermost)
-        self.found: dict[str, list[Record]] = {}
+        self.found: dict[str, list[Any]] = {}
 
     def note(self, how: str, r: Record) -> None:
         """Keep what cut the chain at a record, unless that is older than any transform that runs."""

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from tapegrad.backends._base import DTYPE_NAMES
+from tapegrad.backends._array import DTYPE_NAMES
 
 _BITS = {name: int("".join(filter(str.isdigit, name)) or 8) for name in DTYPE_NAMES}
 _KINDS = {

@@ -19,9 +19,9 @@ from tapegrad._backward import (
     has_nan,
     refuse_nan,
     seeds_of,
-    tensor_namespace,
     walked,
 )
+from tapegrad._bound import bound
 from tapegrad._dtypes import is_complex
 from tapegrad._function import Call
 from tapegrad._linear import direct
@@ -73,7 +73,7 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
                 supports[r] = inside
                 entries = inside.array() if op.rows is not None else None
                 if entries is not None:
-                    t = only(tensor_namespace() if taped else namespace_of[type(t)], entries, t, 0)
+                    t = only(bound.tensor_namespace if taped else namespace_of[type(t)], entries, t, 0)
         tangents[r] = t
         if debug:
             _check(r, tangents)
@@ -176,7 +176,7 @@ def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool, supports: 
         if t is None or vjp is None:
             continue
         assert p is not None
-        xp = tensor_namespace() if taped else namespace_of[type(t)]
+        xp = bound.tensor_namespace if taped else namespace_of[type(t)]
         lead = tuple(t.shape[: len(t.shape) - len(p.shape)])
         if lead and len(p.shape) < ndim:  # its axes must not meet the extra ones
             t = xp.reshape(t, (*lead, *(1,) * (ndim - len(p.shape)), *p.shape))

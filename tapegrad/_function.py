@@ -7,7 +7,8 @@ from typing import Any
 
 from tapegrad._backward import Walk, seeds_of, supports_of, walked
 from tapegrad._derived import Derived
-from tapegrad._namespace import constant_array, mapping, namespace_of, on_level, tracked
+from tapegrad._levels import mapping
+from tapegrad._namespace import constant_array, namespace_of, on_level, tracked
 from tapegrad._once import once
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._primitive import pick

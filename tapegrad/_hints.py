@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tapegrad import fft, linalg, special
+
 _RANDOM = "tapegrad.asarray(rng.normal(size=shape)), with rng = numpy.random.default_rng(seed)"
 _JOIN = "tapegrad.concat(xs, axis=axis) or tapegrad.stack(xs, axis=axis)"
 _FLAT = "tapegrad.reshape(x, (-1,))"
@@ -88,8 +90,6 @@ def of_function(name: str) -> str:
     known = FUNCTIONS.get(name)
     if known is not None or name.startswith("_"):
         return known or ""
-    from tapegrad import fft, linalg, special
-
     where = next((m.__name__ for m in (linalg, fft, special) if name in m.__all__), None)
     return f"{where}.{name}" if where else ""
 

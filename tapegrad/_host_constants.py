@@ -16,7 +16,8 @@ import numpy as np
 from tapegrad import backends
 from tapegrad._cuts import inside, user_line
 from tapegrad._dtypes import promote
-from tapegrad._namespace import backend_of, capturing, checked_dtype, device_of, dtype_of, native_device
+from tapegrad._levels import capturing
+from tapegrad._namespace import backend_of, checked_dtype, device_of, dtype_of, native_device
 from tapegrad.backends import Array, Backend
 
 HOST = "cpu"  # the device prefix of NumPy's arrays

@@ -11,7 +11,8 @@ from tapegrad._cuts import unnoticed
 from tapegrad._dtypes import as_dtype, is_complex
 from tapegrad._function import Call, constant_of, inputs_of, isolated, no_captures, recorded
 from tapegrad._jacobian import jacobian_as
-from tapegrad._namespace import backend_of, mapping, on_level, tracked
+from tapegrad._levels import mapping
+from tapegrad._namespace import backend_of, on_level, tracked
 from tapegrad._operands import as_tensor, placed, within
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
@@ -143,7 +144,7 @@ def _solution(
     """
     if any(tracked(x._array) is not None for x in inputs):
         level = mapping.get()
-        assert level is not None
+        assert isinstance(level, Level)
         x = wrap(level.array(_of_all(level, name, iterate, pull, start, inputs), mapped=True))
     else:
         with mode_set(recording=False):

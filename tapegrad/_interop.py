@@ -7,6 +7,9 @@ from inspect import Parameter, signature
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from tapegrad._bound import bound
 from tapegrad._cuts import cut
 from tapegrad._dtypes import DTYPES, DType
 from tapegrad._nan_functions import NAN_FUNCTIONS
@@ -14,6 +17,7 @@ from tapegrad._operands import as_tensors
 from tapegrad._record import noticed
 from tapegrad._tensor import Tensor, host, loses_gradient
 from tapegrad.backends import of_type
+from tapegrad.ops.contraction import einsum
 
 # NumPy's names that are not the standard's: ufuncs, then functions.
 _RENAMED = {
@@ -63,9 +67,8 @@ _LOOKS = frozenset(
 
 def _find(name: str, extension: str = "") -> Any:
     """Return tapegrad's function of a name, which may be in an extension (linalg, fft, special); None without one."""
-    import tapegrad
-
-    return getattr(getattr(tapegrad, extension, None) if extension else tapegrad, name, None)
+    namespace = bound.namespace
+    return getattr(getattr(namespace, extension, None) if extension else namespace, name, None)
 
 
 def _is_wrapper(kind: type) -> bool:
@@ -73,8 +76,6 @@ def _is_wrapper(kind: type) -> bool:
 
     Its own protocol is tried once this one declines.
     """
-    import numpy as np
-
     return not (kind is Tensor or issubclass(kind, (np.ndarray, np.generic)) or of_type(kind))
 
 
@@ -93,8 +94,6 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
     function = _divmod if name == "divmod" else _find(name) or _find(name, "special")
     if method == "__call__" and not options and function is not None:
         return function(*inputs)
-    import numpy as np
-
     what = f"{'numpy.' if hasattr(np, ufunc.__name__) else 'the ufunc '}{ufunc.__name__}"
     what += "" if method == "__call__" else f".{method}"
     if "out" in options:
@@ -196,8 +195,6 @@ def _translated(function: Any, counterpart: Callable[..., Any] | None, given: di
     for name, value in given.items():
         own = _OPTIONS.get(name, name)
         if own == "dtype" and not isinstance(value, DType):
-            import numpy as np
-
             value = np.dtype(value).name
         place = numpys.index(name)
         if several and place == 0:
@@ -249,8 +246,6 @@ def _tile(A: Any, reps: Any) -> Any:
 
 def _ndim(x: Any) -> int:
     """Return the number of axes, without a copy of what is on a device."""
-    import numpy as np
-
     return x.ndim if isinstance(x, Tensor) else np.ndim(x)
 
 
@@ -352,8 +347,6 @@ def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Any:
 
 def _einsum(operands: Any, optimize: Any = False, **options: Any) -> Any:
     """Return an Einstein sum, contracted from left to right."""
-    from tapegrad.ops.contraction import einsum
-
     return NotImplemented if options or not isinstance(operands[0], str) else einsum(*operands)
 
 

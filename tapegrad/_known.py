@@ -15,15 +15,21 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from tapegrad._bound import bound
 from tapegrad._tensor import Tensor
+from tapegrad.linalg import svd
+from tapegrad.ops.contraction import einsum
+from tapegrad.ops.conversion import astype
+from tapegrad.ops.creation import asarray
 
 _NAMES = "tapegrad._numpy_names"
 
 
 def _einops(backends: ModuleType) -> None:
     """Define a backend of einops, in functions of the standard."""
-    import tapegrad as tg
-    from tapegrad.ops.contraction import einsum
+    tg = bound.namespace
 
     class Backend(backends.AbstractBackend):  # type: ignore[name-defined, misc]
         framework_name = "tapegrad"
@@ -31,40 +37,40 @@ def _einops(backends: ModuleType) -> None:
         def is_appropriate_type(self, tensor: Any) -> bool:
             return type(tensor) is Tensor
 
-        def from_numpy(self, x: Any) -> Tensor:
+        def from_numpy(self, x: Any) -> Any:
             return tg.asarray(x)
 
         def to_numpy(self, x: Tensor) -> Any:
             return x.__array__()
 
-        def arange(self, start: int, stop: int) -> Tensor:
+        def arange(self, start: int, stop: int) -> Any:
             return tg.arange(start, stop)
 
-        def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        def reshape(self, x: Tensor, shape: Sequence[int]) -> Any:
             return tg.reshape(x, tuple(shape))
 
-        def transpose(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        def transpose(self, x: Tensor, axes: Sequence[int]) -> Any:
             return tg.permute_dims(x, tuple(axes))
 
-        def reduce(self, x: Tensor, operation: str, axes: Sequence[int]) -> Tensor:
-            return getattr(tg, operation)(x, axis=tuple(axes))  # type: ignore[no-any-return]
+        def reduce(self, x: Tensor, operation: str, axes: Sequence[int]) -> Any:
+            return getattr(tg, operation)(x, axis=tuple(axes))
 
-        def stack_on_zeroth_dimension(self, tensors: Sequence[Tensor]) -> Tensor:
+        def stack_on_zeroth_dimension(self, tensors: Sequence[Tensor]) -> Any:
             return tg.stack(tensors)
 
-        def add_axis(self, x: Tensor, new_position: int) -> Tensor:
+        def add_axis(self, x: Tensor, new_position: int) -> Any:
             return tg.expand_dims(x, axis=new_position)
 
-        def tile(self, x: Tensor, repeats: Sequence[int]) -> Tensor:
+        def tile(self, x: Tensor, repeats: Sequence[int]) -> Any:
             return tg.tile(x, tuple(repeats))
 
-        def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
+        def concat(self, tensors: Sequence[Tensor], axis: int) -> Any:
             return tg.concat(tensors, axis=axis)
 
-        def is_float_type(self, x: Tensor) -> bool:
+        def is_float_type(self, x: Tensor) -> Any:
             return tg.isdtype(x.dtype, "real floating")
 
-        def einsum(self, pattern: str, *x: Tensor) -> Tensor:
+        def einsum(self, pattern: str, *x: Tensor) -> Any:
             return einsum(pattern, *x)
 
     backends._tapegrad = Backend  # type: ignore[attr-defined]  # einops finds it among the living subclasses
@@ -72,9 +78,6 @@ def _einops(backends: ModuleType) -> None:
 
 def _autoray(autoray: ModuleType) -> None:
     """Have autoray find functions by NumPy's names, but for those that mean something else there."""
-    from tapegrad.linalg import svd
-    from tapegrad.ops.conversion import astype
-
     autoray.register_backend(Tensor, "tapegrad")
     autoray.register_module_alias("tapegrad", _NAMES)
     own: dict[str, Callable[..., Any]] = {
@@ -88,10 +91,6 @@ def _autoray(autoray: ModuleType) -> None:
 
 def _random(name: str, *args: Any, dtype: Any = None, **options: Any) -> Tensor:
     """Return numbers that NumPy draws."""
-    import numpy as np
-
-    from tapegrad.ops.creation import asarray
-
     return asarray(getattr(np.random, name)(*args, **options), dtype=dtype)
 
 

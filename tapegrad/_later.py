@@ -15,7 +15,7 @@ from weakref import WeakSet
 from tapegrad._backward import Walk, collect, seeds_of, supports_of, walked
 from tapegrad._cuts import cuts
 from tapegrad._function import Call, as_tensors, recorded
-from tapegrad._namespace import capturing, mapping
+from tapegrad._levels import capturing, mapping
 from tapegrad._record import LEAF, Record, mode, mode_set, scopes
 from tapegrad._tensor import Hooks, Tensor
 from tapegrad._transforms import Compute, Traced

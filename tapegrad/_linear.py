@@ -10,7 +10,8 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from tapegrad._backward import as_tensors_of, tensor_namespace
+from tapegrad._backward import as_tensors_of
+from tapegrad._bound import bound
 from tapegrad._namespace import namespace_of, native_device
 from tapegrad._record import Operation, Record
 from tapegrad._rules import OPERATIONS
@@ -24,7 +25,7 @@ def _lead(t: Any, p: Record) -> tuple[int, ...]:
 
 
 def _namespace(t: Any, taped: bool) -> Any:
-    return tensor_namespace() if taped else namespace_of[type(t)]
+    return bound.tensor_namespace if taped else namespace_of[type(t)]
 
 
 def _of_one(apply: Callable[..., Any]) -> Push:

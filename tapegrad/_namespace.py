@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tapegrad import backends
 from tapegrad._dtypes import DTYPES, DType, as_dtype
+from tapegrad._levels import Level, capturing, mapping
 from tapegrad.backends import Array, Backend
-
-if TYPE_CHECKING:
-    from tapegrad._batched import Level
-    from tapegrad._compile._trace import Graph
-    from tapegrad._record import Record
-
-# The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
-capturing: ContextVar[Graph | None] = ContextVar("tapegrad.capturing", default=None)
-# The innermost call of tapegrad.vmap whose function is running in this context: new arrays are made for it.
-mapping: ContextVar[Level | None] = ContextVar("tapegrad.mapping", default=None)
 
 
 class CaptureError(RuntimeError):
@@ -159,10 +149,9 @@ def on_level(level: Level | None) -> Iterator[None]:
         mapping.reset(token)
 
 
-def tracked(array: Array) -> Record | None:
+def tracked(array: Array) -> Any:
     """Return the record that an array of vmap has on the tape outside, None without one."""
-    record: Record | None = backend_of[type(array)].tracked(array)
-    return record
+    return backend_of[type(array)].tracked(array)
 
 
 def constant_array(array: Array) -> Array:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from tapegrad._bound import bound
 from tapegrad._dtypes import DTYPES
 from tapegrad._tensor import Tensor
 from tapegrad.ops.contraction import einsum as einsum
@@ -33,8 +36,4 @@ def complex(real: Tensor, imag: Tensor) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    import numpy as np
-
-    import tapegrad
-
-    return DTYPES[name] if name in DTYPES else getattr(np if hasattr(np, name) else tapegrad, name)
+    return DTYPES[name] if name in DTYPES else getattr(np if hasattr(np, name) else bound.namespace, name)

@@ -8,18 +8,18 @@ from functools import cache
 from itertools import zip_longest
 from typing import Any
 
+from tapegrad._bound import bound
 from tapegrad._cuts import user_line
 from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
 from tapegrad._host_constants import HOST, is_host, moved
+from tapegrad._levels import capturing, mapping
 from tapegrad._namespace import (
     CaptureError,
     backend_of,
-    capturing,
     device_of,
     dtype_of,
     find_backend,
     lifted,
-    mapping,
     namespace_of,
     native_device,
 )
@@ -155,14 +155,13 @@ def listed(name: str, x: object, like: Array) -> Tensor | None:
     """
     if not isinstance(x, (list, tuple)):
         return None
-    from tapegrad.ops.creation import of_list
-
     try:
-        return of_list(x, like, promotes(name))
+        made: Tensor = bound.of_list(x, like, promotes(name))
     except TypeError:
         if name in ("equal", "not_equal"):
             return None
         raise
+    return made
 
 
 def operand(name: str, x: object, like: Array) -> Any:
@@ -181,14 +180,13 @@ def as_tensor(x: object, name: str = "") -> Tensor:
     """Return an operand as a Tensor, a constant if it is none; errors name the function."""
     if type(x) is Tensor:
         return x
-    from tapegrad.ops.creation import asarray
-
     try:
-        return asarray(x)
+        made: Tensor = bound.asarray(x)
     except (TypeError, ValueError) as error:
         if name:
             error.args = (f"{name}: {str(error).removeprefix('asarray: ')}",)
         raise
+    return made
 
 
 def led(operands: tuple[Any, ...], name: str = "") -> tuple[Any, ...]:
@@ -253,9 +251,8 @@ def placed(name: str, x: object, like: Array) -> Tensor:
 
 def as_tensor_on(x: object, device: str) -> Tensor:
     """Return a number as a Tensor on a device, in the dtype that new Tensors get."""
-    from tapegrad.ops.creation import asarray
-
-    return asarray(x, device=device)
+    made: Tensor = bound.asarray(x, device=device)
+    return made
 
 
 def recovered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator as python
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -119,8 +120,6 @@ def _reflected_matmul(x2: Any, x1: Any) -> Any:
 
 def bind() -> None:
     """Give Tensor its operators and methods; done once, when tapegrad is imported."""
-    import operator as python
-
     e: Any = elementwise
     b: Any = binary
     _bind("add", "+", b.operator_add, python.iadd)

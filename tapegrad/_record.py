@@ -10,13 +10,10 @@ from collections.abc import Callable
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import Any, TypeVar, final
 
 from tapegrad._blocks import in_block
 from tapegrad._cuts import cut_by_use
-
-if TYPE_CHECKING:
-    from tapegrad._tensor import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -135,7 +132,7 @@ class Record:
     saved: tuple[Any, ...]
     shape: Any
     dtype: Any
-    tensor: Callable[[], Tensor | None] | None
+    tensor: Callable[[], Any] | None
     line: str
 
     def __repr__(self) -> str:
@@ -213,7 +210,7 @@ mode = _mode.get
 scopes: list[object] = []
 
 
-def noticed(x: Tensor) -> None:
+def noticed(x: object) -> None:
     """Tell whoever watches that a Tensor is used otherwise than as an operand."""
     if scopes:
         m = mode()

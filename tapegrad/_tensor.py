@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, final
 from weakref import ref
 
+import numpy as np
+
+from tapegrad._bound import bound
 from tapegrad._cuts import cut, cuts
 from tapegrad._dtypes import DType, isdtype
-from tapegrad._namespace import backend_of, constant_array, device_of, dtype_of, mapping, tracked
+from tapegrad._levels import mapping
+from tapegrad._namespace import backend_of, constant_array, device_of, dtype_of, tracked
 from tapegrad._record import LEAF, RELEASED, Record, mode, mode_set, next_seq, noticed
 from tapegrad.backends import Array
-
-if TYPE_CHECKING:
-    import numpy as np
 
 new = object.__new__
 # The versions of the standard, each of which adds to the one before.
@@ -237,8 +238,6 @@ class Tensor:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        import numpy as np
-
         device, dtype = self.device, self.dtype
         self._looked_at("repr()")
         text = np.array2string(backend_of[type(self._array)].peek(self._array), separator=", ", prefix="Tensor(")
@@ -273,8 +272,6 @@ class Tensor:
             )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        import numpy as np
-
         self._leave("conversion to a NumPy array", ", or the function of the same name in tapegrad")
         values = host(self)
         if copy or (dtype is not None and np.dtype(dtype) != values.dtype):
@@ -319,25 +316,21 @@ class Tensor:
         return int(self._only("an integer, as an axis or a shape", "", TypeError))
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
-        import tapegrad
-
         if api_version is not None and api_version not in _PUBLISHED:
-            raise ValueError(f"tapegrad follows the array API {tapegrad.__array_api_version__}, not {api_version}")
-        return tapegrad
+            version = bound.namespace.__array_api_version__
+            raise ValueError(f"tapegrad follows the array API {version}, not {api_version}")
+        return bound.namespace
 
     if not TYPE_CHECKING:  # a type checker would take any name for one that is there
 
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("_"):  # a slot that is not set, which is asked for often
                 raise AttributeError(name)
-            import tapegrad
-            from tapegrad import _hints
-
-            if callable(getattr(tapegrad, name, None)):
+            if callable(getattr(bound.namespace, name, None)):
                 raise AttributeError(
                     f"a Tensor has no method {name!r}: the array API has it as a function, tapegrad.{name}(x)"
                 )
-            raise AttributeError(f"a Tensor has no attribute {name!r}{_hints.of_attribute(name)}")
+            raise AttributeError(f"a Tensor has no attribute {name!r}{bound.hint(name)}")
 
     if TYPE_CHECKING:  # bound in _operators.py and _interop.py
         T: Tensor

@@ -9,7 +9,8 @@ from typing import Any
 
 from tapegrad._batched import Batched, Level
 from tapegrad._derived import derived
-from tapegrad._namespace import constant_array, find_backend, mapping, on_level
+from tapegrad._levels import mapping
+from tapegrad._namespace import constant_array, find_backend, on_level
 from tapegrad._operands import placed, within
 from tapegrad._record import mode, mode_set, noticed
 from tapegrad._tape import note_line

@@ -15,7 +15,7 @@ if why := why_not("cuda"):
 
 import cupy
 
-from tapegrad._compile._program import Node, Value
+from tapegrad._program.ir import Node, Value
 from tapegrad.backends import _cupy_finishing as finishing
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends._cupy_access import Layout, alignment_of

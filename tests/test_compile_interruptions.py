@@ -17,7 +17,7 @@ import pytest
 import tapegrad as tg
 from tapegrad._compile import _locks
 from tapegrad._compile._trace import Graph, Traced
-from tapegrad._namespace import capturing
+from tapegrad._levels import capturing
 from tapegrad._record import Record
 from tapegrad._tensor import Tensor
 

@@ -10,8 +10,8 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._compile._costs import flops_of
-from tapegrad._compile._program import Node, Program, Run, Value
 from tapegrad._compile._view import View
+from tapegrad._program.ir import Node, Program, Run, Value
 
 
 def step_of(xp: Place) -> tuple[Any, tg.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 from kernel_bench import node
 
 import tapegrad as tg
-from tapegrad._compile._program import Value
+from tapegrad._program.ir import Value
 
 pytest.importorskip("cupy")
 import cupy

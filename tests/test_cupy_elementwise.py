@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_bench import FLOATS, Bench, node
 
-from tapegrad._compile._kinds import ELEMENTWISE
+from tapegrad._program.op_kinds import ELEMENTWISE
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends._cupy_ops import EXTRA, expression
 from tapegrad.backends._cupy_types import literal

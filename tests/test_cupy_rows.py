@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from kernel_bench import FLOATS, Bench, misaligned, node
 
+from tapegrad._program.queries import axes_of
 from tapegrad.backends import _cupy_kernels as kernels
 from tapegrad.backends import _cupy_rows as rows
 from tapegrad.backends._cupy_row_plan import Form
 from tapegrad.backends._cupy_types import TYPES
-from tapegrad.backends._items import axes_of
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

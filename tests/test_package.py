@@ -75,19 +75,6 @@ def test_only_adapters_name_a_library() -> None:
         assert not used or name.startswith("tapegrad.backends._"), f"{name} imports {used}"
 
 
-def test_layers_import_downwards_only() -> None:
-    """Record, then rules, then operations, then transforms; adapters know no engine file."""
-    order = ["_record", "_rules", "ops", "_transforms"]
-    for name, path in modules().items():
-        part = name.removeprefix("tapegrad.").partition(".")[0]
-        engine = {m.removeprefix("tapegrad.").partition(".")[0] for m in top_imports(path) if m.startswith("tapegrad.")}
-        if part == "backends":
-            assert engine <= {"backends"}, f"{name} imports {engine}"
-        elif part in order:
-            above = order[order.index(part) + 1 :]
-            assert not engine & set(above), f"{name} imports {engine & set(above)}"
-
-
 def public_modules() -> list[str]:
     names = ["tapegrad"]
     for package in (

@@ -14,8 +14,8 @@ import pytest
 import tapegrad as tg
 from tapegrad import backends
 from tapegrad._compile import _fuse
-from tapegrad._compile._program import Run
 from tapegrad._namespace import CaptureError
+from tapegrad._program.ir import Run
 from tapegrad.backends import _numpy_blocks
 from tapegrad.testing import SAMPLES, Sample
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tapegrad._compile._program import Node, Program, Value
 from tapegrad._compile._simplify import alive
-from tapegrad.backends._items import axes_of
+from tapegrad._program.ir import Node, Program, Value
+from tapegrad._program.queries import axes_of
 
 _TRANSPOSES = ("matrix_transpose", "T")
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from tapegrad._compile._asked import refuse_asking
-from tapegrad._compile._cells import Capture
+from tapegrad._compile._captured import Capture
 from tapegrad._compile._chance import GENERATORS
 from tapegrad._compile._events import Seen, Used
 from tapegrad._compile._guards import Guards

@@ -1,19 +1,14 @@
-"""What programs know Tensors by, from call to call, and what a captured call is."""
+"""Identities of Tensors from call to call, by which programs know them."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import Any, NamedTuple, final
 from weakref import WeakValueDictionary
 
-from tapegrad._compile._program import Value
-from tapegrad._compile._trace import Graph
+from tapegrad._program.ir import Value
 from tapegrad._record import LEAF
 from tapegrad._tensor import Hooks, Tensor
-from tapegrad._tree import Rebuild
-
-if TYPE_CHECKING:
-    from tapegrad._compile._guards import Guards
 
 
 @final
@@ -66,25 +61,6 @@ class Fresh(NamedTuple):
 
     value: Value
     tracked: bool
-
-
-class Capture(NamedTuple):
-    """A captured call.
-
-    cells: all Tensors used or updated; raw: the values of the argument leaves that are raw arrays; grads: (cell, what
-    its `.grad` becomes: a Cell, Fresh or None), where that changes; outputs: leaves of the result (a Cell, Fresh, a
-    Value for a raw array, or a constant), which `rebuild` puts together; guards: what cells must be like at a call;
-    found: what else was found outside.
-    """
-
-    graph: Graph
-    cells: list[Cell]
-    raw: dict[int, Value]
-    grads: list[tuple[Cell, Any]]
-    outputs: list[Any]
-    rebuild: Rebuild
-    guards: list[tuple[Cell, Cell | None, Any, Any, Any, type]]
-    found: Guards
 
 
 def kind_of(record: Any) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from tapegrad._compile._cells import Capture, Cell, Fresh, State
-from tapegrad._compile._program import Node, Value
-from tapegrad._tensor import host, wrap
-from tapegrad.backends import as_key
+from tapegrad._compile._captured import Capture
+from tapegrad._compile._cells import Cell, Fresh, State
+from tapegrad._compile._equality import equal, same_constant
+from tapegrad._program.ir import Node, Value
 
 _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
 
@@ -225,63 +224,6 @@ def _changed(capture: Capture) -> dict[Cell, Value]:
     return {c: c.after for c in capture.cells if c.after is not c.before}
 
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
-
-
-def same_constant(x: Any, y: Any) -> bool:
-    """Say whether two Python values, or raw arrays, are the same for good: equal, and nobody can change them."""
-    if x is y:
-        return True
-    if type(x) is float and type(y) is float and x == y != 0.0:
-        return True
-    if isinstance(x, slice) and isinstance(y, slice):
-        return all(map(same_constant, (x.start, x.stop, x.step), (y.start, y.stop, y.step)))
-    if type(x) is not type(y):
-        return False
-    if isinstance(x, (float, complex)):
-        return repr(x) == repr(y)  # tells -0.0 from 0.0, and NaN is NaN
-    if isinstance(x, _PLAIN):
-        return bool(x == y)
-    if hasattr(x, "shape") and hasattr(x, "dtype"):
-        return equal(x, y)
-    try:
-        x, y = as_key(x), as_key(y)
-        return hash(x) == hash(y) and bool(x == y)
-    except Exception:
-        return False
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Say whether two raw arrays hold the same, to the bit."""
-    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
-        return False
-    x, y = host(wrap(a)), host(wrap(b))
-    return bool((x == y).all()) if x.dtype.hasobject else x.tobytes() == y.tobytes()
-
-
 def held_apart(x: Any, y: Any) -> bool:
     """Say whether two arrays from outside are the same one, or hold the same: such an array is read at each call."""
     return x.array is y.array or equal(x.copy, y.copy)
-
-
-def gap(a: Any, b: Any, units: int) -> float | None:
-    """Return None if two raw arrays agree, else their largest difference: infinite for other shapes and dtypes.
-
-    units: by how many units in the last place of the greatest value they may differ; NaN agrees with NaN.
-    """
-    import numpy as np
-
-    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
-        return math.inf
-    x, y = (np.asarray(host(wrap(v))) for v in (a, b))
-    if x.tobytes() == y.tobytes():
-        return None
-    if x.dtype.kind not in "fc":
-        wide = np.abs(x.astype(np.float64) - y.astype(np.float64))
-        return float(wide.max())
-    with np.errstate(all="ignore"):
-        apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0, np.abs(x - y))
-        finite = np.where(np.isfinite(y), np.abs(y), 0)
-    if not (apart > units * np.finfo(x.dtype).eps * finite.max()).any() and not np.isnan(apart).any():
-        return None
-    return math.inf if np.isnan(apart).any() else float(apart.max())

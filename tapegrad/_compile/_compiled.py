@@ -10,7 +10,7 @@ from typing import Any, overload
 from weakref import ref
 
 from tapegrad._compile._capture import Known, traced, tried
-from tapegrad._compile._cells import Capture
+from tapegrad._compile._captured import Capture
 from tapegrad._compile._chance import Chance
 from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
@@ -19,7 +19,8 @@ from tapegrad._compile._locks import functions, tracing
 from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
 from tapegrad._derived import Derived
-from tapegrad._namespace import CaptureError, capturing, mapping
+from tapegrad._levels import capturing, mapping
+from tapegrad._namespace import CaptureError
 from tapegrad._record import LEAF, mode
 from tapegrad._settings import chosen_device, default_dtype, deterministic, tf32
 from tapegrad._tensor import Tensor

@@ -7,8 +7,8 @@ from math import isqrt
 from typing import Any
 
 from tapegrad import backends
-from tapegrad._compile._program import Node, Value
 from tapegrad._dtypes import DTYPES, DType, as_dtype
+from tapegrad._program.ir import Node, Value
 
 _VIEWS = {
     "T",

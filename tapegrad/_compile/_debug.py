@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._compile._capture import traced
-from tapegrad._compile._compare import Match, gap, held_apart
-from tapegrad._compile._program import Value, put_in
+from tapegrad._compile._compare import Match, held_apart
+from tapegrad._compile._equality import gap
 from tapegrad._compile._replay import Replay
 from tapegrad._namespace import backend_of, computed
+from tapegrad._program.interpreter import results_of
+from tapegrad._program.ir import Value
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten
 
@@ -81,7 +83,6 @@ def _values(replay: Replay, inputs: list[Any]) -> dict[Value, Any]:
         return env[v] if v.constant is None else v.constant
 
     for node in program.nodes:
-        result = computed(node.function, put_in(node.args, fill), {k: put_in(v, fill) for k, v in node.kwargs.items()})
-        results = () if node.effect else result if node.many else (result,)
+        results = results_of(node, fill, computed)
         env.update({v: backend_of[type(a)].as_array(a) for v, a in zip(node.outs, results, strict=True)})
     return env

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
-from tapegrad._compile._program import Value
 from tapegrad._compile._refusals import stranger
 from tapegrad._compile._trace import Graph, Traced
 from tapegrad._primitive import PICK
+from tapegrad._program.ir import Value
 from tapegrad._record import RELEASED, Operation, Record
 from tapegrad._tensor import Tensor
 

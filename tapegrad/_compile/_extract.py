@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tapegrad._compile._cells import Capture, Cell, Fresh
-from tapegrad._compile._program import Node, Program, Value, put_in
+from tapegrad._compile._captured import Capture
+from tapegrad._compile._cells import Cell, Fresh
 from tapegrad._host_constants import HOST, copied_by
 from tapegrad._namespace import as_array, backend_of
+from tapegrad._program.interpreter import PlainExecutor
+from tapegrad._program.ir import Node, Program, Value, put_in
 from tapegrad.backends import Array, Backend
-from tapegrad.backends._replay import PlainExecutor
 
 
 def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], list[Any], dict[Value, int]]:

@@ -11,8 +11,8 @@ from math import prod
 from typing import Any
 
 from tapegrad._compile._groups import Groups
-from tapegrad._compile._program import Node, Run, Value
-from tapegrad.backends._items import axes_of, is_total
+from tapegrad._program.ir import Node, Run, Value
+from tapegrad._program.queries import axes_of, is_total
 
 SMALLEST = 65536  # elements below which arrays stay in the cache anyway
 FEWEST_ROWS = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tapegrad._compile._program import Node, Value
+from tapegrad._program.ir import Node, Value
 
 
 class Groups:

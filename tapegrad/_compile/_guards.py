@@ -13,10 +13,10 @@ from weakref import ref
 
 from tapegrad._compile._asked import is_read
 from tapegrad._compile._cells import State
-from tapegrad._compile._compare import same_constant
+from tapegrad._compile._equality import same_constant
 from tapegrad._compile._places import PLAIN, READ, Place, Places, contents
 from tapegrad._compile._trace import Held, is_marked, mark_of
-from tapegrad._tensor import Tensor
+from tapegrad._tensor import Tensor, host, wrap
 from tapegrad.backends import Array
 
 Check = Callable[[list[Any]], Any]
@@ -388,8 +388,6 @@ def _bases(array: Array) -> Iterable[Array]:
 
 def contents_of(array: Array) -> bytes:
     """Return the contents of a small array, for comparison."""
-    from tapegrad._tensor import host, wrap
-
     return array.tobytes() if hasattr(array, "tobytes") else host(wrap(array)).tobytes()
 
 

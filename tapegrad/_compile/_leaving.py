@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._compile._cells import Capture, Cell, Fresh
+from tapegrad._compile._captured import Capture
+from tapegrad._compile._cells import Cell, Fresh
 from tapegrad._compile._left import own
-from tapegrad._compile._program import Value
+from tapegrad._program.ir import Value
 from tapegrad._record import RELEASED, Operation, Record, next_seq
 from tapegrad._rules import new
 from tapegrad._tensor import Tensor

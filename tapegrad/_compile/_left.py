@@ -9,16 +9,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from tapegrad._backward import collect
-from tapegrad._compile._cells import Capture, Cell, Fresh, state_of
+from tapegrad._compile._captured import Capture
+from tapegrad._compile._cells import Cell, Fresh, state_of
 from tapegrad._compile._events import Used
 from tapegrad._compile._guards import Guards
 from tapegrad._compile._lift import Lifted
 from tapegrad._compile._loop import check_loops
-from tapegrad._compile._program import Value
 from tapegrad._compile._refusals import stranger
 from tapegrad._compile._settle import settle
 from tapegrad._compile._trace import Traced
 from tapegrad._namespace import CaptureError, backend_of, find_backend
+from tapegrad._program.ir import Value
 from tapegrad._record import LEAF, RELEASED
 from tapegrad._tensor import Tensor
 from tapegrad._tree import flatten

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from tapegrad._compile._cells import Cell, kind_of
-from tapegrad._compile._program import Value
 from tapegrad._compile._settle import settle
 from tapegrad._compile._trace import Graph, Traced
 from tapegrad._namespace import CaptureError, find_backend
+from tapegrad._program.ir import Value
 from tapegrad._record import LEAF, RELEASED
 from tapegrad._tensor import Tensor
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from tapegrad._compile._compare import rounds_differ
 from tapegrad._compile._extract import needed
-from tapegrad._compile._program import Node, Program, Value
 from tapegrad._compile._refusals import caught, escaped, rounds_unlike
 from tapegrad._compile._trace import Graph, Traced
 from tapegrad._cuts import user_line
 from tapegrad._namespace import as_array
+from tapegrad._program.interpreter import replay_of
+from tapegrad._program.ir import Node, Program, Value
 from tapegrad.backends import Array
-from tapegrad.backends._replay import replay_of
 
 Step = Callable[[Array], tuple[Array, Array, Array]]
 

@@ -7,13 +7,13 @@ from typing import Any
 from tapegrad._compile._attention import fuse_attention
 from tapegrad._compile._fuse import finish, fuse
 from tapegrad._compile._groups import Groups
-from tapegrad._compile._kinds import picks
 from tapegrad._compile._products import merged
-from tapegrad._compile._program import Program, Run
 from tapegrad._compile._reassociate import reassociate
 from tapegrad._compile._scan import scan
 from tapegrad._compile._simplify import alive, simplified
 from tapegrad._compile._stack import stack
+from tapegrad._program.ir import Program, Run
+from tapegrad._program.op_kinds import picks
 
 
 def planned(program: Program, backend: Any, reassociated: bool = False) -> Program:

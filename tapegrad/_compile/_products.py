@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from tapegrad._compile._program import Node, Program, Value
+from tapegrad._program.ir import Node, Program, Value
 
 FEWEST = 4
 LARGEST = 1 << 24  # elements of factors that are kept for the one product

@@ -14,7 +14,7 @@ from functools import reduce
 from math import isfinite
 from typing import Any
 
-from tapegrad._compile._program import Node, Run, Value
+from tapegrad._program.ir import Node, Run, Value
 
 Product = tuple[tuple[Value, int], ...]  # factors and their powers, in the order in which they were met
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

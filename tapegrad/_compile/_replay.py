@@ -6,20 +6,21 @@ from functools import partial
 from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._cells import ALONE, Capture, Cell, State, kind_of, state_of
+from tapegrad._compile._captured import Capture
+from tapegrad._compile._cells import ALONE, Cell, State, kind_of, state_of
 from tapegrad._compile._compare import Match
 from tapegrad._compile._extract import program_of, sent
 from tapegrad._compile._guards import Check, Guards
 from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
-from tapegrad._compile._program import Program
 from tapegrad._compile._trace import Held
 from tapegrad._host_constants import HOST
 from tapegrad._namespace import as_array, backend_of, computed
+from tapegrad._program.interpreter import PlainExecutor
+from tapegrad._program.ir import Program
 from tapegrad._record import LEAF
 from tapegrad._tensor import Hooks, Tensor
 from tapegrad.backends import Backend
-from tapegrad.backends._replay import PlainExecutor
 
 ALTERNATIVES = 4  # of what is found outside, for one program
 UNSEEN = 3  # references to a gradient that only its Tensor knows, while a name and a call hold it too

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tapegrad._compile._groups import Groups
-from tapegrad._compile._program import Node, Scan, Value
 from tapegrad._compile._stack import LARGEST
+from tapegrad._program.ir import Node, Scan, Value
 
 OPERATIONS = ("multiply", "add")
 FEWEST = 8

@@ -9,9 +9,9 @@ from types import CellType
 from typing import Any
 
 from tapegrad._backward import collect
-from tapegrad._compile._program import Value
 from tapegrad._compile._trace import Graph, Traced, holds_traced, lowered
 from tapegrad._namespace import CaptureError
+from tapegrad._program.ir import Value
 from tapegrad._record import RELEASED, Record
 from tapegrad._tensor import Tensor
 

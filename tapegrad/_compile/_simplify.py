@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tapegrad._compile._kinds import kind_of
-from tapegrad._compile._program import Node, Program, Value, put_in, reads_of
 from tapegrad._namespace import computed
+from tapegrad._program.interpreter import results_of
+from tapegrad._program.ir import Node, Program, Value, put_in, reads_of
+from tapegrad._program.op_kinds import kind_of
 from tapegrad.backends import as_key
 
 _FILLS = ("zeros", "ones", "full")
@@ -103,9 +104,7 @@ def _constant(node: Node, as_array: Callable[[Any], Any]) -> tuple[Value, ...] |
         return None  # see _uniform
     if node.op == "empty" or (node.op == "broadcast_to" and node.out.shape != ()):
         return None
-    put: Callable[[Value], Any] = lambda v: v.constant  # noqa: E731
-    result = computed(node.function, put_in(node.args, put), {k: put_in(v, put) for k, v in node.kwargs.items()})
-    for v, array in zip(node.outs, result if node.many else (result,), strict=True):
+    for v, array in zip(node.outs, results_of(node, lambda v: v.constant, computed), strict=True):
         v.node, v.constant = None, as_array(array)
     return node.outs
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from tapegrad._compile._groups import Groups
-from tapegrad._compile._program import Fold, Node, Rows, Stack, Value
+from tapegrad._program.ir import Fold, Node, Rows, Stack, Value
 
 LARGEST = 1024  # elements above which the arithmetic costs more than the call
 FEWEST = 8

@@ -11,19 +11,18 @@ import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 from weakref import ref
 
-from tapegrad._compile._program import Node, Value
+from tapegrad._compile._places import Place
 from tapegrad._compile._refusals import array_needed, shape_needed, stranger, value_needed, written_to
 from tapegrad._cuts import inside, user_line
-from tapegrad._namespace import CaptureError, backend_of, capturing, computed, find_backend
+from tapegrad._levels import capturing
+from tapegrad._namespace import CaptureError, backend_of, computed, find_backend
+from tapegrad._program.ir import Node, Value
 from tapegrad._symbols import BINARY, COMPARISONS, NUMPY_NAMES, UNARY
 from tapegrad._tensor import Tensor
 from tapegrad.backends import Array, Backend
-
-if TYPE_CHECKING:
-    from tapegrad._compile._places import Place
 
 SMALL = 128  # elements of an array whose contents are compared at each call, should NumPy have computed with it
 _VIEWS = ("T", "matrix_transpose", "index_get")
@@ -56,6 +55,7 @@ class Graph:
     """
 
     everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
+    library: ClassVar[Callable[[Backend], Backend]]  # the adapter for traced arrays: set by `tapegrad/_bind.py`
 
     def __init__(self, tentative: bool = False, debug: bool = False) -> None:
         self.tentative, self.void, self.ended = tentative, False, False
@@ -233,7 +233,7 @@ class Graph:
         return self.traced(value, raw)
 
 
-active: ContextVar[Graph | None] = capturing
+active = cast("ContextVar[Graph | None]", capturing)
 
 
 def graph_now() -> Graph:
@@ -493,9 +493,7 @@ def _traced_type(array_type: type) -> type:
 def _trace_backend(base: Backend) -> Backend:
     found = _backends.get(base)
     if found is None:
-        from tapegrad._compile._trace_library import TraceBackend
-
-        made = TraceBackend(base)
+        made = Graph.library(base)
         found = _backends.setdefault(base, made)
         _backends.setdefault(found, found)
     return found

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from tapegrad._compile._loop import captured
 from tapegrad._compile._refusals import shape_needed
 from tapegrad._compile._trace import Traced, active, check_key, contents_of, graph_now
 from tapegrad.backends import Array, Backend
@@ -132,8 +133,6 @@ class TraceBackend(Backend):
         graph_now().call("refuse", self.base.refuse, (condition, error), {}, effect=True)
 
     def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
-        from tapegrad._compile._loop import captured
-
         return captured(graph_now(), until, step, x)
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:

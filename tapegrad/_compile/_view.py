@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from tapegrad._compile._cells import Fresh
 from tapegrad._compile._costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
-from tapegrad._compile._program import Node, Program, Value, put_in
 from tapegrad._compile._replay import Replay
 from tapegrad._graph import LONGEST, PROGRAM_COLOURS, Shape, draw_dot, draw_mermaid
 from tapegrad._namespace import backend_of, computed
+from tapegrad._program.interpreter import results_of
+from tapegrad._program.ir import Node, Program, Value
 from tapegrad._tape import show_static
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad._tree import flatten
@@ -315,16 +316,8 @@ _TIMED = ("ms", "GB/s", "GFLOP/s")
 
 def _compute(node: Node, env: dict[Value, Any]) -> None:
     """Compute one node from the contents of the values before it."""
-
-    def content(v: Value) -> Any:
-        return env[v] if v.constant is None else v.constant
-
-    kwargs = {k: put_in(v, content) for k, v in node.kwargs.items()}
-    result = computed(node.function, put_in(node.args, content), kwargs)
-    if node.many:
-        env.update(zip(node.outs, result, strict=True))
-    elif node.outs:
-        env[node.out] = result
+    results = results_of(node, lambda v: env[v] if v.constant is None else v.constant, computed)
+    env.update(zip(node.outs, results, strict=True))
 
 
 def _row(node: Node, names: dict[Value, str], indent: str, costs: Any) -> tuple[str, ...]:

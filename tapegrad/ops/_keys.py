@@ -7,12 +7,14 @@ from operator import index
 from typing import Any
 
 from tapegrad._host_constants import is_host, moved
-from tapegrad._namespace import backend_of, capturing, dtype_of, find_backend, holds, lifted, namespace_of
+from tapegrad._levels import capturing
+from tapegrad._namespace import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
 from tapegrad._operands import from_outside, same_library
 from tapegrad._record import mode, noticed
 from tapegrad._tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops.conversion import as_indices, index_dtype
+from tapegrad.ops.creation import of_list
 
 Key = tuple[Any, ...]
 ALL = slice(None)
@@ -140,8 +142,6 @@ def _index_array(i: Any, like: Array) -> Array | None:
         noticed(i)
         array = _counting(i)
     elif isinstance(i, (list, tuple, range)):
-        from tapegrad.ops.creation import of_list
-
         array = _counting(of_list(list(i), like, dtype=None if i else index_dtype(like)))
     else:
         backend = find_backend(i)

@@ -19,6 +19,7 @@ from tapegrad._tensor import Tensor
 from tapegrad.ops._kinks import unit
 from tapegrad.ops._slopes import share
 from tapegrad.ops._text import text
+from tapegrad.ops.creation import asarray
 from tapegrad.ops.shaping import broadcast_to
 
 binary = partial(_declare, module=__name__)
@@ -399,8 +400,6 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
 
 def _floats_like(like: Tensor, x1: Any, x2: Any) -> tuple[Tensor]:
     """Return x1 as a Tensor beside `like`, of the dtype that new Tensors of both numbers get."""
-    from tapegrad.ops.creation import asarray
-
     return (
         asarray(
             x1 if isinstance(x2, int) or isinstance(x1, (float, complex)) else type(x2)(x1),

@@ -7,7 +7,8 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._cuts import cut
 from tapegrad._dtypes import DTYPES, as_dtype, isdtype
-from tapegrad._namespace import backend_of, capturing, checked_dtype, dtype_of, native_device, native_dtype
+from tapegrad._levels import capturing
+from tapegrad._namespace import backend_of, checked_dtype, dtype_of, native_device, native_dtype
 from tapegrad._operands import as_tensor
 from tapegrad._primitive import primitive
 from tapegrad._record import LEAF, Record, noticed

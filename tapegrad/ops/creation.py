@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tapegrad import backends
 from tapegrad._cuts import cut
 from tapegrad._dtypes import KIND_RANKS, DType, as_dtype, isdtype, of_parts
@@ -29,7 +31,7 @@ from tapegrad._settings import chosen_device, default_device, float_dtype_on
 from tapegrad._tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, transfer, unchanged
-from tapegrad.ops.shaping import broadcast_to, reshape
+from tapegrad.ops.shaping import _sizes, broadcast_to, reshape, stack
 
 # -- from data -------------------------------------------------------------------------------------------
 
@@ -153,8 +155,6 @@ def _first_tensor(obj: Any) -> Tensor | None:
 
 def _joined(obj: Any, like: Tensor) -> Tensor:
     """Return nested lists that hold Tensors as one Tensor, stacked from the inside out; numbers adapt to a Tensor."""
-    from tapegrad.ops.shaping import stack
-
     if isinstance(obj, (list, tuple)):
         return stack([_joined(part, like) for part in obj])
     return obj if type(obj) is Tensor else as_tensors("asarray", like, obj)[1]
@@ -184,8 +184,6 @@ def of_list(obj: Any, like: Array, weak: bool = False, dtype: Any = None) -> Ten
 
 def _weak_dtype(obj: Any, like: DType) -> DType | None:
     """Return the dtype of lists of numbers beside an array of a dtype, None for the one of new Tensors."""
-    import numpy as np
-
     try:
         kind = np.asarray(obj).dtype.kind
     except ValueError:  # ragged, which is explained later
@@ -202,8 +200,6 @@ def _or_default(device: str | None) -> str:
 
 def _from_python(obj: Any, dtype: Any, backend: Backend, native: Any, copy: bool | None) -> Array:
     """Return numbers, or nested lists of them, as a raw array of a library on one of its devices."""
-    import numpy as np
-
     if copy is False:
         raise ValueError("asarray: Python data always needs a copy")
     _check_parts(obj)
@@ -264,8 +260,6 @@ def _place(dtype: Any, device: str | None, integer: bool = False) -> tuple[Backe
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
-    from tapegrad.ops.shaping import _sizes
-
     sizes = _sizes("creation", shape)
     if any(n < 0 for n in sizes):
         raise ValueError(f"a shape has no negative lengths, but {shape} has")

@@ -26,14 +26,15 @@ from tapegrad._operands import (
 )
 from tapegrad._primitive import primitive
 from tapegrad._record import DEFAULT, LEAF, STATIC, Operation, Record, mode, noticed, scopes
-from tapegrad._rules import OPERATIONS, new, record
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._rules import OPERATIONS, composed, new, record
+from tapegrad._tensor import Tensor, host, wrap
 from tapegrad._views import updated
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, may_repeat, plain_key, with_axes
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_indices, index_dtype
+from tapegrad.ops.creation import asarray
 from tapegrad.ops.dtypes import plain
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, expand_dims, permute_dims, reshape, squeeze
 
@@ -165,12 +166,37 @@ def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
     """Return an operand and its indices as Tensors; a number or a list is one of integers, whatever x is of."""
     indices = plain(indices)
     if type(indices) in SCALARS or isinstance(indices, (list, tuple)):
-        from tapegrad.ops.creation import asarray
-
         x = as_tensor(x)
         number = type(indices) in SCALARS
         indices = asarray(indices, device=x.device) if number else listed(name, indices, x._array)
     return as_tensors(name, x, indices)
+
+
+@composed
+def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
+    """Repeat each element along an axis, or of the flat array for None.
+
+    repeats: how often, an int or one integer for each position. Derivative: the sum of t over the repeats.
+
+    >>> import tapegrad as tg
+    >>> tg.repeat(tg.asarray([1.0, 2.0]), 2)
+    Tensor([1., 1., 2., 2.])
+    """
+    x = as_tensors("repeat", x, repeats)[0] if type(repeats) is Tensor else as_tensor(x)
+    if axis is None:
+        x, axis = reshape(x, -1), 0
+    place = axis_of("repeat", x.ndim, axis) + x.ndim
+    if isinstance(repeats, int):
+        before, n, after = x.shape[:place], x.shape[place], x.shape[place + 1 :]
+        wide = broadcast_to(reshape(x, (*before, n, 1, *after)), (*before, n, repeats, *after))
+        return reshape(wide, (*before, n * repeats, *after))
+    counts = [int(n) for n in host(as_tensor(repeats)).reshape(-1)]
+    if len(counts) == 1:
+        counts *= x.shape[place]
+    if len(counts) != x.shape[place] or any(n < 0 for n in counts):
+        raise ValueError(f"repeat: axis {axis} of {x.shape} needs {x.shape[place]} counts, none negative")
+    where = [i for i, n in enumerate(counts) for _ in range(n)]
+    return take(x, asarray(where, dtype=index_dtype(x._array), device=x.device), axis=place)
 
 
 def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:

@@ -13,7 +13,7 @@ from tapegrad._tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, count, integer, reduced, spread
 from tapegrad.ops._kinks import kink, unit
 from tapegrad.ops.binary import multiply
-from tapegrad.ops.conversion import as_floats
+from tapegrad.ops.conversion import as_floats, astype
 from tapegrad.ops.decompositions import svdvals
 from tapegrad.ops.elementwise import abs
 from tapegrad.ops.reductions import Axis, max, min, sum
@@ -79,8 +79,6 @@ def _of_nothing(x: Tensor, axes: tuple[int, ...], keepdims: bool, ord: float) ->
 
 
 def _count(x: Tensor) -> Tensor:
-    from tapegrad.ops.conversion import astype
-
     noticed(x)
     x = wrap(x._array)
     return astype(x != 0, abs(x).dtype)

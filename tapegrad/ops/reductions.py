@@ -13,6 +13,8 @@ from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import along, axes_of, axis_of, count, fill, reduced, spread
 from tapegrad.ops._kinks import unit
 from tapegrad.ops.binary import subtract
+from tapegrad.ops.conversion import astype
+from tapegrad.ops.creation import full
 from tapegrad.ops.shaping import broadcast_to, concat, reshape, squeeze
 
 Axis = int | tuple[int, ...] | None
@@ -243,8 +245,6 @@ def _cumulative(
     if dtype is not None:
         out = _cast(out, dtype)
     if include_initial:
-        from tapegrad.ops.creation import full
-
         shape = list(out.shape)
         shape[place] = 1
         first = full(tuple(shape), initial, dtype=out.dtype, device=out.device)
@@ -297,8 +297,6 @@ def _widened(x: Tensor) -> Tensor:
 def _cast(x: Any, dtype: Any) -> Tensor:
     if dtype is None:
         return as_tensor(x)
-    from tapegrad.ops.conversion import astype
-
     return astype(x, dtype, copy=False)
 
 

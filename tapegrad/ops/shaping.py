@@ -230,38 +230,6 @@ def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int
 
 
 @composed
-def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
-    """Repeat each element along an axis, or of the flat array for None.
-
-    repeats: how often, an int or one integer for each position. Derivative: the sum of t over the repeats.
-
-    >>> import tapegrad as tg
-    >>> tg.repeat(tg.asarray([1.0, 2.0]), 2)
-    Tensor([1., 1., 2., 2.])
-    """
-    x = as_tensors("repeat", x, repeats)[0] if type(repeats) is Tensor else as_tensor(x)
-    if axis is None:
-        x, axis = reshape(x, -1), 0
-    place = axis_of("repeat", x.ndim, axis) + x.ndim
-    if isinstance(repeats, int):
-        before, n, after = x.shape[:place], x.shape[place], x.shape[place + 1 :]
-        wide = broadcast_to(_reshape(x, (*before, n, 1, *after)), (*before, n, repeats, *after))
-        return _reshape(wide, (*before, n * repeats, *after))
-    from tapegrad._tensor import host
-    from tapegrad.ops.conversion import index_dtype
-    from tapegrad.ops.creation import asarray
-    from tapegrad.ops.indexing import take
-
-    counts = [int(n) for n in host(as_tensor(repeats)).reshape(-1)]
-    if len(counts) == 1:
-        counts *= x.shape[place]
-    if len(counts) != x.shape[place] or any(n < 0 for n in counts):
-        raise ValueError(f"repeat: axis {axis} of {x.shape} needs {x.shape[place]} counts, none negative")
-    where = [i for i, n in enumerate(counts) for _ in range(n)]
-    return take(x, asarray(where, dtype=index_dtype(x._array), device=x.device), axis=place)
-
-
-@composed
 def tile(x: Any, repetitions: tuple[int, ...], /) -> Tensor:
     """Put copies of the whole array side by side, as many along each axis as said.
 

@@ -9,6 +9,7 @@ from functools import partial, wraps
 from math import prod, sqrt
 from typing import Any
 
+from tapegrad._bound import bound
 from tapegrad._cuts import user_line
 from tapegrad._elementwise import unary
 from tapegrad._namespace import backend_of, dtype_of
@@ -21,6 +22,8 @@ from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
 from tapegrad.ops.conversion import as_floats, as_indices
+from tapegrad.ops.creation import zeros
+from tapegrad.ops.shaping import moveaxis
 
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
@@ -264,15 +267,11 @@ def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = 
     Tensor([[1., 0., 0.],
             [0., 0., 1.]])
     """
-    from tapegrad._backward import tensor_namespace
-    from tapegrad.ops.creation import zeros
-    from tapegrad.ops.shaping import moveaxis
-
     labels = as_tensor(labels)
     if "integer" not in labels.dtype.kind:
         raise TypeError(f"one_hot: labels must be integers, not {labels.dtype.name}")
     dtype = dtype or zeros(0, device=labels.device).dtype
-    out = _one_hot(tensor_namespace(), as_indices(labels), num_classes, dtype)
+    out = _one_hot(bound.tensor_namespace, as_indices(labels), num_classes, dtype)
     return out if axis == -1 else moveaxis(out, -1, axis)
 
 

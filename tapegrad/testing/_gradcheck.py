@@ -14,6 +14,7 @@ from tapegrad._operands import as_tensor
 from tapegrad._record import mode_set
 from tapegrad._tensor import Tensor, host, wrap
 from tapegrad._transforms import grad
+from tapegrad.ops.conversion import transfer
 from tapegrad.ops.creation import asarray
 from tapegrad.ops.elementwise import conj, real
 from tapegrad.ops.reductions import sum as sum_
@@ -174,7 +175,5 @@ def _like(rng: np.random.Generator, x: Any) -> Tensor:
 
 
 def _elsewhere(values: Any, like: Tensor) -> Tensor:
-    from tapegrad.ops.conversion import transfer
-
     narrow = values.astype(host(like).dtype)
     return wrap(transfer(narrow, like.device))

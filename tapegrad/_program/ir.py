@@ -1,4 +1,4 @@
-"""What a captured call computes: a list of calls of the array library below, over values without contents."""
+"""The intermediate representation of a program: nodes, groups of nodes, and values without contents."""
 
 from __future__ import annotations
 
@@ -176,6 +176,9 @@ class Scan(_Group):
         """Go through the values that are read from elsewhere."""
         yield self.first
         yield from self.others
+
+
+Item = Node | Run | Stack | Fold | Scan  # what a planned program consists of
 
 
 class Program:

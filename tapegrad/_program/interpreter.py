@@ -1,18 +1,27 @@
-"""Replaying a captured program call by call: what every array library can do."""
+"""Interpreters of a program: node by node, and as straight Python code, which every array library can run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from tapegrad.backends._base import Array
+from tapegrad._program.ir import Node, Program, Value, put_in
+
+Call = Callable[[Callable[..., Any], Any, Any], Any]
 
 LOOKING = frozenset(("as_one", "loop"))  # operations that look at values, on which what they compute depends
 
 
+def results_of(node: Node, content: Callable[[Value], Any], call: Call) -> tuple[Any, ...]:
+    """Return what a node computes of the contents of the values it reads; call: of `(function, args, kwargs)`."""
+    kwargs = {k: put_in(v, content) for k, v in node.kwargs.items()}
+    result = call(node.function, put_in(node.args, content), kwargs)
+    return () if node.effect else tuple(result) if node.many else (result,)
+
+
 def replay_of(
-    program: Any,
-    keep: Callable[[Array], Array] | None = None,
+    program: Program,
+    keep: Callable[[Any], Any] | None = None,
     apart: bool = False,
     loop: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
@@ -36,7 +45,7 @@ def replay_of(
             return f"({inner})" if kind is tuple else f"[{inner}]"
         if x is None or kind in (bool, int):
             return repr(x)
-        if kind.__name__ == "Value":
+        if kind is Value:
             if x in names:
                 return names[x]
             x = x.constant
@@ -74,7 +83,7 @@ def replay_of(
     return replay
 
 
-def _last_uses(program: Any) -> dict[int, list[Any]]:
+def _last_uses(program: Program) -> dict[int, list[Any]]:
     """Return for each node the values that nothing after it reads."""
     last: dict[int, list[Any]] = {}
     seen = set(program.outputs)
@@ -87,7 +96,7 @@ def _last_uses(program: Any) -> dict[int, list[Any]]:
     return last
 
 
-def large_constants(program: Any) -> list[Any]:
+def large_constants(program: Program) -> list[Any]:
     """Return the constants of more than one element that a program reads."""
     values = dict.fromkeys(v for node in program.nodes for v in node.values())
     return [v for v in values if v.constant is not None and v.size > 1]
@@ -98,5 +107,5 @@ class PlainExecutor:
 
     how = "replayed call by call"
 
-    def __init__(self, program: Any, keep: Callable[[Array], Array] | None = None) -> None:
-        self.run: Callable[[list[Array]], list[Array]] = replay_of(program, keep)
+    def __init__(self, program: Program, keep: Callable[[Any], Any] | None = None) -> None:
+        self.run: Callable[[list[Any]], list[Any]] = replay_of(program, keep)

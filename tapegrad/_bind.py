@@ -1,0 +1,32 @@
+"""The one place where functions of upper floors are handed to lower ones, once, when tapegrad is imported."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from tapegrad import _fusing, _hints, _interop, _known, _later, _operators, _transforms
+from tapegrad._as_one import as_one
+from tapegrad._batch_rules import BatchedNamespace
+from tapegrad._batched import BatchedBackend
+from tapegrad._bound import bound
+from tapegrad._compile._eager import Fused
+from tapegrad._compile._trace import Graph
+from tapegrad._compile._trace_library import TraceBackend
+from tapegrad.backends._base import Namespace
+from tapegrad.ops import creation, indexing
+
+
+def bind(namespace: ModuleType) -> None:
+    """Fill the slots of lower floors; namespace: the module tapegrad."""
+    bound.namespace = namespace
+    own = {name: getattr(indexing, name) for name in ("index_get", "index_set", "index_add")}
+    bound.tensor_namespace = Namespace(namespace, as_one=as_one, **own)
+    bound.asarray, bound.of_list = creation.asarray, creation.of_list
+    bound.hint = _hints.of_attribute
+    BatchedBackend.namespace = BatchedNamespace
+    Graph.library = TraceBackend
+    _operators.bind()  # the operators of Tensors
+    _interop.bind()  # NumPy's protocols
+    _fusing.install(Fused)  # kernels of eager calls
+    _transforms.install_later(_later.derivatives)
+    _known.watch()  # for imports of libraries with a list of array types

@@ -1,0 +1,30 @@
+"""A captured call: the program that was recorded, its inputs, effects and results."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tapegrad._compile._cells import Cell
+from tapegrad._compile._guards import Guards
+from tapegrad._compile._trace import Graph
+from tapegrad._program.ir import Value
+from tapegrad._tree import Rebuild
+
+
+class Capture(NamedTuple):
+    """A captured call.
+
+    cells: all Tensors used or updated; raw: the values of the argument leaves that are raw arrays; grads: (cell, what
+    its `.grad` becomes: a Cell, Fresh or None), where that changes; outputs: leaves of the result (a Cell, Fresh, a
+    Value for a raw array, or a constant), which `rebuild` puts together; guards: what cells must be like at a call;
+    found: what else was found outside.
+    """
+
+    graph: Graph
+    cells: list[Cell]
+    raw: dict[int, Value]
+    grads: list[tuple[Cell, Any]]
+    outputs: list[Any]
+    rebuild: Rebuild
+    guards: list[tuple[Cell, Cell | None, Any, Any, Any, type]]
+    found: Guards

@@ -1,0 +1,1 @@
+"""Programs: the intermediate representation that captures make, planners rewrite and executors run."""

@@ -1,0 +1,147 @@
+"""Layers: every import, wherever it stands in a file and also for type checkers only, goes downwards."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The packages and modules of tapegrad on floors: a file imports from its own floor and those below. A name stands for
+# all modules under it, except those that a longer name has.
+FLOORS = (
+    ("tapegrad._program",),
+    ("tapegrad.backends",),
+)
+
+# Own modules that are imported late, because an import of tapegrad does not need them.
+LATE = {
+    "tapegrad._compile._compiled": {"tapegrad._compile._view"},
+    "tapegrad.backends._cupy": {"tapegrad.backends._cupy_compile", "tapegrad.backends._cupy_eager"},
+    "tapegrad.backends._jax": {"tapegrad.backends._jax_compile"},
+    "tapegrad.backends._numpy": {"tapegrad.backends._numpy_compile"},
+}
+# Packages of others that are optional, or slow to import: functions that need them import them.
+OPTIONAL = {
+    *("array_api_compat", "cuda", "cupy", "jax", "matplotlib", "ml_dtypes", "scipy", "threadpoolctl", "torch"),
+    *("autograd", "mygrad"),  # peers in benchmarks
+    "resource",  # which Windows lacks
+}
+
+
+class Import(NamedTuple):
+    """An import: of a module, at a line of a file; late: inside a function."""
+
+    module: str
+    line: int
+    late: bool
+
+
+def modules() -> dict[str, Path]:
+    """Return the file of each module; backends/ is tapegrad.backends."""
+    found = {}
+    for top in ("tapegrad", "backends", "benchmarks"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            if "tapegrad/backends" in path.as_posix():  # a link to backends/
+                continue
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = ("tapegrad", *parts) if top == "backends" else parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def own(base: str, name: str) -> str:
+    """Return the module that `from base import name` imports."""
+    return f"{base}.{name}" if f"{base}.{name}" in MODULES else base
+
+
+def imports_of(text: str) -> Iterator[Import]:
+    """Go through all imports of a file, those inside functions and under TYPE_CHECKING too."""
+
+    def visit(node: ast.AST, late: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(a.name, child.lineno, late) for a in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert not child.level, "imports are absolute here"
+                yield from (Import(own(child.module or "", a.name), child.lineno, late) for a in child.names)
+            inner = late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from visit(child, inner)
+
+    return visit(ast.parse(text), False)
+
+
+IMPORTS = {name: list(imports_of(path.read_text(encoding="utf-8"))) for name, path in MODULES.items()}
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the sets of modules that import each other: what is left when ends are taken away again and again."""
+    left = {name: set(targets) for name, targets in graph.items()}
+    while True:
+        used = set().union(*left.values())
+        ends = {name for name, targets in left.items() if not targets or name not in used}
+        if not ends:
+            return [sorted(left)] if left else []
+        left = {name: targets - ends for name, targets in left.items() if name not in ends}
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {
+        name: {i.module for i in found if i.module in MODULES and i.module != name} for name, found in IMPORTS.items()
+    }
+    assert cycles(graph) == []
+
+
+def test_the_search_for_cycles_finds_one() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [["b", "c"]]
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_all_kinds_of_imports_are_seen() -> None:
+    text = """
+import a
+if TYPE_CHECKING:
+    from b import x
+def f():
+    import c
+    class D:
+        g = lambda: __import__("d")
+async def h():
+    from e.f import y
+"""
+    assert [(i.module, i.late) for i in imports_of(text)] == [("a", False), ("b", False), ("c", True), ("e.f", True)]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("tapegrad")])
+def test_imports_go_down(name: str) -> None:
+    def floor(module: str) -> int:
+        held = [
+            (len(part), n) for n, parts in enumerate(FLOORS) for part in parts if f"{module}.".startswith(f"{part}.")
+        ]
+        return max(held)[1] if held else len(FLOORS)
+
+    for i in IMPORTS[name]:
+        if i.module in MODULES:
+            assert floor(i.module) <= floor(name), f"{name}:{i.line} imports {i.module}, which is above it"
+
+
+def test_own_modules_are_imported_at_the_top() -> None:
+    late = {}
+    for name, found in IMPORTS.items():
+        targets = {i.module for i in found if i.late and i.module in MODULES}
+        if targets and name.startswith("tapegrad"):  # programs of benchmarks import once their arguments are read
+            late[name] = targets
+    assert late == LATE
+
+
+def test_packages_that_are_imported_late_are_optional() -> None:
+    for name, found in IMPORTS.items():
+        late = {i.module.partition(".")[0] for i in found if i.late and i.module not in MODULES}
+        assert late <= OPTIONAL, f"{name} imports {late - OPTIONAL} inside functions"
