@@ -35,7 +35,7 @@ class Node:
 
     op: the name in the array API standard, or of an extension of the adapter ("index_get", "special.erf"); outs: the
     results; many: whether the function returns several; line: "file:line" of the user's call; effect: whether it is
-    called for what it does (to refuse bad values), not for a result; kind: of operation, see `_kinds`, once planned.
+    called for what it does (to refuse bad values), not for a result; kind: of operation, see `op_kinds`, once planned.
     """
 
     __slots__ = ("args", "effect", "function", "kind", "kwargs", "line", "many", "op", "outs", "reads")
