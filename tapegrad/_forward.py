@@ -18,6 +18,7 @@ from tapegrad._backward import (
     fused_rules,
     has_nan,
     refuse_nan,
+    second_backward,
     seeds_of,
     walked,
 )
@@ -28,7 +29,7 @@ from tapegrad._linear import direct
 from tapegrad._namespace import backend_of, constant_array, namespace_of, native_device
 from tapegrad._once import once
 from tapegrad._primitive import PICK
-from tapegrad._record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
+from tapegrad._record import LEAF, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
 from tapegrad._rules import new, record
 from tapegrad._support import Support, both, by_rows, calm, either, only
 from tapegrad._tensor import Tensor, wrap
@@ -47,6 +48,8 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
     for r in reversed(path):
         if r in tangents:  # a leaf
             continue
+        if r.saved is RELEASED:
+            raise second_backward(r)
         op = r.op
         t = op.push(r, tangents, taped) if op.push is not None else None
         if t is not None:
