@@ -178,6 +178,10 @@ class Backend:
         self.refuse_outside(indices, n, error)
         return False
 
+    def is_symbolic(self, array: Array) -> bool:
+        """Say whether an array has no values yet, as in a function that its library compiles or maps."""
+        return False
+
     def holds(self, condition: Array) -> bool:
         """Say whether a condition, an array of one boolean, holds."""
         return bool(condition)
@@ -333,7 +337,7 @@ class Backend:
         return out
 
     def _numbers(self, array: Array, numbers: Any, shape: tuple[int, ...]) -> Array:
-        a = self.xp.asarray(list(numbers), dtype=self.native_dtype("int64"), device=array.device)
+        a = self.xp.asarray(list(numbers), dtype=self.native_dtype("int64"), device=getattr(array, "device", None))
         return self.xp.reshape(a, shape)
 
 

@@ -369,7 +369,7 @@ class Walk:
             self.supports.pop(p, None)
         if t is None:
             shape = tuple(like.shape[:lead]) + tuple(p.shape)
-            t = self.xp.zeros(shape, dtype=like.dtype, device=like.device)
+            t = self.xp.zeros(shape, dtype=like.dtype, device=native_device(like))
         elif p not in self.owned:
             t = self.copy(t)
         elif not self.taped and p.shape == ():

@@ -18,7 +18,16 @@ from tapegrad._cuts import MOST, Cuts, cuts
 from tapegrad._derived import derived
 from tapegrad._dtypes import is_complex, isdtype
 from tapegrad._host_constants import HOST
-from tapegrad._namespace import backend_of, constant_array, device_of, find_backend, given_out, namespace_of, tracked
+from tapegrad._namespace import (
+    backend_of,
+    constant_array,
+    device_of,
+    find_backend,
+    given_out,
+    namespace_of,
+    native_device,
+    tracked,
+)
 from tapegrad._operands import placed, within
 from tapegrad._record import LEAF, Operation, Record, mode, mode_set, noticed
 from tapegrad._rules import bind, identity, record
@@ -197,7 +206,9 @@ class Traced:
         if g is None:
             a = x._array
             xp = namespace_of[type(a)]
-            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
+            if not lead:
+                return wrap(xp.zeros_like(a))
+            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=native_device(a)))
         return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
     def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:
