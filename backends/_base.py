@@ -70,6 +70,7 @@ class Backend:
     in_place: Mapping[str, Callable[[Array, Any], Array]] = {}
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
+    adapted = True  # whether the library is known by its name, and not only by arrays of it that were met
     depth = 0  # in how many calls of vmap its arrays live
 
     def __init__(self, name: str, xp: Any) -> None:
