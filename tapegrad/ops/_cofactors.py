@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._namespace import backend_of, constant_array, holds, native_device
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._engine.dispatch import backend_of, constant_array, holds, native_device
+from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._matrices import epsilon, herm
 
 
