@@ -147,7 +147,7 @@ def of_device(device: str) -> tuple[Backend, object]:
             f"a device is a string such as 'cpu', 'cuda:1' or 'torch:cpu', not {type(device).__name__}{number}"
         )
     prefix, _, rest = device.partition(":")
-    if prefix not in _LIBRARIES:
+    if prefix not in _LIBRARIES and prefix not in _loaded:
         raise ValueError(
             f"unknown device {device!r}: it starts with one of {', '.join(_LIBRARIES)}, "
             "as in 'cpu', 'cuda:1', 'torch:cpu'"
@@ -177,8 +177,10 @@ def of_array(array: object) -> Backend | None:
     if backend is None and _looks_like_an_array(array):
         from array_api_compat import array_namespace
 
+        from tapegrad.backends._other import Adapter
+
         root = type(array).__module__.partition(".")[0]
-        backend = _loaded.setdefault(root, Backend(root, array_namespace(array)))
+        backend = _loaded.setdefault(root, Adapter(root, array_namespace(array)))
     return backend
 
 

@@ -70,6 +70,7 @@ class Backend:
     in_place: Mapping[str, Callable[[Array, Any], Array]] = {}
     mutable = True  # whether arrays can be written in place
     dtype_hint = ""  # what else helps where a dtype is missing
+    adapted = True  # whether the library is known by its name, and not only by arrays of it that were met
     depth = 0  # in how many calls of vmap its arrays live
 
     def __init__(self, name: str, xp: Any) -> None:
@@ -176,6 +177,10 @@ class Backend:
         It returns False where there is nothing left to do.
         """
         self.refuse_outside(indices, n, error)
+        return False
+
+    def is_symbolic(self, array: Array) -> bool:
+        """Say whether an array has no values yet, as in a function that its library compiles or maps."""
         return False
 
     def holds(self, condition: Array) -> bool:
@@ -333,7 +338,7 @@ class Backend:
         return out
 
     def _numbers(self, array: Array, numbers: Any, shape: tuple[int, ...]) -> Array:
-        a = self.xp.asarray(list(numbers), dtype=self.native_dtype("int64"), device=array.device)
+        a = self.xp.asarray(list(numbers), dtype=self.native_dtype("int64"), device=getattr(array, "device", None))
         return self.xp.reshape(a, shape)
 
 

@@ -65,6 +65,18 @@ class Adapter(Backend):
             return jnp.asarray(np.array(array))  # which goes wherever what it is used beside is
         return jax.device_put(np.array(array), device)  # a copy: JAX may keep the host's buffer
 
+    def is_symbolic(self, array: Array) -> bool:
+        return isinstance(array, jax.core.Tracer)
+
+    def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
+        if not self.is_symbolic(condition):  # there is no way to raise from what XLA runs
+            super().refuse(condition, error)
+
+    def peek(self, array: Array) -> np.ndarray[Any, Any]:
+        if self.is_symbolic(array):
+            return np.asarray(str(array), object)
+        return self.to_host(array)
+
     def move(self, array: Array, device: Any) -> Array:
         return jax.device_put(array, device)
 

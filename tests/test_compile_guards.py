@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import types
 import weakref
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -845,6 +846,119 @@ def test_what_is_counted_and_read_is_named() -> None:
         compiled(tg.asarray(1.0))
 
 
+# What a call counts in a container, and reads on a line that writes nothing; the name in the warning.
+def _in_a_dict() -> tuple[Any, str]:
+    stats = {"n": 0}
+
+    def step(x: Any) -> Any:
+        stats["n"] += 1
+        return x * 2.0 if stats["n"] < 5 else x
+
+    return step, "stats['n']"
+
+
+def _by_get() -> tuple[Any, str]:
+    c = Config(stats=defaultdict(int))
+    c.stats["n"] = 0  # type: ignore[attr-defined]
+
+    def step(x: Any) -> Any:
+        stats = c.stats  # type: ignore[attr-defined]
+        stats["n"] = stats.get("n") + 1
+        early = stats.get("n") < 5
+        return x * 2.0 if early else x
+
+    return step, "c.stats['n']"
+
+
+def _in_a_counter() -> tuple[Any, str]:
+    seen = Counter(["calls"])
+
+    def step(x: Any) -> Any:
+        seen["calls"] += 1
+        return x * 2.0 if seen["calls"] % 5 else x
+
+    return step, "seen['calls']"
+
+
+def _in_a_dict_of_dicts() -> tuple[Any, str]:
+    c = Config(stats={"train": {"n": 0}})
+
+    def step(x: Any) -> Any:
+        c.stats["train"]["n"] += 1  # type: ignore[attr-defined]
+        return x * 2.0 if c.stats["train"]["n"] < 5 else x  # type: ignore[attr-defined]
+
+    return step, "c.stats['train']['n']"
+
+
+def _in_a_list() -> tuple[Any, str]:
+    n = [0]
+
+    def step(x: Any) -> Any:
+        n[0] += 1
+        return x * 2.0 if n[0] < 5 else x
+
+    return step, "n[0]"
+
+
+def _in_a_global() -> tuple[Any, str]:
+    world: dict[str, Any] = {"stats": {"n": 0}}
+    exec("def step(x):\n    stats['n'] += 1\n    return x * 2.0 if stats['n'] < 5 else x", world)
+    return world["step"], "stats['n']"
+
+
+def _of(kind: Any, add: str, read: str) -> tuple[Any, str]:
+    world: dict[str, Any] = {"seen": kind, "i": iter(range(9))}
+    exec(f"def step(x):\n    {add}\n    return x * 2.0 if {read} else x", world)
+    return world["step"], "len(seen)"
+
+
+IN_CONTAINERS: dict[str, Callable[[], tuple[Any, str]]] = {
+    **{f.__name__.strip("_"): f for f in (_in_a_dict, _by_get, _in_a_counter, _in_a_dict_of_dicts, _in_a_list)},
+    "in a global": _in_a_global,
+    "len of a list": lambda: _of([], "seen.append(1)", "len(seen) < 5"),
+    "len of a long list": lambda: _of([1] * 20, "seen.append(1)", "len(seen) < 25"),
+    "len of a deque": lambda: _of(deque(), "seen.append(1)", "len(seen) < 5"),
+    "len of a set": lambda: _of(set(), "seen.add(next(i))", "len(seen) < 5"),
+    "len of a dict": lambda: _of({}, "seen[next(i)] = 1", "len(seen) < 5"),
+    "the last of a list": lambda: _of([0], "seen.append(seen[-1] + 1)", "seen[-1] < 5"),
+    "the sum of a list": lambda: _of([0], "seen.append(1)", "sum(seen) < 5"),
+    "an item in a list": lambda: _of([0], "seen.append(seen[-1] + 1)", "4 not in seen"),
+    "a list that ends": lambda: _of([1] * 5, "seen.pop()", "seen"),
+    "a loop over a list": lambda: _of([], "seen.append(1)", "[v for v in seen][4:] == []"),
+}
+
+
+@pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_what_is_counted_in_a_container_and_read_is_named(name: str) -> None:
+    step, what = IN_CONTAINERS[name]()
+    compiled = tg.compile(step)
+    compiled(tg.asarray(1.0))
+    with pytest.warns(RuntimeWarning, match=rf"changes and reads {re.escape(what)}, which stays .* or count outside"):
+        compiled(tg.asarray(1.0))
+
+
+NOT_READ = {
+    "a counter": ({"n": 0}, "seen['n'] += 1"),
+    "an item set": ({"n": 0}, "seen['n'] = 1 - seen['n']"),
+    "a number in a list": ([0], "seen[0] += 1"),
+    "a list": ([], "seen.append(1)"),
+    "a deque": (deque(maxlen=2), "seen.append(1)"),
+    "a set": (set(), "seen.add(next(i))"),
+    "a memo": ({}, "'k' in seen or seen.update(k=2.0)"),
+    "a list filled once": ([], "seen or seen.append(2.0)"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_what_is_counted_in_a_container_and_not_read_is_no_matter(name: str) -> None:
+    kind, change = NOT_READ[name]
+    step, _ = _of(kind, f"{change}; n = x[0]", "len(x) == 2")
+    compiled = tg.compile(step)
+    for _ in range(6):
+        assert compiled(tg.asarray([1.0, 2.0])).tolist() == [2.0, 4.0]
+    assert compiled._replayed >= 4
+
+
 def test_a_global_of_the_name_of_an_attribute_is_no_matter() -> None:
     """Scripts count in a global `step` and call `optimiser.step()`; a global that is named is seen."""
     world: dict[str, Any] = {"tg": tg, "w": tg.asarray([1.0, 2.0]), "rate": 2.0, "step": 0}
@@ -951,12 +1065,50 @@ def test_a_raw_array_passes_for_what_it_is(f: Any, outside: bool) -> None:
     assert step.program is not None
 
 
+Array: Any = np.ndarray
+ARRAYS: Any = (list, np.ndarray)
+TABLE: dict[Any, float] = {np.ndarray: 2.0}
+KINDS = Config(table={np.ndarray: 2.0}, arrays={np.ndarray})
+
+
 ASKING: dict[str, Callable[[Any], Any]] = {
     "is": lambda x: tg.asarray(x) * 2.0 if type(x) is np.ndarray else x * 3.0,
     "is not": lambda x: x * 3.0 if type(x) is not np.ndarray else tg.asarray(x) * 2.0,
     "equal": lambda x: tg.asarray(x) * 2.0 if type(x) == np.ndarray else x * 3.0,  # noqa: E721
     "in": lambda x: tg.asarray(x) * 2.0 if type(x) in (np.ndarray, list) else x * 3.0,
+    "is, the other way round": lambda x: tg.asarray(x) * 2.0 if np.ndarray is type(x) else x * 3.0,
+    "equal, the other way round": lambda x: tg.asarray(x) * 2.0 if np.ndarray == type(x) else x * 3.0,  # noqa: E721
+    "get": lambda x: tg.asarray(x) * 2.0 if {np.ndarray: 1}.get(type(x)) else x * 3.0,
+    "in a dict": lambda x: tg.asarray(x) * 2.0 if type(x) in {np.ndarray: 1} else x * 3.0,
+    "an item": lambda x: tg.asarray(x) * {np.ndarray: 2.0, tg.Tensor: 3.0}[type(x)],
+    "issubclass": lambda x: tg.asarray(x) * 2.0 if issubclass(type(x), np.ndarray) else x * 3.0,
+    "bases": lambda x: tg.asarray(x) * 2.0 if np.ndarray in type(x).__mro__ else x * 3.0,
+    "mro()": lambda x: tg.asarray(x) * 2.0 if np.ndarray in type(x).mro() else x * 3.0,
+    "map": lambda x: tg.asarray(x) * 2.0 if list(map(type, [x])) == [np.ndarray] else x * 3.0,
+    "any": lambda x: tg.asarray(x) * 2.0 if any(t is type(x) for t in (list, np.ndarray)) else x * 3.0,
+    "a variable for the type": lambda x: of_kind(x, np.ndarray),
+    "a variable for that of the array": lambda x: as_kind(x),
+    "a table": lambda x: tg.asarray(x) * TABLE.get(type(x), 3.0),
+    "a table of an object": lambda x: tg.asarray(x) * KINDS.table.get(type(x), 3.0),  # type: ignore[attr-defined]
+    "a tuple of types": lambda x: tg.asarray(x) * 2.0 if type(x) in ARRAYS else x * 3.0,
+    "a set of types": lambda x: tg.asarray(x) * 2.0 if type(x) in KINDS.arrays else x * 3.0,  # type: ignore[attr-defined]
+    "a name for it": lambda x: tg.asarray(x) * 2.0 if type(x) is Array else x * 3.0,
+    "another function's table": lambda x: tg.asarray(x) * factor(type(x)),
 }
+
+
+def of_kind(x: Any, kind: type) -> Any:
+    return tg.asarray(x) * 2.0 if kind is type(x) else x * 3.0
+
+
+def as_kind(x: Any) -> Any:
+    kind = type(x)
+    twice = tg.asarray(x) * 2.0
+    return twice if kind is np.ndarray else x * 3.0
+
+
+def factor(kind: type) -> float:
+    return TABLE.get(kind, 3.0)
 
 
 @pytest.mark.parametrize("name", ASKING)
@@ -964,8 +1116,41 @@ def test_comparing_the_type_of_a_raw_array_is_refused(name: str) -> None:
     step = tg.compile(ASKING[name])
     x = np.asarray([1.0, 10.0])
     assert step(x).tolist() == [2.0, 20.0]
-    with pytest.raises(tg.CaptureError, match=r"at test_compile_guards.py:\d+ a type is compared with ndarray.*isinst"):
+    with pytest.raises(tg.CaptureError, match=r"at test_compile_guards.py:\d+ a type is compared with \w+, .*isinst"):
         step(x)
+
+
+def logged(x: Any) -> Any:
+    text = f"{type(x)} {type(x).__name__} {type(x).__module__}"
+    if not isinstance(x, (np.ndarray, tg.Tensor)):
+        raise TypeError(f"not {type(x).__name__}")
+    return tg.asarray(x) * (2.0 if text == "<class 'numpy.ndarray'> ndarray numpy" else 3.0)
+
+
+def matched(x: Any) -> Any:
+    match x:
+        case np.ndarray() if type(x).__name__ == "ndarray":
+            return tg.asarray(x) * 2.0
+    return x * 3.0
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        logged,
+        matched,
+        lambda x: tg.asarray(x) * 2.0 if x.__class__ is np.ndarray else x * 3.0,
+        lambda x: tg.asarray(x) * TABLE.get(x.__class__, 3.0),
+        lambda x: tg.asarray(x) * 2.0 if isinstance(x, ARRAYS) and type(x).__qualname__ == "ndarray" else x * 3.0,
+        lambda x: tg.asarray(x) * (2.0 if [t.__name__ for t in type(x).__mro__][-2:] == ["ndarray", "object"] else 3.0),
+        lambda x: x * 3.0 if type(x) is tuple else tg.asarray(x) * 2.0,  # type: ignore[operator]
+    ],
+)
+def test_the_name_of_a_raw_array_s_type_is_that_of_its_library_s(f: Any) -> None:
+    step, x = tg.compile(f), np.asarray([1.0, 10.0])
+    for _ in range(5):
+        assert step(x).tolist() == [2.0, 20.0]
+    assert step.program is not None
 
 
 LARGE: dict[str, Callable[[Any], Any]] = {

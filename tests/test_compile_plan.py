@@ -15,6 +15,7 @@ import pytest
 import tapegrad as tg
 from tapegrad import backends
 from tapegrad._compile import _fuse, _scan, _stack
+from tapegrad._compile._trace import Traced
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Fold, Node, Run, Scan, Stack
 from tapegrad.backends import _numpy_blocks
@@ -40,7 +41,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 def traced_arrays() -> set[int]:
     """Return the identities of all traced arrays there are."""
-    return {id(o) for o in gc.get_objects() if type(o).__name__.startswith("Traced_")}
+    return {id(o) for o in gc.get_objects() if issubclass(type(o), Traced)}
 
 
 def items(step: Any) -> list[Any]:

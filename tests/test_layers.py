@@ -30,6 +30,7 @@ FLOORS = (
 
 # Own modules that are imported late, because an import of tapegrad does not need them.
 LATE = {
+    "tapegrad.backends": {"tapegrad.backends._other"},
     "tapegrad._compile._compiled": {"tapegrad._compile._view"},
     "tapegrad.backends._cupy": {"tapegrad.backends._cupy_compile", "tapegrad.backends._cupy_eager"},
     "tapegrad.backends._jax": {"tapegrad.backends._jax_compile"},

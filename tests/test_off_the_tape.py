@@ -10,6 +10,7 @@ import math
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,27 @@ REFUSED: dict[str, Function] = {
     "arange": lambda x: tg.arange(x[1]),
     "requires_grad": lambda x: setattr(x * 1.0, "requires_grad", False),
 }
+
+
+def after_backward(f: Function, no_grad: bool = False) -> Function:
+    """Let a backward pass of the function's own have released what leaves the tape."""
+
+    def call(x: Any) -> Any:
+        y = x * W
+        z = y * 2.0
+        tg.sum(z * z).backward()
+        with tg.no_grad() if no_grad else nullcontext():
+            return f(z)
+
+    return call
+
+
+def of_a_gradient(x: Any) -> Any:
+    v = tg.tensor([3.0, 4.0], requires_grad=True)
+    tg.sum(x * v * v).backward()
+    return v.grad
+
+
 # They are allowed, and their results are constants.
 ALLOWED: dict[str, Function] = {
     "detach()": lambda x: x.detach(),
@@ -220,6 +242,24 @@ def test_a_result_that_was_computed_off_the_tape_is_no_zero(way: str) -> None:
         return  # copies of a leaf are leaves, which get the gradient
     with pytest.raises(RuntimeError, match=r"has no record.*item\(\)|does not depend on the arguments"):
         to_leaf(ALLOWED[way], X)
+
+
+@pytest.mark.parametrize("no_grad", [False, True])
+def test_what_a_backward_pass_inside_has_released_is_no_zero(no_grad: bool) -> None:
+    cut, released = rf"cut by .*{AT_LINE}.*compute with the Tensors", "released by an earlier backward pass"
+    refused = {} if no_grad else REFUSED
+    kept = {**KEPT, "itself": lambda x: x, "product": lambda x: x * 2.0}
+    for way, f in {**refused, **ALLOWED, **kept}.items():
+        expected = None if way in REFUSED else released if way in kept and not no_grad else f"{cut}|{released}"
+        for name in ("grad", "vjp", "jvp", "jacobian of a vector", "hessian", "grad of grad", "checkpoint"):
+            with pytest.raises((TypeError, ValueError, RuntimeError), match=expected):
+                TRANSFORMS[name](after_backward(f, no_grad), X)
+
+
+def test_a_gradient_without_a_graph_is_no_zero() -> None:
+    for transform in TRANSFORMS.values():
+        with pytest.raises(RuntimeError, match=rf"cut by backward\(\) without create_graph=True{AT_LINE}|inside vmap"):
+            transform(of_a_gradient, X)
 
 
 @pytest.mark.parametrize("way", ALLOWED)

@@ -76,7 +76,9 @@ def traced(
                 lifted.add(x)
             lifted.reached(p.value for p in places.all if p.kind == "tensor")
             records = _records(lifted)
-            refuse_asking(places.codes, stand_ins.types | {type(leaves[i]).__name__ for i in lifted.raw})
+            types = stand_ins.types | {type(leaves[i]) for i in lifted.raw}
+            if types:
+                refuse_asking(places.codes, *places.names_of_types(types))
             if lifted.raw:  # without any, containers are passed as they are
                 args, kwargs = rebuild(list(given))
             try:

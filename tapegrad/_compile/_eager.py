@@ -14,7 +14,7 @@ from typing import Any
 from tapegrad._compile._simplify import simplified
 from tapegrad._compile._trace import Graph, Traced, graph_now
 from tapegrad._compile._trace_library import TraceNamespace
-from tapegrad._engine.dispatch import CaptureError, backend_of, namespace_of
+from tapegrad._engine.dispatch import CaptureError, backend_of, namespace_of, native_device
 from tapegrad._engine.levels import capturing
 from tapegrad._program.ir import Program
 from tapegrad.backends import Backend
@@ -222,7 +222,7 @@ def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
     n, ndim = x.shape[axis], len(x.shape)
     if indices.shape[axis] != 1:
         return xp.called.take_along_axis(x, indices, axis=axis)
-    numbers = xp.arange(n, dtype=indices.dtype, device=indices.device)
+    numbers = xp.arange(n, dtype=indices.dtype, device=native_device(indices))
     numbers = xp.reshape(numbers, (n,) + (1,) * (ndim - 1 - axis % ndim))
     return xp.sum(xp.where(numbers == indices, x, 0), axis=axis, keepdims=True)
 

@@ -6,12 +6,13 @@ They are generated code, one line a place, that looks at identities, types, leng
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
 
-from tapegrad._compile._asked import is_read
+from tapegrad._compile._asked import is_read, item_is_read, length_is_read
 from tapegrad._compile._cells import State
 from tapegrad._compile._equality import same_constant
 from tapegrad._compile._places import PLAIN, READ, Place, Places, contents
@@ -34,6 +35,7 @@ _SOURCES = {
     "context": "{holder}.get(None)",
     "referent": "{holder}()",
 }
+_ITEMS = ("item", "dict item", "list item")
 
 
 class Guards:
@@ -317,21 +319,45 @@ def _unchanged(places: Places, leaves: list[Any]) -> set[Place]:
 
 
 def _counted(places: Places, unchanged: set[Place], leaves: list[Any]) -> list[str]:
-    """Return the names of variables and attributes to which a call gave another plain value, and that it reads."""
+    """Return the names of what a call gave another plain value, or another length, and that its code reads."""
     found = []
     for place in places.all:
+        if place.kind == "parts" and place in unchanged:
+            if _is_other_length(place) and length_is_read(places.codes, _last(place.name), _is_sequence(place.value)):
+                found.append(f"len({place.name})")
+            continue
         holder = place.parent
         if place.kind != "plain" or place in unchanged or holder is None or holder not in unchanged:
-            continue
-        if place.how not in ("attribute", "cell") and holder.kind != "space":
             continue
         try:
             now = place.read(holder.value, leaves)
         except Exception:
             continue
-        if type(now) in PLAIN and is_read(places.codes, place.name.rpartition(".")[2]):
+        if type(now) in PLAIN and _is_read(places, place, holder):
             found.append(place.name)
     return found
+
+
+def _is_read(places: Places, place: Place, holder: Place) -> bool:
+    if place.how in ("attribute", "cell") or holder.kind == "space":
+        return is_read(places.codes, _last(place.name))
+    return place.how in _ITEMS and item_is_read(places.codes, _last(holder.name), place.key)
+
+
+def _last(name: str) -> str:
+    """Return the last name in what is written with points."""
+    return name.rpartition(".")[2]
+
+
+def _is_sequence(x: Any) -> bool:
+    return isinstance(x, (list, deque))
+
+
+def _is_other_length(place: Place) -> bool:
+    """Say whether a container has got, or lost, items while a call was captured."""
+    was, now = place.contents, contents(place.value)
+    sizes = [v if type(v) is int else len(v) for v in (was, now) if v is not None]
+    return len(sizes) == 2 and sizes[0] != sizes[1]
 
 
 def _what(place: Place, bases: set[int], pinned: set[int]) -> Any:

@@ -187,6 +187,21 @@ class Places:
             self._absent(place, place.value)
         self._waiting.clear()
 
+    def names_of_types(self, types: set[type]) -> tuple[set[str], set[str]]:
+        """Return the names of types, of what is one or holds some, and of dicts that have one for a key."""
+        names, tables = {t.__name__ for t in types}, set()
+        for place in self.all:
+            x, name = place.value, place.name.rpartition(".")[2]
+            if isinstance(x, type):
+                if x in types:
+                    names.add(name)
+            elif isinstance(x, dict):
+                if any(isinstance(k, type) and k in types for k in dict.keys(x)):
+                    tables.add(name)
+            elif isinstance(x, (*_SEQUENCES, *_SETS)) and any(isinstance(v, type) and v in types for v in iter(x)):
+                names.add(name)
+        return names, tables
+
     def forget(self) -> None:
         """Hold what was found no longer."""
         for place in self.all:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tapegrad._engine.dispatch import computed
+from tapegrad._engine.dispatch import computed, native_device
 from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Node, Program, Value, put_in, reads_of
 from tapegrad._program.op_kinds import kind_of
@@ -115,7 +115,7 @@ def _kept(node: Node, xp: Any) -> bool:
     if scalar is None or node.op in (*_FILLS, *_LIKE) or node.kind == "view" or node.out.size > KEPT:
         return False
     node.out.constant = xp.full(
-        node.out.shape, scalar.constant.item(), dtype=scalar.dtype, device=scalar.constant.device
+        node.out.shape, scalar.constant.item(), dtype=scalar.dtype, device=native_device(scalar.constant)
     )
     node.out.node = None
     return True

@@ -20,7 +20,7 @@ class StandIns:
 
     def __init__(self, graph: Graph, places: Places, fresh: bool = False) -> None:
         self.graph, self.fresh = graph, fresh
-        self.types: set[str] = set()  # of what they stand for, by name
+        self.types: set[type] = set()  # of what they stand for
         self._put: list[tuple[Place, Any]] = []
         self._left: list[Place] = []  # of arrays that stay
         graph.found = dict(places.arrays)
@@ -57,7 +57,7 @@ class StandIns:
                     self._put.append((place, new))
             if place.has_array:
                 if place in there:
-                    self.types.add(type(place.value).__name__)
+                    self.types.add(type(place.value))
                 else:
                     self._left.append(place)
 

@@ -480,11 +480,29 @@ _types: dict[type, type] = {}
 _backends: dict[Backend, Backend] = {}  # each adapter's recording one, and those themselves
 
 
+class _TracedType(type):
+    """The type of types of traced arrays, which have the names and bases of what they stand for: code may ask."""
+
+    stands_for: type
+    __name__ = property(lambda cls: cls.stands_for.__name__)
+    __mro__ = property(lambda cls: (cls, *cls.stands_for.__mro__))
+
+    def mro(cls) -> list[type]:
+        """Return the bases, real ones while the type is made."""
+        made = type.__dict__["__mro__"].__get__(cls)
+        return list(cls.__mro__) if made else super().mro()
+
+    def __repr__(cls) -> str:
+        return repr(cls.stands_for)
+
+
 def _traced_type(array_type: type) -> type:
     """Return the type of traced arrays over a library's type, known to the engine as an array type."""
     traced = _types.get(array_type)
     if traced is None:
-        traced = type(f"Traced_{array_type.__name__}", (Traced,), {"__slots__": ()})
+        own = {"__slots__": (), "stands_for": array_type, "__qualname__": array_type.__qualname__}
+        own["__module__"] = array_type.__module__
+        traced = _TracedType(f"Traced_{array_type.__name__}", (Traced,), own)
         backend_of[traced] = _trace_backend(backend_of[array_type])
         traced = _types.setdefault(array_type, traced)
     return traced

@@ -17,6 +17,7 @@ from tapegrad._engine.coercion import as_tensors, within
 from tapegrad._engine.dispatch import as_array, backend_of, holds, namespace_of, native_device, tracked
 from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.fusing import fused
+from tapegrad._engine.graph_breaks import cut, cuts
 from tapegrad._engine.once import once
 from tapegrad._engine.primitive import pick
 from tapegrad._engine.record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
@@ -101,6 +102,7 @@ class Walk:
         kind = type(cotangents[queue[0][1]])
         last: Any = None  # the dtype of the record before
         apart = False  # whether rules that read arrays are applied by a method
+        unlinks = cuts.get() is None  # else an open transform is to see what a released record was computed from
         found = []
         later: Any = None  # the newest entry of the queue, held back: most often it is next
         try:
@@ -126,7 +128,7 @@ class Walk:
                 raw = r.saved
                 saved: Sequence[Any] = raw
                 if raw is RELEASED:
-                    raise _second_backward(r)
+                    raise second_backward(r)
                 if type(t) is not kind and type(t) is not list:
                     kind = type(t)  # the other side of a to_device
                     xp = self.xp = namespace_of[kind]
@@ -205,7 +207,8 @@ class Walk:
                     self.check(r, t)
                 if not retain:
                     r.saved = RELEASED
-                    r.parents = ()
+                    if unlinks:
+                        r.parents = ()
         except Exception as error:
             error.add_note(f"in the gradient of {origin(r)}")
             raise
@@ -366,7 +369,7 @@ class Walk:
             self.supports.pop(p, None)
         if t is None:
             shape = tuple(like.shape[:lead]) + tuple(p.shape)
-            t = self.xp.zeros(shape, dtype=like.dtype, device=like.device)
+            t = self.xp.zeros(shape, dtype=like.dtype, device=native_device(like))
         elif p not in self.owned:
             t = self.copy(t)
         elif not self.taped and p.shape == ():
@@ -562,7 +565,8 @@ def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
     raise FloatingPointError(message)
 
 
-def _second_backward(r: Record) -> RuntimeError:
+def second_backward(r: Record) -> RuntimeError:
+    """Return the error for a record that an earlier backward pass has released."""
     return RuntimeError(
         f"backward: the tape was released by an earlier backward pass (at operation {r.op.name}): pass "
         "retain_graph=True to the earlier one, or run the forward pass again"
@@ -616,6 +620,7 @@ def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
+        cut("backward() without create_graph=True", root)  # for what is computed from `.grad`
         _accumulate(walked(Walk({root: gradient._array}, None, False), retain_graph), _raw_total)
         return
     with mode_set(recording=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from tapegrad._engine.dispatch import backend_of, constant_array, tracked
+from tapegrad._engine.dispatch import backend_of, constant_array, find_backend, tracked
 from tapegrad._engine.dtypes import DType
 from tapegrad._engine.tensor import Tensor, host, make_leaf, wrap
 from tapegrad.ops.creation import tensor
@@ -35,10 +35,12 @@ def reduced(x: Tensor) -> tuple[Any, ...]:
     if not x.is_leaf:
         x._leave("pickling")
     gradient = None if not x.is_leaf or x.grad is None else x.grad.detach()
-    return (_unpickle, (host(x), x.device, x._record is not None and x.is_leaf, x.dtype, gradient))
+    values = host(x) if backend_of[type(x._array)].adapted else x._array  # as the library itself pickles it
+    return (_unpickle, (values, x.device, x._record is not None and x.is_leaf, x.dtype, gradient))
 
 
 def _unpickle(values: Any, device: str, requires_grad: bool, dtype: DType, gradient: Tensor | None = None) -> Tensor:
+    find_backend(values)  # which makes known a library that the process has not met yet
     x = tensor(values, dtype=dtype, device=device, requires_grad=requires_grad)
     if gradient is not None:
         x.grad = gradient

@@ -18,6 +18,7 @@ from tapegrad._engine.backward import (
     fused_rules,
     has_nan,
     refuse_nan,
+    second_backward,
     seeds_of,
     walked,
 )
@@ -27,7 +28,7 @@ from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.linear_tangents import direct
 from tapegrad._engine.once import once
 from tapegrad._engine.primitive import PICK
-from tapegrad._engine.record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
+from tapegrad._engine.record import LEAF, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
 from tapegrad._engine.rules import new, record
 from tapegrad._engine.structural_zeros import Support, both, by_rows, calm, either, only
 from tapegrad._engine.tensor import Tensor, wrap
@@ -47,6 +48,8 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> No
     for r in reversed(path):
         if r in tangents:  # a leaf
             continue
+        if r.saved is RELEASED:
+            raise second_backward(r)
         op = r.op
         t = op.push(r, tangents, taped) if op.push is not None else None
         if t is not None:

@@ -22,6 +22,7 @@ from tapegrad._engine.dispatch import (
     find_backend,
     given_out,
     namespace_of,
+    native_device,
     tracked,
 )
 from tapegrad._engine.dtypes import is_complex, isdtype
@@ -205,7 +206,9 @@ class Traced:
         if g is None:
             a = x._array
             xp = namespace_of[type(a)]
-            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
+            if not lead:
+                return wrap(xp.zeros_like(a))
+            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=native_device(a)))
         return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
 
     def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:

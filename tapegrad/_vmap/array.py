@@ -218,6 +218,10 @@ class BatchedBackend(Backend):
         some = _any(condition)
         backend_of[type(some)].refuse(some, error)
 
+    def is_symbolic(self, array: Array) -> bool:
+        below = array.whole._array
+        return backend_of[type(below)].is_symbolic(below)
+
     def holds(self, condition: Array) -> bool:
         some = _any(condition)
         return backend_of[type(some)].holds(some)

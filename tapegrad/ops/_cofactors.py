@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._engine.dispatch import constant_array, holds
+from tapegrad._engine.dispatch import backend_of, constant_array, holds, native_device
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._matrices import epsilon, herm
 
@@ -22,7 +22,7 @@ def cofactors(xp: Any, x: Any, det_x: Any) -> Any:
         a, b, c, d = (xp.roll(x, (-i, -j), axis=(-2, -1)) for i, j in ((1, 1), (2, 2), (1, 2), (2, 1)))
         return a * b - c * d
     if n == 2:
-        return (2 * xp.eye(2, dtype=x.dtype, device=x.device) - 1) * xp.flip(x, axis=(-2, -1))
+        return (2 * xp.eye(2, dtype=x.dtype, device=native_device(x)) - 1) * xp.flip(x, axis=(-2, -1))
     return xp.as_one(large_cofactors, x, det_x) if n > 1 else xp.ones_like(x)
 
 
@@ -37,7 +37,7 @@ def large_cofactors(xp: Any, x: Any, det_x: Any) -> Any:
     value = _from_factors(xp, u, s, vh)
     if type(x) is not Tensor:
         return value
-    eye = xp.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    eye = xp.eye(x.shape[-1], dtype=x.dtype, device=native_device(x))
     chosen = singular[..., None, None]
     regular = det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(xp.where(chosen, eye, x)))
     y = xp.where(chosen, _of_singular(xp, xp.where(chosen, x, eye)), regular)
@@ -52,7 +52,7 @@ def _fixed(x: Any) -> Any:
 def _from_factors(xp: Any, u: Any, s: Any, vh: Any) -> Any:
     """Return cofactors from the singular value decomposition: its values, but not its derivatives, are exact."""
     # The product of all other singular values, without dividing by one that is zero.
-    others = xp.where(xp.eye(s.shape[-1], dtype=xp.bool, device=s.device), 1, s[..., None, :])
+    others = xp.where(xp.eye(s.shape[-1], dtype=xp.bool, device=native_device(s)), 1, s[..., None, :])
     rest = xp.astype(xp.prod(others, axis=-1), u.dtype)
     phase = xp.linalg.det(u) * xp.linalg.det(vh)
     return phase[..., None, None] * xp.matmul(xp.conj(u) * rest[..., None, :], xp.conj(vh))
@@ -70,8 +70,10 @@ def _of_singular(xp: Any, x: Any) -> Any:
 
 
 def _any(xp: Any, condition: Any) -> bool:
+    """Say whether a condition holds, or may hold, anywhere."""
     found = xp.any(condition)
-    return holds(found._array if type(found) is Tensor else found)
+    raw = found._array if type(found) is Tensor else found
+    return backend_of[type(raw)].is_symbolic(raw) or holds(raw)
 
 
 def _adjugate(xp: Any, b: Any, k: int) -> Any:
@@ -89,7 +91,7 @@ def _adjugate(xp: Any, b: Any, k: int) -> Any:
 
 def _polynomials(xp: Any, s: Any) -> tuple[Any, Any]:
     """Return the determinant and the adjugate of small matrices, by Faddeev and LeVerrier: without a division."""
-    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=native_device(s))
     product, total = s, eye + s * 0
     for i in range(1, s.shape[-1]):
         trace = xp.sum(product * eye, axis=(-2, -1)) / i

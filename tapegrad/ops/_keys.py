@@ -164,12 +164,12 @@ def _index_array(i: Any, like: Array) -> Array | None:
 
 
 def _differs(array: Array) -> bool:
-    """Say whether an array is another one for each example of a vmap, or at each call of a program."""
+    """Say whether an array is another one for each example of a vmap, or at each call of a program, JAX's too."""
     while backend_of[type(array)].depth:
         if array.mapped:
             return True
         array = array.whole._array
-    return capturing.get() is not None
+    return capturing.get() is not None or backend_of[type(array)].is_symbolic(array)
 
 
 def _counting(x: Tensor) -> Array:

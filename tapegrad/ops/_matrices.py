@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapegrad._engine.dispatch import native_device
 from tapegrad._engine.dtypes import as_dtype, is_complex
 
 
@@ -39,7 +40,7 @@ def diagonal_of(xp: Any, x: Any) -> Any:
 
 
 def _eye(xp: Any, x: Any) -> Any:
-    return xp.eye(x.shape[-1], dtype=xp.bool, device=x.device)
+    return xp.eye(x.shape[-1], dtype=xp.bool, device=native_device(x))
 
 
 def symmetric(xp: Any, x: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapegrad._engine.coercion import as_tensor
+from tapegrad._engine.dispatch import native_device
 from tapegrad._engine.dtypes import as_dtype, isdtype
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed, constant
@@ -40,7 +41,7 @@ def _resized(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> 
             t = t[(..., slice(0, shape[i]), *(slice(None),) * (-i - 1))]
         elif missing > 0:
             wide = (*t.shape[: t.ndim + i], missing, *t.shape[t.ndim + i + 1 :])
-            t = xp.concat([t, xp.zeros(wide, dtype=t.dtype, device=t.device)], axis=i)
+            t = xp.concat([t, xp.zeros(wide, dtype=t.dtype, device=native_device(t))], axis=i)
     return t
 
 
@@ -53,7 +54,7 @@ _fft = primitive("fft", _transform, _fft_vjp)
 
 def _weighted(xp: Any, t: Any, n: int, axis: int, weight: float) -> Any:
     """Multiply the frequencies that stand for two, all but 0 and, for an even length, the last, by a weight."""
-    k = xp.arange(n // 2 + 1, device=t.device)
+    k = xp.arange(n // 2 + 1, device=native_device(t))
     alone = xp.astype((k == 0) | (2 * k == n), xp.float32 if t.dtype == xp.complex64 else xp.float64)
     return t * xp.reshape(weight + (1 - weight) * alone, (-1,) + (1,) * (-axis - 1))
 
@@ -74,7 +75,7 @@ def _irfft_vjp(xp: Any, t: Any, x_shape: Any, n: int, axis: int, norm: str) -> A
 def _irfft_forward(xp: Any, x: Any, n: int, axis: int, norm: str) -> Any:
     if x.shape[axis] == 0:  # NumPy reads what is not there (of 2.4)
         shape = (*x.shape[:axis], 1, *x.shape[x.ndim + axis + 1 :])
-        x = xp.zeros(shape, dtype=x.dtype, device=x.device)
+        x = xp.zeros(shape, dtype=x.dtype, device=native_device(x))
     return xp.fft.irfft(x, n=n, axis=axis, norm=norm)
 
 

@@ -291,7 +291,7 @@ def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     if walk.wants(old):
         rest = t if r in walk.owned else walk.copy(t)
         inside = walk.unwritten(r, saved[0], t) if old is not None and old.op.carries else None
-        rest = xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=t.device))
+        rest = xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=native_device(t)))
         walk.give(old, rest, owned=True, support=inside)
 
 

@@ -63,6 +63,8 @@ def export(
     """
     self._leave("DLPack export")
     array, backend = self._array, backend_of[type(self._array)]
+    if not (backend.adapted or hasattr(array, "__dlpack__")):
+        raise _no_export(backend.name)
     if dl_device is not None and _numbers(dl_device) != _numbers(array.__dlpack_device__()):
         if _numbers(dl_device)[0] != _CPU:
             raise BufferError(f"DLPack export from {self.device} to device {dl_device}: use x.to_device first")
@@ -77,5 +79,12 @@ def export(
 
 def device_of_memory(self: Tensor, /) -> tuple[Any, int]:
     """Return the DLPack device: its kind and its number."""
-    device: tuple[Any, int] = self._array.__dlpack_device__()
+    array, backend = self._array, backend_of[type(self._array)]
+    if not (backend.adapted or hasattr(array, "__dlpack_device__")):
+        raise _no_export(backend.name)
+    device: tuple[Any, int] = array.__dlpack_device__()
     return device
+
+
+def _no_export(library: str) -> BufferError:
+    return BufferError(f"{library} has no DLPack export: move the Tensor first, as in x.to_device('cpu')")

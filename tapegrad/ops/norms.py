@@ -6,6 +6,7 @@ from math import inf, nan
 from typing import Any
 
 from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors
+from tapegrad._engine.dispatch import native_device
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.record import noticed
 from tapegrad._engine.rules import composed, constant
@@ -147,9 +148,9 @@ def _diagonal_vjp(xp: Any, t: Any, x_shape: tuple[int, ...], offset: int) -> Any
     rows, columns = x_shape[-2:]
     before, k = -min_(offset, 0), t.shape[-1]
     lead = tuple(t.shape[:-1])
-    zeros = [xp.zeros((*lead, n), dtype=t.dtype, device=t.device) for n in (before, rows - before - k)]
+    zeros = [xp.zeros((*lead, n), dtype=t.dtype, device=native_device(t)) for n in (before, rows - before - k)]
     column = xp.concat([zeros[0], t, zeros[1]], axis=-1)[..., None]
-    return xp.where(xp.eye(rows, columns, k=offset, dtype=xp.bool, device=t.device), column, 0)
+    return xp.where(xp.eye(rows, columns, k=offset, dtype=xp.bool, device=native_device(t)), column, 0)
 
 
 def min_(a: int, b: int) -> int:

@@ -6,12 +6,12 @@ They are primitives where composing them would keep more memory, take longer or 
 from __future__ import annotations
 
 from functools import partial, wraps
-from math import prod, sqrt
+from math import nan, prod, sqrt
 from typing import Any
 
 from tapegrad._engine.bound import bound
 from tapegrad._engine.coercion import as_tensor, as_tensors
-from tapegrad._engine.dispatch import backend_of, dtype_of
+from tapegrad._engine.dispatch import backend_of, dtype_of, native_device
 from tapegrad._engine.elementwise import unary
 from tapegrad._engine.graph_breaks import user_line
 from tapegrad._engine.primitive import primitive
@@ -21,8 +21,9 @@ from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import text
+from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_floats, as_indices
-from tapegrad.ops.creation import zeros
+from tapegrad.ops.creation import zeros, zeros_like
 from tapegrad.ops.shaping import moveaxis
 
 _MODULE = __name__
@@ -253,7 +254,7 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
 
 def _one_hot(xp: Any, labels: Any, n: int, dtype: Any) -> Any:
     """Return vectors with a one at each label; labels: in a dtype that holds n, see `as_indices`."""
-    return xp.astype(labels[..., None] == xp.arange(n, dtype=labels.dtype, device=labels.device), dtype)
+    return xp.astype(labels[..., None] == xp.arange(n, dtype=labels.dtype, device=native_device(labels)), dtype)
 
 
 @constant
@@ -353,6 +354,8 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     raw, shape = labels._array, logits._array.shape
     if "integer" in dtype_of(raw).kind and shape and raw.shape == shape[:-1]:
         labels = as_indices(labels)
+        if backend_of[type(raw)].is_symbolic(raw):
+            logits = _spoiled(logits, labels)
         return _cross_entropy(logits, labels, _refusal(logits._array, labels._array))
     if labels.shape == logits.shape and "floating" in labels.dtype.kind:
         return _of_probabilities(logits, labels)
@@ -364,6 +367,12 @@ def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
     raise ValueError(
         f"cross_entropy: logits of shape {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
     )
+
+
+def _spoiled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return logits that are NaN where labels are out of range, in a function where nothing can raise for these."""
+    outside = (labels < 0) | (labels >= logits.shape[-1])
+    return logits + where(outside[..., None], nan, zeros_like(logits))
 
 
 def _refusal(logits: Any, labels: Any) -> Any:
