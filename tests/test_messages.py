@@ -141,7 +141,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("constructor", lambda: tg.Tensor([1.0]), TypeError, "tapegrad.tensor"),
     (
         "operand",
-        lambda: tg.add(leaf(1), "a"),
+        lambda: tg.add(leaf(1), "a"),  # type: ignore[arg-type]
         TypeError,
         "add: an operand is a Tensor, an array or a number, not str",
     ),
