@@ -129,9 +129,7 @@ CLAUSES: dict[str, Callable[[str, str], bool]] = {
     "The shape and dtype are those of `x`.": lambda a, out: out == a,
     "The dtype is real:": lambda a, out: out == FLOATS.get(a, a),
     "The dtype is boolean.": lambda a, out: out == "bool",
-    "The dtype is that of `x`; the default floating one for integers.": lambda a, out: (
-        out == (a if floating(a) else "float64")
-    ),
+    "The dtype is that of `x`; for integers": lambda a, out: out == (a if floating(a) else "float64"),
 }
 INTEGERS = ("uint8", "int32", "int64")
 REALS = ("float16", "float32", "float64")
@@ -184,8 +182,7 @@ def raised(name: str) -> dict[str, str]:
 
 
 def clause_of(name: str) -> Callable[[str, str], bool]:
-    (found,) = [rule for clause, rule in CLAUSES.items() if clause in returned(name)]
-    return found
+    return CLAUSES[max((clause for clause in CLAUSES if clause in returned(name)), key=len)]
 
 
 ELEMENTWISE = [name for name in FUNCTIONS if "The dtype is " in returned(name)]

@@ -51,6 +51,19 @@ COMPARED = Kind("Of any dtype.", "The dtype is boolean.")
 ORDERED = Kind("Of any real dtype.", "The dtype is boolean.")
 LOGICAL = Kind("Boolean; other dtypes as far as the library takes what is not zero for true.", "The dtype is boolean.")
 
+# The dtype of other results, beside that of `x`.
+SAME = "The dtype is that of `x`."
+PROMOTED = "The dtype is that of the operands, promoted."
+FLOATED = "The dtype is that of `x`; for integers and booleans the default floating one."
+SUMMED = (
+    "The dtype is that of `x`; for smaller integers and booleans the default integer one, unsigned for unsigned ones."
+)
+ABSOLUTE = (
+    "The dtype is real: that of the parts for complex values, of `x` for real ones, the default one for integers."
+)
+BOOLEAN = "The dtype is boolean."
+INDICES = "The dtype is int64, or int32 where the device has no int64."
+
 _words = re.compile(r"\w+").findall
 
 # -- words that families share ---------------------------------------------------------------------------

@@ -80,13 +80,13 @@ _polygamma_of_orders = primitive(
 
 
 @documented(
-    "The shape is what the operands broadcast to. The dtype is that of `x`; the default floating one for integers.",
+    f"The shape is what the operands broadcast to. {SPECIAL.result}",
     "TypeError: `n` is not of integers.",
     SCIPY,
     BROADCAST,
     "ValueError: `n` is a negative integer; in an array, such a one gives NaN.",
     n="The order: an integer from 0 on, or an array of them that broadcasts against `x`.",
-    x="The argument, real floating or integers.",
+    x=SPECIAL.operands,
 )
 def polygamma(n: ArrayLike, x: ArrayLike, /) -> Tensor:
     """The n-th derivative of digamma, elementwise: DLMF 25.11.12.
