@@ -61,7 +61,7 @@ def functions_of(module: Any) -> dict[str, Any]:
     }
 
 
-DONE = {f"tapegrad.ops.{name}" for name in ("elementwise", "binary", "special", "special_gamma")}
+DONE = {f"tapegrad.ops.{name}" for name in ("elementwise", "binary", "special", "special_gamma", "reductions")}
 FUNCTIONS: dict[str, Any] = {
     name: f
     for module in (tg, tg.linalg, tg.fft, tg.special)
@@ -127,9 +127,19 @@ CLAUSES: dict[str, Callable[[str, str], bool]] = {
     "The dtype is that of `x1` and `x2`, promoted.": lambda a, out: out == a,
     "The dtype is that of `x`.": lambda a, out: out == a,
     "The shape and dtype are those of `x`.": lambda a, out: out == a,
-    "The dtype is real:": lambda a, out: out == FLOATS.get(a, a),
+    "The dtype is real: that of the parts for complex values, else": lambda a, out: out == FLOATS.get(a, a),
+    "The dtype is real: that of the parts for complex values, that of `x`": lambda a, out: (
+        out == FLOATS.get(a, a) or not floating(a)
+    ),
+    "The dtype is real: that of the parts for complex values, of `x` for real ones, the default": lambda a, out: (
+        out == (FLOATS.get(a, a) if floating(a) else "float32")
+    ),
+    "The dtype is that of `x`; for smaller integers": lambda a, out: (
+        out == (a if floating(a) else "uint64" if a[0] == "u" else "int64")
+    ),
+    "The dtype is int64, or int32": lambda a, out: out == "int64",
     "The dtype is boolean.": lambda a, out: out == "bool",
-    "The dtype is that of `x`; for integers": lambda a, out: out == (a if floating(a) else "float64"),
+    "The dtype is that of `x`; for integers": lambda a, out: out == (a if floating(a) else "float32"),
 }
 INTEGERS = ("uint8", "int32", "int64")
 REALS = ("float16", "float32", "float64")
@@ -148,11 +158,18 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Arguments that are no operands, and operands of another kind, by the name of the parameter.
 OTHERS: dict[str, Any] = {"n": 1, "condition": True}
 
+# What a function needs by name to take a matrix.
+OPTIONS: dict[str, dict[str, Any]] = {"cumulative_prod": {"axis": 0}, "cumulative_sum": {"axis": 0}}
+
 
 def operands(f: Any) -> list[str]:
     """Return the names of the operands that every call has."""
     ps = inspect.signature(f).parameters.values()
     return [p.name for p in ps if p.annotation == "ArrayLike" and p.default is p.empty and p.name not in OTHERS]
+
+
+def several_axes(f: Any) -> bool:
+    return str(inspect.signature(f).parameters["axis"].annotation) == "Axis"
 
 
 def of_several(f: Any) -> bool:
@@ -170,7 +187,11 @@ def call(f: Any, given: Callable[[int], Any], **options: Any) -> Any:
         elif p.annotation == "ArrayLike" and p.default is p.empty:
             args.append(given(k))
             k += 1
-    return f(*args, **options)
+    return f(*args, **{**OPTIONS.get(f.__name__, {}), **options})
+
+
+def first(out: Any) -> Any:
+    return out[0] if isinstance(out, tuple) else out
 
 
 def returned(name: str) -> str:
@@ -197,11 +218,13 @@ def test_the_dtype_of_the_result(name: str) -> None:
     for dtype in dict.fromkeys((*must, *may)):
         x = tg.ones((2, 2), dtype=dtype)
         try:
-            out = call(f, [x, x].__getitem__)
+            with tg.default_dtype(tg.float32):
+                out = call(f, [x, x].__getitem__)
         except (TypeError, ValueError):
             if dtype in must:
                 raise
             continue
+        out = first(out)
         assert rule(dtype, out.dtype.name), f"{name} of {dtype} gives {out.dtype.name}: {returned(name)}"
 
 
@@ -221,6 +244,18 @@ def test_the_shape_of_the_result(name: str) -> None:
     assert out.shape == np.broadcast_shapes(*of)
 
 
+REDUCTIONS = [name for name in FUNCTIONS if "for each place along the other axes" in returned(name)]
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_the_shape_of_a_reduction(name: str) -> None:
+    f, x = FUNCTIONS[name], tg.ones((2, 3, 4))
+    assert f(x, axis=1).shape == (2, 4)
+    assert f(x, axis=1, keepdims=True).shape == (2, 1, 4)
+    assert f(x).shape == ()
+    assert (f(x, axis=(0, -1)).shape == (3,)) if several_axes(f) else True
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_errors_are_raised(name: str) -> None:
     f, errors, many = FUNCTIONS[name], raised(name), len(operands(FUNCTIONS[name])) > 1
@@ -233,6 +268,19 @@ def test_the_errors_are_raised(name: str) -> None:
     if many and why_not("strict") is None:
         with pytest.raises(TypeError):
             call(f, lambda k: tg.ones(2, dtype=dtype, device=("cpu", "strict")[k]))
+    wrong_axes: dict[str, tuple[type[Exception], Any]] = {
+        "no integer": (TypeError, "a"),
+        "is not there": (ValueError, 7),
+        "named twice": (ValueError, (0, 0)),
+    }
+    said = " ".join(errors.values())
+    for words, (kind, axis) in wrong_axes.items():
+        assert (words in said) is (
+            "axis" in inspect.signature(f).parameters and (words != "named twice" or several_axes(f))
+        )
+        if words in said:
+            with pytest.raises(kind):
+                call(f, lambda k: tg.ones((2, 2)), axis=axis)
     if many and "do not broadcast" in errors.get("ValueError", ""):
         with pytest.raises(ValueError, match="broadcast"):
             call(f, lambda k: tg.ones((2, 3)[k], dtype=dtype))

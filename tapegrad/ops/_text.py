@@ -80,11 +80,12 @@ TYPES = {
     "Sequence[ArrayLike]": "sequence of ArrayLike",
     "tuple[Tensor, ...]": "tuple of Tensor",
 }
+AN_AXIS_OF = "The axis; a negative one counts from the last."
 COMMON = {
     "x": "The operand, of any dtype.",
     "x1": "The first operand.",
     "x2": "The second operand.",
-    "axis": "The axis; a negative one counts from the last.",
+    "axis": AN_AXIS_OF,
     "keepdims": "Whether to keep the reduced axes, with length 1.",
     "dtype": "The dtype of the result; the default floating one for None (see `tapegrad.default_dtype`).",
     "device": "The device of the result; the default one for None (see `tapegrad.default_device`).",
@@ -93,8 +94,8 @@ SCIPY = "ImportError: The library has no such function, and SciPy, which stands 
 ONE = "TypeError: `{}` is no array, number or nested list of numbers."
 SEVERAL = "TypeError: An operand is no array, number or nested list of numbers, or they are on different devices."
 BROADCAST = "ValueError: The shapes do not broadcast."
-AN_AXIS = "ValueError: The axis is not there."
-AXES = "ValueError: An axis is not there, or is named twice."
+AN_AXIS = ("ValueError: The axis is not there.", "TypeError: The axis is no integer.")
+AXES = ("ValueError: An axis is not there, or is named twice.", "TypeError: An axis is no integer.")
 
 # -- docstrings of declared functions ----------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ def _of_operands(types: Mapping[str, str]) -> list[str]:
         found.append(ONE.format(operands[0]) if alone else SEVERAL)
     kind = types.get("axis", types.get("axes", ""))
     if kind:
-        found.append(AN_AXIS if kind in ("int", "int | None") else AXES)
+        found += AN_AXIS if kind in ("int", "int | None") else AXES
     return found
 
 
