@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, SupportsIndex, TypeVar
 
 from tapegrad._dtypes import DType
 from tapegrad._tensor import Tensor
@@ -40,9 +40,19 @@ class LibraryDType(Protocol):
         """The number of bytes of an element."""
 
 
+class SupportsDLPack(Protocol):
+    """An object whose memory can be handed over by DLPack."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        """Return a capsule of the memory."""
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        """Return the kind and the number of the device."""
+
+
 ArrayLike = Tensor | SupportsArray | complex | NestedSequence[Tensor | SupportsArray | complex]
 DTypeLike = DType | LibraryDType | type[Any] | str
 Axis = int | tuple[int, ...] | None
-Shape = int | Sequence[int]
+Shape = SupportsIndex | Sequence[SupportsIndex]
 
-__all__ = ["ArrayLike", "Axis", "DTypeLike", "Shape"]
+__all__ = ["ArrayLike", "Axis", "DTypeLike", "Shape", "SupportsDLPack"]

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from places import why_not
 
@@ -61,7 +60,24 @@ def functions_of(module: Any) -> dict[str, Any]:
     }
 
 
-DONE = {f"tapegrad.ops.{name}" for name in ("elementwise", "binary", "special", "special_gamma", "reductions")}
+DONE = {
+    f"tapegrad.ops.{name}"
+    for name in (
+        "elementwise",
+        "binary",
+        "special",
+        "special_gamma",
+        "reductions",
+        "shaping",
+        "sorting",
+        "indexing",
+        "sets",
+        "conversion",
+        "interchange",
+        "dtypes",
+        "creation",
+    )
+}
 FUNCTIONS: dict[str, Any] = {
     name: f
     for module in (tg, tg.linalg, tg.fft, tg.special)
@@ -155,39 +171,71 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Of an integer dtype": (INTEGERS, ()),
     "Boolean": (("bool",), DTYPES),
 }
-# Arguments that are no operands, and operands of another kind, by the name of the parameter.
-OTHERS: dict[str, Any] = {"n": 1, "condition": True}
+# Arguments that are no operands, by the name of the parameter, and what a function needs by name to take a matrix.
+OTHERS: dict[str, Any] = {
+    "n": 1,
+    "condition": True,
+    "shape": (2, 2),
+    "axes": (1, 0),
+    "axis": 0,
+    "shift": 1,
+    "source": 0,
+    "destination": 1,
+    "repeats": 2,
+    "repetitions": (2,),
+    "dtype": "float64",
+    "device": "cpu",
+    "fill_value": 1.0,
+    "num": 3,
+    "n_rows": 2,
+    "start": 1.0,
+    "stop": 2.0,
+    "num_classes": 2,
+}
+OPTIONS: dict[str, dict[str, Any]] = {name: {"axis": 0} for name in ("cumulative_prod", "cumulative_sum", "take")}
+SHAPES = {"searchsorted": (2,), "squeeze": (1, 2)}
+Given = Callable[[int], Any]
 
-# What a function needs by name to take a matrix.
-OPTIONS: dict[str, dict[str, Any]] = {"cumulative_prod": {"axis": 0}, "cumulative_sum": {"axis": 0}}
+
+def parameters(f: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(f).parameters)
 
 
 def operands(f: Any) -> list[str]:
-    """Return the names of the operands that every call has."""
-    ps = inspect.signature(f).parameters.values()
-    return [p.name for p in ps if p.annotation == "ArrayLike" and p.default is p.empty and p.name not in OTHERS]
+    """Return the names of the operands that every call has; a list of arrays is two of them."""
+    found = [
+        name
+        for name, p in parameters(f).items()
+        if "ArrayLike" in str(p.annotation) and p.default is p.empty and name not in OTHERS
+    ]
+    return found * 2 if found == ["arrays"] else found
 
 
-def several_axes(f: Any) -> bool:
-    return str(inspect.signature(f).parameters["axis"].annotation) == "Axis"
-
-
-def of_several(f: Any) -> bool:
-    """Say whether a function may have several operands, whose devices may differ."""
-    kinds = [str(p.annotation) for p in inspect.signature(f).parameters.values()]
-    return sum("ArrayLike" in k for k in kinds) > 1 or any(k.startswith("Sequence[ArrayLike") for k in kinds)
-
-
-def call(f: Any, given: Callable[[int], Any], **options: Any) -> Any:
-    """Call a function with the operands that `given` makes, by their place, and with OTHERS for what else it needs."""
-    args, k = [], 0
-    for p in inspect.signature(f).parameters.values():
-        if p.name in OTHERS and p.default is p.empty:
-            args.append(OTHERS[p.name])
-        elif p.annotation == "ArrayLike" and p.default is p.empty:
+def call(f: Any, given: Given, **options: Any) -> Any:
+    """Call a function with the operands that `given` makes, by their number, and with what else it needs."""
+    options = {**OPTIONS.get(f.__name__, {}), **options}
+    args: list[Any] = []
+    k = 0
+    for name, p in parameters(f).items():
+        if p.default is not p.empty or name in options:
+            continue
+        if name == "arrays":
+            args += [given(0), given(1)] if p.kind is p.VAR_POSITIONAL else [[given(0), given(1)]]
+        elif name in OTHERS:
+            args.append(OTHERS[name])
+        else:
             args.append(given(k))
             k += 1
-    return f(*args, **{**OPTIONS.get(f.__name__, {}), **options})
+    return f(*args, **options)
+
+
+def operand(f: Any, k: int, *shape: int, **where: Any) -> tg.Tensor:
+    """Return an operand of a dtype that the function takes."""
+    name = f.__name__
+    if operands(f)[k] == "indices":
+        return tg.zeros(shape, dtype="int64", **where)
+    kind = "bool" if "logical" in name else "int64" if "bitwise" in name else "float64"
+    return tg.ones(shape, dtype=kind, **where)
 
 
 def first(out: Any) -> Any:
@@ -198,92 +246,142 @@ def returned(name: str) -> str:
     return " ".join(parsed(FUNCTIONS[name].__doc__).sections["Returns"].split())
 
 
-def raised(name: str) -> dict[str, str]:
-    return parsed(FUNCTIONS[name].__doc__).items("Raises")
+def raised(name: str, kind: str) -> str:
+    return parsed(FUNCTIONS[name].__doc__).items("Raises").get(kind, "")
 
 
-def clause_of(name: str) -> Callable[[str, str], bool]:
-    return CLAUSES[max((clause for clause in CLAUSES if clause in returned(name)), key=len)]
-
-
-ELEMENTWISE = [name for name in FUNCTIONS if "The dtype is " in returned(name)]
+def that_say(pattern: str) -> list[str]:
+    """Return the functions of operands whose section Returns has a pattern."""
+    return [name for name, f in FUNCTIONS.items() if operands(f) and re.search(pattern, returned(name))]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", that_say("The dtype is|The shape and dtype are"))
 def test_the_dtype_of_the_result(name: str) -> None:
-    f, rule = FUNCTIONS[name], clause_of(name)
-    kinds = parsed(f.__doc__).items("Parameters")[operands(f)[0]]
-    must, may = next((taken for kind, taken in TAKEN.items() if kind in kinds), (("float64",), DTYPES))
+    f = FUNCTIONS[name]
+    rule = CLAUSES[max((clause for clause in CLAUSES if clause in returned(name)), key=len)]
+    described = parsed(f.__doc__).items("Parameters")[operands(f)[0]]
+    must, may = next((taken for kind, taken in TAKEN.items() if kind in described), (("float64",), DTYPES))
     for dtype in dict.fromkeys((*must, *may)):
-        x = tg.ones((2, 2), dtype=dtype)
+        shape = SHAPES.get(f.__name__, (2, 2))
+        xs = [tg.ones(shape, dtype="int64" if name == "indices" else dtype) for name in operands(f)]
         try:
             with tg.default_dtype(tg.float32):
-                out = call(f, [x, x].__getitem__)
+                out = first(call(f, xs.__getitem__))
         except (TypeError, ValueError):
             if dtype in must:
                 raise
             continue
-        out = first(out)
         assert rule(dtype, out.dtype.name), f"{name} of {dtype} gives {out.dtype.name}: {returned(name)}"
 
 
-def shapes(name: str) -> list[tuple[int, ...]]:
-    return [(2, 1), (1, 3)] if "broadcast" in returned(name) else [(2, 3)]
+BROADCAST = "what the operands broadcast to"
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [n for n in FUNCTIONS if re.search(r"The shape (and dtype are|is)", returned(n))])
-def test_the_shape_of_the_result(name: str) -> None:
+@pytest.mark.parametrize("name", that_say("(?i)the shape is that of `x`|the shape and dtype are|in its shape"))
+def test_the_shape_of_x(name: str) -> None:
     f = FUNCTIONS[name]
-    of = shapes(name)
-    dtype = "bool" if "bitwise" in name and "shift" not in name else "int64" if "bitwise" in name else "float64"
-    if len(of) > 1 and len(operands(f)) < 2:
-        of = [(2, 3)]
-    out = call(f, lambda k: tg.ones(of[k], dtype=dtype))
-    assert out.shape == np.broadcast_shapes(*of)
+    assert call(f, lambda k: operand(f, k, 2, 3)).shape == (2, 3)
 
 
-REDUCTIONS = [name for name in FUNCTIONS if "for each place along the other axes" in returned(name)]
+@pytest.mark.parametrize("name", that_say(BROADCAST))
+def test_the_broadcast_shape(name: str) -> None:
+    f = FUNCTIONS[name]
+    if len(operands(f)) > 1:
+        assert call(f, lambda k: operand(f, k, *[(2, 1), (1, 3)][k])).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("name", that_say("for each place along the other axes"))
 def test_the_shape_of_a_reduction(name: str) -> None:
     f, x = FUNCTIONS[name], tg.ones((2, 3, 4))
     assert f(x, axis=1).shape == (2, 4)
     assert f(x, axis=1, keepdims=True).shape == (2, 1, 4)
     assert f(x).shape == ()
-    assert (f(x, axis=(0, -1)).shape == (3,)) if several_axes(f) else True
+    if parameters(f)["axis"].annotation == "Axis":
+        assert f(x, axis=(0, -1)).shape == (3,)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_errors_are_raised(name: str) -> None:
-    f, errors, many = FUNCTIONS[name], raised(name), len(operands(FUNCTIONS[name])) > 1
-    dtype = "int64" if "bitwise" in name else "float64"
-    types = errors.get("TypeError", "")
+# -- the errors they name are raised ------------------------------------------------------------------------
+
+NO_OPERAND = "is no array, number or nested list"
+OF_OPERANDS = [name for name, f in FUNCTIONS.items() if operands(f)]
+
+
+@pytest.mark.parametrize("name", OF_OPERANDS)
+def test_what_is_no_operand(name: str) -> None:
+    f = FUNCTIONS[name]
+    assert NO_OPERAND in raised(name, "TypeError") or "The object is none" in raised(name, "TypeError")
     with pytest.raises(TypeError):
         call(f, lambda k: object())
-    assert "is no array, number or nested list" in types
-    assert ("on different devices" in types) is (of_several(f)), types
-    if many and why_not("strict") is None:
+
+
+@pytest.mark.parametrize("name", OF_OPERANDS)
+def test_operands_on_different_devices(name: str) -> None:
+    """Whoever has several operands says so, and nobody else."""
+    f = FUNCTIONS[name]
+    kinds = [str(p.annotation) for p in parameters(f).values()]
+    several = sum("ArrayLike" in kind for kind in kinds) > 1 or "arrays" in parameters(f)
+    assert ("on different devices" in raised(name, "TypeError")) is several
+    if len(operands(f)) > 1 and why_not("strict") is None:
         with pytest.raises(TypeError):
-            call(f, lambda k: tg.ones(2, dtype=dtype, device=("cpu", "strict")[k]))
-    wrong_axes: dict[str, tuple[type[Exception], Any]] = {
-        "no integer": (TypeError, "a"),
+            call(f, lambda k: operand(f, k, 2, 2, device=("cpu", "strict")[k]))
+
+
+@pytest.mark.parametrize("name", [n for n in OF_OPERANDS if "do not broadcast" in raised(n, "ValueError")])
+def test_shapes_that_do_not_broadcast(name: str) -> None:
+    f = FUNCTIONS[name]
+    if len(operands(f)) > 1:
+        with pytest.raises(ValueError, match="broadcast"):
+            call(f, lambda k: operand(f, k, (2, 3)[k], 1))
+
+
+WRONG_OPTIONS: dict[str, tuple[str, type[Exception], Any]] = {
+    "device that is unknown": ("The device is unknown.", ValueError, "nothing"),
+    "device that is no string": ("The device is no string.", TypeError, 0),
+    "dtype of nothing": ("The dtype is none of the standard's", TypeError, "nothing"),
+    "shape with a negative length": ("A length is negative.", ValueError, (-2,)),
+    "shape of floats": ("A length is no integer.", TypeError, (1.5,)),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_OPTIONS)
+def test_wrong_options(what: str) -> None:
+    option, (words, kind, value) = what.partition(" ")[0], WRONG_OPTIONS[what]
+    for name, f in FUNCTIONS.items():
+        assert (words in raised(name, kind.__name__)) is (option in parameters(f)), name
+        if option in parameters(f):
+            with pytest.raises(kind):
+                call_with(f, option, value)
+
+
+def call_with(f: Any, option: str, value: Any) -> Any:
+    """Call a function with one argument given, and right ones for all others that it needs."""
+    needed = [name for name, p in parameters(f).items() if p.default is p.empty]
+    args = [value if name == option else OTHERS.get(name, tg.ones(2)) for name in needed]
+    return f(*args) if option in needed else f(*args, **{option: value})
+
+
+ONE_AXIS, AXES = ("int", "int | None"), ("tuple[int, ...]", "Sequence[int] | None")
+MAY_REPEAT = ("tapegrad.roll", "tapegrad.fft.fftshift", "tapegrad.fft.ifftshift")
+
+
+@pytest.mark.parametrize("name", [n for n in OF_OPERANDS if {"axis", "axes"} & {*parameters(FUNCTIONS[n])}])
+def test_wrong_axes(name: str) -> None:
+    f = FUNCTIONS[name]
+    (option,) = {"axis", "axes"} & {*parameters(f)}
+    wrong: dict[str, tuple[type[Exception], Any]] = {
+        "is no integer": (TypeError, "a"),
         "is not there": (ValueError, 7),
-        "named twice": (ValueError, (0, 0)),
+        "is named twice": (ValueError, (0, 0)),
     }
-    said = " ".join(errors.values())
-    for words, (kind, axis) in wrong_axes.items():
-        assert (words in said) is (
-            "axis" in inspect.signature(f).parameters and (words != "named twice" or several_axes(f))
-        )
+    said = raised(name, "TypeError") + raised(name, "ValueError")
+    one, several = (str(parameters(f)[option].annotation) in kinds for kinds in (ONE_AXIS, AXES))
+    for words, (kind, axis) in wrong.items():
+        assert (words in said) is not (words == "is named twice" and (one or name in MAY_REPEAT))
         if words in said:
             with pytest.raises(kind):
-                call(f, lambda k: tg.ones((2, 2)), axis=axis)
-    if many and "do not broadcast" in errors.get("ValueError", ""):
-        with pytest.raises(ValueError, match="broadcast"):
-            call(f, lambda k: tg.ones((2, 3)[k], dtype=dtype))
+                call(f, lambda k: operand(f, k, 2, 2), **{option: (axis, 0) if several and type(axis) is int else axis})
 
 
 # -- the checks themselves can fail ------------------------------------------------------------------------

@@ -167,7 +167,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "shape of a Tensor": (lambda: tg.reshape(X, tg.asarray([2, 2])), TypeError, r"^reshape: .*Tensor of shape \(2,\)"),
     "shape of a string": (
-        lambda: tg.zeros("a"),
+        lambda: tg.zeros("a"),  # type: ignore[arg-type]
         TypeError,
         "^zeros: a shape is an integer or a tuple of them, not 'a'",
     ),

@@ -94,6 +94,17 @@ SCIPY = "ImportError: The library has no such function, and SciPy, which stands 
 ONE = "TypeError: `{}` is no array, number or nested list of numbers."
 SEVERAL = "TypeError: An operand is no array, number or nested list of numbers, or they are on different devices."
 BROADCAST = "ValueError: The shapes do not broadcast."
+OTHERWISE = "On PyTorch it is a RuntimeError, on JAX it may be a TypeError."
+UNFIT = f"ValueError: The shapes do not fit. {OTHERWISE}"
+_OF_OPTIONS = {
+    "shape": ("ValueError: A length is negative.", "TypeError: A length is no integer."),
+    "dtype": ("TypeError: The dtype is none of the standard's, or the device lacks it.",),
+    "device": (
+        "TypeError: The device is no string.",
+        "ValueError: The device is unknown.",
+        "RuntimeError: The device is not there.",
+    ),
+}
 AN_AXIS = ("ValueError: The axis is not there.", "TypeError: The axis is no integer.")
 AXES = ("ValueError: An axis is not there, or is named twice.", "TypeError: An axis is no integer.")
 
@@ -155,7 +166,7 @@ def documented(
             _defined(extended, "the cotangent of the result"),
             listed,
             (_type(types["return"]), returns),
-            (*_of_operands(types), *raises),
+            _of_operands(types, raises),
             f">>> {examples}",
         )
         return function
@@ -185,17 +196,20 @@ def _type(annotation: str) -> str:
     return TYPES.get(annotation) or annotation.replace(" | ", " or ")
 
 
-def _of_operands(types: Mapping[str, str]) -> list[str]:
-    """Return what a function of these parameters raises for operands and axes that are none."""
+def _of_operands(types: Mapping[str, str], raises: tuple[str, ...]) -> list[str]:
+    """Return what a function raises, beside what is said, for operands and axes that are none."""
     operands = [name for name, kind in types.items() if kind.startswith(("ArrayLike", "Sequence[ArrayLike]"))]
     found = []
     if operands:
         alone = len(operands) == 1 and operands[0] != "arrays"
         found.append(ONE.format(operands[0]) if alone else SEVERAL)
+    for name, errors in _OF_OPTIONS.items():
+        if name in types:
+            found += errors
     kind = types.get("axis", types.get("axes", ""))
-    if kind:
+    if kind and not any(["axis is not there" in text for text in raises]):
         found += AN_AXIS if kind in ("int", "int | None") else AXES
-    return found
+    return [*found, *raises]
 
 
 # -- putting together --------------------------------------------------------------------------------------

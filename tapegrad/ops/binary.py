@@ -18,7 +18,6 @@ from tapegrad._rules import BROADCASTING, identity, with_operators
 from tapegrad._tensor import Tensor
 from tapegrad.ops._kinks import unit
 from tapegrad.ops._slopes import share
-from tapegrad.ops.creation import asarray
 from tapegrad.ops._text import (
     BROADCAST,
     COMPARED,
@@ -32,6 +31,7 @@ from tapegrad.ops._text import (
     documented,
     of_two,
 )
+from tapegrad.ops.creation import asarray
 from tapegrad.ops.shaping import broadcast_to
 from tapegrad.typing import ArrayLike
 

@@ -13,7 +13,7 @@ from tapegrad._rules import composed
 from tapegrad._tensor import Tensor
 from tapegrad.ops._axes import along, axes_of, axis_of, count, fill, reduced, spread
 from tapegrad.ops._kinks import unit
-from tapegrad.ops._text import AN_AXIS_OF, BOOLEAN, FLOATING, INDICES, SAME, SUMMED, documented
+from tapegrad.ops._text import AN_AXIS_OF, BOOLEAN, FLOATING, INDICES, SAME, SUMMED, UNFIT, documented
 from tapegrad.ops.binary import subtract
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import full
@@ -404,7 +404,8 @@ def count_nonzero(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False)
 @composed
 @_documented(
     f"The differences, in the shape of `x`, shorter by `n` along the axis. {SAME}",
-    "ValueError: `n` is negative, or the shapes do not fit.",
+    "ValueError: `n` is negative.",
+    UNFIT,
     axis=AN_AXIS_OF,
     n="How often to take differences; each time makes the axis shorter by one.",
     prepend="What to put before `x` first, of the same shape except along the axis; nothing for None.",
