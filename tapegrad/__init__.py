@@ -10,27 +10,27 @@ from math import e, inf, nan, pi
 
 from tapegrad import backends, fft, linalg, special
 from tapegrad._bind import bind as _bind
-from tapegrad._calls import published as _published
-from tapegrad._checkpoint import checkpoint
 from tapegrad._compile._compiled import compile
-from tapegrad._dtypes import DTYPES as _DTYPES
-from tapegrad._dtypes import DType, isdtype, numpy_dtype
-from tapegrad._forward import jvp, linearize
-from tapegrad._function import custom_jvp, custom_vjp, stop_gradient
-from tapegrad._graph import to_dot, to_mermaid
-from tapegrad._hints import of_function as _of_function
-from tapegrad._host_constants import HostCopies
-from tapegrad._implicit import fixed_point, root
-from tapegrad._info import __array_namespace_info__
-from tapegrad._jacobian import hessian, hvp, jacobian
-from tapegrad._namespace import CaptureError
-from tapegrad._record import enable_grad, no_grad
-from tapegrad._scipy import scipy_objective
-from tapegrad._settings import default_device, default_dtype, deterministic, tf32
-from tapegrad._tape import Tape, debug
-from tapegrad._tensor import Tensor
-from tapegrad._transforms import grad, value_and_grad, vjp
-from tapegrad._vmap import vmap
+from tapegrad._engine.dispatch import CaptureError
+from tapegrad._engine.dtypes import DTYPES as _DTYPES
+from tapegrad._engine.dtypes import DType, isdtype, numpy_dtype
+from tapegrad._engine.host_constants import HostCopies
+from tapegrad._engine.record import enable_grad, no_grad
+from tapegrad._engine.settings import default_device, default_dtype, deterministic, tf32
+from tapegrad._engine.tensor import Tensor
+from tapegrad._inspect.drawing import to_dot, to_mermaid
+from tapegrad._inspect.tape import Tape, debug
+from tapegrad._protocols.hints import of_function as _of_function
+from tapegrad._protocols.namespace_info import __array_namespace_info__
+from tapegrad._protocols.scipy_objective import scipy_objective
+from tapegrad._protocols.wrong_calls import published as _published
+from tapegrad._transforms.checkpoint import checkpoint
+from tapegrad._transforms.custom_rules import custom_jvp, custom_vjp, stop_gradient
+from tapegrad._transforms.forward import jvp, linearize
+from tapegrad._transforms.implicit import fixed_point, root
+from tapegrad._transforms.jacobian import hessian, hvp, jacobian
+from tapegrad._transforms.reverse import grad, value_and_grad, vjp
+from tapegrad._vmap.transform import vmap
 from tapegrad.ops.binary import (
     add,
     atan2,

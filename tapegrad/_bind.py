@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tapegrad import _fusing, _hints, _interop, _known, _later, _operators, _transforms
-from tapegrad._as_one import as_one
-from tapegrad._batch_rules import BatchedNamespace
-from tapegrad._batched import BatchedBackend
-from tapegrad._bound import bound
 from tapegrad._compile._eager import Fused
 from tapegrad._compile._trace import Graph
 from tapegrad._compile._trace_library import TraceBackend
+from tapegrad._engine import fusing as _fusing
+from tapegrad._engine.bound import bound
+from tapegrad._protocols import hints as _hints
+from tapegrad._protocols import known_libraries as _known
+from tapegrad._protocols import numpy_protocols as _interop
+from tapegrad._protocols import operators as _operators
+from tapegrad._transforms import later as _later
+from tapegrad._transforms import reverse as _transforms
+from tapegrad._transforms.opaque import as_one
+from tapegrad._vmap.array import BatchedBackend
+from tapegrad._vmap.rules import BatchedNamespace
 from tapegrad.backends._base import Namespace
 from tapegrad.ops import creation, indexing
 

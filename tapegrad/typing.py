@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
-from tapegrad._dtypes import DType
-from tapegrad._tensor import Tensor
+from tapegrad._engine.dtypes import DType
+from tapegrad._engine.tensor import Tensor
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -10,8 +10,8 @@ from weakref import ref
 import numpy as np
 
 import tapegrad as tg
-from tapegrad._namespace import CaptureError
-from tapegrad._tree import flatten
+from tapegrad._engine.dispatch import CaptureError
+from tapegrad._engine.tree import flatten
 
 CALLS = 8
 Step = Callable[..., Any]

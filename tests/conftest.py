@@ -12,7 +12,7 @@ import pytest
 from places import Place, why_not
 
 import tapegrad as tg
-from tapegrad import _namespace
+from tapegrad._engine import dispatch as _namespace
 
 PLACES = {
     "numpy": Place("cpu"),

@@ -11,7 +11,7 @@ import numpy as np
 from places import Place
 
 import tapegrad as tg
-from tapegrad._tree import flatten
+from tapegrad._engine.tree import flatten
 from tapegrad.testing import gradcheck
 
 Function = Callable[..., Any]

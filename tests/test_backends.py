@@ -13,7 +13,8 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad import _interop, backends
+from tapegrad import backends
+from tapegrad._protocols import numpy_protocols as _interop
 
 
 def test_creation_follows_the_default_device(xp: Place) -> None:

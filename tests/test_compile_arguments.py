@@ -14,7 +14,7 @@ from containers import Layer, Pair
 from test_compile import plain
 
 import tapegrad as tg
-from tapegrad._tree import flatten
+from tapegrad._engine.tree import flatten
 from tapegrad.backends import Backend
 
 

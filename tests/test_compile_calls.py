@@ -13,7 +13,7 @@ from test_compile import plain
 
 import tapegrad as tg
 from tapegrad._compile._compiled import LIMIT
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.dispatch import CaptureError
 
 
 @pytest.mark.parametrize("call", range(5))

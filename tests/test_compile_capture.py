@@ -13,7 +13,7 @@ from compiling import CALLS, Model, same, values, visible
 from test_compile import plain
 
 import tapegrad as tg
-from tapegrad._tree import flatten
+from tapegrad._engine.tree import flatten
 
 
 def cube(v: tg.Tensor) -> tg.Tensor:

@@ -17,9 +17,9 @@ import pytest
 import tapegrad as tg
 from tapegrad._compile import _locks
 from tapegrad._compile._trace import Graph, Traced
-from tapegrad._levels import capturing
-from tapegrad._record import Record
-from tapegrad._tensor import Tensor
+from tapegrad._engine.levels import capturing
+from tapegrad._engine.record import Record
+from tapegrad._engine.tensor import Tensor
 
 
 class Custom(Exception):

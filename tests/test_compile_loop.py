@@ -11,7 +11,7 @@ from compiling import Model, same, values
 from places import Place
 
 import tapegrad as tg
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.dispatch import CaptureError
 
 CALLS = 6
 

@@ -14,7 +14,7 @@ import pytest
 from compiling import Model
 
 import tapegrad as tg
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.dispatch import CaptureError
 
 kept: list[Any] = []
 

@@ -15,7 +15,7 @@ import pytest
 import tapegrad as tg
 from tapegrad import backends
 from tapegrad._compile import _fuse, _scan, _stack
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Fold, Node, Run, Scan, Stack
 from tapegrad.backends import _numpy_blocks
 from tapegrad.testing import SAMPLES, Sample

@@ -18,8 +18,8 @@ from places import why_not
 import tapegrad as tg
 from tapegrad import backends
 from tapegrad._compile import _fuse, _products, _scan, _stack
-from tapegrad._namespace import CaptureError
-from tapegrad._tree import flatten
+from tapegrad._engine.dispatch import CaptureError
+from tapegrad._engine.tree import flatten
 from tapegrad.backends import _numpy_blocks, _numpy_plan, _numpy_updates
 
 WHY_NOT_CUDA = why_not("cuda")

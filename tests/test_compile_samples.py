@@ -13,7 +13,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.dispatch import CaptureError
 from tapegrad.testing import SAMPLES, Sample
 
 CALLS = 5

@@ -15,7 +15,7 @@ import pytest
 from places import why_not
 
 import tapegrad as tg
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.dispatch import CaptureError
 
 if why := why_not("cuda"):
     pytest.skip(why, allow_module_level=True)

@@ -12,8 +12,8 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._forward import tangents_of
-from tapegrad._transforms import Traced
+from tapegrad._transforms.forward import tangents_of
+from tapegrad._transforms.reverse import Traced
 from tapegrad.testing import SAMPLES, Sample
 
 differentiable = pytest.mark.parametrize("sample", [s for s in SAMPLES if s.order], ids=lambda s: s.name)

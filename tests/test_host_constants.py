@@ -16,8 +16,8 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad import _host_constants
-from tapegrad._tree import flatten
+from tapegrad._engine import host_constants as _host_constants
+from tapegrad._engine.tree import flatten
 from tapegrad.testing import SAMPLES, Sample
 
 FIRST = {s.operation: s.name for s in reversed(SAMPLES)}.values()

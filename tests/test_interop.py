@@ -14,7 +14,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._dtypes import DTYPES
+from tapegrad._engine.dtypes import DTYPES
 
 A = np.asarray([[1.0, 2.0], [3.0, 5.0]])
 SAME: list[tuple[str, Callable[[Any], Any]]] = [

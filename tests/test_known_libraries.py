@@ -15,7 +15,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad import _known
+from tapegrad._protocols import known_libraries as _known
 from tapegrad.ops.contraction import einsum
 
 

@@ -14,7 +14,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad import _hints
+from tapegrad._protocols import hints as _hints
 
 
 def leaf(*values: float) -> tg.Tensor:

@@ -11,7 +11,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._tree import flatten
+from tapegrad._engine.tree import flatten
 
 SPACES = {"": tg, "linalg.": tg.linalg, "fft.": tg.fft, "special.": tg.special}
 NAMES = [

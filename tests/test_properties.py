@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from places import Place
 
 import tapegrad as tg
-from tapegrad._backward import Walk
+from tapegrad._engine.backward import Walk
 
 NumPyArray = np.ndarray[Any, Any]
 pytestmark = pytest.mark.parametrize(

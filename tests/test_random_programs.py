@@ -11,7 +11,7 @@ import random_programs
 from places import Place
 
 import tapegrad as tg
-from tapegrad import _rules
+from tapegrad._engine import rules as _rules
 
 CHUNK = 100
 

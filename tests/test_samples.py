@@ -12,8 +12,8 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad import _rules
-from tapegrad._backward import Walk
+from tapegrad._engine import rules as _rules
+from tapegrad._engine.backward import Walk
 from tapegrad.testing import SAMPLES, Sample, gradcheck, gradgradcheck, table
 
 # The first sample of each operation, and the first complex one.

@@ -12,7 +12,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._dtypes import promote
+from tapegrad._engine.dtypes import promote
 
 # Signature -> the functions that have it, as the standard's own list of 2025.12 says.
 SIGNATURES = {

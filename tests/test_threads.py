@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad import _record
+from tapegrad._engine import record as _record
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,8 @@ FIRST_USE = """
 import sys, threading, time, warnings
 import numpy as np
 import tapegrad as tg
-from tapegrad import _batched, _elementwise
+from tapegrad._vmap import array as _batched
+from tapegrad._engine import elementwise as _elementwise
 from tapegrad.testing._samples import SAMPLES
 
 warnings.simplefilter("ignore")

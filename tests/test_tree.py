@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad._tree import flatten
+from tapegrad._engine.tree import flatten
 
 T = TypeVar("T")
 

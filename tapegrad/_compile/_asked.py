@@ -8,7 +8,7 @@ from itertools import islice
 from types import CodeType
 
 from tapegrad._compile._refusals import type_asked
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.dispatch import CaptureError
 
 _COMPARING = ("IS_OP", "COMPARE_OP", "CONTAINS_OP")
 _ENDING = ("CALL", "PRECALL", "POP_", "STORE_", "RETURN_", "JUMP_")  # what begins the names of other uses

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from tapegrad._compile._cells import Cell
 from tapegrad._compile._guards import Guards
 from tapegrad._compile._trace import Graph
+from tapegrad._engine.tree import Rebuild
 from tapegrad._program.ir import Value
-from tapegrad._tree import Rebuild
 
 
 class Capture(NamedTuple):

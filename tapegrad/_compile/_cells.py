@@ -6,9 +6,9 @@ import sys
 from typing import Any, NamedTuple, final
 from weakref import WeakValueDictionary
 
+from tapegrad._engine.record import LEAF
+from tapegrad._engine.tensor import Hooks, Tensor
 from tapegrad._program.ir import Value
-from tapegrad._record import LEAF
-from tapegrad._tensor import Hooks, Tensor
 
 
 @final

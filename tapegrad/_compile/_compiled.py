@@ -18,14 +18,14 @@ from tapegrad._compile._key import changed, identities, key_of, same_ones
 from tapegrad._compile._locks import functions, tracing
 from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
-from tapegrad._derived import Derived
-from tapegrad._levels import capturing, mapping
-from tapegrad._namespace import CaptureError
-from tapegrad._record import LEAF, mode
-from tapegrad._settings import chosen_device, default_dtype, deterministic, tf32
-from tapegrad._tensor import Tensor
-from tapegrad._tree import flatten
-from tapegrad._typed import CompiledFunction, P, R
+from tapegrad._engine.dispatch import CaptureError
+from tapegrad._engine.levels import capturing, mapping
+from tapegrad._engine.record import LEAF, mode
+from tapegrad._engine.settings import chosen_device, default_dtype, deterministic, tf32
+from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tree import flatten
+from tapegrad._transforms.derived import Derived
+from tapegrad._transforms.typed import CompiledFunction, P, R
 
 ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function, with those that it does not have yet

@@ -7,7 +7,7 @@ from math import isqrt
 from typing import Any
 
 from tapegrad import backends
-from tapegrad._dtypes import DTYPES, DType, as_dtype
+from tapegrad._engine.dtypes import DTYPES, DType, as_dtype
 from tapegrad._program.ir import Node, Value
 
 _VIEWS = {

@@ -9,11 +9,11 @@ from tapegrad._compile._capture import traced
 from tapegrad._compile._compare import Match, held_apart
 from tapegrad._compile._equality import gap
 from tapegrad._compile._replay import Replay
-from tapegrad._namespace import backend_of, computed
+from tapegrad._engine.dispatch import backend_of, computed
+from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tree import flatten
 from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Value
-from tapegrad._tensor import Tensor
-from tapegrad._tree import flatten
 
 # How much the outputs of a planned program, which may add up in another order, may be off: in units of the last place
 # of the greatest value.

@@ -14,8 +14,8 @@ from typing import Any
 from tapegrad._compile._simplify import simplified
 from tapegrad._compile._trace import Graph, Traced, graph_now
 from tapegrad._compile._trace_library import TraceNamespace
-from tapegrad._levels import capturing
-from tapegrad._namespace import CaptureError, backend_of, namespace_of
+from tapegrad._engine.dispatch import CaptureError, backend_of, namespace_of
+from tapegrad._engine.levels import capturing
 from tapegrad._program.ir import Program
 from tapegrad.backends import Backend
 from tapegrad.backends._norms import of_sizes

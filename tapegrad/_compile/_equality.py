@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad._tensor import host, wrap
+from tapegrad._engine.tensor import host, wrap
 from tapegrad.backends import as_key
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))

@@ -7,10 +7,10 @@ from weakref import ref
 
 from tapegrad._compile._refusals import stranger
 from tapegrad._compile._trace import Graph, Traced
-from tapegrad._primitive import PICK
+from tapegrad._engine.primitive import PICK
+from tapegrad._engine.record import RELEASED, Operation, Record
+from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Value
-from tapegrad._record import RELEASED, Operation, Record
-from tapegrad._tensor import Tensor
 
 
 class Used:

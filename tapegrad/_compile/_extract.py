@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from tapegrad._compile._captured import Capture
 from tapegrad._compile._cells import Cell, Fresh
-from tapegrad._host_constants import HOST, copied_by
-from tapegrad._namespace import as_array, backend_of
+from tapegrad._engine.dispatch import as_array, backend_of
+from tapegrad._engine.host_constants import HOST, copied_by
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program, Value, put_in
 from tapegrad.backends import Array, Backend

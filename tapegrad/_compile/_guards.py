@@ -16,7 +16,7 @@ from tapegrad._compile._cells import State
 from tapegrad._compile._equality import same_constant
 from tapegrad._compile._places import PLAIN, READ, Place, Places, contents
 from tapegrad._compile._trace import Held, is_marked, mark_of
-from tapegrad._tensor import Tensor, host, wrap
+from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad.backends import Array
 
 Check = Callable[[list[Any]], Any]

@@ -10,9 +10,9 @@ from types import MethodType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary, ref
 
-from tapegrad._namespace import find_backend
-from tapegrad._tensor import Tensor
-from tapegrad._tree import leaf_fields, static_fields
+from tapegrad._engine.dispatch import find_backend
+from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tree import leaf_fields, static_fields
 from tapegrad.backends import as_key
 
 # Modules whose hashable objects are equal only if they do the same.

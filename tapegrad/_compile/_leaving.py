@@ -7,10 +7,10 @@ from typing import Any
 from tapegrad._compile._captured import Capture
 from tapegrad._compile._cells import Cell, Fresh
 from tapegrad._compile._left import own
+from tapegrad._engine.record import RELEASED, Operation, Record, next_seq
+from tapegrad._engine.rules import new
+from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Value
-from tapegrad._record import RELEASED, Operation, Record, next_seq
-from tapegrad._rules import new
-from tapegrad._tensor import Tensor
 
 COMPILED = Operation("compiled")
 

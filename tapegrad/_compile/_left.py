@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tapegrad._backward import collect
 from tapegrad._compile._captured import Capture
 from tapegrad._compile._cells import Cell, Fresh, state_of
 from tapegrad._compile._events import Used
@@ -18,11 +17,12 @@ from tapegrad._compile._loop import check_loops
 from tapegrad._compile._refusals import stranger
 from tapegrad._compile._settle import settle
 from tapegrad._compile._trace import Traced
-from tapegrad._namespace import CaptureError, backend_of, find_backend
+from tapegrad._engine.backward import collect
+from tapegrad._engine.dispatch import CaptureError, backend_of, find_backend
+from tapegrad._engine.record import LEAF, RELEASED
+from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tree import flatten
 from tapegrad._program.ir import Value
-from tapegrad._record import LEAF, RELEASED
-from tapegrad._tensor import Tensor
-from tapegrad._tree import flatten
 
 
 def check_output(y: Tensor, known: Iterable[int], what: str = "the function returns a result") -> None:

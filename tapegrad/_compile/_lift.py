@@ -8,10 +8,10 @@ from typing import Any
 from tapegrad._compile._cells import Cell, kind_of
 from tapegrad._compile._settle import settle
 from tapegrad._compile._trace import Graph, Traced
-from tapegrad._namespace import CaptureError, find_backend
+from tapegrad._engine.dispatch import CaptureError, find_backend
+from tapegrad._engine.record import LEAF, RELEASED
+from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Value
-from tapegrad._record import LEAF, RELEASED
-from tapegrad._tensor import Tensor
 
 
 class Lifted:

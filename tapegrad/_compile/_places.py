@@ -30,8 +30,8 @@ from typing import Any, final
 from weakref import ref
 
 from tapegrad import backends
-from tapegrad._namespace import backend_of
-from tapegrad._tensor import Tensor
+from tapegrad._engine.dispatch import backend_of
+from tapegrad._engine.tensor import Tensor
 from tapegrad.backends import Array
 
 LIMIT = 5_000  # places that are looked at

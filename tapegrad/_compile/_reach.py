@@ -14,8 +14,8 @@ from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
-from tapegrad._namespace import backend_of
-from tapegrad._tensor import Tensor
+from tapegrad._engine.dispatch import backend_of
+from tapegrad._engine.tensor import Tensor
 
 LIMIT = 5_000  # objects that are looked at
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), range, slice, property))

@@ -14,12 +14,12 @@ from tapegrad._compile._guards import Check, Guards
 from tapegrad._compile._leaving import Leaving
 from tapegrad._compile._plan import planned
 from tapegrad._compile._trace import Held
-from tapegrad._host_constants import HOST
-from tapegrad._namespace import as_array, backend_of, computed
+from tapegrad._engine.dispatch import as_array, backend_of, computed
+from tapegrad._engine.host_constants import HOST
+from tapegrad._engine.record import LEAF
+from tapegrad._engine.tensor import Hooks, Tensor
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Program
-from tapegrad._record import LEAF
-from tapegrad._tensor import Hooks, Tensor
 from tapegrad.backends import Backend
 
 ALTERNATIVES = 4  # of what is found outside, for one program

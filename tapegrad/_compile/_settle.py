@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from types import CellType
 from typing import Any
 
-from tapegrad._backward import collect
 from tapegrad._compile._trace import Graph, Traced, holds_traced, lowered
-from tapegrad._namespace import CaptureError
+from tapegrad._engine.backward import collect
+from tapegrad._engine.dispatch import CaptureError
+from tapegrad._engine.record import RELEASED, Record
+from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Value
-from tapegrad._record import RELEASED, Record
-from tapegrad._tensor import Tensor
 
 _DEPTH = 4  # of tuples that hold arrays
 _PATIENCE = 5  # how often Ctrl-C may come while arrays are given back

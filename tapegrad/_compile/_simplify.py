@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tapegrad._namespace import computed
+from tapegrad._engine.dispatch import computed
 from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Node, Program, Value, put_in, reads_of
 from tapegrad._program.op_kinds import kind_of

@@ -8,7 +8,7 @@ from typing import Any
 from tapegrad._compile._places import Place, Places
 from tapegrad._compile._refusals import written_in
 from tapegrad._compile._trace import SMALL, Graph, is_marked, mark_of
-from tapegrad._namespace import backend_of
+from tapegrad._engine.dispatch import backend_of
 
 
 class StandIns:

@@ -16,12 +16,12 @@ from weakref import ref
 
 from tapegrad._compile._places import Place
 from tapegrad._compile._refusals import array_needed, shape_needed, stranger, value_needed, written_to
-from tapegrad._cuts import inside, user_line
-from tapegrad._levels import capturing
-from tapegrad._namespace import CaptureError, backend_of, computed, find_backend
+from tapegrad._engine.dispatch import CaptureError, backend_of, computed, find_backend
+from tapegrad._engine.graph_breaks import inside, user_line
+from tapegrad._engine.levels import capturing
+from tapegrad._engine.operator_names import BINARY, COMPARISONS, NUMPY_NAMES, UNARY
+from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Node, Value
-from tapegrad._symbols import BINARY, COMPARISONS, NUMPY_NAMES, UNARY
-from tapegrad._tensor import Tensor
 from tapegrad.backends import Array, Backend
 
 SMALL = 128  # elements of an array whose contents are compared at each call, should NumPy have computed with it

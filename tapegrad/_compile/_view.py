@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from tapegrad._compile._cells import Fresh
 from tapegrad._compile._costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
 from tapegrad._compile._replay import Replay
-from tapegrad._graph import LONGEST, PROGRAM_COLOURS, Shape, draw_dot, draw_mermaid
-from tapegrad._namespace import backend_of, computed
+from tapegrad._engine.dispatch import backend_of, computed
+from tapegrad._engine.tensor import Tensor, host, wrap
+from tapegrad._engine.tree import flatten
+from tapegrad._inspect.drawing import LONGEST, PROGRAM_COLOURS, Shape, draw_dot, draw_mermaid
+from tapegrad._inspect.tape import show_static
 from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Node, Program, Value
-from tapegrad._tape import show_static
-from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._tree import flatten
 
 
 class Item(NamedTuple):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._namespace import constant_array, holds
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._engine.dispatch import constant_array, holds
+from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._matrices import epsilon, herm
 
 

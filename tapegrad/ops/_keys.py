@@ -6,12 +6,12 @@ from functools import partial
 from operator import index
 from typing import Any
 
-from tapegrad._host_constants import is_host, moved
-from tapegrad._levels import capturing
-from tapegrad._namespace import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
-from tapegrad._operands import from_outside, same_library
-from tapegrad._record import mode, noticed
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._engine.coercion import from_outside, same_library
+from tapegrad._engine.dispatch import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
+from tapegrad._engine.host_constants import is_host, moved
+from tapegrad._engine.levels import capturing
+from tapegrad._engine.record import mode, noticed
+from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.creation import of_list

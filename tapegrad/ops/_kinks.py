@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import nan
 from typing import Any
 
-from tapegrad._primitive import primitive
-from tapegrad._rules import identity
-from tapegrad._tensor import Tensor
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.rules import identity
+from tapegrad._engine.tensor import Tensor
 
 _kink = primitive(
     "kink",

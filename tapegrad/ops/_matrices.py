@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._dtypes import as_dtype, is_complex
+from tapegrad._engine.dtypes import as_dtype, is_complex
 
 
 def herm(xp: Any, x: Any) -> Any:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tapegrad._dtypes import is_complex
-from tapegrad._elementwise import unary
-from tapegrad._rules import Rule
-from tapegrad._tensor import Tensor
+from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.elementwise import unary
+from tapegrad._engine.rules import Rule
+from tapegrad._engine.tensor import Tensor
 
 Slope = Callable[[Any, Any], Any]
 

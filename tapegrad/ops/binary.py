@@ -10,12 +10,12 @@ from functools import partial
 from math import inf, nan
 from typing import Any
 
-from tapegrad._dtypes import is_complex
-from tapegrad._elementwise import binary as _declare
-from tapegrad._operands import SCALARS, as_tensor, as_tensors, not_an_operand, operand, placed
-from tapegrad._primitive import primitive
-from tapegrad._rules import BROADCASTING, identity, with_operators
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors, not_an_operand, operand, placed
+from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.elementwise import binary as _declare
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.rules import BROADCASTING, identity, with_operators
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._kinks import unit
 from tapegrad.ops._slopes import share
 from tapegrad.ops._text import (

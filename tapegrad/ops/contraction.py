@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tapegrad._operands import as_tensors
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensors
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops.binary import multiply
 from tapegrad.ops.norms import diagonal
 from tapegrad.ops.products import matmul

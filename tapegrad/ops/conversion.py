@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad import backends
-from tapegrad._cuts import cut
-from tapegrad._dtypes import DTYPES, as_dtype, isdtype
-from tapegrad._levels import capturing
-from tapegrad._namespace import backend_of, checked_dtype, dtype_of, native_device, native_dtype
-from tapegrad._operands import as_tensor
-from tapegrad._primitive import primitive
-from tapegrad._record import LEAF, Record, noticed
-from tapegrad._rules import identity
-from tapegrad._settings import float_dtype_on
-from tapegrad._tensor import Tensor, shallow_copy, wrap
+from tapegrad._engine.coercion import as_tensor
+from tapegrad._engine.dispatch import backend_of, checked_dtype, dtype_of, native_device, native_dtype
+from tapegrad._engine.dtypes import DTYPES, as_dtype, isdtype
+from tapegrad._engine.graph_breaks import cut
+from tapegrad._engine.levels import capturing
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.record import LEAF, Record, noticed
+from tapegrad._engine.rules import identity
+from tapegrad._engine.settings import float_dtype_on
+from tapegrad._engine.tensor import Tensor, shallow_copy, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops._text import SAME, documented
 from tapegrad.ops.shaping import reshape

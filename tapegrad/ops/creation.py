@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 
 from tapegrad import backends
-from tapegrad._cuts import cut
-from tapegrad._dtypes import KIND_RANKS, DType, as_dtype, isdtype, of_parts
-from tapegrad._host_constants import HOST, moved_to
-from tapegrad._namespace import (
+from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors, within
+from tapegrad._engine.dispatch import (
     backend_of,
     checked_dtype,
     constant_array,
@@ -24,12 +22,14 @@ from tapegrad._namespace import (
     native_device,
     native_dtype,
 )
-from tapegrad._operands import SCALARS, as_tensor, as_tensors, within
-from tapegrad._primitive import primitive
-from tapegrad._record import mode, noticed
-from tapegrad._rules import composed, constant
-from tapegrad._settings import chosen_device, default_device, float_dtype_on
-from tapegrad._tensor import Tensor, make_leaf, wrap
+from tapegrad._engine.dtypes import KIND_RANKS, DType, as_dtype, isdtype, of_parts
+from tapegrad._engine.graph_breaks import cut
+from tapegrad._engine.host_constants import HOST, moved_to
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.record import mode, noticed
+from tapegrad._engine.rules import composed, constant
+from tapegrad._engine.settings import chosen_device, default_device, float_dtype_on
+from tapegrad._engine.tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops._text import SAME, documented
 from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, transfer, unchanged

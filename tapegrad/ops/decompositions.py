@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tapegrad._dtypes import is_complex
-from tapegrad._primitive import several
-from tapegrad._rules import composed
-from tapegrad._tensor import Tensor
+from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.primitive import several
+from tapegrad._engine.rules import composed
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._matrices import (
     dagger_times,
     diagonal_of,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tapegrad._dtypes import DTYPES, KIND_RANKS, SCALAR_RANKS, DType, as_dtype, bits_of, of_parts, promote
-from tapegrad._namespace import dtype_of, find_backend, native_device
-from tapegrad._rules import constant
-from tapegrad._tensor import Tensor
+from tapegrad._engine.dispatch import dtype_of, find_backend, native_device
+from tapegrad._engine.dtypes import DTYPES, KIND_RANKS, SCALAR_RANKS, DType, as_dtype, bits_of, of_parts, promote
+from tapegrad._engine.rules import constant
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._text import documented
 from tapegrad.typing import ArrayLike, DTypeLike
 

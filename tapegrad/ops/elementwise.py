@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._dtypes import is_complex
-from tapegrad._elementwise import unary
-from tapegrad._operands import as_tensor
-from tapegrad._rules import composed, identity
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensor
+from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.elementwise import unary
+from tapegrad._engine.rules import composed, identity
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._kinks import kink
 from tapegrad.ops._text import (

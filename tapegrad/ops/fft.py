@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tapegrad._dtypes import as_dtype, isdtype
-from tapegrad._operands import as_tensor
-from tapegrad._primitive import primitive
-from tapegrad._rules import composed, constant
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensor
+from tapegrad._engine.dtypes import as_dtype, isdtype
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.rules import composed, constant
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import arange, default_if

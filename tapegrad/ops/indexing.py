@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._namespace import as_array, backend_of, dtype_of, namespace_of, native_device, tracked
-from tapegrad._operands import (
+from tapegrad._engine.coercion import (
     SCALARS,
     as_tensor,
     as_tensors,
@@ -24,11 +22,13 @@ from tapegrad._operands import (
     same_library,
     within,
 )
-from tapegrad._primitive import primitive
-from tapegrad._record import DEFAULT, LEAF, STATIC, Operation, Record, mode, noticed, scopes
-from tapegrad._rules import OPERATIONS, composed, new, record
-from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._views import updated
+from tapegrad._engine.dispatch import as_array, backend_of, dtype_of, namespace_of, native_device, tracked
+from tapegrad._engine.dtypes import KIND_RANKS, SCALAR_RANKS
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.record import DEFAULT, LEAF, STATIC, Operation, Record, mode, noticed, scopes
+from tapegrad._engine.rules import OPERATIONS, composed, new, record
+from tapegrad._engine.tensor import Tensor, host, wrap
+from tapegrad._engine.views import updated
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, may_repeat, plain_key, with_axes

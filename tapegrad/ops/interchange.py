@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad import backends
-from tapegrad._host_constants import HOST
-from tapegrad._namespace import backend_of, find_backend
-from tapegrad._rules import CONSTANT
-from tapegrad._tensor import Tensor, host
+from tapegrad._engine.dispatch import backend_of, find_backend
+from tapegrad._engine.host_constants import HOST
+from tapegrad._engine.rules import CONSTANT
+from tapegrad._engine.tensor import Tensor, host
 from tapegrad.ops._text import documented
 from tapegrad.ops.creation import asarray
 from tapegrad.typing import SupportsDLPack

@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import inf, nan
 from typing import Any
 
-from tapegrad._operands import SCALARS, as_tensor, as_tensors
-from tapegrad._primitive import primitive
-from tapegrad._record import noticed
-from tapegrad._rules import composed, constant
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.record import noticed
+from tapegrad._engine.rules import composed, constant
+from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, count, integer, reduced, spread
 from tapegrad.ops._kinks import kink, unit
 from tapegrad.ops.binary import multiply

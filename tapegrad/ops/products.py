@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tapegrad._elementwise import binary
-from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._primitive import primitive
-from tapegrad._rules import composed
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensor, as_tensors
+from tapegrad._engine.elementwise import binary
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.rules import composed
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops.shaping import permute_dims, reshape
 

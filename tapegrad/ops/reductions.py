@@ -6,11 +6,11 @@ from functools import partial
 from math import nan
 from typing import Any
 
-from tapegrad._namespace import backend_of, native_device
-from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._primitive import primitive
-from tapegrad._rules import composed
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensor, as_tensors
+from tapegrad._engine.dispatch import backend_of, native_device
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.rules import composed
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import along, axes_of, axis_of, count, fill, reduced, spread
 from tapegrad.ops._kinks import unit
 from tapegrad.ops._text import AN_AXIS_OF, BOOLEAN, FLOATING, INDICES, SAME, SUMMED, UNFIT, documented

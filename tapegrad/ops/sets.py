@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._primitive import primitive
-from tapegrad._rules import composed
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensor, as_tensors
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.rules import composed
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._text import BOOLEAN, SAME, documented
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import full

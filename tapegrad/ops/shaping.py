@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._primitive import primitive, several, variadic
-from tapegrad._rules import composed, identity
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensor, as_tensors
+from tapegrad._engine.primitive import primitive, several, variadic
+from tapegrad._engine.rules import composed, identity
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, integers
 from tapegrad.ops._text import BROADCAST, OTHERWISE, PROMOTED, SAME, documented
 from tapegrad.typing import ArrayLike, Axis, Shape

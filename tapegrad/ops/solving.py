@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tapegrad._dtypes import is_complex
-from tapegrad._namespace import backend_of, holds, namespace_of
-from tapegrad._operands import SCALARS, as_tensor, as_tensors
-from tapegrad._primitive import primitive, several
-from tapegrad._record import mode
-from tapegrad._rules import composed
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors
+from tapegrad._engine.dispatch import backend_of, holds, namespace_of
+from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.primitive import primitive, several
+from tapegrad._engine.record import mode
+from tapegrad._engine.rules import composed
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import integer
 from tapegrad.ops._cofactors import cofactors
 from tapegrad.ops._matrices import (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tapegrad._namespace import namespace_of
-from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._primitive import primitive
-from tapegrad._record import noticed
-from tapegrad._rules import CONSTANT, composed
-from tapegrad._tensor import Tensor, wrap
+from tapegrad._engine.coercion import as_tensor, as_tensors
+from tapegrad._engine.dispatch import namespace_of
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.record import noticed
+from tapegrad._engine.rules import CONSTANT, composed
+from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._text import INDICES, SAME, documented
 from tapegrad.ops.conversion import as_indices, astype

@@ -12,11 +12,11 @@ from functools import partial
 from math import inf, pi, sqrt
 from typing import Any
 
-from tapegrad._dtypes import as_dtype
-from tapegrad._elementwise import binary, unary
-from tapegrad._operands import as_tensors
-from tapegrad._rules import Rule, composed, publish
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensors
+from tapegrad._engine.dtypes import as_dtype
+from tapegrad._engine.elementwise import binary, unary
+from tapegrad._engine.rules import Rule, composed, publish
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._kinks import ratio
 from tapegrad.ops._slopes import slope

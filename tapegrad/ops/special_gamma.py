@@ -7,10 +7,10 @@ from math import factorial, inf, pi
 from operator import index
 from typing import Any
 
-from tapegrad._elementwise import unary
-from tapegrad._operands import as_tensors
-from tapegrad._primitive import primitive
-from tapegrad._tensor import Tensor
+from tapegrad._engine.coercion import as_tensors
+from tapegrad._engine.elementwise import unary
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._text import BROADCAST, SCIPY, SPECIAL, documented, of_one, of_two
 from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.special import special_binary

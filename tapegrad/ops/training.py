@@ -9,15 +9,15 @@ from functools import partial, wraps
 from math import prod, sqrt
 from typing import Any
 
-from tapegrad._bound import bound
-from tapegrad._cuts import user_line
-from tapegrad._elementwise import unary
-from tapegrad._namespace import backend_of, dtype_of
-from tapegrad._operands import as_tensor, as_tensors
-from tapegrad._primitive import primitive
-from tapegrad._record import mode
-from tapegrad._rules import constant, with_operators
-from tapegrad._tensor import Tensor
+from tapegrad._engine.bound import bound
+from tapegrad._engine.coercion import as_tensor, as_tensors
+from tapegrad._engine.dispatch import backend_of, dtype_of
+from tapegrad._engine.elementwise import unary
+from tapegrad._engine.graph_breaks import user_line
+from tapegrad._engine.primitive import primitive
+from tapegrad._engine.record import mode
+from tapegrad._engine.rules import constant, with_operators
+from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
 from tapegrad.ops._text import REAL, of_one

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad._dtypes import isdtype
-from tapegrad._forward import jvp
-from tapegrad._function import isolated
-from tapegrad._operands import as_tensor
-from tapegrad._record import mode_set
-from tapegrad._tensor import Tensor, host, wrap
-from tapegrad._transforms import grad
+from tapegrad._engine.coercion import as_tensor
+from tapegrad._engine.dtypes import isdtype
+from tapegrad._engine.record import mode_set
+from tapegrad._engine.tensor import Tensor, host, wrap
+from tapegrad._transforms.custom_rules import isolated
+from tapegrad._transforms.forward import jvp
+from tapegrad._transforms.reverse import grad
 from tapegrad.ops.conversion import transfer
 from tapegrad.ops.creation import asarray
 from tapegrad.ops.elementwise import conj, real

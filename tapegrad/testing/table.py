@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import tapegrad as tg
-from tapegrad import _rules
-from tapegrad._record import STATIC
+from tapegrad._engine import rules as _rules
+from tapegrad._engine.record import STATIC
 from tapegrad.testing._samples import SAMPLES
 
 NAMESPACES = ("", "linalg", "fft", "special")  # of tapegrad, where they exist

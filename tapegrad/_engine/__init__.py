@@ -1,0 +1,1 @@
+"""The engine: Tensors, records, rules and the walk."""

@@ -1,0 +1,661 @@
+"""The reverse walk: records from the latest to the oldest, each handing its cotangent to its parents.
+
+One loop serves two purposes. On raw arrays it is the fast first-order pass. On Tensors the same rules record
+themselves, and that record is the higher-order derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from heapq import heappop, heappush, heappushpop
+from operator import attrgetter
+from threading import RLock
+from typing import Any
+
+from tapegrad._engine.bound import bound
+from tapegrad._engine.coercion import as_tensors, within
+from tapegrad._engine.dispatch import as_array, backend_of, holds, namespace_of, native_device, tracked
+from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.fusing import fused
+from tapegrad._engine.once import once
+from tapegrad._engine.primitive import pick
+from tapegrad._engine.record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
+from tapegrad._engine.structural_zeros import Marks, Support, both, by_rows, calm, either, moved, only, summed
+from tapegrad._engine.tensor import Hooks, Tensor, check_like, shallow_copy, wrap
+from tapegrad.backends import remedy
+
+_by_seq = attrgetter("seq")
+
+
+def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
+    """Return records and all they descend from, latest first; nothing older than the sequence number `oldest`."""
+    seen = {r for r in roots if r.seq <= oldest}
+    stack = list(seen)
+    order = []
+    while stack:
+        r = stack.pop()
+        order.append(r)
+        for p in r.parents:
+            if p is not None and p not in seen and p.seq <= oldest:
+                seen.add(p)
+                stack.append(p)
+    order.sort(key=_by_seq)
+    return order
+
+
+class Walk:
+    """One reverse pass: what `pull` functions of operations may use.
+
+    cotangents: of the records still to come, at first the seeds; owned: the records whose cotangent is a buffer of
+    this walk that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
+    all; xp: the namespace to compute in; taped: whether cotangents are Tensors; fuses: whether the library runs the
+    rules of a record as one kernel; supports: which entries of a cotangent a gradient reaches, where that is not all;
+    support: that of the cotangent that a `pull` function is given; parts: for records of several results the supports
+    of some of their cotangents, by number.
+    """
+
+    __slots__ = (
+        "cotangents",
+        "debug",
+        "fuses",
+        "live",
+        "owned",
+        "parts",
+        "queue",
+        "support",
+        "supports",
+        "taped",
+        "xp",
+    )
+
+    def __init__(
+        self,
+        seeds: dict[Record, Any],
+        live: Collection[Record] | None,
+        taped: bool,
+        supports: dict[Record, Support] | None = None,
+    ) -> None:
+        self.cotangents = seeds
+        self.queue = sorted([(r.seq, r) for r in seeds])  # a heap: the latest record first
+        self.owned: set[Record] = set()
+        self.supports = supports or {}
+        self.support: Support | None = None
+        self.parts: dict[Record, dict[int, Support]] = {}
+        self.live = live
+        self.taped = taped
+        self.debug = mode().debug
+        self.xp: Any = bound.tensor_namespace if taped else namespace_of[type(next(iter(seeds.values())))]
+        self.fuses = not taped and backend_of[type(next(iter(seeds.values())))].fuses
+        if self.xp.elsewhere is not None:
+            self.cotangents = self.xp.by_record(seeds)
+
+    def run(self, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
+        """Go through records, latest first; return (record, cotangent) of leaves, retained gradients and stops.
+
+        retain: whether records keep what they saved; stops: records that are not walked through.
+        """
+        cotangents, owned, live, taped, queue = self.cotangents, self.owned, self.live, self.taped, self.queue
+        supports = self.supports
+        pop, get, own = cotangents.pop, cotangents.get, owned.add
+        xp, debug = self.xp, self.debug
+        kind = type(cotangents[queue[0][1]])
+        last: Any = None  # the dtype of the record before
+        apart = False  # whether rules that read arrays are applied by a method
+        found = []
+        later: Any = None  # the newest entry of the queue, held back: most often it is next
+        try:
+            while queue or later is not None:
+                if later is None:
+                    r = heappop(queue)[1]
+                else:
+                    r = heappushpop(queue, later)[1]
+                    later = None
+                t = pop(r)
+                if r.tensor is not None:
+                    owned.discard(r)  # it is somebody's .grad now
+                    if isinstance(r.tensor, Hooks):
+                        t = r.tensor.run(t, taped)
+                    found.append((r, t))
+                    if r.op is LEAF:
+                        continue
+                if stops and r in stops:
+                    if r.tensor is None:
+                        found.append((r, t))
+                    continue
+                parents = r.parents  # first: another thread may release the tape, parents last
+                raw = r.saved
+                saved: Sequence[Any] = raw
+                if raw is RELEASED:
+                    raise _second_backward(r)
+                if type(t) is not kind and type(t) is not list:
+                    kind = type(t)  # the other side of a to_device
+                    xp = self.xp = namespace_of[kind]
+                    self.fuses = not taped and backend_of[kind].fuses
+                    last = None
+                if taped:
+                    saved = as_tensors_of(r)
+                op = r.op
+                if r.dtype is not last:
+                    last = r.dtype
+                    apart = self.fuses or is_complex(last)
+                support = supports.pop(r, None) if supports else None
+                if support is not None or (apart and op.reads):
+                    self.apply(r, parents, t, saved, raw, support)
+                elif op.unary:
+                    p: Any = parents[0]
+                    vjp = op.vjps[0]
+                    rule, n, pick = vjp
+                    s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
+                    old = get(p)
+                    if old is None:
+                        cotangents[p] = s
+                        if later is not None:
+                            heappush(queue, later)
+                        later = (p.seq, p)
+                    else:
+                        self.give(p, s)
+                elif op.plain:
+                    shape = r.shape
+                    dtype = r.dtype
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
+                        if p is None or (live is not None and p not in live):
+                            continue
+                        rule, n, pick = vjp
+                        if n == 1:
+                            s = rule(xp, t, saved[pick])
+                        elif n == -1:
+                            s = t
+                        else:
+                            s = call(vjp, xp, t, saved)
+                        if p.shape != shape or p.dtype is not dtype:
+                            s = self.fit(s, p, r, t)
+                        old = get(p)
+                        if old is None:
+                            cotangents[p] = s
+                            if later is not None:
+                                heappush(queue, later)
+                            later = (p.seq, p)
+                        elif p in supports:
+                            self.give(p, s)
+                        elif p in owned:
+                            old += s
+                            cotangents[p] = old
+                        else:
+                            cotangents[p] = old + s
+                            own(p)
+                elif op.pull is not None:
+                    op.pull(self, r, t, saved)
+                elif op.joint or (op.leaves_out and _any_carries(parents)):
+                    self.apply(r, parents, t, saved, raw, None)
+                else:
+                    for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
+                        if p is None or (live is not None and p not in live):
+                            continue
+                        rule, n, pick = vjp
+                        read = (saved[pick],) if n == 1 else pick(saved) if n > 1 else ()
+                        s = rule(xp, t, *read)
+                        if taped or s.shape != p.shape or s.dtype != p.dtype:
+                            s = self.fit(s, p, r, t)
+                        if get(p) is None:
+                            cotangents[p] = s
+                            heappush(queue, (p.seq, p))
+                        else:
+                            self.give(p, s)
+                if debug:
+                    self.check(r, t)
+                if not retain:
+                    r.saved = RELEASED
+                    r.parents = ()
+        except Exception as error:
+            error.add_note(f"in the gradient of {origin(r)}")
+            raise
+        return found
+
+    def apply(
+        self, r: Record, parents: tuple[Record | None, ...], t: Any, saved: Any, raw: Any, support: Support | None
+    ) -> None:
+        """Hand a cotangent to the parents, and its support with it: what the loop does not do in line.
+
+        raw: what the record saved, as raw arrays; saved: the same as Tensors, if cotangents are.
+        The adjoint of a product with the derivative of a holomorphic function is that with its conjugate.
+        """
+        op, xp = r.op, self.xp
+        if type(support) is Marks:
+            support.growing = False
+        if op.pull is not None:
+            self.support = support
+            op.pull(self, r, t, saved)
+            self.support = None
+            return
+        live = self.live
+        wanted = tuple([p is not None and (live is None or p in live) for p in parents])
+        conjugated = op.holomorphic and op.reads and is_complex(r.dtype)
+        read = saved
+        if support is not None and op.elementwise and op.reads and op.selects is None:
+            read = calm(xp, support, saved, op.safe)
+        if op.joint:
+            found = op.vjps[0][0](xp, t, *read)
+        elif self.fuses and op.reads and not conjugated:
+            found = fused_rules(op, wanted)(xp, t, *read)
+        else:
+            found = _rules(op, wanted, xp, xp.conj(t) if conjugated else t, read)
+        for i, (p, s) in enumerate(zip(parents, found, strict=True)):
+            if s is None or not wanted[i]:
+                continue
+            assert p is not None
+            inside = self.before(r, i, p, t, raw, support) if p.op.carries or op.rows is not None else None
+            if conjugated:
+                s = xp.conj(s)
+            if self.taped or s.shape != p.shape or s.dtype != p.dtype:
+                s = self.fit(s, p, r, t)
+            if op.rows is not None and inside is not None:
+                entries = inside.array()
+                s = s if entries is None else only(xp, entries, s, 0)
+            self.give(p, s, support=inside)
+
+    def before(self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None) -> Support | None:
+        """Return the support of the cotangent that a record hands to operand `i`, given that of its own."""
+        op = r.op
+        if support is None and op.selects is None and op.moves != "some":
+            return None
+        xp = self.raw_namespace(t)
+        if op.selects is not None:
+            select = op.selects[i]
+            if select is not None:
+                support = both(xp, support, Support(lambda: call(select, xp, None, saved)))
+        elif op.moves:
+            return self._moved(xp, r, i, p, t, saved, support)
+        elif op.rows is not None:
+            assert support is not None
+            operands, result = call(op.rows, None, None, saved)
+            return by_rows(xp, support, result, r.shape, operands, p.shape)
+        elif not op.elementwise:
+            return None
+        return summed(xp, support, r.shape, p.shape)
+
+    def _moved(
+        self, xp: Any, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
+    ) -> Support | None:
+        """Return the support through an operation that moves entries: by its rule, of ones."""
+        op = r.op
+        if type(t) is not list:
+
+            def of_one(ones: Any) -> Any:
+                return op.vjps[0][0](xp, ones, *saved)[i] if op.joint else call(op.vjps[i], xp, ones, saved)
+
+            return moved(xp, self.device(t), of_one, support, r.shape, p.shape)
+        insides = self.parts.pop(r, None) or {}  # of several results
+        if not insides and all(part is not None for part in t):
+            return None
+        raw = [part if part is None else _raw(part) for part in t]
+
+        def of_list(ones: Any) -> Any:
+            parts = [None if part is None else xp.ones_like(part) for part in raw]
+            for i, inside in insides.items():
+                entries = inside.array()
+                if entries is not None:
+                    parts[i] = only(xp, entries, parts[i], 0)
+            return call(op.vjps[0], xp, parts, saved)
+
+        return moved(xp, self.device(t), of_list, None, (), p.shape)
+
+    def raw_namespace(self, t: Any) -> Any:
+        """Return the namespace of the raw arrays that cotangents are or hold."""
+        return namespace_of[type(_raw(t))] if self.taped else self.xp
+
+    def device(self, t: Any) -> Any:
+        """Return the native device of a cotangent."""
+        return native_device(_raw(t))
+
+    def check(self, r: Record, t: Any) -> None:
+        """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
+        if not has_nan(t):
+            for p in r.parents:
+                if p is not None:
+                    refuse_nan(r, t, self.cotangents.get(p), "gradient")
+
+    def wants(self, p: Record | None) -> bool:
+        """Say whether a parent is to get a cotangent."""
+        return p is not None and (self.live is None or p in self.live)
+
+    def put(self, p: Record, t: Any) -> None:
+        """Set a parent's cotangent."""
+        if p not in self.cotangents:
+            heappush(self.queue, (p.seq, p))
+        self.cotangents[p] = t
+
+    def give(self, p: Record, s: Any, owned: bool = False, support: Support | None = None) -> None:
+        """Add a fitted cotangent to a parent's; owned says that nobody else holds its buffer."""
+        old = self.cotangents.get(p)
+        if old is None:
+            self.put(p, s)
+            if owned:
+                self.owned.add(p)
+            if support is not None and p.op.carries:
+                self.supports[p] = support
+            return
+        if p in self.supports:
+            self._join(p, support)
+        if p in self.owned:
+            old += s
+            self.cotangents[p] = old
+        else:
+            self.cotangents[p] = old + s
+            self.owned.add(p)
+
+    def _join(self, p: Record, support: Support | None) -> None:
+        """Add the support of what is added to a parent's cotangent to that which it has."""
+        known = either(self.raw_namespace(self.cotangents[p]), self.supports.pop(p), support)
+        if known is not None:
+            self.supports[p] = known
+
+    def accumulator(self, p: Record, like: Any, lead: int, key: Any = None) -> Any:
+        """Return a parent's cotangent as a buffer that may be written, zeros if it has none yet.
+
+        like: a cotangent on the same device; lead: how many extra leading axes it has; key: where it will be written,
+        without these axes.
+        """
+        t = self.cotangents.get(p)
+        if key is not None and p.op.carries:
+            known = self.supports.get(p)
+            if type(known) is Marks and known.growing and self.support is None:
+                known.keys.append(key)
+            elif t is None or known is not None:
+                self._note_read(p, key, like, lead)
+        elif self.supports:
+            self.supports.pop(p, None)
+        if t is None:
+            shape = tuple(like.shape[:lead]) + tuple(p.shape)
+            t = self.xp.zeros(shape, dtype=like.dtype, device=like.device)
+        elif p not in self.owned:
+            t = self.copy(t)
+        elif not self.taped and p.shape == ():
+            t = as_array(t)
+        self.owned.add(p)
+        return t
+
+    def _note_read(self, p: Record, key: Any, t: Any, lead: int) -> None:
+        """Take note that a cotangent is added to a parent's at a key; lead: its extra axes."""
+        xp, device = self.raw_namespace(t), self.device(t)
+        here: Support = Marks(xp, device, p.shape, key, True)
+        if self.support is not None:
+
+            def placed(ones: Any) -> Any:
+                return xp.index_add(xp.zeros(tuple(p.shape), dtype=xp.float32, device=device), key, ones)
+
+            here = moved(xp, device, placed, self.support, tuple(t.shape[lead:]), p.shape)
+        known = self.supports.get(p)
+        support = here if known is None else either(xp, known, here)
+        assert support is not None
+        self.supports[p] = support
+
+    def unwritten(self, r: Record, key: Any, t: Any) -> Support:
+        """Return the support of the cotangent of a record once what was written at a key is taken out."""
+        if type(self.support) is Marks and not self.support.inside:
+            return self.support.add(key)
+        here = Marks(self.raw_namespace(t), self.device(t), r.shape, key, False)
+        support = both(self.raw_namespace(t), self.support, here)
+        assert support is not None
+        return support
+
+    def part(self, r: Record, key: Any, t: Any) -> Support | None:
+        """Return the support of what is at a key of the cotangent of a record."""
+        support, xp = self.support, self.raw_namespace(t)
+        if support is None:
+            return None
+
+        def make() -> Any:
+            entries = support.array()
+            return entries if entries is None else xp.index_get(xp.broadcast_to(entries, tuple(r.shape)), key)
+
+        return Support(make, support)
+
+    def copy(self, t: Any) -> Any:
+        """Return a copy of a cotangent in a buffer of its own."""
+        return self.xp.positive(t) if self.taped else backend_of[type(t)].copy(t)
+
+    def fit(self, s: Any, p: Record, r: Record, t: Any) -> Any:
+        """Fit a rule's result to the parent: sum what was broadcast, cast to the parent's dtype.
+
+        s: what a rule of record `r` made of its cotangent `t`, for parent `p`.
+        """
+        xp, shape = self.xp, tuple(p.shape)
+        lead = len(t.shape) - len(r.shape) if type(t) is not list else len(s.shape) - len(shape)
+        got = tuple(s.shape)
+        if got[lead:] != shape:
+            extra = len(got) - lead - len(shape)
+            if extra > 0:
+                s = xp.sum(s, axis=tuple(range(lead, lead + extra)))
+                got = got[:lead] + got[lead + extra :]
+            if got[lead:] != shape:
+                axes = tuple([lead + i for i, n in enumerate(shape) if n == 1 and got[lead + i] != 1])
+                if axes:
+                    s = xp.sum(s, axis=axes, keepdims=True)
+            if not r.op.broadcasts or tuple(s.shape)[lead:] != shape:
+                raise AssertionError(f"the rule of {r.op.name} gave shape {got} for an operand of {shape}")
+        dtype = s._array.dtype if self.taped else s.dtype
+        if dtype != p.dtype:
+            if is_complex(dtype) and not is_complex(p.dtype):
+                s = xp.real(s)  # the part of a complex cotangent that a real operand sees
+                if (s._array.dtype if self.taped else s.dtype) == p.dtype:
+                    return s
+            s = xp.astype(s, p.dtype)
+        return s
+
+
+def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
+    """Return what a walk finds; its rules compute on the device of each cotangent, and another one stays current."""
+    elsewhere = walk.xp.elsewhere
+    try:
+        return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
+    except Exception as error:
+        advice = remedy(error)
+        if advice:
+            error.add_note(advice)
+        raise
+
+
+def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
+    """Return the cotangents of Tensors by their records, added up where two have the same one.
+
+    What is not recorded, not in `live` (None for all) or has no cotangent is left out.
+    """
+    seeds: dict[Record, Any] = {}
+    for y, t in zip(ys, cotangents, strict=True):
+        r = y._record if isinstance(y, Tensor) else None
+        if r is not None and t is not None and (live is None or r in live):
+            seeds[r] = _total(seeds[r], t) if r in seeds else t
+    return seeds
+
+
+def _any_carries(parents: Sequence[Record | None]) -> bool:
+    """Say whether a support is of use to any of these records."""
+    return any([p is not None and p.op.carries for p in parents])
+
+
+def supports_of(ys: Sequence[Any], insides: dict[int, Support]) -> dict[Record, Support]:
+    """Return the supports of the cotangents of Tensors by their records, given some by number; see `seeds_of`."""
+    records = [y._record if isinstance(y, Tensor) else None for y in ys]
+    named = {i: r for i in insides if (r := records[i]) is not None and records.count(r) == 1 and r.op.carries}
+    return {r: insides[i] for i, r in named.items()}
+
+
+def _total(a: Any, b: Any) -> Any:
+    """Return the sum of two cotangents outside of a walk, where an operator might not see to the device."""
+    return a + b if type(a) is Tensor else namespace_of[type(a)].add(a, b)
+
+
+def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
+    """Return what a bound rule makes of a cotangent and the values a record saved."""
+    rule, n, pick = vjp
+    if n < 1:
+        return rule(xp, t)
+    return rule(xp, t, saved[pick]) if n == 1 else rule(xp, t, *pick(saved))
+
+
+def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any) -> tuple[Any, ...]:
+    """Return what the rules of an operation give for its operands, None for those that are not wanted."""
+    return tuple([call(vjp, xp, t, saved) if want else None for vjp, want in zip(op.vjps, wanted, strict=True)])
+
+
+@once
+def fused_rules(op: Operation, wanted: tuple[bool, ...]) -> Callable[..., tuple[Any, ...]]:
+    """Return the rules of an operation as one function of the namespace, the cotangent and what was saved."""
+    return fused(f"{op.name}_vjp", lambda xp, t, *saved: _rules(op, wanted, xp, t, saved))
+
+
+def as_tensors_of(r: Record) -> list[Any]:
+    """Return what a record saved with arrays wrapped again, tied to the tape where they came from.
+
+    Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
+    """
+    return [_as_tensor(v, source, r) for v, source in zip(r.saved, r.op.sources, strict=True)]
+
+
+def _as_tensor(v: Any, source: int, r: Record) -> Any:
+    if source == OUTS:
+        return tuple([wrap(out, pick(r, i, out)) for i, out in enumerate(v)])
+    if source == CACHE:
+        return None
+    if source == STATIC or not hasattr(v, "shape"):
+        return v
+    return wrap(v, r if source == OUT else r.parents[source])
+
+
+def origin(r: Record) -> str:
+    """Say which operation a record is of, and on which line of the user's, if that was kept."""
+    line = getattr(r, "line", None)
+    return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
+
+
+def _raw(t: Any) -> Any:
+    """Return a cotangent, or the first one of several results, as a raw array."""
+    if type(t) is list:
+        t = next(part for part in t if part is not None)
+    return t._array if type(t) is Tensor else t
+
+
+def has_nan(t: Any) -> bool:
+    """Say whether a cotangent or tangent holds a NaN; False for None and for those of several results."""
+    if t is None or type(t) is list:
+        return False
+    raw = _raw(t)
+    xp = namespace_of[type(raw)]
+    return holds(xp.any(xp.isnan(raw)))
+
+
+def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
+    """Raise FloatingPointError if `s`, which the rule of a record made of `t`, holds a NaN.
+
+    what: "gradient" or "tangent".
+    """
+    if not has_nan(s):
+        return
+    message = f"a NaN came up in the {what} of {origin(r)}"
+    t, s = [v if v is None or type(v) is list else as_array(_raw(v)) for v in (t, s)]
+    xp = namespace_of[type(s)]
+    if type(t) is type(s) and t.shape == s.shape and holds(xp.any(xp.isnan(s) & ((t == 0) | xp.isinf(t)))):
+        message += (
+            ": 0 times infinity. If no gradient is to flow there, leave these elements out by tapegrad.where or an "
+            "index; else write the function so that its slope is finite"
+        )
+    raise FloatingPointError(message)
+
+
+def _second_backward(r: Record) -> RuntimeError:
+    return RuntimeError(
+        f"backward: the tape was released by an earlier backward pass (at operation {r.op.name}): pass "
+        "retain_graph=True to the earlier one, or run the forward pass again"
+    )
+
+
+def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+    """Add the gradient of this Tensor to `.grad` of every leaf it was computed from.
+
+    gradient: the cotangent to start from, of this Tensor's shape, dtype and device; 1 if the Tensor has one element.
+    retain_graph: keep the tape, so that it can be walked again. create_graph: record the
+    walk itself, for higher derivatives (keeps the tape too).
+
+    Raises RuntimeError if the Tensor is not recorded or its tape was released, ValueError or TypeError for a gradient
+    that does not fit. No `.grad` is touched unless the whole walk succeeds.
+
+    >>> import tapegrad as tg
+    >>> x = tg.tensor([1.0, 2.0], requires_grad=True)
+    >>> tg.sum(x * x).backward()
+    >>> x.grad
+    Tensor([2., 4.])
+    """
+    root = x._record
+    if root is None:
+        raise RuntimeError(
+            "backward: this Tensor has no record. Either nothing it was computed from has requires_grad=True, or "
+            "the chain was cut by detach(), no_grad(), item(), a conversion, or an operation without a derivative"
+        )
+    if gradient is None:
+        a = x._array
+        if a.shape != () and x.size != 1:
+            raise RuntimeError(
+                f"backward: a Tensor of shape {x.shape} is not a scalar: reduce it first, as in tapegrad.sum(x), "
+                "or pass gradient="
+            )
+        if is_complex(a.dtype):
+            raise RuntimeError(
+                "backward: a complex Tensor has no one gradient: take its real part first, as in tapegrad.real(x), or "
+                "pass gradient="
+            )
+        gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
+    else:
+        gradient = within(gradient if isinstance(gradient, Tensor) else as_tensors("backward", x, gradient)[1])
+        check_like("backward: the gradient", gradient, x.shape, x._array)
+    if tracked(x._array) is not None:
+        raise RuntimeError(
+            "backward: inside vmap, this Tensor is recorded outside as well, where .grad is not filled: call backward "
+            "on the result of vmap, or use tapegrad.grad inside"
+        )
+    watch = mode().watch
+    if watch is not None:
+        watch(MARK, (x, gradient), (retain_graph, create_graph), ())
+    if not create_graph:
+        _accumulate(walked(Walk({root: gradient._array}, None, False), retain_graph), _raw_total)
+        return
+    with mode_set(recording=True):
+        _accumulate(walked(Walk({root: gradient}, None, True), True), _recorded_total)
+
+
+_setting = RLock()
+
+
+def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> None:
+    """Add cotangents to `.grad` of the Tensors that they are of; no `.grad` changes unless all can.
+
+    Other threads may do so too. Sums are made without a lock; if a `.grad` is not the same any more, again with it.
+    """
+    if not _added(found, total):
+        with _setting:
+            while not _added(found, total):
+                pass
+
+
+def _added(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> bool:
+    """Add as `_accumulate` does, or return False where another thread has set a `.grad` meanwhile."""
+    sums = []
+    for r, t in found:
+        leaf = r.tensor()  # type: ignore[misc]
+        if leaf is not None:
+            old = leaf.grad
+            sums.append((leaf, old, total(old, t)))
+    with _setting:
+        for leaf, old, _ in sums:
+            if old is not (leaf._grad if old is not None else leaf.grad):
+                return False
+        for leaf, _, new in sums:
+            leaf._grad = new
+    return True
+
+
+def _raw_total(old: Tensor | None, t: Any) -> Tensor:
+    return wrap(as_array(t if old is None else _total(old._array, t)))
+
+
+def _recorded_total(old: Tensor | None, t: Tensor) -> Tensor:
+    return shallow_copy(t) if old is None else old + t

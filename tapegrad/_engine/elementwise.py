@@ -1,0 +1,270 @@
+"""Declaring elementwise operations: the hot path, one frame a call.
+
+The functions made here look up the library's function by array type, keep what the rules read and leave a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from tapegrad._engine.coercion import (
+    SCALARS,
+    as_tensor,
+    coerce,
+    explain,
+    led,
+    listed,
+    not_an_operand,
+    on_one_level,
+    same_library,
+)
+from tapegrad._engine.dispatch import backend_of, namespace_of
+from tapegrad._engine.fusing import bound
+from tapegrad._engine.record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
+from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
+from tapegrad._engine.tensor import Tensor
+from tapegrad.typing import ArrayLike
+
+
+def again(
+    name: str,
+    find: Callable[[type], Callable[..., Any]],
+    kernels: dict[type, Callable[..., Any]],
+    kind: type,
+    arrays: tuple[Any, ...],
+    error: Exception,
+) -> Any:
+    """Compute for an array type that is met for the first time; explain any other error.
+
+    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it. Several
+    threads may have it at once.
+    """
+    if not (type(error) is KeyError and error.args and error.args[0] is kind):
+        raise explain(name, error, arrays) from error
+    kernel = kernels.get(kind) or kernels.setdefault(kind, find(kind))
+    try:
+        return kernel(*arrays)
+    except Exception as first:
+        raise explain(name, first, arrays) from first
+
+
+def library_function(name: str, kind: type) -> Callable[..., Any]:
+    """Return a function of the library of an array type by its name."""
+    return attrgetter(name)(namespace_of[kind])  # type: ignore[no-any-return]
+
+
+def unary(
+    name: str,
+    differential: Rule | None,
+    doc: str,
+    *,
+    forward: Callable[..., Any] | None = None,
+    extension: str = "",
+    analytic: bool = True,
+    select: Rule | None = None,
+    safe: float = 0.5,
+    module: str = "tapegrad.ops.elementwise",
+) -> Callable[[ArrayLike], Tensor]:
+    """Declare an elementwise function of one operand by its differential, applied to a tangent.
+
+    differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
+    forward: `f(xp, x)` where the library has no function of this name; extension: of the namespace, where it is there;
+    analytic: whether the function of complex values has a derivative, and their dtype; select: `f(xp, _, ...)`, reading
+    as the rule does, gives the entries of the result that come from the operand, where that is not all; safe: a number
+    at which the rule is finite.
+    """
+    kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
+    find = partial(library_function, f"{extension}.{name}" if extension else name)
+    if forward is not None:
+        find = partial(bound, name, forward)
+    layout = tuple(n for n in ("x", "out") if differential is not None and n in reads(differential))
+    sources = tuple(OUT if n == "out" else 0 for n in layout)
+    operation = Operation(
+        name,
+        (bind(differential, layout),),
+        layout,
+        sources,
+        elementwise=True,
+        unary=analytic and extension != "special",
+        analytic=analytic,
+        holomorphic=bool(layout) and analytic,
+        reads=bool(layout),
+        selects=None if select is None else (bind(select, layout),),
+        safe=safe,
+    )
+    keep_x, keep_out = "x" in layout, "out" in layout
+    same_dtype = analytic and extension != "special"  # of float16 SciPy makes float32
+    if differential is None:
+        CONSTANT.add(name)
+    else:
+        declare(operation)
+
+    def call(x: ArrayLike, /) -> Tensor:
+        if type(x) is not Tensor:
+            x = as_tensor(x, name)
+        a = x._array
+        kind = type(a)
+        try:
+            out = kernels[kind](a)
+        except Exception as error:
+            out = again(name, find, kernels, kind, (a,), error)
+        if type(out) is not kind:
+            out = backend_of[type(out)].as_array(out)
+        y = new(Tensor)
+        y._array = out
+        p = x._record
+        m = mode() if scopes else DEFAULT
+        if p is None or differential is None or not m.recording:
+            y._record = None
+        else:
+            r = y._record = new(Record)
+            r.seq = next_seq()
+            r.op = operation
+            r.parents = (p,)
+            if keep_x:
+                r.saved = (a, out) if keep_out else (a,)
+            else:
+                r.saved = (out,) if keep_out else ()
+            r.shape = p.shape
+            r.dtype = p.dtype if same_dtype else out.dtype
+            r.tensor = None
+        if m.watch is not None:
+            m.watch(operation, (x,), (), y)
+        return y
+
+    return publish(call, name, doc, module)  # type: ignore[no-any-return]
+
+
+def binary(
+    name: str,
+    differential1: Rule | None,
+    differential2: Rule | None,
+    doc: str,
+    *,
+    extension: str = "",
+    module: str = "tapegrad.ops.elementwise",
+    elementwise: bool = True,
+    selects: tuple[Rule, Rule] | None = None,
+) -> tuple[Callable[[ArrayLike, ArrayLike], Tensor], Callable[[ArrayLike, ArrayLike], Tensor]]:
+    """Declare an elementwise function of two operands by its differential in each.
+
+    extension: of the namespace, where the library's function is there; selects: for each operand what `unary` calls
+    `select`.
+    elementwise=False is for the one operation that is not, and yet must be as quick: a product of matrices. Returns the
+    function and the same function for use as an operator, which answers NotImplemented to what is no operand, so that
+    Python asks the other side.
+    """
+    kernels: dict[type, Callable[..., Any]] = {}
+    find = partial(library_function, f"{extension}.{name}" if extension else name)
+    rules = (differential1, differential2)
+    used = {n for rule in rules if rule is not None for n in reads(rule)}
+    # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.
+    keep1, keep2, keep_out = (
+        sum(bit for bit, rule in zip((1, 2), rules, strict=True) if rule is not None and n in reads(rule))
+        for n in ("x1", "x2", "out")
+    )
+    crossed = (keep1, keep2, keep_out) == (2, 1, 0)  # each gradient reads the other operand: multiply
+    layout = ("x1", "x2") if crossed else ("x1", "x2", "out") if used else ()
+    operation = Operation(
+        name,
+        tuple(bind(rule, layout) for rule in rules),
+        layout,
+        (0, 1, OUT)[: len(layout)],
+        elementwise=elementwise,
+        broadcasts=True,
+        holomorphic=bool(layout),
+        reads=bool(layout),
+        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
+    )
+    if elementwise:
+        BROADCASTING.add(name)
+    if differential1 is None:
+        CONSTANT.add(name)
+    elif elementwise:
+        declare(operation)
+    differentiable = differential1 is not None
+
+    def make(is_operator: bool) -> Callable[[ArrayLike, ArrayLike], Tensor]:
+        def call(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+            if type(x1) is Tensor:
+                a = x1._array
+                p1 = x1._record
+                if type(x2) is Tensor:
+                    b = x2._array
+                    p2 = x2._record
+                    if type(a) is not type(b):
+                        a = same_library(name, a, b)
+                        if a is None:
+                            return call(*on_one_level((x1, x2)))
+                else:
+                    p2 = None
+                    b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
+                    if b is NotImplemented:
+                        other = listed(name, x2, a)
+                        if other is not None:
+                            return call(x1, other)
+                        if is_operator:
+                            return b  # type: ignore[no-any-return] # so that Python asks the other side
+                        raise not_an_operand(name, x2)
+                kind = type(a)
+            else:
+                p1 = None
+                if type(x2) is not Tensor:
+                    if type(x1) not in SCALARS:
+                        return call(*led((x1, x2), name))
+                    x2 = as_tensor(x2, name)
+                b = x2._array
+                p2 = x2._record
+                a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
+                if a is NotImplemented:
+                    other = listed(name, x1, b)
+                    if other is not None:
+                        return call(other, x2)
+                    if is_operator:
+                        return a  # type: ignore[no-any-return]
+                    raise not_an_operand(name, x1)
+                kind = type(b)
+            try:
+                out = kernels[kind](a, b)
+            except Exception as error:
+                out = again(name, find, kernels, kind, (a, b), error)
+            if type(out) is not kind:
+                out = backend_of[type(out)].as_array(out)
+            y = new(Tensor)
+            y._array = out
+            m = mode() if scopes else DEFAULT
+            if (p1 is None and p2 is None) or not differentiable or not m.recording:
+                y._record = None
+            else:
+                r = y._record = new(Record)
+                r.seq = next_seq()
+                r.op = operation
+                r.parents = (p1, p2)
+                if crossed:
+                    r.saved = (a if p2 is not None else None, b if p1 is not None else None)
+                elif layout:
+                    live = (p1 is not None) + (2 if p2 is not None else 0)
+                    r.saved = (
+                        a if live & keep1 else None,
+                        b if live & keep2 else None,
+                        out if live & keep_out else None,
+                    )
+                else:
+                    r.saved = ()
+                shape = out.shape
+                if p1 is not None and p1.shape == shape:
+                    shape = p1.shape  # one tuple less for the garbage collector to visit
+                r.shape = shape
+                r.dtype = out.dtype
+                r.tensor = None
+            if m.watch is not None:
+                m.watch(operation, (x1, x2), (), y)
+            return y
+
+        return call
+
+    function = publish(make(False), name, doc, module)
+    return function, publish(make(True), name, doc, module)

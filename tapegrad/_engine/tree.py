@@ -1,0 +1,98 @@
+"""Nested containers: flatten to a list of leaves, and rebuild the same structure from new ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import cache, cached_property, partial
+from typing import Any
+
+Rebuild = Callable[[list[Any]], Any]
+
+
+def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
+    """Return the leaves of dicts, lists, tuples, named tuples and dataclasses, and the way back.
+
+    None is an empty container. A field of a dataclass with metadata {"static": True} is no leaf and stays as it is. The
+    way back takes a list of as many leaves.
+
+    >>> from tapegrad._engine.tree import flatten
+    >>> leaves, rebuild = flatten({"w": 1.0, "b": (2.0, None)})
+    >>> leaves, rebuild([10, 20])
+    ([1.0, 2.0], {'w': 10, 'b': (20, None)})
+    """
+    leaves: list[Any] = []
+    rebuild = _flatten(tree, leaves)
+    return leaves, lambda new: rebuild(list(reversed(new)))
+
+
+def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
+    """Append the leaves; return a function that pops new ones off the end of a list, and does not hold the tree."""
+    if tree is None:
+        return lambda new: None
+    kind: Any = type(tree)
+    if isinstance(tree, dict):
+        keys = list(tree)
+        items = [_flatten(tree[k], leaves) for k in keys]
+        new_dict = partial(kind, tree.default_factory) if isinstance(tree, defaultdict) else kind
+        make: Callable[[list[Any]], Any] = lambda values: new_dict(zip(keys, values, strict=True))  # noqa: E731
+    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        items = [_flatten(v, leaves) for v in tree]
+        make = kind._make  # which the class may have no other way to do without its own __new__
+    elif isinstance(tree, (list, tuple)):
+        items = [_flatten(v, leaves) for v in tree]
+        make = kind
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        names = leaf_fields(tree)
+        items = [_flatten(getattr(tree, n), leaves) for n in names]
+        make = _maker(tree, names)
+    else:
+        leaves.append(tree)
+        return lambda new: new.pop()
+    return lambda new: make([item(new) for item in items])
+
+
+def leaf_fields(tree: Any) -> list[str]:
+    """Return the names of the fields of a dataclass that hold leaves, without those that have not been set."""
+    kind: Any = type(tree)
+    return [n for n in _fields(kind)[0] if hasattr(tree, n)]
+
+
+def static_fields(tree: Any) -> list[str]:
+    """Return the names of the fields of a dataclass that are static."""
+    kind: Any = type(tree)
+    return [n for n in _fields(kind)[1] if hasattr(tree, n)]
+
+
+@cache
+def _fields(kind: Any) -> tuple[list[str], list[str]]:
+    return tuple([f.name for f in fields(kind) if bool(f.metadata.get("static")) is s] for s in (False, True))  # type: ignore[return-value]
+
+
+def _maker(tree: Any, names: list[str]) -> Callable[[list[Any]], Any]:
+    """Return what makes a dataclass like this one of new values for some of its fields.
+
+    Nothing of the class runs: it may check values, as a gradient's need not pass, or have no argument for a field.
+    Only where the class keeps an array elsewhere, which it has computed from the fields, must it do so again.
+    """
+    kind: Any = type(tree)
+    static = {n: getattr(tree, n) for n in static_fields(tree)}
+    others = {n: v for n, v in getattr(tree, "__dict__", {}).items() if n not in static and n not in names}
+    others = {n: v for n, v in others.items() if not isinstance(getattr(kind, n, None), cached_property)}
+    if any([hasattr(x, "shape") for x in flatten(list(others.values()))[0]]):
+        given = {f.name for f in fields(tree) if f.init}
+
+        def constructed(values: list[Any]) -> Any:
+            new = static | dict(zip(names, values, strict=True))
+            made = kind(**{n: v for n, v in new.items() if n in given})
+            return _set(made, {n: v for n, v in new.items() if n not in given})
+
+        return constructed
+    return lambda values: _set(object.__new__(kind), others | static | dict(zip(names, values, strict=True)))
+
+
+def _set(made: Any, values: dict[str, Any]) -> Any:
+    for n, v in values.items():
+        object.__setattr__(made, n, v)  # also if it is frozen
+    return made

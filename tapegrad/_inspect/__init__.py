@@ -1,0 +1,1 @@
+"""The tape as tables and drawings."""

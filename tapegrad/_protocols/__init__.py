@@ -1,0 +1,1 @@
+"""Protocols of Python, NumPy and other libraries, as Tensors follow them."""

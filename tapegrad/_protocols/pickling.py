@@ -1,0 +1,45 @@
+"""Copies of a Tensor as an object: `copy`, `deepcopy` and pickle."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from tapegrad._engine.dispatch import backend_of, constant_array, tracked
+from tapegrad._engine.dtypes import DType
+from tapegrad._engine.tensor import Tensor, host, make_leaf, wrap
+from tapegrad.ops.creation import tensor
+
+
+def copied(x: Tensor) -> Tensor:
+    """Return another Tensor of the same value and gradient: a leaf of a leaf, recorded of what is recorded."""
+    return deep_copied(x, {})
+
+
+def deep_copied(x: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Return what `copied` does, for `deepcopy`."""
+    if not x.is_leaf or (x._record is None and tracked(x._array) is not None):
+        copy = +x  # a leaf would be cut from what this was computed from
+    else:
+        copy = wrap(constant_array(backend_of[type(x._array)].copy(x._array)))
+        if x._record is not None:
+            make_leaf(copy)
+    memo[id(x)] = copy
+    if x.is_leaf and x.grad is not None:
+        copy.grad = deepcopy(x.grad, memo)
+    return copy
+
+
+def reduced(x: Tensor) -> tuple[Any, ...]:
+    """Return what pickle keeps; TypeError for a result while recording, which would be cut from the tape."""
+    if not x.is_leaf:
+        x._leave("pickling")
+    gradient = None if not x.is_leaf or x.grad is None else x.grad.detach()
+    return (_unpickle, (host(x), x.device, x._record is not None and x.is_leaf, x.dtype, gradient))
+
+
+def _unpickle(values: Any, device: str, requires_grad: bool, dtype: DType, gradient: Tensor | None = None) -> Tensor:
+    x = tensor(values, dtype=dtype, device=device, requires_grad=requires_grad)
+    if gradient is not None:
+        x.grad = gradient
+    return x

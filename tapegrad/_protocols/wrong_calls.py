@@ -1,0 +1,238 @@
+"""Errors of wrong calls of public functions, which name the function and show the right call.
+
+Python itself refuses an argument that a function lacks, before any of its lines run. So functions with options are
+published behind one that looks at the errors. Elementwise functions have none, are the hot path, and stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from inspect import Parameter, signature
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+from tapegrad._engine import elementwise as _elementwise
+from tapegrad._engine import primitive as _primitive
+from tapegrad._engine.tensor import Tensor
+
+# What other libraries call the arguments.
+_ALIASES = {
+    **dict.fromkeys(("dim", "dims", "axes", "axis"), ("axis", "axes")),
+    **dict.fromkeys(("keepdim", "keep_dims"), ("keepdims",)),
+    **dict.fromkeys(("ddof", "unbiased"), ("correction",)),
+    **dict.fromkeys(("size", "sizes", "newshape"), ("shape",)),
+    **dict.fromkeys(("shift",), ("shifts",)),
+    **dict.fromkeys(("N", "M"), ("n_rows",)),
+    **dict.fromkeys(("fill", "value"), ("fill_value",)),
+    **dict.fromkeys(("steps", "count"), ("num",)),
+}
+# Arguments that take several numbers as one.
+_TUPLES = {"shape", "axes", "axis", "repetitions", "arrays", "shifts"}
+# What is meant by another name, or by arguments of another kind.
+_MEANT = {
+    ("max", Tensor): "tapegrad.maximum(x1, x2)",
+    ("min", Tensor): "tapegrad.minimum(x1, x2)",
+    ("any", Tensor): "tapegrad.logical_or(x1, x2)",
+    ("all", Tensor): "tapegrad.logical_and(x1, x2)",
+}
+
+
+def published(names: dict[str, Any], module: str) -> None:
+    """Put the functions of a namespace behind one that explains wrong calls, each but the elementwise ones."""
+    found = [
+        (name, f)
+        for name, f in names.items()
+        if type(f) is FunctionType and f.__module__.startswith(_MODULES) and f.__code__.co_filename not in _HOT
+    ]
+    for name, f in found:
+        names[name] = _explained(f, module)
+
+
+_MODULES = ("tapegrad.ops.", "tapegrad._engine.dtypes", "tapegrad._inspect.drawing", "tapegrad._engine.settings")
+_HOT = {_elementwise.__file__, _primitive.__file__}  # where they are made
+_MISSING: Any = object()
+_FILE = str(Path(__file__).with_name("<calls>"))  # in the package, for who looks for the user's line
+# With the arguments by name, since a dictionary of them would take longer than a small array's sum.
+_TEMPLATE = """
+def call({parameters}):
+    if {trouble}:
+        return wrong({extra}, unknown, {values})
+    try:
+        return f({arguments})
+    except Exception as error:
+        return failed(error, {values})
+"""
+
+
+def _explained(f: Callable[..., Any], module: str) -> Callable[..., Any]:
+    """Return a function that takes the same arguments, looks for others, and names the function in errors."""
+    name = f.__name__
+    parameters = list(signature(f).parameters.values())
+
+    def given(values: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of a call, without what is missing and the defaults of options."""
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        by_place = True
+        for p, v in zip(parameters, values, strict=True):
+            if p.kind is Parameter.VAR_POSITIONAL:
+                args += v
+            elif v is _MISSING or (v is p.default and p.kind is not Parameter.POSITIONAL_ONLY):
+                by_place = False
+            elif by_place and p.kind is not Parameter.KEYWORD_ONLY:
+                args.append(v)
+            else:
+                kwargs[p.name] = v
+        return args, kwargs
+
+    def wrong(extra: tuple[Any, ...], unknown: dict[str, Any], *values: Any) -> Any:
+        args, kwargs = given(values)
+        try:
+            return f(*args, *extra, **kwargs, **unknown)
+        except TypeError as error:
+            raise _told(f, name, module, error, (*args, *extra), kwargs | unknown) from None
+
+    def failed(error: Exception, *values: Any) -> Any:
+        args, kwargs = given(values)
+        told = _told(f, name, module, error, tuple(args), kwargs)
+        if told is error:
+            raise error
+        raise told from error.__cause__
+
+    space = {"f": f, "wrong": wrong, "failed": failed, "missing": _MISSING}
+    exec(_code_of(_text_of(parameters, space)), space)
+    call: Any = wraps(f)(space["call"])
+    call.__module__ = module
+    return call  # type: ignore[no-any-return]
+
+
+@cache
+def _code_of(text: str) -> CodeType:
+    """Return the code of a text, which is the same for many functions."""
+    return compile(text, _FILE, "exec")
+
+
+def _text_of(parameters: list[Parameter], space: dict[str, Any]) -> str:
+    """Return the text of the function for these parameters; their defaults go into its global variables."""
+    listed, arguments = [], []
+    several = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
+    by_place = sum(p.kind is Parameter.POSITIONAL_ONLY for p in parameters)
+    starred = False
+    for n, p in enumerate(parameters):
+        if p.kind is Parameter.VAR_POSITIONAL:
+            listed.append(f"*{p.name}")
+            arguments.append(f"*{p.name}")
+            starred = True
+            continue
+        if p.kind is Parameter.KEYWORD_ONLY and not starred:
+            listed.append("*extra")
+            starred = True
+        space[f"d{n}"] = _MISSING if p.default is Parameter.empty else p.default
+        listed.append(f"{p.name}=d{n}")
+        arguments.append(f"{p.name}={p.name}" if p.kind is Parameter.KEYWORD_ONLY else p.name)
+        if n + 1 == by_place:
+            listed.append("/")
+    if not starred:
+        listed.append("*extra")
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is not Parameter.VAR_POSITIONAL]
+    return _TEMPLATE.format(
+        parameters=", ".join([*listed, "**unknown"]),
+        trouble=" or ".join(["unknown", *["extra"] * (not several), *[f"{name} is missing" for name in required]]),
+        extra="()" if several else "extra",
+        values=", ".join(p.name for p in parameters),
+        arguments=", ".join(arguments),
+    )
+
+
+def _told(
+    f: Callable[..., Any], name: str, module: str, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Exception:
+    """Return the error to raise for one of a call: itself, if it names the function."""
+    trace = error.__traceback__
+    if type(error) is TypeError and trace is not None and trace.tb_next is None:  # Python's own: no line of it ran
+        return TypeError(f"{error}: call it as in {_right_call(f, name, module, args, kwargs)}")
+    message = str(error).removeprefix("asarray: ").removeprefix("creation: ")  # what it called
+    within = (AttributeError, LookupError, AssertionError, StopIteration)  # what only lines of ours can mean
+    if name in message or not isinstance(error, (TypeError, ValueError, *within)):
+        return error
+    if isinstance(error, within) and not isinstance(error, ValueError):
+        return TypeError(f"{name}: {_unfit(f, args, kwargs)}")
+    try:
+        told = type(error)(f"{name}: {message}")
+    except Exception:
+        return error
+    for note in getattr(error, "__notes__", ()):
+        told.add_note(note)
+    return told.with_traceback(trace)
+
+
+def _unfit(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    given = [type(a).__name__ for a in args] + [f"{k}={type(v).__name__}" for k, v in kwargs.items()]
+    return f"arguments that do not fit: {', '.join(given)}"
+
+
+def _right_call(f: Callable[..., Any], name: str, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the call that was meant, as far as one can tell, else how the function is called."""
+    last: Any = type(args[-1]) if len(args) > 1 else None
+    meant = _MEANT.get((name, last))
+    if meant is not None:
+        return meant
+    if "requires_grad" in kwargs:
+        kept = {k: v for k, v in kwargs.items() if k != "requires_grad"}
+        return f"tapegrad.tensor({_right_call(f, name, module, args, kept)}, requires_grad=True)"
+    parameters = list(signature(f).parameters.values())
+    by_place = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    by_name = [p for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
+    names = {p.name for p in parameters}
+    words: list[str] = []
+    left = list(by_name)
+    for k, v in kwargs.items():
+        k = k if k in names else next((n for n in _ALIASES.get(k, ()) if n in names), "")
+        if not k or any(w.startswith(f"{k}=") for w in words):
+            return _form(f, name, module)
+        words.append(f"{k}={_text(v)}")
+        left = [p for p in left if p.name != k]
+    given = [_text(a) for a in args]
+    many = next((i for i, p in enumerate(by_place) if p.name in _TUPLES), None)
+    extra = len(given) - len(by_place)
+    kind: Any = Tensor if many is not None and by_place[many].name == "arrays" else int
+    if extra > 0 and many is not None and all([isinstance(a, kind) for a in args[many : many + extra + 1]]):
+        part = given[many : many + extra + 1]  # several numbers for a shape, or arrays for a list of them
+        joined = f"[{', '.join(part)}]" if kind is Tensor else f"({', '.join(part)})"
+        given[many : many + extra + 1] = [joined]
+    elif extra > 0:
+        if extra > len(left):
+            return _form(f, name, module)
+        words = [f"{p.name}={v}" for p, v in zip(left, given[len(by_place) :], strict=False)] + words
+        given = given[: len(by_place)]
+    elif [p for p in by_place[len(given) :] if p.default is Parameter.empty and f"{p.name}=" not in " ".join(words)]:
+        return _form(f, name, module)
+    by_keyword = {p.name: i for i, p in enumerate(by_place) if p.kind is Parameter.POSITIONAL_ONLY}
+    if any(w.partition("=")[0] in by_keyword for w in words):
+        return _form(f, name, module)
+    return f"{module}.{name}({', '.join([*given, *words])})"
+
+
+def _form(f: Callable[..., Any], name: str, module: str) -> str:
+    """Return how a function is called: its arguments, and its options with their defaults."""
+    words = []
+    for p in signature(f).parameters.values():
+        if p.kind is Parameter.VAR_POSITIONAL:
+            words.append(f"*{p.name}")
+        elif p.default is Parameter.empty:
+            words.append(p.name)
+        else:
+            words.append(f"{p.name}={p.default!r}")
+    return f"{module}.{name}({', '.join(words)})"
+
+
+def _text(v: Any) -> str:
+    """Return an argument as it may stand in a call: arrays by a name for them."""
+    if isinstance(v, Tensor) or hasattr(v, "shape"):
+        return "x"
+    if isinstance(v, list):
+        return f"[{', '.join(map(_text, v))}]"
+    text = repr(v)
+    return text if len(text) <= 30 else "..."

@@ -1,0 +1,1 @@
+"""Transforms of functions: derivatives in both directions, and rules of users."""

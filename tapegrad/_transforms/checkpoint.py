@@ -1,0 +1,128 @@
+"""Recomputing instead of saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+from tapegrad._engine.backward import Walk, collect, seeds_of, supports_of, walked
+from tapegrad._engine.dispatch import backend_of, constant_array, on_level
+from tapegrad._engine.dtypes import isdtype
+from tapegrad._engine.graph_breaks import unnoticed
+from tapegrad._engine.levels import capturing, mapping
+from tapegrad._engine.record import Record, mode, mode_set, next_seq
+from tapegrad._engine.rules import with_operators
+from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tree import flatten
+from tapegrad._transforms.custom_rules import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
+from tapegrad._transforms.derived import derived
+from tapegrad._transforms.reverse import check_function, linked
+from tapegrad._transforms.typed import P, R, Transformed
+from tapegrad.ops.dtypes import finfo
+
+
+@derived
+def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
+    """Return `f` so that its records are dropped after the call, and made again when they are needed.
+
+    Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed twice.
+    `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which get
+    their gradients) is not changed in between. It draws no random numbers: draw them outside, and pass them in. It may
+    update Tensors that it is given in place: the caller's stay as they are. Any order of derivative. Raises
+    RuntimeError if the second computation gives other values than the first, or reaches other Tensors.
+
+    >>> import tapegrad as tg
+    >>> w = tg.tensor(2.0, requires_grad=True)
+    >>> layer = tg.checkpoint(lambda x: tg.sin(w * x))
+    >>> tg.grad(layer)(tg.asarray(0.0)).item()
+    2.0
+    """
+    check_function("checkpoint", f)
+    name = getattr(f, "__name__", "the function")
+    compute = isolated(f)
+
+    @wraps(f)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not mode().recording:
+            return compute(*args, **kwargs)
+        inputs, put = inputs_of(args)
+        first, level = next_seq(), mapping.get()
+        links = [linked(x._array, x._record) for x in inputs]
+        outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
+        if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
+            return compute(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
+        outside, inside = _reached(outs, links, first)
+        # An input that the results do not depend on is no parent, so that a transform can tell.
+        parents = (
+            *(x._record if link._record in inside else None for x, link in zip(inputs, links, strict=True)),
+            *outside,
+        )
+
+        def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
+            taped = mode().recording
+            first = next_seq()
+            with mode_set(recording=True), on_level(level), unnoticed():
+                again = [linked(x._array, x._record) for x in tied]
+                ys = flatten(compute(*put(again), **kwargs))[0]
+            reached = _reached(ys, again, first)[0]
+            if reached != outside:
+                raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
+            _refuse_others(name, results, ys)
+            wanted = [x._record for x in again if x._record is not None] + outside
+            seeds = seeds_of(ys, [t if taped else t._array for t in ts])
+            walk = Walk(seeds, None, taped, supports_of(ys, supports)) if seeds else None
+            found = dict(walked(walk, taped, set(wanted))) if walk is not None else {}
+            return list(as_tensors([found.get(r) for r in wanted], taped))
+
+        call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)
+        return rebuild(list(recorded("checkpoint", call)))
+
+    return run  # type: ignore[return-value]
+
+
+def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
+    """Raise RuntimeError, on a GPU when the host next waits for it, unless results have the values of the first time.
+
+    Rounding may differ, where a GPU adds in no fixed order. A compiled program needs no check: it draws nothing.
+    """
+    if capturing.get() is not None:
+        return
+    pairs = [(x._array, y._array) for x, y in zip(results, again, strict=False) if isinstance(y, Tensor)]
+    if len(results) != len(again) or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in pairs):
+        raise _other(name)
+    for a, b in pairs:
+        if 0 not in a.shape:
+            a, b = constant_array(a), constant_array(b)
+            backend = backend_of[type(a)]
+            backend.refuse(_differ(backend.xp, a, b), partial(_other, name))
+
+
+def _other(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"checkpoint of {name}: computed again for the gradient, it gave other values than the first time. If it draws "
+        "random numbers, draw them outside and pass them in, as in f(x, tapegrad.asarray(rng.random(x.shape) < 0.9)); "
+        "nor may what it uses from outside be changed before the gradient is taken"
+    )
+
+
+@with_operators
+def _differ(xp: Any, a: Any, b: Any) -> Any:
+    """Say in one boolean whether values differ by more than half of their digits, measured by the largest one."""
+    other = (a != b) & ((a == a) | (b == b))
+    if isdtype(a.dtype, ("real floating", "complex floating")):
+        other = other & ~(xp.abs(a - b) <= finfo(a.dtype).eps ** 0.5 * xp.max(xp.abs(a)))
+    return xp.any(other)
+
+
+def _reached(outs: list[Any], links: list[Tensor], first: int) -> tuple[list[Record], set[Record]]:
+    """Return the records that results descend from.
+
+    Those numbered before `first`, other than by the links, come latest first; then those of the links.
+    """
+    roots = [y._record for y in outs if isinstance(y, Tensor) and y._record is not None]
+    mine = {x._record for x in links if x._record is not None}
+    on_the_way = collect(roots, first)
+    found = {p for r in on_the_way if r not in mine for p in r.parents if p is not None and p.seq > first}
+    found |= {r for r in roots if r.seq > first}
+    return sorted(found, key=lambda r: r.seq), mine.intersection(on_the_way)

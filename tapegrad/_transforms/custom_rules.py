@@ -1,0 +1,426 @@
+"""Calls that are one record: a user's own rule stands for what happened inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tapegrad._engine.backward import Walk, seeds_of, supports_of, walked
+from tapegrad._engine.coercion import as_tensor, placed, within
+from tapegrad._engine.dispatch import constant_array, namespace_of, on_level, tracked
+from tapegrad._engine.levels import mapping
+from tapegrad._engine.once import once
+from tapegrad._engine.primitive import pick
+from tapegrad._engine.record import STATIC, Operation, Record, mode, mode_set, noticed
+from tapegrad._engine.rules import record
+from tapegrad._engine.structural_zeros import Support
+from tapegrad._engine.tensor import Tensor, shallow_copy, wrap
+from tapegrad._engine.tree import Rebuild, flatten
+from tapegrad._transforms.derived import Derived
+from tapegrad._transforms.reverse import between, check_function, like, linked
+from tapegrad._vmap.transform import vmap
+from tapegrad.ops.reductions import sum
+from tapegrad.ops.shaping import broadcast_to, stack
+
+Axes = tuple[int | None, ...]
+
+
+class Call:
+    """What the record of a call keeps.
+
+    inputs and outs: raw arrays; parents: the records of the inputs and of whatever else gets a cotangent; rule:
+    `rule(inputs, outs, cotangents, supports)` on Tensors, gives a cotangent or None for each parent, where supports are
+    those of some cotangents, by number; push: `push(inputs,
+    tangents)` gives the tangents of the outs, or None if the rule is to be transposed; whole: the record, where the
+    rule is run for another one that stands in for it.
+    """
+
+    __slots__ = ("inputs", "outs", "parents", "push", "rule", "whole")
+
+    def __init__(
+        self,
+        inputs: Sequence[Any],
+        outs: Sequence[Any],
+        parents: tuple[Record | None, ...],
+        rule: Callable[..., Sequence[Any]],
+        push: Callable[..., Sequence[Any]] | None = None,
+        whole: Record | None = None,
+    ) -> None:
+        self.whole = whole
+        self.inputs, self.outs, self.parents, self.rule, self.push = inputs, outs, parents, rule, push
+
+    def of(self, whole: Record) -> Call:
+        """Return the same for a record that stands in for `whole`."""
+        return Call(self.inputs, self.outs, self.parents, self.rule, self.push, whole)
+
+    def tied(self, taped: bool) -> list[Tensor]:
+        """Return the inputs as Tensors, tied to where they came from on the tape, or as constants."""
+        return [wrap(a, p if taped else None) for a, p in zip(self.inputs, self.parents, strict=False)]
+
+
+def _pull(walk: Any, r: Record, ts: Any, saved: tuple[Call]) -> None:
+    (call,) = saved
+    taped = walk.taped
+    lead = next(len(t.shape) - len(a.shape) for t, a in zip(ts, call.outs, strict=True) if t is not None)
+    with mode_set(recording=taped):
+        whole = call.whole or r
+        outs = [wrap(a, pick(whole, i, a) if taped else None) for i, a in enumerate(call.outs)]
+        cotangents = [None if t is None else t if taped else wrap(t) for t in ts]
+        results = _one_by_one(call, call.tied(taped), outs, cotangents, walk.parts.pop(r, {}), lead)
+    for p, s in zip(r.parents, results, strict=True):
+        if p is not None and s is not None and walk.wants(p):
+            walk.give(p, walk.fit(s if taped else s._array, p, r, ts))
+
+
+def _one_by_one(
+    call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any], supports: dict[int, Support], lead: int
+) -> list[Any]:
+    """Return what the rule gives for cotangents, each of those that come at once along extra leading axes in turn."""
+    if lead == 0:
+        full = [_cotangent(t, a, True) for t, a in zip(ts, call.outs, strict=True)]
+        return list(call.rule(tied, outs, full, supports))
+    n = next(t.shape[0] for t in ts if t is not None)
+    parts = [
+        _one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], supports, lead - 1)
+        for i in range(n)
+    ]
+    if n == 0:
+        return [None] * len(call.parents)
+    columns = [[s for s in column if s is not None] for column in zip(*parts, strict=True)]
+    return [stack(column) if len(column) == n > 0 else None for column in columns]
+
+
+def _cotangent(t: Any, a: Any, taped: bool) -> Tensor:
+    if t is None:
+        return wrap(namespace_of[type(a)].zeros_like(a))
+    return t if taped else wrap(t)
+
+
+def _push(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+    """Return the list of the outs' tangents, or None if the rule is to be transposed."""
+    call: Call = r.saved[0]
+    if call.push is None:
+        return None
+    with mode_set(recording=taped):
+        given = [None if p is None else tangents.get(p) for p in r.parents]
+        if all(t is None for t in given):
+            return None
+        lead = next(len(t.shape) - len(a.shape) for t, a in zip(given, call.inputs, strict=True) if t is not None)
+        outs = _pushed(call, call.tied(taped), [t if taped or t is None else wrap(t) for t in given], lead)
+    return [t if taped else t._array for t in outs]
+
+
+def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Tensor]:
+    """Return the tangents of the outs, each of those that come at once along extra leading axes in turn."""
+    assert call.push is not None
+    if lead == 0:
+        return list(call.push(tied, [_cotangent(t, a, True) for t, a in zip(ts, call.inputs, strict=True)]))
+    n = next(t.shape[0] for t in ts if t is not None)
+    parts = [_pushed(call, tied, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    if n == 0:
+        shape = next(t.shape[:lead] for t in ts if t is not None)
+        return [broadcast_to(wrap(namespace_of[type(a)].zeros_like(a)), (*shape, *a.shape)) for a in call.outs]
+    return [stack(list(column)) for column in zip(*parts, strict=True)]
+
+
+@once
+def _operation(name: str) -> Operation:
+    return Operation(name, (), ("call",), (STATIC,), pull=_pull, push=_push)
+
+
+def recorded(name: str, call: Call) -> list[Tensor]:
+    """Return the outs of a call as Tensors, recorded as one operation if any parent is and recording is on."""
+    ys = [wrap(a) for a in call.outs]
+    m = mode()
+    if m.recording and any(p is not None for p in call.parents):
+        whole = record(_operation(name), call.parents, (call,), call.outs[0])
+        whole.shape = len(ys)  # of a list of cotangents, not of an array
+        for i, y in enumerate(ys):
+            y._record = pick(whole, i, y._array)
+    if m.watch is not None:
+        m.watch(_operation(name), tuple(wrap(a, p) for a, p in zip(call.inputs, call.parents, strict=False)), (), ys[0])
+    return ys
+
+
+def constant_of(x: Tensor) -> Tensor:
+    """Return the value of a Tensor as a constant."""
+    return wrap(constant_array(x._array))
+
+
+def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that gives `f` other Tensors of the same values: in-place updates of these stay inside."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        leaves, rebuild = flatten([args, kwargs])
+        if any(isinstance(x, Tensor) for x in leaves):
+            args, kwargs = rebuild([shallow_copy(x) if isinstance(x, Tensor) else x for x in leaves])
+        return f(*args, **kwargs)
+
+    call.__name__ = getattr(f, "__name__", "the function")
+    return call
+
+
+def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Any]]]:
+    """Return the Tensors among the leaves of arguments, and how to put others in their places."""
+    leaves, rebuild = flatten(list(args))
+    where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+    for i in where:
+        noticed(leaves[i])
+        leaves[i] = within(leaves[i])
+
+    def put(new: Sequence[Tensor]) -> list[Any]:
+        out = list(leaves)
+        for i, x in zip(where, new, strict=True):
+            out[i] = x
+        return rebuild(out)  # type: ignore[no-any-return]
+
+    return [leaves[i] for i in where], put
+
+
+def outputs_of(what: str, y: Any, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Rebuild]:
+    """Return the leaves of a result as Tensors, those of the host where the inputs are; TypeError if one is none."""
+    leaves, rebuild = flatten(y)
+    if not leaves:
+        raise TypeError(f"{what}: it must return at least one Tensor")
+    if not inputs:
+        return [as_tensor(x) for x in leaves], rebuild
+    return [placed(what, x, inputs[0]._array) for x in leaves], rebuild
+
+
+def no_captures(what: str, *trees: Any) -> None:
+    """Raise if a value computed from detached inputs is recorded nevertheless: it depends on something outside."""
+    if any(isinstance(x, Tensor) and (x._record or tracked(x._array)) is not None for x in flatten(trees)[0]):
+        raise TypeError(
+            f"{what} uses a Tensor from outside that requires a gradient, which its rule would lose: pass it as an "
+            "argument, or x.detach()"
+        )
+
+
+def call_outside(
+    f: Callable[..., Any], inputs: Sequence[Tensor], put: Callable[..., list[Any]], mapped: Callable[[Axes], Any]
+) -> tuple[list[Tensor], Rebuild]:
+    """Call a function with a rule where its inputs are recorded: outside of the vmap that is running, on all examples.
+
+    mapped: gives the function mapped over axes of the inputs, with its rule.
+    """
+    level = mapping.get()
+    assert level is not None
+    axes = tuple([0 if x._array.mapped else None for x in inputs])
+    with on_level(level.outer):
+        wholes = [x._array.whole for x in inputs]
+        ys, rebuild = flatten(mapped(axes)(*wholes) if 0 in axes else f(*put(wholes)))
+    return [wrap(level.array(y, 0 in axes)) for y in ys], rebuild
+
+
+def only_positional(what: str, kwargs: dict[str, Any]) -> None:
+    """Raise TypeError for keyword arguments, which a rule has no place for."""
+    if kwargs:
+        given = ", ".join(f"{name}=" for name in kwargs)
+        raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
+
+
+class custom_vjp(Derived):
+    """A function with a rule of the user's own for reverse mode, in place of what happens inside.
+
+    Decorate the function, then give the rule with `defvjp(forward, backward)`: `forward(*args)` returns (result,
+    residuals), `backward(residuals, cotangent)` a tuple with a cotangent for each argument (None for what gets none;
+    containers for containers; a method's first argument is its object, which gets None). Arguments are positional. It
+    is differentiated again through the operations of `forward` and `backward`; pushed forward by transposing
+    `backward`. Check a rule with `tapegrad.testing.gradcheck`.
+
+    Raises TypeError if the function uses a Tensor from outside that requires a gradient, or if no rule was given;
+    ValueError if the rule gives another number of cotangents, or of other shapes.
+
+    >>> import tapegrad as tg
+    >>> @tg.custom_vjp
+    ... def log1pexp(x):
+    ...     return tg.log(1.0 + tg.exp(x))
+    >>> log1pexp.defvjp(
+    ...     lambda x: (log1pexp.function(x), x),
+    ...     lambda x, t: (t * (1.0 - 1.0 / (1.0 + tg.exp(x))),),
+    ... )
+    >>> float(tg.grad(log1pexp)(100.0))
+    1.0
+    """
+
+    def __init__(self, function: Callable[..., Any], *rule: Callable[..., Any] | None) -> None:
+        check_function("custom_vjp", function)
+        self.wrap(function)
+        self.function = function
+        self.forward, self.backward = rule or (None, None)
+
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and its rule, as `copy` and `pickle` keep them."""
+        return self.function, self.forward, self.backward
+
+    def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+        """Give the rule: see the class."""
+        self.forward, self.backward = forward, backward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
+        only_positional(what, kwargs)
+        if self.forward is None or self.backward is None:
+            raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
+        function, forward, backward = map(isolated, (self.function, self.forward, self.backward))
+        inputs, put = inputs_of(args)
+        parents = tuple(x._record for x in inputs)
+        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
+            return function(*args)
+
+        def cotangents_of(kept: Any, t: Any) -> list[Any]:
+            given = backward(kept, t)
+            if not isinstance(given, tuple) or len(given) != len(args):
+                raise ValueError(f"{what}: its rule must return a tuple of {len(args)} cotangents, one an argument")
+            cotangents: list[Any] = []
+            for s, a in zip(given, args, strict=True):
+                models = [x for x in flatten(a)[0] if isinstance(x, Tensor)]
+                cotangents += [None] * len(models) if s is None else like(f"{what}: a cotangent", s, models)
+            return cotangents
+
+        def mapped(axes: Axes) -> custom_vjp:
+            """Return the function with its rule, both mapped over examples."""
+
+            def pull(t: Any, *xs: Tensor) -> list[Tensor]:
+                found = cotangents_of(forward(*put(xs))[1], t)
+                return [_cotangent(s, x._array, True) for s, x in zip(found, xs, strict=True)]
+
+            def of_all(xs: tuple[Tensor, ...], t: Any) -> tuple[Tensor, ...]:
+                found = vmap(pull, (0, *axes))(t, *xs)
+                return tuple([sum(s, axis=0) if axis is None else s for s, axis in zip(found, axes, strict=True)])
+
+            whole = custom_vjp(vmap(lambda *xs: function(*put(xs)), axes))
+            whole.defvjp(lambda *xs: (whole.function(*xs), xs), of_all)
+            return whole
+
+        residuals = None  # known for one example only if that is all there is
+        if recorded_outside:
+            outs, rebuild = call_outside(self, inputs, put, mapped)
+        else:
+            y, residuals = forward(*put([constant_of(x) for x in inputs]))
+            no_captures(what, y, residuals)
+            outs, rebuild = outputs_of(what, y, inputs)
+
+        def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], __: Any) -> list[Any]:
+            anew = recorded_outside or mode().recording
+            return cotangents_of(forward(*put(tied))[1] if anew else residuals, rebuild(list(ts)))
+
+        ys = recorded("custom_vjp", Call([x._array for x in inputs], [y._array for y in outs], parents, rule))
+        return rebuild(list(ys))
+
+
+class custom_jvp(Derived):
+    """A function with a rule of the user's own for forward mode, which reverse mode transposes.
+
+    Decorate the function, then give the rule with `defjvp(rule)`: `rule(primals, tangents)`, two tuples of the
+    arguments' structure, returns (result, tangent of the result); it must be linear in the tangents. Arguments are
+    positional; a method's first one is its object, in both tuples.
+
+    Raises TypeError if no rule was given, or the function uses a Tensor from outside that requires a gradient.
+
+    >>> import tapegrad as tg
+    >>> @tg.custom_jvp
+    ... def sign_like(x):
+    ...     return tg.sign(x)
+    >>> sign_like.defjvp(lambda primals, tangents: (tg.sign(primals[0]), 2.0 * tangents[0]))
+    >>> float(tg.grad(sign_like)(3.0))
+    2.0
+    """
+
+    def __init__(self, function: Callable[..., Any], rule: Callable[..., Any] | None = None) -> None:
+        check_function("custom_jvp", function)
+        self.wrap(function)
+        self.function = function
+        self.rule = rule
+
+    def recipe(self) -> tuple[Any, ...]:
+        """Return the function and its rule, as `copy` and `pickle` keep them."""
+        return self.function, self.rule
+
+    def defjvp(self, rule: Callable[..., Any]) -> None:
+        """Give the rule: see the class."""
+        self.rule = rule
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"
+        only_positional(what, kwargs)
+        if self.rule is None:
+            raise TypeError(f"{what}: give its rule first, with defjvp(rule)")
+        function, user = isolated(self.function), isolated(self.rule)
+        inputs, put = inputs_of(args)
+        parents = tuple(x._record for x in inputs)
+        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
+            return function(*args)
+
+        def mapped(axes: Axes) -> custom_jvp:
+            """Return the function with its rule, both mapped over examples."""
+
+            def both(*xs: Tensor) -> Any:
+                return user(tuple(put(xs[: len(axes)])), tuple(put(xs[len(axes) :])))
+
+            whole = custom_jvp(vmap(lambda *xs: function(*put(xs)), axes))
+            whole.defjvp(lambda primals, tangents: vmap(both, (*axes, *axes))(*primals, *tangents))
+            return whole
+
+        if recorded_outside:
+            outs, rebuild = call_outside(self, inputs, put, mapped)
+        else:
+            y = function(*put([constant_of(x) for x in inputs]))
+            no_captures(what, y)
+            outs, rebuild = outputs_of(what, y, inputs)
+
+        def push(tied: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
+            pair = user(tuple(put(tied)), tuple(put(tangents)))
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise ValueError(f"{what}: its rule must return a pair (result, tangent)")
+            return like(f"{what}: the tangent", pair[1], outs)
+
+        def transposed(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
+            return transpose(lambda *u: push(tied, list(u)), tied, ts, mode().recording, supports)
+
+        call = Call([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
+        return rebuild(list(recorded("custom_jvp", call)))
+
+
+def transpose(
+    f: Callable[..., list[Tensor]],
+    models: Sequence[Tensor],
+    ts: Sequence[Tensor],
+    taped: bool,
+    supports: dict[int, Support],
+) -> list[Tensor | None]:
+    """Return the transpose of a linear function applied to cotangents of its results.
+
+    f: a function of Tensors like the models; taped: whether the result is to be recorded; supports: those of some
+    cotangents, by number.
+    """
+    with mode_set(recording=True):
+        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in map(within, models)]
+        outs = f(*us)
+    leaves = {u._record for u in us if u._record is not None}
+    path, _ = between([y._record for y in outs], leaves)
+    live = set(path)
+    seeds = seeds_of(outs, [t if taped else t._array for t in ts], live)
+    found = dict(walked(Walk(seeds, live, taped, supports_of(outs, supports)), taped)) if seeds else {}
+    return as_tensors([found.get(u._record) for u in us if u._record is not None], taped)
+
+
+def as_tensors(cotangents: Sequence[Any], taped: bool) -> list[Tensor | None]:
+    """Return what a walk gave as Tensors, None for what got nothing."""
+    return [None if s is None else s if taped else wrap(s) for s in cotangents]
+
+
+def stop_gradient(x: Any) -> Any:
+    """Return a Tensor, or a container of Tensors, as constants: the gradient through them is zero, as meant.
+
+    >>> import tapegrad as tg
+    >>> float(tg.grad(lambda x: x * tg.stop_gradient(x))(3.0))
+    3.0
+    """
+    leaves, rebuild = flatten(x)
+    for v in leaves:
+        if isinstance(v, Tensor):
+            noticed(v)
+    return rebuild([constant_of(v) if isinstance(v, Tensor) else v for v in leaves])

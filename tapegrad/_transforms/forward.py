@@ -1,0 +1,367 @@
+"""The forward push: tangents through records, from the oldest to the latest.
+
+An elementwise rule is a differential, and is applied to a tangent as it is to a cotangent. For any other operation the
+rule is transposed: it is linear in its cotangent, so that it is recorded on a stand-in for one and walked in reverse
+with the tangents. So every operation that has a rule can be pushed through, at any order, with nothing else declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial, reduce
+from typing import Any
+
+from tapegrad._engine.backward import (
+    Walk,
+    as_tensors_of,
+    call,
+    fused_rules,
+    has_nan,
+    refuse_nan,
+    seeds_of,
+    walked,
+)
+from tapegrad._engine.bound import bound
+from tapegrad._engine.dispatch import backend_of, constant_array, namespace_of, native_device
+from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.linear_tangents import direct
+from tapegrad._engine.once import once
+from tapegrad._engine.primitive import PICK
+from tapegrad._engine.record import LEAF, OUTS, STATIC, Operation, Record, mode, mode_set
+from tapegrad._engine.rules import new, record
+from tapegrad._engine.structural_zeros import Support, both, by_rows, calm, either, only
+from tapegrad._engine.tensor import Tensor, wrap
+from tapegrad._transforms.custom_rules import Call
+from tapegrad._transforms.reverse import Traced, between, check_function, is_recorded, like, linked
+
+
+def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> None:
+    """Add the tangents of all records on a path, latest first, to those of its leaves.
+
+    They may have extra leading axes, the same for all. taped: whether they are Tensors. An operation with several
+    results has a list of tangents, which the records that pick from it read.
+    """
+    supports: dict[Record, Support] = {}
+    picks: dict[Any, list[Record]] | None = None
+    debug = mode().debug
+    for r in reversed(path):
+        if r in tangents:  # a leaf
+            continue
+        op = r.op
+        t = op.push(r, tangents, taped) if op.push is not None else None
+        if t is not None:
+            pass
+        elif type(r.shape) is int:
+            if picks is None:
+                picks = _picks(path)
+            t = _transposed(r, tangents, taped, picks.get(r, ()))
+        elif op is PICK:
+            ts = tangents.get(r.parents[0])  # type: ignore[arg-type]
+            t = None if ts is None else ts[r.saved[0]]
+        elif op.elementwise and (op.analytic or not _any_complex(r)):
+            t = _elementwise(r, tangents, taped, supports)
+        else:
+            t = (direct(op) or _transposed)(r, tangents, taped)
+        if t is None:
+            continue
+        if type(t) is list:
+            if op.moves and r.parents[0] in supports and picks is not None:
+                _support_of_several(r, picks.get(r, ()), supports, tangents)
+        elif op.carries and (supports or op.selects is not None or op.moves == "some" or len(r.parents) > 1):
+            inside = _support(r, tangents, supports, t._array if taped else t)
+            if inside is not None:
+                supports[r] = inside
+                entries = inside.array() if op.rows is not None else None
+                if entries is not None:
+                    t = only(bound.tensor_namespace if taped else namespace_of[type(t)], entries, t, 0)
+        tangents[r] = t
+        if debug:
+            _check(r, tangents)
+
+
+def _check(r: Record, tangents: dict[Record, Any]) -> None:
+    """Raise FloatingPointError if the tangent of a result holds a NaN and those of the operands none."""
+    given = [tangents[p] for p in r.parents if p is not None and p in tangents]
+    if not any([has_nan(t) for t in given]):
+        for t in given or [None]:
+            refuse_nan(r, t, tangents[r], "tangent")
+
+
+def _support(r: Record, tangents: dict[Record, Any], supports: dict[Record, Support], like: Any) -> Support | None:
+    """Return which entries of a result a tangent reaches (see `_support`); like: its tangent, as a raw array."""
+    op, xp, saved = r.op, namespace_of[type(like)], r.saved
+    reached = [(i, p) for i, p in enumerate(r.parents) if p is not None and p in tangents]
+    known = any([p in supports for _, p in reached])
+    if op.elementwise or op.selects is not None:
+        if not known and (op.selects is None or len(reached) > 1):
+            return None
+        parts = []
+        for i, p in reached:
+            inside = supports.get(p)
+            select = None if op.selects is None else op.selects[i]
+            if select is not None:
+                inside = both(xp, inside, Support(partial(call, select, xp, None, saved)))
+            parts.append(inside)
+        return reduce(partial(either, xp), parts)
+    if op.moves and (known or len(reached) < len(r.parents) or (op.moves == "some" and not op.reads)):
+        return _moved(xp, native_device(like), r, [p for _, p in reached], supports)
+    if op.rows is not None and known:
+        (_, p) = reached[0]
+        operands, result = call(op.rows, None, None, saved)
+        return by_rows(xp, supports[p], operands, p.shape, result, r.shape)
+    return None
+
+
+def _support_of_several(
+    r: Record, picks: Sequence[Record], supports: dict[Record, Support], tangents: dict[Record, Any]
+) -> None:
+    """Add the supports of what is picked from an operation that moves entries to several results."""
+    p: Record = r.parents[0]  # type: ignore[assignment]
+    inside, t = supports[p], tangents[p]
+    raw = t._array if type(t) is Tensor else t
+    xp, device = namespace_of[type(raw)], native_device(raw)
+
+    every = cache(lambda: _transposed(r, {p: _ones(xp, device, p, inside)}, False, picks))
+    for pick in picks:
+
+        def make(i: int = pick.saved[0]) -> Any:
+            out = every()[i]
+            return xp.not_equal(out, xp.zeros_like(out))
+
+        supports[pick] = Support(make, inside)
+
+
+def _ones(xp: Any, device: Any, p: Record, inside: Support | None) -> Any:
+    """Return a tangent of ones on a support, and zeros elsewhere."""
+    entries = None if inside is None else inside.array()
+    full = xp.ones(tuple(p.shape), dtype=p.dtype, device=device)
+    return full if entries is None else only(xp, entries, full, 0)
+
+
+def _moved(xp: Any, device: Any, r: Record, reached: Sequence[Record], supports: dict[Record, Support]) -> Support:
+    """Return the support through an operation that moves entries: by pushing ones through it."""
+    given = {p: supports.get(p) for p in reached}
+
+    def make() -> Any:
+        ones = {p: _ones(xp, device, p, inside) for p, inside in given.items()}
+        out = (direct(r.op) or _transposed)(r, ones, False)
+        return None if out is None else xp.not_equal(out, xp.zeros_like(out))
+
+    return Support(make, *[inside for inside in given.values() if inside is not None])
+
+
+def pushed(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> dict[Record, Any]:
+    """Return the tangents of all records on a path; rules compute on the device of each tangent."""
+    elsewhere = None if taped or not tangents else namespace_of[type(next(iter(tangents.values())))].elsewhere
+    if elsewhere is None:
+        push(path, tangents, taped)
+        return tangents
+    entered = namespace_of[type(next(iter(tangents.values())))].by_record(tangents)
+    elsewhere(push, path, entered, taped)
+    return dict(entered)
+
+
+def _any_complex(r: Record) -> bool:
+    return any(is_complex(p.dtype) for p in r.parents if p is not None)
+
+
+def _elementwise(r: Record, tangents: dict[Record, Any], taped: bool, supports: dict[Record, Support]) -> Any:
+    """Return the sum of the differentials in each operand, applied to its tangent."""
+    ndim, total = len(r.shape), None
+    saved = as_tensors_of(r) if taped else r.saved
+    lead: tuple[int, ...] = ()
+    xp: Any = None
+    for i, (p, vjp) in enumerate(zip(r.parents, r.op.vjps, strict=True)):
+        t = None if p is None else tangents.get(p)
+        if t is None or vjp is None:
+            continue
+        assert p is not None
+        xp = bound.tensor_namespace if taped else namespace_of[type(t)]
+        lead = tuple(t.shape[: len(t.shape) - len(p.shape)])
+        if lead and len(p.shape) < ndim:  # its axes must not meet the extra ones
+            t = xp.reshape(t, (*lead, *(1,) * (ndim - len(p.shape)), *p.shape))
+        if p.dtype != r.dtype:
+            t = xp.astype(t, r.dtype)
+        read: Sequence[Any] = saved
+        if p in supports and r.op.reads and r.op.selects is None:
+            read = calm(xp, supports[p], saved, r.op.safe)
+        if r.op.reads and not taped and backend_of[type(t)].fuses:
+            s = fused_rules(r.op, tuple([i == n for n in range(len(r.parents))]))(xp, t, *read)[i]
+        else:
+            s = call(vjp, xp, t, read)
+        total = s if total is None else total + s
+    shape = (*lead, *r.shape)
+    return total if total is None or tuple(total.shape) == shape else xp.broadcast_to(total, shape)
+
+
+def _picks(path: Sequence[Record]) -> dict[Any, list[Record]]:
+    """Return the records on a path that pick from an operation with several results, by its record."""
+    found: dict[Any, list[Record]] = {}
+    for r in path:
+        if r.op is PICK:
+            found.setdefault(r.parents[0], []).append(r)
+    return found
+
+
+def _transposed(r: Record, tangents: dict[Record, Any], taped: bool, picks: Sequence[Record] | None = None) -> Any:
+    """Return the tangent of a result by transposing the operation's rule.
+
+    picks: for an operation with several results, what picks from it; the tangents come as a list, for all of them by
+    one transpose, with None for what nobody picks.
+    """
+    given = {p: tangents[p] for p in r.parents if p is not None and p in tangents}
+    if not given:
+        return None
+    a = next(iter(given.values()))
+    a = a._array if taped else a
+    with mode_set(recording=True, unwatched=True):
+        ones = namespace_of[type(a)].ones
+        us = {
+            None if picks is None else q.saved[0]: linked(ones(q.shape, dtype=q.dtype, device=native_device(a)), None)
+            for q in ((r,) if picks is None else picks)
+        }
+        stand_in = new(Record)
+        stand_in.seq, stand_in.op = r.seq, _constants(r.op)
+        saved = as_tensors_of(r) if taped else [_wrapped(v, r.op) for v in r.saved]
+        stand_in.saved = tuple([v.of(r) if isinstance(v, Call) else v for v in saved])
+        stand_in.parents = tuple(leaf_like(p) if p in given else None for p in r.parents)
+        stand_in.shape, stand_in.dtype, stand_in.tensor = r.shape, r.dtype, None
+        seed: Any = us[None] if picks is None else [us.get(i) for i in range(r.shape)]
+        back: dict[Any, Any] = dict(zip(stand_in.parents, r.parents, strict=True))
+        cotangents = walked(Walk({stand_in: seed}, None, True), True)
+    seeds = seeds_of([s for _, s in cotangents], [given[back[leaf]] for leaf, _ in cotangents])
+    path, _ = between(list(seeds), {u._record for u in us.values() if u._record is not None})
+    live = set(path)
+    seeds = {s: t for s, t in seeds.items() if s in live}
+    if not seeds:
+        return None
+    found: dict[Any, Any] = dict(walked(Walk(seeds, live, taped), taped))
+    return found.get(us[None]._record) if picks is None else [found.get(getattr(u, "_record", None)) for u in seed]
+
+
+def leaf_like(p: Record) -> Record:
+    """Return a leaf like a record, which the walk reports."""
+    leaf: Record = record(LEAF, (), (), p)
+    leaf.tensor = _SOMEBODY
+    return leaf
+
+
+_SOMEBODY: Any = object()  # to report the cotangent of a leaf to
+
+
+@once
+def _constants(op: Operation) -> Operation:
+    """Return an operation whose saved values are not tied to the tape again."""
+    return Operation(
+        op.name,
+        op.vjps,
+        op.saves,
+        (STATIC,) * len(op.sources),
+        elementwise=op.elementwise,
+        broadcasts=op.broadcasts,
+        joint=op.joint,
+        unary=op.unary,
+        analytic=op.analytic,
+        holomorphic=op.holomorphic,
+        reads=op.reads,
+        pull=op.pull,
+        selects=op.selects,
+        moves=op.moves,
+        rows=op.rows,
+        safe=op.safe,
+    )
+
+
+def _wrapped(v: Any, op: Operation) -> Any:
+    """Return a saved array as a constant Tensor."""
+    if type(v) is tuple and OUTS in op.sources and any(hasattr(out, "shape") for out in v):
+        return tuple([wrap(out) for out in v])
+    return wrap(v) if hasattr(v, "shape") else v
+
+
+def jvp(
+    f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], *, has_aux: bool = False
+) -> tuple[Any, ...]:
+    """Return the value of `f` at the primals, and its derivative along the tangents.
+
+    primals: the arguments, as for `vjp`, in a tuple or list; tangents: one of the same structure, shapes
+    and dtypes. The derivative has the structure of the result. Memory is that of reverse mode: the records of the call
+    are kept until the tangents have been pushed through. has_aux: `f` returns (result, anything), and a third item of
+    what is returned is that.
+
+    Raises TypeError and ValueError for tangents that do not fit.
+
+    >>> import tapegrad as tg
+    >>> tg.jvp(lambda x: x * x, (tg.asarray([1.0, 2.0]),), (tg.asarray([1.0, 10.0]),))
+    (Tensor([1., 4.]), Tensor([ 2., 40.]))
+    """
+    return jvp_as("jvp", f, primals, tangents, has_aux)
+
+
+def jvp_as(
+    transform: str, f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False
+) -> tuple[Any, ...]:
+    """Return what `jvp` does, for a transform that messages are to name."""
+    check_function(transform, f, form="(f, (x,), (t,))")
+    for arguments in (primals, tangents):
+        if not isinstance(arguments, (tuple, list)):
+            kind = type(arguments).__name__
+            raise TypeError(f"{transform}: primals and tangents are tuples or lists of arguments, not {kind}")
+    traced = Traced(transform, f, primals, {}, has_aux=has_aux)
+    out = _pushed(traced, list(tangents))
+    value = traced.result(traced.outputs, traced.taped)
+    return (value, out, traced.auxiliary()) if has_aux else (value, out)
+
+
+def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the value of `f` at the primals, and its derivative as a function of tangents.
+
+    That function takes one tangent for each primal and may be called any number of times; it pushes through the records
+    of one call of `f`.
+
+    >>> import tapegrad as tg
+    >>> y, slope = tg.linearize(lambda x: x * x, 3.0)
+    >>> float(slope(1.0)), float(slope(2.0))
+    (6.0, 12.0)
+    """
+    return linearize_as("linearize", f, *primals)
+
+
+def linearize_as(transform: str, f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return what `linearize` does, for a transform that messages are to name."""
+    check_function(transform, f, form="(f, x)")
+    traced = Traced(transform, f, primals, {})
+
+    def tangent_map(*tangents: Any) -> Any:
+        return _pushed(traced, list(tangents))
+
+    return traced.result(traced.outputs, traced.taped), tangent_map
+
+
+def _pushed(traced: Traced, tangents: list[Any]) -> Any:
+    """Return the tangents of the outputs, as a tree, for those of the inputs."""
+    given = like(f"{traced.what}: the tangent", tangents, traced.fresh)
+    taped = mode().recording and (traced.taped or any(is_recorded(t) for t in given))
+    if any([is_recorded(t) for t in given]):
+        return traced.result(tangents_of(traced, given, taped), taped)
+    return traced.result(traced.derivatives(lambda taped: tangents_of(traced, given, taped), taped), taped)
+
+
+def tangents_of(traced: Traced, given: Sequence[Tensor], taped: bool) -> list[Tensor]:
+    """Return the tangents of the outputs for those of the inputs, which may have extra leading axes."""
+    known: dict[Record, Any] = {}
+    for x, t in zip(traced.fresh, given, strict=True):
+        assert x._record is not None
+        known[x._record] = t if taped else t._array
+    with mode_set(recording=taped):
+        known = pushed(traced.path, known, taped)
+        lead = tuple(given[0].shape[: given[0].ndim - traced.fresh[0].ndim]) if given else ()
+        return [_tangent(y, known, taped, lead) for y in traced.outputs]
+
+
+def _tangent(y: Tensor, known: dict[Record, Any], taped: bool, lead: tuple[int, ...]) -> Tensor:
+    t = None if y._record is None else known.get(y._record)
+    if t is None:
+        a = y._array
+        return wrap(namespace_of[type(a)].zeros((*lead, *a.shape), dtype=a.dtype, device=native_device(a)))
+    return t if taped else wrap(constant_array(backend_of[type(t)].as_array(t)))

@@ -1,0 +1,477 @@
+"""Functions of functions in reverse: `grad`, `value_and_grad` and `vjp`, freely nested.
+
+Any nesting is right by four rules, with no levels or tags. Each input of a transform gets a fresh record whose
+parent is the input's own; only records from which these are reached are walked; rules run on Tensors if and
+only if recording was on at entry and something tracked outside can be reached; a transform records inside itself,
+and if recording was off at entry, its result is cut from the tape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+from weakref import ref
+
+from tapegrad._engine.backward import Walk, collect, seeds_of, walked
+from tapegrad._engine.coercion import placed, within
+from tapegrad._engine.dispatch import (
+    backend_of,
+    constant_array,
+    device_of,
+    find_backend,
+    given_out,
+    namespace_of,
+    tracked,
+)
+from tapegrad._engine.dtypes import is_complex, isdtype
+from tapegrad._engine.graph_breaks import MOST, Cuts, cuts
+from tapegrad._engine.host_constants import HOST
+from tapegrad._engine.record import LEAF, Operation, Record, mode, mode_set, noticed
+from tapegrad._engine.rules import bind, identity, record
+from tapegrad._engine.tensor import Tensor, check_like, shallow_copy, wrap
+from tapegrad._engine.tree import Rebuild, flatten
+from tapegrad._transforms.derived import derived
+from tapegrad._transforms.typed import P, Transformed
+from tapegrad.ops.conversion import astype, transfer
+from tapegrad.ops.creation import asarray, on_device
+
+LINK = Operation("link", (bind(identity, ()),))
+Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
+_later: list[Any] = []  # installed from a higher floor: see _later.py
+
+
+def install_later(function: Callable[[Traced, Compute], list[Tensor]]) -> None:
+    """Set what gives derivatives so that they can be differentiated again."""
+    _later[:] = [function]
+
+
+class Traced:
+    """A call of a function with fresh records for the arguments to differentiate by.
+
+    what: the transform and the function, for messages; fresh: the leaves of these arguments, as Tensors with records
+    of their own; raw: which of them came as raw arrays or numbers; host: which of these as NumPy's or numbers; trees:
+    for each argument, how many leaves it has and how to rebuild it; outputs: the leaves of the result, as Tensors;
+    rebuild: the result's structure; aux: what else the function returned; outer: whether somebody outside may
+    differentiate the result again.
+
+    The function gets shallow copies of the fresh Tensors, so that it may update its arguments in place. Arguments that
+    are not differentiated by are passed as they are: the caller sees an in-place update of these, as a constant
+    unless somebody outside may differentiate it.
+    """
+
+    def __init__(
+        self,
+        transform: str,
+        f: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        argnums: tuple[int, ...] | None = None,
+        has_aux: bool = False,
+        may_be_constant: bool = False,
+    ) -> None:
+        self.what = f"{transform} of {getattr(f, '__name__', 'the function')}"
+        self.code = getattr(f, "__code__", None)
+        self.may_be_constant = may_be_constant  # whether a result that was cut from the arguments is no fault
+        self.was_recording = mode().recording
+        self.fresh: list[Tensor] = []
+        self.raw: list[bool] = []
+        self.host: list[bool] = []
+        self.trees: list[tuple[int, Rebuild]] = []
+        inputs = list(args)
+        chosen = range(len(args)) if argnums is None else argnums
+        flat = []
+        for i in chosen:
+            if not -len(args) <= i < len(args):
+                raise TypeError(f"{self.what}: argnums={i} but {len(args)} positional arguments were given")
+            if args[i] is None:
+                raise TypeError(f"{self.what}: argument {i} is None, which holds nothing to differentiate by")
+            flat.append(flatten(args[i]))
+        named = {i % len(args) for i in chosen}
+        if len(named) < len(chosen):
+            raise ValueError(f"{self.what}: argnums={argnums} names an argument twice: name each once")
+        others = [*[x for i, x in enumerate(args) if i not in named], *kwargs.values()]
+        device = device_for_host([x for leaves, _ in flat for x in leaves], others)
+        for i, (leaves, rebuild) in zip(chosen, flat, strict=True):
+            new = [self._input(x, device, argnums) for x in leaves]
+            self.raw += [type(x) is not Tensor for x in leaves]
+            self.host += [is_of_host(x) for x in leaves]
+            self.fresh += new
+            inputs[i] = rebuild([shallow_copy(x) for x in new])  # an in-place update is to leave ours as they are
+            self.trees.append((len(leaves), rebuild))
+        self.leaves = {x._record for x in self.fresh if x._record is not None}
+        first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
+        given = [(x, x._record) for x in flatten(others)[0] if type(x) is Tensor] if others else []
+        noted = Cuts(first, cuts.get())
+        token = cuts.set(noted)
+        try:
+            with mode_set(recording=True):
+                y = f(*inputs, **kwargs)
+        finally:
+            cuts.reset(token)
+        self.aux = None
+        if has_aux:
+            if not isinstance(y, tuple) or len(y) != 2:
+                raise TypeError(f"{self.what}: with has_aux=True it must return a pair (result, aux)")
+            y, self.aux = y
+        ys, self.rebuild = flatten(y)
+        self.outputs = [self._output(y) for y in ys]
+        self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
+        if noted.found and (not self.path or noted.outer is not None):
+            self._look_at(noted)
+        updated = [x for x, r in given if x._record is not r and not x.is_leaf]
+        more = [*[x for x in flatten(self.aux)[0] if type(x) is Tensor], *updated]
+        self.outer = (
+            self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._reaches_out(more, first)
+        )
+        self.taped = self.was_recording and self.outer
+        for x in updated if not self.taped else ():
+            x._array, x._record = constant_array(x._array), None
+
+    def _look_at(self, noted: Cuts) -> None:
+        """Raise if all that the result might have depended on was cut; tell the transform outside of its own cuts.
+
+        Not of those of this one's records: the gradient may well be constant, as that of a linear function is.
+        """
+        mine = []
+        for text, records in noted.found.items():
+            if any(between([r], self.leaves)[0] for r in records):
+                mine.append(text)
+            elif noted.outer is not None:
+                for r in records:
+                    noted.outer.add(text, r)
+        if mine and not self.path and self.outputs and not self.may_be_constant:
+            raise RuntimeError(
+                f"{self.what}: the result does not depend on the arguments, because the chain was cut by "
+                f"{', '.join(mine[:MOST])}: compute with the Tensors themselves, or, if a gradient of zero is meant, "
+                "with tapegrad.stop_gradient(x)"
+            )
+
+    def _reaches_out(self, tensors: list[Tensor], first: int) -> bool:
+        """Say whether what else the function made may be differentiated by somebody outside."""
+        records = [x._record for x in tensors if x._record is not None]
+        if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
+            return True
+        return any([tracked(x._array) is not None for x in tensors])
+
+    def _input(self, x: Any, device: str | None, argnums: tuple[int, ...] | None) -> Tensor:
+        """Return an input as a Tensor with a record of its own, whose parent is the input's record.
+
+        device: for a number, or an array of the host; argnums: as given, None if all arguments are differentiated by.
+        """
+        out = "leave it out of what is differentiated: close over it"
+        if argnums is not None:
+            out += ", or pass it in an argument outside of argnums"
+        if not isinstance(x, Tensor):
+            if find_backend(x) is None and not isinstance(x, (float, complex)):
+                number = "write it as a float, or " if isinstance(x, int) and not isinstance(x, bool) else ""
+                raise TypeError(
+                    f"{self.what}: an argument to differentiate by must hold arrays, Tensors or floats, not "
+                    f"{type(x).__name__}: {number}{out}"
+                )
+            x = on_device(x, device)
+        if not isdtype(x.dtype, ("real floating", "complex floating")):
+            raise TypeError(
+                f"{self.what}: an argument to differentiate by has dtype {x.dtype.name}, which is not floating: "
+                f"convert it with tapegrad.astype(x, tapegrad.float32), or {out}"
+            )
+        noticed(x)
+        x = within(x)
+        return linked(x._array, x._record if self.was_recording else None)
+
+    def _output(self, y: Any) -> Tensor:
+        if isinstance(y, Tensor):
+            return shallow_copy(y)
+        if find_backend(y) is None and not isinstance(y, (int, float, complex)):
+            raise TypeError(f"{self.what}: it must return a Tensor or a container of them, not {type(y).__name__}")
+        return placed(self.what, y, self.fresh[0]._array) if self.fresh else asarray(y)
+
+    def pull(
+        self, cotangents: Sequence[Tensor | None], taped: bool, lead: int = 0, retain: bool = True
+    ) -> list[Tensor]:
+        """Return the cotangents of the inputs for those of the outputs, which may have extra leading axes."""
+        live = set(self.path)
+        seeds = seeds_of(self.outputs, [t if taped or t is None else t._array for t in cotangents], live)
+        found: dict[Record, Any] = {}
+        if seeds:
+            with mode_set(recording=taped):
+                found = dict(walked(Walk(seeds, live, taped), retain))
+        shape = next((t.shape[:lead] for t in cotangents if t is not None), ())
+        return [self._gradient(x, found, taped, shape) for x in self.fresh]
+
+    def _gradient(self, x: Tensor, found: dict[Record, Any], taped: bool, lead: tuple[int, ...]) -> Tensor:
+        assert x._record is not None
+        g = found.get(x._record)
+        if g is None:
+            a = x._array
+            xp = namespace_of[type(a)]
+            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=a.device) if lead else xp.zeros_like(a))
+        return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
+
+    def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:
+        """Return what a function computes of the outputs' records and constants, recorded if `taped` says so."""
+        return _later[0](self, compute) if taped else compute(False)
+
+    def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
+        """Return one Tensor for each input as trees of the arguments' structure; raw, and of the host, for what was."""
+        kinds = zip(values, self.raw, self.host, strict=True)
+        results = [_raw(g, is_host) if is_raw and not taped else g for g, is_raw, is_host in kinds]
+        trees = []
+        for n, rebuild in self.trees:
+            trees.append(rebuild(results[:n]))
+            results = results[n:]
+        return trees
+
+    def result(self, values: Sequence[Tensor], taped: bool) -> Any:
+        """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
+        cut = [shallow_copy(y) if taped else wrap(constant_array(y._array)) for y in values]
+        return self.rebuild([_raw(y, all(self.host)) for y in cut] if all(self.raw) and not taped else list(cut))
+
+    def scalar(self) -> Tensor:
+        """Return the one output; raise unless it is one real number."""
+        if len(self.outputs) != 1:
+            found = (
+                f"{len(self.outputs)} Tensors" if self.outputs else "None or an empty container: is a `return` missing?"
+            )
+            raise TypeError(f"{self.what}: it must return one number, not {found}")
+        (y,) = self.outputs
+        if y.size != 1:
+            raise ValueError(
+                f"{self.what}: it must return one number, not a Tensor of shape {y.shape}: "
+                "reduce it first, as in tapegrad.sum(y)"
+            )
+        if is_complex(y._array.dtype):
+            raise TypeError(f"{self.what}: it must return a real number, as tapegrad.real(y), not a complex one")
+        return y
+
+    def auxiliary(self) -> Any:
+        """Return what else the function returned, cut from the tape unless somebody outside may need it."""
+        leaves, rebuild = flatten(self.aux)
+        cut = [wrap(constant_array(x._array)) if type(x) is Tensor and not self.taped else x for x in leaves]
+        return rebuild(cut)
+
+
+@derived
+def value_and_grad(
+    f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
+) -> Transformed[P, tuple[Any, Any]]:
+    """Return a function that gives the value of `f` and its gradient.
+
+    f returns a Tensor (or array) of one element. argnums: the argument, or tuple of arguments, to differentiate
+    by: arrays of any library, Tensors or Python floats, or dicts, lists, tuples and dataclasses of
+    them (a field with metadata={"static": True} stays as it is). The gradient has the argument's structure, shapes,
+    dtypes and devices (a tuple of those for a tuple of arguments). Tensors in give Tensors out, raw arrays and floats
+    give raw arrays. What `f` does not depend on has gradient zero. has_aux: `f` returns (value, anything), and so does
+    the value here.
+
+    Floats and arrays of NumPy are computed with on the device of the Tensors among the arguments; without any, on
+    `default_device`, if it was set. They give arrays of NumPy wherever that was.
+
+    `f` may update its arguments in place. Those to differentiate by reach it as Tensors of its own, so that the
+    caller's stay as they are. It is given other arguments as they are, and the caller sees what it writes to them.
+
+    Raises TypeError for an argument leaf that is not floating and for a result that is no Tensor or complex,
+    ValueError for a result of more than one element.
+
+    >>> import tapegrad as tg
+    >>> tg.value_and_grad(lambda x: tg.sum(x * x))(tg.asarray([1.0, 2.0]))
+    (Tensor(5.), Tensor([2., 4.]))
+    """
+
+    return value_and_grad_as("value_and_grad", f, argnums, has_aux)  # type: ignore[return-value]
+
+
+def value_and_grad_as(
+    transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """Return what `value_and_grad` does, for a transform that messages are to name."""
+    check_function(transform, f, argnums)
+
+    @wraps(f)
+    def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        traced = Traced(transform, f, args, kwargs, chosen, has_aux)
+        y = traced.scalar()
+        one = wrap(namespace_of[type(y._array)].ones_like(y._array))
+        found = traced.derivatives(lambda taped: traced.pull([one], taped, retain=traced.taped), traced.taped)
+        gradients = traced.arguments(found, traced.taped)
+        value = traced.result([y], traced.taped)
+        return (value, traced.auxiliary()) if has_aux else value, (
+            gradients[0] if isinstance(argnums, int) else tuple(gradients)
+        )
+
+    return run
+
+
+@derived
+def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Transformed[P, Any]:
+    """Return a function that gives the gradient of `f`, which returns one number; see `value_and_grad`.
+
+    has_aux: `f` returns (number, anything), and the result is (gradient, anything).
+
+    >>> import tapegrad as tg
+    >>> cube = lambda x: x * x * x
+    >>> float(tg.grad(cube)(2.0)), float(tg.grad(tg.grad(cube))(2.0))
+    (12.0, 12.0)
+    """
+    return grad_as("grad", f, argnums, has_aux)  # type: ignore[return-value]
+
+
+def grad_as(
+    transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return what `grad` does, for a transform that messages are to name."""
+    both = value_and_grad_as(transform, f, argnums, has_aux)
+
+    @wraps(f)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        value, gradient = both(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return run
+
+
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """Return the value of `f` at the primals, and a function from a cotangent of it to those of the primals.
+
+    primals: arrays, Tensors, floats, or nested containers of them; `f` returns a Tensor or a container of Tensors. The
+    function takes a cotangent of the structure, shapes and dtypes of the result, and returns a tuple with one cotangent
+    for each primal, of its structure; it may be called any number of times. has_aux: `f` returns (result, anything),
+    and a third item of what is returned is that. `f` may update the primals in place: the caller's stay as they are.
+
+    Raises TypeError and ValueError for a cotangent that does not fit.
+
+    >>> import tapegrad as tg
+    >>> y, pull = tg.vjp(lambda x: x * x, tg.asarray([1.0, 2.0]))
+    >>> pull(tg.asarray([1.0, 10.0]))
+    (Tensor([ 2., 40.]),)
+    """
+    check_function("vjp", f, form="(f, x)")
+    return vjp_as("vjp", f, primals, has_aux=has_aux)
+
+
+def vjp_as(
+    transform: str,
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    has_aux: bool = False,
+    may_be_constant: bool = False,
+) -> tuple[Any, ...]:
+    """Return what `vjp` does, for a transform that messages are to name."""
+    traced = Traced(transform, f, primals, {}, None, has_aux, may_be_constant)
+
+    def pull(cotangent: Any) -> tuple[Any, ...]:
+        seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
+        taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
+        if any([is_recorded(t) for t in seeds]):
+            return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+        return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
+
+    value = traced.result(traced.outputs, traced.taped)
+    return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
+
+
+def is_recorded(x: Tensor) -> bool:
+    """Say whether a Tensor is recorded, by itself or outside of a vmap."""
+    return (x._record or tracked(x._array)) is not None
+
+
+def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
+    """Return the leaves of a tree as Tensors; raise unless they are as many, and like, these."""
+    leaves, _ = flatten(tree)
+    if len(leaves) != len(models):
+        raise ValueError(f"{what} has {len(leaves)} leaves, but there are {len(models)} to match")
+    out = []
+    for leaf, model in zip(leaves, models, strict=True):
+        x = within(leaf if isinstance(leaf, Tensor) else constant(leaf, model))
+        check_like(what, x, model.shape, model._array)
+        out.append(x)
+    return out
+
+
+def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[Record], bool]:
+    """Return the records from which `leaves` are reached, latest first, and whether others are.
+
+    The second is True if something tracked outside the transform can be reached from a root or through
+    the leaves, so that somebody may differentiate the result again.
+    """
+    starts = {r for r in roots if r is not None}
+    if not starts or not leaves:
+        return [], False
+    # What is older than the leaves cannot depend on them: it is outside, and need not be looked at.
+    oldest = max(r.seq for r in leaves)
+    order = collect(starts, oldest)
+    on: set[Record] = set()
+    out: set[Record] = set()  # what reaches a record outside
+    for r in reversed(order):
+        if any([p in on for p in r.parents]) or r in leaves:
+            on.add(r)
+        if r.op is LEAF or any([p is not None and (p.seq > oldest or p in out) for p in r.parents]):
+            out.add(r)
+    return [r for r in order if r in on], not out.isdisjoint(starts)
+
+
+def _raw(x: Tensor, to_host: bool) -> Any:
+    """Return the value as a raw array that nobody else holds, of NumPy if it is for the host."""
+    backend = backend_of[type(x._array)]
+    if backend.depth:
+        return x  # inside vmap there is no raw array for one example
+    if to_host and backend.prefix != HOST:
+        return given_out(transfer(x._array, HOST))
+    return given_out(x._array if backend.is_private(x) else backend.copy(x._array))
+
+
+def constant(x: Any, model: Tensor) -> Tensor:
+    """Return an array, or a number in the dtype of a model, as a constant; what is of the host goes where that is."""
+    found = placed("asarray", x, model._array)
+    backend = find_backend(x)
+    number = backend is None or backend.as_scalar(x) is not None
+    return astype(found, model.dtype, copy=False) if number else found
+
+
+def is_of_host(x: Any) -> bool:
+    """Say whether a leaf is a number or an array of NumPy."""
+    backend = None if isinstance(x, Tensor) else find_backend(x)
+    return not isinstance(x, Tensor) and (backend is None or backend.prefix == HOST)
+
+
+def device_for_host(leaves: Sequence[Any], others: Sequence[Any] = ()) -> str | None:
+    """Return the device for numbers and arrays of the host among leaves: that of the Tensors and other arrays there.
+
+    others: arguments, whose leaves are asked where there are none; None if they are on several, or there are none.
+    """
+    if not any([is_of_host(x) for x in leaves]):
+        return None
+    devices = {x.device if isinstance(x, Tensor) else device_of(x) for x in leaves if not is_of_host(x)}
+    if not devices and others:
+        return device_for_host([*[x for x in flatten(others)[0] if not is_of_host(x)], 0.0])
+    return devices.pop() if len(devices) == 1 else None
+
+
+def check_function(transform: str, f: Any, argnums: Any = 0, form: str = "(f)(x)") -> None:
+    """Raise TypeError for what a transform cannot take as a function or as argnums, and say how to call it.
+
+    form: how it is called, after its name.
+    """
+    how = f"as in tapegrad.{transform}{form}"
+    if isinstance(f, Tensor):
+        raise TypeError(
+            f"{transform}: it takes a function, not a Tensor: write what computes it as a function, {how}, or call "
+            "backward() on the Tensor and read .grad of the leaves"
+        )
+    if not callable(f):
+        raise TypeError(f"{transform}: it takes a function, not {type(f).__name__}: {how}")
+    numbers = argnums if isinstance(argnums, (tuple, list)) else (argnums,)
+    if not all([isinstance(i, int) for i in numbers]):
+        raise TypeError(
+            f"{transform}: argnums is an integer or a tuple of them, not {type(argnums).__name__}: arguments go to the "
+            f"function that it returns, {how}"
+        )
+
+
+def linked(array: Any, parent: Record | None) -> Tensor:
+    """Return a Tensor with a fresh record that the walk reports."""
+    y = wrap(array)
+    y._record = record(LINK, (parent,), (), array)
+    y._record.tensor = ref(y)
+    return y

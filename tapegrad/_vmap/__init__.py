@@ -1,0 +1,1 @@
+"""Mapping a function of one example over a batch."""
