@@ -265,7 +265,8 @@ def shaped(r: Random, x: Any, y: Any) -> Any:
     if how == 9:
         return tg.roll(x, r.choice([1, -1, 2]), axis=r.choice([None, axis_of(r, x)]))
     if how == 10:
-        return tg.repeat(x, r.choice([2, tg.asarray([r.randrange(3) for _ in range(x.shape[-1])])]), axis=-1)
+        counts: list[Any] = [2, tg.asarray([r.randrange(3) for _ in range(x.shape[-1])])]
+        return tg.repeat(x, r.choice(counts), axis=-1)
     if how == 11:
         return tg.tile(x, r.choice([(2,), (1, 2), (2, 1)]))
     if how == 12:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     ("tapegrad._program",),
     ("tapegrad.backends",),
-    ("tapegrad._engine",),
+    ("tapegrad._engine", "tapegrad.typing"),
     ("tapegrad._inspect",),
     ("tapegrad.ops",),
     ("tapegrad.fft", "tapegrad.linalg", "tapegrad.special"),

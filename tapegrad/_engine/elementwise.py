@@ -26,6 +26,7 @@ from tapegrad._engine.fusing import bound
 from tapegrad._engine.record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
 from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._engine.tensor import Tensor
+from tapegrad.typing import ArrayLike
 
 
 def again(
@@ -66,7 +67,7 @@ def unary(
     select: Rule | None = None,
     safe: float = 0.5,
     module: str = "tapegrad.ops.elementwise",
-) -> Callable[[Any], Tensor]:
+) -> Callable[[ArrayLike], Tensor]:
     """Declare an elementwise function of one operand by its differential, applied to a tangent.
 
     differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
@@ -101,7 +102,7 @@ def unary(
     else:
         declare(operation)
 
-    def call(x: Any, /) -> Tensor:
+    def call(x: ArrayLike, /) -> Tensor:
         if type(x) is not Tensor:
             x = as_tensor(x, name)
         a = x._array
@@ -147,7 +148,7 @@ def binary(
     module: str = "tapegrad.ops.elementwise",
     elementwise: bool = True,
     selects: tuple[Rule, Rule] | None = None,
-) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
+) -> tuple[Callable[[ArrayLike, ArrayLike], Tensor], Callable[[ArrayLike, ArrayLike], Tensor]]:
     """Declare an elementwise function of two operands by its differential in each.
 
     extension: of the namespace, where the library's function is there; selects: for each operand what `unary` calls
@@ -186,8 +187,8 @@ def binary(
         declare(operation)
     differentiable = differential1 is not None
 
-    def make(is_operator: bool) -> Callable[[Any, Any], Tensor]:
-        def call(x1: Any, x2: Any, /) -> Any:
+    def make(is_operator: bool) -> Callable[[ArrayLike, ArrayLike], Tensor]:
+        def call(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
             if type(x1) is Tensor:
                 a = x1._array
                 p1 = x1._record
@@ -206,7 +207,7 @@ def binary(
                         if other is not None:
                             return call(x1, other)
                         if is_operator:
-                            return b  # so that Python asks the other side
+                            return b  # type: ignore[no-any-return] # so that Python asks the other side
                         raise not_an_operand(name, x2)
                 kind = type(a)
             else:
@@ -223,7 +224,7 @@ def binary(
                     if other is not None:
                         return call(other, x2)
                     if is_operator:
-                        return a
+                        return a  # type: ignore[no-any-return]
                     raise not_an_operand(name, x1)
                 kind = type(b)
             try:

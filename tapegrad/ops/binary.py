@@ -18,9 +18,22 @@ from tapegrad._engine.rules import BROADCASTING, identity, with_operators
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._kinks import unit
 from tapegrad.ops._slopes import share
-from tapegrad.ops._text import text
+from tapegrad.ops._text import (
+    BROADCAST,
+    COMPARED,
+    INTEGERS,
+    LOGICAL,
+    NUMERIC,
+    ORDERED,
+    REAL,
+    REAL_FLOATING,
+    SHIFTED,
+    documented,
+    of_two,
+)
 from tapegrad.ops.creation import asarray
 from tapegrad.ops.shaping import broadcast_to
+from tapegrad.typing import ArrayLike
 
 binary = partial(_declare, module=__name__)
 
@@ -84,18 +97,19 @@ add, operator_add = binary(
     "add",
     identity,
     identity,
-    text("x1 + x2.", "Derivatives: t; t.", "tg.add(tg.asarray([1.0]), 2.0)", "Tensor([3.])"),
+    of_two("Sum x1 + x2.", "Derivatives: t; t.", "tg.add(tg.asarray([1.0]), 2.0)", "Tensor([3.])", NUMERIC),
 )
 
 atan2, _ = binary(
     "atan2",
     lambda xp, t, x1, x2: _atan2(xp, t, x2, x1, x2),
     lambda xp, t, x1, x2: -_atan2(xp, t, x1, x1, x2),
-    text(
+    of_two(
         "Angle of the point (x2, x1), in radians.",
         "Derivatives: t x2 / (x1^2 + x2^2); -t x1 / (x1^2 + x2^2).",
         "tg.atan2(tg.asarray([0.0]), 1.0)",
         "Tensor([0.])",
+        REAL_FLOATING,
     ),
 )
 
@@ -103,18 +117,19 @@ bitwise_and, operator_bitwise_and = binary(
     "bitwise_and",
     None,
     None,
-    text("Bitwise and.", "Not differentiable.", "tg.bitwise_and(tg.asarray([3]), 1)", "Tensor([1])"),
+    of_two("Bitwise and.", "Not differentiable.", "tg.bitwise_and(tg.asarray([3]), 1)", "Tensor([1])", INTEGERS),
 )
 
 bitwise_left_shift, operator_bitwise_left_shift = binary(
     "bitwise_left_shift",
     None,
     None,
-    text(
+    of_two(
         "Shift bits to the left.",
         "Not differentiable.",
         "tg.bitwise_left_shift(tg.asarray([3]), 1)",
         "Tensor([6])",
+        SHIFTED,
     ),
 )
 
@@ -122,18 +137,19 @@ bitwise_or, operator_bitwise_or = binary(
     "bitwise_or",
     None,
     None,
-    text("Bitwise or.", "Not differentiable.", "tg.bitwise_or(tg.asarray([2]), 1)", "Tensor([3])"),
+    of_two("Bitwise or.", "Not differentiable.", "tg.bitwise_or(tg.asarray([2]), 1)", "Tensor([3])", INTEGERS),
 )
 
 bitwise_right_shift, operator_bitwise_right_shift = binary(
     "bitwise_right_shift",
     None,
     None,
-    text(
+    of_two(
         "Shift bits to the right.",
         "Not differentiable.",
         "tg.bitwise_right_shift(tg.asarray([2]), 1)",
         "Tensor([1])",
+        SHIFTED,
     ),
 )
 
@@ -141,32 +157,37 @@ bitwise_xor, operator_bitwise_xor = binary(
     "bitwise_xor",
     None,
     None,
-    text("Bitwise exclusive or.", "Not differentiable.", "tg.bitwise_xor(tg.asarray([3]), 1)", "Tensor([2])"),
+    of_two(
+        "Bitwise exclusive or.", "Not differentiable.", "tg.bitwise_xor(tg.asarray([3]), 1)", "Tensor([2])", INTEGERS
+    ),
 )
 
 divide, operator_divide = binary(
     "divide",
     lambda xp, t, x2: t / x2,
     lambda xp, t, x2, out: -t * out / x2,
-    text("x1 / x2.", "Derivatives: t / x2; -t out / x2.", "tg.divide(tg.asarray([1.0]), 2.0)", "Tensor([0.5])"),
+    of_two(
+        "Quotient x1 / x2.", "Derivatives: t / x2; -t out / x2.", "tg.divide(tg.asarray([1.0]), 2.0)", "Tensor([0.5])"
+    ),
 )
 
 equal, operator_equal = binary(
     "equal",
     None,
     None,
-    text("x1 == x2.", "Not differentiable.", "tg.equal(tg.asarray([1.0]), 2.0)", "Tensor([False])"),
+    of_two("Whether x1 == x2.", "Not differentiable.", "tg.equal(tg.asarray([1.0]), 2.0)", "Tensor([False])", COMPARED),
 )
 
 floor_divide, operator_floor_divide = binary(
     "floor_divide",
     None,
     None,
-    text(
-        "x1 / x2 rounded down.",
+    of_two(
+        "Quotient x1 / x2, rounded down.",
         "Derivative: zero, so it is not recorded.",
         "tg.floor_divide(tg.asarray([5.0]), 2.0)",
         "Tensor([2.])",
+        REAL,
     ),
 )
 
@@ -174,25 +195,32 @@ greater, operator_greater = binary(
     "greater",
     None,
     None,
-    text("x1 > x2.", "Not differentiable.", "tg.greater(tg.asarray([1.0]), 2.0)", "Tensor([False])"),
+    of_two("Whether x1 > x2.", "Not differentiable.", "tg.greater(tg.asarray([1.0]), 2.0)", "Tensor([False])", ORDERED),
 )
 
 greater_equal, operator_greater_equal = binary(
     "greater_equal",
     None,
     None,
-    text("x1 >= x2.", "Not differentiable.", "tg.greater_equal(tg.asarray([1.0]), 2.0)", "Tensor([False])"),
+    of_two(
+        "Whether x1 >= x2.",
+        "Not differentiable.",
+        "tg.greater_equal(tg.asarray([1.0]), 2.0)",
+        "Tensor([False])",
+        ORDERED,
+    ),
 )
 
 hypot, _ = binary(
     "hypot",
     lambda xp, t, x1, out: t * unit(xp, x1, _finite(xp, out)),
     lambda xp, t, x2, out: t * unit(xp, x2, _finite(xp, out)),
-    text(
-        "sqrt(x1^2 + x2^2) without overflow.",
+    of_two(
+        "Length sqrt(x1^2 + x2^2) of a vector (x1, x2), without overflow.",
         "Derivatives: t x1 / out; t x2 / out; 0 at the origin.",
         "tg.hypot(tg.asarray([3.0]), 4.0)",
         "Tensor([5.])",
+        REAL_FLOATING,
     ),
 )
 
@@ -200,25 +228,28 @@ less, operator_less = binary(
     "less",
     None,
     None,
-    text("x1 < x2.", "Not differentiable.", "tg.less(tg.asarray([1.0]), 2.0)", "Tensor([ True])"),
+    of_two("Whether x1 < x2.", "Not differentiable.", "tg.less(tg.asarray([1.0]), 2.0)", "Tensor([ True])", ORDERED),
 )
 
 less_equal, operator_less_equal = binary(
     "less_equal",
     None,
     None,
-    text("x1 <= x2.", "Not differentiable.", "tg.less_equal(tg.asarray([1.0]), 2.0)", "Tensor([ True])"),
+    of_two(
+        "Whether x1 <= x2.", "Not differentiable.", "tg.less_equal(tg.asarray([1.0]), 2.0)", "Tensor([ True])", ORDERED
+    ),
 )
 
 logaddexp, _ = binary(
     "logaddexp",
     lambda xp, t, x1, x2: _logaddexp(xp, t, x1, x2),
     lambda xp, t, x1, x2: _logaddexp(xp, t, x2, x1),
-    text(
-        "log(exp(x1) + exp(x2)) without overflow.",
+    of_two(
+        "Logarithm of exp(x1) + exp(x2), without overflow.",
         "Derivatives: t sigmoid(x1 - x2); t sigmoid(x2 - x1).",
         "tg.logaddexp(tg.asarray([0.0]), -1000.0)",
         "Tensor([0.])",
+        REAL_FLOATING,
     ),
 )
 
@@ -226,25 +257,30 @@ logical_and, _ = binary(
     "logical_and",
     None,
     None,
-    text("Logical and.", "Not differentiable.", "tg.logical_and(tg.asarray([True]), False)", "Tensor([False])"),
+    of_two(
+        "Logical and.", "Not differentiable.", "tg.logical_and(tg.asarray([True]), False)", "Tensor([False])", LOGICAL
+    ),
 )
 
 logical_or, _ = binary(
     "logical_or",
     None,
     None,
-    text("Logical or.", "Not differentiable.", "tg.logical_or(tg.asarray([True]), False)", "Tensor([ True])"),
+    of_two(
+        "Logical or.", "Not differentiable.", "tg.logical_or(tg.asarray([True]), False)", "Tensor([ True])", LOGICAL
+    ),
 )
 
 logical_xor, _ = binary(
     "logical_xor",
     None,
     None,
-    text(
+    of_two(
         "Logical exclusive or.",
         "Not differentiable.",
         "tg.logical_xor(tg.asarray([True]), True)",
         "Tensor([False])",
+        LOGICAL,
     ),
 )
 
@@ -253,11 +289,12 @@ maximum, _ = binary(
     lambda xp, t, x1, x2: _share(xp, t, x1 > x2, x1 == x2),
     lambda xp, t, x1, x2: _share(xp, t, x2 > x1, x1 == x2),
     selects=(lambda xp, _, x1, x2: x1 >= x2, lambda xp, _, x1, x2: x2 >= x1),
-    doc=text(
+    doc=of_two(
         "The greater of two.",
         "Derivatives: t to the greater, t / 2 to each in a tie.",
         "tg.maximum(tg.asarray([1.0]), 2.0)",
         "Tensor([2.])",
+        REAL,
     ),
 )
 
@@ -266,11 +303,12 @@ minimum, _ = binary(
     lambda xp, t, x1, x2: _share(xp, t, x1 < x2, x1 == x2),
     lambda xp, t, x1, x2: _share(xp, t, x2 < x1, x1 == x2),
     selects=(lambda xp, _, x1, x2: x1 <= x2, lambda xp, _, x1, x2: x2 <= x1),
-    doc=text(
+    doc=of_two(
         "The lesser of two.",
         "Derivatives: t to the lesser, t / 2 to each in a tie.",
         "tg.minimum(tg.asarray([1.0]), 2.0)",
         "Tensor([1.])",
+        REAL,
     ),
 )
 
@@ -278,18 +316,21 @@ multiply, operator_multiply = binary(
     "multiply",
     lambda xp, t, x2: t * x2,
     lambda xp, t, x1: t * x1,
-    text("x1 * x2.", "Derivatives: t x2; t x1.", "tg.multiply(tg.asarray([3.0]), 2.0)", "Tensor([6.])"),
+    of_two(
+        "Product x1 * x2.", "Derivatives: t x2; t x1.", "tg.multiply(tg.asarray([3.0]), 2.0)", "Tensor([6.])", NUMERIC
+    ),
 )
 
 nextafter, _ = binary(
     "nextafter",
     None,
     None,
-    text(
+    of_two(
         "The next number after x1 in the direction of x2.",
         "Not differentiable.",
         "tg.nextafter(tg.asarray([0.0]), 0.0)",
         "Tensor([0.])",
+        REAL_FLOATING,
     ),
 )
 
@@ -297,18 +338,22 @@ not_equal, operator_not_equal = binary(
     "not_equal",
     None,
     None,
-    text("x1 != x2.", "Not differentiable.", "tg.not_equal(tg.asarray([1.0]), 2.0)", "Tensor([ True])"),
+    of_two(
+        "Whether x1 != x2.", "Not differentiable.", "tg.not_equal(tg.asarray([1.0]), 2.0)", "Tensor([ True])", COMPARED
+    ),
 )
 
 pow, operator_pow = binary(
     "pow",
     _pow_1,
     _pow_2,
-    text(
-        "x1 ** x2. Integers to one negative power raise an error; in an array of powers the libraries raise or give 0.",
-        "Derivatives: t x2 x1^(x2 - 1); t out log(x1), which is 0 at x1 = 0 and NaN for x1 < 0.",
+    of_two(
+        "Power x1 ** x2.",
+        "Derivatives: t x2 x1^(x2 - 1); t out log(x1), which is 0 at x1 = 0 and NaN for x1 < 0. Integers to one "
+        "negative power raise an error of the library; in an array of powers the libraries raise one or give 0.",
         "tg.pow(tg.asarray([3.0]), 2.0)",
         "Tensor([9.])",
+        NUMERIC,
     ),
 )
 
@@ -316,11 +361,12 @@ remainder, operator_remainder = binary(
     "remainder",
     identity,
     lambda xp, t, x1, x2, out: -t * xp.round((x1 - out) / x2),  # x1 / x2 may round up to a whole number
-    text(
-        "x1 - floor(x1 / x2) * x2.",
+    of_two(
+        "Remainder x1 - floor(x1 / x2) * x2.",
         "Derivatives: t; -t floor(x1 / x2).",
         "tg.remainder(tg.asarray([5.0]), 3.0)",
         "Tensor([2.])",
+        REAL,
     ),
 )
 
@@ -328,7 +374,9 @@ subtract, operator_subtract = binary(
     "subtract",
     identity,
     lambda xp, t: -t,
-    text("x1 - x2.", "Derivatives: t; -t.", "tg.subtract(tg.asarray([1.0]), 2.0)", "Tensor([-1.])"),
+    of_two(
+        "Difference x1 - x2.", "Derivatives: t; -t.", "tg.subtract(tg.asarray([1.0]), 2.0)", "Tensor([-1.])", NUMERIC
+    ),
 )
 
 
@@ -344,8 +392,14 @@ _copysign = primitive(
 )
 
 
-def copysign(x1: Any, x2: Any, /) -> Tensor:
-    """The magnitude of x1 with the sign of x2; shapes broadcast.
+@documented(
+    f"The shape is what the operands broadcast to. {REAL_FLOATING.result}",
+    BROADCAST,
+    x1="The magnitudes, real floating.",
+    x2="The signs, real floating.",
+)
+def copysign(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+    """Magnitude of x1 with the sign of x2.
 
     Derivatives: t sign(x1) sign(out), 0 at x1 = 0; zero in x2.
 
@@ -370,11 +424,17 @@ _where = primitive(
 BROADCASTING.update(("clip", "copysign", "where"))
 
 
-def where(condition: Any, x1: Any, x2: Any, /) -> Tensor:
-    """Take elements of x1 where the condition is true, else of x2; all three broadcast.
+@documented(
+    "The shape is what the three broadcast to. The dtype is that of `x1` and `x2`, promoted.",
+    BROADCAST,
+    condition="Booleans, which say where `x1` is taken.",
+    x1="The elements where the condition is true, of any dtype.",
+    x2="The elements where it is false, of any dtype.",
+)
+def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+    """Take elements of x1 where a condition is true, else of x2.
 
-    condition: boolean; x1, x2: Tensors, arrays or numbers. Derivatives: t where each was taken, exactly zero
-    elsewhere, also if the other branch is NaN or inf there. Raises TypeError for mixed devices.
+    Derivatives: t where each was taken, exactly zero elsewhere, also if the other branch is NaN or inf there.
 
     >>> import tapegrad as tg
     >>> tg.where(tg.asarray([True, False]), 1.0, tg.asarray([0.0, 5.0]))
@@ -495,10 +555,17 @@ def _bound(bound: Any, x: Tensor) -> Any:
     return found
 
 
-def clip(x: Any, /, min: Any = None, max: Any = None) -> Tensor:
-    """Limit values to the range from min to max, either of which may be None, a number or an array.
+@documented(
+    "The shape is what the three broadcast to. The dtype is that of `x`.",
+    BROADCAST,
+    x="The values, of any real dtype.",
+    min="The lower bound; none for None.",
+    max="The upper bound; none for None.",
+)
+def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = None) -> Tensor:
+    """Limit values to a range.
 
-    The result has the dtype of x. It is max where min is greater than max, and NaN where a bound is NaN. Derivative: t
+    The result is max where min is greater than max, and NaN where a bound is NaN. Derivative: t
     inside the range and at its bounds, else zero; bounds that are arrays get t where they apply, as NaN does.
 
     >>> import tapegrad as tg

@@ -16,15 +16,24 @@ from tapegrad._engine.rules import identity
 from tapegrad._engine.settings import float_dtype_on
 from tapegrad._engine.tensor import Tensor, shallow_copy, wrap
 from tapegrad.backends import Array, Backend
+from tapegrad.ops._text import SAME, documented
 from tapegrad.ops.shaping import reshape
+from tapegrad.typing import ArrayLike, DTypeLike
 
 _astype = primitive("astype", lambda xp, x, dtype: xp.astype(x, dtype), identity, moves="all")
 
 
-def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor:
-    """Convert to another dtype. Derivative: t, converted back; integers and booleans get none.
+@documented(
+    "The elements of `x`, converted, in its shape.",
+    "TypeError: `x` is complex and the dtype is not.",
+    dtype="The dtype of the result.",
+    copy=("Whether to return another Tensor where there is nothing to convert; it makes no difference to the values."),
+    device="The device of the result; that of `x` for None.",
+)
+def astype(x: ArrayLike, dtype: DTypeLike, /, *, copy: bool = True, device: str | None = None) -> Tensor:
+    """Convert to another dtype.
 
-    Raises TypeError for complex values to a real dtype, and for a dtype that the device lacks.
+    Derivative: t, converted back; integers and booleans get none.
 
     >>> import tapegrad as tg
     >>> tg.astype(tg.asarray([1.5]), tg.int32)
@@ -127,11 +136,17 @@ _to_device = primitive(
 )
 
 
-def to_device(x: Tensor, device: str, /, *, stream: Any = None) -> Tensor:
-    """Move to another device, and to another library if the string names one. Derivative: t, moved back.
+@documented(
+    f"The elements of `x` in its shape, there. {SAME}",
+    "ValueError: `stream` is given.",
+    "TypeError: The device lacks the dtype.",
+    device="The device, with the library where it is another one: 'cpu', 'cuda:1', 'torch:cpu'.",
+    stream="Must be None; the libraries order their own work.",
+)
+def to_device(x: Tensor, device: str, /, *, stream: None = None) -> Tensor:
+    """Move to another device, and to another library if the string names one.
 
-    stream: must be None; the libraries order their own work. Raises ValueError for an unknown string and
-    RuntimeError for a device that is not there.
+    Derivative: t, moved back.
 
     >>> import tapegrad as tg
     >>> tg.asarray([1.0]).to_device("cpu").device

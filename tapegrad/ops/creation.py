@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,21 +31,44 @@ from tapegrad._engine.rules import composed, constant
 from tapegrad._engine.settings import chosen_device, default_device, float_dtype_on
 from tapegrad._engine.tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
+from tapegrad.ops._text import SAME, documented
 from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, transfer, unchanged
 from tapegrad.ops.shaping import _sizes, broadcast_to, reshape, stack
+from tapegrad.typing import ArrayLike, DTypeLike, Shape
+
+FEW = "ValueError: `x` has fewer than two axes."
+DIAGONAL = "Up to which diagonal to keep: 0 for the main one, positive above it, negative below."
+_documented = partial(
+    documented,
+    shared={
+        "shape": "The shape, or its one length.",
+        "x": "The Tensor, array, number or nested list whose shape, dtype and device are taken.",
+    },
+)
 
 # -- from data -------------------------------------------------------------------------------------------
 
 
-def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Make a new Tensor from numbers, nested lists, an array of any library, or another Tensor's value.
+@_documented(
+    "A constant, or a leaf with `requires_grad`, in the shape of the data.",
+    (
+        "TypeError: The data are objects, strings or ragged lists, or a Tensor that is being "
+        "recorded; or the leaf is not real floating."
+    ),
+    data="Numbers, nested lists, an array of any library, or a Tensor; the data is always copied.",
+    dtype="The dtype; for None that of an array, for Python floats `default_dtype`.",
+    device=(
+        "The device. For None, a Tensor stays where it is; others go to `default_device` if it "
+        "was set, else Python data go to 'cpu' and arrays stay."
+    ),
+    requires_grad="Whether to make it a leaf, whose `.grad` is filled by `backward`.",
+)
+def tensor(
+    data: ArrayLike, dtype: DTypeLike | None = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
+    """Make a new Tensor from data.
 
-    The data is always copied, and the Tensor is a constant or a leaf: `asarray` keeps what is recorded. dtype: by
-    default that of an array, `default_dtype` for Python floats; device: by default `default_device`, if it was set,
-    for all but Tensors, which stay where they are; if it was not, "cpu" for Python data and an array's own.
-    requires_grad: make it a leaf, whose `.grad` `backward` fills. Raises TypeError for objects, strings and ragged
-    lists, for a Tensor that is being recorded, and for a leaf that is not real floating; ValueError and RuntimeError
-    for a device that does not exist or is not there.
+    It is never recorded; `asarray` keeps what is recorded.
 
     >>> import tapegrad as tg
     >>> tg.tensor([1, 2, 3])
@@ -74,14 +98,32 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
 
 
 @composed
-def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Tensor:
-    """Return a Tensor of an object, on the device of its library unless `device` says otherwise.
+@_documented(
+    "A Tensor of the values, in the shape of the object.",
+    "TypeError: The object is none of these.",
+    "ValueError: `copy` is False and a copy is unavoidable.",
+    obj=(
+        "A Tensor, an array of any library, a number, or nested lists of numbers and Tensors, "
+        "which are stacked on the device of the Tensors."
+    ),
+    dtype="The dtype; for None that of an array, for Python floats `default_dtype`.",
+    device=(
+        "The device. For None, numbers and arrays of NumPy go to `default_device` if it was set; "
+        "all else stays where it is."
+    ),
+    copy=(
+        "Whether to copy. For None, an array is copied, since others may write to it, and a "
+        "Tensor is not. False is for arrays that nobody will write to again, and returns a Tensor"
+        " itself."
+    ),
+)
+def asarray(
+    obj: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None, copy: bool | None = None
+) -> Tensor:
+    """Make a Tensor of an object, on the device of its library unless said otherwise.
 
-    obj: a Tensor (conversions of it are recorded; a leaf that needs none is returned itself), an array of any
-    library, a number, or nested lists of numbers and Tensors, which are stacked on the device of the Tensors and
-    recorded. Numbers and arrays of NumPy go to `default_device`, if it was set; other arrays stay where they are.
-    copy: an array that others may write to is copied unless this is False, which is for arrays that nobody will write
-    to again; False returns a Tensor itself, and raises ValueError if a copy is unavoidable.
+    Conversions of a Tensor, and the stacking of a list of them, are recorded. A leaf that needs no conversion is
+    returned itself.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.asarray(np.asarray([1.0, 2.0]))
@@ -272,8 +314,9 @@ def _like(x: Any, dtype: Any, device: str | None) -> tuple[Tensor, DType, str]:
 
 
 @constant
-def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Make a Tensor of zeros, of the default float dtype unless said otherwise.
+@_documented("Zeros in the shape.")
+def zeros(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of zeros.
 
     >>> import tapegrad as tg
     >>> tg.zeros(2)
@@ -283,8 +326,9 @@ def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor
 
 
 @constant
-def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Make a Tensor of ones, of the default float dtype unless said otherwise.
+@_documented("Ones in the shape.")
+def ones(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of ones.
 
     >>> import tapegrad as tg
     >>> tg.ones(2)
@@ -337,8 +381,9 @@ def default_if(dtype: Any, device: str | None) -> Any:
 
 
 @constant
-def empty(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Make a Tensor whose values are not set, of the default float dtype unless said otherwise.
+@_documented("A Tensor in the shape, whose values are not set.")
+def empty(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    """Make a Tensor whose values are not set.
 
     >>> import tapegrad as tg
     >>> tg.empty((2, 3)).shape
@@ -349,10 +394,15 @@ def empty(shape: Any, *, dtype: Any = None, device: str | None = None) -> Tensor
 
 
 @composed
-def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Make a Tensor of one value, a number; its dtype follows the number unless said otherwise.
+@_documented(
+    "The value, everywhere in the shape.",
+    fill_value="A number, or a Tensor of one element.",
+    dtype="The dtype; for None it follows the number, with the default one for floats and integers.",
+)
+def full(shape: Shape, fill_value: ArrayLike, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of one value.
 
-    fill_value: also a Tensor of one element. Derivative in it: the sum of t.
+    Derivative in the value: the sum of t.
 
     >>> import tapegrad as tg
     >>> tg.full(2, 7)
@@ -371,7 +421,8 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
 
 
 @constant
-def zeros_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Tensor:
+@_documented("Zeros in the shape of `x`.")
+def zeros_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make zeros of the shape, dtype and device of another Tensor.
 
     >>> import tapegrad as tg
@@ -383,7 +434,8 @@ def zeros_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Te
 
 
 @constant
-def ones_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Tensor:
+@_documented("Ones in the shape of `x`.")
+def ones_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make ones of the shape, dtype and device of another Tensor.
 
     >>> import tapegrad as tg
@@ -395,8 +447,9 @@ def ones_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Ten
 
 
 @constant
-def empty_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Make a Tensor of another's shape, dtype and device whose values are not set.
+@_documented("A Tensor in the shape of `x`, whose values are not set.")
+def empty_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    """Make a Tensor of the shape, dtype and device of another one, whose values are not set.
 
     >>> import tapegrad as tg
     >>> tg.empty_like(tg.asarray([3.0])).shape
@@ -407,8 +460,13 @@ def empty_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Te
 
 
 @composed
-def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Make a Tensor of one value in the shape, dtype and device of another. Derivative in the value: the sum of t.
+@_documented("The value, everywhere in the shape of `x`.", fill_value="A number, or a Tensor of one element.")
+def full_like(
+    x: ArrayLike, /, fill_value: ArrayLike, *, dtype: DTypeLike | None = None, device: str | None = None
+) -> Tensor:
+    """Make a Tensor of one value in the shape, dtype and device of another.
+
+    Derivative in the value: the sum of t.
 
     >>> import tapegrad as tg
     >>> tg.full_like(tg.asarray([3.0]), 2)
@@ -419,18 +477,26 @@ def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | No
 
 
 @constant
+@_documented(
+    "The numbers, a vector.",
+    "TypeError: One of them is being recorded or mapped by `vmap`: how many numbers there are depends on its value.",
+    start="The first number; where it is the only one, the end, and the first is 0.",
+    stop="The end, which is left out.",
+    step="The distance between neighbours.",
+    dtype=("The dtype; for None the default integer one if all three are integers, else the default floating one."),
+)
 def arange(
-    start: Any,
+    start: ArrayLike,
     /,
-    stop: Any = None,
-    step: Any = 1,
+    stop: ArrayLike | None = None,
+    step: ArrayLike = 1,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     device: str | None = None,
 ) -> Tensor:
-    """Make numbers from start (0 if one is given) up to and without stop; integers if all three are.
+    """Make evenly spaced numbers from a start up to an end, which is left out.
 
-    Raises TypeError for a Tensor that is being recorded: how many numbers there are depends on its value.
+    Not differentiable; `linspace` is.
 
     >>> import tapegrad as tg
     >>> tg.arange(3)
@@ -449,19 +515,26 @@ def arange(
 
 
 @composed
+@_documented(
+    "The numbers, a vector.",
+    start="The first number, or a Tensor of one element.",
+    stop="The last number, or a Tensor of one element.",
+    num="How many numbers there are.",
+    endpoint="Whether the last one is among them.",
+)
 def linspace(
-    start: Any,
-    stop: Any,
+    start: ArrayLike,
+    stop: ArrayLike,
     /,
     num: int,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     device: str | None = None,
     endpoint: bool = True,
 ) -> Tensor:
-    """Make `num` evenly spaced numbers from start to stop, which endpoint=False leaves out.
+    """Make a number of evenly spaced numbers from a start to an end.
 
-    start, stop: numbers, or Tensors of one element. Derivatives: the sum of t by the weight that each has in a number.
+    Derivatives: the sum of t by the weight that each end has in a number.
 
     >>> import tapegrad as tg
     >>> tg.linspace(0.0, 1.0, 3)
@@ -480,10 +553,16 @@ def linspace(
 
 
 @constant
+@_documented(
+    "The matrix.",
+    n_rows="The number of rows.",
+    n_cols="The number of columns; that of rows for None.",
+    k="Which diagonal: 0 for the main one, positive above it, negative below.",
+)
 def eye(
-    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: str | None = None
+    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DTypeLike | None = None, device: str | None = None
 ) -> Tensor:
-    """Make a matrix with ones on the k-th diagonal and zeros elsewhere.
+    """Make a matrix with ones on a diagonal and zeros elsewhere.
 
     >>> import tapegrad as tg
     >>> tg.eye(2)
@@ -505,10 +584,11 @@ def _of_matrices(name: str, x: Any) -> Tensor:
     return y
 
 
-def tril(x: Any, /, *, k: int = 0) -> Tensor:
-    """Keep what is on and below the k-th diagonal of matrices, zero the rest. Derivative: the same of t.
+@_documented(f"The matrices, with zeros above the diagonal. {SAME}", FEW, k=DIAGONAL)
+def tril(x: ArrayLike, /, *, k: int = 0) -> Tensor:
+    """Lower triangle of matrices, zero elsewhere.
 
-    Raises ValueError for fewer than two axes.
+    Derivative: the lower triangle of t.
 
     >>> import tapegrad as tg
     >>> tg.tril(tg.ones((2, 2)))
@@ -518,10 +598,11 @@ def tril(x: Any, /, *, k: int = 0) -> Tensor:
     return _tril(_of_matrices("tril", x), k)
 
 
-def triu(x: Any, /, *, k: int = 0) -> Tensor:
-    """Keep what is on and above the k-th diagonal of matrices, zero the rest. Derivative: the same of t.
+@_documented(f"The matrices, with zeros below the diagonal. {SAME}", FEW, k=DIAGONAL)
+def triu(x: ArrayLike, /, *, k: int = 0) -> Tensor:
+    """Upper triangle of matrices, zero elsewhere.
 
-    Raises ValueError for fewer than two axes.
+    Derivative: the upper triangle of t.
 
     >>> import tapegrad as tg
     >>> tg.triu(tg.ones((2, 2)))

@@ -11,6 +11,8 @@ from tapegrad._engine.dispatch import dtype_of, find_backend, native_device
 from tapegrad._engine.dtypes import DTYPES, KIND_RANKS, SCALAR_RANKS, DType, as_dtype, bits_of, of_parts, promote
 from tapegrad._engine.rules import constant
 from tapegrad._engine.tensor import Tensor
+from tapegrad.ops._text import documented
+from tapegrad.typing import ArrayLike, DTypeLike
 
 # Name -> (bits of the fraction, greatest exponent).
 _FLOATS = {"float16": (10, 15), "bfloat16": (7, 127), "float32": (23, 127), "float64": (52, 1023)}
@@ -60,14 +62,19 @@ def _with_number(dtype: DType, number: Any) -> DType:
 
 
 @constant
-def result_type(*arrays_and_dtypes: Any) -> DType:
-    """Say which dtype an operation on these gives: Tensors, arrays, dtypes and Python numbers.
+@documented(
+    "The dtype.",
+    "TypeError: One of them has no dtype.",
+    "ValueError: There are only numbers.",
+    arrays_and_dtypes="Tensors, arrays, dtypes and Python numbers; their order makes no difference.",
+)
+def result_type(*arrays_and_dtypes: ArrayLike | DTypeLike) -> DType:
+    """Dtype that an operation on these gives.
 
     It follows the standard's tables, in which a Python number keeps the dtype of the others wherever its kind allows.
-    What the standard leaves open is as on NumPy: an int beside a float gives a float wide enough for both (int32 and
-    float32: float64), uint64 beside a signed dtype gives float64. Beside an array on a device without 64-bit dtypes,
-    the result is of 32 bits. The order makes no difference. Raises TypeError for what has no dtype, ValueError for
-    numbers alone.
+    Where the standard leaves it open, it is as on NumPy: an integer beside a float gives a float wide enough for both
+    (int32 and float32: float64), uint64 beside a signed dtype gives float64. Beside an array on a device without 64-bit
+    dtypes, the result is of 32 bits.
 
     >>> import tapegrad as tg
     >>> tg.result_type(tg.int8, tg.uint8), tg.result_type(tg.zeros(2, dtype=tg.float32), 1.5)
@@ -102,11 +109,16 @@ def _there(dtype: DType, array: Any) -> bool:
 
 
 @constant
-def can_cast(from_: Any, to: Any, /) -> bool:
-    """Say whether promotion can lead from a dtype, or that of a Tensor or array, to another dtype.
+@documented(
+    "Whether promotion can lead there.",
+    "TypeError: One of them has no dtype.",
+    from_="A dtype, or a Tensor or array for its dtype; from an array, only to a dtype that its device has.",
+    to="The dtype to cast to.",
+)
+def can_cast(from_: ArrayLike | DTypeLike, to: DTypeLike, /) -> bool:
+    """Whether promotion can lead from a dtype to another one.
 
-    Between kinds it goes by `result_type`, as on NumPy: int32 can be cast to float64, not to float32. From an array,
-    only to a dtype that its device has. Raises TypeError for what has no dtype.
+    Between kinds it goes by `result_type`, as on NumPy: int32 can be cast to float64, not to float32.
 
     >>> import tapegrad as tg
     >>> tg.can_cast(tg.int8, tg.int16), tg.can_cast(tg.float64, tg.float32)
@@ -117,10 +129,13 @@ def can_cast(from_: Any, to: Any, /) -> bool:
 
 
 @constant
-def finfo(type: Any, /) -> FInfo:
-    """Return the limits of a floating dtype, or that of a Tensor or array; of a complex one, those of its parts.
-
-    The result has bits, eps, max, min, smallest_normal (Python numbers) and dtype. Raises TypeError for another dtype.
+@documented(
+    "The limits: `bits`, `eps`, `max`, `min`, `smallest_normal` (Python numbers) and `dtype`.",
+    "TypeError: The dtype is not floating.",
+    type="A floating dtype, or a Tensor or array for its dtype; a complex one stands for that of its parts.",
+)
+def finfo(type: ArrayLike | DTypeLike, /) -> FInfo:
+    """Limits of a floating dtype.
 
     >>> import tapegrad as tg
     >>> tg.finfo(tg.float32).eps, tg.finfo(tg.complex64).dtype
@@ -138,10 +153,13 @@ def finfo(type: Any, /) -> FInfo:
 
 
 @constant
-def iinfo(type: Any, /) -> IInfo:
-    """Return the limits of an integer dtype, or that of a Tensor or array.
-
-    The result has bits, max, min (Python ints) and dtype. Raises TypeError for another dtype.
+@documented(
+    "The limits: `bits`, `max`, `min` (Python integers) and `dtype`.",
+    "TypeError: The dtype is not one of integers.",
+    type="An integer dtype, or a Tensor or array for its dtype.",
+)
+def iinfo(type: ArrayLike | DTypeLike, /) -> IInfo:
+    """Limits of an integer dtype.
 
     >>> import tapegrad as tg
     >>> tg.iinfo(tg.int8).min, tg.iinfo(tg.uint8).max

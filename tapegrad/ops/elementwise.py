@@ -14,8 +14,20 @@ from tapegrad._engine.rules import composed, identity
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._kinks import kink
-from tapegrad.ops._text import text
+from tapegrad.ops._text import (
+    INTEGERS,
+    LOGICAL,
+    NUMERIC,
+    ORDERED,
+    PARTS,
+    PREDICATE,
+    REAL,
+    RECIPROCAL,
+    documented,
+    of_one,
+)
 from tapegrad.ops.binary import where
+from tapegrad.typing import ArrayLike
 
 _LN2 = 0.6931471805599453
 _LN10 = 2.302585092994046
@@ -32,87 +44,74 @@ def _conj(xp: Any, t: Any) -> Any:
 abs = unary(
     "abs",
     lambda xp, t, x: t * xp.sign(x),
-    text("Absolute value.", "Derivative: t sign(x), 0 at 0.", "tg.abs(tg.asarray(-2.0))", "Tensor(2.)"),
+    of_one("Absolute value.", "Derivative: t sign(x), 0 at 0.", "tg.abs(tg.asarray(-2.0))", "Tensor(2.)", PARTS),
     analytic=False,
 )
 
 acos = unary(
     "acos",
     lambda xp, t, x: -t * _slopes.asin(xp, x),
-    text(
-        "Inverse cosine, in radians.",
-        "Derivative: -t / sqrt(1 - x^2).",
-        "tg.acos(tg.asarray(1.0))",
-        "Tensor(0.)",
-    ),
+    of_one("Inverse cosine, in radians.", "Derivative: -t / sqrt(1 - x^2).", "tg.acos(tg.asarray(1.0))", "Tensor(0.)"),
 )
 
 acosh = unary(
     "acosh",
     lambda xp, t, x: t * _slopes.acosh(xp, x),
-    text(
-        "Inverse hyperbolic cosine.",
-        "Derivative: t / sqrt(x^2 - 1).",
-        "tg.acosh(tg.asarray(1.0))",
-        "Tensor(0.)",
-    ),
+    of_one("Inverse hyperbolic cosine.", "Derivative: t / sqrt(x^2 - 1).", "tg.acosh(tg.asarray(1.0))", "Tensor(0.)"),
     safe=2.0,
 )
 
 asin = unary(
     "asin",
     lambda xp, t, x: t * _slopes.asin(xp, x),
-    text(
-        "Inverse sine, in radians.",
-        "Derivative: t / sqrt(1 - x^2).",
-        "tg.asin(tg.asarray(0.0))",
-        "Tensor(0.)",
-    ),
+    of_one("Inverse sine, in radians.", "Derivative: t / sqrt(1 - x^2).", "tg.asin(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 asinh = unary(
     "asinh",
     lambda xp, t, x: t * _slopes.asinh(xp, x),
-    text(
-        "Inverse hyperbolic sine.",
-        "Derivative: t / sqrt(x^2 + 1).",
-        "tg.asinh(tg.asarray(0.0))",
-        "Tensor(0.)",
-    ),
+    of_one("Inverse hyperbolic sine.", "Derivative: t / sqrt(x^2 + 1).", "tg.asinh(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 atan = unary(
     "atan",
     lambda xp, t, x: t * _slopes.atan(xp, x),
-    text("Inverse tangent, in radians.", "Derivative: t / (1 + x^2).", "tg.atan(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one("Inverse tangent, in radians.", "Derivative: t / (1 + x^2).", "tg.atan(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 atanh = unary(
     "atanh",
     lambda xp, t, x: t * _slopes.atanh(xp, x),
-    text("Inverse hyperbolic tangent.", "Derivative: t / (1 - x^2).", "tg.atanh(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one("Inverse hyperbolic tangent.", "Derivative: t / (1 - x^2).", "tg.atanh(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 bitwise_invert = unary(
     "bitwise_invert",
     None,
-    text("Invert the bits.", "Not differentiable.", "tg.bitwise_invert(tg.asarray(1))", "Tensor(-2)"),
+    of_one("Invert the bits.", "Not differentiable.", "tg.bitwise_invert(tg.asarray(1))", "Tensor(-2)", INTEGERS),
 )
 
 ceil = unary(
     "ceil",
     None,
-    text("Round up.", "Derivative: zero, so it is not recorded.", "tg.ceil(tg.asarray(0.5))", "Tensor(1.)"),
+    of_one(
+        "Round up to a whole number.",
+        "Derivative: zero, so it is not recorded.",
+        "tg.ceil(tg.asarray(0.5))",
+        "Tensor(1.)",
+        REAL,
+    ),
 )
 
 conj = unary(
     "conj",
     _conj,
-    text(
+    of_one(
         "Complex conjugate; the same values for real ones.",
         "Derivative: conj(t).",
         "tg.conj(tg.asarray(1.0))",
         "Tensor(1.)",
+        NUMERIC,
     ),
     analytic=False,
 )
@@ -120,38 +119,50 @@ conj = unary(
 cos = unary(
     "cos",
     lambda xp, t, x: -t * xp.sin(x),
-    text("Cosine of radians.", "Derivative: -t sin(x).", "tg.cos(tg.asarray(0.0))", "Tensor(1.)"),
+    of_one("Cosine of radians.", "Derivative: -t sin(x).", "tg.cos(tg.asarray(0.0))", "Tensor(1.)"),
 )
 
 cosh = unary(
     "cosh",
     lambda xp, t, x: t * xp.sinh(x),
-    text("Hyperbolic cosine.", "Derivative: t sinh(x).", "tg.cosh(tg.asarray(0.0))", "Tensor(1.)"),
+    of_one("Hyperbolic cosine.", "Derivative: t sinh(x).", "tg.cosh(tg.asarray(0.0))", "Tensor(1.)"),
 )
 
 exp = unary(
     "exp",
     lambda xp, t, out: t * out,
-    text("Exponential function.", "Derivative: t exp(x).", "tg.exp(tg.asarray(0.0))", "Tensor(1.)"),
+    of_one("Exponential function.", "Derivative: t exp(x).", "tg.exp(tg.asarray(0.0))", "Tensor(1.)"),
 )
 
 expm1 = unary(
     "expm1",
     lambda xp, t, x: t * xp.exp(x),  # out + 1 has lost its digits far to the left
-    text("exp(x) - 1, precise near 0.", "Derivative: t exp(x).", "tg.expm1(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one(
+        "Exponential function minus 1, precise near 0.",
+        "Derivative: t exp(x).",
+        "tg.expm1(tg.asarray(0.0))",
+        "Tensor(0.)",
+    ),
 )
 
 floor = unary(
     "floor",
     None,
-    text("Round down.", "Derivative: zero, so it is not recorded.", "tg.floor(tg.asarray(0.5))", "Tensor(0.)"),
+    of_one(
+        "Round down to a whole number.",
+        "Derivative: zero, so it is not recorded.",
+        "tg.floor(tg.asarray(0.5))",
+        "Tensor(0.)",
+        REAL,
+    ),
 )
 
 _imag_of_complex = unary("imag", _imag, "The imaginary part of complex values.", analytic=False)
 _imag_of_real = unary("imag_of_real", None, "Zeros, for real values.", forward=lambda xp, x: xp.zeros_like(x))
 
 
-def imag(x: Any, /) -> Tensor:
+@documented("The shape is that of `x`. " + PARTS.result, x=PARTS.operands)
+def imag(x: ArrayLike, /) -> Tensor:
     """Imaginary part of complex values; 0 for real ones.
 
     Derivative: imag(t); zero for real values, so it is not recorded.
@@ -167,76 +178,85 @@ def imag(x: Any, /) -> Tensor:
 isfinite = unary(
     "isfinite",
     None,
-    text(
+    of_one(
         "Whether values are neither infinite nor NaN.",
         "Not differentiable.",
         "tg.isfinite(tg.asarray(1.0))",
         "Tensor(True)",
+        PREDICATE,
     ),
 )
 
 isinf = unary(
     "isinf",
     None,
-    text("Whether values are infinite.", "Not differentiable.", "tg.isinf(tg.asarray(1.0))", "Tensor(False)"),
+    of_one(
+        "Whether values are infinite.", "Not differentiable.", "tg.isinf(tg.asarray(1.0))", "Tensor(False)", PREDICATE
+    ),
 )
 
 isnan = unary(
     "isnan",
     None,
-    text("Whether values are NaN.", "Not differentiable.", "tg.isnan(tg.asarray(1.0))", "Tensor(False)"),
+    of_one("Whether values are NaN.", "Not differentiable.", "tg.isnan(tg.asarray(1.0))", "Tensor(False)", PREDICATE),
 )
 
 log = unary(
     "log",
     lambda xp, t, x: t / x,
-    text("Natural logarithm.", "Derivative: t / x.", "tg.log(tg.asarray(1.0))", "Tensor(0.)"),
+    of_one("Natural logarithm.", "Derivative: t / x.", "tg.log(tg.asarray(1.0))", "Tensor(0.)"),
 )
 
 log10 = unary(
     "log10",
     lambda xp, t, x: t / (x * _LN10),
-    text("Logarithm to base 10.", "Derivative: t / (x log 10).", "tg.log10(tg.asarray(10.0))", "Tensor(1.)"),
+    of_one("Logarithm to base 10.", "Derivative: t / (x log 10).", "tg.log10(tg.asarray(10.0))", "Tensor(1.)"),
 )
 
 log1p = unary(
     "log1p",
     lambda xp, t, x: t / (1 + x),
-    text("log(1 + x), precise near 0.", "Derivative: t / (1 + x).", "tg.log1p(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one(
+        "Natural logarithm of 1 + x, precise near 0.",
+        "Derivative: t / (1 + x).",
+        "tg.log1p(tg.asarray(0.0))",
+        "Tensor(0.)",
+    ),
 )
 
 log2 = unary(
     "log2",
     lambda xp, t, x: t / (x * _LN2),
-    text("Logarithm to base 2.", "Derivative: t / (x log 2).", "tg.log2(tg.asarray(8.0))", "Tensor(3.)"),
+    of_one("Logarithm to base 2.", "Derivative: t / (x log 2).", "tg.log2(tg.asarray(8.0))", "Tensor(3.)"),
 )
 
 logical_not = unary(
     "logical_not",
     None,
-    text("Logical not.", "Not differentiable.", "tg.logical_not(tg.asarray(True))", "Tensor(False)"),
+    of_one("Logical not.", "Not differentiable.", "tg.logical_not(tg.asarray(True))", "Tensor(False)", LOGICAL),
 )
 
 negative = unary(
     "negative",
     lambda xp, t: -t,
-    text("Negative value.", "Derivative: -t.", "tg.negative(tg.asarray(1.0))", "Tensor(-1.)"),
+    of_one("Negative value.", "Derivative: -t.", "tg.negative(tg.asarray(1.0))", "Tensor(-1.)", NUMERIC),
 )
 
 positive = unary(
     "positive",
     identity,
-    text("The same value.", "Derivative: t.", "tg.positive(tg.asarray(1.0))", "Tensor(1.)"),
+    of_one("The same value.", "Derivative: t.", "tg.positive(tg.asarray(1.0))", "Tensor(1.)", NUMERIC),
 )
 
 real = unary(
     "real",
     identity,
-    text(
+    of_one(
         "Real part of complex values; the same values for real ones.",
         "Derivative: real(t).",
         "tg.real(tg.asarray(1.0))",
         "Tensor(1.)",
+        PARTS,
     ),
     analytic=False,
 )
@@ -244,17 +264,18 @@ real = unary(
 reciprocal = unary(
     "reciprocal",
     lambda xp, t, out: -t * out * out,
-    text("1 / x.", "Derivative: -t out^2.", "tg.reciprocal(tg.asarray(2.0))", "Tensor(0.5)"),
+    of_one("Reciprocal 1 / x.", "Derivative: -t out^2.", "tg.reciprocal(tg.asarray(2.0))", "Tensor(0.5)", RECIPROCAL),
 )
 
 round = unary(
     "round",
     None,
-    text(
+    of_one(
         "Round to the nearest whole number, ties to even.",
         "Derivative: zero, so it is not recorded.",
         "tg.round(tg.asarray(1.6))",
         "Tensor(2.)",
+        NUMERIC,
     ),
 )
 
@@ -264,8 +285,9 @@ _constant_sign = unary(
 
 
 @composed
-def sign(x: Any, /) -> Tensor:
-    """Sign: -1, 0 or 1; x / abs(x) for complex values.
+@documented("The shape and dtype are those of `x`.", x=NUMERIC.operands)
+def sign(x: ArrayLike, /) -> Tensor:
+    """Sign -1, 0 or 1; x / abs(x) for complex values.
 
     Derivative: zero for real values, so it is not recorded; that of x / abs(x) for complex ones, 0 at 0.
 
@@ -285,52 +307,55 @@ def sign(x: Any, /) -> Tensor:
 signbit = unary(
     "signbit",
     None,
-    text("Whether the sign bit is set.", "Not differentiable.", "tg.signbit(tg.asarray(-3.0))", "Tensor(True)"),
+    of_one(
+        "Whether the sign bit is set.", "Not differentiable.", "tg.signbit(tg.asarray(-3.0))", "Tensor(True)", ORDERED
+    ),
 )
 
 sin = unary(
     "sin",
     lambda xp, t, x: t * xp.cos(x),
-    text("Sine of radians.", "Derivative: t cos(x).", "tg.sin(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one("Sine of radians.", "Derivative: t cos(x).", "tg.sin(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 sinh = unary(
     "sinh",
     lambda xp, t, x: t * xp.cosh(x),
-    text("Hyperbolic sine.", "Derivative: t cosh(x).", "tg.sinh(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one("Hyperbolic sine.", "Derivative: t cosh(x).", "tg.sinh(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 sqrt = unary(
     "sqrt",
     lambda xp, t, out: t / (2 * out),
-    text("Square root.", "Derivative: t / (2 sqrt(x)), inf at 0.", "tg.sqrt(tg.asarray(4.0))", "Tensor(2.)"),
+    of_one("Square root.", "Derivative: t / (2 sqrt(x)), inf at 0.", "tg.sqrt(tg.asarray(4.0))", "Tensor(2.)"),
 )
 
 square = unary(
     "square",
     lambda xp, t, x: 2 * t * x,
-    text("x * x.", "Derivative: 2 t x.", "tg.square(tg.asarray(3.0))", "Tensor(9.)"),
+    of_one("Square x * x.", "Derivative: 2 t x.", "tg.square(tg.asarray(3.0))", "Tensor(9.)", NUMERIC),
 )
 
 tan = unary(
     "tan",
     lambda xp, t, out: t * (1 + out * out),
-    text("Tangent of radians.", "Derivative: t (1 + tan(x)^2).", "tg.tan(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one("Tangent of radians.", "Derivative: t (1 + tan(x)^2).", "tg.tan(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 tanh = unary(
     "tanh",
     lambda xp, t, out: t * (1 - out * out),
-    text("Hyperbolic tangent.", "Derivative: t (1 - tanh(x)^2).", "tg.tanh(tg.asarray(0.0))", "Tensor(0.)"),
+    of_one("Hyperbolic tangent.", "Derivative: t (1 - tanh(x)^2).", "tg.tanh(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 trunc = unary(
     "trunc",
     None,
-    text(
-        "Round towards zero.",
+    of_one(
+        "Round towards zero to a whole number.",
         "Derivative: zero, so it is not recorded.",
         "tg.trunc(tg.asarray(-0.5))",
         "Tensor(-0.)",
+        REAL,
     ),
 )

@@ -32,11 +32,18 @@ from tapegrad._engine.views import updated
 from tapegrad.backends import Array
 from tapegrad.ops._axes import axis_of
 from tapegrad.ops._keys import ALL, Key, axes_at, check_range, full_key, gathered, may_repeat, plain_key, with_axes
+from tapegrad.ops._text import OTHERWISE, SAME, documented
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_indices, index_dtype
 from tapegrad.ops.creation import asarray
 from tapegrad.ops.dtypes import plain
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, expand_dims, permute_dims, reshape, squeeze
+from tapegrad.typing import ArrayLike
+
+OUTSIDE = (
+    "IndexError: An index is out of range; the type is that of the library. JAX gives NaN there instead, and CuPy "
+    "counts on from the other end, except under `tapegrad.debug`."
+)
 
 
 def _led(t: Any, ndim: int, key: Key) -> Key:
@@ -142,12 +149,18 @@ _take = primitive(
 )
 
 
-def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Tensor:
-    """Take elements at integer indices along an axis, which a 1-D Tensor need not name; at one index, without the axis.
+@documented(
+    f"The elements, in the shape of `x` with the indices along the axis. {SAME}",
+    "ValueError: `axis` is None, and `x` has other than one axis.",
+    "TypeError: The indices are no integers.",
+    OUTSIDE,
+    indices="Integers: a vector of them, or one alone, which removes the axis.",
+    axis="The axis, which `x` of one axis need not name.",
+)
+def take(x: ArrayLike, indices: ArrayLike, /, *, axis: int | None = None) -> Tensor:
+    """Take elements at integer indices along an axis.
 
-    Raises an error for indices out of range, except on JAX, which gives NaN there, and on CuPy, which counts on from
-    the other end: under `tapegrad.debug()` it raises there too. Derivative: t, added at the indices; repeated ones add
-    up.
+    Derivative: t, added at the indices, so that repeated ones add up.
 
     >>> import tapegrad as tg
     >>> tg.take(tg.asarray([1.0, 2.0, 3.0]), tg.asarray([2, 0]))
@@ -173,10 +186,16 @@ def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
 
 
 @composed
-def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
-    """Repeat each element along an axis, or of the flat array for None.
+@documented(
+    f"The elements of `x`, each repeated; a vector if `axis` is None. {SAME}",
+    ("ValueError: There are neither one nor as many repeats as elements along the axis, or one is negative."),
+    repeats="How often: an integer, or one for each place along the axis.",
+    axis="The axis to repeat along; the flat array is repeated for None.",
+)
+def repeat(x: ArrayLike, repeats: ArrayLike, /, *, axis: int | None = None) -> Tensor:
+    """Repeat each element along an axis.
 
-    repeats: how often, an int or one integer for each position. Derivative: the sum of t over the repeats.
+    Derivative: the sum of t over the repeats.
 
     >>> import tapegrad as tg
     >>> tg.repeat(tg.asarray([1.0, 2.0]), 2)
@@ -231,11 +250,17 @@ _take_along_axis = primitive(
 )
 
 
-def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
+@documented(
+    f"The elements, in the shape of `indices`, broadcast. {SAME}",
+    f"ValueError: `x` and `indices` have other numbers of axes, or do not broadcast. {OTHERWISE}",
+    "TypeError: The indices are no integers.",
+    OUTSIDE,
+    indices="Integers; it has as many axes as `x`, and broadcasts against it along all except the named one.",
+)
+def take_along_axis(x: ArrayLike, indices: ArrayLike, /, *, axis: int = -1) -> Tensor:
     """Take elements at integer indices along an axis, other ones in each place of the other axes.
 
-    x and indices have as many axes, and broadcast along all but the named one. Indices out of range are treated as by
-    `take`. Derivative: t, added at the indices.
+    Derivative: t, added at the indices, so that repeated ones add up.
 
     >>> import tapegrad as tg
     >>> tg.take_along_axis(tg.asarray([[1.0, 2.0], [3.0, 4.0]]), tg.asarray([[1], [0]]))

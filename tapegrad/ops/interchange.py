@@ -9,17 +9,28 @@ from tapegrad._engine.dispatch import backend_of, find_backend
 from tapegrad._engine.host_constants import HOST
 from tapegrad._engine.rules import CONSTANT
 from tapegrad._engine.tensor import Tensor, host
+from tapegrad.ops._text import documented
 from tapegrad.ops.creation import asarray
+from tapegrad.typing import SupportsDLPack
 
 _CPU, _CUDA = 1, 2  # kinds of device, as DLPack counts them
 
 
-def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
-    """Make a Tensor of an object that speaks DLPack, where it is; its memory is copied unless copy=False.
+@documented(
+    "A Tensor of the shape and dtype of the object, on its device if that is not given.",
+    "AttributeError: The object has no `__dlpack__`.",
+    "ValueError: `copy` is False and a copy is unavoidable.",
+    x=("An object that speaks DLPack, or an array of a library that tapegrad knows, which stays on that library."),
+    device="The device of the result; where the object is for None.",
+    copy=(
+        "Whether to copy the memory; it is copied except for False, which is for memory that "
+        "nobody will write to again."
+    ),
+)
+def from_dlpack(x: SupportsDLPack, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """Make a Tensor of an object that speaks DLPack.
 
-    An array of a library that tapegrad knows stays on that library; others become NumPy arrays, or CuPy ones if
-    they are on a CUDA device. copy=False is for memory that nobody will write to again. Raises AttributeError for an
-    object without `__dlpack__`, ValueError if copy=False and a copy is unavoidable.
+    Objects of libraries that tapegrad does not know become arrays of NumPy, or of CuPy if they are on a CUDA device.
 
     >>> import numpy as np, tapegrad as tg
     >>> tg.from_dlpack(np.asarray([1.0]))
@@ -29,7 +40,7 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     if backend is not None and backend.prefix == HOST and device is None:
         device = HOST
     if isinstance(x, Tensor) or backend is not None:
-        return asarray(x, device=device, copy=copy)
+        return asarray(x, device=device, copy=copy)  # type: ignore[arg-type]
     if not hasattr(x, "__dlpack__"):
         raise AttributeError(f"from_dlpack: {type(x).__name__} has no __dlpack__: use tapegrad.asarray for data")
     kind, _ = _numbers(x.__dlpack_device__())

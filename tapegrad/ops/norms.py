@@ -17,8 +17,9 @@ from tapegrad.ops.binary import multiply
 from tapegrad.ops.conversion import as_floats, astype
 from tapegrad.ops.decompositions import svdvals
 from tapegrad.ops.elementwise import abs
-from tapegrad.ops.reductions import Axis, max, min, sum
+from tapegrad.ops.reductions import max, min, sum
 from tapegrad.ops.shaping import broadcast_arrays, expand_dims, reshape, roll
+from tapegrad.typing import Axis
 
 
 def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool, ord: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import nan
 from typing import Any
 
@@ -12,12 +13,27 @@ from tapegrad._engine.rules import composed
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import along, axes_of, axis_of, count, fill, reduced, spread
 from tapegrad.ops._kinks import unit
+from tapegrad.ops._text import AN_AXIS_OF, BOOLEAN, FLOATING, INDICES, SAME, SUMMED, UNFIT, documented
 from tapegrad.ops.binary import subtract
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import full
 from tapegrad.ops.shaping import broadcast_to, concat, reshape, squeeze
+from tapegrad.typing import ArrayLike, Axis, DTypeLike
 
-Axis = int | tuple[int, ...] | None
+SHAPE = "a number for each place along the other axes."
+EMPTY = "ValueError: There is no element to take; on PyTorch it is an IndexError."
+NO_AXIS = "ValueError: `x` has other than one axis, and `axis` is None."
+ALONG = "The axis, which `x` of one axis need not name; a negative one counts from the last."
+VARIANCE = "The dtype is real: that of the parts for complex values, that of `x` for real ones."
+CORRECTION = "What to take from n: 0 for a population, 1 (Bessel's correction) for a sample."
+_documented = partial(
+    documented,
+    shared={
+        "x": "The elements.",
+        "axis": "The axes to reduce; all of them for None.",
+        "dtype": "The dtype to compute in and to return; for None it follows that of `x`.",
+    },
+)
 
 
 _sum = primitive(
@@ -28,10 +44,11 @@ _sum = primitive(
 )
 
 
-def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
-    """Sum over axes; over all of them for None.
+@_documented(f"The sums: {SHAPE} {SUMMED} With `dtype`, it is that one.")
+def sum(x: ArrayLike, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Tensor:
+    """Sum of elements over axes.
 
-    dtype: the dtype to sum in and return; small integers are summed in the default one. Derivative: t, broadcast back.
+    Derivative: t, broadcast back.
 
     >>> import tapegrad as tg
     >>> tg.sum(tg.asarray([[1.0, 2.0], [3.0, 4.0]]), axis=0)
@@ -50,8 +67,11 @@ _mean = primitive(
 )
 
 
-def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Arithmetic mean over axes; over all of them for None. Floating dtypes. Derivative: t / n, broadcast back.
+@_documented(f"The means: {SHAPE} {FLOATING.result}", x=FLOATING.operands)
+def mean(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Arithmetic mean over axes.
+
+    Derivative: t / n, broadcast back, where n is the number of elements for each mean.
 
     >>> import tapegrad as tg
     >>> tg.mean(tg.asarray([1.0, 2.0, 6.0]))
@@ -78,10 +98,11 @@ _var = primitive(
 )
 
 
-def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+@_documented(f"The variances: {SHAPE} {VARIANCE}", x=FLOATING.operands, correction=CORRECTION)
+def var(x: ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
     """Variance over axes: the sum of squared deviations over n - correction.
 
-    correction: 0 for a population, 1 (Bessel's) for a sample. Derivative: 2 t (x - mean) / (n - correction).
+    Derivative: 2 t (x - mean) / (n - correction).
 
     >>> import tapegrad as tg
     >>> tg.var(tg.asarray([1.0, 3.0]))
@@ -111,7 +132,8 @@ _std = primitive(
 )
 
 
-def std(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+@_documented(f"The standard deviations: {SHAPE} {VARIANCE}", x=FLOATING.operands, correction=CORRECTION)
+def std(x: ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
     """Standard deviation over axes: the square root of `var`.
 
     Derivative: t (x - mean) / (out (n - correction)), 0 where all values are equal.
@@ -139,8 +161,11 @@ _min = primitive(
 )
 
 
-def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Greatest value over axes; ValueError if there is none. Derivative: t, shared equally by ties.
+@_documented(f"The greatest values: {SHAPE} {SAME}", EMPTY)
+def max(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Greatest value over axes; NaN where one of them is NaN.
+
+    Derivative: t, shared equally by ties.
 
     >>> import tapegrad as tg
     >>> tg.max(tg.asarray([1.0, 3.0]))
@@ -150,8 +175,11 @@ def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return _max(x, axes_of("max", x.ndim, axis), keepdims)
 
 
-def min(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Least value over axes; ValueError if there is none. Derivative: t, shared equally by ties.
+@_documented(f"The least values: {SHAPE} {SAME}", EMPTY)
+def min(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Least value over axes; NaN where one of them is NaN.
+
+    Derivative: t, shared equally by ties.
 
     >>> import tapegrad as tg
     >>> tg.min(tg.asarray([1.0, 3.0]))
@@ -202,10 +230,18 @@ _cumulative_prod = primitive(
 )
 
 
-def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
-    """Product of the elements up to each one along an axis, which a 1-D Tensor need not name.
+@_documented(
+    f"The products, in the shape of `x`, longer by one along the axis with `include_initial`. {SUMMED}",
+    NO_AXIS,
+    axis=ALONG,
+    include_initial="Whether to put a 1 before them.",
+)
+def cumulative_prod(
+    x: ArrayLike, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False
+) -> Tensor:
+    """Product of the elements up to each one along an axis.
 
-    include_initial: put a 1 before. Derivative: exact with zeros too; it costs log2(n) passes.
+    Derivative: exact with zeros too, without a division; it costs log2(n) passes over the n elements.
 
     >>> import tapegrad as tg
     >>> tg.cumulative_prod(tg.asarray([1.0, 2.0, 3.0]))
@@ -222,10 +258,18 @@ _cumulative_sum = primitive(
 )
 
 
-def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
-    """Sum of the elements up to each one along an axis, which a 1-D Tensor need not name.
+@_documented(
+    f"The sums, in the shape of `x`, longer by one along the axis with `include_initial`. {SUMMED}",
+    NO_AXIS,
+    axis=ALONG,
+    include_initial="Whether to put a 0 before them.",
+)
+def cumulative_sum(
+    x: ArrayLike, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False
+) -> Tensor:
+    """Sum of the elements up to each one along an axis.
 
-    include_initial: put a 0 before. Derivative: the cumulative sum of t from the end.
+    Derivative: the cumulative sum of t from the end.
 
     >>> import tapegrad as tg
     >>> tg.cumulative_sum(tg.asarray([1.0, 2.0, 3.0]))
@@ -263,8 +307,11 @@ def _prod_vjp(xp: Any, t: Any, x: Any, axis: int) -> Any:
 _prod = primitive("prod", lambda xp, x, axis: xp.prod(x, axis=axis, keepdims=True), _prod_vjp, rows=along)
 
 
-def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
-    """Product over axes; over all of them for None. Derivative: t times the product of the others, exact with zeros.
+@_documented(f"The products: {SHAPE} {SUMMED} With `dtype`, it is that one.")
+def prod(x: ArrayLike, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Tensor:
+    """Product of elements over axes.
+
+    Derivative: t times the product of the others, without a division, so that it is exact with zeros.
 
     >>> import tapegrad as tg
     >>> tg.prod(tg.asarray([2.0, 3.0]))
@@ -312,8 +359,11 @@ _count_nonzero = primitive(
 )
 
 
-def all(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether all elements over axes are true (not zero). Not differentiable.
+@_documented(f"The answers: {SHAPE} {BOOLEAN}")
+def all(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements over axes are true, or not zero.
+
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.all(tg.asarray([True, False]))
@@ -323,8 +373,11 @@ def all(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return _all(x, axes_of("all", x.ndim, axis), keepdims)
 
 
-def any(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether any element over axes is true (not zero). Not differentiable.
+@_documented(f"The answers: {SHAPE} {BOOLEAN}")
+def any(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether any element over axes is true, or not zero.
+
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.any(tg.asarray([True, False]))
@@ -334,8 +387,11 @@ def any(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return _any(x, axes_of("any", x.ndim, axis), keepdims)
 
 
-def count_nonzero(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """How many elements over axes are not zero. Not differentiable.
+@_documented(f"The numbers: {SHAPE} {INDICES}")
+def count_nonzero(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Number of elements over axes that are not zero.
+
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.count_nonzero(tg.asarray([0.0, 2.0, 3.0]))
@@ -346,18 +402,27 @@ def count_nonzero(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Te
 
 
 @composed
-def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None) -> Tensor:
-    """Differences of neighbours along an axis, taken n times: each time one element less.
+@_documented(
+    f"The differences, in the shape of `x`, shorter by `n` along the axis. {SAME}",
+    "ValueError: `n` is negative.",
+    UNFIT,
+    axis=AN_AXIS_OF,
+    n="How often to take differences; each time makes the axis shorter by one.",
+    prepend="What to put before `x` first, of the same shape except along the axis; nothing for None.",
+    append="What to put behind `x` first, likewise.",
+)
+def diff(
+    x: ArrayLike, /, *, axis: int = -1, n: int = 1, prepend: ArrayLike | None = None, append: ArrayLike | None = None
+) -> Tensor:
+    """Differences of neighbours along an axis, taken n times.
 
-    prepend, append: Tensors of the same shape but for that axis, put before and behind x first. Raises ValueError for a
-    negative n, an axis that is not there and shapes that do not fit. Composed of `subtract`, indexing and `concat`.
+    Composed of `subtract`, indexing and `concat`.
 
     >>> import tapegrad as tg
     >>> tg.diff(tg.asarray([1.0, 4.0, 9.0])), tg.diff(tg.asarray([1.0, 4.0, 9.0]), n=2)
     (Tensor([3., 5.]), Tensor([2.]))
     """
-    ends = [part for part in (prepend, append) if part is not None]
-    x, *ends = as_tensors("diff", x, *ends)
+    x, *ends = as_tensors("diff", x, *[part for part in (prepend, append) if part is not None])
     place = axis_of("diff", x.ndim, axis)
     if n < 0:
         raise ValueError(f"diff: n says how often to take differences, so it is not negative, as {n} is")
@@ -367,4 +432,4 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: 
     rest = (slice(None),) * (-place - 1)
     for _ in range(n):
         x = subtract(x[(..., slice(1, None), *rest)], x[(..., slice(None, -1), *rest)])
-    return x  # type: ignore[no-any-return]
+    return x

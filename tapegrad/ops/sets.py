@@ -8,6 +8,7 @@ from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed
 from tapegrad._engine.tensor import Tensor
+from tapegrad.ops._text import BOOLEAN, SAME, documented
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import full
 from tapegrad.ops.dtypes import result_type
@@ -16,6 +17,7 @@ from tapegrad.ops.indexing import take
 from tapegrad.ops.reductions import cumulative_sum, diff
 from tapegrad.ops.shaping import concat, reshape
 from tapegrad.ops.sorting import argsort, nonzero
+from tapegrad.typing import ArrayLike
 
 
 class UniqueAll(NamedTuple):
@@ -70,12 +72,16 @@ def _inverse(order: Tensor, starts: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @composed
-def unique_all(x: Any, /) -> UniqueAll:
-    """Values without repetition, in rising order, where each stands first, which one each element is, and how often.
+@documented(
+    "`values`, a vector in the dtype of `x`; `indices` of their first places in the flat `x`;"
+    " `inverse_indices` into `values`, in the shape of `x`; `counts` of each. The integers "
+    "are int64, or int32 where the device has no int64."
+)
+def unique_all(x: ArrayLike, /) -> UniqueAll:
+    """Values without repetition, where each stands first, which one each element is, and how often.
 
-    Gives a named tuple: values, one axis; indices into the flat x; inverse_indices into values, in the shape of x;
-    counts. Every NaN is a value of its own, -0 is 0; complex values go by real parts first. Derivative of the
-    values: t at their first places; the integers have none.
+    The values are in rising order; every NaN is a value of its own, -0 is 0; complex values go by their real parts
+    first. Derivative of the values: t at their first places; the integers have none.
 
     >>> import tapegrad as tg
     >>> tg.unique_all(tg.asarray([3.0, 1.0, 3.0])).counts
@@ -88,8 +94,11 @@ def unique_all(x: Any, /) -> UniqueAll:
 
 
 @composed
-def unique_counts(x: Any, /) -> UniqueCounts:
-    """Values without repetition, and how often each occurs: values and counts, as of `unique_all`.
+@documented("`values`, a vector in the dtype of `x`, and `counts`, as of `unique_all`.")
+def unique_counts(x: ArrayLike, /) -> UniqueCounts:
+    """Values without repetition, and how often each occurs.
+
+    Derivative of the values: t at their first places.
 
     >>> import tapegrad as tg
     >>> tg.unique_counts(tg.asarray([3, 1, 3]))
@@ -100,8 +109,11 @@ def unique_counts(x: Any, /) -> UniqueCounts:
 
 
 @composed
-def unique_inverse(x: Any, /) -> UniqueInverse:
-    """Values without repetition, and which one each element is: values and inverse_indices, as of `unique_all`.
+@documented("`values`, a vector in the dtype of `x`, and `inverse_indices` in the shape of `x`, as of `unique_all`.")
+def unique_inverse(x: ArrayLike, /) -> UniqueInverse:
+    """Values without repetition, and which one each element is.
+
+    Derivative of the values: t at their first places.
 
     >>> import tapegrad as tg
     >>> tg.unique_inverse(tg.asarray([3, 1, 3]))
@@ -113,8 +125,11 @@ def unique_inverse(x: Any, /) -> UniqueInverse:
 
 
 @composed
-def unique_values(x: Any, /) -> Tensor:
-    """Values without repetition, in rising order, as one axis; the values of `unique_all`.
+@documented(f"The values of `unique_all`, a vector. {SAME}")
+def unique_values(x: ArrayLike, /) -> Tensor:
+    """Values without repetition, in rising order.
+
+    Derivative: t at their first places.
 
     >>> import tapegrad as tg
     >>> tg.unique_values(tg.asarray([3, 1, 3]))
@@ -127,10 +142,15 @@ def unique_values(x: Any, /) -> Tensor:
 _isin = primitive("isin", lambda xp, x1, x2, invert: xp.isin(x1, x2, invert=invert), None, None)
 
 
-def isin(x1: Any, x2: Any, /, *, invert: bool = False) -> Tensor:
-    """Say for each element of x1 whether it is one of x2; with invert, whether it is not.
+@documented(
+    f"The answers, in the shape of `x1`. {BOOLEAN}",
+    x1="The elements to look for, of any shape.",
+    x2="The elements to look among, of any shape.",
+    invert="Whether to say where it is not.",
+)
+def isin(x1: ArrayLike, x2: ArrayLike, /, *, invert: bool = False) -> Tensor:
+    """Whether each element of x1 is one of x2.
 
-    x1, x2: Tensors of any shapes, or numbers; one of them a Tensor or an array. Gives booleans in the shape of x1.
     Equality is by value, so that a NaN is nowhere in. Not differentiable.
 
     >>> import tapegrad as tg

@@ -11,6 +11,8 @@ from tapegrad._engine.primitive import primitive, several, variadic
 from tapegrad._engine.rules import composed, identity
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axes_of, axis_of, integers
+from tapegrad.ops._text import BROADCAST, OTHERWISE, PROMOTED, SAME, documented
+from tapegrad.typing import ArrayLike, Axis, Shape
 
 # -- the primitives --------------------------------------------------------------------------------------
 
@@ -93,11 +95,16 @@ def _sizes(name: str, shape: Any) -> tuple[int, ...]:
     return sizes
 
 
-def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Tensor:
-    """Give the elements, in order, another shape, in which one length may be -1.
+@documented(
+    f"The elements of `x`, in C order, in the shape. {SAME}",
+    "ValueError: The number of elements differs.",
+    shape="The new shape, or its one length; one length may be -1, for what the elements fill.",
+    copy="Accepted for the standard's sake: a Tensor is a value, so it makes no difference.",
+)
+def reshape(x: ArrayLike, /, shape: Shape, *, copy: bool | None = None) -> Tensor:
+    """Give the elements, in order, another shape.
 
-    copy: accepted for the standard's sake; a Tensor is a value, so it makes no difference. Raises ValueError if
-    the number of elements differs. Derivative: t in the old shape.
+    Derivative: t in the old shape.
 
     >>> import tapegrad as tg
     >>> tg.reshape(tg.asarray([1.0, 2.0]), (2, 1)).shape
@@ -122,8 +129,15 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Tensor:
     return y
 
 
-def broadcast_to(x: Any, /, shape: Any) -> Tensor:
-    """Repeat along new and length-1 axes to a shape. Derivative: t, summed over what was repeated.
+@documented(
+    f"The elements of `x`, repeated. {SAME}",
+    f"ValueError: `x` does not broadcast to the shape. {OTHERWISE}",
+    shape="The shape of the result.",
+)
+def broadcast_to(x: ArrayLike, /, shape: Shape) -> Tensor:
+    """Repeat along new axes and axes of length 1, to a shape.
+
+    Derivative: t, summed over what was repeated.
 
     >>> import tapegrad as tg
     >>> tg.broadcast_to(tg.asarray(1.0), (2,))
@@ -132,8 +146,15 @@ def broadcast_to(x: Any, /, shape: Any) -> Tensor:
     return _broadcast_to(as_tensor(x), _sizes("broadcast_to", shape))
 
 
-def permute_dims(x: Any, /, axes: tuple[int, ...]) -> Tensor:
-    """Put the axes in another order. Derivative: t in the old order.
+@documented(
+    f"The elements of `x`, whose axis `axes[i]` is axis i here. {SAME}",
+    "ValueError: They are no permutation of the axes.",
+    axes="All axes of `x`, in their new order.",
+)
+def permute_dims(x: ArrayLike, /, axes: tuple[int, ...]) -> Tensor:
+    """Put the axes in another order.
+
+    Derivative: t in the old order.
 
     >>> import tapegrad as tg
     >>> tg.permute_dims(tg.zeros((2, 3)), (1, 0)).shape
@@ -146,8 +167,11 @@ def permute_dims(x: Any, /, axes: tuple[int, ...]) -> Tensor:
     return _permute_dims(x, order)
 
 
-def flip(x: Any, /, *, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Reverse the order of elements along axes; along all of them for None. Derivative: t, flipped.
+@documented(f"The elements of `x` in its shape. {SAME}", axis="The axes to reverse; all of them for None.")
+def flip(x: ArrayLike, /, *, axis: Axis = None) -> Tensor:
+    """Reverse the order of elements along axes.
+
+    Derivative: t, flipped.
 
     >>> import tapegrad as tg
     >>> tg.flip(tg.asarray([1.0, 2.0]))
@@ -157,8 +181,15 @@ def flip(x: Any, /, *, axis: int | tuple[int, ...] | None = None) -> Tensor:
     return _flip(x, axes_of("flip", x.ndim, axis))
 
 
-def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Shift elements along axes, those that fall off coming back at the start; None rolls the flat array.
+@documented(
+    f"The elements of `x` in its shape. {SAME}",
+    "ValueError: An axis is not there, or there are not as many shifts as axes.",
+    "TypeError: An axis is no integer, or a shift is none.",
+    shift="By how many places to shift, towards the end; one for all axes or one for each.",
+    axis="The axes to shift along; the flat array is rolled for None.",
+)
+def roll(x: ArrayLike, /, shift: int | tuple[int, ...], *, axis: Axis = None) -> Tensor:
+    """Shift elements along axes, those that fall off coming back at the start.
 
     Derivative: t, rolled back.
 
@@ -178,8 +209,14 @@ def roll(x: Any, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ...]
 
 
 @composed
-def expand_dims(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
-    """Insert axes of length 1 at positions of the result's shape; ValueError for one outside it or named twice.
+@documented(
+    f"The elements of `x`, with axes of length 1 put in. {SAME}",
+    axis="The places of the new axes in the shape of the result; negative ones count from its end.",
+)
+def expand_dims(x: ArrayLike, /, axis: int | tuple[int, ...]) -> Tensor:
+    """Insert axes of length 1.
+
+    Derivative: t in the old shape.
 
     >>> import tapegrad as tg
     >>> tg.expand_dims(tg.zeros(3), -1).shape, tg.expand_dims(tg.zeros(3), (0, 2)).shape
@@ -194,8 +231,15 @@ def expand_dims(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
 
 
 @composed
-def squeeze(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
-    """Remove axes of length 1; ValueError for one that is longer.
+@documented(
+    f"The elements of `x`, without these axes. {SAME}",
+    "ValueError: An axis has another length than 1.",
+    axis="The axes to remove.",
+)
+def squeeze(x: ArrayLike, /, axis: int | tuple[int, ...]) -> Tensor:
+    """Remove axes of length 1.
+
+    Derivative: t in the old shape.
 
     >>> import tapegrad as tg
     >>> tg.squeeze(tg.zeros((1, 3)), axis=0).shape
@@ -210,8 +254,17 @@ def squeeze(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
 
 
 @composed
-def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int, ...], /) -> Tensor:
-    """Move axes to other positions; the others keep their order.
+@documented(
+    f"The elements of `x`, with its axes in another order. {SAME}",
+    "ValueError: An axis is not there or is named twice, or there are not as many places as axes.",
+    "TypeError: An axis is no integer.",
+    source="The axes to move.",
+    destination="Where each of them goes.",
+)
+def moveaxis(x: ArrayLike, source: int | tuple[int, ...], destination: int | tuple[int, ...], /) -> Tensor:
+    """Move axes to other places; the others keep their order.
+
+    Derivative: t, its axes moved back.
 
     >>> import tapegrad as tg
     >>> tg.moveaxis(tg.zeros((2, 3, 4)), 0, -1).shape
@@ -230,8 +283,16 @@ def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int
 
 
 @composed
-def tile(x: Any, repetitions: tuple[int, ...], /) -> Tensor:
-    """Put copies of the whole array side by side, as many along each axis as said.
+@documented(
+    f"The copies of `x`, whose length along each axis is that of `x` times the repetitions. {SAME}",
+    f"ValueError: A number of repetitions is negative. {OTHERWISE}",
+    "TypeError: A number of repetitions is no integer.",
+    repetitions="How many copies along each axis; missing ones, at the front, are 1.",
+)
+def tile(x: ArrayLike, repetitions: tuple[int, ...], /) -> Tensor:
+    """Put copies of the whole array side by side.
+
+    Derivative: the sum of t over the copies.
 
     >>> import tapegrad as tg
     >>> tg.tile(tg.asarray([1.0, 2.0]), (2,))
@@ -251,8 +312,16 @@ def tile(x: Any, repetitions: tuple[int, ...], /) -> Tensor:
 # -- several arrays --------------------------------------------------------------------------------------
 
 
-def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
-    """Join along an axis, or end to end as flat arrays for None. Derivative: the pieces of t.
+@documented(
+    f"The elements of the arrays. {PROMOTED}",
+    f"ValueError: There is no array, or the shapes differ elsewhere than along the axis. {OTHERWISE}",
+    arrays="At least one array, of the same shape except along the axis.",
+    axis="The axis to join along; the flat arrays are joined for None.",
+)
+def concat(arrays: Sequence[ArrayLike], /, *, axis: int | None = 0) -> Tensor:
+    """Join arrays along an axis.
+
+    Derivative: the pieces of t.
 
     >>> import tapegrad as tg
     >>> tg.concat([tg.asarray([1.0]), tg.asarray([2.0, 3.0])])
@@ -264,8 +333,16 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
     return _concat(xs, axis_of("concat", xs[0].ndim, axis))
 
 
-def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Tensor:
-    """Join arrays of one shape along a new axis. Derivative: the pieces of t.
+@documented(
+    f"The elements of the arrays, one of them at each place along the new axis. {PROMOTED}",
+    f"ValueError: There is no array, or the shapes differ. {OTHERWISE}",
+    arrays="At least one array, all of one shape.",
+    axis="The place of the new axis in the shape of the result.",
+)
+def stack(arrays: Sequence[ArrayLike], /, *, axis: int = 0) -> Tensor:
+    """Join arrays of one shape along a new axis.
+
+    Derivative: the pieces of t.
 
     >>> import tapegrad as tg
     >>> tg.stack([tg.asarray([1.0]), tg.asarray([2.0])]).shape
@@ -275,8 +352,11 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Tensor:
     return _stack(xs, axis_of("stack", xs[0].ndim + 1, axis))
 
 
-def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:
-    """Split along an axis into Tensors without it. Derivative: the stacked cotangents.
+@documented(f"One Tensor for each place along the axis, without that axis. {SAME}", axis="The axis to split along.")
+def unstack(x: ArrayLike, /, *, axis: int = 0) -> tuple[Tensor, ...]:
+    """Split an array along an axis.
+
+    Derivative: the cotangents of the results, stacked.
 
     >>> import tapegrad as tg
     >>> tg.unstack(tg.asarray([1.0, 2.0]))
@@ -296,8 +376,9 @@ def _list(name: str, arrays: Sequence[Any]) -> tuple[Tensor, ...]:
     return as_tensors(name, *arrays)
 
 
+@documented("The shape that they broadcast to.", "ValueError: They do not broadcast.", shapes="The shapes.")
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape that shapes broadcast to; ValueError if they do not.
+    """Shape that shapes broadcast to.
 
     >>> import tapegrad as tg
     >>> tg.broadcast_shapes((3, 1), (4,))
@@ -314,8 +395,13 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @composed
-def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
+@documented(
+    "The arrays, each repeated to the shape they broadcast to, in its own dtype.", BROADCAST, arrays="The arrays."
+)
+def broadcast_arrays(*arrays: ArrayLike) -> tuple[Tensor, ...]:
     """Broadcast arrays against each other.
+
+    Derivatives: t of each, summed over what was repeated.
 
     >>> import tapegrad as tg
     >>> [x.shape for x in tg.broadcast_arrays(tg.zeros((2, 1)), tg.zeros(3))]
@@ -327,8 +413,18 @@ def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
 
 
 @composed
-def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
-    """Spread vectors over a grid: "xy" puts the first along the second axis, "ij" along the first.
+@documented(
+    "A Tensor for each vector, in the shape of the grid and the dtype of the vector.",
+    "ValueError: `indexing` is another one.",
+    arrays="Vectors, each with the coordinates along one axis of the grid.",
+    indexing=(
+        "'xy' puts the first vector along the second axis and the second along the first, 'ij' each along its own."
+    ),
+)
+def meshgrid(*arrays: ArrayLike, indexing: str = "xy") -> tuple[Tensor, ...]:
+    """Spread vectors over a grid.
+
+    Derivatives: t of each, summed over the other axes.
 
     >>> import tapegrad as tg
     >>> [x.shape for x in tg.meshgrid(tg.zeros(2), tg.zeros(3), indexing="ij")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import namespace_of
 from tapegrad._engine.primitive import primitive
@@ -11,9 +9,17 @@ from tapegrad._engine.record import noticed
 from tapegrad._engine.rules import CONSTANT, composed
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of
+from tapegrad.ops._text import INDICES, SAME, documented
 from tapegrad.ops.conversion import as_indices, astype
 from tapegrad.ops.dtypes import result_type
 from tapegrad.ops.indexing import take_along_axis
+from tapegrad.typing import ArrayLike
+
+DESCENDING = "Whether the greatest come first."
+STABLE = "Whether equal elements keep their order."
+REDUCED = "The axis to search along; the flat array is searched for None."
+WITHOUT = "in the shape of `x` without the axis, or with length 1 there."
+EMPTY = "ValueError: There is no element; on PyTorch it is an IndexError."
 
 _argsort = primitive(
     "argsort",
@@ -24,8 +30,11 @@ _argmax = primitive("argmax", lambda xp, x, axis, keepdims: xp.argmax(x, axis=ax
 _argmin = primitive("argmin", lambda xp, x, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims), None)
 
 
-def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
-    """Indices that sort along an axis. Not differentiable.
+@documented(f"The indices along the axis, in the shape of `x`. {INDICES}", descending=DESCENDING, stable=STABLE)
+def argsort(x: ArrayLike, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """Indices that sort along an axis.
+
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.argsort(tg.asarray([3.0, 1.0, 2.0]))
@@ -36,8 +45,11 @@ def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool
 
 
 @composed
-def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
-    """Sort along an axis. Derivative: t, put where the elements came from; ties by the stable order.
+@documented(f"The elements of `x`, sorted, in its shape. {SAME}", descending=DESCENDING, stable=STABLE)
+def sort(x: ArrayLike, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """Sort along an axis.
+
+    Derivative: t, put where the elements came from; those of ties by the stable order.
 
     >>> import tapegrad as tg
     >>> tg.sort(tg.asarray([3.0, 1.0, 2.0]))
@@ -47,8 +59,11 @@ def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = 
     return take_along_axis(x, argsort(x, axis=axis, descending=descending, stable=stable), axis=axis)
 
 
-def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Index of the first greatest element along an axis, or in the flat array for None. Not differentiable.
+@documented(f"The indices along the axis, {WITHOUT} {INDICES}", EMPTY, axis=REDUCED)
+def argmax(x: ArrayLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Index of the first greatest element along an axis.
+
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.argmax(tg.asarray([3.0, 1.0, 5.0]))
@@ -58,8 +73,11 @@ def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Ten
     return _argmax(x, None if axis is None else axis_of("argmax", x.ndim, axis), keepdims)
 
 
-def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Index of the first least element along an axis, or in the flat array for None. Not differentiable.
+@documented(f"The indices along the axis, {WITHOUT} {INDICES}", EMPTY, axis=REDUCED)
+def argmin(x: ArrayLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Index of the first least element along an axis.
+
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.argmin(tg.asarray([3.0, 1.0, 5.0]))
@@ -69,8 +87,13 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Ten
     return _argmin(x, None if axis is None else axis_of("argmin", x.ndim, axis), keepdims)
 
 
-def nonzero(x: Any, /) -> tuple[Tensor, ...]:
-    """Indices of the elements that are not zero, one Tensor for each axis. Not differentiable.
+@documented(
+    f"For each axis, the indices along it of these elements, in C order. {INDICES}", "ValueError: `x` has no axes."
+)
+def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
+    """Indices of the elements that are not zero.
+
+    Not differentiable. How many there are depends on the values: `vmap` and compiled functions refuse it.
 
     >>> import tapegrad as tg
     >>> tg.nonzero(tg.asarray([0.0, 2.0]))
@@ -95,13 +118,19 @@ _searchsorted = primitive(
 )
 
 
-def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None) -> Tensor:
-    """Indices at which values could be inserted in a sorted Tensor of one axis so that it stays sorted.
+@documented(
+    f"The indices, in the shape of `x2`. {INDICES}",
+    "ValueError: `side` is another one, `x1` has other than one axis, or `sorter` another shape than `x1`.",
+    "TypeError: `sorter` holds no integers.",
+    x1="A vector of rising values, or one that `sorter` puts in that order.",
+    x2="The values to insert, of any shape.",
+    side="Whether to insert before equal elements ('left') or behind them ('right').",
+    sorter="The indices that sort `x1`, as of `argsort`; None if it is sorted.",
+)
+def searchsorted(x1: ArrayLike, x2: ArrayLike, /, *, side: str = "left", sorter: ArrayLike | None = None) -> Tensor:
+    """Indices at which values could be inserted in a sorted vector so that it stays sorted.
 
-    x1: rising, or put in that order by the indices `sorter`; x2: a Tensor of any shape or a number. side: before equal
-    elements ("left") or behind them ("right"). Gives integers in the shape of x2. Raises ValueError for another side,
-    for x1 of other than one axis and a sorter of another shape, TypeError for a sorter that holds no integers. Not
-    differentiable.
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.searchsorted(tg.asarray([1.0, 2.0, 2.0]), tg.asarray([2.0, 5.0]))

@@ -20,8 +20,9 @@ from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._kinks import ratio
 from tapegrad.ops._slopes import slope
-from tapegrad.ops._text import text
+from tapegrad.ops._text import FLOATING, SPECIAL, documented, of_one, of_two
 from tapegrad.ops.training import sigmoid
+from tapegrad.typing import ArrayLike
 
 _BELL = 2 / sqrt(pi)  # the slope of erf at 0
 _NORMAL = 1 / sqrt(2 * pi)  # the slope of ndtr at 0
@@ -33,11 +34,11 @@ special = partial(unary, extension="special", module=__name__)
 
 def special_binary(
     name: str, differential1: Rule, differential2: Rule, doc: str, module: str = __name__
-) -> Callable[[Any, Any], Tensor]:
+) -> Callable[[ArrayLike, ArrayLike], Tensor]:
     """Declare a special function of two operands by its differential in each."""
     function, _ = binary(name, differential1, differential2, doc, extension="special", module=module)
 
-    def call(x1: Any, x2: Any, /) -> Tensor:
+    def call(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
         if type(x1) is not Tensor or type(x2) is not Tensor:
             x1, x2 = as_tensors(name, x1, x2)  # SciPy and rules do not take a number for weak
         return function(x1, x2)
@@ -138,44 +139,48 @@ def _erfcx(xp: Any, t: Any, x: Any, out: Any) -> Any:
 erf = special(
     "erf",
     _bell,
-    text(
+    of_one(
         "Error function, DLMF 7.2.1.",
         "Derivative: t 2 exp(-x^2) / sqrt(pi).",
         "tg.special.erf(tg.asarray(0.0))",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
 erfc = special(
     "erfc",
     lambda xp, t, x: -_bell(xp, t, x),
-    text(
-        "1 - erf(x), precise where that is near 0: DLMF 7.2.2.",
+    of_one(
+        "Complementary error function 1 - erf(x), precise where that is near 0: DLMF 7.2.2.",
         "Derivative: -t 2 exp(-x^2) / sqrt(pi).",
         "tg.special.erfc(tg.asarray(0.0))",
         "Tensor(1.)",
+        SPECIAL,
     ),
 )
 
 erfcx = special(
     "erfcx",
     _erfcx,
-    text(
-        "exp(x^2) erfc(x), without overflow for positive x: DLMF 7.2.3 at i x.",
+    of_one(
+        "Scaled error function exp(x^2) erfc(x), without overflow for positive x: DLMF 7.2.3 at i x.",
         "Derivative: t (2 x out - 2 / sqrt(pi)), by its asymptotic series for large x.",
         "tg.special.erfcx(tg.asarray(0.0))",
         "Tensor(1.)",
+        SPECIAL,
     ),
 )
 
 erfinv = special(
     "erfinv",
     _erfinv,
-    text(
+    of_one(
         "Inverse of erf, DLMF 7.17.1: infinite at -1 and 1, NaN beyond.",
         "Derivative: t exp(out^2) sqrt(pi) / 2, inf at -1 and 1.",
         "tg.special.erfinv(tg.asarray(0.0))",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
@@ -231,34 +236,37 @@ def _ndtri(xp: Any, t: Any, x: Any, out: Any) -> Any:
 ndtr = special(
     "ndtr",
     _normal,
-    text(
+    of_one(
         "Distribution function of the standard normal distribution: erfc(-x / sqrt(2)) / 2.",
         "Derivative: t exp(-x^2 / 2) / sqrt(2 pi).",
         "tg.special.ndtr(tg.asarray(0.0))",
         "Tensor(0.5)",
+        SPECIAL,
     ),
 )
 
 log_ndtr = special(
     "log_ndtr",
     _log_ndtr,
-    text(
+    of_one(
         "Logarithm of ndtr, without underflow for negative x.",
         "Derivative: t exp(-x^2 / 2 - out) / sqrt(2 pi), for negative x as t sqrt(2 / pi) / erfcx(-x / sqrt(2)) (DLMF "
         "7.8.1).",
         "tg.special.log_ndtr(tg.asarray(0.0))",
         "Tensor(-0.69314718)",
+        SPECIAL,
     ),
 )
 
 ndtri = special(
     "ndtri",
     _ndtri,
-    text(
+    of_one(
         "Inverse of ndtr: infinite at 0 and 1, NaN beyond.",
         "Derivative: t sqrt(2 pi) exp(out^2 / 2), inf at 0 and 1.",
         "tg.special.ndtri(tg.asarray(0.5))",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
@@ -267,8 +275,9 @@ ndtri = special(
 
 
 @composed
-def expit(x: Any, /) -> Tensor:
-    """1 / (1 + exp(-x)): `tapegrad.sigmoid` under SciPy's name.
+@documented(f"The shape is that of `x`. {FLOATING.result}", x=FLOATING.operands)
+def expit(x: ArrayLike, /) -> Tensor:
+    """Logistic function 1 / (1 + exp(-x)): `tapegrad.sigmoid` under SciPy's name.
 
     Derivative: t out (1 - out).
 
@@ -282,22 +291,24 @@ def expit(x: Any, /) -> Tensor:
 log_expit = special(
     "log_expit",
     lambda xp, t, x: t * _slopes.log_expit(xp, x),
-    text(
+    of_one(
         "Logarithm of expit, without underflow.",
         "Derivative: t expit(-x).",
         "tg.special.log_expit(tg.asarray(-1000.0))",
         "Tensor(-1000.)",
+        SPECIAL,
     ),
 )
 
 logit = special(
     "logit",
     lambda xp, t, x: t * _slopes.logit(xp, x),
-    text(
-        "log(x / (1 - x)), the inverse of expit: infinite at 0 and 1, NaN beyond.",
+    of_one(
+        "Log-odds log(x / (1 - x)), the inverse of expit: infinite at 0 and 1, NaN beyond.",
         "Derivative: t / (x (1 - x)), inf at 0 and 1.",
         "tg.special.logit(tg.asarray(0.5))",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
@@ -326,11 +337,12 @@ def _rel_entr_2(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
 entr = special(
     "entr",
     _entr,
-    text(
-        "-x log(x), 0 at 0 and -inf for negative x.",
+    of_one(
+        "Entropy -x log(x), 0 at 0 and -inf for negative x.",
         "Derivative: -t (1 + log(x)), inf at 0 and 0 for negative x.",
         "tg.special.entr(tg.asarray(1.0))",
         "Tensor(-0.)",
+        SPECIAL,
     ),
 )
 
@@ -338,11 +350,12 @@ rel_entr = special_binary(
     "rel_entr",
     _rel_entr_1,
     _rel_entr_2,
-    text(
-        "x1 log(x1 / x2) for positive operands, 0 for x1 = 0 <= x2, else inf.",
+    of_two(
+        "Relative entropy x1 log(x1 / x2) of positive operands; 0 for x1 = 0 <= x2, else inf.",
         "Derivatives: t (1 + log(x1 / x2)), -inf at x1 = 0; -t x1 / x2; both 0 for negative operands and at (0, 0).",
         "tg.special.rel_entr(tg.asarray(1.0), 1.0)",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
@@ -350,11 +363,12 @@ xlogy = special_binary(
     "xlogy",
     lambda xp, t, x2: t * xp.log(x2),
     lambda xp, t, x1, x2: t * ratio(xp, x1, x2),
-    text(
-        "x1 log(x2), 0 for x1 = 0.",
+    of_two(
+        "Product x1 log(x2), 0 for x1 = 0.",
         "Derivatives: t log(x2), -inf at x2 = 0 and NaN below; t x1 / x2, 0 at (0, 0).",
         "tg.special.xlogy(tg.asarray(0.0), 0.0)",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
@@ -362,10 +376,11 @@ xlog1py = special_binary(
     "xlog1py",
     lambda xp, t, x2: t * xp.log1p(x2),
     lambda xp, t, x1, x2: t * ratio(xp, x1, 1 + x2),
-    text(
-        "x1 log(1 + x2), precise for small x2, 0 for x1 = 0.",
+    of_two(
+        "Product x1 log(1 + x2), precise for small x2, 0 for x1 = 0.",
         "Derivatives: t log(1 + x2), -inf at x2 = -1 and NaN below; t x1 / (1 + x2), 0 at (0, -1).",
         "tg.special.xlog1py(tg.asarray(0.0), -1.0)",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )

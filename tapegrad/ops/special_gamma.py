@@ -11,9 +11,10 @@ from tapegrad._engine.coercion import as_tensors
 from tapegrad._engine.elementwise import unary
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.tensor import Tensor
-from tapegrad.ops._text import text
+from tapegrad.ops._text import BROADCAST, SCIPY, SPECIAL, documented, of_one, of_two
 from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.special import special_binary
+from tapegrad.typing import ArrayLike
 
 special = partial(unary, extension="special", module=__name__)
 
@@ -38,22 +39,24 @@ def _psi(xp: Any, t: Any, x: Any, n: int) -> Any:
 gammaln = special(
     "gammaln",
     lambda xp, t, x: _psi(xp, t, x, 0),
-    text(
-        "log(abs(gamma(x))), DLMF 5.2.1: inf at its poles 0, -1, -2 ...",
+    of_one(
+        "Logarithm of abs(gamma(x)), DLMF 5.2.1: inf at its poles 0, -1, -2 and so on.",
         "Derivative: t digamma(x), 0 at the poles.",
         "tg.special.gammaln(tg.asarray(1.0))",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
 digamma = special(
     "digamma",
     lambda xp, t, x: _psi(xp, t, x, 1),
-    text(
+    of_one(
         "Derivative of gammaln, DLMF 5.2.2; also known as psi.",
         "Derivative: t polygamma(1, x), 0 at the poles 0, -1, -2 ...",
         "tg.special.digamma(tg.asarray(1.0))",
         "Tensor(-0.57721566)",
+        SPECIAL,
     ),
 )
 
@@ -76,12 +79,19 @@ _polygamma_of_orders = primitive(
 )
 
 
-def polygamma(n: Any, x: Any, /) -> Tensor:
-    """The n-th derivative of digamma, elementwise, in the dtype of x: DLMF 25.11.12.
+@documented(
+    f"The shape is what the operands broadcast to. {SPECIAL.result}",
+    "TypeError: `n` is not of integers.",
+    SCIPY,
+    BROADCAST,
+    "ValueError: `n` is a negative integer; in an array, such a one gives NaN.",
+    n="The order: an integer from 0 on, or an array of them that broadcasts against `x`.",
+    x=SPECIAL.operands,
+)
+def polygamma(n: ArrayLike, x: ArrayLike, /) -> Tensor:
+    """The n-th derivative of digamma, elementwise: DLMF 25.11.12.
 
-    n: an integer from 0 on, or an array of integers that broadcasts against x. Derivative: t polygamma(n + 1, x), 0 at
-    the poles 0, -1, -2 ... Raises TypeError for an n that is no integer, ValueError for a negative one, which in an
-    array gives NaN.
+    Derivative: t polygamma(n + 1, x), 0 at the poles 0, -1, -2 and so on.
 
     >>> import tapegrad as tg
     >>> tg.special.polygamma(1, tg.asarray(1.0))
@@ -93,7 +103,7 @@ def polygamma(n: Any, x: Any, /) -> Tensor:
             raise TypeError(f"polygamma: n is made of integers, not {n.dtype.name}: convert it with tapegrad.astype")
         return _polygamma_of_orders(as_indices(n), as_floats(x))
     try:
-        order = index(n)
+        order = index(n)  # type: ignore[arg-type]
     except TypeError as error:
         raise TypeError(
             f"polygamma: n is an integer, such as 1, or an array of them, not {type(n).__name__}"
@@ -139,11 +149,12 @@ betaln = special_binary(
     "betaln",
     _betaln,
     lambda xp, t, x1, x2: _betaln(xp, t, x2, x1),
-    text(
+    of_two(
         "Logarithm of the beta function, gammaln(x1) + gammaln(x2) - gammaln(x1 + x2): DLMF 5.12.1.",
         "Derivatives: t (digamma(x1) - digamma(x1 + x2)); t (digamma(x2) - digamma(x1 + x2)).",
         "tg.special.betaln(tg.asarray(1.0), 1.0)",
         "Tensor(0.)",
+        SPECIAL,
     ),
     __name__,
 )
@@ -174,44 +185,48 @@ def _i1e(xp: Any, t: Any, x: Any, out: Any) -> Any:
 i0 = special(
     "i0",
     lambda xp, t, x: t * xp.special.i1(x),
-    text(
+    of_one(
         "Modified Bessel function of the first kind and order 0, DLMF 10.25.2.",
         "Derivative: t i1(x) (DLMF 10.29.3).",
         "tg.special.i0(tg.asarray(0.0))",
         "Tensor(1.)",
+        SPECIAL,
     ),
 )
 
 i0e = special(
     "i0e",
     lambda xp, t, x, out: t * (xp.special.i1e(x) - xp.sign(x) * out),
-    text(
-        "exp(-abs(x)) i0(x), without overflow.",
+    of_one(
+        "Scaled Bessel function exp(-abs(x)) i0(x), without overflow.",
         "Derivative: t (i1e(x) - sign(x) out), 0 at 0.",
         "tg.special.i0e(tg.asarray(0.0))",
         "Tensor(1.)",
+        SPECIAL,
     ),
 )
 
 i1 = special(
     "i1",
     _i1,
-    text(
+    of_one(
         "Modified Bessel function of the first kind and order 1, DLMF 10.25.2.",
         "Derivative: t (i0(x) - i1(x) / x), 1/2 at 0 (DLMF 10.29.2).",
         "tg.special.i1(tg.asarray(0.0))",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
 i1e = special(
     "i1e",
     _i1e,
-    text(
-        "exp(-abs(x)) i1(x), without overflow.",
+    of_one(
+        "Scaled Bessel function exp(-abs(x)) i1(x), without overflow.",
         "Derivative: t (i0e(x) - (sign(x) + 1 / x) out), 1/2 at 0.",
         "tg.special.i1e(tg.asarray(0.0))",
         "Tensor(0.)",
+        SPECIAL,
     ),
 )
 
@@ -234,10 +249,11 @@ def _sinc(xp: Any, t: Any, x: Any, out: Any) -> Any:
 sinc = special(
     "sinc",
     _sinc,
-    text(
-        "sin(pi x) / (pi x), 1 at 0.",
+    of_one(
+        "Normalised sinc function sin(pi x) / (pi x), 1 at 0.",
         "Derivative: t (cos(pi x) - out) / x, by its power series near 0.",
         "tg.special.sinc(tg.asarray(0.0))",
         "Tensor(1.)",
+        SPECIAL,
     ),
 )

@@ -20,7 +20,7 @@ from tapegrad._engine.rules import constant, with_operators
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
-from tapegrad.ops._text import text
+from tapegrad.ops._text import REAL, of_one
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.creation import zeros, zeros_like
@@ -36,8 +36,8 @@ _DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi): of the normal distribution at 0
 sigmoid = unary(
     "sigmoid",
     lambda xp, t, out: t * out * (1 - out),
-    text(
-        "1 / (1 + exp(-x)), without overflow.",
+    of_one(
+        "Logistic function 1 / (1 + exp(-x)), without overflow.",
         "Derivative: t out (1 - out).",
         "tg.sigmoid(tg.asarray(0.0))",
         "Tensor(0.5)",
@@ -47,11 +47,12 @@ sigmoid = unary(
 relu = unary(
     "relu",
     lambda xp, t, out: xp.where(out > 0, t, 0),
-    text(
-        "x where it is positive, else 0.",
+    of_one(
+        "Values of x where they are positive, else 0.",
         "Derivative: t where x > 0, else 0.",
         "tg.relu(tg.asarray([-1.0, 2.0]))",
         "Tensor([0., 2.])",
+        REAL,
     ),
     forward=lambda xp, x: xp.maximum(x, 0),
     select=lambda xp, _, out: out > 0,

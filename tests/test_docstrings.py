@@ -1,0 +1,461 @@
+"""Docstrings of the public interface: complete, in NumPy's style, and true wherever a run can tell."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from places import why_not
+
+import tapegrad as tg
+from tapegrad.ops import _text
+
+SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
+HEADING = re.compile(r"^(\w+)\n(-+)$", re.MULTILINE)
+ITEM = re.compile(r"^(\S.*?)(?: : (.+))?$", re.MULTILINE)
+
+
+class Doc(NamedTuple):
+    """A docstring in its parts: the text before the first heading, and the text below each heading."""
+
+    summary: str
+    extended: str
+    sections: dict[str, str]
+
+    def items(self, section: str) -> dict[str, str]:
+        """Return name -> description of what a section lists; `x1, x2 : ...` is for both."""
+        text = self.sections.get(section, "")
+        found: dict[str, str] = {}
+        matches = list(ITEM.finditer(text)) if text else []
+        if not matches:
+            return {}
+        for m, after in zip(matches, [*matches[1:], None], strict=True):
+            body = text[m.end() : after.start() if after else len(text)]
+            for name in m[1].split(", ") if section in ("Parameters", "Attributes") else [m[1]]:
+                found[name] = " ".join(body.split())
+        return found
+
+
+def parsed(doc: str) -> Doc:
+    marks = list(HEADING.finditer(doc))
+    head = doc[: marks[0].start()] if marks else doc
+    summary, _, extended = head.strip().partition("\n\n")
+    sections = {
+        m[1]: doc[m.end() : after.start() if after else len(doc)].strip("\n")
+        for m, after in zip(marks, [*marks[1:], None], strict=True)
+    }
+    assert len(sections) == len(marks), "a section comes twice"
+    return Doc(summary, extended, sections)
+
+
+def functions_of(module: Any) -> dict[str, Any]:
+    prefix = module.__name__
+    return {
+        f"{prefix}.{name}": f
+        for name in module.__all__
+        if callable(f := getattr(module, name)) and not isinstance(f, (type, tg.DType))
+    }
+
+
+DONE = {
+    f"tapegrad.ops.{name}"
+    for name in (
+        "elementwise",
+        "binary",
+        "special",
+        "special_gamma",
+        "reductions",
+        "shaping",
+        "sorting",
+        "indexing",
+        "sets",
+        "conversion",
+        "interchange",
+        "dtypes",
+        "creation",
+    )
+}
+FUNCTIONS: dict[str, Any] = {
+    name: f
+    for module in (tg, tg.linalg, tg.fft, tg.special)
+    for name, f in functions_of(module).items()
+    if inspect.unwrap(f).__module__ in DONE
+}
+
+
+def complaints(name: str, f: Any) -> Iterator[str]:
+    """Say what a docstring lacks, or has too much, beside the signature."""
+    doc = inspect.getdoc(f) or ""
+    d = parsed(doc)
+    if "\n" in d.summary or not d.summary.endswith(".") or d.summary[:1] != d.summary[:1].upper():
+        yield f"the summary is no line from a capital letter to a full stop: {d.summary!r}"
+    places = [SECTIONS.index(s) if s in SECTIONS else -1 for s in d.sections]
+    if places != sorted(places) or -1 in places:
+        yield f"the sections are {', '.join(d.sections)}"
+    for m in HEADING.finditer(doc):
+        if len(m[1]) != len(m[2]):
+            yield f"the line below {m[1]} has another length"
+    if ">>> " not in d.sections.get("Examples", ""):
+        yield "there is no example"
+    if any(len(line) > 120 for line in doc.splitlines()):
+        yield "a line is too long"
+    if callable(f) and not isinstance(f, type):
+        given = inspect.signature(f).parameters.values()
+        wanted = [("*" * (p.kind is p.VAR_POSITIONAL) or "**" * (p.kind is p.VAR_KEYWORD)) + p.name for p in given]
+        found = list(d.items("Parameters"))
+        if found != [w for w in wanted if w != "self"]:
+            yield f"the parameters are {', '.join(wanted)}; described are {', '.join(found)}"
+        if "Returns" not in d.sections and "Yields" not in d.sections:
+            yield "what it returns is not said"
+    for section in ("Parameters", "Returns", "Raises"):
+        for item, text in d.items(section).items():
+            if not text.endswith((".", ":")) or text[:1] == text[:1].lower() != text[:1].upper():
+                yield f"{section}, {item}: no sentence: {text!r}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_are_complete(name: str) -> None:
+    assert list(complaints(name, FUNCTIONS[name])) == []
+
+
+# -- what they say is so ------------------------------------------------------------------------------------
+
+DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128")
+FLOATS = {"complex64": "float32", "complex128": "float64"}
+Result = Callable[[str, Any], bool]
+
+
+def floating(dtype: str) -> bool:
+    return dtype.startswith(("float", "complex"))
+
+
+# Clause of a docstring -> whether a result's dtype may be that, for operands of one dtype.
+CLAUSES: dict[str, Callable[[str, str], bool]] = {
+    "The dtype is that of a floating operand, else": lambda a, out: out == a if floating(a) else floating(out),
+    "The dtype is that of a floating operand; for integers": lambda a, out: out == a or not floating(a),
+    "The dtype is that of a float32 or float64 operand, else": lambda a, out: (
+        out == a if a in ("float32", "float64") else floating(out)
+    ),
+    "The dtype is that of the operands, promoted.": lambda a, out: out == a,
+    "The dtype is that of `x1` and `x2`, promoted.": lambda a, out: out == a,
+    "The dtype is that of `x`.": lambda a, out: out == a,
+    "The shape and dtype are those of `x`.": lambda a, out: out == a,
+    "The dtype is real: that of the parts for complex values, else": lambda a, out: out == FLOATS.get(a, a),
+    "The dtype is real: that of the parts for complex values, that of `x`": lambda a, out: (
+        out == FLOATS.get(a, a) or not floating(a)
+    ),
+    "The dtype is real: that of the parts for complex values, of `x` for real ones, the default": lambda a, out: (
+        out == (FLOATS.get(a, a) if floating(a) else "float32")
+    ),
+    "The dtype is that of `x`; for smaller integers": lambda a, out: (
+        out == (a if floating(a) else "uint64" if a[0] == "u" else "int64")
+    ),
+    "The dtype is int64, or int32": lambda a, out: out == "int64",
+    "The dtype is boolean.": lambda a, out: out == "bool",
+    "The dtype is that of `x`; for integers": lambda a, out: out == (a if floating(a) else "float32"),
+}
+INTEGERS = ("uint8", "int32", "int64")
+REALS = ("float16", "float32", "float64")
+# Kind of operands -> dtypes that must be taken on NumPy, and those that may be.
+TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Real or complex floating; integers as": ((*REALS, *FLOATS), INTEGERS),
+    "Real or complex floating; integers and": ((*REALS, *FLOATS), ("bool", *INTEGERS)),
+    "Real floating": (REALS[1:], ("bool", *INTEGERS, "float16")),
+    "Of any numeric dtype": ((*INTEGERS, *REALS, *FLOATS), ()),
+    "Of any real dtype": ((*INTEGERS, *REALS), ()),
+    "Of any dtype": (DTYPES, ()),
+    "Of an integer or boolean dtype": (("bool", *INTEGERS), ()),
+    "Of an integer dtype": (INTEGERS, ()),
+    "Boolean": (("bool",), DTYPES),
+}
+# Arguments that are no operands, by the name of the parameter, and what a function needs by name to take a matrix.
+OTHERS: dict[str, Any] = {
+    "n": 1,
+    "condition": True,
+    "shape": (2, 2),
+    "axes": (1, 0),
+    "axis": 0,
+    "shift": 1,
+    "source": 0,
+    "destination": 1,
+    "repeats": 2,
+    "repetitions": (2,),
+    "dtype": "float64",
+    "device": "cpu",
+    "fill_value": 1.0,
+    "num": 3,
+    "n_rows": 2,
+    "start": 1.0,
+    "stop": 2.0,
+    "num_classes": 2,
+}
+OPTIONS: dict[str, dict[str, Any]] = {name: {"axis": 0} for name in ("cumulative_prod", "cumulative_sum", "take")}
+SHAPES = {"searchsorted": (2,), "squeeze": (1, 2)}
+Given = Callable[[int], Any]
+
+
+def parameters(f: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(f).parameters)
+
+
+def operands(f: Any) -> list[str]:
+    """Return the names of the operands that every call has; a list of arrays is two of them."""
+    found = [
+        name
+        for name, p in parameters(f).items()
+        if "ArrayLike" in str(p.annotation) and p.default is p.empty and name not in OTHERS
+    ]
+    return found * 2 if found == ["arrays"] else found
+
+
+def call(f: Any, given: Given, **options: Any) -> Any:
+    """Call a function with the operands that `given` makes, by their number, and with what else it needs."""
+    options = {**OPTIONS.get(f.__name__, {}), **options}
+    args: list[Any] = []
+    k = 0
+    for name, p in parameters(f).items():
+        if p.default is not p.empty or name in options:
+            continue
+        if name == "arrays":
+            args += [given(0), given(1)] if p.kind is p.VAR_POSITIONAL else [[given(0), given(1)]]
+        elif name in OTHERS:
+            args.append(OTHERS[name])
+        else:
+            args.append(given(k))
+            k += 1
+    return f(*args, **options)
+
+
+def operand(f: Any, k: int, *shape: int, **where: Any) -> tg.Tensor:
+    """Return an operand of a dtype that the function takes."""
+    name = f.__name__
+    if operands(f)[k] == "indices":
+        return tg.zeros(shape, dtype="int64", **where)
+    kind = "bool" if "logical" in name else "int64" if "bitwise" in name else "float64"
+    return tg.ones(shape, dtype=kind, **where)
+
+
+def first(out: Any) -> Any:
+    return out[0] if isinstance(out, tuple) else out
+
+
+def returned(name: str) -> str:
+    return " ".join(parsed(FUNCTIONS[name].__doc__).sections["Returns"].split())
+
+
+def raised(name: str, kind: str) -> str:
+    return parsed(FUNCTIONS[name].__doc__).items("Raises").get(kind, "")
+
+
+def that_say(pattern: str) -> list[str]:
+    """Return the functions of operands whose section Returns has a pattern."""
+    return [name for name, f in FUNCTIONS.items() if operands(f) and re.search(pattern, returned(name))]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", that_say("The dtype is|The shape and dtype are"))
+def test_the_dtype_of_the_result(name: str) -> None:
+    f = FUNCTIONS[name]
+    rule = CLAUSES[max((clause for clause in CLAUSES if clause in returned(name)), key=len)]
+    described = parsed(f.__doc__).items("Parameters")[operands(f)[0]]
+    must, may = next((taken for kind, taken in TAKEN.items() if kind in described), (("float64",), DTYPES))
+    for dtype in dict.fromkeys((*must, *may)):
+        shape = SHAPES.get(f.__name__, (2, 2))
+        xs = [tg.ones(shape, dtype="int64" if name == "indices" else dtype) for name in operands(f)]
+        try:
+            with tg.default_dtype(tg.float32):
+                out = first(call(f, xs.__getitem__))
+        except (TypeError, ValueError):
+            if dtype in must:
+                raise
+            continue
+        assert rule(dtype, out.dtype.name), f"{name} of {dtype} gives {out.dtype.name}: {returned(name)}"
+
+
+BROADCAST = "what the operands broadcast to"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", that_say("(?i)the shape is that of `x`|the shape and dtype are|in its shape"))
+def test_the_shape_of_x(name: str) -> None:
+    f = FUNCTIONS[name]
+    assert call(f, lambda k: operand(f, k, 2, 3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", that_say(BROADCAST))
+def test_the_broadcast_shape(name: str) -> None:
+    f = FUNCTIONS[name]
+    if len(operands(f)) > 1:
+        assert call(f, lambda k: operand(f, k, *[(2, 1), (1, 3)][k])).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", that_say("for each place along the other axes"))
+def test_the_shape_of_a_reduction(name: str) -> None:
+    f, x = FUNCTIONS[name], tg.ones((2, 3, 4))
+    assert f(x, axis=1).shape == (2, 4)
+    assert f(x, axis=1, keepdims=True).shape == (2, 1, 4)
+    assert f(x).shape == ()
+    if parameters(f)["axis"].annotation == "Axis":
+        assert f(x, axis=(0, -1)).shape == (3,)
+
+
+# -- the errors they name are raised ------------------------------------------------------------------------
+
+NO_OPERAND = "is no array, number or nested list"
+OF_OPERANDS = [name for name, f in FUNCTIONS.items() if operands(f)]
+
+
+@pytest.mark.parametrize("name", OF_OPERANDS)
+def test_what_is_no_operand(name: str) -> None:
+    f = FUNCTIONS[name]
+    assert NO_OPERAND in raised(name, "TypeError") or "The object is none" in raised(name, "TypeError")
+    with pytest.raises(TypeError):
+        call(f, lambda k: object())
+
+
+@pytest.mark.parametrize("name", OF_OPERANDS)
+def test_operands_on_different_devices(name: str) -> None:
+    """Whoever has several operands says so, and nobody else."""
+    f = FUNCTIONS[name]
+    kinds = [str(p.annotation) for p in parameters(f).values()]
+    several = sum("ArrayLike" in kind for kind in kinds) > 1 or "arrays" in parameters(f)
+    assert ("on different devices" in raised(name, "TypeError")) is several
+    if len(operands(f)) > 1 and why_not("strict") is None:
+        with pytest.raises(TypeError):
+            call(f, lambda k: operand(f, k, 2, 2, device=("cpu", "strict")[k]))
+
+
+@pytest.mark.parametrize("name", [n for n in OF_OPERANDS if "do not broadcast" in raised(n, "ValueError")])
+def test_shapes_that_do_not_broadcast(name: str) -> None:
+    f = FUNCTIONS[name]
+    if len(operands(f)) > 1:
+        with pytest.raises(ValueError, match="broadcast"):
+            call(f, lambda k: operand(f, k, (2, 3)[k], 1))
+
+
+WRONG_OPTIONS: dict[str, tuple[str, type[Exception], Any]] = {
+    "device that is unknown": ("The device is unknown.", ValueError, "nothing"),
+    "device that is no string": ("The device is no string.", TypeError, 0),
+    "dtype of nothing": ("The dtype is none of the standard's", TypeError, "nothing"),
+    "shape with a negative length": ("A length is negative.", ValueError, (-2,)),
+    "shape of floats": ("A length is no integer.", TypeError, (1.5,)),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_OPTIONS)
+def test_wrong_options(what: str) -> None:
+    option, (words, kind, value) = what.partition(" ")[0], WRONG_OPTIONS[what]
+    for name, f in FUNCTIONS.items():
+        assert (words in raised(name, kind.__name__)) is (option in parameters(f)), name
+        if option in parameters(f):
+            with pytest.raises(kind):
+                call_with(f, option, value)
+
+
+def call_with(f: Any, option: str, value: Any) -> Any:
+    """Call a function with one argument given, and right ones for all others that it needs."""
+    needed = [name for name, p in parameters(f).items() if p.default is p.empty]
+    args = [value if name == option else OTHERS.get(name, tg.ones(2)) for name in needed]
+    return f(*args) if option in needed else f(*args, **{option: value})
+
+
+ONE_AXIS, AXES = ("int", "int | None"), ("tuple[int, ...]", "Sequence[int] | None")
+MAY_REPEAT = ("tapegrad.roll", "tapegrad.fft.fftshift", "tapegrad.fft.ifftshift")
+
+
+@pytest.mark.parametrize("name", [n for n in OF_OPERANDS if {"axis", "axes"} & {*parameters(FUNCTIONS[n])}])
+def test_wrong_axes(name: str) -> None:
+    f = FUNCTIONS[name]
+    (option,) = {"axis", "axes"} & {*parameters(f)}
+    wrong: dict[str, tuple[type[Exception], Any]] = {
+        "is no integer": (TypeError, "a"),
+        "is not there": (ValueError, 7),
+        "is named twice": (ValueError, (0, 0)),
+    }
+    said = raised(name, "TypeError") + raised(name, "ValueError")
+    one, several = (str(parameters(f)[option].annotation) in kinds for kinds in (ONE_AXIS, AXES))
+    for words, (kind, axis) in wrong.items():
+        assert (words in said) is not (words == "is named twice" and (one or name in MAY_REPEAT))
+        if words in said:
+            with pytest.raises(kind):
+                call(f, lambda k: operand(f, k, 2, 2), **{option: (axis, 0) if several and type(axis) is int else axis})
+
+
+# -- the checks themselves can fail ------------------------------------------------------------------------
+
+
+def right(x: Any, /, *, axis: int = 0) -> int:
+    """Number of things.
+
+    Parameters
+    ----------
+    x : int
+        A thing.
+    axis : int, default 0
+        The axis.
+
+    Returns
+    -------
+    int
+        The number.
+
+    Examples
+    --------
+    >>> 1
+    1
+    """
+    return 1
+
+
+WRONG = {
+    "no full stop": ("Number of things.", "Number of things", "summary"),
+    "a small letter": ("Number of things.", "number of things.", "summary"),
+    "two lines": ("Number of things.", "Number of\nthings.", "summary"),
+    "no parameter": ("axis : int, default 0\n    The axis.\n", "", "described are x"),
+    "a parameter invented": ("axis :", "axes :", "described are x, axes"),
+    "no returns": ("Returns\n-------\nint\n    The number.\n\n", "", "returns"),
+    "order": ("Parameters\n----------", "Examples\n--------", "sections|twice"),
+    "no example": (">>> 1", "1", "example"),
+    "an unknown section": ("Returns\n-------", "Gives\n-----", "sections"),
+    "a short line": ("Returns\n-------", "Returns\n------", "length"),
+    "no sentence": ("The axis.", "the axis", "no sentence"),
+}
+
+
+def test_a_right_docstring() -> None:
+    assert list(complaints("right", right)) == []
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_fault_is_seen(name: str) -> None:
+    before, after, match = WRONG[name]
+
+    def wrong(x: Any, /, *, axis: int = 0) -> int:
+        return 1
+
+    doc = inspect.getdoc(right) or ""
+    assert before in doc
+    wrong.__doc__ = doc.replace(before, after)
+    try:
+        found = "; ".join(complaints("wrong", wrong))
+    except AssertionError as error:
+        found = str(error)
+    assert re.search(match, found), found
+
+
+def test_descriptions_fit_the_signature() -> None:
+    def f(x: Any, axis: int = 0) -> int:
+        """Sum."""
+        return 1
+
+    with pytest.raises(TypeError, match="f has no parameter n"):
+        _text.documented("The sum.", n="The number.")(f)
+    with pytest.raises(KeyError, match="nothing"):
+
+        @_text.documented("The sum.")
+        def g(nothing: int) -> int:
+            """Sum."""
+            return 1
