@@ -27,7 +27,7 @@ from tapegrad._engine.record import STATIC
 from tapegrad._program import op_kinds
 from tapegrad._program.ir import Node, Value
 from tapegrad._protocols import numpy_protocols
-from tapegrad._vmap import rules as batching
+from tapegrad._vmap.transform import rules as batching
 from tapegrad.backends import _cupy_ops, _numpy_calls
 from tapegrad.testing import SAMPLES, table
 
