@@ -26,7 +26,7 @@ def why_not() -> str | None:
     """Say why the suite cannot be run here, or None if it can."""
     checkout = os.environ.get("ARRAY_API_TESTS")
     if not checkout:
-        return "the variable ARRAY_API_TESTS does not name a checkout of data-apis/array-api-tests (see the README)"
+        return "ARRAY_API_TESTS names no checkout of data-apis/array-api-tests: see examples/guides/conformance.md"
     if not (Path(checkout) / "array_api_tests").is_dir():
         return f"ARRAY_API_TESTS={checkout} is no checkout of data-apis/array-api-tests"
     if not (Path(checkout) / "array-api" / "src").is_dir():

@@ -469,7 +469,7 @@ def test_clip_gives_the_gradient_to_what_it_took(xp: Place, low: Any, high: Any)
         assert (total == 1).all()
 
 
-# The lines of the README's table, and where each is tested (by name in another file).
+# The lines of the table in the guide of subgradients, and where each is tested (by name in another file).
 TESTED: dict[str, Any] = {
     "abs, relu, copysign at 0": test_documented_values,
     "sqrt at 0": test_an_unselected_branch_has_gradient_zero,
@@ -497,7 +497,8 @@ TESTED: dict[str, Any] = {
 
 
 def test_every_line_of_the_table_is_tested() -> None:
-    text = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    guide = Path(__file__).resolve().parent.parent / "examples" / "guides" / "subgradients.md"
+    text = guide.read_text(encoding="utf-8")
     table = text.partition("| where a derivative is undefined | value |\n|---|---|\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)) == set(TESTED)
     for test in TESTED.values():

@@ -213,7 +213,7 @@ def test_a_zero_that_is_a_number_is_never_a_finite_wrong_gradient(name: str) -> 
 
 @pytest.mark.parametrize("name", SECOND)
 def test_a_kink_has_no_second_derivative(name: str) -> None:
-    """Its first derivative is the subgradient of the README's table; its second is NaN in every mode, not 0."""
+    """Its first derivative is the subgradient of the table in the guide; its second is NaN in every mode, not 0."""
     f, data = SECOND[name]
     first, second = slopes(f, tg.asarray(data))
     for way in first:

@@ -395,7 +395,7 @@ def test_indices_in_arrays_are_checked(xp: Place, index: int) -> None:
     for take in takes:
         with tg.debug(), pytest.raises(IndexError, match=r"out of range for axis 1 of shape \(1, 3\)"):
             take()
-        if not xp.device.startswith(("jax", "cuda")):  # these do not check them, as README says
+        if not xp.device.startswith(("jax", "cuda")):  # these do not check them: see the guide "Differences from NumPy"
             with pytest.raises((IndexError, RuntimeError), match="out of (DATA )?(bounds|range)"):
                 take()
     xp.check(tg.take_along_axis(x, xp.tensor(np.asarray([[-3]])), axis=1), [[1.0]])

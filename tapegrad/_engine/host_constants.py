@@ -39,7 +39,7 @@ class Copies(NamedTuple):
 class HostCopies:
     """A `with` block that counts the copies of host arrays to the devices of Tensors beside them.
 
-    Such an array is a constant, and goes where the Tensor is: see "One string to the GPU" in the README. Inside a
+    Such an array is a constant, and goes where the Tensor is: see the guide examples/guides/devices.md. Inside a
     training loop that is a copy at each step. count, bytes: of all copies in the block; lines: a `Copies` for each
     "file:line". `print` gives a table of the lines, those with most bytes first.
 

@@ -1,6 +1,6 @@
-"""What each function is differentiated by and checked on, as the README shows it.
+"""The table of functions in the guides: what each is differentiated by and checked on.
 
-`python -m tapegrad.testing.table README.md` writes it there; a test compares.
+In a checkout, `python -m tapegrad.testing.table` writes it there; a test compares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tapegrad._engine.record import STATIC
 from tapegrad.testing._samples import SAMPLES
 
 NAMESPACES = ("", "linalg", "fft", "special")  # of tapegrad, where they exist
-START = "<!-- made by: python -m tapegrad.testing.table README.md -->\n"
+FILE = Path("examples", "guides", "functions.md")  # in a checkout
+START = "<!-- made by: python -m tapegrad.testing.table -->\n"
 END = "<!-- end of what is made -->"
 DERIVATIVES = ("a rule", "composed", "none")
 NO_OPERATIONS = {"tensor", "broadcast_shapes"}  # they make leaves, or work on shapes
@@ -84,4 +85,4 @@ def write(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]) if sys.argv[1:] else FILE)
