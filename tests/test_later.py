@@ -12,7 +12,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._engine.backward import Walk
-from tapegrad._transforms.reverse import later as _later
+from tapegrad._transforms import later as _later
 
 X, V = np.asarray([0.3, -0.7, 1.1]), np.asarray([0.5, 2.0, -1.0])
 Function = Callable[[Any, Any], Any]

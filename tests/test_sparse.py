@@ -12,7 +12,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._transforms.reverse import Traced
-from tapegrad._transforms.reverse import sparse_jacobian as _sparse
+from tapegrad._transforms import sparse_jacobian as _sparse
 
 sparse = pytest.importorskip("scipy.sparse")
 

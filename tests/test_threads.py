@@ -109,7 +109,7 @@ FIRST_USE = """
 import sys, threading, time, warnings
 import numpy as np
 import tapegrad as tg
-from tapegrad._vmap.transform import array as _batched
+from tapegrad._vmap import array as _batched
 from tapegrad._engine import elementwise as _elementwise
 from tapegrad.testing._samples import SAMPLES
 
