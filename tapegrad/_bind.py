@@ -13,9 +13,9 @@ from tapegrad._protocols import hints as _hints
 from tapegrad._protocols import known_libraries as _known
 from tapegrad._protocols import numpy_protocols as _interop
 from tapegrad._protocols import operators as _operators
-from tapegrad._transforms.opaque import as_one
 from tapegrad._transforms import later as _later
 from tapegrad._transforms import reverse as _transforms
+from tapegrad._transforms.opaque import as_one
 from tapegrad._vmap.array import BatchedBackend
 from tapegrad._vmap.rules import BatchedNamespace
 from tapegrad.backends._base import Namespace

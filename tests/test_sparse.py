@@ -11,8 +11,8 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._transforms.reverse import Traced
 from tapegrad._transforms import sparse_jacobian as _sparse
+from tapegrad._transforms.reverse import Traced
 
 sparse = pytest.importorskip("scipy.sparse")
 
