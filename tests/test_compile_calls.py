@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -172,7 +173,8 @@ def test_a_result_that_is_a_view_of_what_was_computed_may_be_kept(view: Any) -> 
     assert all(tg.all(y == view(x * 2.0)) for y in kept)
 
 
-def test_under_no_grad_inside_a_transform_it_is_compiled() -> None:
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_under_no_grad_inside_a_transform_it_is_compiled(blocks: int) -> None:
     calls = []
 
     @tg.compile
@@ -181,7 +183,9 @@ def test_under_no_grad_inside_a_transform_it_is_compiled() -> None:
         return x * 2.0
 
     def loss(x: Any) -> Any:
-        with tg.no_grad():
+        with ExitStack() as stack:
+            for _ in range(blocks):
+                stack.enter_context(tg.no_grad())
             y = teacher(x.detach())
         return tg.sum(x * y)
 

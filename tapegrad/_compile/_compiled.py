@@ -20,7 +20,7 @@ from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.levels import capturing, mapping
-from tapegrad._engine.record import LEAF, mode
+from tapegrad._engine.record import LEAF, is_passive, mode
 from tapegrad._engine.settings import chosen_device, default_dtype, deterministic, tf32
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
@@ -94,8 +94,11 @@ class Compiled(Derived):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         m = mode()
-        passive = getattr(m.watch, "passive", False)
-        if (m.watch is not None and not passive) or capturing.get() is not None or mapping.get() is not None:
+        if (
+            (m.watch is not None and not is_passive(m.watch))
+            or capturing.get() is not None
+            or mapping.get() is not None
+        ):
             return self.function(*args, **kwargs)  # a part of what is captured, mapped, or listed by an open Tape
         leaves: list[Any] = []
         key = (

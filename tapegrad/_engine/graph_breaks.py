@@ -130,5 +130,5 @@ def cut_by_use(how: str) -> Callable[..., None] | None:
             if r is not None:
                 open_.note(how, r)
 
-    watch.passive = True  # type: ignore[attr-defined]  # what is used matters to it, not how that is computed
+    watch.passive = True  # type: ignore[attr-defined]  # see `record.is_passive`
     return watch

@@ -281,6 +281,7 @@ class mode_set(ContextDecorator):
 
 
 def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> Callable[..., None] | None:
+    """Return what tells two watchers of each event; it is passive if both are."""
     if old is None or new is None:
         return old or new
 
@@ -288,7 +289,13 @@ def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> C
         old(*event)
         new(*event)
 
+    watch.passive = is_passive(old) and is_passive(new)  # type: ignore[attr-defined]
     return watch
+
+
+def is_passive(watch: Callable[..., None] | None) -> bool:
+    """Say whether a watcher asks which Tensors are used, and not how results are computed, or is none."""
+    return watch is None or getattr(watch, "passive", False)
 
 
 def no_grad() -> mode_set:
