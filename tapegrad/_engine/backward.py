@@ -458,6 +458,27 @@ def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tup
         raise
 
 
+def pulled(
+    ys: Sequence[Any],
+    cotangents: Iterable[Any],
+    taped: bool,
+    *,
+    retain: bool,
+    live: Collection[Record] | None = None,
+    stops: Collection[Record] = (),
+    supports: dict[int, Support] | None = None,
+) -> dict[Record, Any]:
+    """Return the cotangents of the records that a walk from some Tensors reports.
+
+    cotangents: those of the Tensors, as Tensors, None for none; taped: whether the walk is recorded; live, retain and
+    stops: as in `Walk` and its `run`; supports: those of some cotangents, by number.
+    """
+    seeds = seeds_of(ys, [t if taped or t is None else t._array for t in cotangents], live)
+    if not seeds:
+        return {}
+    return dict(walked(Walk(seeds, live, taped, supports_of(ys, supports) if supports else None), retain, stops))
+
+
 def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
     """Return the cotangents of Tensors by their records, added up where two have the same one.
 

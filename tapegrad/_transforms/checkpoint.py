@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from tapegrad._engine.backward import Walk, collect, seeds_of, supports_of, walked
+from tapegrad._engine.backward import collect, pulled
 from tapegrad._engine.dispatch import backend_of, constant_array, on_level
 from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.graph_breaks import unnoticed
@@ -70,9 +70,7 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
             _refuse_others(name, results, ys)
             wanted = [x._record for x in again if x._record is not None] + outside
-            seeds = seeds_of(ys, [t if taped else t._array for t in ts])
-            walk = Walk(seeds, None, taped, supports_of(ys, supports)) if seeds else None
-            found = dict(walked(walk, taped, set(wanted))) if walk is not None else {}
+            found = pulled(ys, ts, taped, retain=taped, stops=set(wanted), supports=supports)
             return list(as_tensors([found.get(r) for r in wanted], taped))
 
         call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tapegrad._engine.backward import Walk, seeds_of, supports_of, walked
+from tapegrad._engine.backward import pulled
 from tapegrad._engine.coercion import as_tensor, placed, within
 from tapegrad._engine.dispatch import constant_array, namespace_of, on_level, tracked
 from tapegrad._engine.levels import mapping
@@ -401,9 +401,7 @@ def transpose(
         outs = f(*us)
     leaves = {u._record for u in us if u._record is not None}
     path, _ = between([y._record for y in outs], leaves)
-    live = set(path)
-    seeds = seeds_of(outs, [t if taped else t._array for t in ts], live)
-    found = dict(walked(Walk(seeds, live, taped, supports_of(outs, supports)), taped)) if seeds else {}
+    found = pulled(outs, ts, taped, retain=taped, live=set(path), supports=supports)
     return as_tensors([found.get(u._record) for u in us if u._record is not None], taped)
 
 

@@ -223,15 +223,12 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool, picks: Sequ
             None if picks is None else q.saved[0]: linked(ones(q.shape, dtype=q.dtype, device=native_device(a)), None)
             for q in ((r,) if picks is None else picks)
         }
-        stand_in = new(Record)
-        stand_in.seq, stand_in.op = r.seq, _constants(r.op)
         saved = as_tensors_of(r) if taped else [_wrapped(v, r.op) for v in r.saved]
-        stand_in.saved = tuple([v.of(r) if isinstance(v, Call) else v for v in saved])
-        stand_in.parents = tuple(leaf_like(p) if p in given else None for p in r.parents)
-        stand_in.shape, stand_in.dtype, stand_in.tensor = r.shape, r.dtype, None
+        alone = stand_in(r, [p if p in given else None for p in r.parents])
+        alone.op, alone.saved = _constants(r.op), tuple([v.of(r) if isinstance(v, Call) else v for v in saved])
         seed: Any = us[None] if picks is None else [us.get(i) for i in range(r.shape)]
-        back: dict[Any, Any] = dict(zip(stand_in.parents, r.parents, strict=True))
-        cotangents = walked(Walk({stand_in: seed}, None, True), True)
+        back: dict[Any, Any] = dict(zip(alone.parents, r.parents, strict=True))
+        cotangents = walked(Walk({alone: seed}, None, True), True)
     seeds = seeds_of([s for _, s in cotangents], [given[back[leaf]] for leaf, _ in cotangents])
     path, _ = between(list(seeds), {u._record for u in us.values() if u._record is not None})
     live = set(path)
@@ -240,6 +237,15 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool, picks: Sequ
         return None
     found: dict[Any, Any] = dict(walked(Walk(seeds, live, taped), taped))
     return found.get(us[None]._record) if picks is None else [found.get(getattr(u, "_record", None)) for u in seed]
+
+
+def stand_in(r: Record, parents: Sequence[Record | None]) -> Record:
+    """Return a record like another one, with leaves for its parents: the walk ends there, and reports them."""
+    alone: Record = new(Record)
+    alone.seq, alone.op, alone.saved = r.seq, r.op, r.saved
+    alone.parents = tuple([None if p is None else leaf_like(p) for p in parents])
+    alone.shape, alone.dtype, alone.tensor = r.shape, r.dtype, None
+    return alone
 
 
 def leaf_like(p: Record) -> Record:

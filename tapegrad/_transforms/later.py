@@ -12,7 +12,7 @@ from types import CodeType
 from typing import Any
 from weakref import WeakSet
 
-from tapegrad._engine.backward import Walk, collect, seeds_of, supports_of, walked
+from tapegrad._engine.backward import collect, pulled
 from tapegrad._engine.graph_breaks import cuts
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.record import LEAF, Record, mode, mode_set, scopes
@@ -41,9 +41,7 @@ def derivatives(traced: Traced, compute: Compute) -> list[Tensor]:
             _again.add(traced.code)
         with mode_set(recording=True):
             again = compute(True)
-        seeds = seeds_of(again, [t if taped else t._array for t in ts])
-        walk = Walk(seeds, None, taped, supports_of(again, supports)) if seeds else None
-        found = dict(walked(walk, True, set(parents))) if walk is not None else {}
+        found = pulled(again, ts, taped, retain=True, stops=set(parents), supports=supports)
         return as_tensors([found.get(p) for p in parents], taped)
 
     return recorded("gradient", Call([], [g._array for g in compute(False)], parents, rule))

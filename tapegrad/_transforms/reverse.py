@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any
 from weakref import ref
 
-from tapegrad._engine.backward import Walk, collect, seeds_of, walked
+from tapegrad._engine.backward import collect, pulled
 from tapegrad._engine.coercion import placed, within
 from tapegrad._engine.dispatch import (
     backend_of,
@@ -191,12 +191,8 @@ class Traced:
         self, cotangents: Sequence[Tensor | None], taped: bool, lead: int = 0, retain: bool = True
     ) -> list[Tensor]:
         """Return the cotangents of the inputs for those of the outputs, which may have extra leading axes."""
-        live = set(self.path)
-        seeds = seeds_of(self.outputs, [t if taped or t is None else t._array for t in cotangents], live)
-        found: dict[Record, Any] = {}
-        if seeds:
-            with mode_set(recording=taped):
-                found = dict(walked(Walk(seeds, live, taped), retain))
+        with mode_set(recording=taped):
+            found = pulled(self.outputs, cotangents, taped, retain=retain, live=set(self.path))
         shape = next((t.shape[:lead] for t in cotangents if t is not None), ())
         return [self._gradient(x, found, taped, shape) for x in self.fresh]
 

@@ -19,9 +19,9 @@ from tapegrad._engine.dispatch import backend_of, device_of
 from tapegrad._engine.dtypes import DTYPES, is_complex
 from tapegrad._engine.primitive import PICK
 from tapegrad._engine.record import STATIC, Record, mode_set
-from tapegrad._engine.rules import new, record
+from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
-from tapegrad._transforms.forward import leaf_like, pushed, tangents_of
+from tapegrad._transforms.forward import pushed, stand_in, tangents_of
 from tapegrad._transforms.reverse import Traced
 from tapegrad.ops.creation import asarray
 
@@ -279,11 +279,7 @@ def _applied(r: Record, source: Record, i: int, p: Record, x: Tensor, seeds: Any
     raw: Any = asarray(values, dtype=DTYPES[name], device=device_of(like))._array
     with mode_set(recording=False, unwatched=True):
         if back:
-            leaf = leaf_like(p)
-            alone: Record = new(Record)
-            alone.seq, alone.op, alone.saved = source.seq, source.op, source.saved
-            alone.parents = tuple([leaf if k == i else None for k in range(len(source.parents))])
-            alone.shape, alone.dtype, alone.tensor = source.shape, source.dtype, None
+            alone = stand_in(source, [p if k == i else None for k in range(len(source.parents))])
             start = alone if source is r else record(PICK, (alone,), r.saved, r)
             found: Any = walked(Walk({start: raw}, None, False), True)
             out = found[0][1] if found else None
