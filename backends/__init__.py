@@ -1,4 +1,4 @@
-"""The array libraries under tapegrad: which there are, which are usable here, and how to find one.
+"""Discovery of array libraries: which exist, which run here, which one an array or device belongs to.
 
 An adapter is a module `_<name>.py` in this folder with one class, `Adapter`, that derives from
 `tapegrad.backends.Backend`. It is imported when its library is first used, never before.

@@ -1,4 +1,4 @@
-"""Arrays, dtypes and devices as every adapter names them."""
+"""Names of arrays, dtypes and devices that all adapters share."""
 
 from __future__ import annotations
 

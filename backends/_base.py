@@ -1,4 +1,4 @@
-"""What tapegrad asks of an array library beyond the array API standard, with defaults in standard terms."""
+"""The contract of an adapter: what an array library must do beyond the array API standard, with defaults."""
 
 from __future__ import annotations
 

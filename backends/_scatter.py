@@ -1,4 +1,4 @@
-"""Adding and writing at repeated indices in a fixed order, for devices whose own way of doing so is a race.
+"""Deterministic scatter: additions and writes at repeated indices in a fixed order.
 
 Threads of a GPU that add at one place do so in any order, and the sum of floats depends on it. Here a stable sort puts
 what shares a place side by side, and neighbours are added pairwise: the same bits each time and on each library, in

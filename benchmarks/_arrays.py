@@ -1,4 +1,4 @@
-"""What steps return: arrays and Tensors of any library."""
+"""Results of steps as arrays of NumPy."""
 
 from __future__ import annotations
 

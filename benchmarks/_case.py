@@ -1,4 +1,4 @@
-"""What a benchmark declares: cases, each a row of the table, and what is asked of them."""
+"""Declaration of a benchmark: its cases, each a row of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether all columns of a case compute the same."""
+"""Comparison of the results of all columns of a case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns of the table: which libraries and devices are here."""
+"""The columns of the table: libraries and devices that are here."""
 
 from __future__ import annotations
 

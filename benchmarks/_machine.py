@@ -1,4 +1,4 @@
-"""What the numbers were measured on: the machine and the versions of the libraries."""
+"""The machine and the library versions that numbers were measured on."""
 
 from __future__ import annotations
 

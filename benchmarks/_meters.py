@@ -1,4 +1,4 @@
-"""How much memory a process has and has had, on the host and on a GPU, in bytes."""
+"""Memory of a process, now and at its peak, on the host and on a GPU, in bytes."""
 
 from __future__ import annotations
 

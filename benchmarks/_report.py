@@ -1,4 +1,4 @@
-"""The table, the targets, the JSON file and the chart."""
+"""The report of a run: table, targets, JSON file and chart."""
 
 from __future__ import annotations
 

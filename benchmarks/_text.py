@@ -1,4 +1,4 @@
-"""Numbers and tables as text."""
+"""Text of numbers and tables."""
 
 from __future__ import annotations
 

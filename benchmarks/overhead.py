@@ -1,4 +1,4 @@
-"""What an operation costs beyond its arithmetic: a chain of `tanh(x * w + b)` on 8 elements, in us each.
+"""Overhead of an operation beyond its arithmetic: a chain of `tanh(x * w + b)` on 8 elements, in us each.
 
 Three operations a link. "backward" walks a tape that is kept; freeing it is in "forward and backward" only.
 "nothing recorded" asks for no gradient; there the hand-written column is the bare calls.

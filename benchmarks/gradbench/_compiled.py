@@ -1,4 +1,4 @@
-"""What of the evaluations goes through `tapegrad.compile`, and what does not and why."""
+"""Evaluations that go through `tapegrad.compile`, and those that cannot, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a module declares for each function that the suite may ask for."""
+"""Declaration of the functions of a module that the suite may ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operation does with operands that are no Tensors, and with errors of the library below."""
+"""Coercion of operands that are no Tensors: numbers, lists and arrays of other libraries."""
 
 from __future__ import annotations
 

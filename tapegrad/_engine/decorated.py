@@ -1,4 +1,4 @@
-"""Decorating functions whose body does not run in one go: generators, coroutines and asynchronous generators.
+"""Decoration of functions whose body does not run in one go: generators and coroutines.
 
 A block is entered whenever the body goes on, and left whenever it hands something out: so it holds while the body
 runs, and never for whoever runs in between.

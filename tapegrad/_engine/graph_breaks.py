@@ -1,4 +1,4 @@
-"""Where the user's code cut the chain inside a transform, so that a message can say it."""
+"""Graph breaks: the lines at which a user cut the chain inside a transform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine knows of a call of `vmap` that runs, and of a program that is being captured."""
+"""Protocols of what the engine sees of `vmap` and of a capture while they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python's operators, by their methods' names, and the functions of the standard that they stand for."""
+"""Names of Python's operators, by the functions of the standard that they stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declaring all other operations: of any operands and static arguments, of many operands, of several results."""
+"""Declaration of primitive operations of any operands, static arguments and results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How rules are written, read and registered.
+"""Registration of rules: their signatures, their names, their records.
 
 A rule is a function `rule(xp, t, ...)`: the namespace to compute in, the cotangent, and then, by name, what it
 reads: an operand (`x`, `x1`), the result (`out`), the shape of either (`x_shape`, `out_shape`) or a static argument.

@@ -1,4 +1,4 @@
-"""Defaults for what a call does not say: device and dtype of new Tensors, order of sums, precision of products."""
+"""Settings: defaults for device, dtype, order of sums and precision of products."""
 
 from __future__ import annotations
 

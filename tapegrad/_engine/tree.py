@@ -1,4 +1,4 @@
-"""Nested containers: flatten to a list of leaves, and rebuild the same structure from new ones."""
+"""Trees: nested containers, flattened to a list of leaves and rebuilt from new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The computational graph of a tape as text: Graphviz DOT and Mermaid."""
+"""Drawings of a computational graph, as Graphviz DOT or Mermaid text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of operation each function of an array library is, for those who plan and run programs."""
+"""Kinds of operations, as planners and executors distinguish them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to write for names that NumPy, PyTorch and JAX have and the array API standard has not."""
+"""Hints for names of NumPy, PyTorch and JAX that the array API standard lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What code for the array API standard can ask about tapegrad itself."""
+"""Inspection of the namespace, as the array API standard defines it."""
 
 from __future__ import annotations
 

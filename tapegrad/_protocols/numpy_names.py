@@ -1,4 +1,4 @@
-"""The namespace of NumPy's names for Tensors: what opt_einsum, autoray and the libraries above them call.
+"""NumPy's names as a namespace for Tensors, for opt_einsum, autoray and the libraries above them.
 
 New Tensors are made by tapegrad. Other functions are NumPy's, which call tapegrad's of the same meaning: see
 numpy_protocols.py. What NumPy has not, as relu, is tapegrad's.

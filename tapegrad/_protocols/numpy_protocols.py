@@ -1,4 +1,4 @@
-"""NumPy's protocols: what NumPy functions and scalars do when they meet a Tensor."""
+"""NumPy's protocols: NumPy's functions and scalars that meet a Tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Binds operators and the methods that need operations to Tensor, so that neither file imports the other."""
+"""Python's operators on Tensors, bound to the class from outside so that neither file imports the other."""
 
 from __future__ import annotations
 

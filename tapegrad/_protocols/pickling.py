@@ -1,4 +1,4 @@
-"""Copies of a Tensor as an object: `copy`, `deepcopy` and pickle."""
+"""Pickling and copying of a Tensor as an object."""
 
 from __future__ import annotations
 

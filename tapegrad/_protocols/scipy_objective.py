@@ -1,4 +1,4 @@
-"""What scipy.optimize asks of a problem: functions of one flat float64 vector, made of one of nested containers."""
+"""Objectives for scipy.optimize: functions of one flat float64 vector, made from one of nested containers."""
 
 from __future__ import annotations
 

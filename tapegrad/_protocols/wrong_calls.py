@@ -1,4 +1,4 @@
-"""Errors of wrong calls of public functions, which name the function and show the right call.
+"""Errors of wrong calls of public functions, with the right call in the message.
 
 Python itself refuses an argument that a function lacks, before any of its lines run. So functions with options are
 published behind one that looks at the errors. Elementwise functions have none, are the hot path, and stay as they are.

@@ -1,4 +1,4 @@
-"""Functions made of functions, as objects: copied and pickled as the recipe that makes them, or by their name.
+"""Copies and pickles of functions that transforms return, kept as the recipe that makes them.
 
 A closure is copied as itself. In the deep copy of a model it would go on computing with the parameters of the original.
 """

@@ -1,4 +1,4 @@
-"""Solutions of equations, differentiated by the implicit function theorem and not through the iteration."""
+"""Implicit functions: solutions of equations, differentiated by the implicit function theorem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of functions in reverse: `grad`, `value_and_grad` and `vjp`, freely nested.
+"""Reverse-mode transforms: `grad`, `value_and_grad` and `vjp`, freely nested.
 
 Any nesting is right by four rules, with no levels or tags. Each input of a transform gets a fresh record whose
 parent is the input's own; only records from which these are reached are walked; rules run on Tensors if and

@@ -1,4 +1,4 @@
-"""Sparse Jacobians: as many seeds as there are colours, and the pattern found on the tape.
+"""Sparse Jacobians: a pattern found on the tape, and one seed for each colour.
 
 Columns that share no row may be pushed as one tangent, for each row of the sum then holds the one entry that stands
 there; so may rows that share no column be pulled as one cotangent. Colouring gives each such group a number.

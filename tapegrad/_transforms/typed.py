@@ -1,4 +1,4 @@
-"""What a type checker knows of the functions that transforms return: they take the arguments of the function given.
+"""Types of the functions that transforms return, for type checkers.
 
 They are plain functions when the program runs. A class of its own, not a Callable, is what lets a checker infer a
 lambda also where its result goes to a place for any callable.

@@ -1,4 +1,4 @@
-"""Where the examples' axis goes: for each function of the standard, the one on whole Tensors that does it for all.
+"""Batching rules: for each function of the standard, the call on whole Tensors that serves all examples.
 
 Most need no rule of their own: axes count from the end, and operands of different ranks are lined up behind the
 examples' axis. The engine hands over axes as negative numbers, whole shapes and full keys.

@@ -1,4 +1,4 @@
-"""What rules of linear algebra need: adjoints, diagonals and reciprocal gaps, in array API language."""
+"""Helpers of linear algebra rules: adjoints, diagonals and reciprocal gaps."""
 
 from __future__ import annotations
 

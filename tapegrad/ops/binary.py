@@ -1,4 +1,4 @@
-"""Elementwise functions of two operands and more, by their differential in each, applied to a tangent `t`.
+"""Elementwise functions of two or more operands, declared by their differential in each.
 
 Subgradients, decided once: ties in maximum and minimum share equally; clip passes the gradient at its bounds; hypot and
 atan2 have 0 at the origin.

@@ -1,4 +1,4 @@
-"""Making Tensors, from data and from nothing."""
+"""Creation of Tensors from data, shapes and ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of the standard about dtypes: promotion and limits.
+"""Functions of the standard about dtypes.
 
 They take a DType, a dtype's name, a library's own dtype, or a Tensor or array for its dtype.
 """

@@ -1,4 +1,4 @@
-"""Reading and writing parts of arrays.
+"""Indexing: parts of arrays, read and written.
 
 The derivative of reading adds into the operand's one accumulator, and that of writing works on the cotangent it owns:
 a loop over all rows costs what it touches, not the whole array for each row.

@@ -1,4 +1,4 @@
-"""Norms, diagonals and products of vectors."""
+"""Norms of vectors and matrices, with diagonals and products of vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sorting and searching."""
+"""Sorting, with the searches that rest on it."""
 
 from __future__ import annotations
 

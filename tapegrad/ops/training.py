@@ -1,4 +1,4 @@
-"""What training needs beyond the standard: activations, softmax and its kin, cross-entropy.
+"""Functions for training beyond the standard: activations, softmax and its kin, cross-entropy.
 
 They are primitives where composing them would keep more memory, take longer or overflow.
 """
