@@ -15,7 +15,7 @@ from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.dtypes import DTYPES as _DTYPES
 from tapegrad._engine.dtypes import DType, isdtype, numpy_dtype
 from tapegrad._engine.host_constants import HostCopies
-from tapegrad._engine.record import enable_grad, no_grad
+from tapegrad._engine.mode import enable_grad, no_grad
 from tapegrad._engine.settings import default_device, default_dtype, deterministic, tf32
 from tapegrad._engine.tensor import Tensor
 from tapegrad._inspect.drawing import to_dot, to_mermaid

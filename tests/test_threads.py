@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad._engine import record as _record
+from tapegrad._engine import mode as _modes
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,8 @@ def _switching() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-    assert not _record.scopes
-    assert _record.mode().open() is _record.DEFAULT
+    assert not _modes.scopes
+    assert _modes.mode().open() is _modes.DEFAULT
     assert tg.default_dtype() is tg.float64
 
 
@@ -61,7 +61,7 @@ def elsewhere(work: Callable[[], object]) -> None:
 def recording() -> bool:
     """Say whether operations are recorded here; what asks for the mode must know the same."""
     recorded = (tg.tensor([1.0], requires_grad=True) * 2.0).requires_grad
-    assert _record.mode().recording is recorded
+    assert _modes.mode().recording is recorded
     return recorded
 
 
@@ -254,7 +254,7 @@ SCOPES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 def state() -> tuple[Any, ...]:
-    m = _record.mode()
+    m = _modes.mode()
     return recording(), m.watch is None, m.debug, tg.default_dtype(), tg.deterministic(), tg.tf32()
 
 
@@ -296,7 +296,7 @@ class Model:
         kinds = [kind for kind, _ in self.open]
         switches = [kind for kind in kinds if kind in ("no_grad", "enable_grad")]
         assert recording() is (not switches or switches[-1] == "enable_grad")
-        assert _record.mode().debug is ("debug" in kinds)
+        assert _modes.mode().debug is ("debug" in kinds)
         dtypes = [kind for kind in kinds if kind in ("float16", "float32")]
         assert tg.default_dtype().name == (dtypes[-1] if dtypes else "float64")
         assert tg.zeros(()).dtype is tg.default_dtype()

@@ -27,8 +27,9 @@ from tapegrad._compile._settle import check_survivors, settle_all
 from tapegrad._compile._stand_ins import StandIns
 from tapegrad._compile._trace import Graph, active
 from tapegrad._engine.dispatch import CaptureError, backend_of
-from tapegrad._engine.graph_breaks import inside
-from tapegrad._engine.record import Record, mode_set
+from tapegrad._engine.mode import mode_set
+from tapegrad._engine.record import Record
+from tapegrad._engine.source_line import inside
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
 

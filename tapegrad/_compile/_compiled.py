@@ -20,7 +20,8 @@ from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.levels import capturing, mapping
-from tapegrad._engine.record import LEAF, is_passive, mode
+from tapegrad._engine.mode import is_passive, mode
+from tapegrad._engine.record import LEAF
 from tapegrad._engine.settings import chosen_device, default_dtype, deterministic, tf32
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten

@@ -11,7 +11,7 @@ from tapegrad._compile._extract import needed
 from tapegrad._compile._refusals import caught, escaped, rounds_unlike
 from tapegrad._compile._trace import Graph, Traced
 from tapegrad._engine.dispatch import as_array
-from tapegrad._engine.graph_breaks import user_line
+from tapegrad._engine.source_line import user_line
 from tapegrad._program.interpreter import replay_of
 from tapegrad._program.ir import Node, Program, Value
 from tapegrad.backends import Array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from tapegrad._engine.dispatch import CaptureError
-from tapegrad._engine.graph_breaks import user_line
+from tapegrad._engine.source_line import user_line
 
 _PACKAGES = "site-packages"  # in the names of files of libraries
 

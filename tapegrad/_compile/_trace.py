@@ -17,9 +17,9 @@ from weakref import ref
 from tapegrad._compile._places import Place
 from tapegrad._compile._refusals import array_needed, shape_needed, stranger, value_needed, written_to
 from tapegrad._engine.dispatch import CaptureError, backend_of, computed, find_backend
-from tapegrad._engine.graph_breaks import inside, user_line
 from tapegrad._engine.levels import capturing
 from tapegrad._engine.operator_names import BINARY, COMPARISONS, NUMPY_NAMES, UNARY
+from tapegrad._engine.source_line import inside, user_line
 from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Node, Value
 from tapegrad.backends import Array, Backend

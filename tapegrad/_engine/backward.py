@@ -18,9 +18,10 @@ from tapegrad._engine.dispatch import as_array, backend_of, holds, namespace_of,
 from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.fusing import fused
 from tapegrad._engine.graph_breaks import cut, cuts
+from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.once import once
 from tapegrad._engine.primitive import pick
-from tapegrad._engine.record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
+from tapegrad._engine.record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record
 from tapegrad._engine.structural_zeros import Marks, Support, both, by_rows, calm, either, moved, only, summed
 from tapegrad._engine.tensor import Hooks, Tensor, check_like, shallow_copy, wrap
 from tapegrad.backends import remedy

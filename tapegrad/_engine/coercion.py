@@ -20,10 +20,10 @@ from tapegrad._engine.dispatch import (
     native_device,
 )
 from tapegrad._engine.dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._engine.graph_breaks import user_line
 from tapegrad._engine.host_constants import HOST, is_host, moved
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.rules import BROADCASTING
+from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.backends import Array, remedy
 

@@ -23,7 +23,8 @@ from tapegrad._engine.coercion import (
 )
 from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import bound
-from tapegrad._engine.record import DEFAULT, OUT, Operation, Record, mode, next_seq, scopes
+from tapegrad._engine.mode import DEFAULT, mode, scopes
+from tapegrad._engine.record import OUT, Operation, Record, next_seq
 from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
 from tapegrad._engine.tensor import Tensor
 from tapegrad.typing import ArrayLike

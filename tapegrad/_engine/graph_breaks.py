@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType
 from typing import Any, Protocol
+
+from tapegrad._engine.source_line import user_line
 
 MOST = 4  # of cuts that a message names
 _HELD = 16  # that a transform looks at
@@ -51,52 +51,6 @@ class Cuts:
 
 
 cuts: ContextVar[Cuts | None] = ContextVar("tapegrad.cuts", default=None)
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the package
-_INSIDE = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "backends") + os.sep)
-
-
-# Of files, without their folders; "" for one of tapegrad's, and for the lines of users for one of the standard library.
-_names: dict[str, str] = {}
-_lines: dict[str, str] = {}
-_STANDARD = os.path.dirname(os.__file__) + os.sep
-
-
-def _name(file: str) -> str:
-    name = _names.get(file)
-    if name is None:
-        name = _names[file] = "" if file.startswith(_INSIDE) else os.path.basename(file)
-    return name
-
-
-def _line(file: str) -> str:
-    standard = file.startswith(_STANDARD) and "-packages" + os.sep not in file
-    name = _lines[file] = "" if standard else _name(file)
-    return name
-
-
-def inside(frame: FrameType) -> bool:
-    """Say whether a frame runs code of tapegrad."""
-    return not _name(frame.f_code.co_filename)
-
-
-def user_line(ours: int = 1, apart: str = "") -> str:
-    """Return "file:line" of the innermost frame of neither tapegrad nor the standard library.
-
-    ours: how many of the innermost need no look; apart: what is in the names of further files that are passed over, if
-    that leaves any.
-    """
-    frame: FrameType | None = sys._getframe(ours)
-    while apart and frame is not None and (inside(frame) or apart in frame.f_code.co_filename):
-        frame = frame.f_back
-    frame = frame or sys._getframe(ours)
-    while frame is not None:
-        name = _lines.get(frame.f_code.co_filename)
-        if name is None:
-            name = _line(frame.f_code.co_filename)
-        if name:
-            return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
 
 
 def cut(how: str, r: Record) -> None:
@@ -130,5 +84,5 @@ def cut_by_use(how: str) -> Callable[..., None] | None:
             if r is not None:
                 open_.note(how, r)
 
-    watch.passive = True  # type: ignore[attr-defined]  # see `record.is_passive`
+    watch.passive = True  # type: ignore[attr-defined]  # see `mode.is_passive`
     return watch

@@ -16,8 +16,8 @@ import numpy as np
 from tapegrad import backends
 from tapegrad._engine.dispatch import backend_of, checked_dtype, device_of, dtype_of, native_device
 from tapegrad._engine.dtypes import promote
-from tapegrad._engine.graph_breaks import inside, user_line
 from tapegrad._engine.levels import capturing
+from tapegrad._engine.source_line import inside, user_line
 from tapegrad.backends import Array, Backend
 
 HOST = "cpu"  # the device prefix of NumPy's arrays

@@ -10,7 +10,8 @@ from typing import Any
 from tapegrad._engine.coercion import SCALARS, explain, on_one_level, recovered, same_library
 from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import Forwards
-from tapegrad._engine.record import CACHE, DEFAULT, LEAF, OUT, OUTS, STATIC, Operation, Record, mode, next_seq, scopes
+from tapegrad._engine.mode import DEFAULT, mode, scopes
+from tapegrad._engine.record import CACHE, LEAF, OUT, OUTS, STATIC, Operation, Record, next_seq
 from tapegrad._engine.rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
 from tapegrad._engine.tensor import Tensor, wrap
 

@@ -14,7 +14,8 @@ from tapegrad._engine.dispatch import backend_of, constant_array, device_of, dty
 from tapegrad._engine.dtypes import DType, isdtype
 from tapegrad._engine.graph_breaks import cut, cuts
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.record import LEAF, RELEASED, Record, mode, mode_set, next_seq, noticed
+from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.record import LEAF, RELEASED, Record, next_seq
 from tapegrad.backends import Array
 
 new = object.__new__

@@ -13,8 +13,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 from tapegrad._engine.dispatch import backend_of
-from tapegrad._engine.graph_breaks import inside
-from tapegrad._engine.record import mode
+from tapegrad._engine.mode import mode
+from tapegrad._engine.source_line import inside
 from tapegrad._engine.tensor import Tensor, new
 
 _base_of: Any = Tensor.__dict__["_base"].__get__  # not by Tensor.__getattr__, which makes up a message

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tapegrad._engine.dispatch import dtype_of
-from tapegrad._engine.graph_breaks import user_line
-from tapegrad._engine.record import MARK, OUTS, RELEASED, STATIC, Operation, Record, mode_set
+from tapegrad._engine.mode import mode_set
+from tapegrad._engine.record import MARK, OUTS, RELEASED, STATIC, Operation, Record
+from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor, wrap
 
 

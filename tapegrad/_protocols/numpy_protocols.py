@@ -13,7 +13,7 @@ from tapegrad._engine.bound import bound
 from tapegrad._engine.coercion import as_tensors
 from tapegrad._engine.dtypes import DTYPES, DType
 from tapegrad._engine.graph_breaks import cut
-from tapegrad._engine.record import noticed
+from tapegrad._engine.mode import noticed
 from tapegrad._engine.tensor import Tensor, host, loses_gradient
 from tapegrad._protocols.nan_functions import NAN_FUNCTIONS
 from tapegrad.backends import of_type

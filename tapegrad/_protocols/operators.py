@@ -13,7 +13,7 @@ from tapegrad._engine.coercion import operand as as_operand
 from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.dtypes import KIND_RANKS
 from tapegrad._engine.host_constants import is_host
-from tapegrad._engine.record import DEFAULT, mode, scopes
+from tapegrad._engine.mode import DEFAULT, mode, scopes
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._engine.views import updated
 from tapegrad._protocols.pickling import copied, deep_copied, reduced

@@ -10,7 +10,7 @@ import numpy as np
 from tapegrad._compile._compiled import Compiled
 from tapegrad._engine.dispatch import backend_of, find_backend, given_out
 from tapegrad._engine.dtypes import isdtype
-from tapegrad._engine.record import mode_set
+from tapegrad._engine.mode import mode_set
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
 from tapegrad._transforms.forward import jvp_as, linearize_as

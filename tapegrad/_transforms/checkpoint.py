@@ -11,7 +11,8 @@ from tapegrad._engine.dispatch import backend_of, constant_array, on_level
 from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import capturing, mapping
-from tapegrad._engine.record import Record, mode, mode_set, next_seq
+from tapegrad._engine.mode import mode, mode_set
+from tapegrad._engine.record import Record, next_seq
 from tapegrad._engine.rules import with_operators
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten

@@ -9,9 +9,10 @@ from tapegrad._engine.backward import pulled
 from tapegrad._engine.coercion import as_tensor, placed, within
 from tapegrad._engine.dispatch import constant_array, namespace_of, on_level, tracked
 from tapegrad._engine.levels import mapping
+from tapegrad._engine.mode import mode, mode_set, noticed
 from tapegrad._engine.once import once
 from tapegrad._engine.primitive import pick
-from tapegrad._engine.record import STATIC, Operation, Record, mode, mode_set, noticed
+from tapegrad._engine.record import STATIC, Operation, Record
 from tapegrad._engine.rules import record
 from tapegrad._engine.structural_zeros import Support
 from tapegrad._engine.tensor import Tensor, shallow_copy, wrap

@@ -26,9 +26,10 @@ from tapegrad._engine.bound import bound
 from tapegrad._engine.dispatch import backend_of, constant_array, namespace_of, native_device
 from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.linear_tangents import direct
+from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.once import once
 from tapegrad._engine.primitive import PICK
-from tapegrad._engine.record import LEAF, OUTS, RELEASED, STATIC, Operation, Record, mode, mode_set
+from tapegrad._engine.record import LEAF, OUTS, RELEASED, STATIC, Operation, Record
 from tapegrad._engine.rules import new, record
 from tapegrad._engine.structural_zeros import Support, both, by_rows, calm, either, only
 from tapegrad._engine.tensor import Tensor, wrap

@@ -11,7 +11,7 @@ from tapegrad._engine.dispatch import backend_of, on_level, tracked
 from tapegrad._engine.dtypes import as_dtype, is_complex
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.record import mode_set
+from tapegrad._engine.mode import mode_set
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad._engine.tree import flatten
 from tapegrad._transforms.custom_rules import Call, constant_of, inputs_of, isolated, no_captures, recorded

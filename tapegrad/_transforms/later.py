@@ -15,7 +15,8 @@ from weakref import WeakSet
 from tapegrad._engine.backward import collect, pulled
 from tapegrad._engine.graph_breaks import cuts
 from tapegrad._engine.levels import capturing, mapping
-from tapegrad._engine.record import LEAF, Record, mode, mode_set, scopes
+from tapegrad._engine.mode import mode, mode_set, scopes
+from tapegrad._engine.record import LEAF, Record
 from tapegrad._engine.tensor import Hooks, Tensor
 from tapegrad._transforms.custom_rules import Call, as_tensors, recorded
 from tapegrad._transforms.reverse import Compute, Traced

@@ -15,8 +15,9 @@ from tapegrad._engine.bound import bound
 from tapegrad._engine.coercion import as_tensors
 from tapegrad._engine.dispatch import namespace_of, on_level
 from tapegrad._engine.levels import capturing
+from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.once import once
-from tapegrad._engine.record import STATIC, Operation, mode, mode_set
+from tapegrad._engine.record import STATIC, Operation
 from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.reverse import Traced, is_recorded

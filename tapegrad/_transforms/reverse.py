@@ -28,7 +28,8 @@ from tapegrad._engine.dispatch import (
 from tapegrad._engine.dtypes import is_complex, isdtype
 from tapegrad._engine.graph_breaks import MOST, Cuts, cuts
 from tapegrad._engine.host_constants import HOST
-from tapegrad._engine.record import LEAF, Operation, Record, mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.record import LEAF, Operation, Record
 from tapegrad._engine.rules import bind, identity, record
 from tapegrad._engine.tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._engine.tree import Rebuild, flatten

@@ -17,8 +17,9 @@ import numpy as np
 from tapegrad._engine.backward import Walk, walked
 from tapegrad._engine.dispatch import backend_of, device_of
 from tapegrad._engine.dtypes import DTYPES, is_complex
+from tapegrad._engine.mode import mode_set
 from tapegrad._engine.primitive import PICK
-from tapegrad._engine.record import STATIC, Record, mode_set
+from tapegrad._engine.record import STATIC, Record
 from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.forward import pushed, stand_in, tangents_of

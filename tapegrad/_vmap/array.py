@@ -12,11 +12,12 @@ from math import prod
 from typing import Any, ClassVar, final
 
 from tapegrad._engine.dispatch import backend_of, constant_array, device_of, namespace_of, on_level, tracked
-from tapegrad._engine.graph_breaks import user_line
 from tapegrad._engine.levels import mapping
+from tapegrad._engine.mode import noticed
 from tapegrad._engine.once import once
 from tapegrad._engine.operator_names import BINARY, COMPARISONS, UNARY
-from tapegrad._engine.record import Record, noticed
+from tapegrad._engine.record import Record
+from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad.backends import Array, Backend
 from tapegrad.ops._keys import full_key

@@ -10,7 +10,7 @@ from typing import Any
 from tapegrad._engine.coercion import placed, within
 from tapegrad._engine.dispatch import constant_array, find_backend, on_level
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.record import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, noticed
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._engine.tree import flatten
 from tapegrad._inspect.tape import note_line

@@ -10,7 +10,7 @@ from tapegrad._engine.coercion import from_outside, same_library
 from tapegrad._engine.dispatch import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
 from tapegrad._engine.host_constants import is_host, moved
 from tapegrad._engine.levels import capturing
-from tapegrad._engine.record import mode, noticed
+from tapegrad._engine.mode import mode, noticed
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops.conversion import as_indices, index_dtype

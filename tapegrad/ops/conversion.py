@@ -10,8 +10,9 @@ from tapegrad._engine.dispatch import backend_of, checked_dtype, dtype_of, nativ
 from tapegrad._engine.dtypes import DTYPES, as_dtype, isdtype
 from tapegrad._engine.graph_breaks import cut
 from tapegrad._engine.levels import capturing
+from tapegrad._engine.mode import noticed
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.record import LEAF, Record, noticed
+from tapegrad._engine.record import LEAF, Record
 from tapegrad._engine.rules import identity
 from tapegrad._engine.settings import float_dtype_on
 from tapegrad._engine.tensor import Tensor, shallow_copy, wrap

@@ -25,8 +25,8 @@ from tapegrad._engine.dispatch import (
 from tapegrad._engine.dtypes import KIND_RANKS, DType, as_dtype, isdtype, of_parts
 from tapegrad._engine.graph_breaks import cut
 from tapegrad._engine.host_constants import HOST, moved_to
+from tapegrad._engine.mode import mode, noticed
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.record import mode, noticed
 from tapegrad._engine.rules import composed, constant
 from tapegrad._engine.settings import chosen_device, default_device, float_dtype_on
 from tapegrad._engine.tensor import Tensor, make_leaf, wrap

@@ -24,8 +24,9 @@ from tapegrad._engine.coercion import (
 )
 from tapegrad._engine.dispatch import as_array, backend_of, dtype_of, namespace_of, native_device, tracked
 from tapegrad._engine.dtypes import KIND_RANKS, SCALAR_RANKS
+from tapegrad._engine.mode import DEFAULT, mode, noticed, scopes
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.record import DEFAULT, LEAF, STATIC, Operation, Record, mode, noticed, scopes
+from tapegrad._engine.record import LEAF, STATIC, Operation, Record
 from tapegrad._engine.rules import OPERATIONS, composed, new, record
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad._engine.views import updated

@@ -7,8 +7,8 @@ from typing import Any
 
 from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors
 from tapegrad._engine.dispatch import native_device
+from tapegrad._engine.mode import noticed
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.record import noticed
 from tapegrad._engine.rules import composed, constant
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, count, integer, reduced, spread

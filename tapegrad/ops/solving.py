@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors
 from tapegrad._engine.dispatch import backend_of, holds, namespace_of
 from tapegrad._engine.dtypes import is_complex
+from tapegrad._engine.mode import mode
 from tapegrad._engine.primitive import primitive, several
-from tapegrad._engine.record import mode
 from tapegrad._engine.rules import composed
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import integer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import namespace_of
+from tapegrad._engine.mode import noticed
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.record import noticed
 from tapegrad._engine.rules import CONSTANT, composed
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of

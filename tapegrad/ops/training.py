@@ -13,10 +13,10 @@ from tapegrad._engine.bound import bound
 from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import backend_of, dtype_of, native_device
 from tapegrad._engine.elementwise import unary
-from tapegrad._engine.graph_breaks import user_line
+from tapegrad._engine.mode import mode
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.record import mode
 from tapegrad._engine.rules import constant, with_operators
+from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread

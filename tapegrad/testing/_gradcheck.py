@@ -9,7 +9,7 @@ import numpy as np
 
 from tapegrad._engine.coercion import as_tensor
 from tapegrad._engine.dtypes import isdtype
-from tapegrad._engine.record import mode_set
+from tapegrad._engine.mode import mode_set
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad._transforms.custom_rules import isolated
 from tapegrad._transforms.forward import jvp

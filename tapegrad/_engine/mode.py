@@ -1,0 +1,201 @@
+"""The mode: whether operations are recorded, watched by open Tapes and checked for NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from tapegrad._engine.decorated import in_block
+from tapegrad._engine.graph_breaks import cut_by_use
+from tapegrad._engine.record import MARK
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Mode:
+    """Whether operations are recorded, who else is told of each (open Tapes), whether gradients are checked.
+
+    A block makes one that holds inside it. scope: whose block that is, None once it has ended; own: who is told in that
+    block; outer: the mode around it, of which it changes some; inner: the modes of blocks inside that are open.
+    """
+
+    __slots__ = ("debug", "inner", "outer", "own", "recording", "scope", "watch")
+
+    outer: Mode
+    own: Callable[..., None] | None
+    inner: list[Mode]
+
+    def __init__(
+        self, recording: bool, watch: Callable[..., None] | None, debug: bool, scope: mode_set | None = None
+    ) -> None:
+        self.recording = recording
+        self.watch = watch
+        self.debug = debug
+        self.scope = scope
+
+    def follow(self) -> None:
+        """Take from the mode around what the block does not change, and have the modes inside do so."""
+        outer, scope = self.outer, self.scope
+        if scope is None:  # it is being ended
+            return
+        self.recording = outer.recording if scope.recording is None else scope.recording
+        self.watch = _both(None if scope.unwatched else outer.watch, self.own)
+        self.debug = outer.debug if scope.debug is None else scope.debug
+        for m in tuple(self.inner):
+            m.follow()
+
+    def end(self) -> None:
+        """Have the mode change nothing any more: contexts of other threads and tasks may hold it."""
+        outer = self.outer
+        self.scope = self.own = None
+        self.recording, self.watch, self.debug = outer.recording, outer.watch, outer.debug
+        if outer is not DEFAULT:
+            outer.inner.remove(self)
+            outer.inner += self.inner
+            self.__class__ = _Ended
+        for m in self.inner:  # of blocks that began later and go on
+            m.outer = outer
+            m.follow()
+
+    def open(self) -> Mode:
+        """Return the innermost mode, this one or one around it, whose block has not ended."""
+        m = self
+        while m is not DEFAULT and m.scope is None:
+            m = m.outer
+        return m
+
+
+class _Ended(Mode):
+    """The mode of a block that has ended inside another one: what it is around it, whatever that becomes."""
+
+    __slots__ = ()
+
+    recording = property(lambda m: m.outer.recording)
+    watch = property(lambda m: m.outer.watch)
+    debug = property(lambda m: m.outer.debug)
+
+
+DEFAULT = Mode(True, None, False)
+_mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=DEFAULT)
+mode = _mode.get
+# The modes of the blocks open in any thread or context. While there are none, which is nearly always, operations
+# need not ask for the context's mode.
+scopes: list[object] = []
+
+
+def noticed(x: object) -> None:
+    """Tell whoever watches that a Tensor is used otherwise than as an operand."""
+    if scopes:
+        m = mode()
+        if m.watch is not None:
+            m.watch(MARK, (x,), (), ())
+
+
+class mode_set(ContextDecorator):
+    """A `with` block, or a decorator, in which the mode is changed; safe under threads and exceptions.
+
+    Blocks of generators need not end in the order in which they began, nor in the thread: each takes back what it has
+    changed itself, wherever that holds.
+    """
+
+    def __init__(
+        self,
+        recording: bool | None = None,
+        watch: Callable[..., None] | None = None,
+        debug: bool | None = None,
+        unwatched: bool = False,
+        name: str = "",
+    ) -> None:
+        self.recording, self._watch, self.debug, self.unwatched = recording, watch, debug, unwatched
+        self._name = name
+        self.open: list[Mode] = []  # the modes of its blocks, in any thread
+
+    def _recreate_cm(self) -> mode_set:  # a decorated function may run in many threads at once
+        return mode_set(self.recording, self._watch, self.debug, self.unwatched, self._name)
+
+    def __call__(self, function: F) -> F:
+        return in_block(self._recreate_cm, function) or super().__call__(function)
+
+    def __enter__(self) -> None:
+        outer = _mode.get()
+        own = _both(self._watch, cut_by_use(self._name)) if self._name else self._watch
+        if outer is not DEFAULT:
+            outer = outer.open()
+        m = Mode(
+            outer.recording if self.recording is None else self.recording,
+            own if self.unwatched or outer.watch is None else _both(outer.watch, own),
+            outer.debug if self.debug is None else self.debug,
+            self,
+        )
+        m.outer, m.own, m.inner = outer, own, []
+        if outer is not DEFAULT:
+            outer.inner.append(m)
+        self.open.append(m)
+        scopes.append(m)
+        _mode.set(m)
+
+    def __exit__(self, *error: object) -> None:
+        m = _mode.get()
+        if m.scope is self:
+            _mode.set(m.outer if m.outer is DEFAULT else m.outer.open())
+        else:
+            m = self._mine(m)
+        self.open.remove(m)
+        m.end()
+        scopes.pop()  # any one: only their number counts
+
+    def _mine(self, m: Mode) -> Mode:
+        """Return the mode of the innermost block of this scope that is open in this context, else in another."""
+        while m is not DEFAULT:
+            if m.scope is self:
+                return m
+            m = m.outer
+        return self.open[-1]
+
+
+def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> Callable[..., None] | None:
+    """Return what tells two watchers of each event; it is passive if both are."""
+    if old is None or new is None:
+        return old or new
+
+    def watch(*event: Any) -> None:
+        old(*event)
+        new(*event)
+
+    watch.passive = is_passive(old) and is_passive(new)  # type: ignore[attr-defined]
+    return watch
+
+
+def is_passive(watch: Callable[..., None] | None) -> bool:
+    """Say whether a watcher asks which Tensors are used, and not how results are computed, or is none."""
+    return watch is None or getattr(watch, "passive", False)
+
+
+def no_grad() -> mode_set:
+    """Record nothing inside this `with` block or decorated function: results need no gradient.
+
+    An in-place update of a leaf is allowed inside, and is the way to train. A decorated generator function or coroutine
+    is not recorded while its body runs. A block in the body of a generator holds, as in PyTorch, between its steps too.
+
+    >>> import tapegrad as tg
+    >>> w = tg.tensor([1.0], requires_grad=True)
+    >>> with tg.no_grad():
+    ...     w -= 0.5
+    >>> w.requires_grad
+    True
+    """
+    return mode_set(recording=False, name="no_grad()")
+
+
+def enable_grad() -> mode_set:
+    """Record inside this `with` block again, where a surrounding `no_grad` had turned it off.
+
+    >>> import tapegrad as tg
+    >>> w = tg.tensor([1.0], requires_grad=True)
+    >>> with tg.no_grad(), tg.enable_grad():
+    ...     (w * 2).requires_grad
+    True
+    """
+    return mode_set(recording=True)
