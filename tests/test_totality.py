@@ -260,7 +260,7 @@ TABLES = {
         },
     ),
     "vmap": Table(
-        "a function of tapegrad's own, or an operation of the walk: a rule of another name is never found",
+        "the functions that a rule of batching may be for",
         batching.RULES,
         lambda name: has(bound.tensor_namespace, name),
         {},
