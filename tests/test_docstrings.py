@@ -81,6 +81,7 @@ DONE = {
         "solving",
         "decompositions",
         "fft",
+        "training",
     )
 }
 FUNCTIONS: dict[str, Any] = {
@@ -146,6 +147,7 @@ CLAUSES: dict[str, Callable[[str, str], bool]] = {
         out == a if a in ("float32", "float64") else floating(out)
     ),
     "The dtype is that of the operands, promoted.": lambda a, out: out == a,
+    "The dtype is that of `logits`, if that is floating.": lambda a, out: out == a or not floating(a),
     "The dtype is that of `x1` and `x2`, promoted.": lambda a, out: out == a,
     "The dtype is that of `x`.": lambda a, out: out == a,
     "The shape and dtype are those of `x`.": lambda a, out: out == a,
@@ -175,6 +177,7 @@ INTEGERS = ("uint8", "int32", "int64")
 REALS = ("float16", "float32", "float64")
 # Kind of operands -> dtypes that must be taken on NumPy, and those that may be.
 TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Real or complex floating; integers and booleans count": (DTYPES, ()),
     "Real or complex floating; integers as": ((*REALS, *FLOATS), INTEGERS),
     "Real or complex floating; integers and": ((*REALS, *FLOATS), ("bool", *INTEGERS)),
     "Real or complex floating; real values": ((*REALS[1:], *FLOATS), ()),
@@ -247,7 +250,7 @@ def call(f: Any, given: Given, **options: Any) -> Any:
 def operand(f: Any, k: int, *shape: int, **where: Any) -> tg.Tensor:
     """Return an operand of a dtype that the function takes."""
     name = f.__name__
-    if operands(f)[k] == "indices":
+    if operands(f)[k] == "indices" or name == "one_hot":
         return tg.zeros(shape, dtype="int64", **where)
     kind = "bool" if "logical" in name else "int64" if "bitwise" in name else "float64"
     return tg.ones(shape, dtype=kind, **where)
