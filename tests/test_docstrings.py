@@ -11,6 +11,7 @@ import pytest
 from places import why_not
 
 import tapegrad as tg
+from tapegrad import testing
 from tapegrad.ops import _text
 
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
@@ -40,55 +41,60 @@ class Doc(NamedTuple):
 
 
 def parsed(doc: str) -> Doc:
-    marks = list(HEADING.finditer(doc))
+    marks: list[re.Match[str]] = list(HEADING.finditer(doc))
     head = doc[: marks[0].start()] if marks else doc
     summary, _, extended = head.strip().partition("\n\n")
     sections = {
         m[1]: doc[m.end() : after.start() if after else len(doc)].strip("\n")
-        for m, after in zip(marks, [*marks[1:], None], strict=True)
+        for m, after in zip(marks, [*marks[1:], *[None] * bool(marks)], strict=True)
     }
     assert len(sections) == len(marks), "a section comes twice"
     return Doc(summary, extended, sections)
 
 
-def functions_of(module: Any) -> dict[str, Any]:
-    prefix = module.__name__
-    return {
-        f"{prefix}.{name}": f
-        for name in module.__all__
-        if callable(f := getattr(module, name)) and not isinstance(f, (type, tg.DType))
+def public() -> Iterator[tuple[str, Any]]:
+    """Go through all that users call: functions, classes, and the methods and properties of these."""
+    spaces: dict[str, Any] = {
+        **{f"tg.{name}".rstrip("."): getattr(tg, name) for name in ("linalg", "fft", "special", "backends")},
+        "tg": tg,
+        "tg.testing": testing,
     }
+    classes: dict[str, type] = {
+        "scipy_objective()": type(tg.scipy_objective(tg.sum, 1.0)),
+        "compile()": type(tg.compile(tg.sin)),
+        "__array_namespace_info__()": type(tg.__array_namespace_info__()),
+        "register_hook()": type(tg.tensor(1.0, requires_grad=True).register_hook(tg.sin)),
+    }
+    for space, module in spaces.items():
+        names = getattr(module, "__all__", None) or [
+            name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__
+        ]
+        for name in names:
+            f = getattr(module, name)
+            if isinstance(f, type):
+                classes[f"{space}.{name}"] = f
+            elif callable(f) and not name.startswith("_") and not isinstance(f, tg.DType):
+                yield f"{space}.{name}", f
+    yield "tg.__array_namespace_info__", tg.__array_namespace_info__
+    for name, kind in classes.items():
+        if not name.endswith("()"):
+            yield name, kind
+        for method, f in vars(kind).items():
+            if not method.startswith("_") and (callable(f) or isinstance(f, property)):
+                yield f"{name}.{method}", f
 
 
-DONE = {
-    f"tapegrad.ops.{name}"
-    for name in (
-        "elementwise",
-        "binary",
-        "special",
-        "special_gamma",
-        "reductions",
-        "shaping",
-        "sorting",
-        "indexing",
-        "sets",
-        "conversion",
-        "interchange",
-        "dtypes",
-        "creation",
-        "products",
-        "norms",
-        "solving",
-        "decompositions",
-        "fft",
-        "training",
-    )
-}
+# What adapters of libraries implement, and what the package calls itself.
+INTERNAL = (
+    *("tg.backends.Backend.", "tg.backends.Namespace.", "tg.backends.Array", "compile().recipe", "compile().forget"),
+    *("custom_vjp.recipe", "custom_jvp.recipe"),
+)
+PUBLIC = {name: f for name, f in public() if not any(part in name for part in INTERNAL)}
+# The functions of arrays.
 FUNCTIONS: dict[str, Any] = {
     name: f
-    for module in (tg, tg.linalg, tg.fft, tg.special)
-    for name, f in functions_of(module).items()
-    if inspect.unwrap(f).__module__ in DONE
+    for name, f in PUBLIC.items()
+    if inspect.isfunction(f) and inspect.unwrap(f).__module__.startswith("tapegrad.ops.")
 }
 
 
@@ -104,27 +110,40 @@ def complaints(name: str, f: Any) -> Iterator[str]:
     for m in HEADING.finditer(doc):
         if len(m[1]) != len(m[2]):
             yield f"the line below {m[1]} has another length"
-    if ">>> " not in d.sections.get("Examples", ""):
-        yield "there is no example"
     if any(len(line) > 120 for line in doc.splitlines()):
         yield "a line is too long"
-    if callable(f) and not isinstance(f, type):
-        given = inspect.signature(f).parameters.values()
-        wanted = [("*" * (p.kind is p.VAR_POSITIONAL) or "**" * (p.kind is p.VAR_KEYWORD)) + p.name for p in given]
+    if isinstance(f, property):
+        return
+    if ">>> " not in d.sections.get("Examples", ""):
+        yield "there is no example"
+    if not isinstance(f, type):
+        signature = inspect.signature(f)
+        given = list(signature.parameters.values())
+        if "." in inspect.unwrap(f).__qualname__:
+            given = given[1:]  # the object
+        wanted = ["*" * (p.kind is p.VAR_POSITIONAL) + p.name for p in given]
         found = list(d.items("Parameters"))
-        if found != [w for w in wanted if w != "self"]:
+        if found != wanted:
             yield f"the parameters are {', '.join(wanted)}; described are {', '.join(found)}"
-        if "Returns" not in d.sections and "Yields" not in d.sections:
-            yield "what it returns is not said"
+        if ("Returns" in d.sections) is (signature.return_annotation in ("None", None)):
+            yield "what it returns is not said, or is nothing"
     for section in ("Parameters", "Returns", "Raises"):
         for item, text in d.items(section).items():
             if not text.endswith((".", ":")) or text[:1] == text[:1].lower() != text[:1].upper():
                 yield f"{section}, {item}: no sentence: {text!r}"
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_docstrings_are_complete(name: str) -> None:
-    assert list(complaints(name, FUNCTIONS[name])) == []
+    assert list(complaints(name, PUBLIC[name])) == []
+
+
+def test_the_sweep_is_of_all() -> None:
+    assert len(PUBLIC) > 250
+    assert len(FUNCTIONS) > 195
+    assert {"tg.sum", "tg.linalg.svd", "tg.grad", "tg.Tensor.item", "tg.testing.gradcheck", "tg.backends.load"} <= {
+        *PUBLIC
+    }
 
 
 # -- what they say is so ------------------------------------------------------------------------------------

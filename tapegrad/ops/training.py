@@ -374,10 +374,8 @@ _of_probabilities = primitive(
 
 @documented(
     "The loss, a Tensor without axes. The dtype is that of `logits`, if that is floating.",
-    (
-        "ValueError: The shapes do not fit, or a label is out of range; on a GPU, the latter is "
-        "raised when a result is read."
-    ),
+    "ValueError: The shapes do not fit, or a label is out of range. On a GPU, the latter is raised when a result is "
+    "read; inside of a user's own `jax.jit`, the loss is NaN instead.",
     "TypeError: The labels are neither integers nor probabilities.",
     logits="Real floating, of shape (..., classes).",
     labels="Integers from 0 to classes - 1, of shape (...), or probabilities of the shape of `logits`.",
