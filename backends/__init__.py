@@ -48,18 +48,32 @@ _loaded: dict[str, Backend] = {}
 
 
 class Availability(dict[str, str | None]):
-    """Device prefix -> None where it is usable, else the reason why not, in one line."""
+    """Device prefix -> None where it is usable, else the reason why not, in one line; print it for a table.
+
+    Examples
+    --------
+    >>> from tapegrad import backends
+    >>> print(backends.Availability({"cpu": None}))
+    cpu     available
+    """
 
     def __str__(self) -> str:
         return "\n".join(f"{name:8}{'available' if why is None else why}" for name, why in self.items())
 
 
 def available() -> Availability:
-    """Say which device prefixes this machine can run, and why it cannot run the others.
+    """Return which device prefixes this machine can run, and why it cannot run the others.
 
-    Returns a mapping from prefix ("cpu", "cuda", "torch", "jax", "strict") to None, or to the reason
-    with the install command. Imports every installed library, so it may take seconds.
+    It imports every installed library, so it may take seconds.
 
+    Returns
+    -------
+    Availability
+        A mapping from prefix ('cpu', 'cuda', 'torch', 'jax', 'strict') to None, or to the reason with the install
+        command.
+
+    Examples
+    --------
     >>> from tapegrad import backends
     >>> backends.available()["cpu"] is None
     True
@@ -68,8 +82,25 @@ def available() -> Availability:
 
 
 def is_available(device: str) -> bool:
-    """Say whether arrays can be made on a device string here.
+    """Say whether arrays can be made on a device here.
 
+    Parameters
+    ----------
+    device : str
+        The device, as in 'cpu', 'cuda:1', 'torch:cpu'.
+
+    Returns
+    -------
+    bool
+        Whether it is there.
+
+    Raises
+    ------
+    TypeError
+        The device is no string.
+
+    Examples
+    --------
     >>> from tapegrad import backends
     >>> backends.is_available("cpu")
     True
@@ -93,8 +124,25 @@ def _why_not(prefix: str) -> str | None:
 def load(prefix: str) -> Backend:
     """Return the adapter for a device prefix, importing its library on the first call.
 
-    Raises RuntimeError, with the reason and the install command, where the library is not usable.
+    Parameters
+    ----------
+    prefix : str
+        The prefix: 'cpu', 'cuda', 'torch', 'jax' or 'strict'.
 
+    Returns
+    -------
+    Backend
+        The adapter.
+
+    Raises
+    ------
+    RuntimeError
+        The library is not usable; the message has the reason and the install command.
+    KeyError
+        The prefix is unknown.
+
+    Examples
+    --------
     >>> from tapegrad import backends
     >>> backends.load("cpu").name
     'numpy'
@@ -110,8 +158,15 @@ def load(prefix: str) -> Backend:
 
 
 def imported() -> list[Backend]:
-    """Return the adapters of the libraries that this process has imported, NumPy's first, as far as they are usable.
+    """Return the adapters of the libraries that this process has imported, as far as they are usable.
 
+    Returns
+    -------
+    list of Backend
+        The adapters, NumPy's first.
+
+    Examples
+    --------
     >>> from tapegrad import backends
     >>> backends.imported()[0].name
     'numpy'
@@ -121,8 +176,20 @@ def imported() -> list[Backend]:
 
 
 def remedy(error: Exception) -> str:
-    """Return advice for an error of a device, in one line; "" for other errors.
+    """Return advice for an error of a device, in one line.
 
+    Parameters
+    ----------
+    error : Exception
+        The error.
+
+    Returns
+    -------
+    str
+        The advice; an empty string for other errors.
+
+    Examples
+    --------
     >>> from tapegrad import backends
     >>> backends.remedy(ValueError())
     ''
@@ -131,12 +198,30 @@ def remedy(error: Exception) -> str:
 
 
 def of_device(device: str) -> tuple[Backend, object]:
-    """Split a device string into its adapter and that library's own device object.
+    """Return the adapter of a device, and that library's own device object.
 
-    `"cpu"` is NumPy, `"cuda"` and `"cuda:1"` are CuPy, `"torch:cpu"`, `"jax:cpu"`, `"strict:device1"` and
-    the like name the library first. Raises ValueError for an unknown string, RuntimeError where the
-    device is not there.
+    Parameters
+    ----------
+    device : str
+        The device: 'cpu' is NumPy, 'cuda' and 'cuda:1' are CuPy, 'torch:cpu', 'jax:cpu', 'strict:device1' and the like
+        name the library first.
 
+    Returns
+    -------
+    tuple of Backend and object
+        The adapter and the device object.
+
+    Raises
+    ------
+    TypeError
+        The device is no string.
+    ValueError
+        The device is unknown.
+    RuntimeError
+        The device is not there.
+
+    Examples
+    --------
     >>> from tapegrad import backends
     >>> backends.of_device("cpu")[0].name
     'numpy'
@@ -157,7 +242,30 @@ def of_device(device: str) -> tuple[Backend, object]:
 
 
 def of_type(array_type: type) -> Backend | None:
-    """Return the adapter whose library made arrays of this type, or None if there is none."""
+    """Return the adapter whose library made arrays of a type.
+
+    Parameters
+    ----------
+    array_type : type
+        The type of the arrays.
+
+    Returns
+    -------
+    Backend or None
+        The adapter; None if there is none.
+
+    Raises
+    ------
+    RuntimeError
+        The library is not usable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tapegrad import backends
+    >>> backends.of_type(np.ndarray).name
+    'numpy'
+    """
     for base in array_type.__mro__:
         root = base.__module__.partition(".")[0]
         if root in _ROOTS:
@@ -172,6 +280,28 @@ def of_array(array: object) -> Backend | None:
     """Return the adapter for an array, also for a library that has none of its own (Dask, ndonnx).
 
     Such a library is used through its array API namespace and the defaults of `Backend`.
+
+    Parameters
+    ----------
+    array : object
+        The array.
+
+    Returns
+    -------
+    Backend or None
+        The adapter; None if it is no array.
+
+    Raises
+    ------
+    RuntimeError
+        The library is not usable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tapegrad import backends
+    >>> backends.of_array(np.ones(2)).name
+    'numpy'
     """
     backend = of_type(type(array))
     if backend is None and _looks_like_an_array(array):

@@ -16,6 +16,23 @@ DEVICE_IDS: dict[type, Callable[[Any], Any]] = {}  # types of native devices tha
 
 
 def as_key(x: Any) -> Any:
-    """Return a static value, such as a dtype or a native device, as something hashable that equals for equal ones."""
+    """Return a static value as something hashable that equals for equal ones.
+
+    Parameters
+    ----------
+    x : object
+        The value, such as a dtype or a native device.
+
+    Returns
+    -------
+    hashable
+        The value itself, or what stands for it.
+
+    Examples
+    --------
+    >>> from tapegrad import backends
+    >>> backends.as_key(2)
+    2
+    """
     identity = DEVICE_IDS.get(type(x))
     return x if identity is None else (type(x), identity(x))

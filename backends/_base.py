@@ -22,6 +22,19 @@ class Namespace:
     """A library's array API namespace, with an adapter's own functions in front of it.
 
     Derivative rules see this and nothing else of the library.
+
+    Parameters
+    ----------
+    base : module
+        The library's namespace.
+    **own : callable
+        The functions in front of it, by name.
+
+    Examples
+    --------
+    >>> from tapegrad import backends
+    >>> backends.load("cpu").xp
+    <array_api_compat.numpy as tapegrad sees it>
     """
 
     # For a library that computes on a current device, where there are several: what enters that of the arrays. See
@@ -55,8 +68,32 @@ class Namespace:
 class Backend:
     """An array library: its namespace and the few things the standard has no word for.
 
-    A subclass for a library is an adapter. Only arrays and native devices and dtypes of that library
-    come in and go out; no adapter knows of Tensors or records.
+    A subclass for a library is an adapter. Only arrays and native devices and dtypes of that library come in and go
+    out; no adapter knows of Tensors or records.
+
+    Parameters
+    ----------
+    name : str
+        The name of the library.
+    xp : module
+        Its array API namespace.
+
+    Attributes
+    ----------
+    name : str
+        The name of the library.
+    prefix : str
+        What its device strings start with.
+    xp : Namespace
+        What rules compute with.
+    dtype_names : dict
+        The standard's name of each native dtype.
+
+    Examples
+    --------
+    >>> from tapegrad import backends
+    >>> backends.load("cpu").prefix
+    'cpu'
     """
 
     plans = False  # whether the executor takes a planned program, with runs in it

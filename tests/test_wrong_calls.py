@@ -198,7 +198,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ".T of one axis": (lambda: X[0].T, ValueError, r"^x.T is for .*not of shape \(2,\): x\[:, None\] makes a column"),
     ".T of three": (lambda: X[None].T, ValueError, r"^x.T is for .*\(1, 2, 2\): x.mT swaps the last two"),
     "root of no function": (lambda: tg.root(X, X), TypeError, "^root: it takes a function, not a Tensor"),
-    "fixed_point of None": (lambda: tg.fixed_point(tg.cos, None), TypeError, "^fixed_point: NoneType"),
+    "fixed_point of None": (lambda: tg.fixed_point(tg.cos, None), TypeError, "^fixed_point: NoneType"),  # type: ignore[arg-type]
     "DType": (lambda: tg.DType("float80"), TypeError, "^DType: 'float80' is not the name of a dtype"),
     "elementwise": (lambda: tg.exp(None), TypeError, "^exp: NoneType gives an array of object"),  # type: ignore[arg-type]
     "elementwise of two": (lambda: tg.add("a", "b"), TypeError, "^add: "),  # type: ignore[arg-type]

@@ -60,7 +60,15 @@ class Compiled(Derived):
         functions[id(self)] = self
 
     def reset(self) -> None:
-        """Forget all programs, and whoever holds the lock."""
+        """Forget all programs, and whoever holds the lock.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> doubled = tg.compile(lambda x: x * 2.0)
+        >>> _ = [doubled(tg.ones(2)) for _ in range(3)]
+        >>> doubled.reset()
+        """
         self.lock = RLock()
         self._replays: dict[Hashable, list[Replay]] = {}
         self._pending: dict[Hashable, _Pending] = {}
@@ -79,8 +87,16 @@ class Compiled(Derived):
     def program(self) -> Any:
         """The program that the latest replayed call ran: print it; it has `profile`, `to_dot` and `to_mermaid`.
 
-        Raises RuntimeError before the first call that was captured, and after the last object is gone that there was a
-        program for.
+        It raises RuntimeError before the first call that was captured, and after the last object is gone that there
+        was a program for.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> doubled = tg.compile(lambda x: x * 2.0)
+        >>> _ = [doubled(tg.ones(2)) for _ in range(3)]
+        >>> "multiply" in str(doubled.program)
+        True
         """
         if self._last is None:
             raise RuntimeError(
@@ -339,39 +355,66 @@ def compile(
 ) -> Any:
     """Return the function compiled: two calls run eagerly, later ones replay what these did.
 
-    Usable as a decorator. Arguments may be nested containers: Tensors and arrays in them are inputs, everything else is
-    static, and another value of it another program. Tensors that the function reaches otherwise (parameters, the state
-    of an optimiser) are read at each call, and get their new values and gradients as in an eager call; so are raw
-    arrays from outside read. Programs are for one combination of shapes, dtypes, devices and default settings; after
-    some of them, further ones run eagerly, with a warning. State that the first call makes takes an eager call or two
-    more, and so does what a search through closures, globals, attributes and containers does not find. Results are
-    recorded by nobody: call `backward()`, or `grad`, inside. Under an open Tape or `debug()`, inside another compiled
-    function, and for arguments that are recorded, it runs eagerly.
+    Usable as a decorator, with and without options. Arguments may be nested containers: Tensors and arrays in them are
+    inputs, everything else is static, and another value of it another program. Tensors that the function reaches
+    otherwise (parameters, the state of an optimiser) are read at each call, and get their new values and gradients as
+    in an eager call; so are raw arrays from outside read. Programs are for one combination of shapes, dtypes, devices
+    and default settings; after some of them, further ones run eagerly, with a warning. State that the first call makes
+    takes an eager call or two more, and so does what a search through closures, globals, attributes and containers
+    does not find. Results are recorded by nobody: call `backward()`, or `grad`, inside. Under an open Tape or
+    `debug()`, inside another compiled function, and for arguments that are recorded, it runs eagerly.
 
-    debug: run every call eagerly as well, and raise AssertionError for the first operation or value that differs.
-    threads: how many threads a program may use on NumPy; by default as many as there are cores, OMP_NUM_THREADS or
-    OPENBLAS_NUM_THREADS.
-    reassociate: let sums and products of elementwise operations on large arrays be collected and factored
-    (x * 2 * y * 3 is 6 * x * y, a * x + b * x * y is x * (a + b * y)), which makes fewer passes on NumPy and CuPy, and
-    let a multiple of an array be added to a parameter with one rounding, by the threads of NumPy's BLAS.
-    Results then differ by rounding: by a few units in the last place of the largest term of each sum. Where a term is
-    infinite, or its coefficient underflows, they may be NaN where an eager call's are not. Without it, a replayed call
-    gives what an eager one gives to the bit, but where NumPy adds in another order: sums over runs of large arrays are
-    added block by block, products of matrices in a loop may become one, and a sum, or product of matrices, depends on
-    whether its operand lies in C order, as what a program computes does, or transposed, as it may in an eager call;
-    `jax.jit` and `torch.compile` round in their own way.
+    Parameters
+    ----------
+    function : callable or None, default None
+        The function; None where only options are given, as in `@tg.compile(threads=1)`.
+    debug : bool, default False
+        Whether to run every call eagerly as well, and raise AssertionError for the first operation or value that
+        differs.
+    threads : int or None, default None
+        How many threads a program may use on NumPy; for None as many as there are cores, OMP_NUM_THREADS or
+        OPENBLAS_NUM_THREADS.
+    reassociate : bool, default False
+        Whether to collect and factor sums and products of elementwise operations on large arrays (x * 2 * y * 3 is 6 *
+        x * y, a * x + b * x * y is x * (a + b * y)), which makes fewer passes on NumPy and CuPy; and whether a
+        multiple of an array may be added to a parameter with one rounding, by the threads of NumPy's BLAS. Results
+        then differ by rounding: by a few units in the last place of the largest term of each sum. Where a term is
+        infinite, or its coefficient underflows, they may be NaN where an eager call's are not.
+
+    Returns
+    -------
+    callable
+        The compiled function; a decorator where only options are given. Its `program` is that of the latest replayed
+        call: print it; it has `profile`, `to_dot` and `to_mermaid`.
+
+    Raises
+    ------
+    CaptureError
+        At a call, naming the line: it needs the value of an array (`if`, `float`, a shape that depends on values), two
+        calls do not do the same (a number that Python changes), or something outside keeps a Tensor that a call made.
+        State is then what the call made of it, as if it had run eagerly.
+    AssertionError
+        At a call, with `debug`: an operation or value differs from that of the eager call.
+    TypeError
+        It is no function.
+
+    Notes
+    -----
+    Without `reassociate`, a replayed call gives what an eager one gives to the bit, except where NumPy adds in another
+    order: sums over runs of large arrays are added block by block, products of matrices in a loop may become one, and
+    a sum, or product of matrices, depends on whether its operand lies in C order, as what a program computes does, or
+    transposed, as it may in an eager call; `jax.jit` and `torch.compile` round in their own way.
 
     What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
     some of NumPy's warnings of overflow. What the code names outside (numbers, flags, functions, Tensors, in globals,
-    closures, attributes and containers) is looked at in each call, and where it has changed, the call is captured anew;
-    more often than in one of 20 calls it runs eagerly instead, with a warning. Not looked at is what the function
-    changes itself, what a container of more than 256 items holds, and what code does not name, as behind `__getattr__`
-    or an iterator. Tensors and arrays that it can reach are not to be used by other threads while a call is captured.
+    closures, attributes and containers) is looked at in each call, and where it has changed, the call is captured
+    anew; more often than in one of 20 calls it runs eagerly instead, with a warning. Not looked at is what the
+    function changes itself, what a container of more than 256 items holds, and what code does not name, as behind
+    `__getattr__` or an iterator. Tensors and arrays that it can reach are not to be used by other threads while a call
+    is captured.
 
-    Raises CaptureError, naming the line, where a call needs the value of an array (`if`, `float`, a shape that depends
-    on values), where two calls do not do the same (a number that Python changes), and where something outside keeps a
-    Tensor that a call made. State is then what the call made of it, as if it had run eagerly.
-
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> w = tg.tensor([1.0, 2.0], requires_grad=True)
     >>> @tg.compile

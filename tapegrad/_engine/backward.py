@@ -25,6 +25,7 @@ from tapegrad._engine.record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STAT
 from tapegrad._engine.structural_zeros import Marks, Support, both, by_rows, calm, either, moved, only, summed
 from tapegrad._engine.tensor import Hooks, Tensor, check_like, shallow_copy, wrap
 from tapegrad.backends import remedy
+from tapegrad.typing import ArrayLike
 
 _by_seq = attrgetter("seq")
 
@@ -595,16 +596,37 @@ def second_backward(r: Record) -> RuntimeError:
     )
 
 
-def backward(x: Tensor, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+def backward(
+    x: Tensor, gradient: ArrayLike | None = None, retain_graph: bool = False, create_graph: bool = False
+) -> None:
     """Add the gradient of this Tensor to `.grad` of every leaf it was computed from.
 
-    gradient: the cotangent to start from, of this Tensor's shape, dtype and device; 1 if the Tensor has one element.
-    retain_graph: keep the tape, so that it can be walked again. create_graph: record the
-    walk itself, for higher derivatives (keeps the tape too).
+    No `.grad` is touched unless the whole walk succeeds.
 
-    Raises RuntimeError if the Tensor is not recorded or its tape was released, ValueError or TypeError for a gradient
-    that does not fit. No `.grad` is touched unless the whole walk succeeds.
+    Parameters
+    ----------
+    x : Tensor
+        The Tensor.
+    gradient : ArrayLike or None, default None
+        The cotangent to start from, of this Tensor's shape, dtype and device; 1 for None, if the Tensor has one
+        element.
+    retain_graph : bool, default False
+        Whether to keep the tape, so that it can be walked again.
+    create_graph : bool, default False
+        Whether to record the walk itself, for higher derivatives; it keeps the tape too.
 
+    Raises
+    ------
+    RuntimeError
+        The Tensor is not recorded, its tape was released, or it needs a gradient to start from: it has several
+        elements or is complex.
+    ValueError
+        The gradient has another shape.
+    TypeError
+        The gradient has another dtype or device.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> x = tg.tensor([1.0, 2.0], requires_grad=True)
     >>> tg.sum(x * x).backward()

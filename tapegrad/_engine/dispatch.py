@@ -16,6 +16,8 @@ from tapegrad.backends import Array, Backend
 class CaptureError(RuntimeError):
     """A call cannot be compiled as it is written; the message names the line and the way out.
 
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> @tg.compile
     ... def halved(x):

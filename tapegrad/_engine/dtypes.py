@@ -34,9 +34,32 @@ SCALAR_RANKS: dict[type, int] = {bool: 0, int: 1, float: 3, complex: 4}
 class DType:
     """A dtype of the array API standard, the same object whichever library holds the data.
 
-    Equal to itself, and to a library's own dtype of the same name, so that `x.dtype == np.float32` says
-    what it seems to say. NumPy takes it for its own dtype, and so do libraries that ask NumPy.
+    Equal to itself, and to a library's own dtype of the same name, so that `x.dtype == np.float32` says what it seems
+    to say. NumPy takes it for its own dtype, and so do libraries that ask NumPy. Those of the standard are
+    `tapegrad.float32` and the like.
 
+    Parameters
+    ----------
+    name : str
+        The name that the standard gives it.
+
+    Attributes
+    ----------
+    name : str
+        The name that the standard gives it.
+    kind : str
+        Its kind, as `isdtype` knows it: 'bool', 'signed integer', 'unsigned integer', 'real floating' or 'complex
+        floating'.
+    itemsize : int
+        The number of bytes of an element.
+
+    Raises
+    ------
+    TypeError
+        It is not the name of a dtype of the standard.
+
+    Examples
+    --------
     >>> import numpy as np, tapegrad as tg
     >>> tg.float32, tg.float32 == np.float32, tg.float32 == tg.float64
     (tapegrad.float32, True, False)
@@ -107,11 +130,28 @@ def as_dtype(dtype: object) -> DType:
 
 
 def numpy_dtype(dtype: object, /) -> np.dtype[Any]:
-    """Return NumPy's dtype object for a dtype: a DType, as of `x.dtype`, a name or a library's own.
+    """Return NumPy's dtype object for a dtype.
 
     NumPy's functions, and libraries that ask NumPy, take a DType as it is; this is for those that look for the object
-    of NumPy. Raises TypeError for what is no dtype of the standard, and for bfloat16 unless ml_dtypes is installed.
+    of NumPy.
 
+    Parameters
+    ----------
+    dtype : DTypeLike
+        A DType, as of `x.dtype`, a name or a library's own.
+
+    Returns
+    -------
+    numpy.dtype
+        The dtype of the same name.
+
+    Raises
+    ------
+    TypeError
+        It is no dtype of the standard, or it is bfloat16 and ml_dtypes is not installed.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.numpy_dtype(tg.zeros(2).dtype)
     dtype('float64')
@@ -137,11 +177,30 @@ def is_complex(dtype: object) -> bool:
 
 
 def isdtype(dtype: object, kind: str | object | tuple[Any, ...]) -> bool:
-    """Say whether a dtype is of a kind: a dtype, a kind's name, or a tuple of those.
+    """Say whether a dtype is of a kind.
 
-    Kinds: "bool", "signed integer", "unsigned integer", "integral", "real floating", "complex floating",
-    "numeric". Raises ValueError for another name.
+    Parameters
+    ----------
+    dtype : DTypeLike
+        A DType, a name or a library's own dtype.
+    kind : str, DTypeLike or tuple of them
+        A dtype, or 'bool', 'signed integer', 'unsigned integer', 'integral', 'real floating', 'complex floating' or
+        'numeric'; a tuple of them stands for any.
 
+    Returns
+    -------
+    bool
+        Whether it is of the kind.
+
+    Raises
+    ------
+    ValueError
+        The name of the kind is unknown.
+    TypeError
+        It is no dtype of the standard.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.isdtype(tg.float32, ("integral", "real floating"))
     True

@@ -40,9 +40,19 @@ class HostCopies:
     """A `with` block that counts the copies of host arrays to the devices of Tensors beside them.
 
     Such an array is a constant, and goes where the Tensor is: see the guide examples/guides/devices.md. Inside a
-    training loop that is a copy at each step. count, bytes: of all copies in the block; lines: a `Copies` for each
-    "file:line". `print` gives a table of the lines, those with most bytes first.
+    training loop that is a copy at each step. `print` gives a table of the lines, those with most bytes first.
 
+    Attributes
+    ----------
+    count : int
+        The number of copies in the block.
+    bytes : int
+        The number of bytes that were copied in the block.
+    lines : dict of str to Copies
+        The number of copies and of bytes, for each 'file:line'.
+
+    Examples
+    --------
     >>> import numpy as np, tapegrad as tg
     >>> with tg.HostCopies() as copies:
     ...     y = tg.ones(2, device="cpu") * np.asarray([1.0, 2.0])

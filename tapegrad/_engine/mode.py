@@ -176,9 +176,17 @@ def is_passive(watch: Callable[..., None] | None) -> bool:
 def no_grad() -> mode_set:
     """Record nothing inside this `with` block or decorated function: results need no gradient.
 
-    An in-place update of a leaf is allowed inside, and is the way to train. A decorated generator function or coroutine
-    is not recorded while its body runs. A block in the body of a generator holds, as in PyTorch, between its steps too.
+    An in-place update of a leaf is allowed inside, and is the way to train. A decorated generator function or
+    coroutine is not recorded while its body runs. A block in the body of a generator holds, as in PyTorch, between its
+    steps too.
 
+    Returns
+    -------
+    context manager
+        A `with` block, or a decorator.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> w = tg.tensor([1.0], requires_grad=True)
     >>> with tg.no_grad():
@@ -192,6 +200,13 @@ def no_grad() -> mode_set:
 def enable_grad() -> mode_set:
     """Record inside this `with` block again, where a surrounding `no_grad` had turned it off.
 
+    Returns
+    -------
+    context manager
+        A `with` block, or a decorator.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> w = tg.tensor([1.0], requires_grad=True)
     >>> with tg.no_grad(), tg.enable_grad():

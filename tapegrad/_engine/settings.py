@@ -8,20 +8,41 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._engine.dtypes import DType, as_dtype, isdtype
 from tapegrad.backends._setting import DETERMINISTIC, TF32, Scope, Setting
+from tapegrad.typing import DTypeLike
 
 _device: Setting[str | None] = Setting("device", os.environ.get("TAPEGRAD_DEVICE") or None)  # None: was not set
 _dtype: Setting[DType] = Setting("dtype", as_dtype("float64"))
 
 
 def default_device(device: str | None = None) -> Any:
-    """Set the device of new Tensors, for good or in a `with` block; with no argument, return it.
+    """Set the device of new Tensors, for good or in a `with` block; without an argument, return it.
 
     It holds for creation functions without `device=` and for data of the host: Python's numbers, lists, and NumPy's
-    arrays, those given to transforms such as `grad` too. Arrays of other libraries stay where they are, but for those
-    that `tensor` is given. The environment variable TAPEGRAD_DEVICE sets it from outside. As long as nothing sets it,
-    it is "cpu", and all arrays stay. Raises TypeError for what is no string, ValueError for an unknown one and
-    RuntimeError for a device that is not there, before anything is set.
+    arrays, those given to transforms such as `grad` too. Arrays of other libraries stay where they are, except for
+    those that `tensor` is given. The environment variable TAPEGRAD_DEVICE sets it from outside. As long as nothing
+    sets it, it is "cpu", and all arrays stay.
 
+    Parameters
+    ----------
+    device : str or None, default None
+        The device, as in 'cpu', 'cuda:1', 'torch:cpu'; None to ask.
+
+    Returns
+    -------
+    str or context manager
+        The device for None; else what is used in a `with` block, or ignored to set it for good.
+
+    Raises
+    ------
+    TypeError
+        The device is no string.
+    ValueError
+        The device is unknown.
+    RuntimeError
+        The device is not there.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> with tg.default_device("cpu"):
     ...     tg.zeros(2).device
@@ -40,13 +61,29 @@ def chosen_device() -> str | None:
     return _device.get()
 
 
-def default_dtype(dtype: object = None) -> Any:
-    """Set the float dtype of new Tensors, for good or in a `with` block; with no argument, return it.
+def default_dtype(dtype: DTypeLike | None = None) -> Any:
+    """Set the float dtype of new Tensors, for good or in a `with` block; without an argument, return it.
 
-    It starts as float64, the standard's default, on all devices; a device that has no float64 (JAX
-    without x64, say) uses its own default as long as this was not set. Raises TypeError for a dtype that
-    is not a real floating one.
+    It starts as float64, the standard's default, on all devices. A device that has no float64 (JAX without x64, say)
+    uses its own default as long as this was not set.
 
+    Parameters
+    ----------
+    dtype : DTypeLike or None, default None
+        The dtype; None to ask.
+
+    Returns
+    -------
+    DType or context manager
+        The dtype for None; else what is used in a `with` block, or ignored to set it for good.
+
+    Raises
+    ------
+    TypeError
+        The dtype is not a real floating one.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> with tg.default_dtype(tg.float32):
     ...     tg.zeros(2).dtype
@@ -70,13 +107,30 @@ def float_dtype_on(backend: backends.Backend, device: Any) -> Any:
 
 
 def deterministic(on: bool | None = None) -> Any:
-    """Add and write at repeated indices in a fixed order, for good or in a `with` block; with no argument, say whether.
+    """Add and write at repeated indices in a fixed order, for good or in a `with` block.
 
     The gradients of `take`, `take_along_axis` and of indexing by integer arrays add up where indices repeat, and
     `x[indices] = v` keeps the last value. A CUDA device does both in any order, so that the last bits, or which value
     stays, differ from run to run. With this on they are the same each time: the indices are sorted, which costs time.
-    On CPUs it changes nothing. It starts as off. Raises TypeError for what is no bool.
+    On CPUs it changes nothing. It starts as off.
 
+    Parameters
+    ----------
+    on : bool or None, default None
+        Whether to do so; None to ask.
+
+    Returns
+    -------
+    bool or context manager
+        Whether it is on for None; else what is used in a `with` block, or ignored to set it for good.
+
+    Raises
+    ------
+    TypeError
+        `on` is no bool.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> with tg.deterministic(True):
     ...     tg.deterministic()
@@ -86,15 +140,31 @@ def deterministic(on: bool | None = None) -> Any:
 
 
 def tf32(on: bool | None = None) -> Any:
-    """Multiply matrices of float32 on CuPy in TF32, for good or in a `with` block; with no argument, say whether.
+    """Multiply matrices of float32 on CuPy in TF32, for good or in a `with` block.
 
     A GPU's tensor cores then round the factors to 10 bits of fraction, where float32 has 23, and add their products in
-    float32: faster, and right to about three digits. It holds for `matmul`, `tensordot`, `vecdot` and their
-    gradients, eager and compiled. A compiled function keeps a program for either: set it around calls, not inside.
-    It starts as off, or as on where the variable CUPY_TF32 is 1, which CuPy's own functions obey. PyTorch and JAX
-    have switches of their own (`torch.backends.cuda.matmul`, `jax_default_matmul_precision`). Raises TypeError for
-    what is no bool.
+    float32: faster, and right to about three digits. It holds for `matmul`, `tensordot`, `vecdot` and their gradients,
+    eager and compiled. A compiled function keeps a program for either: set it around calls, not inside. It starts as
+    off, or as on where the variable CUPY_TF32 is 1, which CuPy's own functions obey. PyTorch and JAX have switches of
+    their own (`torch.backends.cuda.matmul`, `jax_default_matmul_precision`).
 
+    Parameters
+    ----------
+    on : bool or None, default None
+        Whether to do so; None to ask.
+
+    Returns
+    -------
+    bool or context manager
+        Whether it is on for None; else what is used in a `with` block, or ignored to set it for good.
+
+    Raises
+    ------
+    TypeError
+        `on` is no bool.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> with tg.tf32(True):
     ...     tg.tf32()

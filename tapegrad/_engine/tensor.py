@@ -27,13 +27,40 @@ _PUBLISHED = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
 class Tensor:
     """A differentiable array: a value, on a device, in a dtype.
 
-    Make one with `tapegrad.tensor`, `tapegrad.asarray` or a creation function. Functions of the array API
-    standard are in the namespace `tapegrad` (`tg.sum(x)`, `tg.reshape(x, shape)`); the array's own
-    methods and operators are the standard's.
+    Make one with `tapegrad.tensor`, `tapegrad.asarray` or a creation function; the class itself raises TypeError.
+    Functions of the array API standard are in the namespace `tapegrad` (`tg.sum(x)`, `tg.reshape(x, shape)`); the
+    array's own methods and operators are the standard's.
 
-    A Tensor is a value: slices never alias, `x[i] = v` and `x += y` give this Tensor a new value and no
-    other Tensor sees it.
+    A Tensor is a value: slices never alias, `x[i] = v` and `x += y` give this Tensor a new value and no other Tensor
+    sees it.
 
+    Attributes
+    ----------
+    shape : tuple of int
+        The length of each axis.
+    ndim : int
+        The number of axes.
+    size : int
+        The number of elements.
+    dtype : DType
+        The element type.
+    device : str
+        The device, which names the library too.
+    array : array
+        The value as its library's own array.
+    requires_grad : bool
+        Whether operations on it are recorded.
+    is_leaf : bool
+        Whether it is no result of a recorded operation.
+    grad : Tensor or None
+        The gradient that `backward` added up here.
+    T : Tensor
+        The transpose of a Tensor of two axes.
+    mT : Tensor
+        The Tensor with its last two axes swapped.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> x = tg.asarray([1.0, 2.0])
     >>> isinstance(x, tg.Tensor), x.shape, x.dtype, x.device
@@ -131,6 +158,13 @@ class Tensor:
     def detach(self) -> Tensor:
         """Return the same value, cut from the tape: a constant to everything that follows.
 
+        Returns
+        -------
+        Tensor
+            A Tensor of the same value.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> x = tg.tensor([1.0], requires_grad=True)
         >>> (x * x.detach()).requires_grad, x.detach().requires_grad
@@ -147,8 +181,15 @@ class Tensor:
     def retain_grad(self) -> None:
         """Have `backward` keep the gradient of this intermediate result in `.grad`.
 
-        Call it before `backward`. Raises RuntimeError on a Tensor that is not recorded.
+        Call it before `backward`.
 
+        Raises
+        ------
+        RuntimeError
+            The Tensor is not recorded.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> x = tg.tensor(3.0, requires_grad=True)
         >>> a = x * x
@@ -168,10 +209,26 @@ class Tensor:
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Hook:
         """Have `backward` call a function with the gradient of this Tensor as soon as that is complete.
 
-        hook: takes the gradient and returns another one to go on with (of the same shape, dtype and device), or None.
-        Returns a handle whose `remove()` takes the hook off. Hooks run in the order of registering. Raises RuntimeError
-        on a Tensor that is not recorded.
+        Hooks run in the order of registering.
 
+        Parameters
+        ----------
+        hook : callable
+            A function of the gradient, which returns another one to go on with (of the same shape, dtype and device),
+            or None.
+
+        Returns
+        -------
+        Hook
+            A handle whose `remove()` takes the hook off.
+
+        Raises
+        ------
+        RuntimeError
+            The Tensor is not recorded, or is one of a vmap, where the gradient is taken outside.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> x = tg.tensor(3.0, requires_grad=True)
         >>> handle = x.register_hook(lambda g: g * 10.0)
@@ -197,9 +254,20 @@ class Tensor:
     def item(self) -> Any:
         """Return the value of a one-element Tensor as a Python scalar: a constant, to look at.
 
-        Raises ValueError if there is more than one element. A transform raises RuntimeError if all that its function
-        returns was computed from such values.
+        A transform raises RuntimeError if all that its function returns was computed from such values.
 
+        Returns
+        -------
+        bool, int, float or complex
+            The value.
+
+        Raises
+        ------
+        ValueError
+            There is other than one element.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> tg.tensor([2.5]).item()
         2.5
@@ -211,6 +279,13 @@ class Tensor:
     def tolist(self) -> Any:
         """Return the values as nested Python lists: constants, to look at, as by `item`.
 
+        Returns
+        -------
+        list or scalar
+            A list for each axis; a scalar for a Tensor without axes.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> tg.tensor([[1.0, 2.0]]).tolist()
         [[1.0, 2.0]]
@@ -437,13 +512,32 @@ class Hooks:
 
 
 class Hook:
-    """A hook that was registered: `remove()` takes it off."""
+    """A hook that was registered.
+
+    Parameters
+    ----------
+    functions : list[Callable[[Tensor], Tensor or None]]
+        The hooks of a Tensor.
+    hook : callable
+        The hook.
+    """
 
     def __init__(self, functions: list[Callable[[Tensor], Tensor | None]], hook: Callable[[Tensor], Any]) -> None:
         self._functions, self._hook = functions, hook
 
     def remove(self) -> None:
-        """Take the hook off; once is enough."""
+        """Take the hook off; once is enough.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> x = tg.tensor(3.0, requires_grad=True)
+        >>> handle = x.register_hook(lambda g: g * 10.0)
+        >>> handle.remove()
+        >>> (x * x).backward()
+        >>> x.grad
+        Tensor(6.)
+        """
         self._functions[:] = [f for f in self._functions if f is not self._hook]
 
 

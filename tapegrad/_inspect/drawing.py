@@ -42,10 +42,24 @@ class Shape(NamedTuple):
 def to_dot(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
     """Return the graph of a tape in Graphviz's DOT language, for `dot -Tsvg`.
 
-    Ellipses are values from outside, yellow where they are leaves that require a gradient; boxes are
-    operations, dashed where nothing was recorded. names: labels for values on the tape (a Tensor updated in
-    place since has another value: its label is not used); the others are named as in `print(tape)`.
+    Ellipses are values from outside, yellow where they are leaves that require a gradient; boxes are operations,
+    dashed where nothing was recorded.
 
+    Parameters
+    ----------
+    tape : Tape
+        The tape.
+    names : mapping of str to Tensor or None, default None
+        Labels for values on the tape (a Tensor updated in place since has another value: its label is not used); the
+        others are named as in `print(tape)`.
+
+    Returns
+    -------
+    str
+        The text of the graph.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> w = tg.tensor(3.0, requires_grad=True)
     >>> with tg.Tape() as tape:
@@ -75,8 +89,22 @@ def draw_dot(name: str, nodes: list[Shape], colours: Mapping[str, tuple[str, str
 
 
 def to_mermaid(tape: Tape, names: Mapping[str, Tensor] | None = None) -> str:
-    """Return the graph of a tape as a Mermaid flowchart, which Markdown viewers draw; see `to_dot`.
+    """Return the graph of a tape as a Mermaid flowchart, which Markdown viewers draw.
 
+    Parameters
+    ----------
+    tape : Tape
+        The tape.
+    names : mapping of str to Tensor or None, default None
+        Labels for values on the tape, as for `to_dot`.
+
+    Returns
+    -------
+    str
+        The text of the graph.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> w = tg.tensor(3.0, requires_grad=True)
     >>> with tg.Tape() as tape:

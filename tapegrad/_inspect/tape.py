@@ -36,6 +36,13 @@ class Tape:
     it for a table; iterate over it for `Entry` objects. A backward pass is listed if it is recorded itself
     (create_graph=True, nested `grad`).
 
+    Attributes
+    ----------
+    entries : list of Entry
+        The operations, in order.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> with tg.Tape() as tape:
     ...     y = tg.asarray([1.0, 2.0]) * 3.0
@@ -84,8 +91,20 @@ class Tape:
         self.entries.append(Entry(operation, held, static, now, record, saved_bytes(record), line))
 
     def table(self, names: Mapping[str, Tensor] | None = None) -> str:
-        """Return the tape as a table; names: what to call values that come from outside.
+        """Return the tape as a table.
 
+        Parameters
+        ----------
+        names : mapping of str to Tensor or None, default None
+            Labels for values that come from outside; letters for the others.
+
+        Returns
+        -------
+        str
+            A line for each operation: its inputs, shape, dtype, the bytes it saved and the user's line.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> x = tg.asarray([1.0])
         >>> with tg.Tape() as tape:
@@ -200,9 +219,16 @@ def debug() -> mode_set:
     """Keep the user's line with every record made inside this `with` block.
 
     An error in the backward pass then names the line of the forward operation it belongs to. A gradient, or a tangent
-    of forward mode, that turns into NaN raises FloatingPointError there, which says if it came of 0 times infinity.
-    It costs some time for each operation.
+    of forward mode, that turns into NaN raises FloatingPointError there, which says if it came of 0 times infinity. It
+    costs some time for each operation.
 
+    Returns
+    -------
+    context manager
+        A `with` block, or a decorator.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> with tg.debug():
     ...     y = tg.tensor([2.0], requires_grad=True) * 3.0

@@ -34,8 +34,16 @@ class Info:
     """
 
     def capabilities(self) -> dict[str, Any]:
-        """Say what tapegrad can do: both kinds of data-dependent shapes, and as many axes as the default library.
+        """Return what tapegrad can do.
 
+        Returns
+        -------
+        dict
+            'boolean indexing' and 'data-dependent shapes', which are True, and 'max dimensions', which is that of the
+            default library.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> tg.__array_namespace_info__().capabilities()["max dimensions"]
         64
@@ -47,6 +55,13 @@ class Info:
     def default_device(self) -> str:
         """Return the device of new Tensors: that of `tapegrad.default_device`.
 
+        Returns
+        -------
+        str
+            The device.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> tg.__array_namespace_info__().default_device()
         'cpu'
@@ -55,10 +70,22 @@ class Info:
         return backend.full_name(native)
 
     def default_dtypes(self, *, device: str | None = None) -> dict[str, DType]:
-        """Return the dtypes that new Tensors on a device get, the default one for None, by kind.
+        """Return the dtypes that new Tensors on a device get, by kind.
 
         The floating ones follow `tapegrad.default_dtype`.
 
+        Parameters
+        ----------
+        device : str or None, default None
+            The device; the default one for None.
+
+        Returns
+        -------
+        dict of str to DType
+            The dtypes for 'real floating', 'complex floating', 'integral' and 'indexing'.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> tg.__array_namespace_info__().default_dtypes()["complex floating"]
         tapegrad.complex128
@@ -74,10 +101,27 @@ class Info:
         }
 
     def dtypes(self, *, device: str | None = None, kind: str | tuple[str, ...] | None = None) -> dict[str, DType]:
-        """Return the standard's dtypes that a device has, the default one for None, by name; of a kind or of all.
+        """Return the standard's dtypes that a device has, by name.
 
-        Raises ValueError for an unknown kind.
+        Parameters
+        ----------
+        device : str or None, default None
+            The device; the default one for None.
+        kind : str or tuple[str, ...] or None, default None
+            The kind of dtypes, as for `tapegrad.isdtype`; all of them for None.
 
+        Returns
+        -------
+        dict of str to DType
+            The dtypes.
+
+        Raises
+        ------
+        ValueError
+            The kind is unknown.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> list(tg.__array_namespace_info__().dtypes(kind="real floating"))
         ['float32', 'float64']
@@ -95,6 +139,13 @@ class Info:
         Libraries that are installed but not imported are left out, so that asking takes no seconds to import them:
         `tapegrad.backends.available` tells of those.
 
+        Returns
+        -------
+        tuple of str
+            The devices.
+
+        Examples
+        --------
         >>> import tapegrad as tg
         >>> "cpu" in tg.__array_namespace_info__().devices()
         True
@@ -104,8 +155,15 @@ class Info:
 
 
 def __array_namespace_info__() -> Info:
-    """Return an object to ask about tapegrad's devices, dtypes and capabilities, as the standard says.
+    """Return an object to ask about tapegrad's devices, dtypes and capabilities.
 
+    Returns
+    -------
+    Info
+        The inspection functions of the array API standard.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.__array_namespace_info__().default_device()
     'cpu'

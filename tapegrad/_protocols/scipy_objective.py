@@ -23,8 +23,26 @@ Vector = np.ndarray[Any, Any]
 class Objective(Mapping[str, Any]):
     """A function to minimise, as `scipy_objective` makes it; as a mapping, keyword arguments of `minimize`.
 
-    x0: the start as a flat float64 NumPy vector; fun: from such a vector to the value and the gradient; hessp:
-    from a vector and a direction to the Hessian times that; unflatten: from a vector back to the start's structure.
+    Parameters
+    ----------
+    f : callable
+        The function.
+    x0 : ArrayLike or tree
+        Where to start.
+    compile : bool, default False
+        Whether to compile it.
+
+    Attributes
+    ----------
+    x0 : numpy.ndarray
+        The start as a flat float64 vector.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> objective = tg.scipy_objective(lambda p: tg.sum(p**3), tg.asarray([1.0, 2.0]))
+    >>> list(objective)
+    ['fun', 'x0', 'jac']
     """
 
     def __init__(self, f: Callable[..., Any], x0: Any, compile: bool = False) -> None:
@@ -77,7 +95,30 @@ class Objective(Mapping[str, Any]):
         return out
 
     def unflatten(self, x: Any) -> Any:
-        """Return a vector in the structure of the start: Tensors, arrays and floats where it had them."""
+        """Return a vector in the structure of the start.
+
+        Parameters
+        ----------
+        x : ArrayLike
+            A flat float64 vector, as `x0` is.
+
+        Returns
+        -------
+        tree
+            Tensors, arrays and floats where the start had them.
+
+        Raises
+        ------
+        ValueError
+            The vector has another length than `x0`.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> objective = tg.scipy_objective(lambda p: tg.sum(p**3), tg.asarray([1.0, 2.0]))
+        >>> objective.unflatten([3.0, 4.0])
+        Tensor([3., 4.])
+        """
         parts: list[Any] = []
         for part, kind in zip(self._tensors(x), self._kinds, strict=True):
             a = part._array
@@ -92,10 +133,36 @@ class Objective(Mapping[str, Any]):
         return self._rebuild(parts)
 
     def fun(self, x: Any, *args: Any) -> tuple[float, Vector]:
-        """Return the value and the gradient; FloatingPointError unless they are finite at the start.
+        """Return the value and the gradient.
 
-        Elsewhere they are returned as they are, as a line search or trust region may step too far and come back. args:
-        further arguments of the function, as in `minimize(..., args=)`.
+        Where they are not finite they are returned as they are, except at the start: a line search or trust region may
+        step too far and come back.
+
+        Parameters
+        ----------
+        x : ArrayLike
+            A flat float64 vector, as `x0` is.
+        *args : object
+            Further arguments of the function, as in `minimize(..., args=)`.
+
+        Returns
+        -------
+        tuple of float and numpy.ndarray
+            The value, and the gradient as a flat float64 vector.
+
+        Raises
+        ------
+        FloatingPointError
+            They are not finite at the start.
+        ValueError
+            The vector has another length than `x0`, or the function gives other than one number.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> objective = tg.scipy_objective(lambda p: tg.sum(p**3), tg.asarray([1.0, 2.0]))
+        >>> objective.fun(objective.x0)
+        (9.0, array([ 3., 12.]))
         """
         self._slope = None  # what else the function reads may have changed
         with mode_set(recording=False):
@@ -113,9 +180,35 @@ class Objective(Mapping[str, Any]):
         return y, g
 
     def hessp(self, x: Any, p: Any, *args: Any) -> Vector:
-        """Return the Hessian times a vector; products at one `x` share one recording until `fun` is called.
+        """Return the Hessian times a vector.
 
-        Compiled, each is a call of one program.
+        Products at one `x` share one recording until `fun` is called. Compiled, each is a call of one program.
+
+        Parameters
+        ----------
+        x : ArrayLike
+            A flat float64 vector, as `x0` is.
+        p : ArrayLike
+            The vector to multiply with.
+        *args : object
+            Further arguments of the function, as in `minimize(..., args=)`.
+
+        Returns
+        -------
+        numpy.ndarray
+            The product, a flat float64 vector.
+
+        Raises
+        ------
+        ValueError
+            A vector has another length than `x0`.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> objective = tg.scipy_objective(lambda p: tg.sum(p**3), tg.asarray([1.0, 2.0]))
+        >>> objective.hessp(objective.x0, [1.0, 1.0])
+        array([ 6., 12.])
         """
         known = self._slope
         with mode_set(recording=False):
@@ -144,25 +237,45 @@ class Objective(Mapping[str, Any]):
 
 
 def scipy_objective(f: Callable[..., Any], x0: Any, *, compile: bool = False) -> Objective:
-    """Return a function and a start as `scipy.optimize` takes them: `minimize(**scipy_objective(f, x0))`.
-
-    f: a function of one argument, and of those in `args=` of `minimize`, that returns one number; x0: where to start,
-    an array of any library and device, a Tensor, a float, or nested containers of them. SciPy sees one float64 vector
-    of all their numbers; `f` sees their structure, shapes, dtypes and devices. The mapping holds `fun` (value and
-    gradient), `x0` and `jac=True`. compile: have value and gradient, and products with the Hessian, captured and
-    replayed, as by `tapegrad.compile`; what changes from call to call goes into `args=`, as Tensors or arrays. So are
-    those of an `f` that is a compiled function, with its options.
-    A method that takes the Hessian is given `hessp`, the others would warn of it. `unflatten` brings the solution back:
+    """Return a function and a start as `scipy.optimize` takes them.
 
         objective = tg.scipy_objective(f, x0)
         result = scipy.optimize.minimize(**objective, method="Newton-CG", hessp=objective.hessp)
         solution = objective.unflatten(result.x)
 
-    Raises TypeError for leaves that are not real floating, ValueError for a start without any. At a call, TypeError or
-    ValueError if `f` does not return one real number, FloatingPointError if that or its gradient is not finite at the
-    start. Elsewhere SciPy gets the NaN: most methods step back from it, or report that they did not succeed. BFGS, CG,
-    Newton's and trust region methods step back from infinity more often: `tg.where(tg.isnan(y), tg.inf, y)`.
+    SciPy sees one float64 vector of all numbers of `x0`; `f` sees their structure, shapes, dtypes and devices. A
+    method that takes the Hessian is given `hessp`; the others would warn of it.
 
+    A call of what is returned raises TypeError or ValueError if `f` does not return one real number,
+    FloatingPointError if that or its gradient is not finite at the start. Elsewhere SciPy gets the NaN: most methods
+    step back from it, or report that they did not succeed. BFGS, CG, Newton's and trust region methods step back from
+    infinity more often: `tg.where(tg.isnan(y), tg.inf, y)`.
+
+    Parameters
+    ----------
+    f : callable
+        A function of one argument, and of those in `args=` of `minimize`, that returns one number.
+    x0 : ArrayLike or tree
+        Where to start: an array of any library and device, a Tensor, a float, or nested containers of them.
+    compile : bool, default False
+        Whether value and gradient, and products with the Hessian, are captured and replayed, as by `tapegrad.compile`;
+        what changes from call to call goes into `args=`, as Tensors or arrays. So are those of an `f` that is a
+        compiled function, with its options.
+
+    Returns
+    -------
+    Objective
+        A mapping with `fun` (value and gradient), `x0` and `jac=True`, with the methods `hessp` and `unflatten`.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function, or a leaf of `x0` is not real floating.
+    ValueError
+        `x0` has no leaves.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> objective = tg.scipy_objective(lambda p: tg.sum(p["a"] ** 2) * p["b"], {"a": tg.asarray([1.0, 2.0]), "b": 3.0})
     >>> objective.fun(objective.x0)

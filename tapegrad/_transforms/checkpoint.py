@@ -27,12 +27,30 @@ from tapegrad.ops.dtypes import finfo
 def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 
-    Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed twice.
-    `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which get
-    their gradients) is not changed in between. It draws no random numbers: draw them outside, and pass them in. It may
-    update Tensors that it is given in place: the caller's stay as they are. Any order of derivative. Raises
-    RuntimeError if the second computation gives other values than the first, or reaches other Tensors.
+    Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed
+    twice. `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which
+    get their gradients) is not changed in between. It draws no random numbers: draw them outside, and pass them in. It
+    may update Tensors that it is given in place: the caller's stay as they are. It can be differentiated to any order.
 
+    Parameters
+    ----------
+    f : callable
+        A function of Tensors.
+
+    Returns
+    -------
+    callable
+        A function of the same arguments, which returns the same.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function.
+    RuntimeError
+        In the backward pass: the second computation gives other values than the first, or reaches other Tensors.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> w = tg.tensor(2.0, requires_grad=True)
     >>> layer = tg.checkpoint(lambda x: tg.sin(w * x))

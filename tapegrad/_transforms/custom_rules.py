@@ -223,15 +223,20 @@ def only_positional(what: str, kwargs: dict[str, Any]) -> None:
 class custom_vjp(Derived):
     """A function with a rule of the user's own for reverse mode, in place of what happens inside.
 
-    Decorate the function, then give the rule with `defvjp(forward, backward)`: `forward(*args)` returns (result,
-    residuals), `backward(residuals, cotangent)` a tuple with a cotangent for each argument (None for what gets none;
-    containers for containers; a method's first argument is its object, which gets None). Arguments are positional. It
-    is differentiated again through the operations of `forward` and `backward`; pushed forward by transposing
-    `backward`. Check a rule with `tapegrad.testing.gradcheck`.
+    Decorate the function, then give the rule with `defvjp`. Arguments are positional. It is differentiated again
+    through the operations of the rule, and pushed forward by transposing `backward`. Check a rule with
+    `tapegrad.testing.gradcheck`. A call raises TypeError if the function uses a Tensor from outside that requires a
+    gradient, or if no rule was given; ValueError if the rule gives another number of cotangents, or of other shapes.
 
-    Raises TypeError if the function uses a Tensor from outside that requires a gradient, or if no rule was given;
-    ValueError if the rule gives another number of cotangents, or of other shapes.
+    Parameters
+    ----------
+    function : callable
+        The function.
+    *rule : callable or None
+        The two functions of `defvjp`, where they are given at once.
 
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> @tg.custom_vjp
     ... def log1pexp(x):
@@ -255,7 +260,26 @@ class custom_vjp(Derived):
         return self.function, self.forward, self.backward
 
     def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
-        """Give the rule: see the class."""
+        """Give the rule.
+
+        Parameters
+        ----------
+        forward : callable
+            `forward(*args)` returns (result, residuals).
+        backward : callable
+            `backward(residuals, cotangent)` returns a tuple with a cotangent for each argument: None for what gets
+            none, containers for containers. A method's first argument is its object, which gets None.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> @tg.custom_vjp
+        ... def doubled(x):
+        ...     return x * 2.0
+        >>> doubled.defvjp(lambda x: (x * 2.0, None), lambda residuals, t: (t * 10.0,))
+        >>> float(tg.grad(doubled)(3.0))
+        10.0
+        """
         self.forward, self.backward = forward, backward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -314,12 +338,18 @@ class custom_vjp(Derived):
 class custom_jvp(Derived):
     """A function with a rule of the user's own for forward mode, which reverse mode transposes.
 
-    Decorate the function, then give the rule with `defjvp(rule)`: `rule(primals, tangents)`, two tuples of the
-    arguments' structure, returns (result, tangent of the result); it must be linear in the tangents. Arguments are
-    positional; a method's first one is its object, in both tuples.
+    Decorate the function, then give the rule with `defjvp`. Arguments are positional. A call raises TypeError if no
+    rule was given, or the function uses a Tensor from outside that requires a gradient.
 
-    Raises TypeError if no rule was given, or the function uses a Tensor from outside that requires a gradient.
+    Parameters
+    ----------
+    function : callable
+        The function.
+    rule : callable or None, default None
+        The function of `defjvp`, where it is given at once.
 
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> @tg.custom_jvp
     ... def sign_like(x):
@@ -340,7 +370,24 @@ class custom_jvp(Derived):
         return self.function, self.rule
 
     def defjvp(self, rule: Callable[..., Any]) -> None:
-        """Give the rule: see the class."""
+        """Give the rule.
+
+        Parameters
+        ----------
+        rule : callable
+            `rule(primals, tangents)`, of two tuples of the arguments' structure, returns (result, tangent of the
+            result), and is linear in the tangents. A method's first argument is its object, in both tuples.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> @tg.custom_jvp
+        ... def doubled(x):
+        ...     return x * 2.0
+        >>> doubled.defjvp(lambda primals, tangents: (primals[0] * 2.0, tangents[0] * 10.0))
+        >>> float(tg.grad(doubled)(3.0))
+        10.0
+        """
         self.rule = rule
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -412,8 +459,20 @@ def as_tensors(cotangents: Sequence[Any], taped: bool) -> list[Tensor | None]:
 
 
 def stop_gradient(x: Any) -> Any:
-    """Return a Tensor, or a container of Tensors, as constants: the gradient through them is zero, as meant.
+    """Return Tensors as constants: the gradient through them is zero, as meant.
 
+    Parameters
+    ----------
+    x : ArrayLike or tree
+        A Tensor, or a container of Tensors.
+
+    Returns
+    -------
+    Tensor or tree
+        The same values, in the same structure.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> float(tg.grad(lambda x: x * tg.stop_gradient(x))(3.0))
     3.0

@@ -294,13 +294,34 @@ def jvp(
 ) -> tuple[Any, ...]:
     """Return the value of `f` at the primals, and its derivative along the tangents.
 
-    primals: the arguments, as for `vjp`, in a tuple or list; tangents: one of the same structure, shapes
-    and dtypes. The derivative has the structure of the result. Memory is that of reverse mode: the records of the call
-    are kept until the tangents have been pushed through. has_aux: `f` returns (result, anything), and a third item of
-    what is returned is that.
+    The derivative is J v for tangents v, where J is the Jacobian of `f` at the primals. Memory is that of reverse
+    mode: the records of the call are kept until the tangents have been pushed through.
 
-    Raises TypeError and ValueError for tangents that do not fit.
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or a container of Tensors.
+    primals : tuple or list
+        The arguments, as for `vjp`.
+    tangents : tuple or list
+        A direction for each primal, of its structure, shapes and dtypes.
+    has_aux : bool, default False
+        Whether `f` returns (result, anything); the latter is a third item of what is returned here, then.
 
+    Returns
+    -------
+    tuple
+        The value, and the derivative, which has its structure.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function, or a tangent has another structure or dtype.
+    ValueError
+        A tangent has another shape.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.jvp(lambda x: x * x, (tg.asarray([1.0, 2.0]),), (tg.asarray([1.0, 10.0]),))
     (Tensor([1., 4.]), Tensor([ 2., 40.]))
@@ -326,9 +347,30 @@ def jvp_as(
 def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
     """Return the value of `f` at the primals, and its derivative as a function of tangents.
 
-    That function takes one tangent for each primal and may be called any number of times; it pushes through the records
-    of one call of `f`.
+    The function pushes tangents through the records of one call of `f`.
 
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or a container of Tensors.
+    *primals : ArrayLike or tree
+        The arguments, as for `vjp`.
+
+    Returns
+    -------
+    tuple
+        The value, and a function from one tangent for each primal to the derivative along them. It may be called any
+        number of times.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function. At a call of what is returned: a tangent has another structure or dtype.
+    ValueError
+        At a call of what is returned: a tangent has another shape.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> y, slope = tg.linearize(lambda x: x * x, 3.0)
     >>> float(slope(1.0)), float(slope(2.0))

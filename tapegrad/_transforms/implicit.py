@@ -24,22 +24,51 @@ from tapegrad.linalg import solve
 from tapegrad.ops.elementwise import abs
 from tapegrad.ops.reductions import max, sum
 from tapegrad.ops.shaping import broadcast_to, reshape
+from tapegrad.typing import ArrayLike
 
 Equation = Callable[..., Any]
 
 
-def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_iterations: int = 1000) -> Tensor:
-    """Return the x with x = f(x, *args), by iterating from x0.
+def fixed_point(
+    f: Equation, x0: ArrayLike, *args: Any, tolerance: float | None = None, max_iterations: int = 1000
+) -> Tensor:
+    """Return the x with x = f(x, *args), by iterating from a start.
 
-    x0: an array or Tensor, which gets no gradient; args: arrays, Tensors, or containers of them, which do. tolerance:
-    the largest change of an element, relative to the largest element or 1, at which the iteration ends (by default 64
-    units of rounding). The derivative solves the adjoint equation w = t + (df/dx)^T w by the same iteration: any
-    order, in memory that does not grow with the number of iterations. In a compiled function the iteration is one
-    operation, which goes on until it converges at each call; f is then to do the same each time, and update no state.
+    The derivative solves the adjoint equation w = t + (df/dx)^T w, for the cotangent t of x, by the same iteration: to
+    any order, in memory that does not grow with the number of iterations (implicit function theorem; Christianson,
+    "Reverse accumulation and attractive fixed points", 1994). In a compiled function the iteration is one operation,
+    which goes on until it converges at each call; f is then to do the same each time, and update no state.
 
-    Raises RuntimeError if it does not converge, ValueError if f changes the shape or dtype, TypeError if it uses a
-    Tensor from outside that requires a gradient.
+    Parameters
+    ----------
+    f : callable
+        A function `f(x, *args)` that keeps the shape and dtype of x.
+    x0 : ArrayLike
+        The start, which gets no gradient.
+    *args : ArrayLike or tree
+        What else `f` takes: arrays, Tensors, or containers of them, which get gradients.
+    tolerance : float or None, default None
+        The largest change of an element, relative to the largest element or 1, at which the iteration ends; 64 units
+        of rounding for None.
+    max_iterations : int, default 1000
+        The number of iterations after which it is given up.
 
+    Returns
+    -------
+    Tensor
+        The fixed point, of the shape and dtype of `x0`.
+
+    Raises
+    ------
+    RuntimeError
+        It does not converge.
+    ValueError
+        `f` changes the shape or dtype.
+    TypeError
+        `f` is no function, or uses a Tensor from outside that requires a gradient.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> root2 = lambda a: tg.fixed_point(lambda x, a: 0.5 * (x + a / x), tg.asarray(1.0), a)
     >>> round(float(tg.grad(root2)(2.0)), 9)
@@ -65,17 +94,42 @@ def fixed_point(f: Equation, x0: Any, *args: Any, tolerance: float | None = None
     return _implicit("fixed_point", f, iterate, adjoint, x0, args)
 
 
-def root(f: Equation, x0: Any, *args: Any, tolerance: float | None = None, max_iterations: int = 50) -> Tensor:
-    """Return an x with f(x, *args) = 0, by Newton's method from x0, with the Jacobian from the tape.
+def root(f: Equation, x0: ArrayLike, *args: Any, tolerance: float | None = None, max_iterations: int = 50) -> Tensor:
+    """Return an x with f(x, *args) = 0, by Newton's method from a start.
 
-    x0: an array or Tensor of n elements, and f gives as many; it gets no gradient; args: arrays, Tensors, or containers
-    of them, which do. tolerance: the largest element of a Newton step, relative to the largest of x or 1, at which it
-    ends (by default 64 units of rounding). The derivative is -(df/dx)^-1 df/dargs, of any order. In a compiled function
-    it is one operation: see `fixed_point`.
+    The Jacobian comes from the tape. The derivative is -(df/dx)^-1 df/dargs (implicit function theorem), to any order.
+    In a compiled function it is one operation: see `fixed_point`.
 
-    Raises RuntimeError if it does not converge, ValueError if f gives another shape or dtype than x0, TypeError if it
-    uses a Tensor from outside that requires a gradient.
+    Parameters
+    ----------
+    f : callable
+        A function `f(x, *args)` that gives as many elements as x has.
+    x0 : ArrayLike
+        The start, of n elements, which gets no gradient.
+    *args : ArrayLike or tree
+        What else `f` takes: arrays, Tensors, or containers of them, which get gradients.
+    tolerance : float or None, default None
+        The largest element of a Newton step, relative to the largest of x or 1, at which it ends; 64 units of rounding
+        for None.
+    max_iterations : int, default 50
+        The number of steps after which it is given up.
 
+    Returns
+    -------
+    Tensor
+        The root, of the shape and dtype of `x0`.
+
+    Raises
+    ------
+    RuntimeError
+        It does not converge.
+    ValueError
+        `f` gives another shape or dtype than `x0`.
+    TypeError
+        `f` is no function, or uses a Tensor from outside that requires a gradient.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> cube_root = lambda a: tg.root(lambda x, a: x**3 - a, tg.asarray(2.0), a)
     >>> round(float(tg.grad(cube_root)(8.0)), 9)

@@ -30,24 +30,51 @@ def jacobian(
 ) -> Transformed[P, Any]:
     """Return a function that gives the Jacobian of `f`: the derivative of each output by each input.
 
-    f returns a Tensor or a container of them; argnums as for `grad`. The Jacobian of an output of shape S by an
-    input of shape T has shape S + T; it stands where the input stands in a tree of the arguments' structure, and that
-    where the output stands in a tree of the result's. mode: "forward" pushes one tangent for each element of the
-    inputs, "reverse" pulls one cotangent for each element of the outputs, "auto" takes the fewer. chunk_size: how many
-    of these go at once; all by default, which takes as many times the memory of one. has_aux: `f` returns
-    (result, anything), and the function (Jacobian, anything).
+    The Jacobian of an output of shape S by an input of shape T has shape S + T. It stands where the input stands in a
+    tree of the arguments' structure, and that where the output stands in a tree of the result's.
 
-    sparsity: where the Jacobian of a function of one array, which returns one, may be other than zero: a scipy.sparse
-    matrix (all it stores, zeros too) or an array of booleans, of shape (outputs, inputs), both in C order; or "detect",
-    to find that on the tape at each call, lacking nothing at those inputs. The result is then a scipy.sparse.csr_array
-    of that pattern, off the tape. It takes one tangent, or cotangent, for each colour: a group of columns that share
-    no row, or rows that share no column; "auto" takes the fewer. The colours of the last patterns are kept. One random
-    direction more is pushed, to check the pattern to half the digits of the dtype.
+    With `sparsity`, `f` is a function of one array, which returns one. The result is a scipy.sparse.csr_array of the
+    pattern, off the tape. It takes one tangent, or cotangent, for each colour: a group of columns that share no row,
+    or rows that share no column. The colours of the last patterns are kept. One random direction more is pushed, to
+    check the pattern to half the digits of the dtype.
 
-    Raises TypeError for complex values, which have no such matrix (use `jvp` or `vjp`), and with sparsity for
-    containers; ValueError for another mode and for a pattern that does not fit or lacks something; RuntimeError for a
-    sparse Jacobian that something outside would differentiate; ImportError for one without SciPy.
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or a container of Tensors.
+    argnums : int or tuple of int, default 0
+        The argument to differentiate by, counted from 0, or a tuple of them.
+    mode : {'auto', 'forward', 'reverse'}, default 'auto'
+        'forward' pushes one tangent for each element of the inputs, 'reverse' pulls one cotangent for each element of
+        the outputs, 'auto' takes the fewer.
+    chunk_size : int or None, default None
+        How many tangents or cotangents go at once; all of them for None, which takes as many times the memory of one.
+    has_aux : bool, default False
+        Whether `f` returns (result, anything); the result is (Jacobian, anything), then.
+    sparsity : sparse matrix, array of bool, 'detect' or None, default None
+        Where the Jacobian may be other than zero, in shape (outputs, inputs), both in C order: a scipy.sparse matrix
+        (all it stores, zeros too) or booleans. 'detect' finds that on the tape at each call, lacking nothing at those
+        inputs.
 
+    Returns
+    -------
+    callable
+        A function of the arguments of `f`, which returns the Jacobian.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function. At a call: a value is complex, which has no such matrix (use `jvp` or `vjp`), or it is a
+        container though `sparsity` is given.
+    ValueError
+        `mode` is another one. At a call: the pattern does not fit, or lacks something.
+    RuntimeError
+        At a call: something outside would differentiate a sparse Jacobian.
+    ImportError
+        A sparse Jacobian is asked for, and SciPy is not installed.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.jacobian(lambda x: x * x)(tg.asarray([1.0, 2.0]))
     Tensor([[2., 0.],
@@ -159,10 +186,32 @@ def hessian(
 ) -> Transformed[P, Any]:
     """Return a function that gives the Hessian of `f`, which returns one number: forward over reverse.
 
-    argnums and chunk_size as for `jacobian`. The block of the second derivatives by inputs of shapes S and T has
-    shape S + T; it stands in a tree of the arguments' structure at the second input, and that in such a tree at the
-    first.
+    The block of the second derivatives by inputs of shapes S and T has shape S + T. It stands in a tree of the
+    arguments' structure at the second input, and that in such a tree at the first.
 
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or array, of one element.
+    argnums : int or tuple of int, default 0
+        The argument to differentiate by, counted from 0, or a tuple of them.
+    chunk_size : int or None, default None
+        How many tangents or cotangents go at once; all of them for None, which takes as many times the memory of one.
+
+    Returns
+    -------
+    callable
+        A function of the arguments of `f`, which returns the Hessian.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function. At a call: an argument is complex or not floating.
+    ValueError
+        At a call: the result has other than one element.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.hessian(lambda x: tg.sum(x**3))(tg.asarray([1.0, 2.0]))
     Tensor([[ 6.,  0.],
@@ -173,11 +222,33 @@ def hessian(
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
-    """Return the Hessian of `f`, which returns one number, times the tangents, without making that matrix.
+    """Return the Hessian of `f`, which returns one number, times the tangents.
 
-    primals and tangents: the arguments and a direction, as for `jvp`. The product has the structure of the primals: a
-    tuple, or what stands for the argument alone if there is one. Forward over reverse.
+    Forward over reverse, without making that matrix.
 
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or array, of one element.
+    primals : tuple or list
+        The arguments, as for `jvp`.
+    tangents : tuple or list
+        A direction for each primal, of its structure, shapes and dtypes.
+
+    Returns
+    -------
+    tree
+        The product, of the structure of the primals: a tuple, or what stands for the argument alone if there is one.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function, or a tangent has another structure or dtype.
+    ValueError
+        A tangent has another shape, or the result has other than one element.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.hvp(lambda x: tg.sum(x**3), (tg.asarray([1.0, 2.0]),), (tg.asarray([1.0, 1.0]),))
     Tensor([ 6., 12.])

@@ -257,12 +257,9 @@ def value_and_grad(
 ) -> Transformed[P, tuple[Any, Any]]:
     """Return a function that gives the value of `f` and its gradient.
 
-    f returns a Tensor (or array) of one element. argnums: the argument, or tuple of arguments, to differentiate
-    by: arrays of any library, Tensors or Python floats, or dicts, lists, tuples and dataclasses of
-    them (a field with metadata={"static": True} stays as it is). The gradient has the argument's structure, shapes,
-    dtypes and devices (a tuple of those for a tuple of arguments). Tensors in give Tensors out, raw arrays and floats
-    give raw arrays. What `f` does not depend on has gradient zero. has_aux: `f` returns (value, anything), and so does
-    the value here.
+    Arguments to differentiate by are arrays of any library, Tensors or Python floats, or dicts, lists, tuples and
+    dataclasses of them (a field with metadata={"static": True} stays as it is). Tensors in give Tensors out, raw
+    arrays and floats give raw arrays.
 
     Floats and arrays of NumPy are computed with on the device of the Tensors among the arguments; without any, on
     `default_device`, if it was set. They give arrays of NumPy wherever that was.
@@ -270,9 +267,32 @@ def value_and_grad(
     `f` may update its arguments in place. Those to differentiate by reach it as Tensors of its own, so that the
     caller's stay as they are. It is given other arguments as they are, and the caller sees what it writes to them.
 
-    Raises TypeError for an argument leaf that is not floating and for a result that is no Tensor or complex,
-    ValueError for a result of more than one element.
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or array, of one element.
+    argnums : int or tuple of int, default 0
+        The argument to differentiate by, counted from 0, or a tuple of them.
+    has_aux : bool, default False
+        Whether `f` returns (value, anything); so does the value here, then.
 
+    Returns
+    -------
+    callable
+        A function of the arguments of `f`. It returns (value, gradient), where the gradient has the structure, shapes,
+        dtypes and devices of the argument, or a tuple of those for a tuple of arguments. It is zero for what `f` does
+        not depend on.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function. At a call: a leaf of such an argument is not floating, or the result is complex or no
+        Tensor.
+    ValueError
+        At a call: the result has other than one element, or an argument is named twice.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> tg.value_and_grad(lambda x: tg.sum(x * x))(tg.asarray([1.0, 2.0]))
     (Tensor(5.), Tensor([2., 4.]))
@@ -305,10 +325,35 @@ def value_and_grad_as(
 
 @derived
 def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Transformed[P, Any]:
-    """Return a function that gives the gradient of `f`, which returns one number; see `value_and_grad`.
+    """Return a function that gives the gradient of `f`.
 
-    has_aux: `f` returns (number, anything), and the result is (gradient, anything).
+    Arguments, structures, devices and updates in place are as for `value_and_grad`. It nests in any order with itself
+    and other transforms.
 
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or array, of one element.
+    argnums : int or tuple of int, default 0
+        The argument to differentiate by, counted from 0, or a tuple of them.
+    has_aux : bool, default False
+        Whether `f` returns (number, anything); the result is (gradient, anything), then.
+
+    Returns
+    -------
+    callable
+        A function of the arguments of `f`, which returns the gradient.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function. At a call: a leaf of such an argument is not floating, or the result is complex or no
+        Tensor.
+    ValueError
+        At a call: the result has other than one element, or an argument is named twice.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> cube = lambda x: x * x * x
     >>> float(tg.grad(cube)(2.0)), float(tg.grad(tg.grad(cube))(2.0))
@@ -332,15 +377,36 @@ def grad_as(
 
 
 def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
-    """Return the value of `f` at the primals, and a function from a cotangent of it to those of the primals.
+    """Return the value of `f` at the primals, and a function that pulls cotangents back.
 
-    primals: arrays, Tensors, floats, or nested containers of them; `f` returns a Tensor or a container of Tensors. The
-    function takes a cotangent of the structure, shapes and dtypes of the result, and returns a tuple with one cotangent
-    for each primal, of its structure; it may be called any number of times. has_aux: `f` returns (result, anything),
-    and a third item of what is returned is that. `f` may update the primals in place: the caller's stay as they are.
+    That function gives t^T J for a cotangent t, where J is the Jacobian of `f` at the primals. `f` may update the
+    primals in place: the caller's stay as they are.
 
-    Raises TypeError and ValueError for a cotangent that does not fit.
+    Parameters
+    ----------
+    f : callable
+        A function that returns a Tensor, or a container of Tensors.
+    *primals : ArrayLike or tree
+        The arguments: arrays, Tensors, floats, or nested containers of them.
+    has_aux : bool, default False
+        Whether `f` returns (result, anything); the latter is a third item of what is returned here, then.
 
+    Returns
+    -------
+    tuple
+        The value, and a function from a cotangent, of the structure, shapes and dtypes of the value, to a tuple with
+        one cotangent for each primal, of its structure. It may be called any number of times.
+
+    Raises
+    ------
+    TypeError
+        `f` is no function, or a leaf of the primals is not floating. At a call of what is returned: the cotangent has
+        another structure or dtype.
+    ValueError
+        At a call of what is returned: the cotangent has other shapes.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> y, pull = tg.vjp(lambda x: x * x, tg.asarray([1.0, 2.0]))
     >>> pull(tg.asarray([1.0, 10.0]))

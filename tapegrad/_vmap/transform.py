@@ -26,16 +26,37 @@ from tapegrad.ops.shaping import broadcast_to, moveaxis
 def vmap(f: Callable[P, R], in_axes: Any = 0, out_axes: Any = 0) -> Transformed[P, R]:
     """Return a function that applies `f`, written for one example, to many at once.
 
-    in_axes: the axis of each argument along which the examples lie, None for what is the same for all: one for all
-    arguments, or a tuple with one for each. In a dict, list or tuple an argument may have another axis for each item.
-    What `f` uses from outside is the same for all, as are keyword arguments. out_axes: where that axis goes in the
-    results, in the same way; None only for what is the same for all. Inside `f`, which is called once, a Tensor has the
-    shape of one example (printing it shows all). It nests in any order with `grad`, `jvp` and other transforms. Raw
-    arrays in give raw arrays out; where a Tensor is among the arguments, arrays of NumPy beside it are constants.
+    `f` is called once. A Tensor inside has the shape of one example (printing it shows all). What `f` uses from
+    outside is the same for all examples, as are keyword arguments. It nests in any order with `grad`, `jvp` and other
+    transforms. Raw arrays in give raw arrays out; where a Tensor is among the arguments, arrays of NumPy beside it are
+    constants.
 
-    Raises ValueError if nothing is mapped, for axes that are not there and examples of different numbers; TypeError for
-    an axis of what is no array and, inside `f`, for what needs the value of a Tensor (`if x > 0`, `x[mask]`).
+    Parameters
+    ----------
+    f : callable
+        A function of one example.
+    in_axes : int, None or tuple, default 0
+        The axis of each argument along which the examples lie, None for what is the same for all: one for all
+        arguments, or a tuple with one for each. In a dict, list or tuple an argument may have another axis for each
+        item.
+    out_axes : int, None or tuple, default 0
+        The axis of each result along which the examples go, in the same way; None only for what is the same for all.
 
+    Returns
+    -------
+    callable
+        A function of the arguments of `f`, each with an axis more.
+
+    Raises
+    ------
+    ValueError
+        At a call: nothing is mapped, an axis is not there, or there are different numbers of examples.
+    TypeError
+        `f` is no function. At a call: an axis is of what is no array, or `f` needs the value of a Tensor (`if x > 0`,
+        `x[mask]`).
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> x = tg.asarray([[1.0, 2.0], [3.0, 4.0]])
     >>> tg.vmap(lambda x: x / tg.sum(x))(x)

@@ -61,6 +61,11 @@ SUMMED = (
 ABSOLUTE = (
     "The dtype is real: that of the parts for complex values, of `x` for real ones, the default one for integers."
 )
+RTOL = "Singular values below this times the largest count as zero; the library's own bound for None."
+SQUARE = "ValueError: The matrices are not square."
+MATRICES = "ValueError: `x` has fewer than two axes."
+SINGULAR = "ValueError: A matrix is singular; CuPy and JAX say so under `tapegrad.debug` only, and else return numbers."
+COMPLEX = "The dtype is complex, of the precision of `x`; for integers of the default one."
 BOOLEAN = "The dtype is boolean."
 INDICES = "The dtype is int64, or int32 where the device has no int64."
 
@@ -96,7 +101,11 @@ SEVERAL = "TypeError: An operand is no array, number or nested list of numbers, 
 BROADCAST = "ValueError: The shapes do not broadcast."
 OTHERWISE = "On PyTorch it is a RuntimeError, on JAX it may be a TypeError."
 UNFIT = f"ValueError: The shapes do not fit. {OTHERWISE}"
-_OF_OPTIONS = {
+_OF_OPTIONS: dict[str, tuple[str, ...]] = {
+    "norm": (
+        "ValueError: A length is below 1, or `norm` is another one.",
+        "TypeError: A length to transform is no integer.",
+    ),
     "shape": ("ValueError: A length is negative.", "TypeError: A length is no integer."),
     "dtype": ("TypeError: The dtype is none of the standard's, or the device lacks it.",),
     "device": (

@@ -28,11 +28,13 @@ from tapegrad.ops._matrices import (
     symmetric,
     times_dagger,
 )
+from tapegrad.ops._text import ABSOLUTE, COMPLEX, MATRICES, SQUARE, documented
 from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.products import matmul, matrix_transpose
 from tapegrad.ops.shaping import concat
 from tapegrad.ops.solving import square
+from tapegrad.typing import ArrayLike
 
 # -- eigenvalues -------------------------------------------------------------------------------------------
 
@@ -58,11 +60,19 @@ def _eigh_vjp(xp: Any, ts: list[Any], outs: tuple[Any, Any]) -> Any:
 _eigh = several("eigh", lambda xp, x: xp.linalg.eigh(x), _eigh_vjp)
 
 
-def eigh(x: Any, /) -> EigResult:
-    """Eigenvalues (rising) and eigenvectors of Hermitian matrices (..., n, n).
+@documented(
+    (
+        "`eigenvalues` (..., n), rising and real, and `eigenvectors` (..., n, n), the columns, in"
+        " the floating dtype of `x`."
+    ),
+    SQUARE,
+    x="Hermitian matrices (..., n, n), of which only one triangle is read.",
+)
+def eigh(x: ArrayLike, /) -> EigResult:
+    """Eigenvalues and eigenvectors of Hermitian matrices.
 
-    Only one triangle of x is read; the gradient is spread over both. Derivatives: V diag(t) V^H; V (V^H t / gaps) V^H,
-    without the pairs of equal eigenvalues.
+    Derivatives: V diag(t) V^H; V (V^H t / gaps) V^H, without the pairs of equal eigenvalues (Giles, 2008). The gradient
+    is spread over both triangles.
 
     >>> import tapegrad as tg
     >>> tg.linalg.eigh(tg.asarray([[2.0, 0.0], [0.0, 1.0]])).eigenvalues
@@ -72,8 +82,15 @@ def eigh(x: Any, /) -> EigResult:
 
 
 @composed
-def eigvalsh(x: Any, /) -> Tensor:
-    """Eigenvalues, rising, of Hermitian matrices (..., n, n). Derivative: V diag(t) V^H.
+@documented(
+    f"The eigenvalues (..., n), rising. {ABSOLUTE}",
+    SQUARE,
+    x="Hermitian matrices (..., n, n), of which only one triangle is read.",
+)
+def eigvalsh(x: ArrayLike, /) -> Tensor:
+    """Eigenvalues of Hermitian matrices.
+
+    Derivative: V diag(t) V^H.
 
     >>> import tapegrad as tg
     >>> tg.linalg.eigvalsh(tg.asarray([[2.0, 0.0], [0.0, 1.0]]))
@@ -107,8 +124,16 @@ def _complex(xp: Any, x: Any) -> Any:
 _eig = several("eig", _eig_forward, _eig_vjp)
 
 
-def eig(x: Any, /) -> EigResult:
-    """Eigenvalues and eigenvectors of square matrices (..., n, n); complex, also for real x.
+@documented(
+    (
+        "`eigenvalues` (..., n) and `eigenvectors` (..., n, n), the columns, of length 1. Both "
+        "are complex, also for real `x`."
+    ),
+    SQUARE,
+    x="Matrices (..., n, n).",
+)
+def eig(x: ArrayLike, /) -> EigResult:
+    """Eigenvalues and eigenvectors of square matrices.
 
     Derivatives: V^-H diag(t) V^H; V^-H ((V^H t - V^H V Re diag(V^H t)) / conj(gaps)) V^H, without the pairs of equal
     eigenvalues.
@@ -121,8 +146,11 @@ def eig(x: Any, /) -> EigResult:
 
 
 @composed
-def eigvals(x: Any, /) -> Tensor:
-    """Eigenvalues, complex, of square matrices (..., n, n). Derivative: V^-H diag(t) V^H.
+@documented(f"The eigenvalues (..., n). {COMPLEX}", SQUARE, x="Matrices (..., n, n).")
+def eigvals(x: ArrayLike, /) -> Tensor:
+    """Eigenvalues of square matrices.
+
+    Derivative: V^-H diag(t) V^H.
 
     >>> import tapegrad as tg
     >>> tg.real(tg.linalg.eigvals(tg.asarray([[2.0, 0.0], [0.0, 1.0]])))
@@ -190,11 +218,17 @@ def _svd_vjp(xp: Any, ts: list[Any], outs: tuple[Any, Any, Any], x_shape: tuple[
 _svd = several("svd", lambda xp, x, full_matrices: xp.linalg.svd(x, full_matrices=full_matrices), _svd_vjp)
 
 
-def svd(x: Any, /, *, full_matrices: bool = True) -> SVDResult:
-    """Singular value decomposition of matrices (..., m, n): U, the singular values S (falling), and Vh.
+@documented(
+    "`U`, `S` and `Vh` with x = U diag(S) Vh. The singular values `S` (..., k) are falling and real.",
+    MATRICES,
+    x="Matrices (..., m, n); k = min(m, n).",
+    full_matrices="Whether U is (..., m, m) and Vh (..., n, n), else (..., m, k) and (..., k, n).",
+)
+def svd(x: ArrayLike, /, *, full_matrices: bool = True) -> SVDResult:
+    """Singular value decomposition of matrices.
 
-    full_matrices: U (m, m) and Vh (n, n), else U (m, k) and Vh (k, n) with k = min(m, n). Derivative: Townsend (2016),
-    without the pairs of equal singular values and the reciprocals of those that are zero.
+    Derivative: Townsend, "Differentiating the singular value decomposition" (2016), without the pairs of equal singular
+    values and the reciprocals of those that are zero.
 
     >>> import tapegrad as tg
     >>> tg.linalg.svd(tg.asarray([[3.0, 0.0], [0.0, 2.0]])).S
@@ -207,8 +241,11 @@ def svd(x: Any, /, *, full_matrices: bool = True) -> SVDResult:
 
 
 @composed
-def svdvals(x: Any, /) -> Tensor:
-    """Singular values, falling, of matrices (..., m, n). Derivative: U diag(t) Vh.
+@documented(f"The singular values (..., min(m, n)), falling. {ABSOLUTE}", MATRICES, x="Matrices (..., m, n).")
+def svdvals(x: ArrayLike, /) -> Tensor:
+    """Singular values of matrices.
+
+    Derivative: U diag(t) Vh.
 
     >>> import tapegrad as tg
     >>> tg.linalg.svdvals(tg.asarray([[3.0, 0.0], [0.0, 2.0]]))
@@ -246,12 +283,17 @@ def _qr_vjp(xp: Any, ts: list[Any], outs: tuple[Any, Any], x_shape: tuple[int, .
 _qr = several("qr", lambda xp, x, mode: xp.linalg.qr(x, mode=mode), _qr_vjp)
 
 
-def qr(x: Any, /, *, mode: str = "reduced") -> QRResult:
-    """QR decomposition of matrices (..., m, n) of full rank.
+@documented(
+    "`Q` with orthonormal columns and the upper triangle `R`, with x = Q R, in the floating dtype of `x`.",
+    MATRICES,
+    "ValueError: `mode` is another one; or, differentiating, R is singular and the library says so.",
+    x="Matrices (..., m, n) of full rank; k = min(m, n).",
+    mode="'reduced' gives Q (..., m, k) and R (..., k, n), 'complete' Q (..., m, m) and R (..., m, n).",
+)
+def qr(x: ArrayLike, /, *, mode: str = "reduced") -> QRResult:
+    """QR decomposition of matrices.
 
-    mode: "reduced" gives Q (m, k) and R (k, n) with k = min(m, n), "complete" Q (m, m) and R (m, n). Derivative: Walter
-    and Lehmann (2018). Raises ValueError for another mode and, differentiating, for a singular R where the library
-    says so.
+    Derivative: Walter and Lehmann, "Algorithmic differentiation of linear algebra functions" (2018).
 
     >>> import tapegrad as tg
     >>> tg.abs(tg.linalg.qr(tg.asarray([[3.0, 0.0], [0.0, 2.0]])).R)

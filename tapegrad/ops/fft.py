@@ -8,6 +8,7 @@ and "forward" norms change places: the adjoint of a transform is the inverse one
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from tapegrad._engine.coercion import as_tensor
@@ -17,12 +18,43 @@ from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed, constant
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axis_of, integer
+from tapegrad.ops._text import SAME, documented
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import arange, default_if
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.shaping import broadcast_to, roll
+from tapegrad.typing import ArrayLike, DTypeLike
 
 _FLIPPED = {"backward": "forward", "forward": "backward", "ortho": "ortho"}
+
+SPECTRUM = "The dtype is complex, of the precision of `x`."
+SIGNAL = "The dtype is real, of the precision of `x`."
+REAL = "Real floating."
+HALF = "Real or complex floating; real values count as complex. The frequencies from 0 to n // 2."
+LENGTH = (
+    "The length of the result, by default 2 m - 2 for m frequencies; `x` is cut or padded with zeros to n // 2 + 1."
+)
+MANY = "ValueError: There are not as many lengths as axes, or lengths without axes."
+SOME = "ValueError: There is no axis."
+NO_COMPLEX = "TypeError: `x` is complex; on PyTorch it is a RuntimeError."
+NO_AXIS = ("ValueError: An axis is not there.", "TypeError: An axis is no integer.")
+_documented = partial(
+    documented,
+    shared={
+        "x": "Real or complex floating; real values count as complex.",
+        "n": "The length of the transform; that of the axis for None. `x` is cut or padded with zeros to it.",
+        "axis": "The axis to transform along.",
+        "s": "The length along each of the axes, which must then be named; `x` is cut or padded with zeros to it. -1 "
+        "stands for the length that is, and None for all of these.",
+        "axes": "The axes; all of them for None.",
+        "norm": "Where the factor 1/n goes: 'backward' to the inverse transform, 'forward' to the other one, 'ortho' "
+        "as 1/sqrt(n) to both.",
+    },
+)
+_frequencies_of = partial(
+    documented,
+    shared={"n": "The length of the transform.", "d": "The distance of the samples."},
+)
 
 # -- the primitives --------------------------------------------------------------------------------------
 
@@ -150,13 +182,11 @@ def _fft_many(
 # -- complex transforms ----------------------------------------------------------------------------------
 
 
-def fft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
+@_documented(f"The frequencies: `x` in its shape, with length `n` along the axis. {SPECTRUM}")
+def fft(x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
     """Discrete Fourier transform along an axis.
 
-    x: floating; real values count as complex ones. n: the length of the transform and the result; x is cut or padded
-    with zeros to it. norm: where 1/n goes: to the inverse ("backward"), here ("forward"), or 1/sqrt(n) to both
-    ("ortho"). Gives complex values of the precision of x. Raises ValueError for an unknown norm, an n below 1 and an
-    axis that is not there. Derivative: the inverse transform of t without its 1/n.
+    Derivative: the inverse transform of t without its 1/n.
 
     >>> import tapegrad as tg
     >>> tg.fft.fft(tg.asarray([1.0, 0.0]))
@@ -166,8 +196,9 @@ def fft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backwar
 
 
 @composed
-def ifft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
-    """Inverse discrete Fourier transform along an axis; arguments, result and errors as those of `fft`.
+@_documented(f"The signal: `x` in its shape, with length `n` along the axis. {SPECTRUM}")
+def ifft(x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
+    """Inverse discrete Fourier transform along an axis.
 
     Derivative: the transform of t, times 1/n.
 
@@ -179,16 +210,13 @@ def ifft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backwa
 
 
 @composed
+@_documented(f"The frequencies: `x` in its shape, with the lengths `s` along the axes. {SPECTRUM}", MANY)
 def fftn(
-    x: Any, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
+    x: ArrayLike, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
 ) -> Tensor:
-    """Discrete Fourier transform over axes; over all of them for None.
+    """Discrete Fourier transform over axes.
 
-    x: floating; real values count as complex ones. s: the length along each of the axes, which must then be named; x
-    is cut or padded with zeros to them, and -1 stands for the length that is. norm: as in `fft`, n being the product
-    of the lengths. Gives complex values of the precision of x. Raises ValueError for an unknown norm, a length below
-    1, an axis named twice or not there, and for other than one length an axis. Derivative: the inverse transform of
-    t without its 1/n.
+    Derivative: the inverse transform of t without its 1/n, n being the product of the lengths.
 
     >>> import tapegrad as tg
     >>> tg.fft.fftn(tg.ones((2, 2)))
@@ -199,12 +227,13 @@ def fftn(
 
 
 @composed
+@_documented(f"The signal: `x` in its shape, with the lengths `s` along the axes. {SPECTRUM}", MANY)
 def ifftn(
-    x: Any, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
+    x: ArrayLike, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
 ) -> Tensor:
-    """Inverse discrete Fourier transform over axes; arguments, result and errors as those of `fftn`.
+    """Inverse discrete Fourier transform over axes.
 
-    Derivative: the transform of t, times 1/n.
+    Derivative: the transform of t, times 1/n, n being the product of the lengths.
 
     >>> import tapegrad as tg
     >>> tg.fft.ifftn(tg.ones((1, 2)))
@@ -216,12 +245,13 @@ def ifftn(
 # -- transforms of real values -----------------------------------------------------------------------------
 
 
-def rfft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
-    """Discrete Fourier transform of real values along an axis: the frequencies from 0 to n // 2.
+@_documented(
+    f"The frequencies from 0 to n // 2 along the axis; the others are their conjugates. {SPECTRUM}", NO_COMPLEX, x=REAL
+)
+def rfft(x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
+    """Discrete Fourier transform of real values along an axis.
 
-    x: real floating; the others are the conjugates of these. n, norm and errors as in `fft`; TypeError or RuntimeError
-    of the library for complex x. Gives n // 2 + 1 complex values of the precision of x. Derivative: that of `fft`, for
-    t with zeros for the frequencies left out, its real part.
+    Derivative: that of `fft`, for t with zeros for the frequencies left out, its real part.
 
     >>> import tapegrad as tg
     >>> tg.fft.rfft(tg.asarray([1.0, 0.0, 0.0]))
@@ -232,12 +262,11 @@ def rfft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backwa
     return _rfft(x, size, place, _norm("rfft", norm))
 
 
-def irfft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
-    """Inverse of `rfft`: real values of the frequencies from 0 to n // 2.
+@_documented(f"Real values, `n` along the axis. {SIGNAL}", x=HALF, n=LENGTH)
+def irfft(x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
+    """Inverse of `rfft`: real values of half their frequencies.
 
-    x: floating; real values count as complex ones. n: the length of the result, by default 2 m - 2 for m frequencies;
-    x is cut or padded with zeros to n // 2 + 1. Imaginary parts at frequency 0, and n / 2 for even n, count as zero.
-    norm and errors as in `fft`. Gives real values of the precision of x. Derivative: the `rfft` of t times 1/n, and
+    Imaginary parts at frequency 0, and at n / 2 for even n, count as zero. Derivative: the `rfft` of t times 1/n, and
     twice that for frequencies that have a conjugate.
 
     >>> import tapegrad as tg
@@ -250,13 +279,19 @@ def irfft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backw
 
 
 @composed
+@_documented(
+    f"The frequencies over the axes, along the last one those from 0 to s[-1] // 2. {SPECTRUM}",
+    MANY,
+    SOME,
+    NO_COMPLEX,
+    x=REAL,
+)
 def rfftn(
-    x: Any, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
+    x: ArrayLike, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
 ) -> Tensor:
-    """Discrete Fourier transform of real values over axes: half the frequencies along the last of them.
+    """Discrete Fourier transform of real values over axes.
 
-    x: real floating. s, axes, norm and errors as in `fftn`; at least one axis. Gives complex values of the precision
-    of x, s[-1] // 2 + 1 along the last axis. Composed of `rfft` along the last axis and `fftn` over the others.
+    Composed of `rfft` along the last axis and `fftn` over the others.
 
     >>> import tapegrad as tg
     >>> tg.fft.rfftn(tg.ones((2, 3)))
@@ -270,14 +305,22 @@ def rfftn(
 
 
 @composed
+@_documented(
+    f"Real values, of the lengths `s` along the axes. {SIGNAL}",
+    MANY,
+    SOME,
+    x="Real or complex floating; real values count as complex. The first half of the frequencies along the last axis.",
+    s=(
+        "The length of the result along each of the axes, which must then be named; those of `x` "
+        "for None, and 2 m - 2 for m frequencies along the last."
+    ),
+)
 def irfftn(
-    x: Any, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
+    x: ArrayLike, /, *, s: Sequence[int] | None = None, axes: Sequence[int] | None = None, norm: str = "backward"
 ) -> Tensor:
-    """Inverse of `rfftn`: real values of half the frequencies along the last of the axes.
+    """Inverse of `rfftn`: real values of half their frequencies.
 
-    x: floating; real values count as complex ones. s: the lengths of the result along the axes, by default those of x
-    and 2 m - 2 for m frequencies along the last. axes, norm and errors as in `fftn`; at least one axis. Gives real
-    values of the precision of x. Composed of `ifftn` over the other axes and `irfft` along the last.
+    Composed of `ifftn` over the other axes and `irfft` along the last.
 
     >>> import tapegrad as tg
     >>> tg.fft.irfftn(tg.asarray([[4.0, 0.0], [0.0, 0.0]]))
@@ -299,12 +342,15 @@ def _some_axes(name: str, sizes: tuple[int, ...], places: tuple[int, ...]) -> tu
 
 
 @composed
-def hfft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
-    """Discrete Fourier transform of a signal with Hermitian symmetry, of which x is the first half: real values.
+@_documented(
+    f"Real values, `n` along the axis. {SIGNAL}",
+    x="Real or complex floating; real values count as complex. The first half of a signal with Hermitian symmetry.",
+    n=("The length of the result, by default 2 m - 2 for m values; `x` is cut or padded with zeros to n // 2 + 1."),
+)
+def hfft(x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
+    """Discrete Fourier transform of a signal with Hermitian symmetry.
 
-    x: floating; real values count as complex ones. n: the length of the result, by default 2 m - 2 for m values of x,
-    which is cut or padded with zeros to n // 2 + 1. norm and errors as in `fft`. Gives real values of the precision
-    of x. Composed of `irfft` and `conj`.
+    Composed of `irfft` and `conj`.
 
     >>> import tapegrad as tg
     >>> tg.fft.hfft(tg.asarray([1.0, 1.0]), n=3)
@@ -316,11 +362,11 @@ def hfft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backwa
 
 
 @composed
-def ihfft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
-    """Inverse of `hfft`: the first half, n // 2 + 1 complex values, of a signal with Hermitian symmetry.
+@_documented(f"The first half of the signal, n // 2 + 1 values along the axis. {SPECTRUM}", NO_COMPLEX, x=REAL)
+def ihfft(x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
+    """Inverse of `hfft`: the first half of a signal with Hermitian symmetry.
 
-    x: real floating. n, norm and errors as in `fft`. Gives complex values of the precision of x. Composed of `rfft` and
-    `conj`.
+    Composed of `rfft` and `conj`.
 
     >>> import tapegrad as tg
     >>> tg.fft.ihfft(tg.asarray([3.0, 0.0, 0.0]))
@@ -342,11 +388,11 @@ def _frequencies(name: str, start: int, stop: int, n: int, d: float, dtype: Any,
 
 
 @constant
-def fftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Frequencies of the result of `fft` of length n, for samples d apart: 0, 1, ..., -2, -1, over d n.
+@_frequencies_of("The frequencies 0, 1, ..., -2, -1, over d n: a vector.")
+def fftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    """Frequencies of the result of `fft`.
 
-    dtype: real floating, the default one unless said otherwise. Raises ValueError for an n below 1, TypeError for
-    another dtype. Not differentiable.
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.fft.fftfreq(4)
@@ -357,11 +403,11 @@ def fftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: str | None 
 
 
 @constant
-def rfftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: str | None = None) -> Tensor:
-    """Frequencies of the result of `rfft` of length n, for samples d apart: 0, 1, ..., n // 2, over d n.
+@_frequencies_of("The frequencies 0, 1, ..., n // 2, over d n: a vector.")
+def rfftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    """Frequencies of the result of `rfft`.
 
-    dtype: real floating, the default one unless said otherwise. Raises ValueError for an n below 1, TypeError for
-    another dtype. Not differentiable.
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.fft.rfftfreq(4)
@@ -372,10 +418,11 @@ def rfftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: str | None
 
 
 @composed
-def fftshift(x: Any, /, *, axes: int | Sequence[int] | None = None) -> Tensor:
-    """Move frequency 0 from the start to the middle along axes; along all of them for None.
+@_documented(f"The elements of `x` in its shape. {SAME}", *NO_AXIS)
+def fftshift(x: ArrayLike, /, *, axes: int | Sequence[int] | None = None) -> Tensor:
+    """Move frequency 0 from the start to the middle along axes.
 
-    Shape and dtype are those of x; raises ValueError for an axis that is not there. Composed of `roll`.
+    Composed of `roll`.
 
     >>> import tapegrad as tg
     >>> tg.fft.fftshift(tg.asarray([0.0, 1.0, -1.0]))
@@ -385,10 +432,11 @@ def fftshift(x: Any, /, *, axes: int | Sequence[int] | None = None) -> Tensor:
 
 
 @composed
-def ifftshift(x: Any, /, *, axes: int | Sequence[int] | None = None) -> Tensor:
-    """Undo `fftshift`: move frequency 0 from the middle to the start.
+@_documented(f"The elements of `x` in its shape. {SAME}", *NO_AXIS)
+def ifftshift(x: ArrayLike, /, *, axes: int | Sequence[int] | None = None) -> Tensor:
+    """Undo `fftshift`: move frequency 0 from the middle to the start along axes.
 
-    Shape and dtype are those of x; raises ValueError for an axis that is not there. Composed of `roll`.
+    Composed of `roll`.
 
     >>> import tapegrad as tg
     >>> tg.fft.ifftshift(tg.asarray([-1.0, 0.0, 1.0]))

@@ -13,13 +13,16 @@ from tapegrad._engine.rules import composed, constant
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, count, integer, reduced, spread
 from tapegrad.ops._kinks import kink, unit
+from tapegrad.ops._text import ABSOLUTE, INDICES, PROMOTED, RTOL, SAME, SUMMED, documented
 from tapegrad.ops.binary import multiply
 from tapegrad.ops.conversion import as_floats, astype
 from tapegrad.ops.decompositions import svdvals
 from tapegrad.ops.elementwise import abs
 from tapegrad.ops.reductions import max, min, sum
 from tapegrad.ops.shaping import broadcast_arrays, expand_dims, reshape, roll
-from tapegrad.typing import Axis
+from tapegrad.typing import ArrayLike, Axis, DTypeLike
+
+OFFSET = "Which diagonal: 0 for the main one, positive above it, negative below."
 
 
 def _vector_norm_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool, ord: float) -> Any:
@@ -54,11 +57,17 @@ _vector_norm = primitive(
 )
 
 
-def vector_norm(x: Any, /, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
-    """Norm of vectors along axes, of all elements for None: sum(abs(x)^ord)^(1/ord).
+@documented(
+    f"The norms: a number for each place along the other axes. {ABSOLUTE}",
+    "ValueError: `ord` is -inf, and there is no element.",
+    x="The vectors.",
+    axis="The axes of a vector; all of them for None.",
+    ord="The order: inf and -inf take the largest and the least absolute value, 0 counts what is not zero.",
+)
+def vector_norm(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+    """Norm of vectors along axes: sum(abs(x)^ord)^(1/ord).
 
-    ord: inf and -inf take the largest and the least absolute value, 0 counts what is not zero. Derivative:
-    t sign(x) (abs(x) / out)^(ord - 1), and 0 where x is 0; ties of the largest share equally.
+    Derivative: t sign(x) (abs(x) / out)^(ord - 1), and 0 where x is 0; ties of the largest share equally.
 
     >>> import tapegrad as tg
     >>> tg.linalg.vector_norm(tg.asarray([3.0, 4.0]))
@@ -87,11 +96,21 @@ def _count(x: Tensor) -> Tensor:
 
 
 @composed
-def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: float | str | None = "fro") -> Tensor:
-    """Norm of matrices (..., m, n).
+@documented(
+    f"The norms (...), or (..., 1, 1) with `keepdims`. {ABSOLUTE}",
+    "ValueError: `x` has fewer than two axes, or `ord` is another one.",
+    x="Matrices (..., m, n).",
+    ord=(
+        "'fro' or None: Frobenius; 'nuc': the sum of the singular values; 2 and -2: the largest "
+        "and the least singular value; 1 and -1: the largest and the least sum of absolute values"
+        " in a column; inf and -inf: in a row."
+    ),
+    keepdims="Whether to keep the last two axes, with length 1.",
+)
+def matrix_norm(x: ArrayLike, /, *, keepdims: bool = False, ord: float | str | None = "fro") -> Tensor:
+    """Norm of matrices.
 
-    ord: "fro" (Frobenius), "nuc" (sum of the singular values), 2 and -2 (the largest and least singular value), 1 and
-    -1 (largest and least sum of a column's absolute values), inf and -inf (of a row's). ValueError for another one.
+    Composed of `vector_norm`, `svdvals`, `abs` and reductions.
 
     >>> import tapegrad as tg
     >>> tg.linalg.matrix_norm(tg.asarray([[3.0, 0.0], [0.0, 4.0]]))
@@ -123,10 +142,11 @@ def _extreme(values: Tensor, ord: Any) -> Tensor:
 
 
 @constant
-def matrix_rank(x: Any, /, *, rtol: Any = None) -> Tensor:
-    """Number of singular values of matrices (..., m, n) that are not zero. Not differentiable.
+@documented(f"The ranks (...). {INDICES}", x="Matrices (..., m, n).", rtol=RTOL)
+def matrix_rank(x: ArrayLike, /, *, rtol: ArrayLike | None = None) -> Tensor:
+    """Number of singular values of matrices that are not zero.
 
-    rtol: singular values below rtol times the largest count as zero.
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.linalg.matrix_rank(tg.asarray([[3.0, 0.0], [0.0, 0.0]]))
@@ -164,10 +184,16 @@ _diagonal = primitive(
 )
 
 
-def diagonal(x: Any, /, *, offset: int = 0) -> Tensor:
-    """Diagonals of matrices (..., m, n), as the last axis.
+@documented(
+    f"The diagonals (..., k). {SAME}",
+    "ValueError: `x` has fewer than two axes.",
+    x="Matrices (..., m, n).",
+    offset=OFFSET,
+)
+def diagonal(x: ArrayLike, /, *, offset: int = 0) -> Tensor:
+    """Diagonals of matrices, as the last axis.
 
-    offset: above (positive) or below (negative) the main diagonal. Derivative: t on the diagonal, zeros around it.
+    Derivative: t on the diagonal, zeros around it.
 
     >>> import tapegrad as tg
     >>> tg.linalg.diagonal(tg.asarray([[1.0, 2.0], [3.0, 4.0]]))
@@ -184,10 +210,17 @@ def diagonal(x: Any, /, *, offset: int = 0) -> Tensor:
 
 
 @composed
-def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Tensor:
-    """Sum of the diagonals of matrices (..., m, n).
+@documented(
+    f"The sums (...). {SUMMED}",
+    "ValueError: `x` has fewer than two axes.",
+    x="Matrices (..., m, n).",
+    offset=OFFSET,
+    dtype="The dtype to sum in and to return; for None it follows that of `x`.",
+)
+def trace(x: ArrayLike, /, *, offset: int = 0, dtype: DTypeLike | None = None) -> Tensor:
+    """Sum of the diagonals of matrices.
 
-    offset: as in `diagonal`; dtype: as in `sum`.
+    Composed of `diagonal` and `sum`.
 
     >>> import tapegrad as tg
     >>> tg.linalg.trace(tg.asarray([[1.0, 2.0], [3.0, 4.0]]))
@@ -197,8 +230,16 @@ def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Tensor:
 
 
 @composed
-def outer(x1: Any, x2: Any, /) -> Tensor:
+@documented(
+    f"The products (n, m). {PROMOTED}",
+    "ValueError: An operand has other than one axis.",
+    x1="A vector (n,).",
+    x2="A vector (m,).",
+)
+def outer(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     """Outer product of two vectors.
+
+    Composed of `multiply`.
 
     >>> import tapegrad as tg
     >>> tg.linalg.outer(tg.asarray([1.0, 2.0]), tg.asarray([3.0, 4.0]))
@@ -212,8 +253,17 @@ def outer(x1: Any, x2: Any, /) -> Tensor:
 
 
 @composed
-def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Tensor:
-    """Cross product of vectors of length 3 along an axis; the other axes broadcast.
+@documented(
+    f"The products, in the shape that the operands broadcast to. {PROMOTED}",
+    "ValueError: The vectors are not of length 3, or the other axes do not fit.",
+    x1="Vectors of length 3 along the axis.",
+    x2="Vectors of length 3 along the axis; the other axes broadcast.",
+    axis="The axis of the vectors.",
+)
+def cross(x1: ArrayLike, x2: ArrayLike, /, *, axis: int = -1) -> Tensor:
+    """Cross product of vectors of length 3 along an axis.
+
+    Composed of `roll`, `multiply` and `subtract`.
 
     >>> import tapegrad as tg
     >>> tg.linalg.cross(tg.asarray([1.0, 0.0, 0.0]), tg.asarray([0.0, 1.0, 0.0]))

@@ -12,7 +12,9 @@ from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axis_of, integer
+from tapegrad.ops._text import PROMOTED, SAME, UNFIT, documented
 from tapegrad.ops.shaping import permute_dims, reshape
+from tapegrad.typing import ArrayLike
 
 
 def _transpose(xp: Any, x: Any) -> Any:
@@ -63,10 +65,16 @@ _by_one_matrix, _ = binary(
 )
 
 
-def matmul(x1: Any, x2: Any, /) -> Tensor:
-    """Matrix product of (..., n, k) and (..., k, m); leading axes broadcast; 1-D operands are vectors.
+@documented(
+    f"The products (..., n, m); without the axes that a vector lacks. {PROMOTED}",
+    UNFIT,
+    x1="Matrices (..., n, k), or a vector (k,).",
+    x2="Matrices (..., k, m), or a vector (k,).",
+)
+def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+    """Product of matrices and vectors; leading axes broadcast.
 
-    Raises ValueError for shapes that do not fit. Derivatives: t x2^T; x1^T t.
+    Derivatives: t x2^T; x1^T t.
 
     >>> import tapegrad as tg
     >>> tg.matmul(tg.asarray([[1.0, 2.0]]), tg.asarray([3.0, 4.0]))
@@ -89,8 +97,11 @@ _matrix_transpose = primitive(
 )
 
 
-def matrix_transpose(x: Any, /) -> Tensor:
-    """Swap the last two axes; ValueError if there are fewer. Derivative: t, transposed.
+@documented(f"The matrices (..., n, m). {SAME}", "ValueError: `x` has fewer than two axes.", x="Matrices (..., m, n).")
+def matrix_transpose(x: ArrayLike, /) -> Tensor:
+    """Swap the last two axes.
+
+    Derivative: t, transposed.
 
     >>> import tapegrad as tg
     >>> tg.matrix_transpose(tg.zeros((2, 3))).shape
@@ -112,10 +123,17 @@ _vecdot = primitive(
 )
 
 
-def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Tensor:
-    """Dot product of vectors along an axis, counted from the end; the other axes broadcast.
+@documented(
+    f"The products, in the shape that the operands broadcast to, without the axis. {PROMOTED}",
+    UNFIT,
+    x1="Vectors along the axis; complex ones are conjugated.",
+    x2="Vectors of the same length along the axis; the other axes broadcast.",
+    axis="The axis of the vectors, counted from the last.",
+)
+def vecdot(x1: ArrayLike, x2: ArrayLike, /, *, axis: int = -1) -> Tensor:
+    """Dot product of vectors along an axis.
 
-    Complex x1 is conjugated. Derivatives: conj(t) x2; t x1.
+    Derivatives: conj(t) x2; t x1.
 
     >>> import tapegrad as tg
     >>> tg.vecdot(tg.asarray([1.0, 2.0]), tg.asarray([3.0, 4.0]))
@@ -129,8 +147,19 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Tensor:
 
 
 @composed
-def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
-    """Sum of products over several axes: the last `axes` of x1 with the first of x2, or those named.
+@documented(
+    f"The sums: the axes of `x1` that are left, and then those of `x2`. {PROMOTED}",
+    "ValueError: An axis is not there, or the lengths along the axes differ.",
+    "TypeError: An axis is no integer.",
+    axes=(
+        "Which axes to sum over: a number n for the last n of `x1` and the first n of `x2`, or "
+        "the axes of either, in two tuples."
+    ),
+)
+def tensordot(x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
+    """Sum of products over several axes.
+
+    Composed of `permute_dims`, `reshape` and `matmul`.
 
     >>> import tapegrad as tg
     >>> tg.tensordot(tg.ones((2, 3)), tg.ones((3, 4)), axes=1).shape

@@ -23,11 +23,13 @@ from tapegrad.ops._matrices import (
     symmetric,
     times_dagger,
 )
+from tapegrad.ops._text import FLOATED, RTOL, SINGULAR, SQUARE, UNFIT, documented
 from tapegrad.ops.conversion import as_floats
 from tapegrad.ops.creation import eye
 from tapegrad.ops.elementwise import conj
 from tapegrad.ops.products import matmul, matrix_transpose
 from tapegrad.ops.shaping import broadcast_to
+from tapegrad.typing import ArrayLike
 
 
 def square(name: str, operand: Any) -> Tensor:
@@ -67,11 +69,11 @@ def _inv_vjp(xp: Any, t: Any, out: Any) -> Any:
 _inv = primitive("inv", lambda xp, x: xp.linalg.inv(x), _inv_vjp, adjoint=True, rows=of_matrices)
 
 
-def inv(x: Any, /) -> Tensor:
-    """Inverse of square matrices (..., n, n).
+@documented(f"The inverses (..., n, n). {FLOATED}", SQUARE, SINGULAR, x="Matrices (..., n, n).")
+def inv(x: ArrayLike, /) -> Tensor:
+    """Inverse of square matrices.
 
-    Raises ValueError for a singular one; CuPy and JAX do so under `tapegrad.debug()` only, and else return numbers.
-    Derivative: -out^H t out^H.
+    Derivative: -out^H t out^H (Giles, "Collected matrix derivative results", 2008).
 
     >>> import tapegrad as tg
     >>> tg.linalg.inv(tg.asarray([[2.0, 0.0], [0.0, 4.0]]))
@@ -98,11 +100,21 @@ _solve = primitive(
 )
 
 
-def solve(x1: Any, x2: Any, /) -> Tensor:
-    """Solution x of x1 x = x2: x1 (..., n, n), x2 (n,) or (..., n, k); leading axes broadcast.
+@documented(
+    (
+        "The solutions, (n,) or (..., n, k). The dtype is that of the operands, promoted; for "
+        "integers the default floating one."
+    ),
+    SQUARE,
+    UNFIT,
+    SINGULAR,
+    x1="Matrices (..., n, n).",
+    x2="Right-hand sides: one vector (n,), or (..., n, k); leading axes broadcast.",
+)
+def solve(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+    """Solution x of linear systems x1 x = x2.
 
-    Raises ValueError for shapes that do not fit and for a singular x1; CuPy and JAX do the latter under
-    `tapegrad.debug()` only. Derivatives: -x1^-H t out^H; x1^-H t.
+    Derivatives: -x1^-H t out^H; x1^-H t (Giles, "Collected matrix derivative results", 2008).
 
     >>> import tapegrad as tg
     >>> tg.linalg.solve(tg.asarray([[2.0, 0.0], [0.0, 4.0]]), tg.asarray([2.0, 2.0]))
@@ -123,8 +135,9 @@ _det = primitive(
 )
 
 
-def det(x: Any, /) -> Tensor:
-    """Determinant of square matrices (..., n, n).
+@documented(f"The determinants (...). {FLOATED}", SQUARE, x="Matrices (..., n, n).")
+def det(x: ArrayLike, /) -> Tensor:
+    """Determinant of square matrices.
 
     Derivative: t out x^-T, and its limit for a singular x (the matrix of cofactors), to any order. From four rows on it
     looks for singular matrices, for which the host waits on a GPU.
@@ -156,11 +169,16 @@ def _slogdet_vjp(xp: Any, ts: list[Any], x: Any, outs: tuple[Any, Any]) -> Any:
 _slogdet = several("slogdet", lambda xp, x: xp.linalg.slogdet(x), _slogdet_vjp)
 
 
-def slogdet(x: Any, /) -> SlogdetResult:
-    """Sign and logarithm of the absolute value of the determinant of square matrices (..., n, n).
+@documented(
+    "`sign`, in the floating dtype of `x`, and `logabsdet`, which is real, each of shape (...).",
+    SQUARE,
+    x="Matrices (..., n, n).",
+)
+def slogdet(x: ArrayLike, /) -> SlogdetResult:
+    """Sign and logarithm of the absolute value of the determinant of square matrices.
 
-    Derivatives: of logabsdet, t x^-H; of the sign, zero for real and that of an angle for complex x. Differentiating
-    at a singular matrix, where logabsdet is -inf, raises ValueError where the library says so.
+    Derivatives: of logabsdet, t x^-H; of the sign, zero for real and that of an angle for complex x. Differentiating at
+    a singular matrix, where logabsdet is -inf, raises ValueError where the library says so.
 
     >>> import tapegrad as tg
     >>> tg.linalg.slogdet(tg.asarray([[-1.0, 0.0], [0.0, 1.0]])).sign
@@ -178,12 +196,18 @@ def _cholesky_vjp(xp: Any, t: Any, out: Any) -> Any:
 _cholesky = primitive("cholesky", lambda xp, x: xp.linalg.cholesky(x), _cholesky_vjp, adjoint=True, rows=of_matrices)
 
 
-def cholesky(x: Any, /, *, upper: bool = False) -> Tensor:
-    """Triangular factor of positive definite Hermitian matrices (..., n, n): x = L L^H, or x = U^H U.
+@documented(
+    f"The factors (..., n, n). {FLOATED}",
+    SQUARE,
+    "ValueError: A matrix is not positive definite; CuPy and JAX say so under `tapegrad.debug` only.",
+    x="Positive definite Hermitian matrices (..., n, n), of which only one triangle is read.",
+    upper="Whether to return U of x = U^H U, else L of x = L L^H.",
+)
+def cholesky(x: ArrayLike, /, *, upper: bool = False) -> Tensor:
+    """Triangular factor of positive definite Hermitian matrices.
 
-    Only one triangle of x is read; the gradient is spread over both, so that a step along it keeps x Hermitian. Raises
-    ValueError for a matrix that is not positive definite; CuPy and JAX do so under `tapegrad.debug()` only. Derivative:
-    Murray, "Differentiation of the Cholesky decomposition" (2016).
+    Derivative: Murray, "Differentiation of the Cholesky decomposition" (2016). The gradient is spread over both
+    triangles, so that a step along it keeps x Hermitian.
 
     >>> import tapegrad as tg
     >>> tg.linalg.cholesky(tg.asarray([[4.0, 0.0], [0.0, 9.0]]))
@@ -212,11 +236,11 @@ def _pinv_forward(xp: Any, x: Any, rtol: Any) -> Any:
 _pinv = primitive("pinv", _pinv_forward, _pinv_vjp, adjoint=True, rows=of_matrices)
 
 
-def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
-    """Moore-Penrose pseudoinverse of matrices (..., m, n).
+@documented(f"The pseudoinverses (..., n, m). {FLOATED}", x="Matrices (..., m, n).", rtol=RTOL)
+def pinv(x: ArrayLike, /, *, rtol: ArrayLike | None = None) -> Tensor:
+    """Moore-Penrose pseudoinverse of matrices.
 
-    rtol: singular values below rtol times the largest count as zero. Derivative: Golub and Pereyra (1973), for matrices
-    of constant rank.
+    Derivative: Golub and Pereyra (1973), for matrices of constant rank.
 
     >>> import tapegrad as tg
     >>> tg.linalg.pinv(tg.asarray([[2.0], [0.0]]))
@@ -229,8 +253,18 @@ def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
 
 
 @composed
-def matrix_power(x: Any, n: int, /) -> Tensor:
-    """Power of square matrices (..., m, m) by repeated squaring; n may be zero or negative.
+@documented(
+    ("The powers (..., m, m), in the dtype of `x`; of integers to a negative power, in the default floating one."),
+    SQUARE,
+    "ValueError: `n` is negative and a matrix is singular; see `inv`.",
+    "TypeError: `n` is no integer.",
+    x="Matrices (..., m, m).",
+    n="The power, which may be zero or negative.",
+)
+def matrix_power(x: ArrayLike, n: int, /) -> Tensor:
+    """Power of square matrices.
+
+    Composed of `matmul`, by repeated squaring, and of `inv`.
 
     >>> import tapegrad as tg
     >>> tg.linalg.matrix_power(tg.asarray([[2.0, 0.0], [0.0, 3.0]]), 2)

@@ -20,12 +20,14 @@ from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._axes import along, axes_of, axis_of, count, reduced, spread
-from tapegrad.ops._text import REAL, of_one
+from tapegrad.ops._text import FLOATED, REAL, documented, of_one
 from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.creation import zeros, zeros_like
 from tapegrad.ops.shaping import moveaxis
+from tapegrad.typing import ArrayLike, Axis, DTypeLike
 
+ANY_FLOATING = "Real or complex floating; integers and booleans count as floating."
 _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 _GELU_CUBE = 0.044715
@@ -73,8 +75,11 @@ def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
 _silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, elementwise=True)
 
 
-def silu(x: Any, /) -> Tensor:
-    """x sigmoid(x) elementwise, also known as swish. Derivative: t s (1 + x (1 - s)) with s = sigmoid(x).
+@documented(f"The shape is that of `x`. {FLOATED}", x=ANY_FLOATING)
+def silu(x: ArrayLike, /) -> Tensor:
+    """Product of x and the logistic function of x, also known as swish.
+
+    Derivative: t s (1 + x (1 - s)) with s = sigmoid(x).
 
     >>> import tapegrad as tg
     >>> tg.silu(tg.asarray(0.0))
@@ -113,15 +118,22 @@ def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any, approximate: str) -> Any:
 _gelu = primitive("gelu", _gelu_forward, _gelu_vjp, cached=True, fuses=True, elementwise=True)
 
 
-def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
-    """x times the normal distribution function of x, elementwise; or its approximation by tanh.
+@documented(
+    f"The shape is that of `x`. {FLOATED}",
+    "ValueError: `approximate` is another one.",
+    "ImportError: 'none' needs SciPy, as `tapegrad.special` does, and it is not installed.",
+    x="Real floating; integers and booleans count as floating.",
+    approximate=(
+        "'none' for x erfc(-x / sqrt(2)) / 2; 'tanh' for 0.5 x (1 + th) with th = tanh(sqrt(2 / "
+        "pi) (x + 0.044715 x^3)), which is faster and differs by up to 0.0005."
+    ),
+)
+def gelu(x: ArrayLike, /, *, approximate: str = "none") -> Tensor:
+    """Product of x and the normal distribution function of x.
 
-    Hendrycks and Gimpel, arXiv:1606.08415, with PyTorch's option. approximate: "none" for x erfc(-x / sqrt(2)) / 2;
-    "tanh" for 0.5 x (1 + th) with th = tanh(sqrt(2 / pi) (x + 0.044715 x^3)), which is faster and differs by up to
-    0.0005. It keeps x and its factor. Derivative: t (p + x exp(-x^2 / 2) / sqrt(2 pi)) with p the normal distribution
-    function; 0.5 t (1 + th) (1 + x (1 - th) u') with u' the derivative of the argument of tanh.
-
-    Raises ValueError for another approximation, ImportError where "none" needs SciPy (see `special`) and it is absent.
+    Hendrycks and Gimpel, arXiv:1606.08415, with PyTorch's option. It keeps x and its factor. Derivative: t (p + x
+    exp(-x^2 / 2) / sqrt(2 pi)) with p the normal distribution function; 0.5 t (1 + th) (1 + x (1 - th) u') with u' the
+    derivative of the argument of tanh.
 
     >>> import tapegrad as tg
     >>> x = tg.asarray([-1.0, 0.0, 1.0])
@@ -193,8 +205,11 @@ _log_softmax = primitive(
 )
 
 
-def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along an axis, without overflow. Derivative: out (t - sum(t out)).
+@documented(f"The shape is that of `x`. {FLOATED}", x=ANY_FLOATING, axis="The axis to sum over.")
+def softmax(x: ArrayLike, /, *, axis: int = -1) -> Tensor:
+    """Exponentials over their sum along an axis, without overflow.
+
+    Derivative: out (t - sum(t out)).
 
     >>> import tapegrad as tg
     >>> tg.softmax(tg.asarray([0.0, 0.0]))
@@ -204,8 +219,11 @@ def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     return _softmax(x, axis_of("softmax", x.ndim, axis))
 
 
-def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
-    """Logarithm of softmax along an axis, precise where that is near 0. Derivative: t - softmax(x) sum(t).
+@documented(f"The shape is that of `x`. {FLOATED}", x=ANY_FLOATING, axis="The axis to sum over.")
+def log_softmax(x: ArrayLike, /, *, axis: int = -1) -> Tensor:
+    """Logarithm of softmax along an axis, precise where that is near 0.
+
+    Derivative: t - softmax(x) sum(t).
 
     >>> import tapegrad as tg
     >>> tg.log_softmax(tg.asarray([0.0, -1000.0]))
@@ -239,8 +257,15 @@ def _logsumexp_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], kee
 _logsumexp = primitive("logsumexp", _logsumexp_forward, _logsumexp_vjp, fuses=True, rows=reduced)
 
 
-def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """log(sum(exp(x))) over axes, all for None, without overflow. Derivative: t softmax(x).
+@documented(
+    f"The logarithms: a number for each place along the other axes. {FLOATED}",
+    x=ANY_FLOATING,
+    axis="The axes to sum over; all of them for None.",
+)
+def logsumexp(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Logarithm of the sum of exponentials over axes, without overflow.
+
+    Derivative: t softmax(x).
 
     >>> import tapegrad as tg
     >>> tg.logsumexp(tg.asarray([1000.0, -1000.0]))
@@ -259,10 +284,18 @@ def _one_hot(xp: Any, labels: Any, n: int, dtype: Any) -> Any:
 
 
 @constant
-def one_hot(labels: Any, num_classes: int, /, *, dtype: Any = None, axis: int = -1) -> Tensor:
-    """Make vectors of zeros with a one at each label, along a new axis. Not differentiable.
+@documented(
+    "Zeros, with a one at each label: the shape of `labels` with `num_classes` along the new axis.",
+    "TypeError: The labels are no integers.",
+    labels="Integers; one out of range gives zeros only.",
+    num_classes="The length of the new axis.",
+    dtype="The dtype of the result; the default floating one for None.",
+    axis="The place of the new axis in the shape of the result.",
+)
+def one_hot(labels: ArrayLike, num_classes: int, /, *, dtype: DTypeLike | None = None, axis: int = -1) -> Tensor:
+    """Vectors of zeros with a one at each label.
 
-    labels: integers; dtype: by default the default float dtype; a label out of range gives zeros only.
+    Not differentiable.
 
     >>> import tapegrad as tg
     >>> tg.one_hot(tg.asarray([0, 2]), 3)
@@ -339,12 +372,19 @@ _of_probabilities = primitive(
 )
 
 
-def cross_entropy(logits: Any, labels: Any, /) -> Tensor:
+@documented(
+    "The loss, a Tensor without axes. The dtype is that of `logits`, if that is floating.",
+    "ValueError: The shapes do not fit, or a label is out of range. On a GPU, the latter is raised when a result is "
+    "read; inside of a user's own `jax.jit`, the loss is NaN instead.",
+    "TypeError: The labels are neither integers nor probabilities.",
+    logits="Real floating, of shape (..., classes).",
+    labels="Integers from 0 to classes - 1, of shape (...), or probabilities of the shape of `logits`.",
+)
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, /) -> Tensor:
     """Mean over samples of -log softmax(logits)[label], without overflow.
 
-    logits: shape (..., classes), floating; labels: shape (...), integers from 0 to classes - 1, or probabilities of the
-    shape of logits. Derivative in logits: t (softmax(logits) - one_hot(labels)) / samples. Raises ValueError
-    for shapes that do not fit and labels out of range, TypeError for labels that are neither.
+    Derivative in logits: t (softmax(logits) - one_hot(labels)) / samples; in probabilities: -t log_softmax(logits) /
+    samples.
 
     >>> import tapegrad as tg
     >>> tg.cross_entropy(tg.asarray([[0.0, 1000.0]]), tg.asarray([0]))

@@ -18,6 +18,7 @@ from tapegrad.ops.conversion import transfer
 from tapegrad.ops.creation import asarray
 from tapegrad.ops.elementwise import conj, real
 from tapegrad.ops.reductions import sum as sum_
+from tapegrad.typing import ArrayLike
 
 # Central differences of fourth order: f'(0) = sum of c f(k h) / h, with an error of h^4.
 _STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
@@ -27,18 +28,48 @@ _FLOATING = ("real floating", "complex floating")
 
 
 class GradcheckError(AssertionError):
-    """A derivative from the tape and a finite difference disagree."""
+    """A derivative from the tape and a finite difference disagree.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> from tapegrad.testing import GradcheckError, gradcheck
+    >>> try:
+    ...     gradcheck(lambda x: x * tg.stop_gradient(x), [tg.asarray([1.0, 2.0])])
+    ... except GradcheckError as error:
+    ...     print(str(error).partition(" of shape")[0])
+    gradcheck: first derivative argument 0
+    """
 
 
 def gradcheck(
-    f: Callable[..., Any], args: Sequence[Any], *, rtol: float | None = None, seed: int = 0, name: str = ""
+    f: Callable[..., Any], args: Sequence[ArrayLike], *, rtol: float | None = None, seed: int = 0, name: str = ""
 ) -> None:
-    """Check the first derivative of `f`, in both modes, against finite differences, in each floating argument.
+    """Check the first derivative of a function, in both modes, against finite differences.
 
-    f: takes and returns Tensors of any shape; args: arrays or Tensors, floating and complex ones are differentiated by.
-    Both sides are projected on random directions, so the cost is six calls of `f` an argument. rtol: by default
-    1e-6 in float64, 5e-3 in float32. Raises GradcheckError with the argument, both numbers and the likely cause.
+    It is checked in each floating argument. Both sides are projected on random directions, so the cost is six calls of
+    `f` an argument.
 
+    Parameters
+    ----------
+    f : callable
+        A function that takes and returns Tensors of any shape.
+    args : sequence of ArrayLike
+        Where to check it; floating and complex arguments are differentiated by.
+    rtol : float or None, default None
+        The greatest relative error. By default 1e-6 in float64 and 5e-3 in float32.
+    seed : int, default 0
+        The seed of the directions.
+    name : str, default ''
+        The name of the function in messages.
+
+    Raises
+    ------
+    GradcheckError
+        They disagree; the message has the argument, both numbers and the likely cause.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> from tapegrad.testing import gradcheck
     >>> gradcheck(lambda x: tg.sin(x) * x, [tg.asarray([0.5, 1.0])])
@@ -57,12 +88,32 @@ def gradcheck(
 
 
 def gradgradcheck(
-    f: Callable[..., Any], args: Sequence[Any], *, rtol: float | None = None, seed: int = 0, name: str = ""
+    f: Callable[..., Any], args: Sequence[ArrayLike], *, rtol: float | None = None, seed: int = 0, name: str = ""
 ) -> None:
-    """Check the second derivative of `f`, reverse and forward over reverse, for each pair of arguments.
+    """Check the second derivative of a function, reverse and forward over reverse.
 
-    It is compared with differences of the first. Arguments as in `gradcheck`.
+    It is compared with differences of the first, for each pair of floating arguments.
 
+    Parameters
+    ----------
+    f : callable
+        A function that takes and returns Tensors of any shape.
+    args : sequence of ArrayLike
+        Where to check it; floating and complex arguments are differentiated by.
+    rtol : float or None, default None
+        The greatest relative error. By default 1e-6 in float64 and 5e-3 in float32.
+    seed : int, default 0
+        The seed of the directions.
+    name : str, default ''
+        The name of the function in messages.
+
+    Raises
+    ------
+    GradcheckError
+        They disagree; the message has the arguments, both numbers and the likely cause.
+
+    Examples
+    --------
     >>> import tapegrad as tg
     >>> from tapegrad.testing import gradgradcheck
     >>> gradgradcheck(lambda x, y: tg.exp(x) * y, [tg.asarray([0.5]), tg.asarray([2.0])])

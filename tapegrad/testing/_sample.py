@@ -15,10 +15,30 @@ Arrays = tuple[np.ndarray[Any, Any], ...]
 class Sample:
     """An operation with arguments to check it on.
 
-    name: of the operation, with a note behind a space; f: the call, on Tensors; reference: the same on NumPy arrays;
-    args: float64 or complex128 arrays, and integer or boolean ones that are not differentiated by; order: how many
-    derivatives exist; loose: whether float32 is too coarse for finite differences here; written: the call for any
-    namespace of the standard, which comes first.
+    Attributes
+    ----------
+    name : str
+        The operation's name, with a note behind a space.
+    f : callable
+        The call, on Tensors.
+    reference : callable
+        The same on NumPy arrays.
+    args : tuple of numpy.ndarray
+        Arguments: float64 or complex128 arrays, and integer or boolean ones that are not differentiated by.
+    order : int
+        How many derivatives exist.
+    loose : bool
+        Whether float32 is too coarse for finite differences here.
+    written : callable or None
+        The call for any namespace of the standard, which comes first.
+
+    Examples
+    --------
+    >>> import numpy as np, tapegrad as tg
+    >>> from tapegrad.testing import Sample
+    >>> sample = Sample("sin of one", tg.sin, np.sin, (np.asarray([0.5]),))
+    >>> sample.operation
+    'sin'
     """
 
     name: str
