@@ -20,7 +20,7 @@ FLOORS = (
     ("tapegrad._inspect",),
     ("tapegrad.ops",),
     ("tapegrad.fft", "tapegrad.linalg", "tapegrad.special"),
-    ("tapegrad._transforms.reverse", "tapegrad._vmap.transform"),
+    ("tapegrad._transforms", "tapegrad._vmap"),
     ("tapegrad._compile",),
     ("tapegrad._protocols",),
     ("tapegrad._bind",),
