@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,12 +31,25 @@ PLACES = {
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests on JAX first, those of one sample together, so that they share what XLA compiled for them.
+# JAX compiles each operation for each shape, which takes most of the time of all tests. So long sweeps run there in
+# part: the first samples of each operation, and every third case of others. TAPEGRAD_TESTS=all runs all of them.
+WHOLE_SWEEPS = os.environ.get("TAPEGRAD_TESTS") == "all"
+SAMPLES_ON_JAX, LONG_SWEEP = 2, 20
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out a part of long sweeps on JAX, and put the tests on JAX first.
+
+    Those of one sample stand together, so that they share what XLA compiled for them.
 
     Workers that take from each other take the last tests, so that one worker keeps nearly all on JAX. NVRTC compiles
     the kernels that other tests generated, and comes last.
     """
+
+    left_out = set() if WHOLE_SWEEPS else _left_out_on_jax(items)
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
 
     def place_in_order(item: pytest.Item) -> tuple[int, str]:
         if "jax" in item.name:
@@ -43,6 +57,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.path.stem == "test_nvrtc" else 1, ""
 
     items.sort(key=place_in_order)
+
+
+def _left_out_on_jax(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the tests of long sweeps on JAX that are left out."""
+    sweeps: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if "jax" in item.name and hasattr(item, "callspec"):
+            sweeps.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    found: set[pytest.Item] = set()
+    for sweep in sweeps.values():
+        if len(sweep) <= LONG_SWEEP:
+            continue
+        seen: Counter[str] = Counter()
+        for n, item in enumerate(sweep):
+            sample = _parameters(item).get("sample")
+            operation = getattr(sample, "operation", "")
+            seen[operation] += 1
+            if seen[operation] > SAMPLES_ON_JAX if operation else n % 3:
+                found.add(item)
+    return found
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
