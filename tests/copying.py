@@ -86,6 +86,11 @@ def square(x: Any) -> Any:
     return tg.sum(x * x)
 
 
+def with_auxiliary(f: Any, x: Any) -> Any:
+    """A function with a result beside."""
+    return f(x), "beside"
+
+
 @tg.checkpoint
 def saving(x: Any) -> Any:
     """A function that is known by its name."""

@@ -197,15 +197,87 @@ def test_linear_maps_are_constants_to_deepcopy() -> None:
     assert float(copy.deepcopy({"pull": pull})["pull"](1.0)[0]) == 6.0
 
 
+MAPS: dict[str, Callable[..., Any]] = {
+    "vjp": lambda f, *xs: tg.vjp(f, *xs)[1],
+    "vjp with has_aux": lambda f, *xs: tg.vjp(partial(copying.with_auxiliary, f), *xs, has_aux=True)[1],
+    "linearize": lambda f, *xs: tg.linearize(f, *xs)[1],
+}
+
+
+def same_results(one: Any, other: Any) -> None:
+    one, other = ([np.asarray(x) for x in (y if isinstance(y, tuple) else (y,))] for y in (one, other))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "copy"])
+@pytest.mark.parametrize("name", MAPS)
+def test_linear_maps(name: str, way: str) -> None:
+    x = tg.asarray([1.0, 2.0])
+    given = (tg.asarray(1.0),) if name.startswith("vjp") else (x,)
+    for f, point in ((copying.square, x), (copying.square, np.asarray([1.0, 2.0])), (Model().loss, x)):
+        found = MAPS[name](f, point)
+        other = copy.copy(found) if way == "copy" else WAYS[way](found)
+        assert (other is found) is not way.startswith("pickle")
+        same_results(other(*given), found(*given))
+        assert type(other(*given)) is type(found(*given))
+        assert repr(other) == repr(found)
+        assert "linear map" in repr(found)
+        squares = [tg.grad(lambda t, m=m: tg.sum(part(m(t)) ** 2)) for m in (other, found)]
+        same_results(squares[0](*given).detach(), squares[1](*given).detach())
+
+
+def part(y: Any) -> Any:
+    return y[0] if isinstance(y, tuple) else y
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_linear_maps_everywhere(xp: Place, name: str) -> None:
+    found = MAPS[name](copying.square, xp.tensor([1.0, 2.0]))
+    given = xp.tensor(1.0) if name.startswith("vjp") else xp.tensor([1.0, 2.0])
+    for other in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        xp.check(part(other(given)), xp.values(part(found(given))))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_linear_maps_that_cannot_be_pickled_say_so(name: str) -> None:
+    transform = name.partition(" ")[0]
+    w = tg.tensor([1.0, 2.0], requires_grad=True)
+    for point in (w, w * 2.0):
+        found = MAPS[name](copying.square, point)
+        assert copy.deepcopy(found) is found
+        with pytest.raises(TypeError, match=rf"part of a tape.*call tapegrad\.{transform} where.*x\.detach\(\)"):
+            pickle.dumps(found)
+    model = Model()
+    pickled = pickle.dumps(MAPS[name](model.loss, w.detach()))
+    assert part(pickle.loads(pickled)(w.detach() if transform == "linearize" else tg.asarray(1.0))) is not None
+    found = MAPS[name](model.loss, w.detach())
+    with tg.no_grad():
+        model.w *= 2.0
+    pickled = pickle.dumps(found)
+    with pytest.raises(RuntimeError, match="computed again to load its map, it gave other values.*as arguments"):
+        pickle.loads(pickled)
+
+
+def test_a_linear_map_in_what_is_copied() -> None:
+    """The records of a map are not to be copied with a function that holds it."""
+    for name, given in (("vjp", tg.asarray(1.0)), ("linearize", tg.asarray([1.0, 2.0]))):
+        found = MAPS[name](copying.square, tg.asarray([1.0, 2.0]))
+        holder = tg.grad(lambda t, m=found: tg.sum(part(m(t)) ** 2))
+        same_results(copy.deepcopy({"f": holder})["f"](given).detach(), holder(given).detach())
+
+
 def test_another_process_by_spawn() -> None:
     x = tg.asarray([1.0, 2.0], dtype=tg.float32)
     model = Model()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        given = [(model.step, x), (copying.fast, x), (model.saving, x)]
+        slope = tg.linearize(copying.square, x)[1]
+        given = [(model.step, x), (copying.fast, x), (model.saving, x), (slope, x)]
         found = pool.map(copying.work, given)
     assert found[0] == copying.work((Model().step, x))
     assert found[1] == [5.0] * 4
     assert found[2] == [9.0] * 4
+    assert found[3] == [10.0] * 4
 
 
 def test_a_script_s_own_functions_by_spawn(tmp_path: Path) -> None:

@@ -241,6 +241,75 @@ def test_what_is_no_field_is_kept() -> None:
     np.testing.assert_allclose(tg.grad(lambda m: tg.sum(m.w * m.doubled))(cached).w, 4.0 * X)
 
 
+class HasASlot:
+    __slots__ = ("extra",)
+
+
+@dataclass(slots=True)
+class WithASlotOfItsBase(HasASlot):
+    w: Any
+    n: Any = 3.0
+
+
+@dataclass
+class OnlyToStartWithMore:
+    w: Any
+    scale: dataclasses.InitVar[float]
+
+    def __post_init__(self, scale: float) -> None:
+        self.scaled = self.w * scale
+
+
+@dataclass
+class CheckedWithMore(Checked):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.doubled = [self.w * 2.0]
+
+
+def set_later(m: Any, **values: Any) -> Any:
+    for n, v in values.items():
+        object.__setattr__(m, n, v)
+    return m
+
+
+OUTSIDE: dict[str, Callable[[], Any]] = {
+    "mask: class does not make": lambda: set_later(Plain(X), mask=X),
+    "mask: class does not make, in a list": lambda: set_later(Plain(X), mask=[1.0, {"m": X}]),
+    "mask: class does not make, of Tensors": lambda: set_later(Plain(tg.asarray(X)), mask=tg.asarray(X)),
+    "mask: class does not make, of Tensors beside": lambda: set_later(WithMore(X), mask=tg.asarray(X)),
+    "mask: class does not make, frozen": lambda: set_later(Frozen(X), mask=X),
+    "extra: class does not make, in a slot": lambda: set_later(WithASlotOfItsBase(X), extra=X),
+    "doubled: is not what its class makes": lambda: set_later(WithMore(X), doubled=X * 3.0),
+    "doubled: is not what its class makes, of another shape": lambda: set_later(WithMore(X), doubled=X[:1]),
+    "scaled: cannot be made of its fields": lambda: OnlyToStartWithMore(X, 2.0),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_arrays_outside_of_fields_are_refused_where_they_would_be_lost(name: str) -> None:
+    attribute, _, why = name.partition(",")[0].partition(": ")
+    match = rf"the attribute {attribute} holds an array, but is no field.*{why}.*field\(init=False\).*static"
+    f: Any = lambda m: tg.sum(m.w * m.w)  # noqa: E731
+    for transform in (tg.grad, tg.hessian, lambda f: lambda m: tg.jvp(f, (m,), (m,)), tg.checkpoint):
+        with pytest.raises(TypeError, match=match):
+            transform(f)(OUTSIDE[name]())
+
+
+def test_attributes_that_are_no_arrays_are_kept() -> None:
+    for m in (WithMore(X), WithAName(X), Frozen(X), WithASlotOfItsBase(X)):
+        seen = "extra" if isinstance(m, HasASlot) else "name"
+        set_later(m, **{seen: "changed"})
+        made = tg.grad(lambda m, n=seen: tg.sum(m.w**2) if getattr(m, n) == "changed" else None)(m)
+        np.testing.assert_allclose(made.w, 2 * X)
+        assert getattr(made, seen) == "changed"
+
+
+def test_a_gradient_that_the_class_refuses() -> None:
+    with pytest.raises(TypeError, match=r"the attribute doubled .* cannot be made of its fields again \("):
+        tg.grad(lambda m: -tg.sum(m.w * m.doubled[0]))(CheckedWithMore(X))
+
+
 def test_static_fields_are_part_of_what_is_compiled() -> None:
     compiled = tg.compile(lambda m: m.apply(m.w) * m.width)
     for apply in (tg.sin, tg.cos, tg.sin):

@@ -6,7 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache, cached_property, partial
+from types import MemberDescriptorType
 from typing import Any
+
+import numpy as np
 
 Rebuild = Callable[[list[Any]], Any]
 
@@ -78,18 +81,69 @@ def _maker(tree: Any, names: list[str]) -> Callable[[list[Any]], Any]:
     """
     kind: Any = type(tree)
     static = {n: getattr(tree, n) for n in static_fields(tree)}
-    others = {n: v for n, v in getattr(tree, "__dict__", {}).items() if n not in static and n not in names}
+    others = {n: v for n, v in _attributes(tree).items() if n not in static and n not in names}
     others = {n: v for n, v in others.items() if not isinstance(getattr(kind, n, None), cached_property)}
-    if any([hasattr(x, "shape") for x in flatten(list(others.values()))[0]]):
-        given = {f.name for f in fields(tree) if f.init}
+    arrays = {n: v for n, v in others.items() if _holds_arrays(v)}
+    kept = {n: v for n, v in others.items() if n not in arrays} | static
+    if not arrays:
+        return lambda values: _set(object.__new__(kind), kept | dict(zip(names, values, strict=True)))
+    given = {f.name for f in fields(tree) if f.init}
+    elsewhere = list(arrays)
 
-        def constructed(values: list[Any]) -> Any:
-            new = static | dict(zip(names, values, strict=True))
+    def constructed(values: list[Any]) -> Any:
+        new = kept | dict(zip(names, values, strict=True))
+        try:
             made = kind(**{n: v for n, v in new.items() if n in given})
-            return _set(made, {n: v for n, v in new.items() if n not in given})
+        except Exception as error:
+            raise _outside_of_fields(kind, elsewhere, f"it cannot be made of its fields again ({error})") from error
+        missing = [n for n in elsewhere if n not in _attributes(made)]
+        if missing:
+            raise _outside_of_fields(kind, missing, "its class does not make that of the fields")
+        return _set(made, {n: v for n, v in new.items() if n not in given})
 
-        return constructed
-    return lambda values: _set(object.__new__(kind), others | static | dict(zip(names, values, strict=True)))
+    own = {n: getattr(tree, n) for n in names}
+    if all([type(x) is np.ndarray for x in flatten([own, arrays])[0] if hasattr(x, "shape")]):  # which can be compared
+        again = _attributes(constructed(list(own.values())))
+        other = [n for n, v in arrays.items() if not _same(v, again[n])]
+        if other:
+            raise _outside_of_fields(kind, other, "it is not what its class makes of the fields")
+    return constructed
+
+
+def _holds_arrays(x: Any) -> bool:
+    return any([hasattr(leaf, "shape") for leaf in flatten(x)[0]])
+
+
+def _attributes(x: Any) -> dict[str, Any]:
+    """Return the attributes that an object has itself, those in slots too."""
+    found = dict(getattr(x, "__dict__", {}))
+    for base in type(x).__mro__:
+        for n, member in vars(base).items():
+            if type(member) is MemberDescriptorType and hasattr(x, n):
+                found[n] = getattr(x, n)
+    return found
+
+
+def _same(x: Any, y: Any) -> bool:
+    """Say whether two trees have the same arrays."""
+    xs, ys = flatten(x)[0], flatten(y)[0]
+    same = [
+        np.array_equal(a, b, equal_nan=a.dtype.kind in "fc") for a, b in zip(xs, ys, strict=False) if _is_array(a, b)
+    ]
+    return len(xs) == len(ys) and all(same)
+
+
+def _is_array(*xs: Any) -> bool:
+    return all([type(x) is np.ndarray for x in xs])
+
+
+def _outside_of_fields(kind: type, names: list[str], why: str) -> TypeError:
+    """Return the error for arrays that would be lost, or constants, without a word."""
+    return TypeError(
+        f"{kind.__name__}: the attribute {', '.join(names)} holds an array, but is no field, and {why}: make it a "
+        "field of the dataclass, with field(init=False) if it is no argument, and metadata={'static': True} if it is a "
+        "constant"
+    )
 
 
 def _set(made: Any, values: dict[str, Any]) -> Any:

@@ -8,19 +8,17 @@ from typing import Any
 
 from tapegrad._engine.backward import collect, pulled
 from tapegrad._engine.dispatch import backend_of, constant_array, on_level
-from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.record import Record, next_seq
-from tapegrad._engine.rules import with_operators
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
 from tapegrad._transforms.custom_rules import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._transforms.derived import derived
+from tapegrad._transforms.linear_map import differ
 from tapegrad._transforms.reverse import check_function, linked
 from tapegrad._transforms.typed import P, R, Transformed
-from tapegrad.ops.dtypes import finfo
 
 
 @derived
@@ -112,7 +110,7 @@ def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
         if 0 not in a.shape:
             a, b = constant_array(a), constant_array(b)
             backend = backend_of[type(a)]
-            backend.refuse(_differ(backend.xp, a, b), partial(_other, name))
+            backend.refuse(differ(backend.xp, a, b), partial(_other, name))
 
 
 def _other(name: str) -> RuntimeError:
@@ -121,15 +119,6 @@ def _other(name: str) -> RuntimeError:
         "random numbers, draw them outside and pass them in, as in f(x, tapegrad.asarray(rng.random(x.shape) < 0.9)); "
         "nor may what it uses from outside be changed before the gradient is taken"
     )
-
-
-@with_operators
-def _differ(xp: Any, a: Any, b: Any) -> Any:
-    """Say in one boolean whether values differ by more than half of their digits, measured by the largest one."""
-    other = (a != b) & ((a == a) | (b == b))
-    if isdtype(a.dtype, ("real floating", "complex floating")):
-        other = other & ~(xp.abs(a - b) <= finfo(a.dtype).eps ** 0.5 * xp.max(xp.abs(a)))
-    return xp.any(other)
 
 
 def _reached(outs: list[Any], links: list[Tensor], first: int) -> tuple[list[Record], set[Record]]:

@@ -34,6 +34,7 @@ from tapegrad._engine.rules import new, record
 from tapegrad._engine.structural_zeros import Support, both, by_rows, calm, either, only
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.custom_rules import Call
+from tapegrad._transforms.linear_map import LinearMap
 from tapegrad._transforms.reverse import Traced, between, check_function, is_recorded, like, linked
 
 
@@ -339,7 +340,7 @@ def jvp_as(
             kind = type(arguments).__name__
             raise TypeError(f"{transform}: primals and tangents are tuples or lists of arguments, not {kind}")
     traced = Traced(transform, f, primals, {}, has_aux=has_aux)
-    out = _pushed(traced, list(tangents))
+    out = _pushed(traced, *tangents)
     value = traced.result(traced.outputs, traced.taped)
     return (value, out, traced.auxiliary()) if has_aux else (value, out)
 
@@ -376,23 +377,20 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     >>> float(slope(1.0)), float(slope(2.0))
     (6.0, 12.0)
     """
-    return linearize_as("linearize", f, *primals)
+    value, slope = linearize_as("linearize", f, *primals)
+    return value, LinearMap(linearize, f, slope)
 
 
-def linearize_as(transform: str, f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+def linearize_as(transform: str, f: Callable[..., Any], *primals: Any) -> tuple[Any, partial[Any]]:
     """Return what `linearize` does, for a transform that messages are to name."""
     check_function(transform, f, form="(f, x)")
     traced = Traced(transform, f, primals, {})
-
-    def tangent_map(*tangents: Any) -> Any:
-        return _pushed(traced, list(tangents))
-
-    return traced.result(traced.outputs, traced.taped), tangent_map
+    return traced.result(traced.outputs, traced.taped), partial(_pushed, traced)
 
 
-def _pushed(traced: Traced, tangents: list[Any]) -> Any:
+def _pushed(traced: Traced, *tangents: Any) -> Any:
     """Return the tangents of the outputs, as a tree, for those of the inputs."""
-    given = like(f"{traced.what}: the tangent", tangents, traced.fresh)
+    given = like(f"{traced.what}: the tangent", list(tangents), traced.fresh)
     taped = mode().recording and (traced.taped or any(is_recorded(t) for t in given))
     if any([is_recorded(t) for t in given]):
         return traced.result(tangents_of(traced, given, taped), taped)

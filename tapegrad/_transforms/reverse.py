@@ -9,7 +9,7 @@ and if recording was off at entry, its result is cut from the tape.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 from weakref import ref
 
@@ -34,6 +34,7 @@ from tapegrad._engine.rules import bind, identity, record
 from tapegrad._engine.tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._engine.tree import Rebuild, flatten
 from tapegrad._transforms.derived import derived
+from tapegrad._transforms.linear_map import LinearMap
 from tapegrad._transforms.typed import P, Transformed
 from tapegrad.ops.conversion import astype, transfer
 from tapegrad.ops.creation import asarray, on_device
@@ -413,7 +414,8 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     (Tensor([ 2., 40.]),)
     """
     check_function("vjp", f, form="(f, x)")
-    return vjp_as("vjp", f, primals, has_aux=has_aux)
+    value, pull, *aux = vjp_as("vjp", f, primals, has_aux=has_aux)
+    return (value, LinearMap(vjp, f, pull, has_aux=has_aux), *aux)
 
 
 def vjp_as(
@@ -425,16 +427,18 @@ def vjp_as(
 ) -> tuple[Any, ...]:
     """Return what `vjp` does, for a transform that messages are to name."""
     traced = Traced(transform, f, primals, {}, None, has_aux, may_be_constant)
-
-    def pull(cotangent: Any) -> tuple[Any, ...]:
-        seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
-        taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
-        if any([is_recorded(t) for t in seeds]):
-            return tuple(traced.arguments(traced.pull(seeds, taped), taped))
-        return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
-
+    pull = partial(_pulled, traced)
     value = traced.result(traced.outputs, traced.taped)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
+
+
+def _pulled(traced: Traced, cotangent: Any) -> tuple[Any, ...]:
+    """Return the cotangents of the inputs, as trees, for those of the outputs."""
+    seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
+    taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
+    if any([is_recorded(t) for t in seeds]):
+        return tuple(traced.arguments(traced.pull(seeds, taped), taped))
+    return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
 
 
 def is_recorded(x: Tensor) -> bool:
