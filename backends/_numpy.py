@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import array_api_compat.numpy as compat
@@ -36,6 +37,8 @@ class Adapter(Backend):
             broadcast_to=own.broadcast_to,
             matrix_transpose=own.matrix_transpose,
             take_along_axis=own.take_along_axis,
+            sigmoid_slope=partial(own.sigmoid_slope, self.sigmoid_slope),
+            tanh_slope=partial(own.tanh_slope, self.tanh_slope),
         )
         self.xp.linalg.replace(vector_norm=checked(self.xp, compat.linalg.vector_norm))
         # Without the frames that array_api_compat puts around them.
