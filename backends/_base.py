@@ -14,7 +14,7 @@ import numpy as np
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad.backends import _scatter
 from tapegrad.backends._array import DTYPE_NAMES, Array
-from tapegrad.backends._norms import scaled
+from tapegrad.backends._norms import scaled, scaled_std
 from tapegrad.backends._special import Special, find
 
 
@@ -122,7 +122,7 @@ class Backend:
             sigmoid_slope=self.sigmoid_slope,
             tanh_slope=self.tanh_slope,
         )
-        self.xp.replace(special=Special(self.special))
+        self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
         if hasattr(xp, "linalg"):
             self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
         if type(self).races is not Backend.races:

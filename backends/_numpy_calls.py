@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._program.ir import Value
-from tapegrad.backends._numpy_functions import quietly
+from tapegrad.backends._quiet import quietly
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 

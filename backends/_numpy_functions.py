@@ -7,13 +7,13 @@ jumps and np.broadcast_to of a scalar take ten times as long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import Context
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from tapegrad.backends._array import Array
+from tapegrad.backends._quiet import quietly
 
 
 def refuse_subclass(array_type: type) -> None:
@@ -95,15 +95,6 @@ def reshape(x: Array, shape: tuple[int, ...], /) -> Array:
 
 def matrix_transpose(x: Array, /) -> Array:
     return x.swapaxes(-1, -2)
-
-
-_quiet = Context()
-_quiet.run(np.seterr, over="ignore")
-
-
-def quietly(function: Callable[..., Array], *args: Array) -> Array:
-    """Call a function with no warning where it overflows; entering a copy of a context is quicker than np.errstate."""
-    return _quiet.copy().run(function, *args)
 
 
 def sigmoid(x: Array, /) -> Array:

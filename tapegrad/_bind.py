@@ -19,7 +19,7 @@ from tapegrad._transforms.opaque import as_one
 from tapegrad._vmap.array import BatchedBackend
 from tapegrad._vmap.rules import BatchedNamespace
 from tapegrad.backends._base import Namespace
-from tapegrad.ops import creation, indexing
+from tapegrad.ops import _slopes, creation, indexing
 
 
 def bind(namespace: ModuleType) -> None:

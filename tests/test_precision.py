@@ -435,7 +435,6 @@ EXCEPTIONS: dict[str, list[Exception_]] = {
     "ndtri": [Exception_("the square of a quotient by erfcx of the library", 12.0, orders=(2,))],
     "sinc": [
         Exception_("x pi overflows in the library's", np.inf, where=lambda x: abs(x) > np.finfo(x.dtype).max / 4),
-        Exception_("a sum of terms of which each is larger", 40.0, orders=(2,), absolute=4.0),
     ],
     "gammaln": [Exception_("of the library's digamma left of 0", absolute=4.0, where=lambda x: x < 0)],
     "digamma": [Exception_("of the library's zeta left of 0", absolute=4.0, where=lambda x: x < 0)],

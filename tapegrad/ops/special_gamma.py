@@ -11,6 +11,7 @@ from tapegrad._engine.coercion import as_tensors
 from tapegrad._engine.elementwise import unary
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.tensor import Tensor
+from tapegrad.ops._slopes import slope
 from tapegrad.ops._text import BROADCAST, SCIPY, SPECIAL, documented, of_one, of_two
 from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.special import special_binary
@@ -233,17 +234,44 @@ i1e = special(
 
 # -- sinc -------------------------------------------------------------------------------------------------
 
-_SINC = tuple(2 * pi**2 * (-1) ** k * k / factorial(2 * k + 1) for k in range(1, 9))  # sinc'(x) / x, by DLMF 4.19.1
+# Of sinc'(x) / x and sinc''(x), by DLMF 4.19.1, in powers of (pi x)^2.
+_SINC = tuple(2 * pi**2 * (-1) ** k * k / factorial(2 * k + 1) for k in range(1, 17))
+_SINC_2 = tuple(c * (2 * k - 1) for k, c in enumerate(_SINC, 1))
+
+
+def _cos(xp: Any, x: Any) -> Any:
+    """Return cos(pi x) from an exact part of a turn: x pi is rounded."""
+    turn = x - 2 * xp.round(0.5 * x)
+    up = xp.abs(turn) < 0.25
+    return xp.where(up, xp.cos(xp.where(up, turn, 0) * pi), xp.sin((0.5 - xp.abs(turn)) * pi))
+
+
+def _sin(xp: Any, x: Any) -> Any:
+    """Return sin(pi x) so as well."""
+    turn = x - 2 * xp.round(0.5 * x)
+    return xp.sin(xp.where(xp.abs(turn) > 0.5, xp.sign(turn) - turn, turn) * pi)
+
+
+def _sinc_of(xp: Any, x: Any, out: Any) -> Any:
+    """Return the slope of sinc at x, given its value."""
+    near = xp.abs(x) < 0.25  # where cos(pi x) - sinc(x) cancels
+    small = xp.where(near, x, 0)
+    series = small * _series((small * pi) ** 2, _SINC[:8])
+    return xp.where(near, series, (_cos(xp, x) - out) / xp.where(near, 1, x))
+
+
+def _sinc_differential(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    near = xp.abs(x) < 0.75  # where the two terms cancel
+    small = xp.where(near, x, 0)
+    far = (pi * _sin(xp, x) + 2 * out) / xp.where(near, 1, x)  # -sinc''(x)
+    return t * xp.where(near, _series((small * pi) ** 2, _SINC_2), -far)
+
+
+_sinc_slope = slope("sinc", lambda xp, x: _sinc_of(xp, x, xp.special.sinc(x)), _sinc_differential, extension="special")
 
 
 def _sinc(xp: Any, t: Any, x: Any, out: Any) -> Any:
-    near = xp.abs(x) < 0.25  # where cos(pi x) - sinc(x) cancels
-    small = xp.where(near, x, 0)
-    series = small * _series((small * pi) ** 2, _SINC)
-    turn = x - 2 * xp.round(0.5 * x)  # exact, as x pi is not
-    up = xp.abs(turn) < 0.25
-    cos = xp.where(up, xp.cos(xp.where(up, turn, 0) * pi), xp.sin((0.5 - xp.abs(turn)) * pi))
-    return t * xp.where(near, series, (cos - out) / xp.where(near, 1, x))
+    return t * (_sinc_slope(xp, x) if type(x) is Tensor else _sinc_of(xp, x, out))
 
 
 sinc = special(
