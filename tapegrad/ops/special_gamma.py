@@ -118,16 +118,31 @@ _PSI = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)  # d
 _STEPS = 10
 
 
+_gap_of_reciprocals = primitive(
+    "gap of reciprocals",
+    lambda xp, a, b: b / (a + b) / a,
+    lambda xp, t, a, b: -t * _gap(xp, a, b) * (1 / a + 1 / (a + b)),
+    lambda xp, t, a, b: t / (a + b) / (a + b),
+    elementwise=True,
+    broadcasts=True,
+)
+
+
+def _gap(xp: Any, a: Any, b: Any) -> Any:
+    """Return 1 / a - 1 / (a + b) for positive a and b: no digit cancels, nor in its derivatives of any order."""
+    return _gap_of_reciprocals(a, b) if type(a) is Tensor else b / (a + b) / a
+
+
 def _psi_rise(xp: Any, a: Any, b: Any) -> Any:
     """Return digamma(a + b) - digamma(a) for positive a and b, as a sum of positive terms: no digit cancels.
 
     By the recurrence (DLMF 5.5.2) up to a + 10, and from there by differences of terms of the asymptotic series.
     """
-    total = b / (a + b) / a
+    total = _gap(xp, a, b)
     for k in range(1, _STEPS):
-        total = total + b / (a + b + k) / (a + k)
+        total = total + _gap(xp, a + k, b)
     low, high = a + _STEPS, a + b + _STEPS
-    step = b / high / low  # 1 / low - 1 / high
+    step = _gap(xp, low, b)  # 1 / low - 1 / high
     rise = xp.log1p(b / low) + 0.5 * step
     p, q = 1 / (low * low), 1 / (high * high)
     rising = step * (1 / low + 1 / high)  # p - q
