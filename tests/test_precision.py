@@ -17,7 +17,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import special as sp
-from tapegrad._rules import OPERATIONS
+from tapegrad._engine.rules import OPERATIONS
 
 mpmath: Any = pytest.importorskip("mpmath")
 mp: Any = mpmath.mp
