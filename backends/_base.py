@@ -14,7 +14,7 @@ import numpy as np
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad.backends import _scatter
 from tapegrad.backends._array import DTYPE_NAMES, Array
-from tapegrad.backends._norms import scaled
+from tapegrad.backends._norms import scaled, scaled_std
 from tapegrad.backends._special import Special, find
 
 
@@ -114,9 +114,15 @@ class Backend:
         self.name = name
         self.prefix = name  # of the device strings
         self.xp = Namespace(
-            xp, index_get=self.index_get, index_set=self.index_set, index_add=self.index_add, sigmoid=self.sigmoid
+            xp,
+            index_get=self.index_get,
+            index_set=self.index_set,
+            index_add=self.index_add,
+            sigmoid=self.sigmoid,
+            sigmoid_slope=self.sigmoid_slope,
+            tanh_slope=self.tanh_slope,
         )
-        self.xp.replace(special=Special(self.special))
+        self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
         if hasattr(xp, "linalg"):
             self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
         if type(self).races is not Backend.races:
@@ -261,6 +267,25 @@ class Backend:
             x = self.xp.astype(x, self.native_dtype("float64" if self.has_dtype("float64", x.device) else "float32"))
         e = self.xp.exp(-self.xp.abs(x))
         return self.xp.where(x >= 0, 1, e) / (1 + e)
+
+    def sigmoid_slope(self, x: Array) -> Array:
+        """Return sigmoid(x) sigmoid(-x), the derivative of sigmoid; it has all digits where sigmoid(x) is nearly 1."""
+        if self.xp.isdtype(x.dtype, "complex floating"):
+            return 0.25 * self.xp.tanh_slope(0.5 * x)
+        return 0.5 / (1 + self.xp.cosh(x))
+
+    def tanh_slope(self, x: Array) -> Array:
+        """Return 1 / cosh(x)^2, the derivative of tanh; it has all digits where tanh(x) is nearly 1."""
+        xp = self.xp
+        if not xp.isdtype(x.dtype, "complex floating"):
+            sech = 1 / xp.cosh(x)
+            return sech * sech
+        # By cosh beside its zeros; further out, where it overflows, by e = exp(-2 abs(x)).
+        z = xp.where(xp.real(x) < 0, -x, x)
+        near = xp.real(z) < 1
+        sech = 1 / xp.cosh(xp.where(near, z, 1))
+        e = xp.exp(-2 * xp.where(near, 1, z))
+        return xp.where(near, sech * sech, 4 * e / (1 + e) / (1 + e))
 
     def special(self, name: str) -> Callable[..., Array]:
         """Return the special function that SciPy has under a name, for arrays: by default SciPy's, through the host."""

@@ -170,6 +170,9 @@ class Adapter(Backend):
     def sigmoid(self, x: Array) -> Array:
         return functions.sigmoid(x)
 
+    def tanh_slope(self, x: Array) -> Array:
+        return functions.tanh_slope_of_complex(x) if x.dtype.kind == "c" else super().tanh_slope(x)
+
     def special(self, name: str) -> Callable[..., Array]:
         return bfloat16.wide(find(self, name, cupyx.scipy.special, functions.SPECIAL))
 

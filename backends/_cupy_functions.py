@@ -86,6 +86,24 @@ def sigmoid(x: Array, /) -> Array:
     return _sigmoid(x if kind in "fdFD" else x.astype(np.float64))
 
 
+# By cosh beside its zeros; further out, where it overflows, by e = exp(-2 abs(x)).
+tanh_slope_of_complex = cupy.ElementwiseKernel(
+    "T x",
+    "T y",
+    """
+    T z = x.real() < 0 ? -x : x;
+    if (z.real() < 1) {
+      T sech = T(1) / cosh(z);
+      y = sech * sech;
+    } else {
+      T e = exp(T(-2) * z);
+      y = T(4) * e / (T(1) + e) / (T(1) + e);
+    }
+    """,
+    "tg_tanh_slope",
+)
+
+
 def reshape(x: Array, /, shape: tuple[int, ...], *, copy: bool | None = None) -> Array:
     """Return an array in another shape, without the frames that array_api_compat puts around it."""
     return x.reshape(shape) if copy is None else compat.reshape(x, shape, copy=copy)

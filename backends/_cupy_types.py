@@ -108,6 +108,7 @@ template <class T> TG_FN T tg_fdiv(T a, T b) {
   T f = floor(q);
   return (q - f > (T)0.5) ? f + (T)1 : f;
 }
+template <class T> TG_FN T tg_square(T a) { return a * a; }
 template <class T> TG_FN T tg_logaddexp(T a, T b) {
   if (a == b) return a + (T)0.693147180559945309417232121458176568;
   T t = a - b;

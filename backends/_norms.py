@@ -1,13 +1,15 @@
-"""Norms of vectors that neither overflow nor underflow on the way, by scaling as BLAS does."""
+"""Norms of vectors and standard deviations that neither overflow nor underflow on the way, by scaling as BLAS does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from math import inf, log2
+from math import inf, log2, sqrt
 from typing import Any
 
 import numpy as np
+
+from tapegrad.backends._quiet import quietly
 
 Array = Any
 UNSCALED = (0, 1, inf, -inf)  # orders without a power
@@ -70,3 +72,47 @@ def checked(xp: Any, norm: Callable[..., Array]) -> Callable[..., Array]:
         return of_sizes(xp, np.abs(x), axis, keepdims, ord)
 
     return vector_norm
+
+
+def scaled_std(xp: Any, std: Callable[..., Array]) -> Callable[..., Array]:
+    """Return the standard deviation in terms of a namespace, whose square may overflow; std: the library's own."""
+
+    def scaled(x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+        if 0 in x.shape or not xp.isdtype(x.dtype, "real floating"):
+            return std(x, axis=axis, correction=correction, keepdims=keepdims)
+        return std_of(xp, std, x, axis, correction, keepdims)
+
+    return scaled
+
+
+def std_of(xp: Any, std: Callable[..., Array], x: Array, axis: Any, correction: float, keepdims: bool) -> Array:
+    """Return the standard deviation of values that are scaled by the largest of them."""
+    dtype = x.dtype
+    if not x.shape:
+        return std(x, axis=axis, correction=correction, keepdims=keepdims)
+    if str(dtype).endswith("float16"):  # of which sums overflow as well
+        x = xp.astype(x, xp.float32)
+    scale = xp.max(xp.abs(x), axis=axis, keepdims=True)
+    scale = xp.where((scale > 0) & (scale < inf), scale * 0.25, 1)  # as above: no reciprocal is subnormal
+    out = std(x / scale, axis=axis, correction=correction, keepdims=True) * scale
+    out = xp.astype(out, dtype) if out.dtype != dtype else out
+    if keepdims:
+        return out
+    return xp.squeeze(out, axis=tuple(range(x.ndim)) if axis is None else axis)
+
+
+def checked_std(xp: Any, std: Callable[..., Array]) -> Callable[..., Array]:
+    """Return the same for NumPy, computed again where the sum of squares was near 0 or infinite."""
+
+    def call(x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+        if x.size == 0 or x.dtype.kind != "f":
+            return std(x, axis=axis, correction=correction, keepdims=keepdims)
+        if x.dtype.itemsize > 2:
+            out = quietly(std, x, axis=axis, correction=correction, keepdims=keepdims)
+            low, high = _range(out.dtype, 2)
+            high /= sqrt(x.size)
+            if (low <= out <= high) if out.ndim == 0 else out.min() >= low and out.max() <= high:
+                return out
+        return std_of(xp, std, x, axis, correction, keepdims)
+
+    return call

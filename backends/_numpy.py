@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import array_api_compat.numpy as compat
@@ -13,7 +14,7 @@ import numpy as np
 from tapegrad.backends import _numpy_functions as functions
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
-from tapegrad.backends._norms import checked
+from tapegrad.backends._norms import checked, checked_std
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -36,6 +37,9 @@ class Adapter(Backend):
             broadcast_to=own.broadcast_to,
             matrix_transpose=own.matrix_transpose,
             take_along_axis=own.take_along_axis,
+            sigmoid_slope=partial(own.sigmoid_slope, self.sigmoid_slope),
+            std=checked_std(self.xp, compat.std),
+            tanh_slope=partial(own.tanh_slope, self.tanh_slope),
         )
         self.xp.linalg.replace(vector_norm=checked(self.xp, compat.linalg.vector_norm))
         # Without the frames that array_api_compat puts around them.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._program.ir import Value
+from tapegrad.backends._quiet import quietly
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -66,8 +67,16 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
         ufunc = np.power
     elif op == "sigmoid":
         one = _constant("1", 1, dtype)
-        first: list[Call] = [(np.negative, (operands[0], out)), (_quiet_exp, (out, out))]
-        return [*first, (np.add, (out, one, out)), (np.reciprocal, (out, out))]
+        exp: list[Call] = [(np.negative, (operands[0], out)), (quietly, (np.exp, out, out))]  # inf gives 0 below
+        return [*exp, (np.add, (out, one, out)), (np.reciprocal, (out, out))]
+    elif op in ("sigmoid_slope", "tanh_slope"):
+        if dtype.kind != "f":
+            return None
+        cosh: Call = (quietly, (np.cosh, operands[0], out))
+        if op == "tanh_slope":
+            return [cosh, (np.reciprocal, (out, out)), (np.square, (out, out))]
+        one, half = _constant("1", 1, dtype), _constant("0.5", 0.5, dtype)
+        return [cosh, (np.add, (out, one, out)), (np.divide, (half, out, out))]
     elif op == "where":
         return _where(operands, out, dtypes, dtype)
     elif op == "astype":
@@ -80,11 +89,6 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
         arrays = [np.empty((), d) for d in dtypes if d is not None]
         operands = [scalar(x, arrays, dtype) if d is None else x for x, d in zip(operands, dtypes, strict=True)]
     return [(ufunc, (*operands, out))]
-
-
-def _quiet_exp(x: Any, out: Any) -> None:
-    with np.errstate(over="ignore"):  # inf gives 0 in what follows, as it should
-        np.exp(x, out)
 
 
 def _cast(out: Any, x: Any) -> None:

@@ -6,12 +6,14 @@ jumps and np.broadcast_to of a scalar take ten times as long.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from tapegrad.backends._array import Array
+from tapegrad.backends._quiet import quietly
 
 
 def refuse_subclass(array_type: type) -> None:
@@ -98,11 +100,24 @@ def matrix_transpose(x: Array, /) -> Array:
 def sigmoid(x: Array, /) -> Array:
     out = np.empty(x.shape, x.dtype)  # one buffer, where 1 / (1 + np.exp(-x)) takes four
     try:
-        with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
-            np.exp(np.negative(x, out), out)
+        quietly(np.exp, np.negative(x, out), out)  # exp(-x) = inf gives 0, as it should
     except TypeError:  # integers and booleans
         return sigmoid(x.astype(np.float64))
     return np.reciprocal(np.add(out, 1, out), out)
+
+
+def sigmoid_slope(of_complex: Callable[[Array], Array], x: Array, /) -> Array:
+    if x.dtype.kind == "c":
+        return of_complex(x)
+    out = quietly(np.cosh, x, np.empty(x.shape, x.dtype))  # inf gives 0, as it should
+    return np.divide(0.5, np.add(out, 1, out), out)
+
+
+def tanh_slope(of_complex: Callable[[Array], Array], x: Array, /) -> Array:
+    if x.dtype.kind == "c":
+        return of_complex(x)
+    out = quietly(np.cosh, x, np.empty(x.shape, x.dtype))  # inf gives 0, as it should
+    return np.square(np.reciprocal(out, out), out)  # in this order nothing overflows
 
 
 def add_at(array: Array, key: tuple[Any, ...], value: Array) -> None:

@@ -13,6 +13,7 @@ from tapegrad.backends import _torch_compile
 from tapegrad.backends import _torch_functions as functions
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
+from tapegrad.backends._norms import scaled_std
 from tapegrad.backends._special import find, promoting
 
 
@@ -21,7 +22,7 @@ class Adapter(Backend):
 
     def __init__(self) -> None:
         super().__init__("torch", compat)
-        self.xp.replace(std=lambda x, /, **options: torch.sqrt(compat.var(x, **options)))  # any correction
+        self.xp.replace(std=scaled_std(self.xp, lambda x, **options: torch.sqrt(compat.var(x, **options))))
         self.xp.replace(take_along_axis=functions.take_along_axis)
         self.xp.replace(searchsorted=functions.searchsorted)
 

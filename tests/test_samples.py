@@ -314,10 +314,10 @@ def test_what_each_operation_saves() -> None:
     }
     keep_x = (
         "abs acos acosh asin asinh atan atanh cos cosh expm1 log log10 log1p log2 sin sinh square "
-        "cumulative_prod prod var "
+        "cumulative_prod prod sigmoid tan tanh var "
         "digamma entr erf erfc gammaln i0 log_expit logit ndtr polygamma"
     )
-    keep_out = "exp log_softmax relu sigmoid softmax sqrt tan tanh reciprocal"
+    keep_out = "exp log_softmax relu softmax sqrt reciprocal"
     keep_nothing = (
         "add astype broadcast_to concat conj cumulative_sum fft flip getitem imag index_add irfft matrix_transpose "
         "mean negative permute_dims positive real reshape rfft roll setitem stack subtract sum to_device tril triu "
@@ -344,8 +344,8 @@ def test_what_each_operation_saves() -> None:
         "where": "condition",
     }
     expected |= dict.fromkeys((name for name in arrays if name.endswith(" slope")), "x out")
-    expected["silu slope"] = "x"
-    expected |= {"kink": "at"}
+    expected |= dict.fromkeys((f"{name} slope" for name in ("gelu", "log_expit", "logaddexp", "silu")), "x")
+    expected |= {"kink": "at", "gap of reciprocals": "a b", "sigmoid_slope": "x out", "tanh_slope": "x out"}
     expected |= {"take": "", "take_along_axis": ""}
     expected |= {"inv": "out", "cholesky": "out", "det": "x out", "pinv": "x out", "solve": "x1 x2 out"}
     expected |= {"eigh": "outs", "eig": "outs", "svd": "outs", "qr": "outs", "slogdet": "x outs"}

@@ -315,6 +315,22 @@ def test_equal_eigenvalues_of_a_general_matrix() -> None:
     np.testing.assert_allclose(np.asarray(g), np.eye(3), atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"axis": 1, "correction": 1}, {"axis": (0, 1), "keepdims": True}], ids=str)
+def test_std_where_the_variance_has_no_number(xp: Place, options: Any) -> None:
+    """It neither overflows nor underflows before its result does, as the norms; the gradient is right there too."""
+    data = np.asarray([[1.0, 3.0, 3.0], [-2.0, 4.0, 2.5]])
+    for size in (1e-200, 1e200) if xp.double else (1e-30, 1e30):
+        x = xp.tensor(data * size)
+        want = tg.std(tg.asarray(data), **options)
+        xp.check(tg.std(x, **options) / size, np.asarray(want), rtol=1e-6)
+        gradient = np.asarray(tg.grad(lambda x: tg.sum(tg.std(x, **options)))(tg.asarray(data)))
+        xp.check(tg.grad(lambda x: tg.sum(tg.std(x, **options)))(x), gradient, rtol=1e-5)
+
+
+def test_std_in_half_precision() -> None:
+    assert tg.std(tg.asarray([0.0, 1000.0], dtype=tg.float16)).item() == 500.0
+
+
 @pytest.mark.parametrize("f", [tg.var, tg.std])
 def test_the_sample_variance_of_one_value_is_not_a_number(f: Callable[..., Any]) -> None:
     """Where NumPy has 0 / 0 for the value, the gradient is NaN too, and no error."""

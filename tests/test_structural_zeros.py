@@ -150,14 +150,18 @@ def slopes(g: Function, x: Any) -> list[Any]:
     return [first, second]
 
 
+def expected(g: Function, data: Any) -> list[np.ndarray[Any, Any]]:
+    """Return the gradient and the Hessian where all is finite: one way, on NumPy, is enough for these."""
+    x = tg.asarray(data)
+    return [np.asarray(tg.grad(g)(x)), np.asarray(tg.hessian(g)(x))]
+
+
 def agree(xp: Place, selection: Function, f: Function, bad: float) -> None:
     g = total(selection, f)
     data = np.asarray([bad, *GOOD])
     good = np.asarray([1.25, *GOOD])
-    expected = slopes(g, xp.tensor(good))
     left_out = np.asarray([0.0, 1.0, 1.0])
-    for found, wanted in zip(slopes(g, xp.tensor(data)), expected, strict=True):
-        reference = xp.values(wanted[0])
+    for found, reference in zip(slopes(g, xp.tensor(data)), expected(g, good), strict=True):
         assert np.all(reference[..., 0] == 0)  # the selection leaves the first entry out
         for way in found:
             xp.check(way, reference * left_out, rtol=1e-6)
@@ -335,6 +339,6 @@ def test_constants_that_are_put_beside(xp: Place, name: str) -> None:
         def plain(x: tg.Tensor, h: Function = h) -> tg.Tensor:
             return tg.sum(h(x[1:]) ** 2)
 
-        for found, wanted in zip(slopes(g, x), slopes(plain, x), strict=True):
+        for found, wanted in zip(slopes(g, x), expected(plain, [3.0, *GOOD]), strict=True):
             for way in found:
-                xp.check(way, xp.values(wanted[0]), rtol=1e-9)
+                xp.check(way, wanted, rtol=1e-9)

@@ -18,7 +18,7 @@ from tapegrad._engine.dispatch import CaptureError, backend_of, namespace_of, na
 from tapegrad._engine.levels import capturing
 from tapegrad._program.ir import Program
 from tapegrad.backends import Backend
-from tapegrad.backends._norms import of_sizes
+from tapegrad.backends._norms import of_sizes, std_of
 
 MOST = 512  # traces of a function; what comes after is called as it is
 TRIES = 8  # of them, after which a function of which none gave a kernel is not traced any more
@@ -191,7 +191,7 @@ def _var(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: b
 
 
 def _std(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
-    return xp.sqrt(xp.var(x, axis=axis, correction=correction, keepdims=keepdims))
+    return std_of(xp, lambda x, **options: xp.sqrt(xp.var(x, **options)), x, axis, correction, keepdims)
 
 
 def _count(x: Any, axis: Any) -> int:

@@ -9,8 +9,8 @@ abs acos acosh add asin asinh astype atan atan2 atanh bitwise_and bitwise_invert
 bitwise_or bitwise_right_shift bitwise_xor ceil conj copysign cos cosh divide equal exp expm1 floor
 floor_divide greater greater_equal hypot imag isfinite isinf isnan less less_equal log log10 log1p
 log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative
-nextafter not_equal positive pow real reciprocal remainder round sigmoid sign signbit sin sinh sqrt
-square subtract tan tanh trunc where
+nextafter not_equal positive pow real reciprocal remainder round sigmoid sigmoid_slope sign signbit
+sin sinh sqrt square subtract tan tanh tanh_slope trunc where
 """
 ELEMENTWISE = frozenset(_NAMES.split())
 REDUCTIONS = frozenset(("all", "any", "max", "mean", "min", "prod", "sum"))

@@ -338,14 +338,14 @@ square = unary(
 
 tan = unary(
     "tan",
-    lambda xp, t, out: t * (1 + out * out),
-    of_one("Tangent of radians.", "Derivative: t (1 + tan(x)^2).", "tg.tan(tg.asarray(0.0))", "Tensor(0.)"),
+    lambda xp, t, x: t * _slopes.tan(xp, x),
+    of_one("Tangent of radians.", "Derivative: t / cos(x)^2.", "tg.tan(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 tanh = unary(
     "tanh",
-    lambda xp, t, out: t * (1 - out * out),
-    of_one("Hyperbolic tangent.", "Derivative: t (1 - tanh(x)^2).", "tg.tanh(tg.asarray(0.0))", "Tensor(0.)"),
+    lambda xp, t, x: t * xp.tanh_slope(x),  # 1 - out^2 has lost its digits where out is nearly 1
+    of_one("Hyperbolic tangent.", "Derivative: t / cosh(x)^2.", "tg.tanh(tg.asarray(0.0))", "Tensor(0.)"),
 )
 
 trunc = unary(

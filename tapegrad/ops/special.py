@@ -13,19 +13,17 @@ from math import inf, pi, sqrt
 from typing import Any
 
 from tapegrad._engine.coercion import as_tensors
-from tapegrad._engine.dtypes import as_dtype
 from tapegrad._engine.elementwise import binary, unary
 from tapegrad._engine.rules import Rule, composed, publish
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
 from tapegrad.ops._kinks import ratio
-from tapegrad.ops._slopes import slope
+from tapegrad.ops._slopes import NORMAL, gaussian, normal, slope, within
 from tapegrad.ops._text import FLOATING, SPECIAL, documented, of_one, of_two
 from tapegrad.ops.training import sigmoid
 from tapegrad.typing import ArrayLike
 
 _BELL = 2 / sqrt(pi)  # the slope of erf at 0
-_NORMAL = 1 / sqrt(2 * pi)  # the slope of ndtr at 0
 
 _OWN: Any = {"extension": "special"}
 
@@ -46,27 +44,8 @@ def special_binary(
     return publish(call, name, doc, module)  # type: ignore[no-any-return]
 
 
-def _within(xp: Any, x: Any) -> Any:
-    """Return x limited to where a Gaussian is not 0, so that its derivatives have no 0 * inf."""
-    return xp.minimum(xp.maximum(x, -40.0), 40.0)
-
-
-def _gaussian(xp: Any, x: Any, c: float) -> Any:
-    """Return exp(-c x^2), from the exact square of x rounded to half its digits and what that leaves.
-
-    The rounding of x^2 itself, which exp makes a relative error, would cost three digits at 25. c: 1 or 1/2.
-    """
-    z = _within(xp, x)
-    steps = {4: 2.0**6, 8: 2.0**20}.get(as_dtype(x.dtype).itemsize, 1.0)
-    head = xp.round(z * steps) / steps
-    return xp.exp(-c * (head * head)) * xp.exp(-c * ((z - head) * (z + head)))
-
-
 _bell_of = slope(
-    "erf", lambda xp, x: _BELL * _gaussian(xp, x, 1.0), lambda xp, t, x, out: -2 * t * (_within(xp, x) * out), **_OWN
-)
-_normal_of = slope(
-    "ndtr", lambda xp, x: _NORMAL * _gaussian(xp, x, 0.5), lambda xp, t, x, out: -t * (_within(xp, x) * out), **_OWN
+    "erf", lambda xp, x: _BELL * gaussian(xp, x, 1.0), lambda xp, t, x, out: -2 * t * (within(xp, x) * out), **_OWN
 )
 
 
@@ -75,7 +54,7 @@ def _bell(xp: Any, t: Any, x: Any) -> Any:
 
 
 def _normal(xp: Any, t: Any, x: Any) -> Any:
-    return t * _normal_of(xp, x)
+    return t * normal(xp, x)
 
 
 # Coefficients of Chebyshev polynomials in (z - 3) / (z + 3), fitted with mpmath for z >= 0 to
@@ -192,8 +171,8 @@ def _log_ndtr_of(xp: Any, x: Any, out: Any) -> Any:
     """Return the density over ndtr: by erfcx on the left, where the logarithms of both are large and nearly equal."""
     left = x < 0
     z = xp.where(left, x * -sqrt(0.5), 0)
-    right = _NORMAL * _gaussian(xp, xp.where(left, 0, x), 0.5) * xp.exp(-xp.where(left, 0, out))
-    return xp.where(left, 2 * _NORMAL / xp.special.erfcx(z), right)
+    right = NORMAL * gaussian(xp, xp.where(left, 0, x), 0.5) * xp.exp(-xp.where(left, 0, out))
+    return xp.where(left, 2 * NORMAL / xp.special.erfcx(z), right)
 
 
 def _log_ndtr_differential(xp: Any, t: Any, x: Any, out: Any) -> Any:
@@ -201,7 +180,7 @@ def _log_ndtr_differential(xp: Any, t: Any, x: Any, out: Any) -> Any:
     left = x < 0
     z = xp.where(left, x * -sqrt(0.5), 0)
     ratio = xp.where(left, out, 0) / xp.hypot(xp.where(left, x, 0), 1.0)
-    right = xp.where(left, 0, out) * (_within(xp, xp.where(left, 0, x)) + xp.where(left, 0, out))
+    right = xp.where(left, 0, out) * (within(xp, xp.where(left, 0, x)) + xp.where(left, 0, out))
     return -t * xp.where(left, ratio * ratio * _remainder(xp, z), right)
 
 
@@ -218,7 +197,7 @@ def _ndtri_of(xp: Any, x: Any, z: Any) -> Any:
     """Return the slope of ndtri at x, given its value: from x or 1 - x, whichever is less."""
     rest = xp.minimum(x, 1 - x)
     end = rest == 0
-    return xp.where(end, inf, xp.special.erfcx(xp.abs(z) * sqrt(0.5)) / xp.where(end, 1, rest)) / (2 * _NORMAL)
+    return xp.where(end, inf, xp.special.erfcx(xp.abs(z) * sqrt(0.5)) / xp.where(end, 1, rest)) / (2 * NORMAL)
 
 
 _ndtri_slope = slope(

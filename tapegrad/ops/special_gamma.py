@@ -11,6 +11,7 @@ from tapegrad._engine.coercion import as_tensors
 from tapegrad._engine.elementwise import unary
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.tensor import Tensor
+from tapegrad.ops._slopes import slope
 from tapegrad.ops._text import BROADCAST, SCIPY, SPECIAL, documented, of_one, of_two
 from tapegrad.ops.conversion import as_floats, as_indices
 from tapegrad.ops.special import special_binary
@@ -117,16 +118,31 @@ _PSI = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)  # d
 _STEPS = 10
 
 
+_gap_of_reciprocals = primitive(
+    "gap of reciprocals",
+    lambda xp, a, b: b / (a + b) / a,
+    lambda xp, t, a, b: -t * _gap(xp, a, b) * (1 / a + 1 / (a + b)),
+    lambda xp, t, a, b: t / (a + b) / (a + b),
+    elementwise=True,
+    broadcasts=True,
+)
+
+
+def _gap(xp: Any, a: Any, b: Any) -> Any:
+    """Return 1 / a - 1 / (a + b) for positive a and b: no digit cancels, nor in its derivatives of any order."""
+    return _gap_of_reciprocals(a, b) if type(a) is Tensor else b / (a + b) / a
+
+
 def _psi_rise(xp: Any, a: Any, b: Any) -> Any:
     """Return digamma(a + b) - digamma(a) for positive a and b, as a sum of positive terms: no digit cancels.
 
     By the recurrence (DLMF 5.5.2) up to a + 10, and from there by differences of terms of the asymptotic series.
     """
-    total = b / (a + b) / a
+    total = _gap(xp, a, b)
     for k in range(1, _STEPS):
-        total = total + b / (a + b + k) / (a + k)
+        total = total + _gap(xp, a + k, b)
     low, high = a + _STEPS, a + b + _STEPS
-    step = b / high / low  # 1 / low - 1 / high
+    step = _gap(xp, low, b)  # 1 / low - 1 / high
     rise = xp.log1p(b / low) + 0.5 * step
     p, q = 1 / (low * low), 1 / (high * high)
     rising = step * (1 / low + 1 / high)  # p - q
@@ -233,17 +249,44 @@ i1e = special(
 
 # -- sinc -------------------------------------------------------------------------------------------------
 
-_SINC = tuple(2 * pi**2 * (-1) ** k * k / factorial(2 * k + 1) for k in range(1, 9))  # sinc'(x) / x, by DLMF 4.19.1
+# Of sinc'(x) / x and sinc''(x), by DLMF 4.19.1, in powers of (pi x)^2.
+_SINC = tuple(2 * pi**2 * (-1) ** k * k / factorial(2 * k + 1) for k in range(1, 17))
+_SINC_2 = tuple(c * (2 * k - 1) for k, c in enumerate(_SINC, 1))
+
+
+def _cos(xp: Any, x: Any) -> Any:
+    """Return cos(pi x) from an exact part of a turn: x pi is rounded."""
+    turn = x - 2 * xp.round(0.5 * x)
+    up = xp.abs(turn) < 0.25
+    return xp.where(up, xp.cos(xp.where(up, turn, 0) * pi), xp.sin((0.5 - xp.abs(turn)) * pi))
+
+
+def _sin(xp: Any, x: Any) -> Any:
+    """Return sin(pi x) so as well."""
+    turn = x - 2 * xp.round(0.5 * x)
+    return xp.sin(xp.where(xp.abs(turn) > 0.5, xp.sign(turn) - turn, turn) * pi)
+
+
+def _sinc_of(xp: Any, x: Any, out: Any) -> Any:
+    """Return the slope of sinc at x, given its value."""
+    near = xp.abs(x) < 0.25  # where cos(pi x) - sinc(x) cancels
+    small = xp.where(near, x, 0)
+    series = small * _series((small * pi) ** 2, _SINC[:8])
+    return xp.where(near, series, (_cos(xp, x) - out) / xp.where(near, 1, x))
+
+
+def _sinc_differential(xp: Any, t: Any, x: Any, out: Any) -> Any:
+    near = xp.abs(x) < 0.75  # where the two terms cancel
+    small = xp.where(near, x, 0)
+    far = (pi * _sin(xp, x) + 2 * out) / xp.where(near, 1, x)  # -sinc''(x)
+    return t * xp.where(near, _series((small * pi) ** 2, _SINC_2), -far)
+
+
+_sinc_slope = slope("sinc", lambda xp, x: _sinc_of(xp, x, xp.special.sinc(x)), _sinc_differential, extension="special")
 
 
 def _sinc(xp: Any, t: Any, x: Any, out: Any) -> Any:
-    near = xp.abs(x) < 0.25  # where cos(pi x) - sinc(x) cancels
-    small = xp.where(near, x, 0)
-    series = small * _series((small * pi) ** 2, _SINC)
-    turn = x - 2 * xp.round(0.5 * x)  # exact, as x pi is not
-    up = xp.abs(turn) < 0.25
-    cos = xp.where(up, xp.cos(xp.where(up, turn, 0) * pi), xp.sin((0.5 - xp.abs(turn)) * pi))
-    return t * xp.where(near, series, (cos - out) / xp.where(near, 1, x))
+    return t * (_sinc_slope(xp, x) if type(x) is Tensor else _sinc_of(xp, x, out))
 
 
 sinc = special(

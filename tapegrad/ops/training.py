@@ -32,15 +32,14 @@ _MODULE = __name__
 _GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 _GELU_CUBE = 0.044715
 _MOST = 65504  # the largest number of half precision
-_DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi): of the normal distribution at 0
 
 
 sigmoid = unary(
     "sigmoid",
-    lambda xp, t, out: t * out * (1 - out),
+    lambda xp, t, x: t * xp.sigmoid_slope(x),  # out (1 - out) has lost its digits where out is nearly 1
     of_one(
         "Logistic function 1 / (1 + exp(-x)), without overflow.",
-        "Derivative: t out (1 - out).",
+        "Derivative: t sigmoid(x) sigmoid(-x).",
         "tg.sigmoid(tg.asarray(0.0))",
         "Tensor(0.5)",
     ),
@@ -69,7 +68,7 @@ def _silu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    return t * (_slopes.silu(xp, x) if cache is None else cache * (1 + x * (1 - cache)))
+    return t * (_slopes.silu(xp, x) if cache is None else cache + x * xp.sigmoid_slope(x))
 
 
 _silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, elementwise=True)
@@ -79,7 +78,7 @@ _silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, ele
 def silu(x: ArrayLike, /) -> Tensor:
     """Product of x and the logistic function of x, also known as swish.
 
-    Derivative: t s (1 + x (1 - s)) with s = sigmoid(x).
+    Derivative: t (s + x s (1 - s)) with s = sigmoid(x).
 
     >>> import tapegrad as tg
     >>> tg.silu(tg.asarray(0.0))
@@ -104,9 +103,7 @@ def _gelu_forward(xp: Any, x: Any, approximate: str) -> tuple[Any, Any]:
 
 def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any, approximate: str) -> Any:
     if approximate == "none":
-        z = xp.minimum(xp.maximum(x, -40.0), 40.0)  # beyond, the density is 0: there is no 0 * inf
-        share = _gelu_share(xp, z, approximate) if cache is None else cache
-        return t * (share + z * (_DENSITY * xp.exp(-0.5 * (z * z))))
+        return t * (_slopes.gelu(xp, x) if cache is None else _slopes.gelu_of(xp, x, cache))
     # Where x * x overflows, 1 - th^2 is 0: any finite slope will do. What is differentiated again has x cut there.
     z = xp.minimum(xp.maximum(x, -32.0), 32.0) if cache is None else x
     share = _gelu_share(xp, z, approximate) if cache is None else cache
