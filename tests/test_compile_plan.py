@@ -374,7 +374,7 @@ def test_independent_operations_on_small_arrays_are_stacked() -> None:
     eager, compiled, function = both(step)
     same(eager, compiled)
     kinds = [type(item) for item in items(function)]
-    assert (kinds.count(Stack), kinds.count(Fold)) == (2, 2)
+    assert (kinds.count(Stack), kinds.count(Fold)) == (3, 2)
     assert kinds.count(Node) < 6 * 40
 
 

@@ -43,7 +43,7 @@ STEPS = {
 2 where sum
 """,
     "gelu": """
-1 multiply multiply multiply multiply add multiply tanh add multiply tanh_slope multiply
+1 multiply multiply multiply multiply add multiply tanh add multiply multiply subtract multiply
   multiply multiply multiply multiply add multiply add add multiply add sum
 1 partial results
 """,
@@ -52,13 +52,15 @@ STEPS = {
 3 join
 14 matmul
 1 multiply multiply multiply add multiply multiply multiply multiply multiply multiply multiply
-1 multiply multiply multiply add multiply multiply multiply multiply multiply multiply multiply multiply
+  multiply multiply multiply
+1 multiply multiply multiply add multiply multiply multiply multiply multiply multiply multiply
+  multiply multiply multiply multiply
 1 partial results
 1 sigmoid sigmoid sigmoid multiply tanh multiply add tanh multiply multiply multiply add multiply
-  multiply tanh_slope multiply multiply multiply tanh_slope multiply multiply multiply sigmoid_slope multiply
-  sigmoid_slope multiply sigmoid_slope multiply mean
-2 sigmoid sigmoid sigmoid multiply tanh multiply add tanh multiply tanh_slope tanh_slope sigmoid_slope sigmoid_slope
-  sigmoid_slope
+  multiply multiply subtract multiply multiply multiply multiply subtract multiply multiply multiply
+  multiply subtract multiply multiply subtract multiply multiply subtract multiply mean
+2 sigmoid sigmoid sigmoid multiply tanh multiply add tanh multiply multiply subtract multiply subtract
+  subtract subtract subtract
 3 sum
 """,
     "gpt": """

@@ -419,8 +419,12 @@ class Exception_:
     absolute: float = 0.0
 
 
+_READS_RESULT = "the rule reads the result alone, for speed and memory: 1 less that has no digits left in the tail"
 _ROOT = "beside a root, where terms that are each larger cancel"
 EXCEPTIONS: dict[str, list[Exception_]] = {
+    "tanh": [Exception_(_READS_RESULT, absolute=4.0)],
+    "sigmoid": [Exception_(_READS_RESULT, absolute=16.0)],
+    "expit": [Exception_(_READS_RESULT, absolute=16.0)],
     "gelu": [
         Exception_(
             "the density from the square of x, rounded, costs x^2 / 2 ulp; all digits would cost half of gelu's time",
