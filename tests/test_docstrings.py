@@ -421,6 +421,77 @@ def test_wrong_axes(name: str) -> None:
                 call(f, lambda k: operand(f, k, 2, 2), **{option: (axis, 0) if several and type(axis) is int else axis})
 
 
+X, W = tg.ones(2), tg.tensor([1.0, 2.0], requires_grad=True)
+WHAT: Any = 3  # no function, no device
+# What else is raised: a call, and what its docstring lists.
+RAISED: dict[str, list[tuple[Callable[[], Any], type[Exception]]]] = {
+    "tg.grad": [
+        (lambda: tg.grad(WHAT), TypeError),
+        (lambda: tg.grad(tg.sum)(tg.arange(2)), TypeError),
+        (lambda: tg.grad(tg.sin)(X), ValueError),
+        (lambda: tg.grad(tg.sum, (0, 0))(X), ValueError),
+    ],
+    "tg.vjp": [
+        (lambda: tg.vjp(tg.sin, X)[1](tg.ones(3)), ValueError),
+        (lambda: tg.vjp(tg.sin, tg.arange(2)), TypeError),
+    ],
+    "tg.jvp": [
+        (lambda: tg.jvp(tg.sin, (X,), (tg.ones(3),)), ValueError),
+        (lambda: tg.jvp(tg.sin, (X,), (tg.ones(2, dtype="float32"),)), TypeError),
+    ],
+    "tg.linearize": [(lambda: tg.linearize(tg.sin, X)[1](tg.ones(3)), ValueError)],
+    "tg.vmap": [(lambda: tg.vmap(WHAT), TypeError), (lambda: tg.vmap(tg.sin, 5)(X), ValueError)],
+    "tg.jacobian": [(lambda: tg.jacobian(tg.sin, mode="both"), ValueError)],
+    "tg.hessian": [(lambda: tg.hessian(tg.sin)(X), ValueError), (lambda: tg.hessian(tg.sum)(tg.arange(2)), TypeError)],
+    "tg.hvp": [(lambda: tg.hvp(tg.sin, (X,), (X,)), ValueError), (lambda: tg.hvp(WHAT, (X,), (X,)), TypeError)],
+    "tg.checkpoint": [(lambda: tg.checkpoint(WHAT), TypeError)],
+    "tg.compile": [(lambda: tg.compile(WHAT), TypeError)],
+    "tg.scipy_objective": [
+        (lambda: tg.scipy_objective(WHAT, 1.0), TypeError),
+        (lambda: tg.scipy_objective(tg.sum, []), ValueError),
+    ],
+    "tg.default_device": [(lambda: tg.default_device("x"), ValueError), (lambda: tg.default_device(WHAT), TypeError)],
+    "tg.default_dtype": [(lambda: tg.default_dtype("int64"), TypeError)],
+    "tg.deterministic": [(lambda: tg.deterministic(WHAT), TypeError)],
+    "tg.tf32": [(lambda: tg.tf32(WHAT), TypeError)],
+    "tg.isdtype": [(lambda: tg.isdtype("x", "numeric"), TypeError), (lambda: tg.isdtype("bool", "x"), ValueError)],
+    "tg.numpy_dtype": [(lambda: tg.numpy_dtype("x"), TypeError)],
+    "tg.Tensor.backward": [
+        (lambda: X.backward(), RuntimeError),
+        (lambda: (W * 2).backward(), RuntimeError),
+        (lambda: (W * 2).backward(tg.ones(3)), ValueError),
+        (lambda: (W * 2).backward(tg.ones(2, dtype="float32")), TypeError),
+    ],
+    "tg.Tensor.item": [(lambda: X.item(), ValueError)],
+    "tg.Tensor.retain_grad": [(lambda: X.retain_grad(), RuntimeError)],
+    "tg.Tensor.register_hook": [(lambda: X.register_hook(tg.sin), RuntimeError)],
+    "tg.backends.load": [(lambda: tg.backends.load("x"), KeyError)],
+    "tg.backends.of_device": [(lambda: tg.backends.of_device("x"), ValueError)],
+    "tg.backends.is_available": [(lambda: tg.backends.is_available(WHAT), TypeError)],
+    "tg.testing.gradcheck": [
+        (lambda: testing.gradcheck(lambda x: x * tg.stop_gradient(x), [X]), testing.GradcheckError)
+    ],
+    "tg.tensor": [(lambda: tg.tensor([1], requires_grad=True), TypeError)],
+    "tg.asarray": [(lambda: tg.asarray([1.0], copy=False), ValueError)],
+    "tg.squeeze": [(lambda: tg.squeeze(X, 0), ValueError)],
+    "tg.matmul": [(lambda: tg.matmul(tg.ones((2, 3)), tg.ones((2, 3))), ValueError)],
+    "tg.linalg.inv": [(lambda: tg.linalg.inv(tg.zeros((2, 2))), ValueError), (lambda: tg.linalg.inv(X), ValueError)],
+    "tg.linalg.cholesky": [(lambda: tg.linalg.cholesky(-tg.eye(2)), ValueError)],
+    "tg.fft.fft": [(lambda: tg.fft.fft(X, norm="x"), ValueError), (lambda: tg.fft.fft(X, n=0), ValueError)],
+    "tg.cross_entropy": [(lambda: tg.cross_entropy(tg.ones((1, 2)), tg.asarray([5])), ValueError)],
+    "tg.take": [(lambda: tg.take(X, tg.asarray([7])), IndexError), (lambda: tg.take(X, X), TypeError)],
+}
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_the_listed_errors(name: str) -> None:
+    listed = parsed(inspect.getdoc(PUBLIC[name]) or "").items("Raises")
+    for call_it, kind in RAISED[name]:
+        assert kind.__name__ in listed
+        with pytest.raises(kind):
+            call_it()
+
+
 # -- the checks themselves can fail ------------------------------------------------------------------------
 
 

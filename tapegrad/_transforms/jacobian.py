@@ -64,8 +64,8 @@ def jacobian(
     Raises
     ------
     TypeError
-        `f` is no function. At a call: a value is complex, which has no such matrix (use `jvp` or `vjp`), or it is a
-        container though `sparsity` is given.
+        `f` is no function. At a call: a value is complex, which has no such matrix (use `jvp` or `vjp`), or several
+        arrays come in or go out though `sparsity` is given.
     ValueError
         `mode` is another one. At a call: the pattern does not fit, or lacks something.
     RuntimeError

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from inspect import cleandoc
 from typing import Any, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,7 +68,7 @@ COMPLEX = "The dtype is complex, of the precision of `x`; for integers of the de
 BOOLEAN = "The dtype is boolean."
 INDICES = "The dtype is int64, or int32 where the device has no int64."
 
-_words = re.compile(r"\w+").findall
+_names_t, _names_out = (re.compile(rf"\b{name}\b").search for name in ("t", "out"))
 
 # -- words that families share ---------------------------------------------------------------------------
 
@@ -168,7 +167,9 @@ def documented(
         names = {name.strip("*") for name, _, _ in listed}
         if not parameters.keys() <= names:
             raise TypeError(f"{function.__name__} has no parameter {', '.join(parameters.keys() - names)}")
-        head, _, examples = cleandoc(doc).partition(">>> ")
+        if "\n    >>> " in doc:  # from Python 3.13 on, it comes without the indentation
+            doc = doc.replace("\n    ", "\n")
+        head, _, examples = doc.partition(">>> ")
         summary, _, extended = head.strip().partition("\n\n")
         function.__doc__ = _joined(
             summary.replace("\n", " "),
@@ -226,10 +227,9 @@ def _of_operands(types: Mapping[str, str], raises: tuple[str, ...]) -> list[str]
 
 def _defined(text: str, what: str) -> str:
     """Return a text with a sentence that says what t and out are, where it speaks of them."""
-    words = set(_words(text))
-    if "t" not in words:
+    if not _names_t(text):
         return text
-    out = ", out the result" if "out" in words else ""
+    out = ", out the result" if _names_out(text) else ""
     return f"{text} Here t is {what}{out}."
 
 
@@ -263,13 +263,11 @@ def _indented(text: str) -> str:
 
 
 def _filled(text: str, indent: str = "") -> str:
-    """Return a paragraph in lines of at most 100 characters."""
-    if len(text) <= 96 and "\n" not in text:
-        return indent + text
-    lines, line = [], indent
-    for word in text.split():
-        if len(line) + len(word) >= 100:
-            lines.append(line)
-            line = indent
-        line = f"{line} {word}" if line != indent else indent + word
-    return "\n".join([*lines, line])
+    """Return a paragraph in lines of at most 100 characters, each with an indentation."""
+    lines, width = [], 100 - len(indent)
+    text = text.replace("\n", " ")
+    while len(text) > width:
+        cut = text.rfind(" ", 0, width + 1)
+        lines.append(indent + text[:cut])
+        text = text[cut + 1 :]
+    return "\n".join([*lines, indent + text])

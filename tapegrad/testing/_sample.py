@@ -15,7 +15,7 @@ Arrays = tuple[np.ndarray[Any, Any], ...]
 class Sample:
     """An operation with arguments to check it on.
 
-    Attributes
+    Parameters
     ----------
     name : str
         The operation's name, with a note behind a space.
