@@ -244,6 +244,30 @@ def test_what_is_mixed_has_the_dtype_that_it_has_on_numpy(xp: Place, numbers: An
     np.testing.assert_allclose(xp.values(found), np.asarray(expected), rtol=1e-6)
 
 
+FLOATS = {
+    "float64": np.asarray([1.5, 2.0, 3.0]),
+    "float32": np.asarray([1.5, 2.0, 3.0], np.float32),
+    "float16": np.asarray([1.5, 2.0, 3.0], np.float16),
+    "complex64": np.asarray([1.5, 2.0, 3j], np.complex64),
+}
+
+
+@pytest.mark.parametrize("name", ["add", "reflected", "concat", "where"])
+@pytest.mark.parametrize("floats", FLOATS.values(), ids=FLOATS)
+@pytest.mark.parametrize("integers", ["int8", "int32", "int64", "uint8", "bool"])
+def test_integers_beside_floats_of_the_host_have_the_dtype_that_they_have_on_numpy(
+    xp: Place, integers: str, floats: Any, name: str
+) -> None:
+    x = np.asarray([0, 1, 1], integers)
+    f: Any = MIXING[name]
+    if xp.device.startswith("strict"):
+        pytest.skip("it mixes no integers with floats")
+    found, expected = (f(tg.asarray(x, device=device), floats) for device in (xp.device, "cpu"))
+    narrow = {"float64": tg.float32, "complex128": tg.complex64}
+    assert found.dtype is (expected.dtype if xp.double else narrow.get(expected.dtype.name, expected.dtype))
+    np.testing.assert_allclose(xp.values(found), np.asarray(expected), rtol=1e-6)
+
+
 def test_every_function_of_several_arrays_is_tried() -> None:
     tried = {s.operation for s in SEVERAL} | {name.partition(" ")[0] for name in FUNCTIONS}
     shapes_and_dtypes = {"arange", "broadcast_shapes", "broadcast_to", "can_cast", "full", "reshape"}
@@ -253,7 +277,9 @@ def test_every_function_of_several_arrays_is_tried() -> None:
             if isinstance(f, type) or not callable(f):
                 continue
             parameters = inspect.signature(f).parameters.values()
-            arrays = [p for p in parameters if p.annotation in ("Any", "Sequence[Any]") and p.name not in NO_ARRAYS]
+            arrays = [
+                p for p in parameters if re.search("Any|ArrayLike", str(p.annotation)) and p.name not in NO_ARRAYS
+            ]
             if len(arrays) > 1 or any(p.kind is p.VAR_POSITIONAL for p in arrays):
                 assert name in tried | shapes_and_dtypes, name
 

@@ -102,14 +102,14 @@ def is_host(array: Array, like: Array) -> bool:
 def moved(array: Array, like: Array, promoted: bool = False) -> Array:
     """Return a raw array of the host in new memory on the device of another one, and count the copy.
 
-    promoted: whether integers and booleans beside floats become floats, as on NumPy: the standard leaves it open, and
-    libraries differ.
+    promoted: whether the array gets the dtype of both on NumPy, where only one of them is floating: the standard leaves
+    it open, and libraries differ.
     """
     root = backend_of[type(like)].root
     name = None
     if promoted:
         host, there = dtype_of(array), dtype_of(like)
-        if "floating" in there.kind and "floating" not in host.kind:
+        if ("floating" in there.kind) is not ("floating" in host.kind):
             name = promote(host, there).name
     return _called(_beside, array, getattr(root, "base", root), native_device(like), name)
 
