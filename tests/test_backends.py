@@ -110,7 +110,7 @@ def test_a_setting_reaches_other_threads_and_a_scope_does_not() -> None:
 def test_the_environment_sets_the_default_device() -> None:
     code = "import tapegrad as tg; print(tg.zeros(1).device)"
     env = {**os.environ, "TAPEGRAD_DEVICE": "strict:device2"}
-    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=600)
     assert out.stdout.strip() == "strict:device2"
 
 

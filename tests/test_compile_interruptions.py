@@ -6,13 +6,13 @@ import gc
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from forking import in_child
 
 import tapegrad as tg
 from tapegrad._compile import _locks
@@ -227,22 +227,6 @@ def test_records_that_are_being_made_are_left_alone() -> None:
             failing(tg.asarray(1.0))
     assert [x.item() for x in made] == [2.0, 2.0]
     assert len(unmade) == 2
-
-
-def in_child(f: Callable[[], bool]) -> int:
-    """Run a function in a forked process that is stopped after a while; 0 if it returned True."""
-    import signal
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of forks beside threads
-        child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        try:
-            os._exit(0 if f() else 1)
-        except BaseException:
-            os._exit(2)
-    return os.waitpid(child, 0)[1]
 
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes to fork here")

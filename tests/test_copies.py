@@ -273,7 +273,7 @@ def test_another_process_by_spawn() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         slope = tg.linearize(copying.square, x)[1]
         given = [(model.step, x), (copying.fast, x), (model.saving, x), (slope, x)]
-        found = pool.map(copying.work, given)
+        found = pool.map_async(copying.work, given).get(timeout=300)
     assert found[0] == copying.work((Model().step, x))
     assert found[1] == [5.0] * 4
     assert found[2] == [9.0] * 4
@@ -292,8 +292,10 @@ def test_a_script_s_own_functions_by_spawn(tmp_path: Path) -> None:
         "    return [f(tg.asarray(float(i))).item() for i in range(4)]\n"
         "if __name__ == '__main__':\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
-        "        print(pool.map(run, [twice]))\n"
+        "        print(pool.map_async(run, [twice]).get(timeout=300))\n"
     )
     root = str(Path(tg.__file__).parents[1])
-    found = subprocess.run([sys.executable, script], capture_output=True, text=True, env={"PYTHONPATH": root})
+    found = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={"PYTHONPATH": root}, timeout=600
+    )
     assert found.stdout.strip() == "[[0.0, 2.0, 4.0, 6.0]]", found.stderr

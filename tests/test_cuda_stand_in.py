@@ -267,7 +267,7 @@ def test_the_plugin_ends_pytest_with_the_reason(compiler: str | None, tmp_path: 
         (tmp_path / "g++").chmod(0o755)
     command = [sys.executable, "-m", "pytest", "-p", "cuda_stand_in", str(TESTS / "test_cuda_stand_in.py")]
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "the stand-in for CUDA cannot run: " in done.stderr
     if compiler is not None and importlib.util.find_spec("cupy") is not None:
@@ -285,13 +285,17 @@ def test_tests_that_are_skipped_name_the_plugin() -> None:
 
 def test_counting_without_it_names_the_plugin() -> None:
     code = "import cuda_stand_in; cuda_stand_in.counters()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, check=False, timeout=600
+    )
     assert "RuntimeError: CUDA is not replaced: run the tests with `python -m pytest -p cuda_stand_in`" in done.stderr
 
 
 @installed
 def test_a_function_that_is_not_there_is_named() -> None:
     code = "import cuda_stand_in as c; c.install(); import cupy; cupy.cuda.runtime.deviceGetDefaultMemPool(0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, check=False, timeout=600
+    )
     assert "[cuda_stand_in] cudaDeviceGetDefaultMemPool is not there" in done.stderr
     assert "cudaErrorNotSupported" in done.stderr

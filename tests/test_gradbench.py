@@ -69,7 +69,9 @@ def close(a: Any, b: Any, tolerance: float = 1e-7) -> None:
 
 def talk(lines: list[str], *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "benchmarks/gradbench/run.py", *options]
-    return subprocess.run(command, cwd=ROOT, input="\n".join(lines), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, input="\n".join(lines), capture_output=True, text=True, check=False, timeout=600
+    )
 
 
 @pytest.mark.parametrize("options", [[], ["--compile"]])

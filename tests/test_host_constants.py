@@ -310,7 +310,9 @@ def test_without_a_default_arrays_stay() -> None:
     )
     environment = {k: v for k, v in os.environ.items() if k != "TAPEGRAD_DEVICE"}
     for value in ({}, {"TAPEGRAD_DEVICE": ""}):
-        done = subprocess.run([sys.executable, "-c", code], env=environment | value, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment | value, capture_output=True, text=True, timeout=600
+        )
         assert done.stdout.split() == ["cpu", "cpu", "strict:device1", "strict:device1", "strict:device1", "cpu"], (
             done.stderr
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forking import in_child
 
 import tapegrad as tg
 from tapegrad.backends import _numpy_blas as blas
@@ -54,12 +55,13 @@ def test_helpers_have_the_errstate_of_the_caller() -> None:
 @pytest.mark.filterwarnings("ignore")  # of Python and JAX, which warn of forks beside threads
 def test_a_forked_process_has_helpers_of_its_own() -> None:
     threads.run_all([[(abs, (1,))], [(abs, (1,))]])
-    child = os.fork()
-    if child == 0:
+
+    def both_parts_run() -> bool:
         seen: list[int] = []
         threads.run_all([[(seen.append, (1,))], [(seen.append, (2,))]])
-        os._exit(0 if sorted(seen) == [1, 2] else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return sorted(seen) == [1, 2]
+
+    assert in_child(both_parts_run) == 0
 
 
 def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,9 @@ def test_the_variable_carries_a_program() -> None:
     code = "from programs.recommender import run; import json; r = run(); print(json.dumps([r['last'], r['device']]))"
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": path, "TAPEGRAD_DEVICE": "strict:device1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=600
+    )
     last, device = eval(done.stdout)
     assert device == "strict:device1"
     np.testing.assert_allclose(last, expected("recommender")["last"], rtol=1e-9)

@@ -119,5 +119,7 @@ def test_a_library_without_an_adapter_in_another_process(tmp_path: Path) -> None
     path.write_bytes(pickle.dumps(dask(VALUES, requires_grad=True)))
     script = f"import pickle; x = pickle.load(open({str(path)!r}, 'rb')); print(x.device, x.requires_grad, x.tolist())"
     root = str(Path(tg.__file__).parents[1])
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": root})
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": root}, timeout=600
+    )
     assert run.stdout.strip() == f"dask:cpu True {VALUES.tolist()}", run.stderr

@@ -29,7 +29,7 @@ def slopes(f: Callable[..., Any], *xs: float) -> list[float]:
 
 def run(code: str, **env: str) -> str:
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

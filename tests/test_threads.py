@@ -154,7 +154,7 @@ sys.exit(len(errors) > 0)
 
 
 def test_threads_use_everything_for_the_first_time_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", FIRST_USE], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", FIRST_USE], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
