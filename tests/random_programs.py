@@ -4,8 +4,9 @@
 
 A program is a list of lines over a growing list of variables: indexing, writing, linear algebra, Fourier transforms,
 complex and mixed dtypes, arrays of no axes and of no elements. It is made by trial: lines that are refused, or give
-what is not finite or large, are left out. Kinks lie apart from random points; where a difference and a derivative
-disagree, the point is moved, and only what disagrees at each of several points counts.
+what is not finite or large, are left out. Kinks, jumps and cuts lie at numbers of their own: see `apart`. Random points
+lie apart from them; where a difference and a derivative disagree, the point is moved, and only what disagrees at each
+of several points counts.
 
 The command does all checks for each program. The tests take some of them in turn: see `in_turn`.
 """
@@ -68,6 +69,14 @@ def _any(r: Random, *some: Any) -> Any:
 
 def real(x: Any) -> Any:
     return tg.real(x) if is_complex(x) else x
+
+
+def apart(r: Random) -> float:
+    """Return a number that no line computes, to put a kink, a jump or a cut there.
+
+    At 0 it would be met: by a difference of equals, exactly, or by the rounding of one, which has no derivative.
+    """
+    return r.uniform(0.01, 0.03)
 
 
 def axis_of(r: Random, x: Any) -> Any:
@@ -188,7 +197,7 @@ def linear_algebra(r: Random, x: Any, y: Any) -> Any:
         return r.choice([la.eigvalsh, la.svdvals])(hermitian(x))
     if how == 7:
         q, s = la.qr(m)
-        return q @ s * 0.5 + tg.abs(s)
+        return q @ s * 0.5 + tg.abs(s + apart(r))
     if how == 8:
         u, s, vh = la.svd(m, full_matrices=r.random() < 0.3)
         return (u * s[..., None, :]) @ vh + real(u * tg.conj(u))
@@ -197,11 +206,11 @@ def linear_algebra(r: Random, x: Any, y: Any) -> Any:
     if how == 10:
         return la.pinv(m[..., :, :1] if r.random() < 0.5 else m)
     if how == 11:
-        return la.matrix_norm(m, ord=_any(r, "fro", "nuc", 2, 1, -1, np.inf), keepdims=r.random() < 0.5)
+        return la.matrix_norm(m + apart(r), ord=_any(r, "fro", "nuc", 2, 1, -1, np.inf), keepdims=r.random() < 0.5)
     if how == 12:
         return r.choice([la.trace, la.diagonal])(m, offset=r.choice([0, 1, -1]))
     if how == 13:
-        return la.vector_norm(x + 2.0, axis=axes_of(r, x) or None, ord=r.choice([1, 2, 3, np.inf, 0.5]))
+        return la.vector_norm(x + (2.0 + apart(r)), axis=axes_of(r, x) or None, ord=r.choice([1, 2, 3, np.inf, 0.5]))
     if how == 14:
         return la.outer(tg.reshape(x, (-1,))[:3], tg.reshape(y, (-1,))[:2])
     return la.cross(right_side(hermitian(tg.ones((3, 3))), x), right_side(hermitian(tg.ones((3, 3))), y))
@@ -309,13 +318,13 @@ def reduced(r: Random, x: Any, y: Any) -> Any:
 def chosen(r: Random, x: Any, y: Any) -> Any:
     how = r.randrange(8)
     if how == 0:
-        return tg.where(real(x) > 0.1, x, y)
+        return tg.where(real(x) > apart(r), x, y)
     if how == 1:
         return tg.where(tg.asarray([True, False, True]), x, r.choice([y, 1.5]))
     if how == 2:
-        return r.choice([tg.maximum, tg.minimum])(real(x), real(y))
+        return r.choice([tg.maximum, tg.minimum])(real(x) + apart(r), real(y))
     if how == 3:
-        return tg.clip(real(x), r.choice([None, -0.6]), r.choice([None, 0.7]))
+        return tg.clip(real(x) + apart(r), r.choice([None, -0.6]), r.choice([None, 0.7]))
     axis = axis_of(r, x)
     if how == 4:
         return tg.take(x, tg.asarray(indices(r, x.shape[axis], (3,)) % max(x.shape[axis], 1)), axis=axis)
@@ -323,8 +332,9 @@ def chosen(r: Random, x: Any, y: Any) -> Any:
         order = tg.argsort(real(x), axis=axis)
         return tg.take_along_axis(x, order, axis=axis)
     if how == 6:
-        return x[tg.argmax(real(x[..., 0])) if x.ndim == 2 else 0]
-    return tg.copysign(real(x), real(y)) + tg.sign(real(y))
+        return x[tg.argmax(real(x[..., 0]) + apart(r) * np.arange(x.shape[0])) if x.ndim == 2 else 0]
+    y = real(y) + apart(r)
+    return tg.copysign(real(x) + apart(r), y) + tg.sign(y)
 
 
 def pointwise(r: Random, x: Any, y: Any) -> Any:
@@ -332,7 +342,7 @@ def pointwise(r: Random, x: Any, y: Any) -> Any:
     if name in ("log", "sqrt", "reciprocal"):
         x = x * (tg.conj(x) if is_complex(x) else x) + 0.7
     elif name in ("tanh", "atan", "asinh", "sinh", "expm1", "exp"):
-        x = 0.3 * x
+        x = 0.3 * x + apart(r)  # not on a cut, the imaginary axis
     elif name == "sigmoid":
         x = real(x)
     return getattr(tg, name)(x)
@@ -345,7 +355,7 @@ def of_complex(r: Random, x: Any, y: Any) -> Any:
     if how == 1:
         return tg.imag(x)
     if how == 2:
-        return tg.abs(x + 1.5)
+        return tg.abs(x + (1.5 + apart(r)))
     if how == 3:
         return x * 1j + y
     if how == 4:
@@ -364,10 +374,10 @@ def mixed(r: Random, x: Any, y: Any) -> Any:
     if how == 2:
         return x * tg.asarray(indices(r, 4, (x.shape[-1],)))
     if how == 3:
-        return x + tg.astype(real(y) > 0, x.dtype)
+        return x + tg.astype(real(y) > apart(r), x.dtype)
     if how == 4:
         return x * np.asarray(indices(r, 4, x.shape), dtype=x.dtype.name)
-    return tg.where(real(x) > 0, x, tg.asarray(1, dtype=x.dtype)) * r.choice([2, 0.5, True])
+    return tg.where(real(x) > apart(r), x, tg.asarray(1, dtype=x.dtype)) * r.choice([2, 0.5, True])
 
 
 def arithmetic(r: Random, x: Any, y: Any) -> Any:
@@ -385,10 +395,10 @@ def arithmetic(r: Random, x: Any, y: Any) -> Any:
     if how == 5:
         return (real(x) ** 2 + 0.5) ** r.choice([2, 0.5, -1, 1.5, tg.sin(real(y))])
     if how == 6:
-        return r.choice([tg.hypot, tg.atan2, tg.logaddexp])(real(x) + 2.0, real(y))
+        return r.choice([tg.hypot, tg.atan2, tg.logaddexp])(real(x) + (2.0 + apart(r)), real(y))
     if how == 7:
         return x**2 - y
-    return x % 1.7 if not is_complex(x) else x - y
+    return (x + apart(r)) % 1.7 if not is_complex(x) else x - y
 
 
 KINDS: dict[str, Line] = {
@@ -502,6 +512,11 @@ def close(what: str, got: Any, expected: Any, rtol: float) -> None:
         raise Disagreement(f"{what}: {a.tolist()} and {b.tolist()}")
 
 
+def flat(xs: Iterable[Any]) -> Array:
+    """Return all elements of some arrays as one complex vector."""
+    return np.concatenate([np.zeros(0, dtype=complex), *[host(x).ravel() for x in xs]])
+
+
 def weights(p: Program, outs: list[Any]) -> list[Any]:
     rng = np.random.default_rng(5)
     return [tg.asarray(rng.standard_normal(y.shape), dtype=real(y).dtype) for y in outs]
@@ -546,6 +561,16 @@ def single(p: Program) -> bool:
     return any(x.dtype.name in WIDE for x in seen)
 
 
+def difference(f: Callable[..., Any], xs: list[Array], vs: list[Array]) -> Any:
+    """Return the derivative of a function of raw arrays along a direction, by differences."""
+    return sum(c * f(*[x + k * STEP * v for x, v in zip(xs, vs, strict=True)]) for k, c in STENCIL) / STEP
+
+
+def moved(xs: list[Array], attempt: int) -> list[Array]:
+    rng = np.random.default_rng(attempt)
+    return [np.asarray(x + 0.05 * rng.standard_normal(x.shape)) for x in xs]
+
+
 def check_differences(p: Program) -> None:
     """Compare reverse and forward mode with each other, and with differences where all is in double precision."""
     xs = wide(p.args)
@@ -566,41 +591,40 @@ def check_differences(p: Program) -> None:
         if not exact:
             return
         with tg.no_grad():
-            finite = (
-                sum(
-                    c * float(host(loss(*[tg.asarray(x + k * STEP * v) for x, v in zip(xs, vs, strict=True)])))
-                    for k, c in STENCIL
-                )
-                / STEP
-            )
+            finite = difference(lambda *xs: float(host(loss(*map(tg.asarray, xs)))), xs, vs)
         if abs(finite - along) <= 2e-6 * (size + abs(finite) + 1.0):
             return
         found.append(f"derivative {along}, difference {finite}")
-        moved = np.random.default_rng(attempt)
-        xs = [np.asarray(x + 0.05 * moved.standard_normal(x.shape)) for x in xs]
+        xs = moved(xs, attempt)
     raise Disagreement("; ".join(found))
 
 
 def check_second(p: Program) -> None:
-    """Compare second derivatives along a direction: forward over reverse, and reverse over reverse."""
-    xs = wide(p.args)
-    n = len(xs)
-    loss = loss_of(p)
-    vs = directions(xs, 9)
-    slopes = tg.grad(loss, tuple(range(n)))
+    """Compare second derivatives along a direction: forward over reverse, reverse over reverse, and differences."""
     if single(p):
         return
+    xs = wide(p.args)
+    argnums = tuple(range(len(xs)))
+    slopes = tg.grad(loss_of(p), argnums)
+    found = []
+    for attempt in range(4):
+        vs = directions(xs, 9 + attempt)
 
-    def along(*xs: Any) -> Any:
-        return sum(
-            (tg.sum(tg.real(tg.conj(g) * v) if is_complex(g) else g * v) for g, v in zip(slopes(*xs), vs, strict=True)),
-            tg.asarray(0.0),
-        )
+        def along(*xs: Any, vs: list[Array] = vs) -> Any:
+            pairs = zip(slopes(*xs), vs, strict=True)
+            return sum((tg.sum(tg.real(tg.conj(g) * v) if is_complex(g) else g * v) for g, v in pairs), tg.asarray(0.0))
 
-    reverse = tg.grad(along, tuple(range(n)))(*xs)
-    forward = tg.jvp(lambda *xs: list(slopes(*xs)), tuple(xs), tuple(vs))[1]
-    for a, b in zip(reverse, forward, strict=True):
-        close("second derivative, reverse and forward over reverse", a, b, 1e-7)
+        reverse = tg.grad(along, argnums)(*xs)
+        first, forward = tg.jvp(lambda *xs: list(slopes(*xs)), tuple(xs), tuple(vs))
+        for a, b in zip(reverse, forward, strict=True):
+            close("second derivative, reverse and forward over reverse", a, b, 1e-7)
+        finite = difference(lambda *xs: flat(slopes(*xs)), xs, vs)
+        size = float(np.abs(flat(first)).max(initial=0.0) + np.abs(finite).max(initial=0.0)) + 1.0
+        if float(np.abs(flat(forward) - finite).max(initial=0.0)) <= 1e-7 * size:
+            return
+        found.append(f"second derivative {flat(forward).tolist()}, difference {finite.tolist()}")
+        xs = moved(xs, attempt)
+    raise Disagreement("; ".join(found))
 
 
 def check_dtypes(p: Program) -> None:
