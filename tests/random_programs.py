@@ -6,9 +6,11 @@ A program is a list of lines over a growing list of variables: indexing, writing
 complex and mixed dtypes, arrays of no axes and of no elements. It is made by trial: lines that are refused, or give
 what is not finite or large, are left out. Kinks, jumps and cuts lie at numbers of their own: see `apart`. Random points
 lie apart from them; where a difference and a derivative disagree, the point is moved, and only what disagrees at each
-of several points counts.
+of several points counts. Other programs meet kinks on purpose: their arguments are round numbers, of which many are 0
+or equal. There is no derivative to compare with there, but the modes agree on it: see `check_kinks`.
 
-The command does all checks for each program. The tests take some of them in turn: see `in_turn`.
+The command does all checks for each program. The tests take some of them in turn: see `in_turn`. A program that fails
+is reduced by `python -m reduced_programs`.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 DTYPES = ("float64", "float64", "float32", "complex128", "complex64")
 WIDE = {"float32": "float64", "complex64": "complex128"}
 LARGE = 30.0
+ROUND = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 2.0)
 STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))  # of fourth order
 STEP = 1e-3
 POINTWISE = (
@@ -77,6 +80,14 @@ def apart(r: Random) -> float:
     At 0 it would be met: by a difference of equals, exactly, or by the rounding of one, which has no derivative.
     """
     return r.uniform(0.01, 0.03)
+
+
+class AtKinks(Random):
+    """Random choices that put all kinks where numbers are."""
+
+    def uniform(self, a: float, b: float) -> float:
+        super().uniform(a, b)
+        return 0.0
 
 
 def axis_of(r: Random, x: Any) -> Any:
@@ -422,24 +433,36 @@ class Step:
     second: int
     seed: int
 
+    def run(self, choices: type[Random], env: list[Any]) -> Any:
+        return KINDS[self.kind](choices(self.seed), env[self.first], env[self.second])
+
 
 @dataclass(frozen=True)
 class Program:
     """Lines over variables, the first of which are the arguments."""
 
+    seed: int
+    choices: type[Random]
     args: tuple[Array, ...]
     steps: tuple[Step, ...]
     outs: tuple[int, ...]
 
     def __call__(self, *xs: Any) -> list[Any]:
+        env = self.variables(*xs)
+        return [env[i] for i in self.outs]
+
+    def variables(self, *xs: Any) -> list[Any]:
         env = list(xs)
         for s in self.steps:
-            env.append(KINDS[s.kind](Random(s.seed), env[s.first], env[s.second]))
-        return [env[i] for i in self.outs]
+            env.append(s.run(self.choices, env))
+        return env
 
 
 def argument(r: Random, rng: np.random.Generator) -> Array:
     shape, dtype = r.choice(SHAPES), r.choice(DTYPES)
+    if isinstance(r, AtKinks):
+        x = rng.choice(ROUND, shape) + (1j * rng.choice(ROUND, shape) if "complex" in dtype else 0.0)
+        return np.asarray(x).astype(dtype)
     x = np.asarray(rng.uniform(0.15, 1.2, shape) * rng.choice([-1.0, 1.0], shape))
     if "complex" in dtype:
         x = np.asarray(x + 1j * rng.uniform(-1.0, 1.0, shape))
@@ -463,9 +486,9 @@ def quiet() -> Iterator[None]:
 
 
 @quiet()
-def made(seed: int) -> Program:
+def made(seed: int, choices: type[Random] = Random) -> Program:
     """Return a random program; the same for the same seed."""
-    r, rng = Random(seed), np.random.default_rng(seed)
+    r, rng = choices(seed), np.random.default_rng(seed)
     args = tuple(argument(r, rng) for _ in range(r.randint(1, 3)))
     env: list[Any] = [tg.asarray(a) for a in args]
     twin: list[Any] = [tg.asarray(a) for a in wide(args)]  # in double precision, where other lines may be refused
@@ -479,7 +502,7 @@ def made(seed: int) -> Program:
             r.randrange(1 << 30),
         )
         try:
-            y, z = (KINDS[s.kind](Random(s.seed), e[s.first], e[s.second]) for e in (env, twin))
+            y, z = (s.run(choices, e) for e in (env, twin))
         except REFUSALS:
             continue
         if fine(y) and fine(z):
@@ -488,7 +511,7 @@ def made(seed: int) -> Program:
             steps.append(s)
     used = {i for s in steps for i in (s.first, s.second)}
     outs = tuple(i for i in range(len(args), len(env)) if i not in used or i == len(env) - 1)
-    return Program(args, tuple(steps), outs or (0,))
+    return Program(seed, choices, args, tuple(steps), outs or (0,))
 
 
 # -- checks --------------------------------------------------------------------------------------------------------
@@ -555,10 +578,7 @@ def wide(args: Iterable[Array]) -> list[Array]:
 
 def single(p: Program) -> bool:
     """Say whether a program computes anything in single precision, though its arguments are double."""
-    seen = [tg.asarray(a) for a in wide(p.args)]
-    for s in p.steps:
-        seen.append(KINDS[s.kind](Random(s.seed), seen[s.first], seen[s.second]))
-    return any(x.dtype.name in WIDE for x in seen)
+    return any(x.dtype.name in WIDE for x in p.variables(*map(tg.asarray, wide(p.args))))
 
 
 def difference(f: Callable[..., Any], xs: list[Array], vs: list[Array]) -> Any:
@@ -599,32 +619,68 @@ def check_differences(p: Program) -> None:
     raise Disagreement("; ".join(found))
 
 
-def check_second(p: Program) -> None:
-    """Compare second derivatives along a direction: forward over reverse, reverse over reverse, and differences."""
-    if single(p):
-        return
-    xs = wide(p.args)
+def second_of(p: Program, xs: list[Array], vs: list[Array]) -> tuple[Any, Any, Any]:
+    """Return the gradient, and its derivative along a direction: reverse over reverse and forward over reverse."""
     argnums = tuple(range(len(xs)))
     slopes = tg.grad(loss_of(p), argnums)
+
+    def along(*xs: Any) -> Any:
+        pairs = zip(slopes(*xs), vs, strict=True)
+        return sum((tg.sum(tg.real(tg.conj(g) * v) if is_complex(g) else g * v) for g, v in pairs), tg.asarray(0.0))
+
+    reverse = tg.grad(along, argnums)(*xs)
+    return *tg.jvp(lambda *xs: list(slopes(*xs)), tuple(xs), tuple(vs)), reverse
+
+
+def check_second(p: Program) -> bool:
+    """Compare second derivatives along a direction: forward over reverse, reverse over reverse, and differences.
+
+    False in single precision.
+    """
+    if single(p):
+        return False
+    xs = wide(p.args)
+    slopes = tg.grad(loss_of(p), tuple(range(len(xs))))
     found = []
     for attempt in range(4):
         vs = directions(xs, 9 + attempt)
-
-        def along(*xs: Any, vs: list[Array] = vs) -> Any:
-            pairs = zip(slopes(*xs), vs, strict=True)
-            return sum((tg.sum(tg.real(tg.conj(g) * v) if is_complex(g) else g * v) for g, v in pairs), tg.asarray(0.0))
-
-        reverse = tg.grad(along, argnums)(*xs)
-        first, forward = tg.jvp(lambda *xs: list(slopes(*xs)), tuple(xs), tuple(vs))
+        first, forward, reverse = second_of(p, xs, vs)
         for a, b in zip(reverse, forward, strict=True):
             close("second derivative, reverse and forward over reverse", a, b, 1e-7)
         finite = difference(lambda *xs: flat(slopes(*xs)), xs, vs)
         size = float(np.abs(flat(first)).max(initial=0.0) + np.abs(finite).max(initial=0.0)) + 1.0
         if float(np.abs(flat(forward) - finite).max(initial=0.0)) <= 1e-7 * size:
-            return
+            return True
         found.append(f"second derivative {flat(forward).tolist()}, difference {finite.tolist()}")
         xs = moved(xs, attempt)
     raise Disagreement("; ".join(found))
+
+
+def check_kinks(p: Program) -> bool:
+    """Compare the modes with each other, element by element, in a program that meets kinks: finite where the other is.
+
+    A first derivative is a subgradient, which both modes choose; a second one may be NaN, in both. False in single
+    precision.
+    """
+    if p.choices is not AtKinks:
+        p = made(p.seed, AtKinks)
+    if single(p):
+        return False
+    xs = wide(p.args)
+    loss = loss_of(p)
+    gs = tg.grad(loss, tuple(range(len(xs))))(*xs)
+    r = Random(p.seed)
+    for i, x in enumerate(xs):
+        for k in r.sample(range(x.size), min(x.size, 3)):
+            vs = [np.zeros_like(x) for x in xs]
+            vs[i].reshape(-1)[k] = one = r.choice([1.0, 1j]) if x.dtype.kind == "c" else 1.0
+            pushed = tg.jvp(loss, tuple(xs), tuple(vs))[1]
+            close("reverse and forward at a kink", np.real(np.conj(host(gs[i]).ravel()[k]) * one), pushed, 1e-7)
+    _, forward, reverse = second_of(p, xs, directions(xs, 9))
+    a, b = flat(reverse), flat(forward)
+    there = np.isfinite(a) | np.isfinite(b)
+    close("second derivative at a kink, reverse and forward over reverse", a[there], b[there], 1e-7)
+    return True
 
 
 def check_dtypes(p: Program) -> None:
@@ -689,6 +745,7 @@ def check_mapped(p: Program) -> bool:
 CHECKS: dict[str, Callable[[Program], Any]] = {
     "differences": check_differences,
     "second": check_second,
+    "kinks": check_kinks,
     "dtypes": check_dtypes,
     "compiled": check_compiled,
     "mapped": check_mapped,
@@ -697,7 +754,8 @@ CHECKS: dict[str, Callable[[Program], Any]] = {
 
 def in_turn(seed: int) -> list[str]:
     """Return the checks of a program in the tests: the dear ones for each second, or fourth."""
-    return ["differences", "dtypes", *(["mapped"] if seed % 2 else ["second"]), *(["compiled"] if seed % 4 < 1 else [])]
+    more: list[list[str]] = [["compiled"], ["kinks"], ["kinks"], []]
+    return ["differences", "dtypes", "mapped" if seed % 2 else "second", *more[seed % 4]]
 
 
 def failures(seeds: range, checks: Callable[[int], Iterable[str]] = in_turn) -> Iterator[tuple[int, str, str]]:

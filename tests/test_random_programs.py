@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import random_programs
+import reduced_programs
 from places import Place
 
 import tapegrad as tg
@@ -124,6 +125,32 @@ def test_a_wrong_rule_is_found(users: dict[tuple[str, int], list[int]]) -> None:
 @pytest.mark.parametrize("fault", [second_is_nan, second_is_off])
 def test_a_wrong_second_derivative_is_found(users: dict[tuple[str, int], list[int]], fault: Fault) -> None:
     assert missed(users, "second", fault) == set()
+
+
+def test_programs_meet_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slope that is NaN at 0 is not found at random points, but at kinks."""
+    op = _rules.OPERATIONS["abs"]
+    rule = op.vjps[0][0]
+
+    def without_subgradient(xp: Any, t: Any, x: Any) -> Any:
+        return rule(xp, xp.where(x == 0, np.nan, t), x)
+
+    monkeypatch.setattr(op, "vjps", (planted(op.vjps[0], without_subgradient),))
+    assert not list(random_programs.failures(range(60), lambda seed: ["differences"]))
+    assert any(random_programs.failures(range(300), lambda seed: ["kinks"]))
+
+
+def test_a_program_that_fails_is_reduced(users: dict[tuple[str, int], list[int]], monkeypatch: Any) -> None:
+    op = _rules.OPERATIONS["tanh"]
+    rule = op.vjps[0][0]
+    monkeypatch.setattr(op, "vjps", (planted(op.vjps[0], lambda xp, t, *saved: 1.1 * rule(xp, t, *saved)),))
+    made = (random_programs.made(seed) for seed in users["tanh", 0])
+    with random_programs.quiet():
+        p = next(p for p in made if reduced_programs.failure(p, "differences") is not None and len(p.steps) > 3)
+        q = reduced_programs.reduced(p, "differences")
+        text = "\n".join(reduced_programs.described(q))
+    assert [s.kind for s in q.steps] == ["pointwise"]
+    assert "getattr(tg, name)(x)  # float64" in text or "getattr(tg, name)(x)  # complex128" in text
 
 
 # -- what they found ---------------------------------------------------------------------------------------------
