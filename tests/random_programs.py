@@ -656,14 +656,18 @@ def check_second(p: Program) -> bool:
     raise Disagreement("; ".join(found))
 
 
+def at_kinks(p: Program) -> Program:
+    """Return the program of the same seed that meets kinks."""
+    return p if p.choices is AtKinks else made(p.seed, AtKinks)
+
+
 def check_kinks(p: Program) -> bool:
     """Compare the modes with each other, element by element, in a program that meets kinks: finite where the other is.
 
     A first derivative is a subgradient, which both modes choose; a second one may be NaN, in both. False in single
     precision.
     """
-    if p.choices is not AtKinks:
-        p = made(p.seed, AtKinks)
+    p = at_kinks(p)
     if single(p):
         return False
     xs = wide(p.args)
@@ -749,6 +753,8 @@ CHECKS: dict[str, Callable[[Program], Any]] = {
     "dtypes": check_dtypes,
     "compiled": check_compiled,
     "mapped": check_mapped,
+    "compiled at kinks": lambda p: check_compiled(at_kinks(p)),
+    "mapped at kinks": lambda p: check_mapped(at_kinks(p)),
 }
 
 
