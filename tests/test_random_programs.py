@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._engine import rules as _rules
+from tapegrad._transforms import forward
 from tapegrad.ops._kinks import kink
 
 CHUNK = 100
@@ -71,22 +73,36 @@ def planted(entry: Any, rule: Callable[..., Any]) -> Any:
     return entry if entry is None or entry[1] < 0 else (rule, *entry[1:])
 
 
+@contextmanager
+def rule_instead(name: str, i: int, rule: Callable[..., Any]) -> Iterator[None]:
+    """Put another rule in the place of one of an operation: `rule(the rule, xp, t, *saved)`."""
+    op = _rules.OPERATIONS[name]
+    entry = op.vjps[i]
+
+    def other(xp: Any, t: Any, *saved: Any) -> Any:
+        return rule(entry[0], xp, t, *saved)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for o in (op, forward._constants(op)):  # forward mode has a copy, which it keeps
+            patch.setattr(o, "vjps", (*op.vjps[:i], planted(entry, other), *op.vjps[i + 1 :]))
+        yield
+
+
 @pytest.fixture(scope="module")
 def users() -> dict[tuple[str, int], list[int]]:
     """Return the programs in double precision that run each rule: of an operation, for one of its operands."""
     out: dict[tuple[str, int], list[int]] = {}
-    with pytest.MonkeyPatch.context() as patch, random_programs.quiet():
-        ran: set[tuple[str, int]] = set()
+    ran: set[tuple[str, int]] = set()
+    with ExitStack() as stack:
+        stack.enter_context(random_programs.quiet())
         for name, op in _rules.OPERATIONS.items():
-            rules = []
-            for i, entry in enumerate(op.vjps):
+            for i in range(len(op.vjps)):
 
-                def rule(xp: Any, t: Any, *saved: Any, key: Any = (name, i), entry: Any = entry) -> Any:
+                def noted(rule: Any, xp: Any, t: Any, *saved: Any, key: Any = (name, i)) -> Any:
                     ran.add(key)
-                    return entry[0](xp, t, *saved)
+                    return rule(xp, t, *saved)
 
-                rules.append(planted(entry, rule))
-            patch.setattr(op, "vjps", tuple(rules))
+                stack.enter_context(rule_instead(name, i, noted))
         for seed in range(200):
             p = random_programs.made(seed)
             if random_programs.single(p):
@@ -102,15 +118,13 @@ def missed(users: dict[tuple[str, int], list[int]], check: str, fault: Fault) ->
     """Return the operations with a rule in which a fault is not found by any of the first programs that run it."""
     out = set()
     for (name, i), seeds in users.items():
-        op = _rules.OPERATIONS[name]
-        if check == "second" and not reads_values(op.vjps[i][0]):
+        if check == "second" and not reads_values(_rules.OPERATIONS[name].vjps[i][0]):
             continue
 
-        def rule(xp: Any, t: Any, *saved: Any, entry: Any = op.vjps[i]) -> Any:
-            return fault(xp, entry[0](xp, t, *saved))
+        def wrong(rule: Any, xp: Any, t: Any, *saved: Any) -> Any:
+            return fault(xp, rule(xp, t, *saved))
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(op, "vjps", (*op.vjps[:i], planted(op.vjps[i], rule), *op.vjps[i + 1 :]))
+        with rule_instead(name, i, wrong):
             tries = (next(random_programs.failures(range(s, s + 1), lambda seed: [check]), None) for s in seeds[:6])
             if not any(tries):
                 out.add(name)
@@ -127,25 +141,20 @@ def test_a_wrong_second_derivative_is_found(users: dict[tuple[str, int], list[in
     assert missed(users, "second", fault) == set()
 
 
-def test_programs_meet_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_meet_kinks() -> None:
     """A slope that is NaN at 0 is not found at random points, but at kinks."""
-    op = _rules.OPERATIONS["abs"]
-    rule = op.vjps[0][0]
 
-    def without_subgradient(xp: Any, t: Any, x: Any) -> Any:
+    def without_subgradient(rule: Any, xp: Any, t: Any, x: Any) -> Any:
         return rule(xp, xp.where(x == 0, np.nan, t), x)
 
-    monkeypatch.setattr(op, "vjps", (planted(op.vjps[0], without_subgradient),))
-    assert not list(random_programs.failures(range(60), lambda seed: ["differences"]))
-    assert any(random_programs.failures(range(300), lambda seed: ["kinks"]))
+    with rule_instead("abs", 0, without_subgradient):
+        assert not list(random_programs.failures(range(60), lambda seed: ["differences"]))
+        assert any(random_programs.failures(range(300), lambda seed: ["kinks"]))
 
 
-def test_a_program_that_fails_is_reduced(users: dict[tuple[str, int], list[int]], monkeypatch: Any) -> None:
-    op = _rules.OPERATIONS["tanh"]
-    rule = op.vjps[0][0]
-    monkeypatch.setattr(op, "vjps", (planted(op.vjps[0], lambda xp, t, *saved: 1.1 * rule(xp, t, *saved)),))
+def test_a_program_that_fails_is_reduced(users: dict[tuple[str, int], list[int]]) -> None:
     made = (random_programs.made(seed) for seed in users["tanh", 0])
-    with random_programs.quiet():
+    with random_programs.quiet(), rule_instead("tanh", 0, lambda rule, *args: 1.1 * rule(*args)):
         p = next(p for p in made if reduced_programs.failure(p, "differences") is not None and len(p.steps) > 3)
         q = reduced_programs.reduced(p, "differences")
         text = "\n".join(reduced_programs.described(q))
