@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import random_programs
+import reduced_programs
 from places import Place
 
 import tapegrad as tg
 from tapegrad._engine import rules as _rules
+from tapegrad._transforms import forward
+from tapegrad.ops._kinks import kink
 
 CHUNK = 100
 
@@ -41,16 +46,120 @@ def test_programs_are_as_promised() -> None:
     assert counts["mapped right"] > 4 * counts["mapped refused"]
 
 
-def wrong(xp: Any, t: Any, x: Any) -> Any:
-    return t * xp.sin(x)
+# -- faults that were planted ----------------------------------------------------------------------------------------
+
+Fault = Callable[[Any, Any], Any]
 
 
-def test_a_wrong_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    sin = _rules.OPERATIONS["sin"]
-    monkeypatch.setattr(sin, "vjps", (_rules.bind(wrong, ("x",)),))
-    assert float(tg.grad(tg.sin)(0.5)) == np.sin(0.5)
-    found = {name for _, name, _ in random_programs.failures(range(30), lambda seed: ["differences"])}
-    assert found == {"differences"}
+def off_by_one_percent(xp: Any, g: Any) -> Any:
+    return 1.01 * g
+
+
+def second_is_nan(xp: Any, g: Any) -> Any:
+    return kink(xp, g, g, True)
+
+
+def second_is_off(xp: Any, g: Any) -> Any:
+    """Add what is 0, with a derivative that is not; both modes agree on it."""
+    return g + 0.1 * (g - g.detach()) if type(g) is tg.Tensor else g
+
+
+def reads_values(rule: Callable[..., Any]) -> bool:
+    """Say whether a rule reads operands or the result, so that it has a derivative by them."""
+    return not {"x", "x1", "x2", "out"}.isdisjoint(_rules.reads(rule))
+
+
+def planted(entry: Any, rule: Callable[..., Any]) -> Any:
+    return entry if entry is None or entry[1] < 0 else (rule, *entry[1:])
+
+
+@contextmanager
+def rule_instead(name: str, i: int, rule: Callable[..., Any]) -> Iterator[None]:
+    """Put another rule in the place of one of an operation: `rule(the rule, xp, t, *saved)`."""
+    op = _rules.OPERATIONS[name]
+    entry = op.vjps[i]
+
+    def other(xp: Any, t: Any, *saved: Any) -> Any:
+        return rule(entry[0], xp, t, *saved)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for o in (op, forward._constants(op)):  # forward mode has a copy, which it keeps
+            patch.setattr(o, "vjps", (*op.vjps[:i], planted(entry, other), *op.vjps[i + 1 :]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def users() -> dict[tuple[str, int], list[int]]:
+    """Return the programs in double precision that run each rule: of an operation, for one of its operands."""
+    out: dict[tuple[str, int], list[int]] = {}
+    ran: set[tuple[str, int]] = set()
+    with ExitStack() as stack:
+        stack.enter_context(random_programs.quiet())
+        for name, op in _rules.OPERATIONS.items():
+            for i in range(len(op.vjps)):
+
+                def noted(rule: Any, xp: Any, t: Any, *saved: Any, key: Any = (name, i)) -> Any:
+                    ran.add(key)
+                    return rule(xp, t, *saved)
+
+                stack.enter_context(rule_instead(name, i, noted))
+        for seed in range(200):
+            p = random_programs.made(seed)
+            if random_programs.single(p):
+                continue
+            ran.clear()
+            tg.grad(random_programs.loss_of(p), tuple(range(len(p.args))))(*random_programs.wide(p.args))
+            for key in ran:
+                out.setdefault(key, []).append(seed)
+    return {key: seeds for key, seeds in out.items() if len(seeds) > 4}
+
+
+def missed(users: dict[tuple[str, int], list[int]], check: str, fault: Fault) -> set[str]:
+    """Return the operations with a rule in which a fault is not found by any of the first programs that run it."""
+    out = set()
+    for (name, i), seeds in users.items():
+        if check == "second" and not reads_values(_rules.OPERATIONS[name].vjps[i][0]):
+            continue
+
+        def wrong(rule: Any, xp: Any, t: Any, *saved: Any) -> Any:
+            return fault(xp, rule(xp, t, *saved))
+
+        with rule_instead(name, i, wrong):
+            tries = (next(random_programs.failures(range(s, s + 1), lambda seed: [check]), None) for s in seeds[:6])
+            if not any(tries):
+                out.add(name)
+    return out
+
+
+def test_a_wrong_rule_is_found(users: dict[tuple[str, int], list[int]]) -> None:
+    assert len(users) > 50
+    assert missed(users, "differences", off_by_one_percent) == set()
+
+
+@pytest.mark.parametrize("fault", [second_is_nan, second_is_off])
+def test_a_wrong_second_derivative_is_found(users: dict[tuple[str, int], list[int]], fault: Fault) -> None:
+    assert missed(users, "second", fault) == set()
+
+
+def test_programs_meet_kinks() -> None:
+    """A slope that is NaN at 0 is not found at random points, but at kinks."""
+
+    def without_subgradient(rule: Any, xp: Any, t: Any, x: Any) -> Any:
+        return rule(xp, xp.where(x == 0, np.nan, t), x)
+
+    with rule_instead("abs", 0, without_subgradient):
+        assert not list(random_programs.failures(range(60), lambda seed: ["differences"]))
+        assert any(random_programs.failures(range(300), lambda seed: ["kinks"]))
+
+
+def test_a_program_that_fails_is_reduced(users: dict[tuple[str, int], list[int]]) -> None:
+    made = (random_programs.made(seed) for seed in users["tanh", 0])
+    with random_programs.quiet(), rule_instead("tanh", 0, lambda rule, *args: 1.1 * rule(*args)):
+        p = next(p for p in made if reduced_programs.failure(p, "differences") is not None and len(p.steps) > 3)
+        q = reduced_programs.reduced(p, "differences")
+        text = "\n".join(reduced_programs.described(q))
+    assert [s.kind for s in q.steps] == ["pointwise"]
+    assert "getattr(tg, name)(x)  # float64" in text or "getattr(tg, name)(x)  # complex128" in text
 
 
 # -- what they found ---------------------------------------------------------------------------------------------

@@ -55,6 +55,24 @@ def test_documented_values(f: Callable[..., Any], x: float, expected: float) -> 
     assert slope(f, x) == expected
 
 
+def test_absolute_values_of_complex_zeros(xp: Place) -> None:
+    """The slope is 0, and has no derivative, in both modes; that of abs(z)^2 is 2, which the chain rule cannot find."""
+    z = xp.tensor(np.array([0j, 3.0 + 4.0j]))
+    v = xp.tensor(np.array([1.0 + 1.0j, 0.0]))
+
+    def square(z: tg.Tensor) -> tg.Tensor:
+        return tg.sum(tg.abs(z) ** 2)
+
+    xp.check(tg.grad(lambda z: tg.sum(tg.abs(z)))(z), np.array([0.0, 0.6 + 0.8j]))
+    xp.check(tg.jvp(tg.abs, (z,), (v,))[1], np.zeros(2))
+    with np.errstate(all="ignore"):
+        forward = xp.values(tg.jvp(tg.grad(square), (z,), (v,))[1])
+        reverse = xp.values(tg.grad(lambda z: tg.sum(tg.real(tg.conj(tg.grad(square)(z)) * v)))(z))
+    for second in (forward, reverse):
+        assert list(np.isnan(second)) == [True, False]
+        assert second[1] == 0
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 @pytest.mark.parametrize("tensor", [False, True])
 def test_pow_at_zero_to_third_order(xp: Place, n: int, tensor: bool) -> None:
@@ -488,6 +506,7 @@ def test_clip_gives_the_gradient_to_what_it_took(xp: Place, low: Any, high: Any)
 # The lines of the table in the guide of subgradients, and where each is tested (by name in another file).
 TESTED: dict[str, Any] = {
     "abs, relu, copysign at 0": test_documented_values,
+    "abs of complex numbers at 0": test_absolute_values_of_complex_zeros,
     "sqrt at 0": test_an_unselected_branch_has_gradient_zero,
     "sqrt(sum(x * x)) at 0": test_a_norm_spelt_out_at_zero,
     "maximum, minimum, max, min in a tie": test_ties_share_equally_over_axes,
