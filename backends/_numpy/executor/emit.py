@@ -12,15 +12,15 @@ import numpy as np
 from tapegrad._program.interpreter import LOOKING
 from tapegrad._program.ir import Node, Run, Value, put_in
 from tapegrad._program.queries import axes_of
-from tapegrad.backends import _numpy_blas as blas
-from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._array import Array
-from tapegrad.backends._numpy_blocks import Blocks
-from tapegrad.backends._numpy_functions import add_at, add_rows, numbers_of, picks_rows
-from tapegrad.backends._numpy_groups import EMIT
-from tapegrad.backends._numpy_storage import Pool, Ref, alike, reshaping, roots_of
-from tapegrad.backends._numpy_threads import Code, run_all
-from tapegrad.backends._numpy_updates import update
+from tapegrad.backends._numpy.executor import blas
+from tapegrad.backends._numpy.executor import kernels as calls
+from tapegrad.backends._numpy.executor.axpy import update
+from tapegrad.backends._numpy.executor.buffers import Pool, Ref, alike, reshaping, roots_of
+from tapegrad.backends._numpy.executor.stacked import EMIT
+from tapegrad.backends._numpy.executor.threads import Code, run_all
+from tapegrad.backends._numpy.executor.tiles import Blocks
+from tapegrad.backends._numpy.functions import add_at, add_rows, numbers_of, picks_rows
 
 WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
 WAKES_BLAS = 1e6  # floating-point operations of products that BLAS shares among its threads

@@ -11,10 +11,10 @@ from typing import Any
 import array_api_compat.numpy as compat
 import numpy as np
 
-from tapegrad.backends import _numpy_functions as functions
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
+from tapegrad.backends._numpy import functions
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -107,7 +107,7 @@ class Adapter(Backend):
         return find(self, name, scipy_special())
 
     def executor(self, program: Any, threads: int | None = None) -> Any:
-        from tapegrad.backends._numpy_compile import Executor
+        from tapegrad.backends._numpy.executor.executor import Executor
 
         return Executor(program, threads)
 

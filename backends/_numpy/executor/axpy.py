@@ -14,8 +14,8 @@ from sys import maxsize
 from typing import Any
 
 from tapegrad._program.ir import Node, Run, Value
-from tapegrad.backends import _numpy_blas as blas
 from tapegrad.backends._array import Array
+from tapegrad.backends._numpy.executor import blas
 
 AXPY = {"float32": ("saxpy", c_float), "float64": ("daxpy", c_double)}
 LARGE = 16384  # elements of an update that is worth it; BLAS itself shares one from 10,000

@@ -9,10 +9,10 @@ import numpy as np
 
 from tapegrad._program.ir import Value
 from tapegrad._program.queries import axes_of, is_total
-from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._array import Array
-from tapegrad.backends._numpy_storage import Pool, alike, reshaping
-from tapegrad.backends._numpy_threads import Code, run_code
+from tapegrad.backends._numpy.executor import kernels as calls
+from tapegrad.backends._numpy.executor.buffers import Pool, alike, reshaping
+from tapegrad.backends._numpy.executor.threads import Code, run_code
 
 BLOCK = 65536  # elements of a block of a run, or more if all its arrays fit into a core's cache
 CACHE = 7 << 18  # bytes of that

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends import _numpy_blas as blas
 from tapegrad.backends._array import Array
-from tapegrad.backends._numpy_plan import Planner
-from tapegrad.backends._numpy_storage import Ref, actual, empty
-from tapegrad.backends._numpy_threads import run_code, thread_count
+from tapegrad.backends._numpy.executor import blas
+from tapegrad.backends._numpy.executor.buffers import Ref, actual, empty
+from tapegrad.backends._numpy.executor.emit import Planner
+from tapegrad.backends._numpy.executor.threads import run_code, thread_count
 
 
 class _Output:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tapegrad._program.ir import Value
-from tapegrad.backends import _numpy_calls as calls
 from tapegrad.backends._array import Array
-from tapegrad.backends._numpy_storage import Ref
+from tapegrad.backends._numpy.executor import kernels as calls
+from tapegrad.backends._numpy.executor.buffers import Ref
 
 _ACCUMULATE = {"multiply": np.multiply.accumulate, "add": np.add.accumulate}
 
