@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad.backends._numpy.executor import axpy, blas, emit
+from tapegrad.backends._numpy.executor import axpy, blas, sharing
 
 
 def test_blas_is_held_and_let_go() -> None:
@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have updates of any size added by BLAS."""
     if axpy.axpy(np.dtype(np.float32)) is None:
         pytest.skip("threadpoolctl is not installed, or NumPy's BLAS is another than OpenBLAS")
-    monkeypatch.setattr(emit, "WAKES_BLAS", 1)
+    monkeypatch.setattr(sharing, "WAKES_BLAS", 1)
     monkeypatch.setattr(axpy, "LARGE", 1)
 
 

@@ -1,7 +1,13 @@
-"""Updates of state by a sum on NumPy, w <- w - lr dC/dw: added in its place by the threads of BLAS.
+"""Updates of state by a sum, such as w <- w - lr dC/dw, as the BLAS function axpy: y <- a x + y.
 
-These are awake after a product, and half of what it made lies in the caches of their cores; waking a thread of ours
-would take longer than the addition.
+It adds in place, by the threads of BLAS. These are awake after a product, and half of the gradient lies in the caches
+of their cores. To wake a thread of this process would take longer than the addition::
+
+    0  %0 = multiply(g, 0.1)      multiply(g, 0.1, A)
+    1  %1 = subtract(w, %0)       axpy(n, -1, A, 1, w, 1)       %1 is donated the array of w
+
+    reassociated, which rounds once:
+    0, 1                          axpy(n, -0.1, g, 1, w, 1)
 """
 
 from __future__ import annotations
@@ -11,60 +17,92 @@ from ctypes import c_double, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from sys import maxsize
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
-from tapegrad._program.ir import Node, Run, Value
+from tapegrad._program.ir import Item, Node, Run, Value
 from tapegrad.backends._array import Array
 from tapegrad.backends._numpy.executor import blas
+from tapegrad.backends._numpy.executor.emitter import Emitter
 
 AXPY = {"float32": ("saxpy", c_float), "float64": ("daxpy", c_double)}
 LARGE = 16384  # elements of an update that is worth it; BLAS itself shares one from 10,000
 KEPT = 1 << 20  # bytes of a step that stays in the cache until it is added
 
 
-def update(planner: Any, item: Any) -> bool:
-    """Append the calls for an item that only adds to a state array, in its place; False if it is another.
+class _Update(NamedTuple):
+    """An update `v = state + sign * step`; before: the node of the same item that computes the step, if any."""
 
-    What is added is computed before, and rounded as NumPy rounds it. In a program that is reassociated, a multiple of
-    an array is added as it is, and rounded once.
+    v: Value
+    state: Value
+    sign: int
+    step: Value
+    before: Node | None
+
+
+def emit_update(emitter: Emitter, item: Item) -> bool:
+    """Append the calls for an item that only adds to a state array, in its place; return False for another item.
+
+    The step is computed first, and rounded as NumPy rounds it. In a program that is reassociated, a multiple of an
+    array is added as one, and rounded once.
     """
-    nodes = [item] if isinstance(item, Node) else item.nodes if isinstance(item, Run) else []
-    if not planner.shares or len(nodes) not in (1, 2) or nodes[-1].op not in ("add", "subtract"):
+    update = _update_of(emitter, item) if emitter.sharing.wakes else None
+    if update is None:
         return False
-    v = nodes[-1].outs[0]
-    state = planner.root_of(v)
-    if planner.donated.get(state) is not v or v.size < LARGE or axpy(v.dtype) is None:
-        return False
-    x, step = nodes[-1].args
-    if step is state and nodes[-1].op == "add":
-        x, step = step, x
-    if x is not state or not _like(step, v) or planner.root_of(step) is state:
-        return False
-    sign = 1 if nodes[-1].op == "add" else -1
-    if len(nodes) == 1:
-        _add(planner, v, sign, step)
+    v, before = update.v, update.before
+    if before is None:
+        _add(emitter, update, update.step)
         return True
-    if step.node is not nodes[0] or item.outs != (v,) or nodes[0].kind != "elementwise":
-        return False
-    if planner.program.reassociated and nodes[0].op == "multiply":
-        for c, y in (nodes[0].args, nodes[0].args[::-1]):
-            if _like(y, v) and planner.root_of(y) is not state and (not isinstance(c, Value) or c.shape == ()):
-                _add(planner, v, sign, y, planner.array(c) if isinstance(c, Value) else c)
+    if emitter.program.reassociated and before.op == "multiply":
+        for c, y in (before.args, before.args[::-1]):
+            if _is_like(y, v) and emitter.placement.aliases.root_of(y) is not update.state and _is_number(c):
+                _add(emitter, update, y, c)
                 return True
+    # A step that has left the cache is read again: then a run, tile by tile, takes less time.
     if v.size * v.dtype.itemsize > KEPT:
         return False
-    planner.emit_node(nodes[0], planner.code)
-    _add(planner, v, sign, step)
-    planner.release(step)
+    emitter.emit_node(before, emitter.writer.code)
+    _add(emitter, update, update.step)
+    emitter.placement.release([update.step])
     return True
 
 
-def _like(x: Any, v: Any) -> bool:
-    return isinstance(x, Value) and tuple(x.shape) == tuple(v.shape) and x.dtype == v.dtype
+def _update_of(emitter: Emitter, item: Item) -> _Update | None:
+    """Return the update that an item is: the last of its nodes, one or two, adds to a donated input."""
+    nodes = [item] if isinstance(item, Node) else item.nodes if isinstance(item, Run) else []
+    if len(nodes) not in (1, 2) or nodes[-1].op not in ("add", "subtract"):
+        return None
+    aliases, v = emitter.placement.aliases, nodes[-1].out
+    state = aliases.root_of(v)
+    if emitter.donated.get(state) is not v or v.size < LARGE or axpy(v.dtype) is None:
+        return None
+    x, step = nodes[-1].args
+    if step is state and nodes[-1].op == "add":
+        x, step = step, x
+    if x is not state or not _is_like(step, v) or aliases.root_of(step) is state:
+        return None
+    sign = 1 if nodes[-1].op == "add" else -1
+    if len(nodes) == 1:
+        return _Update(v, state, sign, step, None)
+    # Nothing else reads the step of a run.
+    if step.node is not nodes[0] or item.outs != (v,) or nodes[0].kind != "elementwise":
+        return None
+    return _Update(v, state, sign, step, nodes[0])
 
 
-def _add(planner: Any, v: Any, sign: int, x: Any, c: Any = 1) -> None:
-    planner.emit(planner.code, add_multiple, (axpy(v.dtype), sign, c, planner.array(x), planner.array(v)))
+def _is_like(x: object, v: Value) -> TypeGuard[Value]:
+    return isinstance(x, Value) and x.shape == v.shape and bool(x.dtype == v.dtype)
+
+
+def _is_number(c: object) -> bool:
+    return not isinstance(c, Value) or c.shape == ()
+
+
+def _add(emitter: Emitter, update: _Update, x: Value, c: Any = 1) -> None:
+    """Append the addition of c times an array to the state."""
+    placement, v = emitter.placement, update.v
+    factor = placement.array(c) if isinstance(c, Value) else c
+    args = axpy(v.dtype), update.sign, factor, placement.array(x), placement.array(v)
+    emitter.writer.emit(emitter.writer.code, add_multiple, args)
 
 
 @cache
@@ -79,6 +117,7 @@ def axpy(dtype: Any) -> Callable[..., None] | None:
     found = [b for b in blas.loaded() if b.internal_api == "openblas"]
     own = [b for b in found if any("numpy" in part for part in Path(b.filepath).parts[-3:-1])]
     for b in own or (found if len(blas.loaded()) == 1 else []):
+        # Wheels rename the symbols of the library that they bring, by whether its integers have 64 bits.
         for before, after in (("", ""), ("scipy_", "64_"), ("scipy_", ""), ("", "64_")):
             function = getattr(b.dynlib, f"{before}cblas_{name}{after}", None)
             if function is not None:

@@ -1,90 +1,138 @@
-"""Running a compiled program on NumPy: a list of calls into buffers that are planned once.
+"""Executor of compiled programs on NumPy: it runs a list of calls into buffers that are planned once.
 
-Arrays that stay the same objects are in the calls from the start; for those that may change from call to call (inputs,
-outputs, which are fresh each time) the calls that read them are made anew when they do. A state array that the program
-updates is written in place, in a buffer that this executor owns and nobody else can see.
+A call of a compiled function goes through `Executor.run`:
+
+1. Copy on write: a donated state array that somebody else can see is replaced by a copy that this executor owns.
+2. Binding: where an input is another array than at the last call, the calls that take it are made anew (`code`).
+3. Double buffering: an output whose latest array somebody still holds gets another one.
+4. The code is run.
+
+Whether others hold an array is told by its reference count, in CPython's terms. A program in which `w -= 0.1 * g`, with
+the gradient g an output too, so writes into the same two arrays at each call, if the user keeps neither::
+
+    call 1    w is the user's: copied to W     g is written to G
+    call 2    w is W: written in place         the Tensor of g holds G: g is written to H
+    call 3    w is W: written in place         nobody holds G any more: g is written to G
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
+from tapegrad._program.ir import Program, Value
 from tapegrad.backends._array import Array
 from tapegrad.backends._numpy.executor import blas
-from tapegrad.backends._numpy.executor.buffers import Ref, actual, empty
-from tapegrad.backends._numpy.executor.emit import Planner
-from tapegrad.backends._numpy.executor.threads import run_code, thread_count
+from tapegrad.backends._numpy.executor.buffers import empty
+from tapegrad.backends._numpy.executor.plan import plan_of
+from tapegrad.backends._numpy.executor.references import NDArray, Operand, Ref, actual
+from tapegrad.backends._numpy.executor.threads import Code, run_code, thread_count
+
+TENSOR = 1  # the reference to a state array that its Tensor will hold once a call is done
+
+
+def references(a: NDArray) -> int:
+    """Return how many references there are to an array, and to the `base` that owns its memory, as views have one."""
+    return getrefcount(a) + getrefcount(a.base)
 
 
 class _Output:
-    """An output that gets an array that nobody else holds at each call.
+    """An output that gets an array which nobody else holds at each call (double buffering).
 
     latest, before: its arrays of the last call and the one before; count: references to the latest that are ours.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Value) -> None:
         self.value = value
-        self.latest: Any = None
-        self.before: Any = None
+        self.latest: NDArray | None = None
+        self.before: NDArray | None = None
         self.count = 0
 
     def references(self) -> int:
-        """Return how many references there are to the latest array, or a view of it."""
-        a = self.latest
-        return getrefcount(a) + getrefcount(a.base)
+        """Return how many references there are to the latest array or its memory."""
+        assert self.latest is not None
+        return references(self.latest)
+
+    def swap(self, lent: Collection[int]) -> NDArray:
+        """Make the array before the latest one, or a new one if somebody holds it.
+
+        Most users let go of arrays. That array is in the cache, and pages of new memory cost more than it takes to
+        compute their contents. lent: identities of arrays that one more holds, who lets go of them in this call.
+        """
+        self.latest, self.before = self.before, self.latest
+        if self.latest is None or self.references() - (id(self.latest) in lent) != UNHELD:
+            self.latest = empty(self.value.shape, self.value.dtype)
+        return self.latest
 
 
 def _unheld() -> int:
-    out = _Output(None)
+    out = _Output(Value((), np.dtype(bool)))
     out.latest = empty((), np.dtype(bool))
     return out.references()
 
 
-UNHELD = _unheld()  # references to an array that nobody else holds
+UNHELD = _unheld()  # references to an output's array that is in no code and that nobody else holds
 
 
 class Executor:
-    """Runs a program; called with the arrays of its inputs."""
+    """What runs a program, called with the arrays of its inputs.
+
+    lent: identities of earlier outputs whose holder lets go of them in the next call.
+    """
 
     how = "calls into planned buffers"
 
-    def __init__(self, program: Any, threads: int | None = None) -> None:
+    def __init__(self, program: Program, threads: int | None = None) -> None:
         self.program = program
-        self.plan = plan = Planner(program, thread_count(threads))
-        self.code = plan.code
-        self.inputs = program.inputs
-        self.bound: list[Any] = [None] * len(self.inputs)
-        self.owned: dict[int, int] = {k: -1 for k, v in enumerate(self.inputs) if v in plan.donated}
-        self.volatile: set[int] = set()
-        self.outputs = [plan.array(v) for v in program.outputs]
-        self.lends = plan.refuses_first  # whether it may write over `lent`
-        self.lent: Any = ()  # identities of earlier outputs that one more holds, who lets go of them with this call
+        self.plan = plan = plan_of(program, thread_count(threads))
+        self.bound: list[Any] = [None] * len(program.inputs)  # the array of each input at the last call
+        # Donated inputs, and the references to the array of each while only this executor and its Tensor hold it.
+        self.owned: dict[int, int] = {k: -1 for k, v in enumerate(program.inputs) if v in plan.donated}
+        self.copied: set[int] = set()  # inputs of which a view gave a copy: bound at each call, as the array may change
+        self.outputs = [plan.placement.array(v) for v in program.outputs]
+        self.lent: Collection[int] = ()
         self.fresh = [_Output(v) for v in plan.fresh]
         for out in self.fresh:
             self._renew(out)
-        self.nbytes = plan.pool.nbytes  # of the planned buffers: what a run needs beyond inputs and outputs
+
+    @property
+    def code(self) -> Code:
+        """The calls of the program."""
+        return self.plan.writer.code
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of planned buffers: the memory of a run beyond inputs and outputs."""
+        return self.plan.placement.pool.nbytes
+
+    @property
+    def lends(self) -> bool:
+        """Whether a call may write over the arrays that are lent: it raises before it does, if at all."""
+        return self.plan.checks.come_first
 
     def run(self, arrays: list[Array]) -> list[Array]:
-        """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
-        bound = self.bound
+        """Return the outputs for these inputs; write updated state in its place."""
+        plan, inputs, bound, lent = self.plan, self.program.inputs, self.bound, self.lent
+        # The counts below are `references`, written out: these are loops over all parameters at each call.
         for k, count in self.owned.items():
             a: Any = arrays[k]
             if a is not bound[k] or getrefcount(a) + getrefcount(a.base) != count:
-                arrays[k] = self._own(k, arrays[k])
+                a = None
+                self._own(k, arrays)
         for k, a in enumerate(arrays):
-            if a is not bound[k] or k in self.volatile:
-                self._bind(self.inputs[k], a, k)
+            if a is not bound[k] or k in self.copied:
+                self._bind(inputs[k], a, k)
                 bound[k] = a
         for out in self.fresh:
             a = out.latest
-            if getrefcount(a) + getrefcount(a.base) - (id(a) in self.lent) != out.count:
+            if getrefcount(a) + getrefcount(a.base) - (id(a) in lent) != out.count:
                 self._renew(out)
         a = None
-        self.plan.accepted = not self.plan.effects
-        if self.plan.threaded and self.plan.splits:
+        plan.checks.start()
+        if plan.holds_blas:
             with blas.held():
                 run_code(self.code)
         else:
@@ -93,42 +141,37 @@ class Executor:
 
     def refused(self) -> bool:
         """Say whether a run that raised an error did so before it wrote to an output."""
-        return not self.plan.accepted
+        return not self.plan.checks.passed
+
+    def _own(self, k: int, arrays: list[Array]) -> None:
+        """Put a copy, which only this executor and the Tensor will hold, in the place of a state array."""
+        copy = empty(arrays[k].shape, arrays[k].dtype)
+        np.copyto(copy, arrays[k])
+        self._bind(self.program.inputs[k], copy, k)
+        self.bound[k] = arrays[k] = copy
+        del copy  # so that it is not counted
+        self.owned[k] = references(self.bound[k]) + TENSOR
 
     def _renew(self, out: _Output) -> None:
-        """Have an output go into another array, as somebody holds the latest: the one before, or a new one.
-
-        Most users let go of those, and what was computed into last is in the cache; pages of memory that are new cost
-        more than what is computed into them.
-        """
-        out.latest, out.before = out.before, out.latest
-        if out.latest is None or out.references() - (id(out.latest) in self.lent) != UNHELD:
-            out.latest = empty(out.value.shape, out.value.dtype)
-        self._bind(out.value, out.latest)
+        """Have an output written to another array, as somebody holds the latest."""
+        self._bind(out.value, out.swap(self.lent))
         out.count = out.references()
 
-    def _own(self, k: int, array: Array) -> Array:
-        """Return a copy of a state array that only this executor and the Tensor will hold."""
-        copy = empty(array.shape, array.dtype)
-        np.copyto(copy, array)
-        self._bind(self.inputs[k], copy, k)
-        self.bound[k] = copy
-        self.owned[k] = getrefcount(copy) + getrefcount(copy.base) + 2  # the Tensor, and a list of what it is run with
-        return copy
-
-    def _bind(self, root: Any, array: Array, k: int = -1) -> None:
+    def _bind(self, root: Value, array: Array, k: int | None = None) -> None:
+        """Put an array, and its views, into the calls that take them; k: the number of an input."""
         plan = self.plan
-        for ref in plan.refs[root]:
+        for ref in plan.placement.refs[root]:  # parents first
             if ref.parent is None:
                 ref.array = array
             else:
                 ref.array = ref.function(ref.parent.array)
-                if k >= 0 and ref.array.size and not np.may_share_memory(ref.array, array):
-                    self.volatile.add(k)  # a copy, not a view: stale when the array is written
-        for code, i, function, args in plan.uses.get(root, ()):
+                if k is not None and ref.array.size and not np.may_share_memory(ref.array, array):
+                    self.copied.add(k)
+        for code, i, function, args in plan.writer.patches.get(root, ()):
             code[i] = function, actual(args)
 
 
-def _handed_out(out: Ref) -> Array:
-    """Return an output; of a view a new one, which holds on to what it is a view of as long as somebody has it."""
-    return out.array if out.parent is None else out.array[...]
+def _handed_out(out: Ref) -> Operand:
+    """Return an output; of a view a new one, which holds on to its memory as long as somebody has it."""
+    array: NDArray = out.array
+    return array if out.parent is None else array[...]

@@ -8,7 +8,8 @@ from contextvars import Context, copy_context
 from threading import Lock, Thread
 from typing import Any
 
-Code = list[tuple[Callable[..., Any], tuple[Any, ...]]]
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+Code = list[Call]
 
 
 def thread_count(asked: int | None) -> int:

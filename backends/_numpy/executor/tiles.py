@@ -1,4 +1,15 @@
-"""Runs of operations on large arrays on NumPy: calls for each block of rows, into scratch that stays in the cache."""
+"""Emitter of runs: the calls of a run, tile by tile, into scratch that stays in the cache.
+
+Each tile has calls of its own, on slices of the arrays that enter and leave the run. A result that does not leave it
+goes to scratch, which all tiles share. A sum over all rows is computed tile by tile, and the partial sums are added
+at the end::
+
+    run along (1000,), in: x0, out: %1, %2        tile 0                    tile 1
+    %0 = exp(x0)                                  exp(x0[:125], S)          exp(x0[125:250], S)
+    %1 = sin(%0)                                  sin(S, %1[:125])          sin(S, %1[125:250])
+    %2 = sum(%0, axis=0)                          add.reduce(S, P[0])       add.reduce(S, P[1])
+                                                  after all tiles: add.reduce(P, %2)
+"""
 
 from __future__ import annotations
 
@@ -7,217 +18,224 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad._program.ir import Value
-from tapegrad._program.queries import axes_of, is_total
-from tapegrad.backends._array import Array
-from tapegrad.backends._numpy.executor import kernels as calls
-from tapegrad.backends._numpy.executor.buffers import Pool, alike, reshaping
+from tapegrad._program.ir import Node, Run, Value
+from tapegrad._program.queries import is_total
+from tapegrad.backends._numpy.executor import kernels
+from tapegrad.backends._numpy.executor.buffers import Pool
+from tapegrad.backends._numpy.executor.emitter import Emitter
+from tapegrad.backends._numpy.executor.kernels import can_take_over
+from tapegrad.backends._numpy.executor.nodes import reshape_to
+from tapegrad.backends._numpy.executor.references import NDArray, Operand
 from tapegrad.backends._numpy.executor.threads import Code, run_code
-
-BLOCK = 65536  # elements of a block of a run, or more if all its arrays fit into a core's cache
-CACHE = 7 << 18  # bytes of that
-MANY = 32  # blocks that a run has at least, if larger ones would do
-PARALLEL = 64 * BLOCK  # elements times operations from which a run is worth two threads
+from tapegrad.backends._numpy.executor.tiling import RunLiveness, Tiling
 
 
-class Blocks:
-    """Code of a run: for each block of rows, calls into scratch that stays in the cache."""
+class TiledRun:
+    """The calls of a run.
 
-    def __init__(self, planner: Any, run: Any) -> None:
-        self.planner, self.run = planner, run
-        self.k = len(run.lead)
-        self.rows = prod(run.lead)
-        inner = max(prod(v.shape[self.k :]) for n in run.nodes for v in n.outs)
-        self.root: dict[Any, Any] = {}  # view -> the value whose buffer it is of
-        for n in run.nodes:
-            if n.kind == "view":
-                self.root[n.outs[0]] = self.root.get(n.args[0], n.args[0])
-        self.last = {self.root.get(v, v): i for i, n in enumerate(run.nodes) for v in n.values()}
-        self.uses = {v: sum(x is v for n in run.nodes for x in n.values()) for n in run.nodes for v in n.outs}
-        self.block = max(1, BLOCK // max(inner, 1), min(CACHE // self._row_bytes(), self.rows // MANY))
-        count = -(-self.rows // self.block)
-        self.block = -(-self.rows // count)  # of about equal length
-        self.starts = list(range(0, self.rows, self.block))
-        work = self.rows * inner * len(run.nodes)
-        self.threads = min(planner.threads, len(self.starts)) if work >= PARALLEL else 1
+    outs: the arrays of results that leave the run row by row; partials: for each total, an array with its value for
+    each tile; dots: products that are only summed; dense: copies of operands whose rows are no view.
+    """
+
+    def __init__(self, emitter: Emitter, run: Run) -> None:
+        self.emitter, self.run = emitter, run
+        self.liveness = RunLiveness(run)
+        self.tiling = tiling = Tiling(run, self.liveness, emitter.sharing.threads)
+        totals = [n for n in run.nodes if is_total(n)]
+        made = {n.out for n in totals}
+        self.outs = {v: emitter.placement.target(v) for v in run.outs if v not in made}
+        self.partials = {
+            n.out: emitter.placement.reserve((len(tiling.starts), *tiling.kept(n)), n.out.dtype) for n in totals
+        }
+        self.dots: set[Value] = {n.args[0] for n in totals if self._is_dot(n)}
+        self.dense: dict[Value, NDArray] = {}
 
     def emit(self) -> None:
-        """Append the run to the program's code."""
-        planner, run = self.planner, self.run
-        totals = [n for n in run.nodes if is_total(n)]
-        self.outs = {v: planner.target(v) for v in run.outs if v not in {n.outs[0] for n in totals}}
-        self.totals = {n.outs[0]: np.empty((len(self.starts), *self._kept(n)), n.outs[0].dtype) for n in totals}
-        self.dots = {n.args[0] for n in totals if self._is_dot(n)}
-        for i, n in enumerate(run.nodes):
-            if n in totals and n.args[0] in self.dots:
-                self.last |= {self.root.get(x, x): i for x in n.args[0].node.args if self.last[self.root.get(x, x)] < i}
-        self.dense: dict[Any, Any] = {}
-        for v in run.ins:
-            array = planner.array(v)
-            rows = (self.rows, *self._inner(v))
-            if self._by_rows(v) and self.k > 1 and planner.view(array, reshaping(rows), rows) is None:
-                self.dense[v] = np.empty(v.shape, v.dtype)  # rows of it are no view
-                planner.pool.nbytes += self.dense[v].nbytes
-                planner.emit(planner.code, np.copyto, (self.dense[v], array))
+        """Append the run to the code of the program."""
+        writer, pool = self.emitter.writer, self.emitter.placement.pool
+        totals = [n for n in self.run.nodes if n.out in self.partials]
+        # A dot product reads its factors where the sum stands.
+        for i, n in enumerate(self.run.nodes):
+            if n.out in self.partials and n.args[0] in self.dots:
+                for x in _factors(n.args[0]):
+                    self.liveness.keep_until(i, x)
+        self._lay_out()
         codes: list[Code] = []
-        share = -(-len(self.starts) // self.threads)
-        for t in range(self.threads):
+        for tiles in self.tiling.shares():
             code: Code = []
-            scratch = Pool()
-            for b in range(t * share, min((t + 1) * share, len(self.starts))):
-                self._block(b, code, scratch)
-            planner.pool.nbytes += scratch.nbytes
+            scratch = Pool()  # of one thread
+            for b in tiles:
+                Tile(self, b, code, scratch).emit()
+            pool.nbytes += scratch.nbytes
             codes.append(code)
-        if self.threads == 1:
-            planner.emit(planner.code, run_code, (codes[0],))
+        if len(codes) == 1:
+            writer.emit(writer.code, run_code, (codes[0],))
         else:
-            planner.share(planner.code, codes)
+            writer.emit_threads(writer.code, codes)
         for n in totals:
             self._finish(n)
 
-    def _row_bytes(self) -> int:
-        """Return how many bytes of the arrays that are needed at once a row has."""
-        at_once = dict.fromkeys(v for v in self.run.ins if self._by_rows(v))
-        most = 1
-        for i, n in enumerate(self.run.nodes):
-            at_once |= dict.fromkeys(n.outs if n.kind != "view" and not is_total(n) else ())
-            most = max(most, sum(prod(self._inner(v)) * v.dtype.itemsize for v in at_once))
-            for v in [v for v in at_once if self.last.get(v, -1) <= i]:
-                del at_once[v]
-        return most
+    def _lay_out(self) -> None:
+        """Append copies of operands that have several leading axes which cannot be taken as one by a view."""
+        placement, writer, tiling = self.emitter.placement, self.emitter.writer, self.tiling
+        for v in self.run.ins:
+            array = placement.array(v)
+            rows = (tiling.rows, *tiling.inner(v))
+            if tiling.by_rows(v) and tiling.ndim > 1 and placement.view(array, reshape_to(rows)) is None:
+                self.dense[v] = placement.reserve(v.shape, v.dtype)
+                writer.emit(writer.code, np.copyto, (self.dense[v], array))
 
-    def _sole(self, x: Any, node: Any) -> bool:
-        """Say whether no other operand is a view of the same buffer."""
-        return all(y is x or self.root.get(y) is not x for y in node.values())
-
-    def _axes(self, node: Any) -> tuple[int, ...]:
-        """Return the axes of a block that a reduction reduces: the rows are one axis."""
-        inner = tuple(i - self.k + 1 for i in axes_of(node) if i >= self.k)
-        return (0, *inner) if is_total(node) else inner
-
-    def _kept(self, node: Any) -> tuple[int, ...]:
-        shape = self._inner(node.args[0])
-        axes = self._axes(node)
-        return tuple(n for i, n in enumerate(shape, 1) if i not in axes)
-
-    def _inner(self, v: Any) -> tuple[int, ...]:
-        return tuple(v.shape[self.k :])
-
-    def _is_dot(self, node: Any) -> bool:
+    def _is_dot(self, node: Node) -> bool:
         """Say whether a total is of a product that nobody else reads: one pass of BLAS."""
         x = node.args[0]
         made = x.node
         return (
             node.op == "sum"
+            and made is not None
             and made in self.run.nodes
             and made.op == "multiply"
             and x not in self.run.outs
-            and self.uses[x] == 1
-            and self.k == len(x.shape)
+            and self.liveness.readers[x] == 1
+            and self.tiling.ndim == len(x.shape)
             and x.dtype.kind == "f"
             and x.dtype.itemsize >= 4
             and all(isinstance(a, Value) and a.dtype == x.dtype and a.shape == x.shape for a in made.args)
         )
 
-    def _by_rows(self, v: Any) -> bool:
-        return bool(tuple(v.shape[: self.k]) == self.run.lead)
+    def operand(self, v: Value) -> Operand:
+        """Return the array of a value that enters the run."""
+        return self.dense[v] if v in self.dense else self.emitter.placement.array(v)
 
-    def _rows(self, array: Any, v: Any, b: int) -> Any:
-        """Return a block of rows of an array that has them all."""
-        start = self.starts[b]
-        stop = min(start + self.block, self.rows)
-        shape = (self.rows, *self._inner(v))
-        spot = self.planner.view(array, lambda a: a.reshape(shape)[start:stop], ())
-        assert spot is not None
-        return spot
+    def cut(self, array: Operand, v: Value, b: int) -> Operand:
+        """Return the rows of a tile of an array that has them all."""
+        start, stop = self.tiling.bounds(b)
+        shape = (self.tiling.rows, *self.tiling.inner(v))
+        return self.emitter.placement.must_view(array, lambda a: a.reshape(shape)[start:stop])
 
-    def _block(self, b: int, code: Code, scratch: Pool) -> None:
-        planner = self.planner
-        n = min(self.starts[b] + self.block, self.rows) - self.starts[b]
-        place: dict[Any, Any] = {}
-        held: dict[Any, Array] = {}
+    def _finish(self, total: Node) -> None:
+        """Append the reduction of the values that a total has for each tile."""
+        placement, writer, v = self.emitter.placement, self.emitter.writer, total.out
+        kept = self.tiling.kept(total)
+        spot = placement.must_view(placement.target(v), reshape_to(kept))
+        writer.emit(writer.code, kernels.REDUCES[total.op], (self.partials[v], 0, None, spot, False))
 
-        def at(v: Any, out: Any) -> Any:
-            if v.constant is not None:
-                return v.constant if not v.shape else self._fixed(v.constant, out, b, v)
-            by_rows = out is None or (len(v.shape) == len(out.shape) and self._by_rows(v))
-            if by_rows and v in place:
-                return place[v]
-            array = self.dense[v] if v in self.dense else planner.array(v)
-            if by_rows:
-                place[v] = self._rows(array, v, b)
-                return place[v]
-            keep = len(out.shape) - self.k
-            if len(v.shape) > keep:
-                shape = tuple(v.shape[len(v.shape) - keep :])
-                return planner.view(array, reshaping(shape), shape)
-            return array
 
-        for i, node in enumerate(self.run.nodes):
-            v = node.outs[0]
-            if v in self.dots:
-                continue
+class Tile:
+    """The calls of one tile.
+
+    place: the tile's part of each value; buffers: the scratch buffers of values that are alive.
+    """
+
+    def __init__(self, tiled: TiledRun, b: int, code: Code, scratch: Pool) -> None:
+        self.tiled, self.b, self.code, self.scratch = tiled, b, code, scratch
+        start, stop = tiled.tiling.bounds(b)
+        self.rows = stop - start
+        self.place: dict[Value, Operand] = {}
+        self.buffers: dict[Value, NDArray] = {}
+
+    def emit(self) -> None:
+        """Append the calls of the nodes in order."""
+        tiled = self.tiled
+        for i, node in enumerate(tiled.run.nodes):
+            if node.out in tiled.dots:
+                continue  # computed by the total that reads it
             if node.kind == "view":
-                place[v] = planner.view(at(node.args[0], None), reshaping((n, *self._inner(v))), ())
-                if v in self.outs:
-                    out = self._rows(self.outs[v], v, b)
-                    planner.emit(code, np.copyto, (out, place[v]))
-                    place[v] = out
-                continue
-            if v in self.totals:
-                self._partial(node, b, code, at)
-                continue
-            out = None
-            if v in self.outs:
-                out = self._rows(self.outs[v], v, b)
+                self._view(node)
+            elif node.out in tiled.partials:
+                self._total(node)
             else:
-                for x in calls.overwritable(node) if node.kind == "elementwise" else ():
-                    if isinstance(x, Value) and x in held and self.last[x] == i and alike(x, v) and self._sole(x, node):
-                        buffer = held.pop(x)
-                        break
-                else:
-                    buffer = scratch.take(max(1, prod((self.block, *self._inner(v)))) * v.dtype.itemsize)
-                held[v] = buffer
-                out = scratch.array(buffer, (n, *self._inner(v)), v.dtype)
-            if node.kind == "reduction":
-                keepdims = bool(node.kwargs.get("keepdims", False))
-                x = node.args[0]
-                count = x.size // max(v.size, 1)
-                made: Any = calls.reduction(node.op, at(x, None), self._axes(node), keepdims, out, count, v.dtype)
-            else:
-                operands = [at(x, v) if isinstance(x, Value) else x for x in node.args]
-                made = calls.of_node(node, operands, out)
-            place[v] = out
-            if made is None:
-                args = tuple(operands)
-                planner.emit(code, calls.store, (out, node.function, args, node.kwargs))
-            else:
-                planner.emit_all(code, made)
-            for x in [x for x in held if self.last.get(x, -1) <= i and x is not v]:
-                scratch.give(held.pop(x))
-        for buffer in held.values():
-            scratch.give(buffer)
+                self._compute(i, node)
+        for buffer in self.buffers.values():
+            self.scratch.give(buffer)
 
-    def _fixed(self, array: Array, out: Any, b: int, v: Any) -> Any:
-        if len(v.shape) == len(out.shape) and self._by_rows(v):
-            return self._rows(array, v, b)
-        keep = len(out.shape) - self.k
-        return array.reshape(array.shape[array.ndim - keep :]) if array.ndim > keep else array
+    def _view(self, node: Node) -> None:
+        """Place a reshape of rows; append a copy of it if it leaves the run."""
+        tiled, v = self.tiled, node.out
+        view = tiled.emitter.placement.view(self._rows_of(node.args[0]), reshape_to(self._shape(v)))
+        assert view is not None
+        self.place[v] = view
+        if v in tiled.outs:
+            self.place[v] = tiled.cut(tiled.outs[v], v, self.b)
+            tiled.emitter.writer.emit(self.code, np.copyto, (self.place[v], view))
 
-    def _partial(self, node: Any, b: int, code: Code, at: Any) -> None:
-        x, v = node.args[0], node.outs[0]
-        into = self.totals[v][b, ...]
-        if x in self.dots:
-            a, c = (at(y, x) for y in x.node.args)
-            self.planner.emit(code, np.dot, (a, c, into))
+    def _total(self, node: Node) -> None:
+        """Append the reduction of a tile, into its place among the partial results."""
+        tiled, x, v = self.tiled, node.args[0], node.out
+        into = tiled.partials[v][self.b, ...]
+        writer = tiled.emitter.writer
+        if x in tiled.dots:
+            a, c = (self._operand(y, x) for y in _factors(x))
+            writer.emit(self.code, np.dot, (a, c, into))
             return
-        reduce = calls.REDUCES[node.op]
-        kind = v.dtype if node.op == "sum" else None
-        self.planner.emit(code, reduce, (at(x, None), self._axes(node), kind, into, False))
+        dtype = v.dtype if node.op == "sum" else None
+        args = (self._rows_of(x), tiled.tiling.axes(node), dtype, into, False)
+        writer.emit(self.code, kernels.REDUCES[node.op], args)
 
-    def _finish(self, node: Any) -> None:
-        v = node.outs[0]
-        out = self.planner.target(v)
-        kept = self._kept(node)
-        spot = self.planner.view(out, reshaping(kept), kept)
-        self.planner.emit(self.planner.code, calls.REDUCES[node.op], (self.totals[v], 0, None, spot, False))
+    def _compute(self, i: int, node: Node) -> None:
+        """Append the calls of an elementwise node, or of a reduction within rows; give back the scratch of the dead."""
+        tiled, writer, v = self.tiled, self.tiled.emitter.writer, node.out
+        out = tiled.cut(tiled.outs[v], v, self.b) if v in tiled.outs else self._scratch(i, node)
+        if node.kind == "reduction":
+            x, keepdims = node.args[0], bool(node.kwargs.get("keepdims", False))
+            count = x.size // max(v.size, 1)
+            axes = tiled.tiling.axes(node)
+            calls: Any = kernels.reduction(node.op, self._rows_of(x), axes, keepdims, out, count, v.dtype)
+        else:
+            operands = [self._operand(x, v) if isinstance(x, Value) else x for x in node.args]
+            calls = kernels.of_node(node, operands, out)
+            if calls is None:
+                calls = [(kernels.store, (out, node.function, tuple(operands), node.kwargs))]
+        self.place[v] = out
+        writer.emit_all(self.code, calls)
+        for x in [x for x in self.buffers if tiled.liveness.dies(x, i) and x is not v]:
+            self.scratch.give(self.buffers.pop(x))
+
+    def _scratch(self, i: int, node: Node) -> NDArray:
+        """Return scratch for a result: that of an operand which dies here, or a buffer of the pool."""
+        tiled, v = self.tiled, node.out
+        for x in kernels.overwritable(node) if node.kind == "elementwise" else ():
+            if (
+                isinstance(x, Value)
+                and x in self.buffers
+                and tiled.liveness.last[x] == i
+                and can_take_over(v, x)
+                and tiled.liveness.only_alias(x, node)
+            ):
+                buffer = self.buffers.pop(x)
+                break
+        else:
+            # The last tile may be shorter: it takes the buffers of the others.
+            size = prod((tiled.tiling.size, *tiled.tiling.inner(v)))
+            buffer = self.scratch.take(max(1, size) * v.dtype.itemsize)
+        self.buffers[v] = buffer
+        return self.scratch.array(buffer, self._shape(v), v.dtype)
+
+    def _shape(self, v: Value) -> tuple[int, ...]:
+        return (self.rows, *self.tiled.tiling.inner(v))
+
+    def _rows_of(self, v: Value) -> Operand:
+        """Return the tile's rows of a value that has a row for each row of the run."""
+        if v not in self.place:
+            self.place[v] = self.tiled.cut(self.tiled.operand(v), v, self.b)
+        return self.place[v]
+
+    def _operand(self, v: Value, out: Value) -> Operand:
+        """Return an operand of an elementwise node: by rows, or the same for all of them.
+
+        One that is the same for all rows loses the leading axes, of length one, that it has beyond those of a row.
+        """
+        tiling, placement = self.tiled.tiling, self.tiled.emitter.placement
+        if v.constant is not None and not v.shape:
+            return self.tiled.operand(v)
+        if len(v.shape) == len(out.shape) and tiling.by_rows(v):
+            return self._rows_of(v)
+        array = self.tiled.operand(v)
+        inner = len(out.shape) - tiling.ndim
+        if len(v.shape) > inner:
+            return placement.must_view(array, reshape_to(v.shape[len(v.shape) - inner :]))
+        return array
+
+
+def _factors(product: Value) -> tuple[Value, ...]:
+    assert product.node is not None
+    return product.node.args
