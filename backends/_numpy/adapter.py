@@ -11,6 +11,7 @@ from typing import Any
 import array_api_compat.numpy as compat
 import numpy as np
 
+from tapegrad._program.ir import Program
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
@@ -106,7 +107,7 @@ class Adapter(Backend):
     def special(self, name: str) -> Callable[..., Array]:
         return find(self, name, scipy_special())
 
-    def executor(self, program: Any, threads: int | None = None) -> Any:
+    def executor(self, program: Program, threads: int | None = None) -> Any:
         from tapegrad.backends._numpy.executor.executor import Executor
 
         return Executor(program, threads)

@@ -34,6 +34,7 @@ class Aliases:
         self.views: set[Value] = set()
         self._root: dict[Value, Value] = {}
         self._shown: dict[Value, NDArray] = {}  # arrays that show the layout of views
+        # Groups hold views of their own, which nothing outside them reads: only single nodes matter.
         for item in program.items:
             if isinstance(item, Node):
                 if item.kind == "view":
@@ -65,6 +66,7 @@ class Aliases:
         x, v = node.args[0], node.out
         array = self._array_of(x)
         result = node.function(array, *node.args[1:], **node.kwargs)
+        # An array without elements has no memory to share: it is taken for a view.
         if type(result) is np.ndarray and (v.size == 0 or np.may_share_memory(result, array)):
             self._add(v, x, result)
 

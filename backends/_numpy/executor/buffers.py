@@ -43,6 +43,7 @@ class Pool:
 
     def take(self, nbytes: int) -> NDArray:
         """Return the free buffer that fits best, or a new one."""
+        # Best fit: a larger buffer is left to a value that needs it.
         fitting = [b for b in self.free if nbytes <= b.nbytes <= 2 * nbytes + SPARE]
         if fitting:
             best = min(fitting, key=lambda b: b.nbytes)

@@ -25,6 +25,7 @@ class Checks:
     """
 
     def __init__(self, program: Program, fresh: Collection[Value], aliases: Aliases) -> None:
+        # Writes to outputs that are fresh at each call: a donated one comes after all that may raise anyway.
         items = program.items
         self.last = max([i for i, item in enumerate(items) if _checks(item)], default=-1)
         writes = [i for i, item in enumerate(items) if any(aliases.root_of(v) in fresh for v in item.outs)]

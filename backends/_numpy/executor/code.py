@@ -36,6 +36,7 @@ class Writer:
 
     def emit(self, code: Code, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """Append a call to some code."""
+        # A call with two views of one root is made anew once.
         for root in dict.fromkeys(roots_of(args)):
             self.patches.setdefault(root, []).append((code, len(code), function, args))
         code.append((function, args))

@@ -30,6 +30,7 @@ def donate(program: Program, aliases: Aliases, liveness: Liveness) -> dict[Value
     items, outputs = program.items, program.outputs
     maker = {v: i for i, item in enumerate(items) for v in item.outs}
     times, owners = Counter(outputs), Counter(map(aliases.root_of, outputs))
+    # All that may raise must come before the write to a state array, which cannot be undone.
     raising = max([i for i, item in enumerate(items) if may_raise(item)], default=-1)
     donated: dict[Value, Value] = {}
     for v, k in zip(outputs, program.replaces, strict=True):
@@ -44,6 +45,7 @@ def donate(program: Program, aliases: Aliases, liveness: Liveness) -> dict[Value
             continue
         if at in reads and not _writes_over(items[at], x, v, aliases):
             continue
+        # From now on v is an alias of x, which later candidates must see.
         donated[x] = v
         aliases.donate(x, v)
         liveness.keep(x)

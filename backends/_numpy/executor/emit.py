@@ -49,6 +49,7 @@ class Emission:
 
     def emit_item(self, item: Item) -> None:
         """Append the calls of an item to the code of the program."""
+        # An update of state may be a single node or a run: it is asked first.
         if emit_update(self, item):
             return
         if isinstance(item, Node):
@@ -65,6 +66,7 @@ class Emission:
 
     def emit_node(self, node: Node, code: Code) -> None:
         """Append the calls of a node to some code."""
+        # The kind comes before the operation: an index that is a view is no matter of its operation.
         emit = None if node.effect else BY_KIND.get(node.kind) or BY_OP.get(node.op)
         if emit is None or not emit(self, node, code):
             nodes.emit_stored(self, node, code)

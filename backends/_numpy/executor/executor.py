@@ -127,10 +127,11 @@ class Executor:
                 self._bind(inputs[k], a, k)
                 bound[k] = a
         for out in self.fresh:
+            # One reference more is allowed if its holder lets go of it in this call.
             a = out.latest
             if getrefcount(a) + getrefcount(a.base) - (id(a) in lent) != out.count:
                 self._renew(out)
-        a = None
+        a = None  # no reference to an input or output that the next call would count
         plan.checks.start()
         if plan.holds_blas:
             with blas.held():

@@ -29,6 +29,7 @@ class Liveness:
         self.end = len(program.items)  # the number of no item: after all of them
         self.last: dict[Value, int] = {}
         self.readers: dict[Value, list[tuple[int, Item]]] = {}
+        # The last assignment stands: items are gone through in order.
         for i, item in enumerate(program.items):
             for v in item.values():
                 root = aliases.root_of(v)
@@ -47,6 +48,7 @@ class Liveness:
         for v, i in self.last.items():
             if i != self.end:
                 dead[i].append(v)
+        # A result that nobody reads, such as a part of an array that is unstacked, is dead at once.
         for values, item in zip(dead, items, strict=True):
             values += [v for v in item.outs if v not in self.last]
         return dead

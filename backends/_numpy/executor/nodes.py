@@ -51,6 +51,7 @@ def emit_view(emitter: Emitter, node: Node, code: Code) -> bool:
     """Place a view; append a copy for a reshape of elements that do not lie in order."""
     placement, v, x = emitter.placement, node.out, node.args[0]
     if v in placement.aliases.views:
+        # No call: of an array that changes, the view is made anew when it does.
         rest, kwargs, function = node.args[1:], node.kwargs, node.function
         placement.put(v, placement.must_view(placement.array(x), lambda a: function(a, *rest, **kwargs)))
         return True
@@ -67,6 +68,7 @@ def emit_rows(emitter: Emitter, node: Node, code: Code) -> bool:
     placement, values, v = emitter.placement, node.args[0], node.out
     if v in placement or any(x.row is None for x in values):
         return False
+    # The planner laid out these values as rows, so that there is nothing to move; else they are concatenated.
     rows, start = values[0].row
     if [x.row for x in values] != [(rows, start + i) for i in range(len(values))]:
         return False
@@ -107,6 +109,7 @@ def emit_reduction(emitter: Emitter, node: Node, code: Code) -> bool:
     if x.size == 0 or wide or "dtype" in node.kwargs or v.dtype.kind in "mMO":
         return False
     source = placement.array(x)
+    # The number of elements in each sum of a mean is known here, so that it is no part of the call.
     count = x.size // max(v.size, 1)
     calls = kernels.reduction(node.op, source, axes_of(node), keepdims, placement.target(v), count, v.dtype)
     emitter.writer.emit_all(code, calls)
@@ -120,6 +123,7 @@ def emit_product(emitter: Emitter, node: Node, code: Code) -> bool:
     placement, writer, v = emitter.placement, emitter.writer, node.out
     a, b = map(placement.array, node.args)
     out = placement.target(v)
+    # Each thread computes some rows of a matrix, or some matrices of a batch.
     parts = emitter.sharing.parts_of(v.shape[0]) if is_worth_threads(node) else []
     if len(parts) <= 1:
         writer.emit(code, np.matmul, (a, b, out))
@@ -190,11 +194,13 @@ def emit_index_write(emitter: Emitter, node: Node, code: Code) -> bool:
     placement, writer = emitter.placement, emitter.writer
     (x, key, value), v, adds = node.args, node.out, node.op == "index_add"
     in_place = v not in placement and isinstance(x, Value) and placement.dies(x)
+    # The operand is looked up first, as the result may take over its buffer: then there is nothing to copy.
     source = placement.array(x)
     out = placement.target(v, x if in_place else None)
     if out is not source:
         writer.emit(code, np.copyto, (out, source))
     part = placement.array(value) if isinstance(value, Value) else value
+    # An index of slices and numbers gives a view, to which a ufunc writes.
     if is_plain_key(key):
         spot = placement.must_view(out, lambda a: a[(*key, ...)])
         if adds:
@@ -202,6 +208,7 @@ def emit_index_write(emitter: Emitter, node: Node, code: Code) -> bool:
         else:
             writer.emit(code, np.copyto, (spot, part))
         return True
+    # Rows that several nodes add to are looked up once; any other index is left to NumPy.
     numbers = emitter.row_numbers.find(node, placement, writer)
     if numbers is not None:
         writer.emit(code, add_rows, (out, numbers, part))

@@ -64,11 +64,13 @@ class Placement:
 
     def target(self, v: Value, reuse: Value | None = None) -> Operand:
         """Return the array that a result is to be written to; reuse: an operand whose buffer it takes over."""
+        # An output has its place from the start, the result of a donation too.
         if v in self._place:
             return self._place[v]
         if v.row is not None:
             array = self._row(v, *v.row)
         else:
+            # In place: the buffer changes its owner, so that the operand no longer gives it back.
             if reuse is not None:
                 buffer = self._buffer.pop(self.aliases.root_of(reuse))
             else:
@@ -81,6 +83,7 @@ class Placement:
     def _row(self, v: Value, rows: Rows, i: int) -> NDArray:
         if rows not in self._rows:
             self._rows[rows] = self.reserve((rows.count + 1, *v.shape), v.dtype)
+        # Row 0 is the one to spare: a fold puts there what its chain begins with.
         array: NDArray = self._rows[rows][i + 1, ...]
         return array
 
@@ -100,12 +103,14 @@ class Placement:
 
     def view(self, x: Operand, function: View) -> Operand | None:
         """Return a view of an array, None if the function gives a copy; of a reference, a reference."""
+        # 1. Try the function on the present array: only the result tells a view from a copy.
         source = x.array if isinstance(x, Ref) else x
         array: NDArray = function(source)
         if array.size and not np.may_share_memory(array, source):
             return None
         if not isinstance(x, Ref):
             return array
+        # 2. The array of a reference changes, so that its views are made anew after it, in the order of this list.
         ref = Ref(x.root, x, function)
         ref.array = array
         self.refs[x.root].append(ref)
@@ -124,7 +129,7 @@ class Placement:
     def release(self, values: Iterable[Value]) -> None:
         """Give back the buffers of values that have one."""
         for v in values:
-            if v in self._buffer:
+            if v in self._buffer:  # no output, no view, and not taken over by a result
                 self.pool.give(self._buffer.pop(v))
 
     def forget_shown(self) -> None:

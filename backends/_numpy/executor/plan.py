@@ -49,9 +49,11 @@ class Plan(NamedTuple):
 
 def plan_of(program: Program, threads: int) -> Plan:
     """Return the plan of a program that may use so many threads."""
+    # Analyses: each reads those before it.
     aliases = Aliases(program)
     liveness = Liveness(program, aliases)
     donated = donate(program, aliases, liveness)
+    # Inputs and outputs are placed before any item, so that their producers write there.
     placement = Placement(aliases, liveness)
     fresh = _place_roots(program, placement, donated)
     checks = Checks(program, frozenset(fresh), aliases)
@@ -59,6 +61,7 @@ def plan_of(program: Program, threads: int) -> Plan:
     emission = Emission(program, placement, sharing, donated)
     writer = emission.writer
     for i, (item, dead) in enumerate(zip(program.items, liveness.dead_after(program.items), strict=True)):
+        # Emission before release: what an item reads last may not be overwritten by the same item, except in place.
         placement.now = i
         emission.emit_item(item)
         placement.release(dead)
@@ -73,9 +76,11 @@ def _place_roots(program: Program, placement: Placement, donated: dict[Value, Va
     fresh = []
     for x in program.inputs:
         placement.add_reference(x)
+    # A donated input and its output are one reference: the result is written to the state array.
     for x, v in donated.items():
         placement.put(v, placement.array(x))
     for v in program.outputs:
+        # An output that is a view is handed out as one of its root, which gets the new array.
         root = placement.aliases.root_of(v)
         if root not in placement.refs and root.constant is None:
             placement.add_reference(root)

@@ -42,6 +42,7 @@ class RowNumbers:
         where = self._where.get(node)
         if where is None:
             return None
+        # The first addition in the order of the program looks them up: later ones find them in the same array.
         numbers = self._numbers.get(where)
         if numbers is None:
             rows, shape = where

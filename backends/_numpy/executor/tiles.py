@@ -60,6 +60,7 @@ class TiledRun:
                 for x in _factors(n.args[0]):
                     self.liveness.keep_until(i, x)
         self._lay_out()
+        # Neighbouring tiles go to one thread, whose cache holds what they share.
         codes: list[Code] = []
         for tiles in self.tiling.shares():
             code: Code = []
@@ -72,6 +73,7 @@ class TiledRun:
             writer.emit(writer.code, run_code, (codes[0],))
         else:
             writer.emit_threads(writer.code, codes)
+        # The partial results of all threads are there: the totals need no lock.
         for n in totals:
             self._finish(n)
 
@@ -80,6 +82,7 @@ class TiledRun:
         placement, writer, tiling = self.emitter.placement, self.emitter.writer, self.tiling
         for v in self.run.ins:
             array = placement.array(v)
+            # A reshape of a transposed array is a copy: it is made once, not for each tile.
             rows = (tiling.rows, *tiling.inner(v))
             if tiling.by_rows(v) and tiling.ndim > 1 and placement.view(array, reshape_to(rows)) is None:
                 self.dense[v] = placement.reserve(v.shape, v.dtype)
@@ -108,6 +111,7 @@ class TiledRun:
 
     def cut(self, array: Operand, v: Value, b: int) -> Operand:
         """Return the rows of a tile of an array that has them all."""
+        # The leading axes become one, then a slice of it is taken.
         start, stop = self.tiling.bounds(b)
         shape = (self.tiling.rows, *self.tiling.inner(v))
         return self.emitter.placement.must_view(array, lambda a: a.reshape(shape)[start:stop])
@@ -153,6 +157,7 @@ class Tile:
         tiled, v = self.tiled, node.out
         view = tiled.emitter.placement.view(self._rows_of(node.args[0]), reshape_to(self._shape(v)))
         assert view is not None
+        # A view that leaves the run is copied to its place, and read there by the nodes that follow.
         self.place[v] = view
         if v in tiled.outs:
             self.place[v] = tiled.cut(tiled.outs[v], v, self.b)
@@ -163,10 +168,12 @@ class Tile:
         tiled, x, v = self.tiled, node.args[0], node.out
         into = tiled.partials[v][self.b, ...]
         writer = tiled.emitter.writer
+        # The product is not computed: BLAS multiplies and adds in one pass.
         if x in tiled.dots:
             a, c = (self._operand(y, x) for y in _factors(x))
             writer.emit(self.code, np.dot, (a, c, into))
             return
+        # Nothing is kept of a tile but one partial result, in a row of its own.
         dtype = v.dtype if node.op == "sum" else None
         args = (self._rows_of(x), tiled.tiling.axes(node), dtype, into, False)
         writer.emit(self.code, kernels.REDUCES[node.op], args)
@@ -174,7 +181,9 @@ class Tile:
     def _compute(self, i: int, node: Node) -> None:
         """Append the calls of an elementwise node, or of a reduction within rows; give back the scratch of the dead."""
         tiled, writer, v = self.tiled, self.tiled.emitter.writer, node.out
+        # 1. The place of the result: the array that leaves the run, or scratch.
         out = tiled.cut(tiled.outs[v], v, self.b) if v in tiled.outs else self._scratch(i, node)
+        # 2. The calls, as for whole arrays.
         if node.kind == "reduction":
             x, keepdims = node.args[0], bool(node.kwargs.get("keepdims", False))
             count = x.size // max(v.size, 1)
@@ -187,11 +196,13 @@ class Tile:
                 calls = [(kernels.store, (out, node.function, tuple(operands), node.kwargs))]
         self.place[v] = out
         writer.emit_all(self.code, calls)
+        # 3. Scratch of arrays that no later node of the tile reads.
         for x in [x for x in self.buffers if tiled.liveness.dies(x, i) and x is not v]:
             self.scratch.give(self.buffers.pop(x))
 
     def _scratch(self, i: int, node: Node) -> NDArray:
         """Return scratch for a result: that of an operand which dies here, or a buffer of the pool."""
+        # In place, as for whole arrays, so that a tile needs less of the cache.
         tiled, v = self.tiled, node.out
         for x in kernels.overwritable(node) if node.kind == "elementwise" else ():
             if (

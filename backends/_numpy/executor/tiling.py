@@ -73,6 +73,7 @@ class Tiling:
 
     def _row_bytes(self, run: Run, liveness: RunLiveness) -> int:
         """Return the bytes of a row of all arrays that live at once, at the node where that is most."""
+        # The walk of liveness analysis: results are born, the maximum is taken, the dead leave.
         alive = dict.fromkeys(v for v in run.ins if self.by_rows(v))
         most = 1
         for i, n in enumerate(run.nodes):
