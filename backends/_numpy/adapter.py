@@ -1,4 +1,4 @@
-"""NumPy: the arrays of device "cpu"."""
+"""Adapter of NumPy: the arrays of device "cpu"."""
 
 from __future__ import annotations
 

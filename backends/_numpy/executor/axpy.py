@@ -1,4 +1,4 @@
-"""Updates of state by a sum, such as w <- w - lr dC/dw, as the BLAS function axpy: y <- a x + y.
+"""Updates of state in place, such as w <- w - lr dC/dw, by the BLAS function axpy: y <- a x + y.
 
 It adds in place, by the threads of BLAS. These are awake after a product, and half of the gradient lies in the caches
 of their cores. To wake a thread of this process would take longer than the addition::

@@ -1,4 +1,4 @@
-"""Checks: items that raise an error for some values, and whether they come before a call writes to an output.
+"""Checks: items that raise an error for some values, and their order among the writes to outputs.
 
 The memory of a gradient may be lent to a call, which writes the next gradient there. A call that raises must leave it
 as it was. So memory is lent only where each check comes before the first output is written::
@@ -20,8 +20,8 @@ from tapegrad.backends._numpy.executor.aliasing import Aliases
 class Checks:
     """The checks of a program, and how far a call has come with them.
 
-    last: the number of the last item with a check, -1 if there is none; come_first: whether all come before the first
-    write to an output; passed: whether those of the present call have passed.
+    last: the number of the last item with a check, -1 if there is none; absent: whether there is none; come_first:
+    whether all come before the first write to an output; passed: whether those of the present call have passed.
     """
 
     def __init__(self, program: Program, fresh: Collection[Value], aliases: Aliases) -> None:
@@ -30,11 +30,8 @@ class Checks:
         self.last = max([i for i, item in enumerate(items) if _checks(item)], default=-1)
         writes = [i for i, item in enumerate(items) if any(aliases.root_of(v) in fresh for v in item.outs)]
         self.come_first = not writes or self.last < writes[0]
-        self.passed = True
-
-    def start(self) -> None:
-        """Begin a call."""
-        self.passed = self.last < 0
+        self.absent = self.last < 0
+        self.passed = True  # set to `absent` as a call begins
 
     def pass_all(self) -> None:
         """Note that all checks of a call have passed: this is called after the last."""

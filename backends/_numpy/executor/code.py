@@ -1,4 +1,4 @@
-"""Code: lists of calls `(function, arguments)`, and the places to patch when an array changes.
+"""Code: lists of calls `(function, arguments)`, which are patched where an array changes.
 
 The arguments of most calls are arrays that stay the same objects. A reference among them stands for an array of the
 present call. Where it stands is noted by its root, as a linker notes relocations::

@@ -1,4 +1,4 @@
-"""Donation: outputs that are written into the arrays of the inputs that they replace.
+"""Donation: the arrays of inputs, given to the outputs that replace them.
 
 A training step replaces a parameter by its updated value. The update is written in its place if nothing can see that::
 

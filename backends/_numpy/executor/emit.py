@@ -1,6 +1,12 @@
-"""Emission: the calls of each item of a program, in order (code generation).
+"""Code generation: the calls of each item of a program, in order.
 
-An item goes to the emitter of its class; a single node to that of its kind, or of its operation (`BY_KIND`, `BY_OP`).
+An item goes to the emitter of its class; a single node to that of its kind, or of its operation (`BY_KIND`, `BY_OP`)::
+
+    %0 = multiply(g, 0.1)        by its kind: emit_elementwise        multiply(g, 0.1, A)
+    %1 = concat([%0, %0])        by its operation: emit_concat        concatenate([A, A], 0, B)
+    %2 = cumulative_sum(%1)      by neither: emit_stored              store(C, cumulative_sum, (B,), {})
+    run, stack, fold, scan       by its class                         see `tiles` and `stacked`
+    %3 = subtract(w, %0)         an update of state: emit_update      axpy(n, -1, A, 1, w, 1)
 """
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ BY_OP: dict[str, EmitNode] = {
 
 
 class Emission:
-    """Code generation for one program; what its attributes are says the protocol `Emitter`."""
+    """Code generation for one program; its attributes are those of the protocol `Emitter`."""
 
     def __init__(
         self, program: Program, placement: Placement, sharing: Sharing, donated: Mapping[Value, Value]

@@ -1,4 +1,4 @@
-"""Protocol of code generation, which the emitters of nodes, tiles, stacks and updates are written against."""
+"""Protocol of code generation, as the emitters of nodes and groups see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executor of compiled programs on NumPy: it runs a list of calls into buffers that are planned once.
+"""Executor of a compiled program: it runs calls that were planned once.
 
 A call of a compiled function goes through `Executor.run`:
 
@@ -78,7 +78,7 @@ UNHELD = _unheld()  # references to an output's array that is in no code and tha
 
 
 class Executor:
-    """What runs a program, called with the arrays of its inputs.
+    """Executor of one program, called with the arrays of its inputs.
 
     lent: identities of earlier outputs whose holder lets go of them in the next call.
     """
@@ -132,16 +132,17 @@ class Executor:
             if getrefcount(a) + getrefcount(a.base) - (id(a) in lent) != out.count:
                 self._renew(out)
         a = None  # no reference to an input or output that the next call would count
-        plan.checks.start()
+        checks, code = plan.checks, plan.writer.code
+        checks.passed = checks.absent
         if plan.holds_blas:
             with blas.held():
-                run_code(self.code)
+                run_code(code)
         else:
-            run_code(self.code)
+            run_code(code)
         return [_handed_out(out) if type(out) is Ref else out for out in self.outputs]
 
     def refused(self) -> bool:
-        """Say whether a run that raised an error did so before it wrote to an output."""
+        """Say whether the last run raised in a check: where `lends` holds, before it wrote to an output."""
         return not self.plan.checks.passed
 
     def _own(self, k: int, arrays: list[Array]) -> None:

@@ -1,4 +1,4 @@
-"""Kernels: the NumPy calls that compute a node into an array that is there, their last argument or `out`.
+"""Kernels: the NumPy calls that compute a node into an existing array.
 
 Most operations are one ufunc. Those that NumPy computes in several steps are written out here::
 

@@ -1,4 +1,4 @@
-"""Emitters of single nodes: where the result goes, and which calls compute it there.
+"""Emitters of single nodes, one for each kind of operation.
 
 Each returns whether it emitted the node. Where it did not, the generic emitter calls the function of the node as it is,
 and copies the result to its place (`emit_stored`)::

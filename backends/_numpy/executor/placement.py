@@ -8,6 +8,15 @@ A value lies in one of these, decided when the item that makes it is emitted:
 4. a row of an array of rows, if the planner gave it one, so that a stack can compute all rows at once;
 5. the buffer of an operand that dies, in place;
 6. a buffer of the pool, given back after its last use.
+
+For example, with letters for buffers::
+
+    inputs: x0                  reference to the array of x0
+    %0 = exp(x0)                A, a buffer of the pool
+    %1 = reshape(%0, (6,))      view of A
+    %2 = sin(%1)                B, not A in place, which its operand, a view, does not own
+    %3 = cos(%2)                B, in place
+    %4 = add(%3, 1)             reference to the array of %4, which is an output
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plan of a program: its code, and which arrays that takes, found by one pass after the other.
+"""The plan of a program, made by one pass after the other.
 
 1. Aliasing: the root of each value, whose array it lies in.
 2. Liveness: the last item that reads each array.
@@ -33,7 +33,7 @@ from tapegrad.backends._numpy.executor.sharing import sharing_of
 
 
 class Plan(NamedTuple):
-    """The code of a program, and what a call must know of it.
+    """The code of a program, with the facts that a call needs.
 
     donated: the output that is written into each donated input; fresh: the roots of outputs that get an array of their
     own at each call; holds_blas: whether BLAS is held to one thread during a call.

@@ -1,4 +1,4 @@
-"""References: arrays that are other objects from call to call, such as inputs, outputs and views of them."""
+"""References: arrays that are other objects from call to call, such as inputs, outputs or views of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of elements for additions at rows by index, looked up once for all additions at the same rows.
+"""Indices of additions at rows, looked up once for all additions at the same rows.
 
 The gradient of an embedding adds to the rows of a table, `table[rows] += value`. NumPy adds faster at the numbers of
 single elements. Several additions at the same rows of tables of one shape share these numbers::

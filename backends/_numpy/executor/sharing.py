@@ -1,4 +1,4 @@
-"""Sharing of work among threads: those of BLAS, or those of this process, but not both.
+"""Sharing of work among threads: either those of BLAS, or those of this process.
 
 BLAS shares a large product among its own threads, but not the many small products of a batch. Where batches matter,
 all products are split among threads of this process, and BLAS is held to one. Elsewhere products are left to BLAS, as

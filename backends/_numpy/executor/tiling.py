@@ -1,4 +1,4 @@
-"""Tiling of a run: how its rows are cut into tiles whose values stay in the cache (loop blocking).
+"""Tiling of a run: its rows, cut into tiles whose values stay in the cache (loop blocking).
 
 A run computes elementwise operations, and reductions within rows, along the leading axes of large arrays. Operation by
 operation, each array would travel to memory and back. Tile by tile, only what enters and leaves the run does::
