@@ -243,6 +243,21 @@ def test_chains_run_in_place_and_dead_buffers_are_taken_again() -> None:
     assert out_e.root is e.out
 
 
+def test_a_view_does_not_own_the_buffer_that_it_lies_in() -> None:
+    """The example of placement."""
+    x = value(2, 3)
+    first = call("exp", x)
+    view = call("reshape", first.out, (6,), shape=(6,))
+    second = call("sin", view.out)
+    third = call("cos", second.out)
+    last = call("add", third.out, 1)
+    items: list[Item] = [first, view, second, third, last]
+    a, b, again, out = targets(Program([x], items, [last.out]))
+    assert not np.may_share_memory(a, b)
+    assert again is b
+    assert out.root is last.out
+
+
 # -- code ---------------------------------------------------------------------------------------------
 
 
