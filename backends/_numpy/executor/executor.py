@@ -56,14 +56,22 @@ class _Output:
         assert self.latest is not None
         return references(self.latest)
 
+    def is_held(self, ours: int, lent: Collection[int]) -> bool:
+        """Say whether somebody else holds the latest array; ours: the references of this executor.
+
+        lent: identities of arrays that one more holds, who lets go of them in this call.
+        """
+        lenders = id(self.latest) in lent
+        return self.references() != ours + lenders
+
     def swap(self, lent: Collection[int]) -> NDArray:
         """Make the array before the latest one, or a new one if somebody holds it.
 
         Most users let go of arrays. That array is in the cache, and pages of new memory cost more than it takes to
-        compute their contents. lent: identities of arrays that one more holds, who lets go of them in this call.
+        compute their contents.
         """
         self.latest, self.before = self.before, self.latest
-        if self.latest is None or self.references() - (id(self.latest) in lent) != UNHELD:
+        if self.latest is None or self.is_held(UNHELD, lent):
             self.latest = empty(self.value.shape, self.value.dtype)
         return self.latest
 
@@ -116,7 +124,7 @@ class Executor:
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs for these inputs; write updated state in its place."""
         plan, inputs, bound, lent = self.plan, self.program.inputs, self.bound, self.lent
-        # The counts below are `references`, written out: these are loops over all parameters at each call.
+        # `references` and `is_held` are written out below: these are loops over all parameters at each call.
         for k, count in self.owned.items():
             a: Any = arrays[k]
             if a is not bound[k] or getrefcount(a) + getrefcount(a.base) != count:
@@ -127,9 +135,8 @@ class Executor:
                 self._bind(inputs[k], a, k)
                 bound[k] = a
         for out in self.fresh:
-            # One reference more is allowed if its holder lets go of it in this call.
             a = out.latest
-            if getrefcount(a) + getrefcount(a.base) - (id(a) in lent) != out.count:
+            if getrefcount(a) + getrefcount(a.base) != out.count + (id(a) in lent):
                 self._renew(out)
         a = None  # no reference to an input or output that the next call would count
         checks, code = plan.checks, plan.writer.code
