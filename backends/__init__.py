@@ -1,6 +1,6 @@
 """Discovery of array libraries: which exist, which run here, which one an array or device belongs to.
 
-An adapter is a module `_<name>.py` in this folder with one class, `Adapter`, that derives from
+An adapter is a module or a package `_<name>` in this folder with a class `Adapter` that derives from
 `tapegrad.backends.Backend`. It is imported when its library is first used, never before.
 """
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._program.interpreter import PlainExecutor
+from tapegrad._program.ir import Program
 from tapegrad.backends import _scatter
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
@@ -243,7 +244,7 @@ class Backend:
 
     # -- compiled programs ---------------------------------------------------------------------------
 
-    def executor(self, program: Any, threads: int | None = None) -> Any:
+    def executor(self, program: Program, threads: int | None = None) -> Any:
         """Return what runs a captured program: `run(arrays)` gives its outputs. By default call by call."""
         return PlainExecutor(program, self.as_array)
 

@@ -378,7 +378,7 @@ def test_memory_of_gradients_that_nobody_else_sees_is_used_again() -> None:
 
 
 def test_an_interrupted_call_leaves_no_half_written_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tapegrad.backends import _numpy_compile
+    from tapegrad.backends._numpy.executor import executor
 
     m = Model()
     step = training(m, 0.0)
@@ -392,7 +392,7 @@ def test_an_interrupted_call_leaves_no_half_written_gradient(monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(_numpy_compile, "run_code", interrupted)
+        patched.setattr(executor, "run_code", interrupted)
         with pytest.raises(KeyboardInterrupt):
             step(*m.batch(6))
     assert m.w.grad is None

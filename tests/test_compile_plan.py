@@ -18,7 +18,7 @@ from tapegrad._compile import _fuse, _scan, _stack
 from tapegrad._compile._trace import Traced
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Fold, Node, Run, Scan, Stack
-from tapegrad.backends import _numpy_blocks
+from tapegrad.backends._numpy.executor import tiling
 from tapegrad.testing import SAMPLES, Sample
 
 Step = Callable[..., Any]
@@ -29,8 +29,8 @@ def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run together, in blocks of a few elements and on threads, what else would be too small for it."""
     monkeypatch.setattr(backends.Backend, "smallest_run", 2)
     monkeypatch.setattr(_fuse, "FEWEST_ROWS", 2)
-    monkeypatch.setattr(_numpy_blocks, "BLOCK", 3)
-    monkeypatch.setattr(_numpy_blocks, "PARALLEL", 10)
+    monkeypatch.setattr(tiling, "TILE", 3)
+    monkeypatch.setattr(tiling, "PARALLEL", 10)
     monkeypatch.setattr(_stack, "FEWEST", 2)
     monkeypatch.setattr(_scan, "FEWEST", 2)
 

@@ -20,7 +20,7 @@ from tapegrad import backends
 from tapegrad._compile import _fuse, _products, _scan, _stack
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.tree import flatten
-from tapegrad.backends import _numpy_blocks, _numpy_plan, _numpy_updates
+from tapegrad.backends._numpy.executor import aliasing, axpy, nodes, sharing, tiling
 
 WHY_NOT_CUDA = why_not("cuda")
 Random = random.Random
@@ -30,16 +30,16 @@ SETTINGS: dict[str, list[tuple[Any, str, int]]] = {
     "runs": [
         (backends.Backend, "smallest_run", 2),
         (_fuse, "FEWEST_ROWS", 2),
-        (_numpy_blocks, "BLOCK", 3),
-        (_numpy_blocks, "CACHE", 1),
-        (_numpy_blocks, "PARALLEL", 10),
+        (tiling, "TILE", 3),
+        (tiling, "CACHE", 1),
+        (tiling, "PARALLEL", 10),
     ],
-    "updates": [(_numpy_plan, "WAKES_BLAS", 1), (_numpy_updates, "LARGE", 1)],
+    "updates": [(sharing, "WAKES_BLAS", 1), (axpy, "LARGE", 1)],
     "products": [
         (_products, "FEWEST", 2),
-        (_numpy_plan, "WORTH_THREADS", 1),
-        (_numpy_plan, "WORTH_COPYING", 1),
-        (_numpy_plan, "SMALL_PART", 2),
+        (sharing, "WORTH_THREADS", 1),
+        (nodes, "WORTH_COPYING", 1),
+        (aliasing, "SMALL_PART", 2),
     ],
 }
 

@@ -34,7 +34,7 @@ LATE = {
     "tapegrad._compile._compiled": {"tapegrad._compile._view"},
     "tapegrad.backends._cupy": {"tapegrad.backends._cupy_compile", "tapegrad.backends._cupy_eager"},
     "tapegrad.backends._jax": {"tapegrad.backends._jax_compile"},
-    "tapegrad.backends._numpy": {"tapegrad.backends._numpy_compile"},
+    "tapegrad.backends._numpy.adapter": {"tapegrad.backends._numpy.executor.executor"},
 }
 # Packages of others that are optional, or slow to import: functions that need them import them.
 OPTIONAL = {

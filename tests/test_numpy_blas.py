@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad.backends import _numpy_blas as blas
-from tapegrad.backends import _numpy_plan, _numpy_updates
+from tapegrad.backends._numpy.executor import axpy, blas, sharing
 
 
 def test_blas_is_held_and_let_go() -> None:
@@ -30,10 +29,10 @@ def test_blas_is_held_and_let_go() -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have updates of any size added by BLAS."""
-    if _numpy_updates.axpy(np.dtype(np.float32)) is None:
+    if axpy.axpy(np.dtype(np.float32)) is None:
         pytest.skip("threadpoolctl is not installed, or NumPy's BLAS is another than OpenBLAS")
-    monkeypatch.setattr(_numpy_plan, "WAKES_BLAS", 1)
-    monkeypatch.setattr(_numpy_updates, "LARGE", 1)
+    monkeypatch.setattr(sharing, "WAKES_BLAS", 1)
+    monkeypatch.setattr(axpy, "LARGE", 1)
 
 
 Update = Callable[[tg.Tensor, tg.Tensor, tg.Tensor], None]
@@ -61,19 +60,19 @@ def divided(w: tg.Tensor, g: tg.Tensor, rate: tg.Tensor) -> None:
 
 def test_what_is_added_is_what_numpy_adds() -> None:
     for dtype in (np.float32, np.float64):
-        function = _numpy_updates.axpy(np.dtype(dtype))
+        function = axpy.axpy(np.dtype(dtype))
         if function is None:
             pytest.skip("threadpoolctl is not installed, or NumPy's BLAS is another than OpenBLAS")
         x, y = np.random.default_rng(0).normal(size=(2, 300, 101)).astype(dtype)
         x[0, :4] = np.inf, -np.inf, np.nan, -0.0
         for sign in (1, -1):
             out = y.copy()
-            _numpy_updates.add_multiple(function, sign, 1, x, out)
+            axpy.add_multiple(function, sign, 1, x, out)
             np.testing.assert_array_equal(out, y + sign * x)
             turned = np.asfortranarray(y)
-            _numpy_updates.add_multiple(function, sign, 1, x, turned)
+            axpy.add_multiple(function, sign, 1, x, turned)
             np.testing.assert_array_equal(turned, out)
-    assert _numpy_updates.axpy(np.dtype(np.float16)) is _numpy_updates.axpy(np.dtype(np.int64)) is None
+    assert axpy.axpy(np.dtype(np.float16)) is axpy.axpy(np.dtype(np.int64)) is None
 
 
 def training(update: Update, dtype: Any, **options: Any) -> tuple[Any, list[Any]]:

@@ -11,9 +11,7 @@ import pytest
 from forking import in_child
 
 import tapegrad as tg
-from tapegrad.backends import _numpy_blas as blas
-from tapegrad.backends import _numpy_plan
-from tapegrad.backends import _numpy_threads as threads
+from tapegrad.backends._numpy.executor import blas, sharing, threads
 
 
 def test_codes_run_at_once() -> None:
@@ -78,7 +76,7 @@ def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("shapes", [((7, 5), (5, 3)), ((4, 6, 5), (5, 3)), ((2, 3, 4, 5), (3, 5, 2)), ((5, 7), (7, 5))])
 def test_split_products(monkeypatch: pytest.MonkeyPatch, count: int, shapes: Any) -> None:
-    monkeypatch.setattr(_numpy_plan, "WORTH_THREADS", 1)
+    monkeypatch.setattr(sharing, "WORTH_THREADS", 1)
     a, b = (tg.tensor(np.random.default_rng(i).normal(size=s), requires_grad=True) for i, s in enumerate(shapes))
 
     def step() -> Any:
@@ -92,4 +90,4 @@ def test_split_products(monkeypatch: pytest.MonkeyPatch, count: int, shapes: Any
     for x, y in zip(found, step(), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12)
     batched = len(shapes[0]) > 2
-    assert compiled._last.executor.plan.threaded is (batched and count > 1 and blas.can_hold())
+    assert compiled._last.executor.plan.writer.threaded is (batched and count > 1 and blas.can_hold())

@@ -16,7 +16,7 @@ from tapegrad import backends
 from tapegrad._compile import _fuse
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Run
-from tapegrad.backends import _numpy_blocks
+from tapegrad.backends._numpy.executor import tiling
 from tapegrad.testing import SAMPLES, Sample
 
 N = 12
@@ -26,7 +26,7 @@ N = 12
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends.Backend, "smallest_run", 2)
     monkeypatch.setattr(_fuse, "FEWEST_ROWS", 2)
-    monkeypatch.setattr(_numpy_blocks, "BLOCK", 5)
+    monkeypatch.setattr(tiling, "TILE", 5)
 
 
 def array(seed: int, dtype: Any = np.float64) -> tg.Tensor:

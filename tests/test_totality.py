@@ -28,7 +28,8 @@ from tapegrad._program import op_kinds
 from tapegrad._program.ir import Node, Value
 from tapegrad._protocols import numpy_protocols
 from tapegrad._vmap import rules as batching
-from tapegrad.backends import _cupy_ops, _numpy_calls
+from tapegrad.backends import _cupy_ops
+from tapegrad.backends._numpy.executor import kernels
 from tapegrad.testing import SAMPLES, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,10 +85,10 @@ def count_of(name: str) -> int:
 def numpy_runs(name: str) -> bool:
     """Say whether the executor on NumPy computes an operation into an array that is there."""
     if name in op_kinds.REDUCTIONS:
-        return name in _numpy_calls.REDUCES
+        return name in kernels.REDUCES
     arrays = operands(name, count_of(name))
     dtypes = [a.dtype if a.dtype.kind == "b" else np.dtype("float64") for a in arrays]
-    return _numpy_calls.elementwise(name, list(arrays), np.empty(2), dtypes, np.dtype("float64")) is not None
+    return kernels.elementwise(name, list(arrays), np.empty(2), dtypes, np.dtype("float64")) is not None
 
 
 def cuda_runs(name: str) -> bool:
@@ -181,7 +182,7 @@ TABLES = {
         },
     ),
     "calls of the executor on NumPy": Table(
-        f"UFUNCS, REDUCES or `elementwise` in {_numpy_calls.__name__}",
+        f"UFUNCS, REDUCES or `elementwise` in {kernels.__name__}",
         op_kinds.ELEMENTWISE | op_kinds.REDUCTIONS,
         numpy_runs,
         {"the library's function, whose result is copied": "conj imag real round"},
@@ -288,7 +289,7 @@ def test_what_is_listed_apart_is_there_and_unknown(which: str) -> None:
 
 FOLDER = ROOT / "backends"
 ADAPTERS = {
-    ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+    path.relative_to(FOLDER).parts[0].removesuffix(".py")  # a module or a package
     for path in FOLDER.rglob("*.py")
     if "class Adapter(Backend)" in path.read_text(encoding="utf-8")
 } - {"_other"}  # which stands for any library without an adapter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any, final
@@ -182,31 +182,38 @@ Item = Node | Run | Stack | Fold | Scan  # what a planned program consists of
 
 
 class Program:
-    """Nodes in an order in which they can be called, from inputs to outputs.
+    """Items in an order in which they can be run, from inputs to outputs.
 
-    replaces: for each output the number of the input whose array it takes the place of (updated state), or None.
-    arguments: numbers of the inputs that are other arrays from call to call. gradients: places of the outputs that
-    only become gradients. reassociated: whether results may differ by rounding.
+    items: single nodes as captured, also groups of nodes once planned. replaces: for each output the number of the
+    input whose array it takes the place of (updated state), or None. arguments: numbers of the inputs that are other
+    arrays from call to call. gradients: places of the outputs that only become gradients. reassociated: whether results
+    may differ by rounding.
     """
 
     def __init__(
         self,
         inputs: list[Value],
-        nodes: list[Any],
+        items: Sequence[Item],
         outputs: list[Value],
         replaces: list[int | None] | None = None,
         arguments: frozenset[int] = frozenset(),
         gradients: frozenset[int] = frozenset(),
     ) -> None:
-        self.inputs, self.nodes, self.outputs = inputs, nodes, outputs
+        self.inputs, self.outputs = inputs, outputs
+        self.items: list[Item] = items if type(items) is list else list(items)
         self.arguments, self.gradients = arguments, gradients
         self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
         self.reassociated = False
 
-    def with_nodes(self, nodes: list[Any], outputs: list[Value] | None = None) -> Program:
+    @property
+    def nodes(self) -> list[Node]:
+        """The items of a program that is not planned yet: all are single nodes."""
+        return self.items  # type: ignore[return-value]
+
+    def with_nodes(self, items: Sequence[Item], outputs: list[Value] | None = None) -> Program:
         """Return a program of the same inputs and outputs that computes them in another way."""
         outputs = self.outputs if outputs is None else outputs
-        return Program(self.inputs, nodes, outputs, self.replaces, self.arguments, self.gradients)
+        return Program(self.inputs, items, outputs, self.replaces, self.arguments, self.gradients)
 
 
 def reads_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:

@@ -1,4 +1,4 @@
-"""NumPy: the arrays of device "cpu"."""
+"""Adapter of NumPy: the arrays of device "cpu"."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import array_api_compat.numpy as compat
 import numpy as np
 
-from tapegrad.backends import _numpy_functions as functions
+from tapegrad._program.ir import Program
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
+from tapegrad.backends._numpy import functions
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -106,8 +107,8 @@ class Adapter(Backend):
     def special(self, name: str) -> Callable[..., Array]:
         return find(self, name, scipy_special())
 
-    def executor(self, program: Any, threads: int | None = None) -> Any:
-        from tapegrad.backends._numpy_compile import Executor
+    def executor(self, program: Program, threads: int | None = None) -> Any:
+        from tapegrad.backends._numpy.executor.executor import Executor
 
         return Executor(program, threads)
 

@@ -1,7 +1,7 @@
-"""The BLAS libraries that are loaded, if threadpoolctl is there to find them, and how many threads they use.
+"""BLAS libraries that are loaded, as far as threadpoolctl finds them.
 
 BLAS has threads of its own, which keep spinning for a while after each product. Where products are split among threads
-of this process, the two sets would stand in each other's way on the same cores, so that BLAS is held to one.
+of this process, the two sets would compete for the same cores, so that BLAS is held to one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @cache
 def loaded() -> list[Any]:
-    """Return what sets the threads of each BLAS that is loaded, none without threadpoolctl."""
+    """Return the controllers of all BLAS libraries that are loaded, none without threadpoolctl."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
@@ -31,6 +31,7 @@ def can_hold() -> bool:
 @contextmanager
 def held() -> Iterator[None]:
     """Hold BLAS to one thread inside this block."""
+    # A process may have several: that of NumPy, and that of SciPy.
     before = [blas.get_num_threads() for blas in loaded()]
     for blas in loaded():
         blas.set_num_threads(1)

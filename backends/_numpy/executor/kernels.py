@@ -1,4 +1,13 @@
-"""How NumPy computes one node of a compiled program into an array that is there: as calls with `out`."""
+"""Kernels: the NumPy calls that compute a node into an existing array.
+
+Most operations are one ufunc. Those that NumPy computes in several steps are written out here::
+
+    exp(x)             exp(x, out)
+    sigmoid(x)         negative(x, out); exp(out, out); add(out, 1, out); reciprocal(out, out)
+    pow(x, 2)          square(x, out)
+    where(m, x, 0)     multiply(bits of x, m, bits of out)
+    mean(x, axis=0)    add.reduce(x, (0,), dtype, out); divide(out, count, out)
+"""
 
 from __future__ import annotations
 
@@ -8,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad._program.ir import Value
+from tapegrad._program.ir import Node, Value
+from tapegrad.backends._numpy.executor.references import Operand
+from tapegrad.backends._numpy.executor.threads import Call
 from tapegrad.backends._quiet import quietly
-
-Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 _NAMES = """
 acos acosh add asin asinh atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift bitwise_or
@@ -22,7 +31,8 @@ reciprocal remainder sign signbit sin sinh sqrt square subtract tan tanh trunc
 """
 UFUNCS: dict[str, Any] = {name: getattr(np, name) for name in _NAMES.split()}
 UFUNCS["abs"] = np.absolute
-UFUNCS["maximum"] = lambda a, b, out: np.maximum(a, b, out=out)  # no positional `out` for these two
+# These two take no positional `out`.
+UFUNCS["maximum"] = lambda a, b, out: np.maximum(a, b, out=out)
 UFUNCS["minimum"] = lambda a, b, out: np.minimum(a, b, out=out)
 REDUCES: dict[str, Any] = {
     "sum": np.add.reduce,
@@ -34,6 +44,7 @@ REDUCES: dict[str, Any] = {
     "all": np.logical_and.reduce,
 }
 _POWERS: dict[Any, Any] = {2: np.square, 0.5: np.sqrt, -1: np.reciprocal, 1: np.positive}  # what ** takes
+# Integers that hold the bits of a float, by its size: products of bits and masks select without a branch.
 _BITS = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 
 
@@ -48,17 +59,18 @@ def scalar(x: Any, others: list[Any], dtype: Any) -> Any:
 
 @cache
 def _constant(text: str, x: Any, dtype: Any) -> Any:
-    """Return a number as an array, the same one each time; text: tells 0.0 from -0.0 and 0."""
+    """Return a number as an array, the same one each time; text: the number, which tells 0.0 from -0.0 and 0."""
     return np.asarray(x, dtype=dtype)
 
 
 def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list[Call] | None:
     """Return the calls that compute an elementwise operation, None if NumPy has none with `out`.
 
-    operands: whatever stands for arrays, and numbers; dtypes: theirs, None for a number; dtype: of the result. `out`
-    may be the first operand that is an array, or, but for "where", any.
+    operands: arrays or references, and numbers; dtypes: theirs, None for a number; dtype: of the result. `out` may be
+    any operand that is an array, except for "where": there it may be the first of those to select from.
     """
     if op == "pow":
+        # A power that ** takes for another ufunc is that ufunc, so that values are equal to the bit.
         base, power = operands
         if any(d is not None and d.kind == "c" for d in dtypes):
             return None
@@ -66,6 +78,7 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
             return [(_POWERS[power], (base, out))]
         ufunc = np.power
     elif op == "sigmoid":
+        # 1 / (1 + exp(-x)) in one buffer.
         one = _constant("1", 1, dtype)
         exp: list[Call] = [(np.negative, (operands[0], out)), (quietly, (np.exp, out, out))]  # inf gives 0 below
         return [*exp, (np.add, (out, one, out)), (np.reciprocal, (out, out))]
@@ -85,6 +98,7 @@ def elementwise(op: str, operands: list[Any], out: Any, dtypes: list[Any], dtype
         ufunc = UFUNCS[op]
     else:
         return None
+    # Numbers become arrays here, once, and not at each call.
     if any([d is None for d in dtypes]):
         arrays = [np.empty((), d) for d in dtypes if d is not None]
         operands = [scalar(x, arrays, dtype) if d is None else x for x, d in zip(operands, dtypes, strict=True)]
@@ -96,7 +110,10 @@ def _cast(out: Any, x: Any) -> None:
 
 
 def _where(operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list[Call] | None:
-    """Return a selection by bits: np.where takes ten times as long on a mask that jumps."""
+    """Return a selection by bits, None if dtypes differ: np.where takes ten times as long on a mask that jumps.
+
+    Of integers, a times 1 or 0 is a or 0; b ^ ((a ^ b) times 1 or 0) is a or b.
+    """
     mask, a, b = operands
     bits = _BITS.get(dtype.itemsize) if dtype.kind == "f" else None
     if bits is None or dtypes[0].kind != "b":
@@ -112,13 +129,15 @@ def _where(operands: list[Any], out: Any, dtypes: list[Any], dtype: Any) -> list
 
 
 def _masked(a: Any, mask: Any, out: Any, bits: Any) -> None:
+    """Write `a` where a mask is true, else 0."""
     to: Any = out.view(bits)
     x: Any = a.view(bits)
     np.multiply(x, mask, to)
 
 
 def _replaced(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:
-    """Write `b`, and a number where the mask is true: nowhere, most often, as it guards against a singular point."""
+    """Write a number where a mask is true, else `b`."""
+    # Most masks are true nowhere, as they guard against singular points: then this is a copy at most.
     if mask.any():
         _chosen(a, mask, b, out, bits)
     elif out is not b:
@@ -126,6 +145,7 @@ def _replaced(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:
 
 
 def _chosen(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:
+    """Write `a` where a mask is true, else `b`; `out` may be `a`."""
     to: Any = out.view(bits)
     other: Any = b.view(bits)
     np.bitwise_xor(a.view(bits), other, to)
@@ -133,7 +153,9 @@ def _chosen(a: Any, mask: Any, b: Any, out: Any, bits: Any) -> None:
     np.bitwise_xor(to, other, to)
 
 
-def reduction(op: str, x: Any, axes: tuple[int, ...], keepdims: bool, out: Any, count: int, dtype: Any) -> list[Call]:
+def reduction(
+    op: str, x: Operand, axes: tuple[int, ...], keepdims: bool, out: Operand, count: int, dtype: Any
+) -> list[Call]:
     """Return the calls that reduce axes of an array; count: how many elements go into one, for a mean."""
     reduce = REDUCES[op]
     kind = dtype if op in ("sum", "mean", "prod") else None
@@ -143,34 +165,36 @@ def reduction(op: str, x: Any, axes: tuple[int, ...], keepdims: bool, out: Any, 
     return calls
 
 
-def of_node(node: Any, operands: list[Any], out: Any) -> list[Call] | None:
+def of_node(node: Node, operands: list[Any], out: Operand) -> list[Call] | None:
     """Return the calls for an elementwise node of a program, None if NumPy has none with `out`."""
     if node.kwargs:
-        return None
+        return None  # such as the dtype that a result is asked for
     dtypes = [a.dtype if isinstance(a, Value) else None for a in node.args]
     n = 1 if node.op == "astype" else len(dtypes)
-    return elementwise(node.op, operands[:n], out, dtypes[:n], node.outs[0].dtype)
+    return elementwise(node.op, operands[:n], out, dtypes[:n], node.out.dtype)
 
 
-def overwritable(node: Any) -> tuple[Any, ...]:
-    """Return the operands of an elementwise node whose array may be its `out`; of "where", not what is read again.
-
-    NumPy rounds the product of two complex numbers otherwise if it is one of them.
-    """
-    if node.outs[0].dtype.kind == "c":
-        return ()
+def overwritable(node: Node) -> tuple[Any, ...]:
+    """Return the operands of an elementwise node whose array may be its `out`."""
+    if node.out.dtype.kind == "c":
+        return ()  # NumPy rounds a product of complex numbers otherwise if `out` is an operand
     if node.op != "where":
-        return node.args  # type: ignore[no-any-return]
-    _, a, b = node.args
+        return node.args
+    _, a, b = node.args  # `b` is read again once `out` is written
     return () if a is b else (a,)
 
 
+def can_take_over(v: Value, x: Value) -> bool:
+    """Say whether a result can be written to the buffer of an operand."""
+    return v.shape == x.shape and v.dtype.itemsize == x.dtype.itemsize
+
+
 def store(out: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Compute what has no `out`, and copy it there."""
+    """Call a function that has no `out`, and copy its result there."""
     np.copyto(out, function(*args, **kwargs))
 
 
 def store_all(outs: tuple[Any, ...], function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
-    """Do the same for several results."""
+    """Do the same with a function of several results."""
     for out, result in zip(outs, function(*args, **kwargs), strict=True):
         np.copyto(out, result)

@@ -1,0 +1,53 @@
+"""Sharing of work among threads: either those of BLAS, or those of this process.
+
+BLAS shares a large product among its own threads, but not the many small products of a batch. Where batches matter,
+all products are split among threads of this process, and BLAS is held to one. Elsewhere products are left to BLAS, as
+the two sets of threads would compete for the same cores.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tapegrad._program.ir import Node, Program
+from tapegrad.backends._numpy.executor import blas
+
+WORTH_THREADS = 5e7  # floating-point operations of a product from which it is split: waking a thread takes 0.1 ms
+WAKES_BLAS = 1e6  # floating-point operations of products that BLAS shares among its threads
+MOST_OUTSIDE = 20  # how many times the work of batched products all products may have where they are split
+
+
+class Sharing(NamedTuple):
+    """How a program shares work.
+
+    threads: how many it may use; splits: whether products and copies are split among threads of this process; wakes:
+    whether BLAS has threads that are awake after a product.
+    """
+
+    threads: int
+    splits: bool
+    wakes: bool
+
+    def parts_of(self, length: int) -> list[slice]:
+        """Return the slices of a leading axis that go to one thread each."""
+        n = min(self.threads, length) if self.splits else 1
+        return [slice(t * length // n, (t + 1) * length // n) for t in range(n)]
+
+
+def sharing_of(program: Program, threads: int) -> Sharing:
+    """Return how a program shares work among at most so many threads."""
+    products = [item for item in program.items if isinstance(item, Node) and item.kind == "matmul"]
+    flops = sum(map(flops_of, products))
+    batched = sum(flops_of(n) for n in products if len(n.out.shape) > 2 and is_worth_threads(n))
+    splits = blas.can_hold() and 0 < flops <= MOST_OUTSIDE * batched
+    return Sharing(threads, splits, threads > 1 and not splits and flops >= WAKES_BLAS)
+
+
+def flops_of(product: Node) -> float:
+    """Return the floating-point operations of a matrix product."""
+    return 2.0 * float(product.out.size * product.args[0].shape[-1])
+
+
+def is_worth_threads(product: Node) -> bool:
+    """Say whether a matrix product gains more by threads than it takes to wake them."""
+    return flops_of(product) >= WORTH_THREADS
