@@ -17,7 +17,7 @@ if why := why_not("cuda"):
 
 from cuda_stand_in import Counts, counted, is_installed
 
-from tapegrad.backends._cupy_compile import Executor
+from tapegrad.backends._cupy.executor.executor import Executor
 
 CUDA = Place("cuda")
 WARM = 5  # calls: two eager ones, two launched one by one, one that captures

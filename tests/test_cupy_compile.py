@@ -20,10 +20,10 @@ if why := why_not("cuda"):
 import cupy
 from cuda_stand_in import Counts, counted, is_installed
 
-from tapegrad.backends import _cupy_jobs as jobs
-from tapegrad.backends import _cupy_plan as plans
-from tapegrad.backends._cupy_compile import Executor
-from tapegrad.backends._cupy_types import HELPERS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
+from tapegrad.backends._cupy.executor import kernel_groups as jobs
+from tapegrad.backends._cupy.executor import plan as plans
+from tapegrad.backends._cupy.executor.executor import Executor
 
 stand_in = pytest.mark.skipif(not is_installed(), reason="counts calls of the stand-in for CUDA")
 

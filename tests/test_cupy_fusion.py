@@ -13,9 +13,9 @@ import tapegrad as tg
 if why := why_not("cuda"):
     pytest.skip(why, allow_module_level=True)
 
-from tapegrad.backends import _cupy_jobs as jobs
-from tapegrad.backends._cupy_compile import Executor
-from tapegrad.backends._cupy_row_plan import Form
+from tapegrad.backends._cupy.codegen.row_schedule import Form
+from tapegrad.backends._cupy.executor import kernel_groups as jobs
+from tapegrad.backends._cupy.executor.executor import Executor
 
 
 def on_device(array: Any) -> Any:

@@ -10,10 +10,10 @@ import pytest
 from kernel_bench import FLOATS, Bench, misaligned, node
 
 from tapegrad._program.queries import axes_of
-from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends import _cupy_rows as rows
-from tapegrad.backends._cupy_row_plan import Form
-from tapegrad.backends._cupy_types import TYPES
+from tapegrad.backends._cupy.codegen import flat_kernels as kernels
+from tapegrad.backends._cupy.codegen import row_kernels as rows
+from tapegrad.backends._cupy.codegen.cuda_types import TYPES
+from tapegrad.backends._cupy.codegen.row_schedule import Form
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

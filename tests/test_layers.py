@@ -32,7 +32,10 @@ FLOORS = (
 LATE = {
     "tapegrad.backends": {"tapegrad.backends._other"},
     "tapegrad._compile._compiled": {"tapegrad._compile._view"},
-    "tapegrad.backends._cupy": {"tapegrad.backends._cupy_compile", "tapegrad.backends._cupy_eager"},
+    "tapegrad.backends._cupy.adapter": {
+        "tapegrad.backends._cupy.eager.fused_program",
+        "tapegrad.backends._cupy.executor.executor",
+    },
     "tapegrad.backends._jax": {"tapegrad.backends._jax_compile"},
     "tapegrad.backends._numpy": {"tapegrad.backends._numpy_compile"},
 }

@@ -51,7 +51,9 @@ def test_backends_is_no_top_level_import() -> None:
 
 
 def modules() -> dict[str, Path]:
-    files = {f"tapegrad.backends.{p.stem}": p for p in (ROOT / "backends").glob("*.py")}
+    files = {
+        ".".join(("tapegrad", *p.relative_to(ROOT).with_suffix("").parts)): p for p in (ROOT / "backends").rglob("*.py")
+    }
     for p in (ROOT / "tapegrad").rglob("*.py"):
         if "backends" not in p.parts[len(ROOT.parts) :]:
             files[".".join(p.relative_to(ROOT).with_suffix("").parts)] = p
@@ -85,7 +87,7 @@ def public_modules() -> list[str]:
         importlib.import_module("tapegrad.ops"),
         importlib.import_module("tapegrad._compile"),
     ):
-        names += [f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
+        names += [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     return sorted(names)
 
 
@@ -145,7 +147,7 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path: Path) -> None:
         if p.parent.resolve().parent == p.parent.parent
     }
     tree = {n for n in tree if not n.startswith("tapegrad/backends/")}
-    tree |= {f"tapegrad/backends/{p.name}" for p in (ROOT / "backends").glob("*.py")} | {"tapegrad/py.typed"}
+    tree |= {f"tapegrad/{p.relative_to(ROOT)}" for p in (ROOT / "backends").rglob("*.py")} | {"tapegrad/py.typed"}
     assert inside == tree
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as packed:

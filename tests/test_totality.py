@@ -28,7 +28,8 @@ from tapegrad._program import op_kinds
 from tapegrad._program.ir import Node, Value
 from tapegrad._protocols import numpy_protocols
 from tapegrad._vmap import rules as batching
-from tapegrad.backends import _cupy_ops, _numpy_calls
+from tapegrad.backends import _numpy_calls
+from tapegrad.backends._cupy.codegen import expressions
 from tapegrad.testing import SAMPLES, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +96,7 @@ def cuda_runs(name: str) -> bool:
     count = 1 if name == "astype" else count_of(name)
     for dtype in ("float32", "int32"):
         args = [("a", np.dtype(np.bool if name == "where" and not i else dtype)) for i in range(count)]
-        if _cupy_ops.expression(name, args, np.dtype(dtype)) is not None:
+        if expressions.expression(name, args, np.dtype(dtype)) is not None:
             return True
     return False
 
@@ -106,7 +107,7 @@ GRAPHS_TAKE = ("linalg.diagonal", "linalg.vector_norm")  # of linear algebra
 def graph_takes(name: str) -> bool:
     """Say whether a function of CuPy reads no value on the host, so that a CUDA graph may hold it."""
     pytest.importorskip("cupy")
-    from tapegrad.backends._cupy_plan import _CAPTURED
+    from tapegrad.backends._cupy.executor.plan import _CAPTURED
 
     return name in _CAPTURED
 
@@ -187,7 +188,7 @@ TABLES = {
         {"the library's function, whose result is copied": "conj imag real round"},
     ),
     "CUDA text of the executor on CuPy": Table(
-        f"one of the tables of expressions in {_cupy_ops.__name__}",
+        f"one of the tables of expressions in {expressions.__name__}",
         op_kinds.ELEMENTWISE,
         cuda_runs,
         {"complex numbers alone, which have no text": "imag"},

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._cupy_types import CType, c_type, ctype
+from tapegrad.backends._cupy.codegen.cuda_types import CType, c_type, ctype
 
 WARP = 32
 

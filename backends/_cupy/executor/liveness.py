@@ -20,7 +20,7 @@ from math import prod
 from operator import itemgetter, methodcaller
 from typing import Any
 
-from tapegrad.backends._cupy_jobs import Call, is_product, is_transpose, is_view, pieces_of
+from tapegrad.backends._cupy.executor.kernel_groups import Call, is_product, is_transpose, is_view, pieces_of
 
 ALIGNED = 16  # bytes: what vector loads ask of the start of an array
 

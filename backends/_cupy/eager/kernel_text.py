@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tapegrad._program.ir import Value
-from tapegrad.backends._cupy_ops import computed_in, expression
-from tapegrad.backends._cupy_types import c_type, converted, literal
+from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, literal
+from tapegrad.backends._cupy.codegen.expressions import computed_in, expression
 
 Shape = tuple[int, ...]
 Rename = Callable[[Shape], Shape]  # a shape with other sizes

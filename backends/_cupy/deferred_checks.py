@@ -22,7 +22,7 @@ MOST = 256  # different checks of a device that wait for their report; one more 
 Error = Callable[[], Exception]
 
 _note = cupy.ElementwiseKernel("bool wrong", "raw uint8 flag", "if (wrong) flag[0] = 1", "tg_note")
-# The condition stands in generated kernels too: see `_cupy_eager_rows`.
+# The condition stands in generated kernels too: see `row_kernels`.
 _note_outside = cupy.ElementwiseKernel(
     "T x, uint64 n",  # a negative number is a large unsigned one
     "raw uint8 flag",

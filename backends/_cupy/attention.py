@@ -1,4 +1,4 @@
-"""Attention that never stores its scores, called on CuPy arrays: see `_cupy_attention` for the kernels.
+"""Attention that never stores its scores, called on CuPy arrays: see `attention_kernels` for the kernels.
 
 Texts depend on the strides of arrays; each is generated and compiled where arrays are laid out that way first.
 """
@@ -11,10 +11,10 @@ import cupy
 import numpy as np
 
 from tapegrad._program.queries import constant_of
-from tapegrad.backends._cupy_access import Layout, alignment_of
-from tapegrad.backends._cupy_attention import DTYPES, LARGEST, Launch, Scores, Sizes, Text, can_compute
-from tapegrad.backends._cupy_attention import HELPERS as PRODUCTS
-from tapegrad.backends._cupy_types import HELPERS
+from tapegrad.backends._cupy.codegen.attention_kernels import DTYPES, LARGEST, Launch, Scores, Sizes, Text, can_compute
+from tapegrad.backends._cupy.codegen.attention_kernels import HELPERS as PRODUCTS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
+from tapegrad.backends._cupy.codegen.memory_access import Layout, alignment_of
 from tapegrad.backends._setting import TF32
 
 __all__ = ["LARGEST", "LOGS", "Attention", "AttentionGradient", "Scores", "Sizes", "can_compute", "takes"]

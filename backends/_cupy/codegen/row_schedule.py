@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from tapegrad._program.ir import Value
 from tapegrad._program.queries import is_total
-from tapegrad.backends import _cupy_kernels as k
-from tapegrad.backends._cupy_access import Shape, width_of
-from tapegrad.backends._cupy_reductions import WARP, accumulator, can_reduce
-from tapegrad.backends._cupy_types import ctype
+from tapegrad.backends._cupy.codegen import flat_kernels as k
+from tapegrad.backends._cupy.codegen.cuda_types import ctype
+from tapegrad.backends._cupy.codegen.memory_access import Shape, width_of
+from tapegrad.backends._cupy.codegen.reductions import WARP, accumulator, can_reduce
 
 SHARED = 40 << 10  # bytes of static shared memory at most; CUDA has 48 KiB
 MOST = 1024  # threads of a block

@@ -17,7 +17,7 @@ import numpy as np
 
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Namespace
-from tapegrad.backends._cupy_types import BFLOAT16, result_type
+from tapegrad.backends._cupy.codegen.cuda_types import BFLOAT16, result_type
 
 Function = Callable[..., Any]
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tapegrad._program.ir import Value
-from tapegrad.backends._cupy_access import PACK, Layout, Shape, aligned, index_type, offset
-from tapegrad.backends._cupy_ops import expression
-from tapegrad.backends._cupy_types import TYPES, literal
+from tapegrad.backends._cupy.codegen.cuda_types import TYPES, literal
+from tapegrad.backends._cupy.codegen.expressions import expression
+from tapegrad.backends._cupy.codegen.memory_access import PACK, Layout, Shape, aligned, index_type, offset
 
 ROWS = 16  # of a warp
 LARGEST = 128  # elements of a query, key or value

@@ -17,17 +17,16 @@ import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
 from tapegrad._program.queries import is_put_where
-from tapegrad.backends import _cupy_attention_calls
-from tapegrad.backends import _cupy_bfloat16 as bfloat16
-from tapegrad.backends import _cupy_checks as checks
-from tapegrad.backends import _cupy_functions as functions
 from tapegrad.backends._array import DEVICE_IDS, Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
-from tapegrad.backends._cupy_devices import Everywhere, there
-from tapegrad.backends._cupy_faults import remedy
-from tapegrad.backends._cupy_gemm import Matmul, vecdot
-from tapegrad.backends._cupy_ops import EXTRA
-from tapegrad.backends._cupy_types import BFLOAT16
+from tapegrad.backends._cupy import attention as attention_calls
+from tapegrad.backends._cupy import bfloat16, functions
+from tapegrad.backends._cupy import deferred_checks as checks
+from tapegrad.backends._cupy.codegen.cuda_types import BFLOAT16
+from tapegrad.backends._cupy.codegen.expressions import EXTRA
+from tapegrad.backends._cupy.cublas import Matmul, vecdot
+from tapegrad.backends._cupy.devices import Everywhere, there
+from tapegrad.backends._cupy.error_advice import remedy
 from tapegrad.backends._special import find
 
 DEVICE_IDS[cupy.cuda.Device] = attrgetter("id")
@@ -39,7 +38,7 @@ class Adapter(Backend):
 
     plans = fuses = True
     smallest_run = 1  # each kernel costs a launch
-    attention = _cupy_attention_calls
+    attention = attention_calls
     kernels = True
     elementwise = EXTRA
     dtype_hint = bfloat16.hint()
@@ -69,7 +68,7 @@ class Adapter(Backend):
             self.xp = Everywhere(self.xp)
             for name in ("copy", "copied_dlpack", "loop", "refuse", "refuse_outside"):
                 setattr(self, name, there(getattr(self, name)))
-        # The standard's operators that are not CuPy's own: see _cupy_functions.
+        # The standard's operators that are not CuPy's own: see functions.
         own = {"//": "floor_divide", "%": "remainder", "<<": "bitwise_left_shift", ">>": "bitwise_right_shift"}
         own["**"] = "pow"
         self.in_place = {symbol: functions.in_place(getattr(self.xp, name)) for symbol, name in own.items()}
@@ -177,12 +176,12 @@ class Adapter(Backend):
         return bfloat16.wide(find(self, name, cupyx.scipy.special, functions.SPECIAL))
 
     def executor(self, program: Any, threads: int | None = None) -> Any:
-        from tapegrad.backends._cupy_compile import Executor
+        from tapegrad.backends._cupy.executor.executor import Executor
 
         return Executor(program)
 
     def fused_program(self, program: Any, name: str) -> Any:
-        from tapegrad.backends._cupy_eager import compiled
+        from tapegrad.backends._cupy.eager.fused_program import compiled
 
         return compiled(program, name)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from tapegrad.backends._cupy_jobs import Batch, Call, InRows, is_product, may_raise
-from tapegrad.backends._cupy_liveness import Liveness
+from tapegrad.backends._cupy.executor.kernel_groups import Batch, Call, InRows, is_product, may_raise
+from tapegrad.backends._cupy.executor.liveness import Liveness
 
 
 class Donated(NamedTuple):

@@ -1,6 +1,6 @@
 """The CUDA text of a run over rows: softmax, layer norm, cross-entropy and what stands around them, in one kernel.
 
-A group of threads (up to a block) computes a row, see `_cupy_row_plan`; a reduction within the row goes through
+A group of threads (up to a block) computes a row, see `row_schedule`; a reduction within the row goes through
 shuffles and shared memory, always in the same order. Sums over the rows are added up by each thread for its columns,
 and the blocks' partial results by a second kernel.
 """
@@ -11,14 +11,14 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from tapegrad.backends import _cupy_access as memory
-from tapegrad.backends import _cupy_kernels as k
-from tapegrad.backends import _cupy_reductions as reductions
-from tapegrad.backends._cupy_access import Shape
-from tapegrad.backends._cupy_finishing import Finish
-from tapegrad.backends._cupy_reductions import WARP, Partial, accumulator, combine, finished, identity
-from tapegrad.backends._cupy_row_plan import Form, Grid, Rows, is_column
-from tapegrad.backends._cupy_types import c_type, converted, literal
+from tapegrad.backends._cupy.codegen import flat_kernels as k
+from tapegrad.backends._cupy.codegen import memory_access as memory
+from tapegrad.backends._cupy.codegen import reductions
+from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, literal
+from tapegrad.backends._cupy.codegen.final_reductions import Finish
+from tapegrad.backends._cupy.codegen.memory_access import Shape
+from tapegrad.backends._cupy.codegen.reductions import WARP, Partial, accumulator, combine, finished, identity
+from tapegrad.backends._cupy.codegen.row_schedule import Form, Grid, Rows, is_column
 
 __all__ = ["Rows", "kernel"]
 

@@ -20,12 +20,12 @@ from typing import Any
 import cupy
 
 from tapegrad.backends._array import Array
-from tapegrad.backends._cupy_faults import remedy
-from tapegrad.backends._cupy_gemm import Cublas
-from tapegrad.backends._cupy_handed_out import HandedOut
-from tapegrad.backends._cupy_liveness import ALIGNED
-from tapegrad.backends._cupy_plan import Analysis, Plan, Step
-from tapegrad.backends._cupy_refusals import Refusals
+from tapegrad.backends._cupy.cublas import Cublas
+from tapegrad.backends._cupy.error_advice import remedy
+from tapegrad.backends._cupy.executor.liveness import ALIGNED
+from tapegrad.backends._cupy.executor.plan import Analysis, Plan, Step
+from tapegrad.backends._cupy.executor.reference_counts import HandedOut
+from tapegrad.backends._cupy.executor.refusals import Refusals
 
 WARM_UPS = 2  # calls before the one that captures
 HOLDERS = 2  # of state that stays in its buffer: the Tensor, and the list of inputs

@@ -3,8 +3,8 @@
 Every value has one place for good, since a CUDA graph has pointers baked in:
 - an argument is copied into a buffer of the plan, as a batch is another array at each call;
 - state that the program only reads is read where it is, as long as it stays there;
-- state that it updates stays in a buffer of the plan, which its Tensor then holds (see `_cupy_donation`);
-- a result lies in a buffer that is used again when the result is dead (see `_cupy_liveness`);
+- state that it updates stays in a buffer of the plan, which its Tensor then holds (see `donation`);
+- a result lies in a buffer that is used again when the result is dead (see `liveness`);
 - an output is copied to an array of its own after the graph, except a gradient, which is handed out as it is.
 """
 
@@ -18,17 +18,19 @@ import cupy
 
 from tapegrad._program.ir import Value, put_in
 from tapegrad._program.queries import is_put_where
-from tapegrad.backends import _cupy_copies as copies
-from tapegrad.backends import _cupy_finishing as finishing
-from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends import _cupy_refusals as refusals
-from tapegrad.backends import _cupy_rows as rows
-from tapegrad.backends._cupy_access import Layout, alignment_of
-from tapegrad.backends._cupy_buffers import Pool, shaped
-from tapegrad.backends._cupy_donation import donations
-from tapegrad.backends._cupy_finishing import Finish
-from tapegrad.backends._cupy_gemm import matrix_of, product_of, readable
-from tapegrad.backends._cupy_jobs import (
+from tapegrad.backends._cupy.codegen import copy_kernels as copies
+from tapegrad.backends._cupy.codegen import final_reductions as finishing
+from tapegrad.backends._cupy.codegen import flat_kernels as kernels
+from tapegrad.backends._cupy.codegen import row_kernels as rows
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
+from tapegrad.backends._cupy.codegen.final_reductions import Finish
+from tapegrad.backends._cupy.codegen.flat_kernels import Kernel, Numbers
+from tapegrad.backends._cupy.codegen.memory_access import Layout, alignment_of
+from tapegrad.backends._cupy.cublas import matrix_of, product_of, readable
+from tapegrad.backends._cupy.executor import refusals
+from tapegrad.backends._cupy.executor.buffers import Pool, shaped
+from tapegrad.backends._cupy.executor.donation import donations
+from tapegrad.backends._cupy.executor.kernel_groups import (
     Batch,
     Call,
     Flat,
@@ -40,9 +42,7 @@ from tapegrad.backends._cupy_jobs import (
     is_write,
     jobs_of,
 )
-from tapegrad.backends._cupy_kernels import Kernel, Numbers
-from tapegrad.backends._cupy_liveness import Liveness
-from tapegrad.backends._cupy_types import HELPERS
+from tapegrad.backends._cupy.executor.liveness import Liveness
 from tapegrad.backends._setting import DETERMINISTIC
 
 OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one

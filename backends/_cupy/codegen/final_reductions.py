@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad.backends._cupy_access import Shape
-from tapegrad.backends._cupy_reductions import accumulator, combine, finished, identity
-from tapegrad.backends._cupy_types import c_type
+from tapegrad.backends._cupy.codegen.cuda_types import c_type
+from tapegrad.backends._cupy.codegen.memory_access import Shape
+from tapegrad.backends._cupy.codegen.reductions import accumulator, combine, finished, identity
 
 MOST = 48  # reductions of one launch
 ROWS = 256  # partial results of a column up to which a block has as many threads, else LARGE

@@ -15,9 +15,9 @@ from typing import Any
 
 from tapegrad._program.ir import Run, Value
 from tapegrad._program.queries import axes_of, is_total
-from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends._cupy_gemm import can_multiply
-from tapegrad.backends._cupy_rows import Rows
+from tapegrad.backends._cupy.codegen import flat_kernels as kernels
+from tapegrad.backends._cupy.codegen.row_kernels import Rows
+from tapegrad.backends._cupy.cublas import can_multiply
 
 WIDEST = 40  # values of one kernel
 NEAR = 8  # kernels that are asked whether an operation may join them

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._cupy_types import converted, ctype, literal, result_type
+from tapegrad.backends._cupy.codegen.cuda_types import converted, ctype, literal, result_type
 
 # "{0}", "{1}": operands, in the dtype that the operation computes in; "{s}": "f" for float, "" for double;
 # "{T}": the C type.

@@ -20,11 +20,11 @@ from typing import Any
 import cupy
 import numpy as np
 
-from tapegrad.backends import _cupy_reductions as reductions
-from tapegrad.backends._cupy_access import Layout, aligned
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kernel_name
-from tapegrad.backends._cupy_plan import OPTIONS
-from tapegrad.backends._cupy_types import HELPERS, c_type, converted
+from tapegrad.backends._cupy.codegen import reductions
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, c_type, converted
+from tapegrad.backends._cupy.codegen.memory_access import Layout, aligned
+from tapegrad.backends._cupy.eager.kernel_text import Rename, Run, Shape, Text, kernel_name
+from tapegrad.backends._cupy.executor.plan import OPTIONS
 
 THREADS = 256
 NEIGHBOURS = 8  # rows at least, of a block in which neighbouring threads take neighbouring rows

@@ -13,7 +13,7 @@ from typing import Any
 
 import cupy
 
-from tapegrad.backends._cupy_checks import Flags
+from tapegrad.backends._cupy.deferred_checks import Flags
 
 
 class Refusals(Flags):

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tapegrad._program.ir import Value
-from tapegrad.backends import _cupy_access as memory
-from tapegrad.backends._cupy_access import Access, Layout, Shape
-from tapegrad.backends._cupy_finishing import Finish
-from tapegrad.backends._cupy_ops import expression
-from tapegrad.backends._cupy_reductions import Partial, accumulator, combine, identity, over_block
-from tapegrad.backends._cupy_types import c_type, converted, ctype, literal
+from tapegrad.backends._cupy.codegen import memory_access as memory
+from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, ctype, literal
+from tapegrad.backends._cupy.codegen.expressions import expression
+from tapegrad.backends._cupy.codegen.final_reductions import Finish
+from tapegrad.backends._cupy.codegen.memory_access import Access, Layout, Shape
+from tapegrad.backends._cupy.codegen.reductions import Partial, accumulator, combine, identity, over_block
 
 THREADS = 256
 RESIDENT = 1 << 18  # threads at most of a kernel that ends in partial results: an H100's, the same on every device

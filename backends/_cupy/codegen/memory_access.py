@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tapegrad.backends._cupy_types import CType
+from tapegrad.backends._cupy.codegen.cuda_types import CType
 
 PACK = 16  # bytes of the largest load
 

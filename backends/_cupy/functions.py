@@ -14,7 +14,7 @@ import cupy
 import cupyx.scipy.special
 import numpy as np
 
-from tapegrad.backends._cupy_types import HELPERS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
 
 Array = Any
 

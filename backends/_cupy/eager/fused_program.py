@@ -17,12 +17,12 @@ import numpy as np
 
 from tapegrad._program.ir import Value, put_in
 from tapegrad._program.queries import axes_of
-from tapegrad.backends._cupy_eager_rows import InRows
-from tapegrad.backends._cupy_eager_text import Rename, Run, Shape, Text, kernel_name, wide
-from tapegrad.backends._cupy_kernels import Numbers, can_compute
-from tapegrad.backends._cupy_plan import OPTIONS
-from tapegrad.backends._cupy_reductions import can_reduce
-from tapegrad.backends._cupy_types import HELPERS, c_type
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, c_type
+from tapegrad.backends._cupy.codegen.flat_kernels import Numbers, can_compute
+from tapegrad.backends._cupy.codegen.reductions import can_reduce
+from tapegrad.backends._cupy.eager.kernel_text import Rename, Run, Shape, Text, kernel_name, wide
+from tapegrad.backends._cupy.eager.row_kernels import InRows
+from tapegrad.backends._cupy.executor.plan import OPTIONS
 
 WIDEST = 24  # arrays that a step reads
 LONGEST = 100  # nodes of a step
