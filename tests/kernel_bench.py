@@ -18,9 +18,8 @@ import cupy
 from tapegrad._program.ir import Node, Value
 from tapegrad.backends._cupy.codegen import final_reductions as finishing
 from tapegrad.backends._cupy.codegen import flat_kernels as kernels
-from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, OPTIONS
 from tapegrad.backends._cupy.codegen.memory_access import Layout, alignment_of
-from tapegrad.backends._cupy.executor.plan import OPTIONS
 
 FLOATS = ("float16", "float32", "float64")
 REDUCTIONS = ("sum", "mean", "prod", "max", "min", "any", "all")

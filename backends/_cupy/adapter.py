@@ -16,6 +16,7 @@ import cupyx.scipy.special
 import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
+from tapegrad._program.ir import Program
 from tapegrad._program.queries import is_put_where
 from tapegrad.backends._array import DEVICE_IDS, Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
@@ -175,12 +176,12 @@ class Adapter(Backend):
     def special(self, name: str) -> Callable[..., Array]:
         return bfloat16.wide(find(self, name, cupyx.scipy.special, functions.SPECIAL))
 
-    def executor(self, program: Any, threads: int | None = None) -> Any:
+    def executor(self, program: Program, threads: int | None = None) -> Any:
         from tapegrad.backends._cupy.executor.executor import Executor
 
         return Executor(program)
 
-    def fused_program(self, program: Any, name: str) -> Any:
+    def fused_program(self, program: Program, name: str) -> Any:
         from tapegrad.backends._cupy.eager.fused_program import compiled
 
         return compiled(program, name)

@@ -5,21 +5,25 @@ Texts depend on the strides of arrays; each is generated and compiled where arra
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import cupy
 import numpy as np
 
+from tapegrad._program.ir import Value
 from tapegrad._program.queries import constant_of
+from tapegrad.backends._array import Array
 from tapegrad.backends._cupy.codegen.attention_kernels import DTYPES, LARGEST, Launch, Scores, Sizes, Text, can_compute
 from tapegrad.backends._cupy.codegen.attention_kernels import HELPERS as PRODUCTS
-from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, OPTIONS
 from tapegrad.backends._cupy.codegen.memory_access import Layout, alignment_of
 from tapegrad.backends._setting import TF32
 
+Arrays = dict[str | Value, Array]  # of matrices by name, and of operands of the scores
+
 __all__ = ["LARGEST", "LOGS", "Attention", "AttentionGradient", "Scores", "Sizes", "can_compute", "takes"]
 
-OPTIONS = ("-std=c++17", "--fmad=false")
 LOGS = np.dtype(np.float32)  # of the logarithms of sums
 MOST_KEYS = 64  # for each query
 
@@ -39,16 +43,16 @@ class _Call:
     def __init__(self, sizes: Sizes, scores: Scores) -> None:
         self.sizes, self.scores = sizes, scores
         self.operands = [v for v in scores.operands(True) if constant_of(v) is None]
-        self._functions: dict[Any, list[tuple[Any, Launch]]] = {}
+        self._functions: dict[Hashable, list[tuple[Any, Launch]]] = {}
 
-    def _text(self, arrays: dict[Any, Any]) -> Text:
+    def _text(self, arrays: Arrays) -> Text:
         layouts = {
             name: Layout(tuple(a.shape), tuple(s // a.itemsize for s in a.strides), alignment_of(a.data.ptr))
             for name, a in arrays.items()
         }
         return Text(self.sizes, arrays["q"].dtype, self.scores, layouts, constant_of)
 
-    def _key(self, arrays: dict[Any, Any]) -> Any:
+    def _key(self, arrays: Arrays) -> Hashable:
         """Return what the text for arrays depends on."""
         return tuple((a.shape, a.strides, alignment_of(a.data.ptr)) for a in arrays.values())
 
@@ -63,15 +67,15 @@ class _Call:
 class Attention(_Call):
     """softmax(f(q k)) v and, for its gradient, the logarithms of the sums of exponentials of each row."""
 
-    def __call__(self, q: Any, k: Any, v: Any, *operands: Any) -> tuple[Any, Any]:
+    def __call__(self, q: Array, k: Array, v: Array, *operands: Array) -> tuple[Array, Array]:
         out = cupy.empty(self._shape(self.sizes.queries, self.sizes.depth), q.dtype)
         logs = cupy.empty(self._shape(self.sizes.queries), LOGS)
         self.into((out, logs), q, k, v, *operands)
         return out, logs
 
-    def into(self, outs: Any, q: Any, k: Any, v: Any, *operands: Any) -> None:
+    def into(self, outs: Sequence[Array], q: Array, k: Array, v: Array, *operands: Array) -> None:
         """Compute into arrays."""
-        arrays = {"q": q, "k": k, "v": v, "out": outs[0], **dict(zip(self.operands, operands, strict=True))}
+        arrays: Arrays = {"q": q, "k": k, "v": v, "out": outs[0], **dict(zip(self.operands, operands, strict=True))}
         key = self._key(arrays)
         if key not in self._functions:
             self._functions[key] = self._compiled([self._text(arrays).forward("tg_attention_0")])
@@ -89,7 +93,9 @@ class AttentionGradient(_Call):
         super().__init__(sizes, scores)
         self.turned = turned
 
-    def __call__(self, q: Any, k: Any, v: Any, grad: Any, out: Any, logs: Any, *operands: Any) -> tuple[Any, ...]:
+    def __call__(
+        self, q: Array, k: Array, v: Array, grad: Array, out: Array, logs: Array, *operands: Array
+    ) -> tuple[Array, ...]:
         s = self.sizes
         keys = (s.keys, s.size) if self.turned else (s.size, s.keys)
         shapes = (self._shape(s.queries, s.size), self._shape(*keys), self._shape(s.keys, s.depth))
@@ -97,9 +103,26 @@ class AttentionGradient(_Call):
         self.into(outs, q, k, v, grad, out, logs, *operands)
         return outs
 
-    def into(self, outs: Any, q: Any, k: Any, v: Any, grad: Any, out: Any, logs: Any, *operands: Any) -> None:
+    def into(
+        self,
+        outs: Sequence[Array],
+        q: Array,
+        k: Array,
+        v: Array,
+        grad: Array,
+        out: Array,
+        logs: Array,
+        *operands: Array,
+    ) -> None:
         """Compute into arrays."""
-        arrays = {"q": q, "k": k, "v": v, "grad": grad, "out": out, **dict(zip(self.operands, operands, strict=True))}
+        arrays: Arrays = {
+            "q": q,
+            "k": k,
+            "v": v,
+            "grad": grad,
+            "out": out,
+            **dict(zip(self.operands, operands, strict=True)),
+        }
         arrays |= dict(zip(("dq", "dk", "dv"), outs, strict=True))
         key = self._key(arrays)
         if key not in self._functions:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tapegrad._program.ir import Value
+from tapegrad._program.ir import Node, Value
 from tapegrad.backends._cupy.codegen.cuda_types import TYPES, literal
-from tapegrad.backends._cupy.codegen.expressions import expression
+from tapegrad.backends._cupy.codegen.expressions import Number, Operand, expression
 from tapegrad.backends._cupy.codegen.memory_access import PACK, Layout, Shape, aligned, index_type, offset
 
 ROWS = 16  # of a warp
@@ -128,14 +128,14 @@ class Scores(NamedTuple):
     nodes from it to `end`, the gradient of `product`. The last three are for the backward kernels.
     """
 
-    product: Any
-    nodes: list[Any]
-    masked: Any
-    gradient: Any = None
-    back: list[Any] = []  # noqa: RUF012
-    end: Any = None
+    product: Value
+    nodes: list[Node]
+    masked: Value
+    gradient: Value | None = None
+    back: list[Node] = []  # noqa: RUF012
+    end: Value | None = None
 
-    def operands(self, back: bool = False) -> list[Any]:
+    def operands(self, back: bool = False) -> list[Value]:
         """Return the values that are read from elsewhere."""
         nodes = [*self.nodes, *self.back] if back else self.nodes
         made = {self.product, self.gradient, *[v for n in nodes for v in n.outs]}
@@ -168,7 +168,12 @@ class Text:
     """
 
     def __init__(
-        self, sizes: Sizes, dtype: Any, scores: Scores, layouts: dict[Any, Layout], number: Callable[[Any], Any]
+        self,
+        sizes: Sizes,
+        dtype: Any,
+        scores: Scores,
+        layouts: dict[str | Value, Layout],
+        number: Callable[[Value], Any],
     ) -> None:
         self.sizes, self.dtype, self.scores, self.layouts, self.number = sizes, np.dtype(dtype), scores, layouts, number
         self.operands = [v for v in scores.operands(True) if number(v) is None]
@@ -237,7 +242,7 @@ class Text:
         spot = f"{tile}[(warp * {ROWS} + lane / 4 + i / 2 * 8) * {columns + self.pad} + n * 8 + lane % 4 * 2 + i % 2]"
         return f"TG_EACH(n, {count}) TG_EACH(i, 4) {spot} = {value.format(f'{values}[n][i]')};"
 
-    def chain(self, nodes: list[Any], names: dict[Any, str]) -> list[str]:
+    def chain(self, nodes: list[Node], names: dict[Value, str]) -> list[str]:
         """Return the statements that compute elementwise nodes at (i, j) in float32; names: of values there are."""
         lines: list[str] = []
         for n in nodes:
@@ -249,14 +254,17 @@ class Text:
             lines.append(f"const {TYPES[out.name].value} {name} = {text};")
         return lines
 
-    def operand(self, x: Any, names: dict[Any, str], lines: list[str]) -> Any:
+    def operand(self, x: Value | Number, names: dict[Value, str], lines: list[str]) -> Operand:
         """Return an operand as `expression` wants it."""
         if not isinstance(x, Value):
             return x
-        wide = _wide(x.dtype)
+        return self.element_of(x, names, lines), _wide(x.dtype)
+
+    def element_of(self, x: Value, names: dict[Value, str], lines: list[str]) -> str:
+        """Return the text of a value's element at (i, j); lines: gets the statement that loads it."""
         number = self.number(x)
         if number is not None:
-            return literal(number, wide), wide
+            return literal(number, _wide(x.dtype))
         if x not in names:
             kind = TYPES[x.dtype.name]
             array = f"x{self.operands.index(x)}"
@@ -267,7 +275,7 @@ class Text:
             )
             names[x] = name = f"v{len(names)}"
             lines.append(f"const {kind.value} {name} = {kind.load.format(f'{array}[{at}]')};")
-        return names[x], wide
+        return names[x]
 
     def signature(
         self, name: str, warps: int, reads: list[tuple[str, str]], back: bool, writes: list[tuple[str, str]]
@@ -455,12 +463,12 @@ class Text:
         node = next((n for n in self.scores.nodes if n.outs[0] is self.scores.masked), None)
         made = {self.scores.product, *[v for n in self.scores.nodes for v in n.outs]}
         lines: list[str] = []
-        names: dict[Any, str] = {}
+        names: dict[Value, str] = {}
         if node is not None and node.op == "add":
             masks = [x for x in node.args if isinstance(x, Value) and x not in made and self.number(x) is None]
-            seen = [f"{self.operand(x, names, lines)[0]} != -TG_INF_f" for x in masks]
+            seen = [f"{self.element_of(x, names, lines)} != -TG_INF_f" for x in masks]
         elif node is not None and node.op == "where" and node.args[0] in self.operands:
-            condition = self.operand(node.args[0], names, lines)[0]
+            condition = self.element_of(node.args[0], names, lines)
             seen = [
                 f"{sign}{condition}" for sign, x in zip(("", "!"), node.args[:0:-1], strict=True) if self.is_minus(x)
             ]
@@ -484,7 +492,7 @@ class Text:
             "if (!visible) continue;",
         ]
 
-    def is_minus(self, x: Any) -> bool:
+    def is_minus(self, x: Value | Number) -> bool:
         """Say whether an operand is minus infinity."""
         return bool((self.number(x) if isinstance(x, Value) else x) == -np.inf)
 
@@ -507,6 +515,8 @@ class Text:
         """Return the statements that put probabilities in the place of scores, and gradients of scores in `dp`."""
         names = {self.scores.product: "s[n][c]"}
         chain = self.chain(self.scores.nodes, names)
+        assert self.scores.gradient is not None
+        assert self.scores.end is not None
         names[self.scores.gradient] = "g"
         back = self.chain(self.scores.back, names)
         return [
@@ -541,7 +551,7 @@ def _text(lines: list[str]) -> str:
     return head + "\n" + "".join(f"  {line}\n" for line in rest) + "}\n"
 
 
-def can_compute(nodes: list[Any]) -> bool:
+def can_compute(nodes: list[Node]) -> bool:
     """Say whether elementwise nodes can be computed in the kernels."""
     for n in nodes:
         args = n.args[:1] if n.op == "astype" else n.args

@@ -51,6 +51,9 @@ TYPES: dict[str, CType] = {
     "uint64": CType("unsigned long long", "unsigned long long", "u"),
 }
 
+# No contraction to fused multiply-adds: a fused kernel rounds as its operations do one by one.
+OPTIONS = ("-std=c++17", "--fmad=false")
+
 HELPERS = r"""
 #define TG_FN __device__ __forceinline__
 TG_FN float tg_h2f(unsigned short b) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(b)); return f; }

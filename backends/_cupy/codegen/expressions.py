@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,15 @@ _TRUTH: dict[str, str] = {
     "signbit": "(copysign(({T})1, {0}) < ({T})0)",
 }
 _EXACT = {"isfinite": "true", "isinf": "false", "isnan": "false"}  # of integers and booleans
-_POWERS: dict[Any, str] = {
+_POWERS: dict[float, str] = {
     2: "({0} * {0})",
     0.5: "sqrt{s}({0})",
     -1: "(({T})1 / {0})",
     1: "{0}",
 }  # what libraries do for these
+
+Number = bool | int | float
+Operand = tuple[str, Any] | Number  # text and dtype of an array's element, or a number of Python's
 
 # What generated code computes beyond the elementwise functions of the standard.
 EXTRA = frozenset(name for name in _FLOAT if name.startswith("special."))
@@ -132,26 +136,27 @@ def computed_in(op: str, dtypes: list[Any], numbers: list[Any], out: Any) -> Any
     return np.dtype(out)
 
 
-def expression(op: str, operands: list[tuple[str, Any] | Any], out: Any, kwargs: bool = False) -> str | None:
+def expression(op: str, operands: Sequence[Operand], out: Any) -> str | None:
     """Return the C expression of one elementwise operation, rounded to its result's dtype, None if there is none.
 
     operands: (text, dtype) for arrays, Python numbers as they are; out: dtype of the result.
     """
     target = ctype(out)
-    if kwargs or target is None or any(type(x) is tuple and ctype(x[1]) is None for x in operands):
+    if target is None or any(isinstance(x, tuple) and ctype(x[1]) is None for x in operands):
         return None
     if op == "astype":
-        return converted(operands[0][0], operands[0][1], out)
+        x = operands[0]
+        return converted(x[0], x[1], out) if isinstance(x, tuple) else None
     if any(type(x) not in (tuple, bool, int, float) for x in operands):
         return None
-    arrays = [x for x in operands if type(x) is tuple]
-    numbers = [x for x in operands if type(x) is not tuple]
+    arrays = [x for x in operands if isinstance(x, tuple)]
+    numbers = [x for x in operands if not isinstance(x, tuple)]
     if not arrays:
         return None
     try:
         if op == "where":
             cond = operands[0]
-            if type(cond) is not tuple:
+            if not isinstance(cond, tuple):
                 return None
             a, b = (_operand(x, out) for x in operands[1:])
             return f"({converted(cond[0], cond[1], np.bool)} ? {a} : {b})"
@@ -160,7 +165,7 @@ def expression(op: str, operands: list[tuple[str, Any] | Any], out: Any, kwargs:
         if kind is None:
             return None
         form = template(op, kind.kind)
-        if op == "pow" and kind.kind in "fd" and type(operands[1]) is not tuple:
+        if op == "pow" and kind.kind in "fd" and not isinstance(operands[1], tuple):
             form = _POWERS.get(operands[1], form)
         if form is None or (op == "nextafter" and np.dtype(dtype).itemsize < 4):
             return None
@@ -171,5 +176,5 @@ def expression(op: str, operands: list[tuple[str, Any] | Any], out: Any, kwargs:
     return text if op in _TRUTH else target.rounded.format(text)
 
 
-def _operand(x: Any, dtype: Any) -> str:
-    return converted(x[0], x[1], dtype) if type(x) is tuple else literal(x, dtype)
+def _operand(x: Operand, dtype: Any) -> str:
+    return converted(x[0], x[1], dtype) if isinstance(x, tuple) else literal(x, dtype)

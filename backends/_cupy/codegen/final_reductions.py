@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tapegrad._program.ir import Node
 from tapegrad.backends._cupy.codegen.cuda_types import c_type
 from tapegrad.backends._cupy.codegen.memory_access import Shape
 from tapegrad.backends._cupy.codegen.reductions import accumulator, combine, finished, identity
@@ -19,7 +18,7 @@ class Finish:
     out: the result; dtype, shape: of the partial results; block: its number of threads; grid: blocks that it takes.
     """
 
-    def __init__(self, node: Any, rows: int, columns: int) -> None:
+    def __init__(self, node: Node, rows: int, columns: int) -> None:
         self.node = node
         self.out = node.outs[0]
         self.dtype, self.kind = accumulator(node.op, self.out.dtype)

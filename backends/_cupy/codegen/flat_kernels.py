@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tapegrad._program.ir import Value
+from tapegrad._program.ir import Node, Value
 from tapegrad.backends._cupy.codegen import memory_access as memory
 from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, ctype, literal
-from tapegrad.backends._cupy.codegen.expressions import expression
+from tapegrad.backends._cupy.codegen.expressions import Number, Operand, expression
 from tapegrad.backends._cupy.codegen.final_reductions import Finish
 from tapegrad.backends._cupy.codegen.memory_access import Access, Layout, Shape
 from tapegrad.backends._cupy.codegen.reductions import Partial, accumulator, combine, identity, over_block
@@ -39,8 +39,8 @@ class Kernel(NamedTuple):
     source: str
     grid: int
     block: int
-    reads: list[Any]
-    writes: list[Any]
+    reads: list[Value]
+    writes: list[Value]
     unfinished: list[Finish]
 
 
@@ -48,9 +48,9 @@ class Numbers:
     """The numbers that constants are everywhere, read from the device once."""
 
     def __init__(self) -> None:
-        self.known: dict[Any, Any] = {}
+        self.known: dict[Value, Any] = {}
 
-    def __call__(self, v: Any) -> Any:
+    def __call__(self, v: Value) -> Any:
         """Return the Python number that a value is everywhere, None if it is not known to be one."""
         scalar = v if v.uniform is None else v.uniform
         if scalar.constant is None or scalar.shape != () or ctype(v.dtype) is None:
@@ -67,9 +67,9 @@ class Places(NamedTuple):
     whether a constant is 0, 1, 2 and so on.
     """
 
-    layout: Callable[[Any], Layout]
-    number: Callable[[Any], Any]
-    counts: Callable[[Any], bool] = lambda v: False
+    layout: Callable[[Value], Layout]
+    number: Callable[[Value], Any]
+    counts: Callable[[Value], bool] = lambda v: False
 
 
 class Text:
@@ -77,24 +77,24 @@ class Text:
 
     def __init__(self, places: Places) -> None:
         self.places = places
-        self.names: dict[Any, str] = {}  # a value that has been computed -> its variable
-        self.reads: list[Any] = []
-        self.writes: list[Any] = []
+        self.names: dict[object, str] = {}  # a value that has been computed -> its variable
+        self.reads: list[Value] = []
+        self.writes: list[Value] = []
 
-    def pointer(self, v: Any) -> str:
+    def pointer(self, v: Value) -> str:
         """Return the name of the array that a value from outside is read from."""
         if v not in self.reads:
             self.reads.append(v)
         return f"a{self.reads.index(v)}"
 
-    def write(self, v: Any, name: str, slot: str, place: str, width: int) -> str:
+    def write(self, v: Value, name: str, slot: str, place: str, width: int) -> str:
         """Return the statement that writes registers `name[slot]` to a result."""
         array = f"r{len(self.writes)}"
         self.writes.append(v)
         packed = memory.packs(self.places.layout(v).alignment, width, v.dtype.itemsize)
         return memory.store(name, slot, c_type(v.dtype), array, place, width, packed)
 
-    def operand(self, x: Any, name: Callable[[Any], str]) -> Any:
+    def operand(self, x: Value | Number, name: Callable[[Value], str]) -> Operand:
         """Return an operand as `expression` wants it."""
         if not isinstance(x, Value):
             return x
@@ -103,14 +103,14 @@ class Text:
             return (literal(number, x.dtype), x.dtype)
         return (name(x), x.dtype)
 
-    def expression(self, node: Any, name: Callable[[Any], str]) -> str:
+    def expression(self, node: Node, name: Callable[[Value], str]) -> str:
         """Return the C text of an elementwise node."""
         args = node.args[:1] if node.op == "astype" else node.args
         text = expression(node.op, [self.operand(x, name) for x in args], node.outs[0].dtype)
         assert text is not None, node.op
         return text
 
-    def signature(self, name: str, partials: list[Any], block: int, early: Collection[Any] = ()) -> str:
+    def signature(self, name: str, partials: list[Any], block: int, early: Collection[Value] = ()) -> str:
         """Return the head of the kernel; early: operands that results may be written over.
 
         Those and the results are not `__restrict__`: the promise is that nobody else writes what one of them reads.
@@ -126,7 +126,7 @@ class Text:
         return f'extern "C" __global__ void __launch_bounds__({block}, 1) {name}({", ".join(args)})'
 
 
-def can_compute(node: Any, number: Callable[[Any], Any]) -> bool:
+def can_compute(node: Node, number: Callable[[Value], Any]) -> bool:
     """Say whether there is generated code for an elementwise node."""
     if (node.kwargs and node.op != "astype") or node.many or ctype(node.outs[0].dtype) is None:
         return False
@@ -143,7 +143,7 @@ class _Elements:
     once: loads of what is the same everywhere; loads: the others; lines: one element, number `w` of registers.
     """
 
-    def __init__(self, nodes: list[Any], outs: list[Any], places: Places, width: int) -> None:
+    def __init__(self, nodes: list[Node], outs: list[Value], places: Places, width: int) -> None:
         self.text, self.width = Text(places), width
         self.once: list[str] = []
         self.declared: list[str] = []
@@ -164,12 +164,12 @@ class _Elements:
             self.lines.append(f"{name}[w] = {self.text.names[v]};")
             self.stores.append(self.text.write(v, name, "w", "i", width))
 
-    def access(self, v: Any, shape: Shape) -> Access:
+    def access(self, v: Value, shape: Shape) -> Access:
         """Return how the elements of an operand of a node with a shape are read."""
         layout = self.text.places.layout(v)
         return memory.access(layout, shape, memory.aligned(layout, shape), "i", self.width, v.dtype.itemsize)
 
-    def name_of(self, v: Any, shape: Shape) -> str:
+    def name_of(self, v: Value, shape: Shape) -> str:
         """Return the text that reads an operand."""
         if v in self.text.names:
             return self.text.names[v]
@@ -195,7 +195,7 @@ def _lines(lines: list[str], depth: int = 1) -> str:
     return "".join("  " * depth + line + "\n" for line in lines)
 
 
-def _width(count: int, n: int, nodes: list[Any], outs: list[Any]) -> int:
+def _width(count: int, n: int, nodes: list[Node], outs: list[Value]) -> int:
     """Return how many elements, a divisor of `count`, a thread computes at once where values have `n`."""
     made = {v for node in nodes for v in node.outs}
     read = dict.fromkeys(x for node in nodes for x in node.values() if x not in made)
@@ -209,11 +209,11 @@ def _width(count: int, n: int, nodes: list[Any], outs: list[Any]) -> int:
 def flat(
     name: str,
     shape: Shape,
-    nodes: list[Any],
-    outs: list[Any],
+    nodes: list[Node],
+    outs: list[Value],
     places: Places,
-    totals: list[Any],
-    early: Collection[Any] = (),
+    totals: list[Node],
+    early: Collection[Value] = (),
 ) -> Kernel:
     """Return the kernel of elementwise nodes whose results all have as many elements as a shape.
 
@@ -260,8 +260,8 @@ class Group(NamedTuple):
     """Elementwise nodes whose results have as many elements as a shape, and the results that are written."""
 
     shape: Shape
-    nodes: list[Any]
-    outs: list[Any]
+    nodes: list[Node]
+    outs: list[Value]
 
 
 class Multi(NamedTuple):
@@ -272,9 +272,9 @@ class Multi(NamedTuple):
     """
 
     kernel: Kernel
-    members: list[tuple[int, list[Any]]]
+    members: list[tuple[int, list[Value]]]
 
-    def table(self, address: Callable[[Any], int]) -> np.ndarray[Any, Any]:
+    def table(self, address: Callable[[Value], int]) -> np.ndarray[Any, Any]:
         """Return the table: where members begin, (member, first element) of each block, (size, addresses) of each."""
         chunk = self.kernel.block * CHUNK
         blocks = [(m, at) for m, (n, _) in enumerate(self.members) for at in range(0, n, chunk)]

@@ -11,19 +11,20 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
+from tapegrad._program.ir import Node, Value
 from tapegrad.backends._cupy.codegen import flat_kernels as k
 from tapegrad.backends._cupy.codegen import memory_access as memory
 from tapegrad.backends._cupy.codegen import reductions
 from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, literal
 from tapegrad.backends._cupy.codegen.final_reductions import Finish
-from tapegrad.backends._cupy.codegen.memory_access import Shape
+from tapegrad.backends._cupy.codegen.memory_access import Layout, Shape
 from tapegrad.backends._cupy.codegen.reductions import WARP, Partial, accumulator, combine, finished, identity
 from tapegrad.backends._cupy.codegen.row_schedule import Form, Grid, Rows, is_column
 
 __all__ = ["Rows", "kernel"]
 
 
-def kernel(name: str, run: Rows, places: k.Places, early: Collection[Any]) -> k.Kernel:
+def kernel(name: str, run: Rows, places: k.Places, early: Collection[Value]) -> k.Kernel:
     """Return the kernel of a run; early: values that it may write over, to be read before anything is written."""
     return _Writer(name, run, places).kernel(early)
 
@@ -33,7 +34,7 @@ class _Pass:
 
     def __init__(self, grid: Grid, length: int) -> None:
         self.grid, self.length = grid, length
-        self.names: dict[Any, str] = {}  # what is in registers
+        self.names: dict[object, str] = {}  # what is in registers
         self.declared: list[str] = []
         self.loads: list[str] = []
         self.lines: list[str] = []
@@ -80,7 +81,7 @@ class _Writer:
         self.end: list[str] = []
         self.sums: list[Partial] = []  # totals of everything
 
-    def kernel(self, early: Collection[Any]) -> k.Kernel:
+    def kernel(self, early: Collection[Value]) -> k.Kernel:
         run, level = self.run, self.run.passes.level
         for n in run.nodes if self.grid.form is not Form.STREAM else ():
             for v in n.values():
@@ -92,8 +93,8 @@ class _Writer:
             for n in run.nodes:
                 if level[n.outs[0]] == at and not run.crosses(n):
                     self._once(n, at)
-            for n, v in run.sinks(run.passes, at):
-                self._sink(n, v, at)
+            for reduction, v in run.sinks(run.passes, at):
+                self._sink(reduction, v, at)
         for n in run.totals:
             if not run.wide(n.args[0]):
                 self._total(n, level[n.outs[0]])
@@ -101,7 +102,7 @@ class _Writer:
 
     # -- operands ----------------------------------------------------------------------------------------
 
-    def strides(self, v: Any, inner: Shape) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
+    def strides(self, v: Value, inner: Shape) -> tuple[Layout, tuple[int, ...], tuple[int, ...]]:
         """Return the layout of a value in memory, and its strides from row to row and within a row."""
         layout = self.places.layout(v)
         strides = memory.aligned(layout, (*self.run.lead, *inner))
@@ -112,7 +113,7 @@ class _Writer:
         """Return the text of the place where a row begins."""
         return memory.offset(self.run.lead, strides, "row")
 
-    def scalar(self, v: Any, inner: Shape, number: str = "0", level: int = 0) -> str:
+    def scalar(self, v: Value, inner: Shape, number: str = "0", level: int = 0) -> str:
         """Return the name of one element of a row of an operand, loaded once a row before a pass."""
         _, rowwise, within = self.strides(v, inner)
         row, place = self.row_of(rowwise), memory.offset(inner, within, number)
@@ -126,7 +127,7 @@ class _Writer:
             self.once[level].append(f"const {kind.value} {name} = {value};")
         return self.text.names[key]
 
-    def element(self, v: Any, into: _Pass, inner: Shape) -> str:
+    def element(self, v: Value, into: _Pass, inner: Shape) -> str:
         """Return the text of a row's element of an operand of a wide node, computed or loaded before it is needed."""
         run = self.run
         if v in run.made:
@@ -149,7 +150,7 @@ class _Writer:
             self._keep(into, key, f"{name}[{self.slot}]")
         return into.names[key]
 
-    def computed(self, v: Any, into: _Pass) -> str:
+    def computed(self, v: Value, into: _Pass) -> str:
         """Return the text of a row's element of a wide value, computed where it is first needed."""
         if v not in into.names:
             node = self.run.made[v]
@@ -165,7 +166,7 @@ class _Writer:
                 self._keep(into, v, f"{name}[{self.slot}]")
         return into.names[v]
 
-    def _keep(self, into: _Pass, key: Any, name: str) -> None:
+    def _keep(self, into: _Pass, key: object, name: str) -> None:
         """Note what is in registers: for this pass and, where a row stays in them, for those that follow."""
         later = self.elements[self.elements.index(into) :] if self.grid.form is Form.REGISTERS else [into]
         for p in later:
@@ -173,7 +174,7 @@ class _Writer:
 
     # -- nodes -------------------------------------------------------------------------------------------
 
-    def _once(self, n: Any, at: int) -> None:
+    def _once(self, n: Node, at: int) -> None:
         """Write what is computed once a row."""
         v = n.outs[0]
         if v in self.run.ends or self.run.wide(v):
@@ -187,7 +188,7 @@ class _Writer:
             self.once[at].append(f"const {kind.value} {name} = {value};")
         self._store_once(v, at)
 
-    def _value(self, n: Any, at: int) -> str:
+    def _value(self, n: Node, at: int) -> str:
         if n.kind == "pick":
             return self._picked(n, at)
         if n.kind == "reduction":  # of one element
@@ -197,14 +198,14 @@ class _Writer:
             return finished(n.op, n.outs[0].dtype, f"({kind.value})({converted(source, x.dtype, dtype)})", 1)
         return self.text.expression(n, lambda x: self._operand(x, self.run.inner(n.outs[0])))
 
-    def _operand(self, x: Any, inner: Shape) -> str:
+    def _operand(self, x: Value, inner: Shape) -> str:
         """Return the text of an operand that has one element a row."""
         number = self.places.number(x)
         if number is not None:
             return literal(number, x.dtype)
         return self.text.names[x] if x in self.run.made else self.scalar(x, inner)
 
-    def _picked(self, n: Any, at: int) -> str:
+    def _picked(self, n: Node, at: int) -> str:
         """Return the element of a row that an index picks, computed from the operands at its place.
 
         Indices out of range wrap, as in CuPy's own function.
@@ -216,7 +217,7 @@ class _Writer:
         self.once[at].append(f"const long long {name} = tg_imod<long long>({source}, {self.run.length});")
         return self._at(x, self.run.inner(x), name, at)
 
-    def _at(self, v: Any, inner: Shape, place: str, at: int) -> str:
+    def _at(self, v: Value, inner: Shape, place: str, at: int) -> str:
         run = self.run
         if v not in run.made:
             return self.scalar(v, inner, place, at)
@@ -233,14 +234,14 @@ class _Writer:
             self.text.names[v, place] = name
         return self.text.names[v, place]
 
-    def _store_once(self, v: Any, at: int) -> None:
+    def _store_once(self, v: Value, at: int) -> None:
         if v in self.run.outs:
             kind = c_type(v.dtype)
             value = kind.store.format(self.text.names[v])
             self.once[at].append(f"if ({self.leader}) r{len(self.text.writes)}[row] = {value};")
             self.text.writes.append(v)
 
-    def _sink(self, n: Any, v: Any, at: int) -> None:
+    def _sink(self, n: Node | None, v: Value, at: int) -> None:
         """Write what a pass computes a value for: a reduction, or the value itself."""
         into = self.elements[at]
         if n is None:
@@ -252,7 +253,7 @@ class _Writer:
         else:
             self._reduction(n, at)
 
-    def _source(self, n: Any, into: _Pass) -> str:
+    def _source(self, n: Node, into: _Pass) -> str:
         """Return the text of what is reduced, in the accumulator's dtype."""
         x = n.args[0]
         dtype = accumulator(n.op, n.outs[0].dtype)[0]
@@ -260,7 +261,7 @@ class _Writer:
         text = literal(number, x.dtype) if number is not None else self.element(x, into, self.run.inner(x))
         return converted(text, x.dtype, dtype)
 
-    def _reduction(self, n: Any, at: int) -> None:
+    def _reduction(self, n: Node, at: int) -> None:
         run, into = self.run, self.elements[at]
         dtype, kind = accumulator(n.op, n.outs[0].dtype)
         name = f"c{len(self.text.names)}"
@@ -314,7 +315,7 @@ class _Writer:
         found = [level[n.outs[0]] for n in self.run.nodes if self.run.crosses(n)]
         return max(map(found.count, found))
 
-    def _total(self, n: Any, at: int) -> None:
+    def _total(self, n: Node, at: int) -> None:
         run, into = self.run, self.elements[at]
         dtype, kind = accumulator(n.op, n.outs[0].dtype)
         number = len(self.unfinished)
@@ -385,7 +386,7 @@ class _Writer:
             found += ["{", *p.text(f"{whole} + ", f"j < {length}"), "}"]
         return found
 
-    def _assembled(self, early: Collection[Any]) -> k.Kernel:
+    def _assembled(self, early: Collection[Value]) -> k.Kernel:
         run, g = self.run, self.grid
         layouts = [self.places.layout(v) for v in self.text.reads]
         index = memory.index_type(layouts, run.rows * max(run.length, 1))

@@ -14,7 +14,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
-from tapegrad._program.ir import Value
+from tapegrad._program.ir import Node, Value
 from tapegrad._program.queries import is_total
 from tapegrad.backends._cupy.codegen import flat_kernels as k
 from tapegrad.backends._cupy.codegen.cuda_types import ctype
@@ -69,8 +69,8 @@ class Passes(NamedTuple):
     for a sum of exponentials that is found together with a maximum, the node of that.
     """
 
-    level: dict[Any, int]
-    online: dict[Any, Any]
+    level: dict[Value, int]
+    online: dict[Node, Node]
 
     @property
     def turns(self) -> int:
@@ -81,7 +81,7 @@ class Passes(NamedTuple):
 class Rows:
     """A run in terms of rows: made of nodes that `fits` accepted."""
 
-    def __init__(self, lead: Shape, nodes: list[Any], outs: list[Any]) -> None:
+    def __init__(self, lead: Shape, nodes: list[Node], outs: list[Value]) -> None:
         self.lead, self.nodes, self.outs = lead, nodes, outs
         self.rows = prod(lead)
         self.made = {v: node for node in nodes for v in node.outs}
@@ -94,19 +94,19 @@ class Rows:
 
     # -- values ------------------------------------------------------------------------------------------
 
-    def size(self, v: Any) -> int:
+    def size(self, v: Value) -> int:
         """Return how many elements of a value are in a row."""
         return prod(v.shape[len(self.lead) :])
 
-    def inner(self, v: Any) -> Shape:
+    def inner(self, v: Value) -> Shape:
         """Return the shape of a row of a value."""
         return tuple(v.shape[len(self.lead) :])
 
-    def wide(self, v: Any) -> bool:
+    def wide(self, v: Value) -> bool:
         """Say whether a value has an element for each of a row, and not one a row."""
         return self.length > 1 and self.size(v) == self.length
 
-    def crosses(self, node: Any) -> bool:
+    def crosses(self, node: Node) -> bool:
         """Say whether a node combines the elements of a row."""
         return node.kind == "reduction" and not is_total(node) and self.size(node.args[0]) > 1
 
@@ -129,14 +129,14 @@ class Rows:
     def _separate(self) -> Passes:
         return Passes(self._levels({}), {})
 
-    def _levels(self, online: dict[Any, Any]) -> dict[Any, int]:
-        level: dict[Any, int] = {}
+    def _levels(self, online: dict[Node, Node]) -> dict[Value, int]:
+        level: dict[Value, int] = {}
         for n in self.nodes:
             below = max([level.get(v, 0) for v in n.values()], default=0)
             level[n.outs[0]] = level[online[n].outs[0]] if n in online else below + self.crosses(n)
         return level
 
-    def _online(self, n: Any) -> tuple[Any, Any] | None:
+    def _online(self, n: Node) -> tuple[Node, Node] | None:
         """Return (sum, maximum) if a node is sum(exp(x - max(x))) of floats."""
         if n.op != "sum" or not self.crosses(n) or accumulator("sum", n.outs[0].dtype)[1].kind not in "fd":
             return None
@@ -152,9 +152,9 @@ class Rows:
             return None
         return (n, node) if x.dtype == n.args[0].dtype == n.outs[0].dtype else None
 
-    def sinks(self, passes: Passes, at: int) -> list[tuple[Any, Any]]:
+    def sinks(self, passes: Passes, at: int) -> list[tuple[Node | None, Value]]:
         """Return (node, value): what a pass computes each element of a value for."""
-        found = []
+        found: list[tuple[Node | None, Value]] = []
         for n in self.nodes:
             v, level = n.outs[0], passes.level[n.outs[0]]
             if self.crosses(n):
@@ -167,9 +167,9 @@ class Rows:
                 found.append((None, v))
         return found
 
-    def needed(self, passes: Passes, at: int, kept: dict[Any, int]) -> dict[Any, int]:
+    def needed(self, passes: Passes, at: int, kept: dict[Value, int]) -> dict[Value, int]:
         """Return the wide values that a pass needs, with the pass in which each is made; kept: those made before."""
-        found: dict[Any, int] = {}
+        found: dict[Value, int] = {}
         waiting = [v for _, v in self.sinks(passes, at)]
         while waiting:
             v = waiting.pop()
@@ -179,7 +179,7 @@ class Rows:
                     waiting += self._wide_operands(self.made[v])
         return found
 
-    def _wide_operands(self, node: Any) -> list[Any]:
+    def _wide_operands(self, node: Node) -> list[Value]:
         """Return the operands of an elementwise node or a view that differ within a row."""
         inner = len(node.outs[0].shape) - len(self.lead)
         return [
@@ -207,7 +207,7 @@ class Rows:
     def usual(self) -> int:
         """Elements of a row that a thread computes, where it can."""
         values = (v for n in self.nodes for v in (*n.values(), *n.outs))
-        return USUAL // max([_words(v) for v in values if v.dtype.kind in "fV"], default=1)
+        return USUAL // max([_words(v.dtype) for v in values if v.dtype.kind in "fV"], default=1)
 
     def _tiles(self) -> Grid | None:
         chunks = self.length // self.width
@@ -246,7 +246,7 @@ class Rows:
     def _stream(self) -> Grid:
         passes = self._separate
         loads = max(
-            sum(_words(v) for v in self.needed(passes, at, {}) if v not in self.made or v in self.outs)
+            sum(_words(v.dtype) for v in self.needed(passes, at, {}) if v not in self.made or v in self.outs)
             for at in range(passes.turns)
         )
         lanes = min(512, -(-self.length // (self.width * WARP)) * WARP)
@@ -258,8 +258,8 @@ class Rows:
     def _pressure(self) -> int:
         """Return the registers that an element takes at most: operands, results, and what later passes need."""
         passes = self._separate
-        made: dict[Any, int] = {}
-        last: dict[Any, int] = {}
+        made: dict[Value, int] = {}
+        last: dict[Value, int] = {}
         for at in range(passes.turns):
             for v, first in self.needed(passes, at, made).items():
                 made.setdefault(v, first)
@@ -271,7 +271,7 @@ class Rows:
                 for v, first in made.items()
                 if first <= at <= last[v] and (first < last[v] or v not in self.made or v in self.outs)
             )
-            peak = max(peak, sum(map(_words, stays)))
+            peak = max(peak, sum(_words(v.dtype) for v in stays))
         return peak + sum(_words(accumulator(n.op, n.outs[0].dtype)[0]) for n in self.totals if is_column(n))
 
     def shared_bytes(self) -> int:
@@ -288,7 +288,7 @@ class Rows:
 
     # -- questions of the planner ------------------------------------------------------------------------
 
-    def fits(self, number: Callable[[Any], Any]) -> bool:
+    def fits(self, number: Callable[[Value], Any]) -> bool:
         """Say whether there is a kernel for these nodes."""
         if self.rows == 0 or self.length == 0 or not self.nodes:
             return False
@@ -299,7 +299,7 @@ class Rows:
             return False  # a thread would need a register for each of its columns
         return trial.shared_bytes() <= SHARED
 
-    def _fits(self, n: Any, number: Callable[[Any], Any]) -> bool:
+    def _fits(self, n: Node, number: Callable[[Value], Any]) -> bool:
         v, sizes = n.outs[0], {1, self.length}
         if any(x in self.ends for x in n.values()):
             return False
@@ -321,7 +321,7 @@ class Rows:
             return alone and self.inner(x) == (self.length,) and ctype(x.dtype) is not None
         return k.can_compute(n, number) and all(self.reads(x, self.size(v)) for x in n.values())
 
-    def reads(self, x: Any, size: int = 0) -> bool:
+    def reads(self, x: Value, size: int = 0) -> bool:
         """Say whether an operand made here has one element a row, or as many as its reader."""
         return x not in self.made or self.size(x) == 1 or not size or self.size(x) == size
 
@@ -331,7 +331,7 @@ class Rows:
         whole = all(prod(n.outs[0].shape) == 1 and self.size(n.args[0]) == self.length for n in self.totals)
         return whole and all(n.kind not in ("reduction", "pick") and self.size(n.outs[0]) == self.length for n in inner)
 
-    def overwrites(self, x: Any, v: Any) -> bool:
+    def overwrites(self, x: Value, v: Value) -> bool:
         """Say whether a result may be written over an operand of its shape: each thread reads what it will write."""
         if v in self.ends or self.size(x) != self.length or x.shape[: len(self.lead)] != self.lead:
             return False
@@ -343,11 +343,11 @@ class Rows:
         return not any(x in self.needed(self.passes, at, {}) for at in later)
 
 
-def is_column(total: Any) -> bool:
+def is_column(total: Node) -> bool:
     """Say whether a reduction over the rows keeps the elements of a row apart."""
     return bool(total.outs[0].size > 1)
 
 
-def _words(v: Any) -> int:
-    """Return the registers of an element of a value, or of a dtype."""
-    return -(-int(getattr(v, "dtype", v).itemsize) // 4)
+def _words(dtype: Any) -> int:
+    """Return the registers that an element of a dtype takes."""
+    return -(-int(dtype.itemsize) // 4)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 
-from tapegrad._program.ir import Value
+from tapegrad._program.ir import Node, Value
+from tapegrad.backends._array import Array
 from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, literal
-from tapegrad.backends._cupy.codegen.expressions import computed_in, expression
+from tapegrad.backends._cupy.codegen.expressions import Operand, computed_in, expression
+from tapegrad.backends._cupy.codegen.memory_access import Shape
+from tapegrad.backends._cupy.eager.groups import Group
 
-Shape = tuple[int, ...]
 Rename = Callable[[Shape], Shape]  # a shape with other sizes
-Run = Callable[[list[Any]], None]  # a step of a program: reads and writes the list of all values
+Run = Callable[[list[Array]], None]  # runs a step: reads and writes the list of all values
 
 
 def kernel_name(operation: str) -> str:
@@ -26,14 +28,14 @@ def wide(dtype: Any) -> Any:
     return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
 
 
-class Text:
+class KernelText:
     """The text of one step: its nodes, and the numbers in it.
 
     group: what the kernel goes over; outs: the results that are written; number: what a constant is everywhere, or
     None.
     """
 
-    def __init__(self, group: Any, outs: list[Any], number: Callable[[Any], Any]) -> None:
+    def __init__(self, group: Group, outs: list[Value], number: Callable[[Value], Any]) -> None:
         self.group, self.outs, self.number = group, outs, number
         self.made = {v: n for n in group.nodes for v in n.outs}
         self.numbers: list[tuple[Any, Any]] = []  # value, dtype it is computed in
@@ -43,14 +45,14 @@ class Text:
         self.numbers.append((value, np.dtype(dtype)))
         return f"c{len(self.numbers) - 1}"
 
-    def computed(self, node: Any, name: Callable[[Any], str]) -> str:
+    def computed(self, node: Node, name: Callable[[Value], str]) -> str:
         """Return the expression of an elementwise node; name: of an operand that is an array."""
         out = node.outs[0].dtype
         args = node.args[:1] if node.op == "astype" else node.args
         arrays = [x.dtype for x in args if isinstance(x, Value)]
         plain = [x for x in args if not isinstance(x, Value)]
         dtype = out if node.op == "where" or not arrays else computed_in(node.op, arrays, plain, out)
-        operands: list[Any] = []
+        operands: list[Operand] = []
         for i, x in enumerate(args):
             known = self.number(x) if isinstance(x, Value) else None
             if known is not None:
@@ -62,12 +64,13 @@ class Text:
             else:
                 operands.append((self.constant(x, dtype), dtype))
         if node.op == "astype":
-            return converted(operands[0][0], operands[0][1], out)
+            assert isinstance(operands[0], tuple)
+            return converted(*operands[0], out)
         text = expression(node.op, operands, out)
         assert text is not None, node.op
         return text
 
-    def kernel(self, key: Any, make: Callable[[str, list[str]], Any]) -> tuple[Any, list[Any]]:
+    def kernel(self, key: Hashable, make: Callable[[str, list[str]], Any]) -> tuple[Any, list[Any]]:
         """Return the kernel of a text, and the numbers to call it with.
 
         make: compiles it, with declarations of the numbers before the text, or with parameters for them.
@@ -89,4 +92,4 @@ class Text:
 
 
 # text with numbers as parameters -> the numbers of the first program with it, its kernel, the kernel of any numbers
-_kernels: dict[Any, list[Any]] = {}
+_kernels: dict[Hashable, list[Any]] = {}

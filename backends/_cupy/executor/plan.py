@@ -22,7 +22,7 @@ from tapegrad.backends._cupy.codegen import copy_kernels as copies
 from tapegrad.backends._cupy.codegen import final_reductions as finishing
 from tapegrad.backends._cupy.codegen import flat_kernels as kernels
 from tapegrad.backends._cupy.codegen import row_kernels as rows
-from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, OPTIONS
 from tapegrad.backends._cupy.codegen.final_reductions import Finish
 from tapegrad.backends._cupy.codegen.flat_kernels import Kernel, Numbers
 from tapegrad.backends._cupy.codegen.memory_access import Layout, alignment_of
@@ -45,7 +45,6 @@ from tapegrad.backends._cupy.executor.kernel_groups import (
 from tapegrad.backends._cupy.executor.liveness import Liveness
 from tapegrad.backends._setting import DETERMINISTIC
 
-OPTIONS = ("-std=c++17", "--fmad=false")  # no contraction: a fused kernel rounds as its operations one by one
 HELD = 32 << 20  # bytes of partial results that wait to be completed together
 # Functions of CuPy that read no value on the host, beside those with a `kind`.
 _NAMES = """

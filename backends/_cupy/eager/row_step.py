@@ -11,20 +11,22 @@ or in graphs that captured them, would need one each, and no launch knows which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import count
 from math import prod
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
+from tapegrad._program.ir import Node, Value
+from tapegrad.backends._array import Array
 from tapegrad.backends._cupy.codegen import reductions
-from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, c_type, converted
-from tapegrad.backends._cupy.codegen.memory_access import Layout, aligned
-from tapegrad.backends._cupy.eager.kernel_text import Rename, Run, Shape, Text, kernel_name
-from tapegrad.backends._cupy.executor.plan import OPTIONS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, OPTIONS, c_type, converted
+from tapegrad.backends._cupy.codegen.memory_access import Layout, Shape, aligned
+from tapegrad.backends._cupy.eager.groups import Group
+from tapegrad.backends._cupy.eager.kernel_text import KernelText, Rename, Run, kernel_name
 
 THREADS = 256
 NEIGHBOURS = 8  # rows at least, of a block in which neighbouring threads take neighbouring rows
@@ -34,18 +36,27 @@ FEW = 64  # rows, for which that matters
 LAST = (1 << 31) - (1 << 28)  # place up to which, and a grid beyond, 32 bits number elements
 
 
+class Launch(NamedTuple):
+    """A launch of a row kernel: what it takes after the arrays are sizes, strides and numbers."""
+
+    kernel: Any
+    grid: tuple[int]
+    arguments: tuple[Any, ...]
+
+
 _writing = Lock()  # a text is written by one thread at a time
 
 
-class InRows(Text):
+class RowStep(KernelText):
     """A step with reductions: the text of its kernel for arrays that lie as some do, and launches of it."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.full: Shape = self.group.full
-        self.axes = sorted(self.group.axes)
+    def __init__(self, group: Group, outs: list[Value], number: Callable[[Value], Any]) -> None:
+        super().__init__(group, outs, number)
+        assert group.axes is not None
+        self.full: Shape = group.shape
+        self.axes = sorted(group.axes)
         self.lead = [i for i in range(len(self.full)) if i not in self.axes]
-        self.reads: list[tuple[Any, Shape]] = []  # an array, and the shape that it is read as one of
+        self.reads: list[tuple[Value, Shape]] = []  # an array, and the shape that it is read as one of
         self.notes = [node for node in self.group.nodes if node.op == "note_outside"]
         self.flags = [node.args[2] for node in self.notes]
         for node in self.group.nodes:
@@ -55,19 +66,20 @@ class InRows(Text):
                     if use not in self.reads:
                         self.reads.append(use)
 
-    def seen(self, v: Any, node: Any) -> Shape:
+    def seen(self, v: Value, node: Node) -> Shape:
         """Return the shape that a node reads an array as one of."""
         if node.effect and tuple(v.shape) in ((), self.group.kept()[0]):
             return self.full  # as elementwise nodes read it
         return tuple(node.outs[0].shape if node.kind == "elementwise" else v.shape)
 
-    def identity(self, rename: Rename, place: dict[Any, int]) -> Any:
-        """Return what there is to compare with a program of other sizes; KeyError for sizes of its own."""
+    def identity(self, rename: Rename, place: dict[Value, int]) -> Hashable:
+        """Return a key that is equal for programs that differ in sizes alone; KeyError for sizes of its own."""
         with _writing:
             code, numbers = self.code(1, 1, 32, True, "int"), repr(self.numbers)
-        reads = [(place[v], rename(tuple(v.shape)), rename(seen)) for v, seen in self.reads]
-        outs = [(place[v], rename(tuple(v.shape))) for v in self.outs]
-        return code, numbers, rename(self.full), self.axes, reads, outs, [place[v] for v in self.flags]
+        reads = tuple([(place[v], rename(tuple(v.shape)), rename(seen)) for v, seen in self.reads])
+        outs = tuple([(place[v], rename(tuple(v.shape))) for v in self.outs])
+        flags = tuple([place[v] for v in self.flags])
+        return code, numbers, rename(self.full), tuple(self.axes), reads, outs, flags
 
     def suits(self, rename: Rename) -> bool:
         """Say whether there are rows enough to be reduced by a block each."""
@@ -75,15 +87,15 @@ class InRows(Text):
         rows = prod(full[i] for i in self.lead)
         return rows >= FEW or prod(full) // rows <= LONG
 
-    def run(self, place: dict[Any, int], rename: Rename) -> Run:
-        """Return what launches the kernel, for arrays of other sizes; place: of values in the list of all."""
+    def run(self, place: dict[Value, int], rename: Rename) -> Run:
+        """Return the function that runs the step, for arrays of other sizes; place: of values in the list of all."""
         reads, writes = [place[v] for v, _ in self.reads], [place[v] for v in self.outs]
         flags = [place[v] for v in self.flags]
         made = [(rename(tuple(v.shape)), v.dtype) for v in self.outs]
         full = rename(self.full)
-        launches: dict[Any, Any] = {}  # strides -> kernel, grid, arguments after the arrays
+        launches: dict[tuple[Shape, ...], Launch] = {}  # strides -> kernel, grid, arguments after the arrays
 
-        def run(values: list[Any]) -> None:
+        def run(values: list[Array]) -> None:
             arrays = [values[i] for i in reads]
             key = tuple([a.strides for a in arrays])
             found = launches.get(key)
@@ -110,7 +122,7 @@ class InRows(Text):
             return whole
         return [0] * (len(self.full) - len(found)) + found
 
-    def prepared(self, arrays: list[Any], full: Shape) -> Any:
+    def prepared(self, arrays: list[Array], full: Shape) -> Launch:
         """Return the kernel, the grid and the arguments after the arrays, for arrays that lie like these."""
         whole = []
         for a, (v, seen) in zip(arrays, self.reads, strict=True):
@@ -147,7 +159,8 @@ class InRows(Text):
             return cupy.RawKernel(f"{HELPERS}{start} {{\n  {declared}\n{code}}}\n", name, options=OPTIONS)
 
         kernel, numbers = self.kernel((self.group.name, *heads, code), make)
-        return kernel, (min(-(-rows * lanes // THREADS), 1 << 20),), (*map(number, sizes), *numbers)
+        grid = (min(-(-rows * lanes // THREADS), 1 << 20),)
+        return Launch(kernel, grid, (*map(number, sizes), *numbers))
 
     # -- text ----------------------------------------------------------------------------------------------
 
@@ -160,7 +173,7 @@ class InRows(Text):
         self.leading, self.inner, self.index = leading, inner, index
         self.numbers = []
         self.top: list[str] = []  # lines that are run once a row
-        self.names: dict[Any, str] = {}  # of what there is one of a row
+        self.names: dict[object, str] = {}  # of what there is one of a row
         self.count = count()
         members = THREADS // lanes
         shared: list[str] = []
@@ -201,10 +214,10 @@ class InRows(Text):
             f"    {lines}\n  }}\n"
         )
 
-    def levels(self) -> list[list[Any]]:
+    def levels(self) -> list[list[Node]]:
         """Return the reductions, those that do not depend on each other together."""
-        levels: list[list[Any]] = []
-        level: dict[Any, int] = {}
+        levels: list[list[Node]] = []
+        level: dict[Value, int] = {}
         for node in self.group.nodes:
             at = max([level.get(v, 0) for v in node.reads], default=0)
             if node.kind == "reduction":
@@ -214,7 +227,7 @@ class InRows(Text):
             level.update(dict.fromkeys(node.outs, at))
         return levels
 
-    def reduction(self, node: Any, loop: Loop, shared: list[str], ends: list[str], lanes: int, step: int) -> None:
+    def reduction(self, node: Node, loop: Loop, shared: list[str], ends: list[str], lanes: int, step: int) -> None:
         """Add a reduction to a loop, and what follows the loop; step: how far apart the lanes of a row are."""
         x, v, i = node.args[0], node.outs[0], next(self.count)
         dtype, kind = reductions.accumulator(node.op, v.dtype)
@@ -238,7 +251,7 @@ class InRows(Text):
             terms += [f"{_digit('j', 'm', k, self.inner)} * t{i}_{k}" for k in range(self.inner)]
         return " + ".join(terms) or "0"
 
-    def element(self, v: Any, seen: Shape, loop: Loop) -> str:
+    def element(self, v: Value, seen: Shape, loop: Loop) -> str:
         """Return the name of a value's element in a loop over a row; seen: the shape of who reads it."""
         node = self.made.get(v)
         if node is None:
@@ -254,7 +267,7 @@ class InRows(Text):
             return self.element(node.args[0], tuple(node.args[0].shape), loop)
         return loop.name(v, v.dtype, lambda: self.computed(node, lambda x: self.element(x, shape, loop)))
 
-    def row(self, v: Any, seen: Shape = ()) -> str:
+    def row(self, v: Value, seen: Shape = ()) -> str:
         """Return the name of a value that there is one of a row."""
         node = self.made.get(v)
         key = v if node is not None else (v, seen)
@@ -280,9 +293,9 @@ class Loop:
     def __init__(self, index: str) -> None:
         self.index = index
         self.lines: list[str] = []
-        self.names: dict[Any, str] = {}
+        self.names: dict[object, str] = {}
 
-    def name(self, key: Any, dtype: Any, value: Any, load: bool = False) -> str:
+    def name(self, key: object, dtype: Any, value: Callable[[], str], load: bool = False) -> str:
         """Return the name of what is computed, or loaded, once in a turn of the loop."""
         if key not in self.names:
             kind, text = c_type(dtype), value()
