@@ -107,9 +107,9 @@ GRAPHS_TAKE = ("linalg.diagonal", "linalg.vector_norm")  # of linear algebra
 def graph_takes(name: str) -> bool:
     """Say whether a function of CuPy reads no value on the host, so that a CUDA graph may hold it."""
     pytest.importorskip("cupy")
-    from tapegrad.backends._cupy.executor.plan import _CAPTURED
+    from tapegrad.backends._cupy.executor.library_calls import CAPTURED
 
-    return name in _CAPTURED
+    return name in CAPTURED
 
 
 def flops_known(name: str) -> bool:
@@ -194,7 +194,7 @@ TABLES = {
         {"complex numbers alone, which have no text": "imag"},
     ),
     "functions of CuPy in a CUDA graph": Table(
-        "_CAPTURED of the plan on CuPy, in backends",
+        "CAPTURED of the executor on CuPy, in backends/_cupy/executor/library_calls.py",
         [name for name in NODES if not op_kinds.kind_of(name, (None, (0,)))],
         graph_takes,
         {

@@ -19,12 +19,12 @@ from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, litera
 from tapegrad.backends._cupy.codegen.final_reductions import Finish
 from tapegrad.backends._cupy.codegen.memory_access import Layout, Shape
 from tapegrad.backends._cupy.codegen.reductions import WARP, Partial, accumulator, combine, finished, identity
-from tapegrad.backends._cupy.codegen.row_schedule import Form, Grid, Rows, is_column
+from tapegrad.backends._cupy.codegen.row_schedule import Form, Grid, RowSchedule, is_column
 
-__all__ = ["Rows", "kernel"]
+__all__ = ["RowSchedule", "kernel"]
 
 
-def kernel(name: str, run: Rows, places: k.Places, early: Collection[Value]) -> k.Kernel:
+def kernel(name: str, run: RowSchedule, places: k.Places, early: Collection[Value]) -> k.Kernel:
     """Return the kernel of a run; early: values that it may write over, to be read before anything is written."""
     return _Writer(name, run, places).kernel(early)
 
@@ -61,7 +61,7 @@ class _Pass:
 class _Writer:
     """Writes one kernel: for each pass what is done once a row, then what is done for the row's elements."""
 
-    def __init__(self, name: str, run: Rows, places: k.Places) -> None:
+    def __init__(self, name: str, run: RowSchedule, places: k.Places) -> None:
         self.name, self.run, self.places = name, run, places
         self.text = k.Text(places)
         self.grid = run.grid

@@ -53,7 +53,7 @@ class Grid(NamedTuple):
 
     @property
     def groups(self) -> int:
-        """Rows of a block at once."""
+        """Number of rows that a block computes at once."""
         return self.block // self.lanes
 
     @property
@@ -78,7 +78,7 @@ class Passes(NamedTuple):
         return max(self.level.values(), default=0) + 1
 
 
-class Rows:
+class RowSchedule:
     """A run in terms of rows: made of nodes that `fits` accepted."""
 
     def __init__(self, lead: Shape, nodes: list[Node], outs: list[Value]) -> None:
@@ -294,7 +294,7 @@ class Rows:
             return False
         if not all(self._fits(n, number) for n in self.nodes):
             return False
-        trial = Rows(self.lead, self.nodes, [])  # which results are written is not known yet
+        trial = RowSchedule(self.lead, self.nodes, [])  # which results are written is not known yet
         if trial.columns and trial.grid.form is Form.STREAM:
             return False  # a thread would need a register for each of its columns
         return trial.shared_bytes() <= SHARED

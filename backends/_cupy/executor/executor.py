@@ -19,13 +19,15 @@ from typing import Any
 
 import cupy
 
+from tapegrad._program.ir import Program
 from tapegrad.backends._array import Array
 from tapegrad.backends._cupy.cublas import Cublas
 from tapegrad.backends._cupy.error_advice import remedy
 from tapegrad.backends._cupy.executor.liveness import ALIGNED
-from tapegrad.backends._cupy.executor.plan import Analysis, Plan, Step
+from tapegrad.backends._cupy.executor.plan import Analysis, Plan
 from tapegrad.backends._cupy.executor.reference_counts import HandedOut
 from tapegrad.backends._cupy.executor.refusals import Refusals
+from tapegrad.backends._cupy.executor.steps import Step
 
 WARM_UPS = 2  # calls before the one that captures
 HOLDERS = 2  # of state that stays in its buffer: the Tensor, and the list of inputs
@@ -36,10 +38,10 @@ class Executor:
 
     lends = True  # gradients of an earlier call may be written over, see `lent`
 
-    def __init__(self, program: Any) -> None:
+    def __init__(self, program: Program) -> None:
         self.program = program
         self.lent: Any = ()  # identities of earlier gradients that one more holds, who lets go of them with this call
-        self._gemm = cache(lambda: Cublas(cupy))  # a workspace of its own: graphs may run side by side
+        self._cublas = cache(lambda: Cublas(cupy))  # a workspace of its own: graphs may run side by side
         self._last: Any = None  # the stream of the call before
         self._analysis: Analysis | None = None
         self._refusals: Refusals | None = None
@@ -99,14 +101,14 @@ class Executor:
         if self._last is not None and stream.ptr != self._last.ptr:
             self._last.synchronize()  # the buffers are still in use there
         self._last = stream
-        new = plan.new_outputs()  # memory may run out here, but not when state has been updated
+        new = plan.outputs.new()  # memory may run out here, but not when state has been updated
         for k, mine in self._copied:
             if arrays[k] is not mine:
                 cupy.copyto(mine, arrays[k])
         self._compute(stream)
         if self._refusals is not None:
             self._refusals.launched()
-        plan.copy_outputs(new)
+        plan.outputs.copy(new)
         new.update(self._gradients.arrays)
         new.update((plan.donated[k], array) for k, array in self._states.arrays.items())
         return [new[place] for place in range(len(self.program.outputs))]
@@ -140,12 +142,12 @@ class Executor:
         }
         bound = {k: alias for k, (_, alias) in self._bound.items()}
         with cupy.cuda.using_allocator(self._pool.malloc):
-            plan = Plan(self._analysis, self._gemm, self._refusals, self._shared, self._kept, bound)
+            plan = Plan(self._analysis, self._cublas, self._refusals, self._shared, self._kept, bound)
         self._segments = segments(plan.steps)
         self._copied = [(k, mine) for k, mine in enumerate(plan.inputs) if k not in bound]
         self._plan = plan
         self._states = HandedOut({k: plan.inputs[k] for k in plan.donated})
-        self._gradients = HandedOut(plan.lent)
+        self._gradients = HandedOut(plan.outputs.lent)
 
     def _compute(self, stream: Any) -> None:
         self._calls += 1
