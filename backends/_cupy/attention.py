@@ -53,7 +53,7 @@ class _Call:
         return Text(self.sizes, arrays["q"].dtype, self.scores, layouts, constant_of)
 
     def _key(self, arrays: Arrays) -> Hashable:
-        """Return what the text for arrays depends on."""
+        """Return a key of the arrays' layouts, on which the text depends."""
         return tuple((a.shape, a.strides, alignment_of(a.data.ptr)) for a in arrays.values())
 
     def _compiled(self, launches: list[Launch]) -> list[tuple[Any, Launch]]:

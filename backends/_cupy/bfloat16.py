@@ -31,7 +31,7 @@ _MOVED = "tril triu where"
 
 
 def hint() -> str:
-    """Return what a message about a missing dtype adds."""
+    """Return the advice in a message about a missing dtype."""
     return "" if BFLOAT16 is not None else ", or have bfloat16 by pip install ml_dtypes"
 
 
@@ -51,7 +51,7 @@ def _have_weak_floats() -> None:
     """Have CuPy's functions and operators compute in bfloat16 where an operand is a Python float.
 
     As NumPy's do, and as CuPy's do beside any other dtype. CuPy looks for a function's loop in float32 and up, since
-    NumPy does not count the dtype among the floating ones, and keeps what it found for the dtypes of a call: this puts
+    NumPy does not count the dtype among the floating ones, and keeps the loop it found for the dtypes: this puts
     the right loop there.
     """
     double = np.dtype(np.float64)  # as which a Python float is looked up
@@ -79,7 +79,7 @@ def _is(x: Any) -> bool:
 
 
 def wide(function: Function) -> Function:
-    """Return a function that computes with bfloat16 in float32, and rounds what it gives to the operands' dtype."""
+    """Return a function that computes with bfloat16 in float32, and rounds its results to the operands' dtype."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

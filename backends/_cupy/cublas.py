@@ -205,7 +205,7 @@ class Cublas:
         _check(status, "cublasGemmBatchedEx")
 
     def _dot(self, a: Any, b: Any, out: Any) -> None:
-        """Write products of a row and a column: sums over what cuBLAS would give a single block of threads."""
+        """Write products of a row and a column: sums that cuBLAS would leave to a single block of threads."""
         rows = a if a.ndim == 1 else a[..., 0, :]
         columns = b if b.ndim == 1 else b[..., 0]
         lead = out.shape[: out.ndim - (a.ndim > 1) - (b.ndim > 1)]
@@ -316,7 +316,7 @@ def _check(status: int, name: str) -> None:
 
 
 def _path() -> str:
-    """Return the path of cuBLAS: that which CuPy found, or else what the system's loader finds."""
+    """Return the path of cuBLAS: CuPy's, or else that of the system's loader."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 

@@ -1,4 +1,4 @@
-"""Deferred checks on a CUDA device: a kernel notes what is wrong, and the host raises when it next waits.
+"""Deferred checks on a CUDA device: a kernel notes a fault, and the host raises the error when it next waits.
 
 A check must not make the host wait. A flag is one byte of pinned host memory, which kernels write directly: they set
 it where a condition holds and never clear it. After a wait, reading the flags is a look into host memory, with no copy.
@@ -95,7 +95,7 @@ class _Table:
         return i
 
 
-# (device, stream) -> what was launched there since the host last waited for it.
+# (device, stream) -> the flags of launches there since the host last waited for it.
 _pending: dict[tuple[int, int], set[Flags]] = {}
 _tables: dict[int, _Table] = {}
 _lock = Lock()

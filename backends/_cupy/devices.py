@@ -79,7 +79,7 @@ class Everywhere(Namespace):
         return self.elsewhere(function, self, *arrays)
 
     def by_record(self, arrays: dict[Any, Any]) -> dict[Any, Any]:
-        """Return a dictionary of arrays that makes the device of what is read from it the current one."""
+        """Return a dictionary of arrays; reading one makes its device the current one."""
         return _Entered(arrays)
 
 

@@ -25,7 +25,13 @@ from tapegrad.backends._cupy.codegen.memory_access import PACK, Layout, Shape, a
 ROWS = 16  # of a warp
 LARGEST = 128  # elements of a query, key or value
 SHARED = 46 << 10  # bytes of a block
-TILES = ((4, 32), (4, 16), (2, 32), (2, 16), (1, 16))  # warps of a block, and rows of what it goes over; best first
+TILES = (
+    (4, 32),
+    (4, 16),
+    (2, 32),
+    (2, 16),
+    (1, 16),
+)  # warps of a block, and rows of the tiles that it goes over; best first
 DTYPES = ("float16", "bfloat16", "float32")
 
 HELPERS = r"""
@@ -497,7 +503,7 @@ class Text:
         return bool((self.number(x) if isinstance(x, Value) else x) == -np.inf)
 
     def saved(self) -> list[tuple[str, str]]:
-        """Return types and names of what the backward kernels read."""
+        """Return types and names of the arrays that the backward kernels read."""
         return [*[self.matrix(x) for x in ("q", "k", "v", "grad")], ("float", "logs"), ("float", "sums")]
 
     def spot(self, rows: str, columns: str, turned: bool = False) -> str:

@@ -21,10 +21,10 @@ else:
 
 
 class CType(NamedTuple):
-    """memory: what an element in an array is; value: what it is computed as; kind: "f", "d", "i", "u" or "b".
+    """memory: the type of an element in an array; value: the type to compute with; kind: "f", "d", "i", "u" or "b".
 
     load, store, rounded: how a value is made of an element, an element of a value, and a value to be one that an
-    element can hold ("{}" is what it is made of).
+    element can hold ("{}" stands for the text of the first).
     """
 
     memory: str

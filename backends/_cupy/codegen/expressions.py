@@ -1,4 +1,4 @@
-"""The CUDA expression of every elementwise operation: one table, and what dtype each is computed in."""
+"""The CUDA expressions of elementwise operations, and the dtypes that they compute in."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ _POWERS: dict[float, str] = {
     0.5: "sqrt{s}({0})",
     -1: "(({T})1 / {0})",
     1: "{0}",
-}  # what libraries do for these
+}  # as libraries compute these
 
 Number = bool | int | float
 Operand = tuple[str, Any] | Number  # text and dtype of an array's element, or a number of Python's
@@ -171,7 +171,7 @@ def expression(op: str, operands: Sequence[Operand], out: Any) -> str | None:
             return None
         texts = [_operand(x, dtype) for x in operands]
     except (OverflowError, TypeError, ValueError):
-        return None  # a number that the dtype cannot hold: the library knows what to say
+        return None  # a number that the dtype cannot hold: the library raises the right error
     text = form.format(*texts, s="f" if kind.kind == "f" else "", T=kind.value, k=kind.kind)
     return text if op in _TRUTH else target.rounded.format(text)
 

@@ -34,7 +34,7 @@ class Finish:
         return f"{c_type(self.out.dtype).memory}* __restrict__ r{i}, const {self.kind.memory}* __restrict__ p{i}"
 
     def statements(self, i: int) -> str:
-        """Return what number `i` does in its block number `block`; shared: memory of 8 bytes for each thread."""
+        """Return the statements of number `i` in its block number `block`; shared: memory of 8 bytes a thread."""
         (rows, columns), wide, op, dtype = self.shape, self.width, self.node.op, self.dtype
         high = self.block // wide
         count = self.node.args[0].size // self.out.size

@@ -1,8 +1,17 @@
-"""The CUDA text of fused elementwise operations: one kernel for a group of them, or for many such groups of one form.
+"""The CUDA text of flat kernels: a group of elementwise operations of one size, or many such groups of one form.
 
-Pure text from values, nodes and strides: deterministic, so that CuPy's cache of compiled kernels finds it again, and
-made without CuPy. A thread loads all its operands before it stores a result; so a result may be written over an operand
-that is read at the same places.
+The text depends on nodes, shapes and strides alone: CuPy's cache of compiled kernels finds it again. A thread loads all
+its operands before it stores a result. So a result may be written over an operand that is read at the same places.
+
+The kernel of `y = exp(x) * 2`, y of 1024 float32, with four elements a thread:
+
+    extern "C" __global__ void k(const float* __restrict__ a0, float* __restrict__ r0) {
+      const int i = ((int)blockIdx.x * 256 + threadIdx.x) * 4;
+      float x0[4]; float y0[4];
+      { const tg_pack<float, 4> q = *(const tg_pack<float, 4>*)&a0[i]; TG_EACH(w, 4) x0[w] = q.v[w]; }     loads
+      TG_EACH(w, 4) { const float v1 = expf(x0[w]); const float v2 = (v1 * 2.0f); y0[w] = v2; }            arithmetic
+      { tg_pack<float, 4> q; TG_EACH(w, 4) q.v[w] = y0[w]; *(tg_pack<float, 4>*)&r0[i] = q; }              stores
+    }
 """
 
 from __future__ import annotations
@@ -63,7 +72,7 @@ class Numbers:
 class Places(NamedTuple):
     """Facts about values that the text of a kernel depends on.
 
-    layout: of operands, and of results, which are contiguous; number: what a constant is everywhere, or None; counts:
+    layout: of operands, and of results, which are contiguous; number: that a constant is everywhere, or None; counts:
     whether a constant is 0, 1, 2 and so on.
     """
 
@@ -113,7 +122,7 @@ class Text:
     def signature(self, name: str, partials: list[Any], block: int, early: Collection[Value] = ()) -> str:
         """Return the head of the kernel; early: operands that results may be written over.
 
-        Those and the results are not `__restrict__`: the promise is that nobody else writes what one of them reads.
+        Those and the results are not `__restrict__`: it promises that no other pointer writes an element that is read.
         """
         alone = not any(v in early for v in self.reads)
         args = [
@@ -140,7 +149,7 @@ def can_compute(node: Node, number: Callable[[Value], Any]) -> bool:
 class _Elements:
     """The text for `width` elements from number `i` on, of elementwise nodes whose results have as many elements.
 
-    once: loads of what is the same everywhere; loads: the others; lines: one element, number `w` of registers.
+    once: loads of operands that are the same everywhere; loads: the others; lines: of element `w` of the registers.
     """
 
     def __init__(self, nodes: list[Node], outs: list[Value], places: Places, width: int) -> None:
@@ -150,6 +159,7 @@ class _Elements:
         self.loads: list[str] = []
         self.lines: list[str] = []
         self.stores: list[str] = []
+        # Arithmetic in the nodes' order; an operand's load is added when the first node reads it.
         for node in nodes:
             if node.kind == "view":  # the same elements in the same order
                 self.text.names[node.outs[0]] = self.text.names[node.args[0]]
@@ -158,6 +168,7 @@ class _Elements:
             value = self.text.expression(node, partial(self.name_of, shape=node.outs[0].shape))
             self.text.names[node.outs[0]] = var = f"v{len(self.text.names)}"
             self.lines.append(f"const {kind.value} {var} = {value};")
+        # Results go to registers of their own, which are stored when all operands have been loaded.
         for v in outs:
             name = f"y{len(self.text.writes)}"
             self.declared.append(f"{c_type(v.dtype).value} {name}[{width}];")
@@ -200,6 +211,7 @@ def _width(count: int, n: int, nodes: list[Node], outs: list[Value]) -> int:
     made = {v for node in nodes for v in node.outs}
     read = dict.fromkeys(x for node in nodes for x in node.values() if x not in made)
     sizes = [v.dtype.itemsize for v in (*outs, *read) if v.size == n]
+    # The widest loads, halved until operands and results fit into a thread's registers.
     width = memory.width_of(count, sizes)
     while width > 1 and width * sum(-(-size // 4) for size in sizes) > REGISTERS:
         width //= 2
@@ -223,6 +235,7 @@ def flat(
     n = prod(shape)
     width = _width(n, n, [*nodes, *totals], outs)
     body = _Elements(nodes, outs, places, width)
+    # Reductions of everything: a thread combines its elements in order, then the block; see `final_reductions`.
     partials: list[Partial] = []
     for i, t in enumerate(totals):
         x = t.args[0]
@@ -233,6 +246,8 @@ def flat(
     index = memory.index_type([places.layout(v) for v in body.text.reads], n)
     first = f"(({index})blockIdx.x * {THREADS} + threadIdx.x) * {width}"
     steps = _lines(body.once)
+    # Without reductions a thread computes once. With them there are few threads, of several turns each, so that there
+    # are few partial results.
     if not totals:
         grid = max(1, -(-n // (THREADS * width)))
         steps += f"  const {index} i = {first};\n"
@@ -288,6 +303,7 @@ def form(group: Group, places: Places) -> str | None:
 
     Operands are as large as the results and contiguous, or have one element; arrays are aligned to packs.
     """
+    # One element a thread: the text is the same whatever the number of elements.
     body = _Elements(group.nodes, group.outs, places, 1)
     shapes = {x: node.outs[0].shape for node in group.nodes for x in node.values()}
     for v in body.text.reads:
@@ -308,11 +324,13 @@ def multi(name: str, groups: list[Group], places: Places) -> Multi:
     chunk = THREADS * CHUNK
     first = groups[0]
     width = _width(chunk, prod(first.shape), first.nodes, first.outs)
+    # Two bodies: packs of elements, and the rest of a chunk one by one.
     body, tail = (_Elements(first.nodes, first.outs, places, w) for w in (width, 1))
     members = []
     for g in groups:
         text = _Elements(g.nodes, g.outs, places, 1).text
         members.append((prod(g.shape), [*text.reads, *text.writes]))
+    # The table: for each block its group and first element; for each group its size and the addresses of its arrays.
     arrays = [(f"a{i}", f"const {c_type(v.dtype).memory}*") for i, v in enumerate(body.text.reads)]
     arrays += [(f"r{i}", f"{c_type(v.dtype).memory}*") for i, v in enumerate(body.text.writes)]
     pointers = [f"{kind} {array} = ({kind})member[{i}];" for i, (array, kind) in enumerate(arrays, 1)]

@@ -50,6 +50,7 @@ def aligned(layout: Layout, shape: Shape) -> tuple[int, ...]:
 
 def merged(shape: Shape, strides: tuple[int, ...]) -> list[tuple[int, int]]:
     """Return (length, stride) of axes, those merged that are traversed by one stride."""
+    # An axis joins the one before it if that one steps over exactly all of its elements.
     axes: list[tuple[int, int]] = []
     for n, s in zip(shape, strides, strict=True):
         if n == 1:
@@ -63,6 +64,7 @@ def merged(shape: Shape, strides: tuple[int, ...]) -> list[tuple[int, int]]:
 
 def offset(shape: Shape, strides: tuple[int, ...], index: str) -> str:
     """Return the text of an element's place in memory, from its number in row-major order."""
+    # Digits of the number in the mixed radix of the axes, each times its stride; the outermost needs no remainder.
     axes = merged(shape, strides)
     terms = []
     inner = 1
@@ -90,9 +92,11 @@ def access(
         return Access("each", offset(shape, strides, index))
     if n % width:
         return Access("each", offset(shape, strides, f"({index} + w)"))
+    # Here all elements of a thread are in one row of the innermost axis: one place, and steps of s.
     at = offset(shape, strides, index)
     if s == 0:
         return Access("same", at)
+    # Packs need contiguous elements, and an aligned address wherever a thread begins.
     step = min(PACK, width * size)
     moves = (*outer, *[t for _, t in axes[:-1]])
     if s == 1 and packs(layout.alignment, width, size) and all(t * size % step == 0 for t in moves):
@@ -102,6 +106,7 @@ def access(
 
 def width_of(count: int, sizes: list[int]) -> int:
     """Return the number of elements, a divisor of `count`, that a thread reads at once, from the bytes of each kind."""
+    # As many as the smallest element takes of a pack: larger ones then take several packs.
     width = min(8, PACK // min([s for s in sizes if s > 1], default=2))
     while count % width:
         width //= 2

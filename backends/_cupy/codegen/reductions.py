@@ -15,6 +15,7 @@ from tapegrad.backends._cupy.codegen.cuda_types import CType, c_type, ctype
 
 WARP = 32
 
+# The value to start from, and the combination of two partial results; "" where it depends on the dtype.
 _REDUCTIONS = {
     "sum": ("({T})0", "({0} + {1})"),
     "mean": ("({T})0", "({0} + {1})"),
@@ -29,12 +30,13 @@ _LIMITS = {"signed char": 7, "short": 15, "int": 31, "long long": 63}
 
 def accumulator(op: str, out: Any) -> tuple[Any, CType]:
     """Return the dtype, and C type, that a reduction to a dtype is summed up in."""
+    # Half precision is added up in single, and rounded once.
     dtype = np.dtype(np.float32) if np.dtype(out).name in ("float16", "bfloat16") else np.dtype(out)
     return dtype, c_type(dtype)
 
 
 def identity(op: str, out: Any) -> str:
-    """Return what a reduction starts from."""
+    """Return the value that a reduction starts from."""
     kind = accumulator(op, out)[1]
     if op not in ("max", "min"):
         return _REDUCTIONS[op][0].format(T=kind.value)
@@ -45,6 +47,7 @@ def identity(op: str, out: Any) -> str:
         return "false" if low else "true"
     if kind.kind == "u":
         return "0" if low else f"(({kind.value})-1)"
+    # The smallest or largest signed integer: one shifted to the sign bit, or all others set.
     edge = f"(({kind.value})(1ull << {_LIMITS[kind.value]}))"
     return edge if low else f"(({kind.value})~(1ull << {_LIMITS[kind.value]}))"
 
@@ -55,7 +58,7 @@ def combine(op: str, out: Any, a: str, b: str) -> str:
 
 
 def finished(op: str, out: Any, text: str, count: int | str) -> str:
-    """Return the result of a reduction of so many elements, a number or a name, from what they added up to."""
+    """Return the text of a reduction's result from that of its accumulator; count: of elements, a number or a name."""
     kind = accumulator(op, out)[1]
     if op == "mean":
         text = f"({text} / ({kind.value}){count})"
@@ -67,6 +70,7 @@ def can_reduce(op: str, source: Any, out: Any) -> bool:
     a, b = ctype(source), ctype(out)
     if op not in _REDUCTIONS or a is None or b is None or (op == "mean" and b.kind not in "fd"):
         return False
+    # Sums and products of booleans are integers; a boolean result is one of any, all and the extrema.
     return b.kind != "b" or op in ("any", "all", "max", "min")
 
 
@@ -96,6 +100,7 @@ def over_warp(partial: Partial, width: int) -> str:
     """Return the butterfly that leaves in every lane the result of the `width` lanes around it."""
     if width == 1:
         return ""
+    # Each step adds the value of the lane at distance o: after log2(width) steps every lane has all of them.
     others = [f"o_{n}" for n in partial.names]
     fetched = " ".join(
         f"const {partial.kind.value} {o} = tg_shfl({n}, o, {width});"
@@ -109,6 +114,7 @@ def over_warps(partials: list[Partial], warps: int, buffer: str, lane: str) -> l
 
     buffer: the text of a shared array of 8-byte slots, `warps` for each variable; lane: the number of the thread.
     """
+    # The first lane of each warp writes its variables; after one barrier every thread reads all of them, in order.
     slots: list[tuple[Partial, list[str]]] = []
     count = 0
     for p in partials:
@@ -128,6 +134,7 @@ def over_block(partials: list[Partial], threads: int) -> list[str]:
     """Return statements after which every thread of a block has its results, over all its threads."""
     warps = threads // WARP
     slots = sum(len(p.names) for p in partials) * warps
+    # Eight bytes hold any accumulator.
     lines = [f"__shared__ unsigned long long warps[{slots}];"]
     lines += [over_warp(p, WARP) for p in partials]
     return lines + over_warps(partials, warps, "warps", "threadIdx.x")

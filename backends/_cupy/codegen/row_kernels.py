@@ -1,8 +1,20 @@
-"""The CUDA text of a run over rows: softmax, layer norm, cross-entropy and what stands around them, in one kernel.
+"""The CUDA text of a row kernel: softmax, layer norm or cross-entropy, and their neighbours, in one kernel.
 
-A group of threads (up to a block) computes a row, see `row_schedule`; a reduction within the row goes through
-shuffles and shared memory, always in the same order. Sums over the rows are added up by each thread for its columns,
-and the blocks' partial results by a second kernel.
+A group of threads (up to a block) computes a row, see `row_schedule`. A reduction within the row goes through shuffles
+and shared memory, always in the same order. Sums over the rows are added up by each thread for its columns, and the
+blocks' partial results by a second kernel.
+
+The kernel of `p = x / sum(x, axis=1)`, of 64 rows of 128 elements, in short:
+
+    for (int first = blockIdx.x * 4; first < 64; first += 64) {      four rows a block, a warp a row
+      float c0 = 0;                                                  once a row, before pass 0
+      x0[4] = a0[row * 128 + j];                                     pass 0: the loads
+      TG_EACH(w, 4) c0 = c0 + x0[w];                                 and the reduction
+      for (int o = 16; o > 0; o >>= 1) c0 = c0 + tg_shfl(c0, o);     its end: the sum, in every lane
+      const float v2 = c0;                                           once a row, before pass 1
+      TG_EACH(w, 4) v3[w] = x0[w] / v2;                              pass 1: x0 is still in registers
+      r0[row * 128 + j] = v3[4];                                     the stores
+    }
 """
 
 from __future__ import annotations
@@ -34,11 +46,11 @@ class _Pass:
 
     def __init__(self, grid: Grid, length: int) -> None:
         self.grid, self.length = grid, length
-        self.names: dict[object, str] = {}  # what is in registers
+        self.names: dict[object, str] = {}  # values in registers -> their text
         self.declared: list[str] = []
         self.loads: list[str] = []
         self.lines: list[str] = []
-        self.second: list[str] = []  # arithmetic after that of all elements, and what goes before it
+        self.second: list[str] = []  # arithmetic that waits for `between`, which follows `lines`
         self.between: list[str] = []
         self.stores: list[str] = []
 
@@ -59,7 +71,7 @@ class _Pass:
 
 
 class _Writer:
-    """Writes one kernel: for each pass what is done once a row, then what is done for the row's elements."""
+    """Writes one kernel: for each pass the statements done once a row, then those for each of its elements."""
 
     def __init__(self, name: str, run: RowSchedule, places: k.Places) -> None:
         self.name, self.run, self.places = name, run, places
@@ -71,6 +83,7 @@ class _Writer:
         self.once: list[list[str]] = [[] for _ in range(passes)]
         self.elements = [_Pass(self.grid, run.length) for _ in range(passes)]
         self.unfinished: list[Finish] = []
+        # With sums over rows a block takes several turns, so that there are few partial results.
         needed = -(-run.rows // self.grid.groups)
         most = max(1, k.RESIDENT // (self.grid.block * self.grid.tiles))
         self.blocks = min(-(-needed // k.TURNS), most) if run.totals else needed
@@ -83,10 +96,12 @@ class _Writer:
 
     def kernel(self, early: Collection[Value]) -> k.Kernel:
         run, level = self.run, self.run.passes.level
+        # Loads of state that results are written over come first: all threads of a row have read before one writes.
         for n in run.nodes if self.grid.form is not Form.STREAM else ():
             for v in n.values():
                 if v in early and v not in run.made:
                     self.element(v, self.elements[0], run.inner(n.outs[0] if n.kind == "elementwise" else v))
+        # Pass by pass: combine the reductions of the one before, then values of a row, then values of its elements.
         for at in range(run.passes.turns):
             if at:
                 self._combined(at)
@@ -132,6 +147,8 @@ class _Writer:
         run = self.run
         if v in run.made:
             return self.computed(v, into) if run.wide(v) else self.text.names[v]
+        # From outside: an index that counts is the element's number; an operand that is the same all along the row is
+        # loaded once a row; any other is loaded at its place.
         layout, rowwise, within = self.strides(v, inner)
         if self.places.counts(v) and inner == v.shape:
             return f"({c_type(v.dtype).value})(j + w)"
@@ -167,7 +184,8 @@ class _Writer:
         return into.names[v]
 
     def _keep(self, into: _Pass, key: object, name: str) -> None:
-        """Note what is in registers: for this pass and, where a row stays in them, for those that follow."""
+        """Note a value in registers: for this pass and, if a row stays in them, for those that follow."""
+        # A stream computes its values again in each pass; threads that keep a row have them for good.
         later = self.elements[self.elements.index(into) :] if self.grid.form is Form.REGISTERS else [into]
         for p in later:
             p.names[key] = name
@@ -175,7 +193,7 @@ class _Writer:
     # -- nodes -------------------------------------------------------------------------------------------
 
     def _once(self, n: Node, at: int) -> None:
-        """Write what is computed once a row."""
+        """Write the computation of a value with one element a row."""
         v = n.outs[0]
         if v in self.run.ends or self.run.wide(v):
             return
@@ -223,6 +241,7 @@ class _Writer:
             return self.scalar(v, inner, place, at)
         if not run.wide(v):
             return self.text.names[v]
+        # The operands of one element, recomputed: the row's other elements are in other threads.
         if (v, place) not in self.text.names:
             node = run.made[v]
             if node.kind == "view":
@@ -242,8 +261,9 @@ class _Writer:
             self.text.writes.append(v)
 
     def _sink(self, n: Node | None, v: Value, at: int) -> None:
-        """Write what a pass computes a value for: a reduction, or the value itself."""
+        """Write the use of a value of a pass: a reduction of it, or its store."""
         into = self.elements[at]
+        # No reduction: the value itself is a result.
         if n is None:
             name = self.computed(v, into).split("[")[0]
             place = f"row * {self.run.length} + j"
@@ -254,7 +274,7 @@ class _Writer:
             self._reduction(n, at)
 
     def _source(self, n: Node, into: _Pass) -> str:
-        """Return the text of what is reduced, in the accumulator's dtype."""
+        """Return the text of the operand of a reduction, in the accumulator's dtype."""
         x = n.args[0]
         dtype = accumulator(n.op, n.outs[0].dtype)[0]
         number = self.places.number(x)
@@ -272,6 +292,7 @@ class _Writer:
         if total is None:
             into.lines.append(f"{name} = {combine(n.op, dtype, name, source)};")
             return
+        # Online softmax: the maximum over a thread's elements first, then the sum so far is rescaled to it.
         top, sums = f"m_{name}", f"s_{name}"
         self.text.names[total.outs[0], "part"] = sums
         self.once[at].append(f"{kind.value} {sums} = 0;")
@@ -283,6 +304,7 @@ class _Writer:
     def _combined(self, at: int) -> None:
         """Write how the partial results of a pass become those of the row."""
         run, grid = self.run, self.grid
+        # An online sum is combined with its maximum, as a pair.
         nodes = [n for n in run.nodes if run.crosses(n) and run.passes.level[n.outs[0]] == at]
         online = {top: total for total, top in run.passes.online.items()}
         partials = []
@@ -291,6 +313,7 @@ class _Writer:
                 sums = self.text.names[online[n].outs[0], "part"] if n in online else ""
                 dtype = accumulator(n.op, n.outs[0].dtype)[0]
                 partials.append(Partial(self.text.names[n.outs[0], "part"], n.op, dtype, sums))
+        # Within a warp by shuffles, then over the warps of the row by shared memory.
         lines = self.once[at]
         lines += [line for p in partials if (line := reductions.over_warp(p, min(grid.lanes, WARP)))]
         if grid.lanes > WARP:
@@ -321,6 +344,7 @@ class _Writer:
         number = len(self.unfinished)
         name = f"t{number}"
         columns = run.length if is_column(n) else 1
+        # Columns: a register for each of the thread's, over all its rows. Else one for everything.
         if columns > 1:
             self.start.append(f"{kind.value} {name}[{self.count}];")
             self.start.append(f"TG_EACH(i, {self.count}) {name}[i] = {identity(n.op, dtype)};")
@@ -351,6 +375,7 @@ class _Writer:
             put.stores.append(memory.store(name, self.slot, kind, f"p{number}", row, g.width, True))
             self.end += put.text(first, guard)
             return
+        # Several rows a block: the groups' sums go through shared memory, and are added in order.
         put.lines.append(f"sums[member * {length} + j + w] = {name}[{self.slot}];")
         self.end += [
             f"{{ {kind.value}* sums = ({kind.value}*)columns; __syncthreads();",
@@ -378,6 +403,7 @@ class _Writer:
             return p.text(first, " && ".join(filter(None, (self.live, guard))))
         if not (p.loads or p.lines or p.stores):
             return []
+        # Full spans without a bound check, then the rest of the row with one.
         whole = length - length % g.span
         found = (
             [f"for (int part = 0; part < {whole}; part += {g.span}) {{", *p.text("part + ", ""), "}"] if whole else []
@@ -393,6 +419,7 @@ class _Writer:
         body = [f"const int lane = threadIdx.x % {g.lanes}, member = threadIdx.x / {g.lanes};"]
         if g.tiles > 1:
             body.append(f"const int tile = blockIdx.x % {g.tiles};")
+        # Two buffers in turn where there are several reductions: a warp may be ahead of the others by one.
         if run.crossing and g.lanes > WARP:
             turns = 2 if run.passes.turns > 2 else 1
             body.append(f"__shared__ unsigned long long warps[{turns * self._most() * g.lanes // WARP}];")
@@ -400,6 +427,7 @@ class _Writer:
             size = max(f.dtype.itemsize for f in self.unfinished if f.shape[1] > 1)
             body.append(f"__shared__ unsigned long long columns[{-(-g.groups * run.length * size // 8)}];")
         body += self.start
+        # The loop over the rows of a block: for each pass the row's statements, then its elements'.
         inside = [f"const {index} row = first + member;"]
         inside += [] if self.whole else [f"const bool live = row < {run.rows};"]
         for once, elements in zip(self.once, self.elements, strict=True):

@@ -1,9 +1,19 @@
-"""Analysis of a run over rows: passes over a row, what each computes, and how many threads and registers it takes.
+"""Schedule of a row kernel: passes over a row, and the threads and registers that they take.
 
-A reduction within a row ends a pass: what depends on its result is computed in a later one. Short rows stay in
-registers from pass to pass (`Form.REGISTERS`). Runs that combine nothing within a row are cut into tiles of columns
-(`Form.TILES`). Else each pass goes over the row in memory and computes again what it needs (`Form.STREAM`), for rows of
-any length; there a maximum and the sum of exponentials after it are found online, in one pass.
+1. Passes: a reduction within a row ends a pass. Values that depend on its result are computed in a later one.
+2. Form: rows that fit stay in registers from pass to pass (`Form.REGISTERS`). A run without reductions within a row is
+   cut into tiles of columns (`Form.TILES`). Else each pass reads the row from memory and computes again the values it
+   needs (`Form.STREAM`), for rows of any length.
+3. Threads: the widest loads and the fewest idle threads for which the registers of a multiprocessor are enough.
+
+Softmax, and the first pass in which each value is known. A stream finds maximum and sum online, in one pass: it
+rescales the sum whenever the maximum grows.
+
+                          256 columns, REGISTERS    40000 columns, STREAM
+    m = max(x, axis=1)    1                         1
+    e = exp(x - m)        1                         1
+    s = sum(e, axis=1)    2                         1
+    p = e / s             2                         1
 """
 
 from __future__ import annotations
@@ -132,6 +142,7 @@ class RowSchedule:
     def _levels(self, online: dict[Node, Node]) -> dict[Value, int]:
         level: dict[Value, int] = {}
         for n in self.nodes:
+            # One pass more than the operands' if the node reduces a row: its result is known when that pass ends.
             below = max([level.get(v, 0) for v in n.values()], default=0)
             level[n.outs[0]] = level[online[n].outs[0]] if n in online else below + self.crosses(n)
         return level
@@ -140,6 +151,7 @@ class RowSchedule:
         """Return (sum, maximum) if a node is sum(exp(x - max(x))) of floats."""
         if n.op != "sum" or not self.crosses(n) or accumulator("sum", n.outs[0].dtype)[1].kind not in "fd":
             return None
+        # Go back from the sum: exp, then subtract, then the maximum of the same row, maybe by views of it.
         power = self.made.get(n.args[0])
         less = self.made.get(power.args[0]) if power is not None and power.op == "exp" else None
         if less is None or less.op != "subtract":
@@ -153,7 +165,7 @@ class RowSchedule:
         return (n, node) if x.dtype == n.args[0].dtype == n.outs[0].dtype else None
 
     def sinks(self, passes: Passes, at: int) -> list[tuple[Node | None, Value]]:
-        """Return (node, value): what a pass computes each element of a value for."""
+        """Return (node, value): values of which a pass computes every element, and the reduction of each, or None."""
         found: list[tuple[Node | None, Value]] = []
         for n in self.nodes:
             v, level = n.outs[0], passes.level[n.outs[0]]
@@ -169,6 +181,7 @@ class RowSchedule:
 
     def needed(self, passes: Passes, at: int, kept: dict[Value, int]) -> dict[Value, int]:
         """Return the wide values that a pass needs, with the pass in which each is made; kept: those made before."""
+        # A search from the pass's sinks back to values that are read from memory or kept from an earlier pass.
         found: dict[Value, int] = {}
         waiting = [v for _, v in self.sinks(passes, at)]
         while waiting:
@@ -193,6 +206,7 @@ class RowSchedule:
     @cached_property
     def grid(self) -> Grid:
         """The threads of the kernel."""
+        # In order of speed: no combination of threads, one read of each element, any number of reads.
         tiles = None if self.crossing else self._tiles()
         return tiles or self._registers() or self._stream()
 
@@ -220,6 +234,7 @@ class RowSchedule:
         """Return threads that keep a row in registers, None if there are too few registers."""
         pressure = self._pressure()
         ways = [grid for shift in range(self.width.bit_length()) for grid in self._ways(self.width >> shift)]
+        # The best way whose values fit: a thread's registers less those for indices and accumulators.
         for grid in ways:
             room = min(OCCUPIED, FILE // max(grid.block, 128)) - SPARE
             if pressure * grid.each * grid.width <= room:
@@ -231,11 +246,13 @@ class RowSchedule:
     def _ways(self, width: int) -> list[Grid]:
         """Return ways to distribute a row over threads, best first."""
         chunks = -(-self.length // width)
+        # Short rows: a power of two of lanes each, so that shuffles combine them, and many rows in a block.
         if chunks <= WARP:
             lanes = 1
             while lanes < chunks:
                 lanes *= 2
             return [Grid(Form.REGISTERS, lanes, 1, width, 128)]
+        # Long rows: one block each, of whole warps; a thread takes `each` chunks.
         found = []
         for each in range(1, max(2 * self.usual // width, 1) + 1):
             lanes = -(-chunks // (each * WARP)) * WARP
@@ -245,6 +262,7 @@ class RowSchedule:
 
     def _stream(self) -> Grid:
         passes = self._separate
+        # Nothing is kept from pass to pass: the loads of the widest pass decide.
         loads = max(
             sum(_words(v.dtype) for v in self.needed(passes, at, {}) if v not in self.made or v in self.outs)
             for at in range(passes.turns)
@@ -256,14 +274,16 @@ class RowSchedule:
         return Grid(Form.STREAM, lanes, each, self.width, lanes)
 
     def _pressure(self) -> int:
-        """Return the registers that an element takes at most: operands, results, and what later passes need."""
+        """Return the registers that an element takes at most: operands, results, and values that later passes need."""
         passes = self._separate
+        # Live ranges in passes: from the pass that makes a value to the last one that needs it.
         made: dict[Value, int] = {}
         last: dict[Value, int] = {}
         for at in range(passes.turns):
             for v, first in self.needed(passes, at, made).items():
                 made.setdefault(v, first)
                 last[v] = at
+        # The peak over passes. A value that only its own pass needs takes registers one element at a time.
         peak = 0
         for at in range(passes.turns):
             stays = (
@@ -332,13 +352,14 @@ class RowSchedule:
         return whole and all(n.kind not in ("reduction", "pick") and self.size(n.outs[0]) == self.length for n in inner)
 
     def overwrites(self, x: Value, v: Value) -> bool:
-        """Say whether a result may be written over an operand of its shape: each thread reads what it will write."""
+        """Say whether a result may be written over an operand of its shape: threads read only elements they write."""
         if v in self.ends or self.size(x) != self.length or x.shape[: len(self.lead)] != self.lead:
             return False
         if any(n.kind == "pick" for n in self.nodes):
             return False  # all threads of a row read the element that is picked
         if self.grid.form is not Form.STREAM:
             return True
+        # A stream reads its operands again in later passes, after the result was written.
         later = range(self.passes.level[v] + 1, self.passes.turns)
         return not any(x in self.needed(self.passes, at, {}) for at in later)
 

@@ -22,6 +22,7 @@ class ElementwiseStep(KernelText):
         super().__init__(group, outs, number)
         self.reads: list[Value] = []
         self.names: dict[object, str] = {}
+        # One line for each node; operands become parameters a0, a1 and so on when a node first reads them.
         body = []
         for node in self.group.nodes:
             v = node.outs[0]
@@ -50,7 +51,7 @@ class ElementwiseStep(KernelText):
 
         self.key = (self.group.name, *ins, results, code)
         self.function, self.arguments = self.kernel(self.key, make)
-        # Whether what is read broadcasts to the shape of the results, so that CuPy finds it.
+        # Whether the operands broadcast to the shape of the results, so that CuPy finds it.
         self.covered = np.broadcast_shapes(*[tuple(v.shape) for v in self.reads]) == self.group.shape
 
     def name(self, v: Value) -> str:
@@ -85,6 +86,7 @@ class ElementwiseStep(KernelText):
         reads, writes = [place[v] for v in self.reads], [place[v] for v in self.outs]
         full, dtypes = rename(self.group.shape), [v.dtype for v in self.outs]
 
+        # CuPy allocates the results, except where the operands alone do not have their shape.
         def run(values: list[Array]) -> None:
             outs = () if covered else [cupy.empty(full, d) for d in dtypes]
             results = kernel(*[values[i] for i in reads], *scalars, *outs)

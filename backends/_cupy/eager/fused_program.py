@@ -1,10 +1,16 @@
-"""Eager calls of several operations as one kernel: a traced function in CUDA text that holds for any shape.
+"""Fused programs of eager calls: the operations of one call in few kernels, whose text holds for any shape.
 
 A program of a few operations is partitioned into steps, each as large as one kernel can be. An elementwise step is an
 ElementwiseKernel of CuPy, which broadcasts, takes any strides and allocates results. A step with reductions over the
 same axes is a row kernel. Views, and functions without generated text, are called. Sizes, strides and numbers are
-parameters, so that few texts are compiled however many shapes there are; the numbers of the first program with a text
-are literals in it.
+parameters, so that few texts are compiled for many shapes. The numbers of the first program with a text are literals in
+it.
+
+    m = mean(x, axis=-1, keepdims=True)     row step: mean, subtract, multiply, mean; writes v
+    c = x - m
+    v = mean(c * c, axis=-1)
+    w = take(v, i)                          call step
+    y = exp(w) + 1                          elementwise step
 """
 
 from __future__ import annotations
@@ -82,7 +88,7 @@ class Compiled:
     def identity(self, numbers: Mapping[int, int]) -> Hashable:
         """Return a key that is equal for programs that differ in sizes alone, None if this one has sizes in its text.
 
-        numbers: what stands for each size.
+        numbers: of each size, the number in its place.
         """
         if self.constants:
             return None
@@ -123,7 +129,7 @@ def launches(program: Program) -> int:
 
 
 def _partition(program: Program, name: str) -> list[Step] | None:
-    """Return the steps of a program: each node joins the first group that can take it after what it reads.
+    """Return the steps of a program: each node joins the first group, from its operands' on, that can take it.
 
     Calls that read nothing computed here, such as views of operands, come before. None if a group has no kernel.
     """

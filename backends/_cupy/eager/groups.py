@@ -24,7 +24,7 @@ class Group:
         self.axes: frozenset[int] | None = None  # those of it that reductions reduce
 
     def takes(self, node: Node, home: dict[Value, int], at: int) -> bool:
-        """Say whether a node may join, and note what follows from that."""
+        """Say whether a node may join; if so, note the shape and axes that this fixes."""
         if node.op == "note_outside":
             return self.axes is not None and self.is_row(tuple(node.args[0].shape))
         made = {v for n in self.nodes for v in n.outs}
@@ -39,6 +39,7 @@ class Group:
             return self.reduces(node)
         if node.kind != "elementwise" or not can_compute(node, self.number):
             return False
+        # Until a reduction fixes it, the shape grows to that of all nodes together.
         if self.axes is None:
             both = shape if self.full is None else _together(self.full, shape)
             self.full = self.full if both is None else both
@@ -54,6 +55,7 @@ class Group:
         shape, axes = tuple(x.shape), frozenset(axes_of(node))
         if self.full not in (None, shape) or self.axes not in (None, axes):
             return False
+        # Try: with these axes, each result so far must have the full shape, or one element a row.
         before = self.full, self.axes
         self.full, self.axes = shape, axes
         if all(self.fits(tuple(v.shape)) for n in self.nodes for v in n.outs):

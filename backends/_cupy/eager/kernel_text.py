@@ -24,15 +24,15 @@ def kernel_name(operation: str) -> str:
 
 
 def wide(dtype: Any) -> Any:
-    """Return the dtype of what values of a dtype are computed as."""
+    """Return the dtype that values of a dtype are computed in."""
     return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
 
 
 class KernelText:
     """The text of one step: its nodes, and the numbers in it.
 
-    group: what the kernel goes over; outs: the results that are written; number: what a constant is everywhere, or
-    None.
+    group: the nodes that the kernel computes; outs: the results that are written; number: the number that a constant is
+    everywhere, or None.
     """
 
     def __init__(self, group: Group, outs: list[Value], number: Callable[[Value], Any]) -> None:

@@ -1,10 +1,10 @@
 """A row kernel for any shape: elementwise operations and reductions over the same axes, of arrays with any strides.
 
-The axes that are kept number the rows. Some lanes of a block share a row, and combine what they have reduced through
-shared memory, always in the same order. Each level of reductions is a loop over the row, which computes again what it
-needs from what is read, so that nothing but sums stays in registers.
+The axes that are kept number the rows. Some lanes of a block share a row, and combine their partial
+results through shared memory, always in the same order. Each level of reductions is a loop over the row. It computes
+the values it needs again from the operands, so that nothing but sums stays in registers.
 
-A reduction of what the rows give, as the mean of the losses of cross_entropy, is a kernel of its own. Blocks could add
+A reduction over the rows' results, as the mean of the losses of cross_entropy, is a kernel of its own. Blocks could add
 up in a fixed order only by a counter in memory that is zero before each launch. Launches that overlap, on two streams
 or in graphs that captured them, would need one each, and no launch knows which others overlap.
 """
@@ -37,7 +37,7 @@ LAST = (1 << 31) - (1 << 28)  # place up to which, and a grid beyond, 32 bits nu
 
 
 class Launch(NamedTuple):
-    """A launch of a row kernel: what it takes after the arrays are sizes, strides and numbers."""
+    """A launch of a row kernel; arguments: sizes, strides and numbers, which follow the arrays."""
 
     kernel: Any
     grid: tuple[int]
@@ -129,9 +129,11 @@ class RowStep(KernelText):
             steps = [0 if n == 1 else s // a.itemsize for n, s in zip(v.shape, a.strides, strict=True)]
             whole.append(self.strides(tuple(v.shape), steps, seen))
         whole += [_contiguous(full) for v in self.outs if tuple(v.shape) == self.full]
+        # Axes of the rows, and of a row's elements, as few as the strides of all arrays allow.
         lead, leads = _merged([full[i] for i in self.lead], [[s[i] for i in self.lead] for s in whole])
         inner, inners = _merged([full[i] for i in self.axes], [[s[i] for i in self.axes] for s in whole])
         rows, length = prod(lead), prod(inner)
+        # Neighbouring threads read neighbouring elements: along a row, or from row to row, whichever strides are small.
         near = max(range(len(whole)), key=lambda i: sum(map(bool, whole[i])))  # an array that is read as a whole
         along = not lead or (bool(inner) and abs(inners[near][-1]) <= abs(leads[near][-1]))
         lanes = 1
@@ -173,10 +175,11 @@ class RowStep(KernelText):
         self.leading, self.inner, self.index = leading, inner, index
         self.numbers = []
         self.top: list[str] = []  # lines that are run once a row
-        self.names: dict[object, str] = {}  # of what there is one of a row
+        self.names: dict[object, str] = {}  # of values with one element a row
         self.count = count()
         members = THREADS // lanes
         shared: list[str] = []
+        # One loop for each level of reductions, then one for the results that have the full shape.
         for nodes in self.levels():
             loop = Loop(index)
             ends: list[str] = []
@@ -228,7 +231,7 @@ class RowStep(KernelText):
         return levels
 
     def reduction(self, node: Node, loop: Loop, shared: list[str], ends: list[str], lanes: int, step: int) -> None:
-        """Add a reduction to a loop, and what follows the loop; step: how far apart the lanes of a row are."""
+        """Add a reduction to a loop, and its end behind the loop; step: the distance of the lanes of a row."""
         x, v, i = node.args[0], node.outs[0], next(self.count)
         dtype, kind = reductions.accumulator(node.op, v.dtype)
         value = converted(self.element(x, tuple(x.shape), loop), x.dtype, dtype)
@@ -252,7 +255,7 @@ class RowStep(KernelText):
         return " + ".join(terms) or "0"
 
     def element(self, v: Value, seen: Shape, loop: Loop) -> str:
-        """Return the name of a value's element in a loop over a row; seen: the shape of who reads it."""
+        """Return the name of a value's element in a loop over a row; seen: the shape that its reader sees."""
         node = self.made.get(v)
         if node is None:
             within = self.strides(tuple(v.shape), [int(n > 1) for n in v.shape], seen)
@@ -296,7 +299,7 @@ class Loop:
         self.names: dict[object, str] = {}
 
     def name(self, key: object, dtype: Any, value: Callable[[], str], load: bool = False) -> str:
-        """Return the name of what is computed, or loaded, once in a turn of the loop."""
+        """Return the name of a value that is computed, or loaded, once in a turn of the loop."""
         if key not in self.names:
             kind, text = c_type(dtype), value()
             self.names[key] = name = f"v{len(self.names)}"

@@ -1,7 +1,7 @@
 """Running a compiled program on CuPy: generated kernels over planned buffers, replayed as CUDA graphs.
 
 The first calls launch the steps one by one, on a stream and from a memory pool of their own, which loads kernels and
-fills caches. Then what can be captured is captured, in as few graphs as the calls in between leave.
+fills caches. Then the steps are captured, in as few graphs as the calls that cannot be captured leave between them.
 
 Some buffers of the plan are handed out: updated state stays in its buffer, which the Tensor then holds, and so do
 gradients that the next call replaces. Reference counts tell whether anybody else can see such a buffer. If so, it is
@@ -13,6 +13,7 @@ No GPU has run this. The tests run it with CuPy on a stand-in for CUDA, which ca
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -30,7 +31,7 @@ from tapegrad.backends._cupy.executor.refusals import Refusals
 from tapegrad.backends._cupy.executor.steps import Step
 
 WARM_UPS = 2  # calls before the one that captures
-HOLDERS = 2  # of state that stays in its buffer: the Tensor, and the list of inputs
+HOLDERS = 2  # references to state that stays in its buffer: the Tensor's, and that of the list of inputs
 
 
 class Executor:
@@ -40,7 +41,7 @@ class Executor:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.lent: Any = ()  # identities of earlier gradients that one more holds, who lets go of them with this call
+        self.lent: Collection[int] = ()  # identities of earlier gradients with one more holder, who drops them now
         self._cublas = cache(lambda: Cublas(cupy))  # a workspace of its own: graphs may run side by side
         self._last: Any = None  # the stream of the call before
         self._analysis: Analysis | None = None
@@ -61,7 +62,7 @@ class Executor:
     @property
     def how(self) -> str:
         """How the program is run, in words."""
-        graphs = sum(hasattr(g, "launch") for g in self._graphs)
+        graphs = sum(graph is not None for graph in self._graphs)
         return f"{graphs} CUDA graphs" if graphs else "generated kernels, launched one by one"
 
     @property
@@ -71,8 +72,7 @@ class Executor:
 
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs for these inputs; updated state is written where it is, if nobody else can see it."""
-        device = arrays[0].device if arrays else None
-        with cupy.cuda.Device(getattr(device, "id", None)):
+        with cupy.cuda.Device(arrays[0].device.id if arrays else None):
             try:
                 return self._run(arrays)
             except Exception as error:
@@ -120,12 +120,13 @@ class Executor:
         kept = self._gradients.seen([id(a) in self.lent for a in gradients])
         moved = [k for k, (address, _) in self._bound.items() if not _lies_at(arrays[k], address)]
         self._shared |= shared
-        self._kept |= self._gradients.arrays.keys() if kept and self._kept else kept  # who keeps one may keep each
+        # A caller who keeps a second gradient may keep each of them: one more plan instead of one for each.
+        self._kept |= self._gradients.arrays.keys() if kept and self._kept else kept
         self._moving |= set(moved)
         return bool(shared or kept or moved)
 
     def _plan_anew(self, arrays: list[Array]) -> None:
-        """Plan the program; anew if its buffers turned out to be seen by others, who then hold the old ones alone."""
+        """Plan the program. If others saw buffers of an earlier plan, these are left to them."""
         if self._analysis is None:
             self._analysis = Analysis(self.program)
             if self._analysis.errors:
@@ -134,7 +135,7 @@ class Executor:
         self._states, self._gradients, self._copied, self._bound = HandedOut({}), HandedOut({}), [], {}
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._pool = cupy.cuda.MemoryPool()
-        # Another array over the same memory: who updates that state finds that nobody else holds its array.
+        # Another array over the same memory, so that the state's own array has no holder more for it.
         self._bound = {
             k: (a.data.ptr, cupy.ndarray(a.shape, a.dtype, memptr=a.data))
             for k, a in enumerate(arrays)

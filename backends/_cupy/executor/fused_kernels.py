@@ -51,6 +51,7 @@ class FusedKernels:
         return {self._overwritten[v] for v in outs if v in self._overwritten}
 
     def _flat(self, group: FlatGroup) -> None:
+        # Results of reductions are written when they are completed, not by this kernel.
         ends = {n.out for n in group.totals}
         outs = [v for v in group.outs if v not in ends]
         early = self._early(outs)
@@ -59,6 +60,7 @@ class FusedKernels:
 
     def _batch(self, batch: UpdateBatch) -> None:
         """Add one launch for all groups of one form, whatever their sizes; a group without a form goes alone."""
+        # A form is the text for one element: groups with the same text differ in sizes and addresses alone.
         forms: dict[str, list[FlatGroup]] = {}
         for flat in batch.flats:
             form = flat_kernels.form(_elements(flat), self._places)
@@ -79,10 +81,12 @@ class FusedKernels:
 
     def _launch(self, name: str, kernel: Kernel) -> None:
         """Add the launch of a kernel; its partial results wait to be completed."""
+        # Partial results first: their buffers must not be those of results, which may die earlier.
         taken = [self._placement.take(f.shape, f.dtype) for f in kernel.unfinished]
         partials, buffers = [array for array, _ in taken], [buffer for _, buffer in taken]
         reads = [self._placement.array(v) for v in kernel.reads]
         writes = [self._placement.target(v) for v in kernel.writes]
+        # A kernel that writes over state asks whether the call was refused.
         guarded = not self._overwritten.keys().isdisjoint(kernel.writes)
         args = (*reads, *writes, *partials)
         self._steps.launch(name, kernel.source, (kernel.grid,), kernel.block, args, guarded)

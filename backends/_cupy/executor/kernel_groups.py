@@ -21,7 +21,7 @@ class FlatGroup:
         first = nodes[0].out if nodes else totals[0].args[0]
         self.shape = tuple(first.shape)
         self.size = prod(self.shape)
-        self.outs: list[Value] = []
+        self.outs: list[Value] = []  # known when all groups are: the results that later ones read
 
     def all(self) -> list[Node]:
         """Return every node."""
@@ -83,5 +83,6 @@ def may_raise(group: KernelGroup) -> bool:
     """Say whether an exception may leave a group: a library's function may need memory, or refuse values."""
     if not isinstance(group, CallGroup):
         return False
+    # Launches of kernels and of cuBLAS over memory that is there: they cannot fail for a reason that a caller may mend.
     ways = (is_view, is_constant, is_product, is_concatenation, is_write)
     return not any(way(group.node) for way in ways)

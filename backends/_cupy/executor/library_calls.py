@@ -11,7 +11,7 @@ A node is done in the first of these ways that fits it:
 | a concatenation | copies of the operands, except those that were computed in place |
 | a write at slices | a copy of the array, then a copy of, or an addition to, the part |
 | a gather by one array of integers | `cupy.take` into the result |
-| any other | the function of the library; what it returns is copied to the results, unless it writes there itself |
+| any other | the function of the library; its results are copied to their places, unless it writes there itself |
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class LibraryCalls:
         outs = [self._placement.target(v) for v in node.outs]
         name = f"{node.op} at {node.line}" if node.line else node.op
         captured = _is_captured(node)
+        # A function that writes to a copy: the copy is the result's place, so that nothing is copied twice.
         if isinstance(function, WritesCopy):
             x, *rest = node.args
             self._begin(outs[0], x)
@@ -124,6 +125,7 @@ class LibraryCalls:
         """Place results that are views; a reshape that is a copy has a place of its own."""
         x = self._placement.array(node.args[0])
         results = node.function(x, *node.args[1:], **node.kwargs)
+        # Only the library knows whether a reshape of these strides is a view.
         for v, array in zip(node.outs, results if node.many else (results,), strict=True):
             if array.size and not cupy.may_share_memory(array, x):
                 self._liveness.separate(v, end)
@@ -135,6 +137,7 @@ class LibraryCalls:
         arrays, v = [self._placement.array(x) for x in node.args], node.out
         if v in self._liveness.transpose:  # (a @ b).mT is b.mT @ a.mT
             v, arrays = self._liveness.transpose[v], [a.swapaxes(-1, -2) for a in reversed(arrays)]
+        # cuBLAS reads rows or columns that are contiguous; other strides are copied to scratch memory.
         out = self._placement.target(v)
         for i, a in enumerate(arrays):
             if readable(matrix_of(a)) is None:
@@ -147,6 +150,7 @@ class LibraryCalls:
         """Copy the operands into the result, except those that were computed there."""
         out = self._placement.target(node.out)
         axis = node.kwargs.get("axis", 0) % len(out.shape)
+        # The part of the result for each operand, in order along the axis.
         pieces: list[Piece] = []
         start = 0
         for x in node.args[0]:
@@ -193,10 +197,12 @@ class LibraryCalls:
 
 def _is_captured(node: Node) -> bool:
     """Say whether a function of the library may be part of a graph: it reads no value on the host."""
+    # CuPy computes these by kernels alone.
     if node.kind in ("elementwise", "reduction"):
         return True
     if node.op not in CAPTURED:
         return node.op.startswith("special.")  # of cupyx, or composed of functions of the standard
+    # A mask as an index: CuPy counts its true elements on the host, except for a write that broadcasts.
     if node.op in ("index_set", "index_add") and any(map(_is_mask, node.args[1])):
         return node.op == "index_set" and is_put_where(*node.args)
     # Sums at repeated indices in a fixed order sort the indices, which waits for the device.

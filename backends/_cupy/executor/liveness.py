@@ -31,7 +31,7 @@ from tapegrad.backends._array import Array
 from tapegrad.backends._cupy.executor.kernel_groups import CallGroup, KernelGroup, reads_of, results_of
 from tapegrad.backends._cupy.executor.nodes import WritesInto, is_product, is_transpose, is_view, pieces_of
 
-ALIGNED = 16  # bytes: what vector loads ask of the start of an array
+ALIGNED = 16  # bytes: vector loads need the start of an array at a multiple of them
 
 
 class Part(NamedTuple):

@@ -48,6 +48,7 @@ def is_product(node: Node) -> bool:
     """Say whether a node is a matrix product that cuBLAS computes."""
     if node.op != "matmul":
         return False
+    # cuBLAS does not promote, and has no call for empty operands.
     (a, b), dtype = node.args, node.out.dtype
     return bool(can_multiply(dtype) and a.dtype == b.dtype == dtype and a.size and b.size)
 
@@ -66,6 +67,7 @@ def is_concatenation(node: Node) -> bool:
 
 def pieces_of(node: Node) -> list[Value]:
     """Return the operands that a node puts one after the other in memory; none if it does something else."""
+    # Along the first axis only: along others the operands alternate in memory.
     if not is_concatenation(node) or node.kwargs.get("axis", 0) % len(node.out.shape):
         return []
     return list(node.args[0]) if all(isinstance(v, Value) for v in node.args[0]) else []
@@ -81,12 +83,14 @@ def is_whole_write(node: Node) -> bool:
     if node.op != "index_set":
         return False
     x, key, value = node.args
+    # The value broadcasts to the array, not the other way round.
     whole = all(i is Ellipsis or (type(i) is slice and i == slice(None)) for i in key)
     return whole and isinstance(value, Value) and isinstance(x, Value) and len(value.shape) <= len(x.shape)
 
 
 def gather_of(node: Node) -> Gather | None:
     """Return the gather that a node is: `take`, or an index whose only array holds integers and comes first."""
+    # Other dtypes are masks, whose true elements would have to be counted.
     array, indices, axis = _gathered(node) or (None, None, 0)
     if not isinstance(array, Value) or not isinstance(indices, Value):
         return None

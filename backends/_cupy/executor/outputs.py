@@ -46,9 +46,12 @@ class Outputs:
         self._steps = steps
         if any(not step.captured for step in steps.steps):  # which may raise when earlier gradients are written over
             alone = set()
+        # A gradient is lent if its buffer is its own, and if nobody kept an earlier one.
         self.lent = {p: arrays[p] for p in sorted(program.gradients & alone - kept - state)}
+        # The others are copied after the graph: a graph's pointers cannot change from call to call.
         self.fresh = [(p, a) for p, a in enumerate(arrays) if p not in self.lent and p not in state]
         old = {p: inputs[k] for p, k in enumerate(program.replaces) if k is not None}
+        # One kernel for up to 32 outputs, whatever their sizes.
         filled = [(p, a) for p, a in self.fresh if a.size]
         widest = copy_kernels.WIDEST
         self._copies = [self._copied(filled[n : n + widest], old) for n in range(0, len(filled), widest)]
@@ -57,6 +60,7 @@ class Outputs:
         """Return the kernel that copies some outputs; old: the state that an output replaces."""
         forms: list[copy_kernels.Copy] = []
         arrays: list[list[Array]] = []
+        # State that is not donated: after a refusal its owner gets the old elements.
         for p, a in part:
             guarded = self._steps.refused is not None and p in old
             sources = [a, old[p]] if guarded else [a]

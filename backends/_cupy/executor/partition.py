@@ -63,7 +63,7 @@ def groups_of(program: Program, number: NumberOf) -> list[KernelGroup]:
 
 
 def _note_outs(groups: list[KernelGroup], outputs: list[Value]) -> None:
-    """Note which results of each group others read. Backwards: at a group, `read` holds what all later ones read."""
+    """Note which results of each group others read. Backwards: `read` holds the values that later groups read."""
     read = set(outputs)
     for group in reversed(groups):
         if isinstance(group, CallGroup):
@@ -99,7 +99,7 @@ def _parted(program: Program, groups: list[KernelGroup]) -> tuple[list[KernelGro
 
 def _of_run(run: Run, number: NumberOf) -> list[KernelGroup]:
     """Return the groups of a run over rows: one kernel, or one and sums of columns, or each node by itself."""
-    # Views of what others made are no work of the kernel, which reads any strides: they come before it.
+    # Views of operands are no work of the kernel, which reads any strides: they come before it.
     made = {v for n in run.nodes for v in n.outs}
     before: list[KernelGroup] = []
     rest: list[Node] = []
@@ -198,7 +198,7 @@ class _Fusion:
         self.done.append(group)
 
     def note(self, group: KernelGroup, place: int) -> None:
-        """Note what a group at a place makes and reads."""
+        """Note the results and the operands of a group at a place."""
         for n in group.all():
             self.made.update(dict.fromkeys(n.outs, place))
             for v in n.reads:

@@ -52,12 +52,14 @@ class PendingReductions:
         self._buffers += buffers
         target = self._placement.target
         self._pending += [Pending(f, target(f.out), p) for f, p in zip(finishes, partials, strict=True)]
+        # Waiting costs memory: a limit keeps the peak of a program with many large sums low.
         if sum(b.nbytes for b in self._buffers) > HELD:
             self.complete()
 
     def complete(self) -> None:
         """Complete the reductions of the kernels so far, by one launch for each size of blocks."""
         pending, self._pending = self._pending, []
+        # Reductions of few rows take small blocks, those of many large ones: one launch has one size.
         for block in dict.fromkeys(p.finish.block for p in pending):
             alike = [p for p in pending if p.finish.block == block]
             for n in range(0, len(alike), final_reductions.MOST):
@@ -71,12 +73,14 @@ class PendingReductions:
 
     def before(self, group: KernelGroup) -> None:
         """Complete the reductions if a group reads one of them."""
+        # Roots, since a group may read a sum by a view, or write into memory that it shares.
         waited = {self._liveness.root(p.finish.out) for p in self._pending}
         if waited and any(self._liveness.root(v) in waited for v in reads_of(group)):
             self.complete()
 
     def after(self, i: int) -> None:
         """Complete the reductions if one of them has its last use in group number `i`, or none."""
+        # Its buffer is free from here on: it must be written before another value takes it.
         last = self._liveness.last
         if any(last.get(self._liveness.root(p.finish.out), i) <= i for p in self._pending):
             self.complete()

@@ -31,6 +31,7 @@ class Placement:
         self._buffer: dict[Value, Array] = {}  # a root -> the buffer that it has now
         self._scratch: list[Array] = []  # buffers of the group at hand
         self._constants: dict[Value, Node] = {}
+        # Inputs are never freed: arguments are copied into the same buffer at each call.
         self._place: dict[Value, Array] = {
             v: bound[k] if k in bound else cupy.empty(v.shape, v.dtype) for k, v in enumerate(program.inputs)
         }
@@ -62,6 +63,7 @@ class Placement:
     def target(self, v: Value) -> Array:
         """Return the array that a result is to be written into."""
         if v not in self._place:
+            # A part of a larger value: place that first, which may be a part in turn.
             part = self._liveness.part.get(v)
             if part is not None:
                 self._place[v] = part.array(self.target(part.whole))
@@ -96,6 +98,7 @@ class Placement:
 
     def release(self, i: int) -> None:
         """Give back the buffers of values that no group after number `i` needs."""
+        # Best-fit reuse: a buffer goes back to the pool with the last group that reads the memory of its root.
         last = self._liveness.last
         self.give([self._buffer.pop(v) for v in list(self._buffer) if last.get(v, i) <= i])
         self.give(self._scratch)

@@ -8,13 +8,15 @@
 5. Copy new state that could not be written in place, and sort the outputs (`outputs`).
 6. Compile all kernels as one module (`steps`).
 
-A step of training, `w` being state, and the steps that it becomes:
+A program that updates the state `w`, and the steps that it becomes:
 
-    h = matmul(x, w)               matmul          cuBLAS, into buffer A
-    p = exp(h)                     exp sum         one kernel: p into A, over h; partial sums into B
-    t = sum(p)                     partial results one launch completes t
-    g = matmul(x.T, p)             matmul          into C
-    w_new = w - 0.1 * g            multiply subtract   over w
+    h = matmul(x, w)            matmul               by cuBLAS, into buffer A
+    p = exp(h)                  exp sum              one kernel: p into B, partial sums of t into C
+    t = sum(p)
+    x2 = matrix_transpose(x)                         no step: a view
+    g = matmul(x2, p)           matmul               into A, as h is dead
+    w_new = w - 0.1 * g         multiply subtract    over w, as nothing that may fail comes after
+                                partial results      completes t
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Analysis:
         """Say whether a value is the constant 0, 1, 2 and so on."""
         if v.constant is None or len(v.shape) != 1 or v.dtype.kind not in "iu":
             return False
+        # A kernel computes such a constant from the number of the element instead of loading it.
         if v not in self._counts:
             self._counts[v] = bool((v.constant == cupy.arange(v.size)).all())
         return self._counts[v]
@@ -80,6 +83,7 @@ class Plan:
     ) -> None:
         self.program = program = analysis.program
         self.groups = groups = analysis.groups
+        # Analysis: which memory, how long, and which of it may be the state's own.
         liveness = Liveness(program, groups)
         self._steps = steps = Steps(refused)
         self._placement = placement = Placement(program, liveness, bound)
@@ -90,9 +94,11 @@ class Plan:
         self.overwritten = {program.outputs[place]: program.inputs[k] for k, place in in_place.items()}
         for k, place in in_place.items():
             placement.set(program.outputs[place], self.inputs[k])
+        # Emission: each of these adds its steps, in the order of the groups.
         pending = PendingReductions(steps, placement, liveness, self.overwritten)
         fused = FusedKernels(steps, placement, pending, self.overwritten, analysis.number, analysis.counts)
         calls = LibraryCalls(steps, placement, liveness, analysis.number, cublas)
+        # A group's operands are complete before it, and buffers are freed behind it: never while it runs.
         for i, group in enumerate(groups):
             pending.before(group)
             if isinstance(group, CallGroup):
@@ -102,6 +108,7 @@ class Plan:
             pending.after(i)
             placement.release(i)
         pending.complete()
+        # Outputs: state that could not be written in place is copied last, when nothing can fail any more.
         arrays = [self._in_order(v) for v in program.outputs]
         commit(steps, [(self.inputs[k], arrays[place]) for k, place in committed.items()])
         # An output that shares its buffer with no other one may be handed out as it is.

@@ -25,7 +25,7 @@ class Refusals(Flags):
         self.stream = cupy.cuda.get_current_stream()  # that of the last call
 
     def arguments(self, conditions: list[Any]) -> tuple[Any, ...]:
-        """Return what `kernel` takes."""
+        """Return the arguments of `kernel`."""
         return (self.stop, *self._flags, *conditions)
 
     def launched(self) -> None:

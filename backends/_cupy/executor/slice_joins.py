@@ -34,6 +34,7 @@ def joins_of(program: Program, number: Callable[[Value], Any]) -> dict[Item, Nod
 
     number: the Python number that a value is everywhere, or None.
     """
+    # A result with one reader may be left out, if that reader is the next of the chain.
     readers: dict[Value, list[Item | None]] = {v: [None] for v in program.outputs}  # None: a reader outside
     for item in program.nodes:
         for v in item.values():
@@ -42,6 +43,7 @@ def joins_of(program: Program, number: Callable[[Value], Any]) -> dict[Item, Nod
     for first in program.nodes:
         if first in found or not _adds(first) or number(first.args[0]) != 0:
             continue
+        # Extend the chain as long as its last result is read by one addition, as the array that is added to.
         chain = [first]
         while True:
             after = readers.get(chain[-1].out, [])
@@ -65,6 +67,7 @@ def _joined(chain: list[Node]) -> Node | None:
     spans = sorted([span for n in chain if (span := _span(n, last.out)) is not None], key=lambda s: s[:3])
     if len(spans) < len(chain) or len({span.axis for span in spans}) > 1:
         return None
+    # Sorted slices are the whole axis if each begins where the one before it ends.
     axis, edges = spans[0].axis, [0, *[span.stop for span in spans]]
     if [span.start for span in spans] != edges[:-1] or edges[-1] != last.out.shape[axis]:
         return None
@@ -77,6 +80,7 @@ def _joined(chain: list[Node]) -> Node | None:
 def _span(node: Node, out: Value) -> Span | None:
     """Return the slice that a node adds to; None if that is no slice of one axis, or the value has another dtype."""
     _, key, value = node.args
+    # An index in full: one slice for each axis.
     if Ellipsis in key:
         at = key.index(Ellipsis)
         key = (*key[:at], *[slice(None)] * (len(out.shape) - len(key) + 1), *key[at + 1 :])
@@ -84,6 +88,7 @@ def _span(node: Node, out: Value) -> Span | None:
         return None
     bounds = [s.indices(n) for s, n in zip(key, out.shape, strict=False)]
     bounds += [(0, n, 1) for n in out.shape[len(key) :]]
+    # Exactly one axis may be cut, by a slice of step one, and the value must not broadcast.
     parts = [axis for axis, (bound, n) in enumerate(zip(bounds, out.shape, strict=True)) if bound != (0, n, 1)]
     if len(parts) != 1 or bounds[parts[0]][2] != 1:
         return None

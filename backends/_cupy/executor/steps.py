@@ -43,12 +43,14 @@ class Steps:
         self, name: str, text: str, grid: tuple[int, ...], block: int, args: tuple[Any, ...], guarded: bool = False
     ) -> None:
         """Add a launch of a kernel; guarded: whether it is to write nothing once the call has been refused."""
+        # The kernel takes one more argument, the mark of a refusal, which it looks at first.
         if guarded and self.refused is not None:
             text, args = refusals.guarded(text), (*args, self.refused.stop)
         self.add(name, _Launch(self, self.kernel(text)), grid, (block,), args)
 
     def kernel(self, text: str) -> str:
         """Return the name in the module of a kernel that is called "@" in its text: one for all of the same text."""
+        # Text without a name as the key: layers of a network have the same kernels, which are compiled once.
         if text not in self._names:
             self._names[text] = f"tg_{len(self._names)}"
             self._sources.append(text.replace(" @(", f" {self._names[text]}(", 1))
