@@ -1,7 +1,7 @@
 """Discovery of array libraries: which exist, which run here, which one an array or device belongs to.
 
-An adapter is a module, `_<name>.py` or `_<name>/adapter.py` in this folder, with one class, `Adapter`, that derives
-from `tapegrad.backends.Backend`. It is imported when its library is first used, never before.
+An adapter is a module or a package `_<name>` in this folder with a class `Adapter` that derives from
+`tapegrad.backends.Backend`. It is imported when its library is first used, never before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 # Device prefix -> adapter module, install command. "cpu" and "cuda" name NumPy and CuPy themselves.
 _LIBRARIES = {
     "cpu": ("_numpy", "pip install numpy"),
-    "cuda": ("_cupy.adapter", "pip install 'tapegrad[cuda13]' (or [cuda12])"),
+    "cuda": ("_cupy", "pip install 'tapegrad[cuda13]' (or [cuda12])"),
     "torch": ("_torch", "pip install 'tapegrad[torch]'"),
     "jax": ("_jax", "pip install 'tapegrad[jax]'"),
     "strict": ("_strict", "pip install array-api-strict"),

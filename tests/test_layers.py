@@ -45,6 +45,7 @@ PARTS = {
 LATE = {
     "tapegrad.backends": {"tapegrad.backends._other"},
     "tapegrad._compile._compiled": {"tapegrad._compile._view"},
+    "tapegrad.backends._cupy": {"tapegrad.backends._cupy.adapter"},
     "tapegrad.backends._cupy.adapter": {
         "tapegrad.backends._cupy.eager.fused_program",
         "tapegrad.backends._cupy.executor.executor",

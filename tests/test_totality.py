@@ -289,7 +289,7 @@ def test_what_is_listed_apart_is_there_and_unknown(which: str) -> None:
 
 FOLDER = ROOT / "backends"
 ADAPTERS = {
-    ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+    path.relative_to(FOLDER).parts[0].removesuffix(".py")  # a module or a package
     for path in FOLDER.rglob("*.py")
     if "class Adapter(Backend)" in path.read_text(encoding="utf-8")
 } - {"_other"}  # which stands for any library without an adapter

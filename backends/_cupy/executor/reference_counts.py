@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import add, sub
 from sys import getrefcount
-from typing import Any
+
+from tapegrad.backends._array import Array
 
 
 class HandedOut:
     """Arrays by number, with the count of the plan's own references to each, and to the array under a view."""
 
-    def __init__(self, arrays: dict[int, Any]) -> None:
+    def __init__(self, arrays: dict[int, Array]) -> None:
         self.arrays = arrays
         # Somebody may hold a view, which refers to the base and not to the array: both are counted.
         views = {k: a for k, a in arrays.items() if a.base is not None}

@@ -9,10 +9,10 @@ that was refused. Results of that call, and of those after it, mean nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import cupy
 
+from tapegrad.backends._array import Array
 from tapegrad.backends._cupy.deferred_checks import Flags
 
 
@@ -24,7 +24,7 @@ class Refusals(Flags):
         self.stop = cupy.zeros((), "bool")
         self.stream = cupy.cuda.get_current_stream()  # that of the last call
 
-    def arguments(self, conditions: list[Any]) -> tuple[Any, ...]:
+    def arguments(self, conditions: list[Array]) -> tuple[Array, ...]:
         """Return the arguments of `kernel`."""
         return (self.stop, *self._flags, *conditions)
 
