@@ -61,6 +61,7 @@ def product_of(a: Matrix, b: Matrix, out: Ints) -> Product | None:
     right, left = readable(b), readable(a)
     if right is None or left is None:
         return None
+    # Steps of the leading axes of both operands, as axes of the result: zero where they broadcast.
     pads = [(0,) * (len(lead) - len(x.shape) + 2) for x in (a, b)]
     steps = [
         (*pad, *(0 if d == 1 else s for d, s in zip(x.shape[:-2], x.strides[:-2], strict=True)))
@@ -76,6 +77,7 @@ def product_of(a: Matrix, b: Matrix, out: Ints) -> Product | None:
             else:
                 axes.insert(0, now)
         step *= lead[i]
+    # The innermost of the merged axes is the batch of one call; each index of the others starts one at its place.
     if len(axes) == 1 and axes[0][2] == 0:  # all by one matrix: a product with more rows, if these are evenly apart
         length, apart = axes[0][:2]
         if m == 1 and not left[0] and apart >= max(k, 1):
@@ -94,6 +96,7 @@ def readable(x: Matrix) -> tuple[bool, int] | None:
     """Return how cuBLAS reads a matrix in place: whether transposed, and by which ld; None if it must be copied."""
     if len(x.shape) == 1:
         return (False, x.strides[0]) if x.strides[0] > 0 else None
+    # Rows that are contiguous, at any distance; or columns that are, which cuBLAS reads as the transpose.
     (rows, columns), (s0, s1) = x.shape[-2:], x.strides[-2:]
     if (s1 == 1 or columns == 1) and (s0 >= max(columns, 1) or rows == 1):
         return False, max(s0 if rows > 1 else columns, columns, 1)

@@ -144,6 +144,7 @@ class Scores(NamedTuple):
     def operands(self, back: bool = False) -> list[Value]:
         """Return the values that are read from elsewhere."""
         nodes = [*self.nodes, *self.back] if back else self.nodes
+        # Inside the chain: the product, the gradient that is computed, and the results of nodes.
         made = {self.product, self.gradient, *[v for n in nodes for v in n.outs]}
         return list(dict.fromkeys(v for n in nodes for v in n.values() if v not in made))
 
@@ -197,6 +198,7 @@ class Text:
 
         rows, others: lengths of the rows of tiles of the block's own and of those; squares: how many there are of both.
         """
+        # The first shape of tiles for which a block's own rows, the others and the squares of scores fit.
         for warps, step in TILES:
             own = ROWS * warps
             count = sum(own * (n + self.pad) for n in rows) + sum(step * (n + self.pad) for n in others)
@@ -222,6 +224,8 @@ class Text:
 
         turned: whether the matrix in memory has its rows as columns.
         """
+        # Packs where the rows of the tile are contiguous and aligned in memory; else elements, neighbouring threads
+        # along the axis with the smaller stride.
         layout = self.layouts[name]
         shape, strides = layout.shape[-2:], layout.strides[-2:]
         (count, length), (down, across) = (shape[::-1], strides[::-1]) if turned else (shape, strides)
@@ -244,12 +248,14 @@ class Text:
 
     def put(self, tile: str, columns: int, values: str, count: int) -> str:
         """Return the loop that writes a warp's rows of a product to a tile."""
+        # The layout of a product in registers: element i of tile n is in row g + i / 2 * 8, column 2 t + i % 2.
         value = "{}" if self.element == "float" else self.element + "{{ " + self.kind.store + " }}"
         spot = f"{tile}[(warp * {ROWS} + lane / 4 + i / 2 * 8) * {columns + self.pad} + n * 8 + lane % 4 * 2 + i % 2]"
         return f"TG_EACH(n, {count}) TG_EACH(i, 4) {spot} = {value.format(f'{values}[n][i]')};"
 
     def chain(self, nodes: list[Node], names: dict[Value, str]) -> list[str]:
         """Return the statements that compute elementwise nodes at (i, j) in float32; names: of values there are."""
+        # Half precision is computed in float32 here, without roundings in between: scores are never stored.
         lines: list[str] = []
         for n in nodes:
             out = _wide(n.outs[0].dtype)
@@ -271,6 +277,7 @@ class Text:
         number = self.number(x)
         if number is not None:
             return literal(number, _wide(x.dtype))
+        # Strides of zero broadcast, as those of a mask of keys along the queries.
         if x not in names:
             kind = TYPES[x.dtype.name]
             array = f"x{self.operands.index(x)}"
@@ -315,6 +322,8 @@ class Text:
 
     def forward(self, name: str) -> Launch:
         """Return the kernel (q, k, v, operands, result, logarithms of the sums)."""
+        # For each tile of keys: scores s = q k; the new maximum of each row; sum and result so far rescaled to it;
+        # p = exp(s - top); result += p v. The result is divided by the sum at the end.
         s, d, e, p = self.sizes, self.d, self.e, self.pad
         warps, step = self.tiles([d], [d, e], 1)
         rows = ROWS * warps
@@ -371,6 +380,7 @@ class Text:
 
     def dots(self, name: str) -> Launch:
         """Return the kernel (result, its gradient, sums): of their products over each row."""
+        # A warp a row. These are the sums of dp * p over the keys, as out = p v.
         s = self.sizes
         warps = 4
         at, other = self.place("out", "i", "c"), self.place("grad", "i", "c")
@@ -390,6 +400,7 @@ class Text:
 
     def for_queries(self, name: str) -> Launch:
         """Return the kernel (q, k, v, gradient, logarithms, sums, operands, dq)."""
+        # For each tile of keys: p again from s = q k; dp = gradient v; ds = p * (dp - sum); dq += ds k.
         s, d, e, p = self.sizes, self.d, self.e, self.pad
         warps, step = self.tiles([d, e], [d, e], 1)
         rows = ROWS * warps
@@ -426,6 +437,7 @@ class Text:
 
         turned: whether dk is (..., keys, size), and not (..., size, keys).
         """
+        # The same with queries and keys exchanged: dv += p gradient and dk += ds q, over tiles of queries.
         s, d, e, p = self.sizes, self.d, self.e, self.pad
         warps, step = self.tiles([d, e], [d, e], 2)
         rows = ROWS * warps
@@ -470,6 +482,7 @@ class Text:
         made = {self.scores.product, *[v for n in self.scores.nodes for v in n.outs]}
         lines: list[str] = []
         names: dict[Value, str] = {}
+        # The conditions under which a score is visible: an added mask is finite, or `where` chooses the score.
         if node is not None and node.op == "add":
             masks = [x for x in node.args if isinstance(x, Value) and x not in made and self.number(x) is None]
             seen = [f"{self.element_of(x, names, lines)} != -TG_INF_f" for x in masks]
@@ -482,9 +495,11 @@ class Text:
             return []
         if not seen:
             return []
+        # In the gradients, rows without a finite sum must be computed: they give NaN.
         if back:
             sums = f"logs[z * {self.sizes.queries} + i]"
             seen.append(f"{sums} - {sums} != 0")
+        # One thread that sees a score keeps the tile for the whole block.
         return [
             "__shared__ bool visible; bool seen = false;",
             "if (threadIdx.x == 0) visible = false;",
@@ -519,6 +534,7 @@ class Text:
 
     def pulled_back(self) -> list[str]:
         """Return the statements that put probabilities in the place of scores, and gradients of scores in `dp`."""
+        # Probabilities from the saved logarithm of the sum: no second pass over the keys is needed.
         names = {self.scores.product: "s[n][c]"}
         chain = self.chain(self.scores.nodes, names)
         assert self.scores.gradient is not None
@@ -559,6 +575,7 @@ def _text(lines: list[str]) -> str:
 
 def can_compute(nodes: list[Node]) -> bool:
     """Say whether elementwise nodes can be computed in the kernels."""
+    # The same conditions as for other kernels, in the wide dtypes that scores are computed in.
     for n in nodes:
         args = n.args[:1] if n.op == "astype" else n.args
         if n.many or (n.kwargs and n.op != "astype") or n.outs[0].dtype.name not in TYPES:

@@ -29,6 +29,7 @@ def kernel(name: str, copies: list[Copy], refused: bool) -> tuple[str, tuple[int
 
     refused: whether it takes at last the mark that the call was refused; arrays that are not guarded are copied anyway.
     """
+    # One case for each array: blocks of row y of the grid copy array y, each thread every so many words.
     arguments, cases, most = [], [], 1
     for i, copy in enumerate(copies):
         word, count = _WORDS[copy.word], copy.nbytes // copy.word
@@ -37,6 +38,7 @@ def kernel(name: str, copies: list[Copy], refused: bool) -> tuple[str, tuple[int
         if copy.guarded:
             arguments.append(f"const {word}* old{i}")
             source = f"(*refused ? old{i} : from{i})"
+        # Rows of the source lie `pitch` apart in a larger array.
         row, pitch = copy.row // copy.word, copy.pitch // copy.word
         place = "j" if row == pitch else f"j / {row} * {pitch} + j % {row}"
         step = f"for (long long j = at; j < {count}; j += {THREADS}ll * gridDim.x) to{i}[{place}] = from[j];"

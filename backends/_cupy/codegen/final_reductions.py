@@ -23,6 +23,7 @@ class Finish:
         self.out = node.outs[0]
         self.dtype, self.kind = accumulator(node.op, self.out.dtype)
         self.shape: Shape = (rows, columns)
+        # Neighbouring threads read neighbouring columns, so that loads of a warp are contiguous.
         self.width = 1  # columns of a block
         while self.width < min(32, columns):
             self.width *= 2
@@ -61,6 +62,7 @@ def kernel(name: str, finishes: list[Finish]) -> tuple[str, int]:
 
     It takes the arrays of each in turn, and gives each as many blocks as it would take alone.
     """
+    # A block finds its reduction by counting down the blocks of those before it.
     threads, grid = finishes[0].block, 0
     parts = []
     for i, f in enumerate(finishes):

@@ -243,6 +243,7 @@ def flat(
         value = converted(body.name_of(x, x.shape), x.dtype, dtype)
         body.lines.append(f"c{i} = {combine(t.op, dtype, f'c{i}', value)};")
         partials.append(Partial(f"c{i}", t.op, dtype))
+    # 32-bit indices where they reach every element, as they take half the registers.
     index = memory.index_type([places.layout(v) for v in body.text.reads], n)
     first = f"(({index})blockIdx.x * {THREADS} + threadIdx.x) * {width}"
     steps = _lines(body.once)
@@ -346,6 +347,7 @@ def multi(name: str, groups: list[Group], places: Places) -> Multi:
         *body.steps(),
         "}",
     ]
+    # The rest of a chunk, where its length is no multiple of the width.
     if width > 1:
         steps += [f"for (long long i = whole + threadIdx.x; i < stop; i += {THREADS}) {{", *tail.steps(), "}"]
     head = f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}(const long long* __restrict__ table)'

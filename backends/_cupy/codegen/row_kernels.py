@@ -132,6 +132,7 @@ class _Writer:
         """Return the name of one element of a row of an operand, loaded once a row before a pass."""
         _, rowwise, within = self.strides(v, inner)
         row, place = self.row_of(rowwise), memory.offset(inner, within, number)
+        # By place: the same operand may be read along several paths.
         key = v, row, place
         if key not in self.text.names:
             kind = c_type(v.dtype)
@@ -229,6 +230,7 @@ class _Writer:
         Indices out of range wrap, as in CuPy's own function.
         """
         x, index = n.args
+        # The index modulo the length, as a wrong one must not read elsewhere: a check of its own refuses it.
         name = f"l{len(self.text.names)}"
         self.text.names[name] = name
         source = self._operand(index, self.run.inner(index))
@@ -438,6 +440,7 @@ class _Writer:
         start = f"{index} first = ({index})({block}) * {g.groups}"
         body.append(f"for ({start}; first < {run.rows}; first += {self.blocks * g.groups}) {{")
         body += ["  " + line for line in inside] + ["}"]
+        # Sums over everything end with the block; `end` writes its partial results.
         if self.sums:
             body += ["{", *reductions.over_block(self.sums, g.block), "}"]
         body += self.end

@@ -32,9 +32,11 @@ class ElementwiseStep(KernelText):
             value = self.computed(node, self.name)
             self.names[v] = f"v{len(self.names)}"
             body.append(f"const {c_type(v.dtype).value} {self.names[v]} = {value};")
+        # Half precision is converted by CuPy's types, with one rounding.
         for i, v in enumerate(self.outs):
             value = self.names[v]
             body.append(f"r{i} = {value if wide(v.dtype) is v.dtype else f'{v.dtype.name}({value})'};")
+        # CuPy's declarations: types and names of operands and results.
         ins = [f"{v.dtype.name} a{i}" for i, v in enumerate(self.reads)]
         results = ", ".join(f"{v.dtype.name} r{i}" for i, v in enumerate(self.outs))
         code = "\n".join(body)
@@ -67,6 +69,7 @@ class ElementwiseStep(KernelText):
         kernel, scalars, reads = self.function, self.arguments, [place[v] for v in self.reads]
         if not self.covered or len(self.outs) > 1:
             return None
+        # The usual call: all inputs in order, no numbers. Nothing is built around it.
         if not scalars and reads == list(range(len(reads))):
             return lambda arrays: (kernel(*arrays[: len(reads)]),)
         return lambda arrays: (kernel(*[arrays[i] for i in reads], *scalars),)

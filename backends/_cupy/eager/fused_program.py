@@ -42,6 +42,7 @@ class Compiled:
     def __init__(self, program: Program, steps: Sequence[Step], sizes: Mapping[int, int] | None = None) -> None:
         self.program, self.steps = program, steps
         self.several = cupy.cuda.runtime.getDeviceCount() > 1  # devices
+        # All values in one list: inputs, constants, results. A step reads and writes it by number.
         place: dict[Value, int] = {v: i for i, v in enumerate(program.inputs)}
         read = [v for node in program.nodes for v in node.reads]
         constants = list(dict.fromkeys(v for v in (*read, *program.outputs) if v.constant is not None))
@@ -60,6 +61,7 @@ class Compiled:
         self.only = step.alone(place) if isinstance(step, ElementwiseStep) and step.outs == program.outputs else None
 
     def __call__(self, arrays: Sequence[Array]) -> Sequence[Array]:
+        # With one device nothing need be asked.
         if not self.several:
             return self.called(arrays, self.constants)
         if len(arrays) > 1 and len({a.data.device_id for a in arrays}) > 1:
@@ -109,6 +111,7 @@ def _renaming(sizes: Mapping[int, int], strict: bool) -> Rename:
 
 def compiled(program: Program, name: str) -> Compiled | None:
     """Return a program as few steps, None if that saves no launch or there is no such text; name: of the operation."""
+    # Empty arrays: there is nothing to launch, and CuPy knows the results of reductions.
     if any(v.size == 0 for node in program.nodes for v in (*node.reads, *node.outs)):
         return None
     steps = _partition(program, name)

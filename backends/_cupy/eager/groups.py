@@ -32,6 +32,7 @@ class Group:
         if node.many or node.effect or len(read) > WIDEST or len(self.nodes) >= LONGEST:
             return False
         shape = tuple(node.outs[0].shape)
+        # A view of a value in registers is another name for it; a view of an operand is no work of the kernel.
         if node.kind == "view":
             inside = any(home.get(v) == at for v in node.reads)
             return inside and _is_alias(node) and self.fits(shape) and self.aligned(node.args[0], shape)

@@ -84,6 +84,7 @@ class KernelText:
                 f"const {kind} c{i} = {text}; " for i, (kind, text) in enumerate(zip(kinds, literals, strict=True))
             )
             found = _kernels[key] = [mine, make(declared, []), None]
+        # Literals are faster; other numbers take them as arguments.
         if found[0] == mine:
             return found[1], []
         if found[2] is None:

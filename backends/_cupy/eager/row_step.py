@@ -97,6 +97,7 @@ class RowStep(KernelText):
 
         def run(values: list[Array]) -> None:
             arrays = [values[i] for i in reads]
+            # Shapes are those of the program: strides alone decide on the kernel.
             key = tuple([a.strides for a in arrays])
             found = launches.get(key)
             if found is None:
@@ -136,6 +137,7 @@ class RowStep(KernelText):
         # Neighbouring threads read neighbouring elements: along a row, or from row to row, whichever strides are small.
         near = max(range(len(whole)), key=lambda i: sum(map(bool, whole[i])))  # an array that is read as a whole
         along = not lead or (bool(inner) and abs(inners[near][-1]) <= abs(leads[near][-1]))
+        # As many threads as a row has elements, a power of two for the tree that combines them.
         lanes = 1
         while lanes < (min(length, THREADS) if along else min(length, THREADS // NEIGHBOURS, MANY // rows)):
             lanes *= 2

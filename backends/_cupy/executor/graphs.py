@@ -41,6 +41,7 @@ class Graphs:
 
     def launch(self, stream: Any) -> None:
         """Launch the graphs, and the steps between them, on the current stream."""
+        # Graphs go to the caller's stream, so that its other work stays in order with them.
         for segment, graph in zip(self.segments, self.graphs, strict=True):
             if graph is not None:
                 graph.launch(stream)

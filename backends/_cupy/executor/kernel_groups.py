@@ -18,6 +18,7 @@ class FlatGroup:
 
     def __init__(self, nodes: list[Node], totals: list[Node]) -> None:
         self.nodes, self.totals = nodes, totals
+        # All results have the size of the first; a reduction alone goes over its operand.
         first = nodes[0].out if nodes else totals[0].args[0]
         self.shape = tuple(first.shape)
         self.size = prod(self.shape)
@@ -64,6 +65,7 @@ class CallGroup:
         return [self.node]
 
 
+# Who handles groups by class handles each of these.
 KernelGroup = FlatGroup | RowGroup | UpdateBatch | CallGroup
 
 

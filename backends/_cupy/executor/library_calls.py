@@ -106,6 +106,7 @@ class LibraryCalls:
             self._begin(outs[0], x)
             self._steps.add(name, _written, function.in_place, outs[0], *put_in(rest, array), captured=captured)
             return
+        # Arrays in the places of values, once: the same ones at each call.
         args, kwargs = put_in(node.args, array), {k: put_in(x, array) for k, x in node.kwargs.items()}
         if isinstance(function, WritesInto):
             self._steps.add(name, function.into, outs, *args)

@@ -36,6 +36,7 @@ class Gather(NamedTuple):
 
 def is_view(node: Node) -> bool:
     """Say whether a node's results lie in the memory of its first argument."""
+    # An unstack gives several views, which no kernel of the program computes.
     return node.kind == "view" or node.op == "unstack"
 
 
