@@ -39,7 +39,7 @@ class Namespace:
     """
 
     # For a library that computes on a current device, where there are several: what enters that of the arrays. See
-    # `_cupy_devices.Everywhere`.
+    # `devices.Everywhere`.
     elsewhere: Callable[..., Any] | None = None
 
     def __init__(self, base: Any, **own: Any) -> None:

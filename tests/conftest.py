@@ -138,7 +138,7 @@ def _make_results_readonly(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def executors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the executors of compiled functions on CuPy that the test makes."""
-    from tapegrad.backends._cupy_compile import Executor
+    from tapegrad.backends._cupy.executor.executor import Executor
 
     made: list[Any] = []
     init = Executor.__init__

@@ -16,11 +16,10 @@ if why := why_not("cuda"):
 import cupy
 
 from tapegrad._program.ir import Node, Value
-from tapegrad.backends import _cupy_finishing as finishing
-from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends._cupy_access import Layout, alignment_of
-from tapegrad.backends._cupy_plan import OPTIONS
-from tapegrad.backends._cupy_types import HELPERS
+from tapegrad.backends._cupy.codegen import final_reductions as finishing
+from tapegrad.backends._cupy.codegen import flat_kernels as kernels
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, OPTIONS
+from tapegrad.backends._cupy.codegen.memory_access import Layout, alignment_of
 
 FLOATS = ("float16", "float32", "float64")
 REDUCTIONS = ("sum", "mean", "prod", "max", "min", "any", "all")

@@ -19,8 +19,8 @@ import cupy
 if not cupy.is_available():
     pytest.skip("neither a CUDA device nor -p cuda_stand_in", allow_module_level=True)
 
-from tapegrad.backends._cupy_attention import Scores, Sizes
-from tapegrad.backends._cupy_attention_calls import Attention, AttentionGradient
+from tapegrad.backends._cupy.attention import Attention, AttentionGradient
+from tapegrad.backends._cupy.codegen.attention_kernels import Scores, Sizes
 
 DTYPES = ("float32", "float16")
 

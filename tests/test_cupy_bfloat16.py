@@ -22,7 +22,8 @@ if why := why_not("cuda"):
 import cupy
 import ml_dtypes
 
-from tapegrad.backends import _cupy, _cupy_bfloat16, _cupy_types
+from tapegrad.backends._cupy import adapter, bfloat16
+from tapegrad.backends._cupy.codegen import cuda_types
 
 ULP = 2.0**-7  # the unit in the last place of 1
 
@@ -305,15 +306,15 @@ def test_a_compiled_training_step_is_the_eager_one() -> None:
 
 def test_without_ml_dtypes_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = backends.load("cuda")
-    monkeypatch.setattr(_cupy_bfloat16, "BFLOAT16", None)
-    monkeypatch.setattr(_cupy, "BFLOAT16", None)
-    monkeypatch.setattr(type(backend), "dtype_hint", _cupy_bfloat16.hint())
+    monkeypatch.setattr(bfloat16, "BFLOAT16", None)
+    monkeypatch.setattr(adapter, "BFLOAT16", None)
+    monkeypatch.setattr(type(backend), "dtype_hint", bfloat16.hint())
     with pytest.raises(TypeError, match=r"bfloat16 is not available on cuda .*pip install ml_dtypes"):
         tg.zeros(2, dtype=tg.bfloat16, device="cuda")
 
 
 def test_result_type_of_operands() -> None:
-    dtype, result_type = _cupy_types.BFLOAT16, _cupy_types.result_type
+    dtype, result_type = cuda_types.BFLOAT16, cuda_types.result_type
     assert result_type(dtype, 1.0, 2, True) is dtype
     assert result_type(np.dtype(np.float32), np.dtype(np.int8)) == np.float32
     assert result_type(dtype, 1j) == np.complex64

@@ -17,7 +17,7 @@ if why := why_not("cuda"):
 
 from cuda_stand_in import Counts, counted, is_installed
 
-from tapegrad.backends._cupy_compile import Executor
+from tapegrad.backends._cupy.executor.executor import Executor
 
 CUDA = Place("cuda")
 WARM = 5  # calls: two eager ones, two launched one by one, one that captures
@@ -41,10 +41,10 @@ def apart(compiled: Any) -> set[str]:
     executor = executor_of(compiled)
     if executor is None:
         return set()
-    steps = [step for piece in executor._segments for step in piece]
+    steps = [step for piece in executor._graphs.segments for step in piece]
     assert all(
         (graph is not None) is piece[0].captured
-        for piece, graph in zip(executor._segments, executor._graphs, strict=True)
+        for piece, graph in zip(executor._graphs.segments, executor._graphs.graphs, strict=True)
     )
     return {step.name.partition(" at ")[0] for step in steps if not step.captured}
 

@@ -18,7 +18,7 @@ if why := why_not("cuda"):
 
 import cupy
 
-from tapegrad.backends import _cupy_checks as checks
+from tapegrad.backends._cupy import deferred_checks as checks
 
 WAITS: dict[str, Callable[[tg.Tensor], object]] = {
     "item": lambda x: tg.sum(x).item(),

@@ -20,10 +20,10 @@ if why := why_not("cuda"):
 import cupy
 from cuda_stand_in import Counts, counted, is_installed
 
-from tapegrad.backends import _cupy_jobs as jobs
-from tapegrad.backends import _cupy_plan as plans
-from tapegrad.backends._cupy_compile import Executor
-from tapegrad.backends._cupy_types import HELPERS
+from tapegrad.backends._cupy.codegen.cuda_types import HELPERS
+from tapegrad.backends._cupy.executor import kernel_groups, library_calls
+from tapegrad.backends._cupy.executor import plan as plans
+from tapegrad.backends._cupy.executor.executor import Executor
 
 stand_in = pytest.mark.skipif(not is_installed(), reason="counts calls of the stand-in for CUDA")
 
@@ -141,7 +141,8 @@ def test_a_training_step_is_one_graph_that_updates_state_in_place(executors: lis
     plan = plan_of(executors[-1])
     assert executors[-1].how == "1 CUDA graphs"
     assert len(plan.donated) == 3 * len(Model(kind, "cuda").parameters) + 1
-    assert sum(isinstance(job, jobs.Batch) for job in plan.jobs) == 1  # all parameters by one launch
+    batches = [group for group in plan.groups if isinstance(group, kernel_groups.UpdateBatch)]
+    assert len(batches) == 1  # all parameters by one launch
     assert len(plan.steps) < {"mlp": 16, "gelu": 14, "lstm": 75, "layernorm": 17}[kind]
 
 
@@ -250,6 +251,26 @@ def test_state_that_is_read_elsewhere_is_updated_when_all_is_done(executors: lis
     assert len(plan_of(executors[-1]).donated) == 4
 
 
+def write_all(x: Any) -> Any:
+    y = x * 2
+    y[...] = x[0, 0] if x.size else 1
+    return y * x
+
+
+def gradient_of_slices(x: Any) -> Any:
+    return tg.grad(lambda x: tg.sum(tg.real(x[:2] * 2)) + tg.sum(tg.real(x[2:] * 3)))(x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 0)])
+@pytest.mark.parametrize("f", [write_all, gradient_of_slices])
+def test_a_node_that_stands_for_others_takes_any_dtype_and_size(f: Any, shape: tuple[int, ...], dtype: str) -> None:
+    x = tg.ones(shape, dtype=getattr(tg, dtype), device="cuda") * 1.5
+    compiled = tg.compile(f)
+    for _ in range(4):
+        np.testing.assert_array_equal(values(compiled(x)), values(f(x)))
+
+
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("first", [False, True])
 def test_state_is_not_written_over_while_a_view_of_it_is_read(
@@ -277,7 +298,7 @@ def test_state_is_not_written_over_while_a_view_of_it_is_read(
     np.testing.assert_allclose(stepped("cuda"), stepped("cpu"), rtol=1e-12)
     plan = plan_of(executors[-1])
     assert len(plan.donated) == 3
-    assert len(plan._old) == 2  # in place, without the one that is read as a view
+    assert len(plan.overwritten) == 2  # in place, without the one that is read as a view
 
 
 def test_state_that_is_only_read_is_read_where_it_is(executors: list[Executor]) -> None:
@@ -324,7 +345,7 @@ def test_gradients_are_handed_out_without_copies_until_one_is_kept(executors: li
     step(on_device([1.0, 8.0]))
     np.testing.assert_array_equal(values(part), [28.0])
     np.testing.assert_array_equal(values(grad()), [2.0, 32.0])
-    assert not plan_of(executors[-1]).lent
+    assert not plan_of(executors[-1]).outputs.lent
 
 
 def test_gradients_that_add_up() -> None:
@@ -455,7 +476,7 @@ def test_calls_that_cannot_be_captured_split_the_graph(executors: list[Executor]
         for _ in range(9):
             a, b = (on_device(rng.normal(size=(4, 4))) for _ in range(2))
             np.testing.assert_allclose(values(compiled(a, b)), values(f(a, b)), rtol=1e-10)
-    assert [g is not None for g in executors[-1]._graphs] == [True, False, True]
+    assert [g is not None for g in executors[-1]._graphs.graphs] == [True, False, True]
     assert executors[-1].how == "2 CUDA graphs"
 
 
@@ -475,7 +496,7 @@ def test_a_loop_is_a_call_between_graphs(executors: list[Executor]) -> None:
         w[...] = w_before
         np.testing.assert_allclose(values(found), values(step(rate)), rtol=1e-15)
         np.testing.assert_array_equal(values(w), after)
-    assert [g is not None for g in executors[-1]._graphs] == [True, False, True]
+    assert [g is not None for g in executors[-1]._graphs.graphs] == [True, False, True]
     for _ in range(2):
         with pytest.raises(RuntimeError, match="the last of 50 iterations"):
             compiled(on_device(2.0))
@@ -485,14 +506,14 @@ def test_a_loop_is_a_call_between_graphs(executors: list[Executor]) -> None:
 def test_a_step_that_fails_to_be_captured_is_launched_between_graphs(
     executors: list[Executor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = plans._stored
+    real = library_calls._stored
 
     def refusing(outs: Any, function: Any, *args: Any) -> None:
         if cupy.cuda.get_current_stream().is_capturing():
             raise RuntimeError("not while capturing")
         real(outs, function, *args)
 
-    monkeypatch.setattr(plans, "_stored", refusing)
+    monkeypatch.setattr(library_calls, "_stored", refusing)
     f = tg.compile(lambda x: tg.cumulative_sum(tg.exp(x)) * 2.0)
     x = on_device([1.0, 2.0])
     with pytest.warns(
@@ -539,7 +560,7 @@ def test_state_is_as_it_was_when_memory_runs_out(when: int, monkeypatch: pytest.
 def test_a_capture_for_which_memory_runs_out_is_made_again(
     executors: list[Executor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = plans._stored
+    real = library_calls._stored
     failures: list[int] = []
 
     def full(*args: Any) -> None:
@@ -548,7 +569,7 @@ def test_a_capture_for_which_memory_runs_out_is_made_again(
             raise cupy.cuda.memory.OutOfMemoryError(1, 1)
         real(*args)
 
-    monkeypatch.setattr(plans, "_stored", full)
+    monkeypatch.setattr(library_calls, "_stored", full)
     w = on_device([1.0, 2.0], requires_grad=True)
 
     @tg.compile

@@ -21,7 +21,7 @@ if why := why_not("cuda"):
 
 import cupy
 
-from tapegrad.backends import _cupy_eager_rows as rows
+from tapegrad.backends._cupy.eager import row_step as rows
 
 Arrays = list[np.ndarray[Any, Any]]
 rng = np.random.default_rng(3)

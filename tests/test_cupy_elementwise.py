@@ -11,9 +11,9 @@ import pytest
 from kernel_bench import FLOATS, Bench, node
 
 from tapegrad._program.op_kinds import ELEMENTWISE
-from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends._cupy_ops import EXTRA, expression
-from tapegrad.backends._cupy_types import literal
+from tapegrad.backends._cupy.codegen import flat_kernels as kernels
+from tapegrad.backends._cupy.codegen.cuda_types import literal
+from tapegrad.backends._cupy.codegen.expressions import EXTRA, expression
 
 INTEGERS = ("int8", "uint8", "int32", "uint32", "int64", "uint64")
 

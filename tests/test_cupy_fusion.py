@@ -13,9 +13,9 @@ import tapegrad as tg
 if why := why_not("cuda"):
     pytest.skip(why, allow_module_level=True)
 
-from tapegrad.backends import _cupy_jobs as jobs
-from tapegrad.backends._cupy_compile import Executor
-from tapegrad.backends._cupy_row_plan import Form
+from tapegrad.backends._cupy.codegen.row_schedule import Form
+from tapegrad.backends._cupy.executor import kernel_groups
+from tapegrad.backends._cupy.executor.executor import Executor
 
 
 def on_device(array: Any) -> Any:
@@ -29,7 +29,7 @@ def host(x: Any) -> Any:
 def in_rows(executor: Executor) -> list[Any]:
     """Return what the kernels over rows of a plan compute."""
     assert executor._plan is not None
-    return [job.rows for job in executor._plan.jobs if isinstance(job, jobs.InRows)]
+    return [group.rows for group in executor._plan.groups if isinstance(group, kernel_groups.RowGroup)]
 
 
 def checked(function: Any, *args: Any, tolerance: float = 2e-5) -> None:
@@ -99,5 +99,6 @@ def test_state_over_which_a_row_is_written(executors: list[Executor]) -> None:
         np.testing.assert_allclose(host(w), expected, rtol=1e-4, atol=1e-5)
     plan = executors[-1]._plan
     assert plan is not None
-    assert len(plan._old) == 1  # written over, not copied
-    assert [run.overwrites(old, new) for run in in_rows(executors[-1]) for new, old in plan._old.items()] == [True]
+    assert len(plan.overwritten) == 1  # written over, not copied
+    pairs = plan.overwritten.items()
+    assert [run.overwrites(old, new) for run in in_rows(executors[-1]) for new, old in pairs] == [True]

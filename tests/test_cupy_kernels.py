@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from kernel_bench import FLOATS, Bench, misaligned, node
 
-from tapegrad.backends import _cupy_kernels as kernels
+from tapegrad.backends._cupy.codegen import flat_kernels as kernels
 
 SIZES = (1, 2, 31, 33, 127, 1000, 4096, 4097, 50257)
 

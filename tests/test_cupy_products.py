@@ -15,7 +15,7 @@ if why := why_not("cuda"):
 
 import cupy
 
-from tapegrad.backends._cupy_gemm import Cublas, Matrix, matrix_of, product_of
+from tapegrad.backends._cupy.cublas import Cublas, Matrix, matrix_of, product_of
 
 Make = Callable[[tuple[int, ...]], Any]
 

@@ -10,10 +10,10 @@ import pytest
 from kernel_bench import FLOATS, Bench, misaligned, node
 
 from tapegrad._program.queries import axes_of
-from tapegrad.backends import _cupy_kernels as kernels
-from tapegrad.backends import _cupy_rows as rows
-from tapegrad.backends._cupy_row_plan import Form
-from tapegrad.backends._cupy_types import TYPES
+from tapegrad.backends._cupy.codegen import flat_kernels as kernels
+from tapegrad.backends._cupy.codegen import row_kernels as rows
+from tapegrad.backends._cupy.codegen.cuda_types import TYPES
+from tapegrad.backends._cupy.codegen.row_schedule import Form
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -47,7 +47,7 @@ def a_run(bench: Bench, name: str, count: int, length: int, dtype: str) -> tuple
     everything = node("sum", (total.out,), (), dtype)
     nodes = [top, low, e, total, soft, mean, out, columns, everything]
     outs = [soft.out, total.out, mean.out, columns.out, everything.out]
-    run = rows.Rows((count,), nodes, outs)
+    run = rows.RowSchedule((count,), nodes, outs)
     assert run.fits(lambda v: None)
     wider = x.astype(np.float64)
     e64 = np.exp(wider - wider.max(1, keepdims=True))
@@ -76,7 +76,7 @@ def test_reductions_of_everything_rows_and_columns(op: str) -> None:
         ndim = len(shape)
         axes = axes_of(n)
         lead = shape[: len(axes)] if 0 in axes else shape[: ndim - len(axes)]
-        run = rows.Rows(lead, [n], [n.out])
+        run = rows.RowSchedule(lead, [n], [n.out])
         assert run.fits(lambda v: None), (op, dtype, shape)
         name = f"k{len(made)}"
         made.append(
@@ -132,7 +132,7 @@ def test_rows_of_all_lengths(dtype: str) -> None:
         inner = node("sum", (product.out,), (3, 1), dtype, axis=-1, keepdims=True)
         less = node("subtract", (b, inner.out), x.shape, dtype)
         grad = node("multiply", (p.out, less.out), x.shape, dtype)
-        run = rows.Rows((3,), [score, *before, p, product, inner, less, grad], [p.out, inner.out, grad.out])
+        run = rows.RowSchedule((3,), [score, *before, p, product, inner, less, grad], [p.out, inner.out, grad.out])
         assert run.fits(lambda v: None)
         made.append(rows.kernel(f"k{n}", run, bench.places, ()))
         soft = softmax_of(x + mask)
@@ -155,7 +155,7 @@ def test_infinite_and_nan_rows_in_one_pass(dtype: str) -> None:
     x[7] = np.linspace(-800, 800, n)
     a = bench.value(x)
     before, p = softmax(bench, a, dtype)
-    run = rows.Rows((8,), [*before, p], [p.out, before[-1].out])
+    run = rows.RowSchedule((8,), [*before, p], [p.out, before[-1].out])
     assert run.passes.turns == 2  # one that finds maximum and sum, one that divides
     bench.run([rows.kernel("k", run, bench.places, ())])
     with np.errstate(all="ignore"):
@@ -187,7 +187,7 @@ def test_cross_entropy_reads_logits_twice(dtype: str) -> None:
         less = node("subtract", (p.out, hot.out), x.shape, dtype)
         grad = node("multiply", (less.out, 0.25), x.shape, dtype)
         nodes = [*before, p, picked, log, each, loss, equal, hot, less, grad]
-        run = rows.Rows((4,), nodes, [loss.out, grad.out, picked.out])
+        run = rows.RowSchedule((4,), nodes, [loss.out, grad.out, picked.out])
         assert run.fits(lambda v: None)
         places = bench.places._replace(counts={order}.__contains__)
         made.append(rows.kernel(f"k{n}", run, places, ()))
@@ -232,7 +232,7 @@ def test_rows_of_operands_of_any_strides(case: int) -> None:
     total = node("sum", (product.out,), lead, np.float64, axis=axes)
     kept = node("max", (product.out,), (*lead, *(1,) * len(axes)), np.float64, axis=axes, keepdims=True)
     less = node("subtract", (product.out, kept.out), shape, np.float64)
-    run = rows.Rows(lead, [product, total, kept, less], [total.out, kept.out, less.out])
+    run = rows.RowSchedule(lead, [product, total, kept, less], [total.out, kept.out, less.out])
     assert run.fits(lambda v: None)
     bench.run([rows.kernel("k", run, bench.places, ())])
     y = base * other
@@ -248,13 +248,13 @@ def test_a_row_may_be_written_over_an_operand(n: int) -> None:
     a, b = bench.value(x.copy()), bench.value(g)
     before, p = softmax(bench, b, "float64")
     moved = node("add", (a, p.out), x.shape, np.float64)
-    run = rows.Rows((5,), [*before, p, moved], [moved.out])
+    run = rows.RowSchedule((5,), [*before, p, moved], [moved.out])
     assert run.overwrites(a, moved.out)
     bench.arrays[moved.out] = bench.arrays[a]
     bench.run([rows.kernel("k", run, bench.places, {a})])
     np.testing.assert_allclose(bench.arrays[a], x + softmax_of(g), rtol=1e-12)
     early = node("multiply", (b, 2.0), x.shape, np.float64)
-    late = rows.Rows((5,), [early, *before, p], [early.out, p.out])
+    late = rows.RowSchedule((5,), [early, *before, p], [early.out, p.out])
     assert late.overwrites(b, early.out) == (n < 30000)  # a later pass over memory reads it again
 
 
@@ -263,7 +263,7 @@ def test_elements_of_complex_rows_are_not_picked_by_generated_code() -> None:
     z, index = bench.value(np.ones((4, 8), np.complex128)), bench.value(np.zeros((4, 1), np.int64))
     picked = node("take_along_axis", (z, index), (4, 1), np.complex128, axis=-1)
     picked.kind = "pick"
-    assert not rows.Rows((4,), [picked], [picked.out]).fits(lambda v: None)
+    assert not rows.RowSchedule((4,), [picked], [picked.out]).fits(lambda v: None)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -276,7 +276,7 @@ def test_shared_memory_is_bounded_however_many_sums_there_are(dtype: str, length
     scaled = [node("multiply", (a, float(i)), x.shape, dtype) for i in range(1, 21)]
     columns = [node("sum", (s.out,), (length,), dtype, axis=0) for s in scaled]
     everything = [node("sum", (s.out,), (), dtype) for s in scaled]
-    run = rows.Rows((70,), [*scaled, *columns, *everything], [n.out for n in (*columns, *everything)])
+    run = rows.RowSchedule((70,), [*scaled, *columns, *everything], [n.out for n in (*columns, *everything)])
     assert run.fits(lambda v: None)
     kernel = rows.kernel("k", run, bench.places, ())
     assert run.shared_bytes() <= 40 << 10
@@ -293,7 +293,7 @@ def test_aligned_rows_are_read_and_written_by_16_bytes_without_guards(dtype: str
     bench = Bench()
     x = bench.value(np.ones((4, length), dtype))
     before, p = softmax(bench, x, dtype)
-    run = rows.Rows((4,), [*before, p], [p.out])
+    run = rows.RowSchedule((4,), [*before, p], [p.out])
     text = rows.kernel("k", run, bench.places, ()).source
     pack = f"tg_pack<{TYPES[dtype].memory}, {16 // np.dtype(dtype).itemsize}>"
     passes = 2 if run.grid.form is Form.STREAM else 1
@@ -315,7 +315,7 @@ def test_results_that_are_not_aligned_are_written_one_by_one() -> None:
         bench.arrays[n.out] = misaligned(np.zeros_like(x))
     bench.run(
         [
-            rows.kernel("k", rows.Rows((4,), [*before, p], [p.out]), bench.places, ()),
+            rows.kernel("k", rows.RowSchedule((4,), [*before, p], [p.out]), bench.places, ()),
             kernels.flat("f", x.shape, [double], [double.out], bench.places, []),
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,27 @@ FLOORS = (
     ("tapegrad.testing",),
 )
 
+# What the parts of a backend may import of tapegrad: whole packages by "*", else single modules of the package.
+_CUPY = "tapegrad.backends._cupy"
+PARTS = {
+    f"{_CUPY}.codegen": ("tapegrad._program.*", f"{_CUPY}.codegen.*"),
+    f"{_CUPY}.eager": ("tapegrad._program.*", f"{_CUPY}.codegen.*", f"{_CUPY}.eager.*", "tapegrad.backends._array"),
+    f"{_CUPY}.executor": (
+        *("tapegrad._program.*", f"{_CUPY}.codegen.*", f"{_CUPY}.executor.*"),
+        *(f"{_CUPY}.cublas", f"{_CUPY}.deferred_checks", f"{_CUPY}.error_advice"),
+        *("tapegrad.backends._array", "tapegrad.backends._pool", "tapegrad.backends._setting"),
+    ),
+}
+
 # Own modules that are imported late, because an import of tapegrad does not need them.
 LATE = {
     "tapegrad.backends": {"tapegrad.backends._other"},
     "tapegrad._compile._compiled": {"tapegrad._compile._view"},
-    "tapegrad.backends._cupy": {"tapegrad.backends._cupy_compile", "tapegrad.backends._cupy_eager"},
+    "tapegrad.backends._cupy": {"tapegrad.backends._cupy.adapter"},
+    "tapegrad.backends._cupy.adapter": {
+        "tapegrad.backends._cupy.eager.fused_program",
+        "tapegrad.backends._cupy.executor.executor",
+    },
     "tapegrad.backends._jax": {"tapegrad.backends._jax_compile"},
     "tapegrad.backends._numpy.adapter": {"tapegrad.backends._numpy.executor.executor"},
 }
@@ -142,6 +159,23 @@ def test_imports_go_down(name: str) -> None:
     for i in IMPORTS[name]:
         if i.module in MODULES:
             assert floor(i.module) <= floor(name), f"{name}:{i.line} imports {i.module}, which is above it"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_a_backend_import_what_their_readme_says(part: str) -> None:
+    names = [name for name in MODULES if name == part or name.startswith(f"{part}.")]
+    assert len(names) > 1
+    for name in names:
+        for i in IMPORTS[name]:
+            if i.module in MODULES:
+                assert any(fnmatch(i.module, allowed) or f"{i.module}.*" == allowed for allowed in PARTS[part]), (
+                    f"{name}:{i.line} imports {i.module}: see the README of the backend"
+                )
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith(f"{_CUPY}.codegen")])
+def test_kernel_texts_are_made_without_the_library(name: str) -> None:
+    assert not {i.module.partition(".")[0] for i in IMPORTS[name]} & {"cupy", "cupyx", "cupy_backends"}
 
 
 def test_own_modules_are_imported_at_the_top() -> None:

@@ -87,7 +87,7 @@ def public_modules() -> list[str]:
         importlib.import_module("tapegrad.ops"),
         importlib.import_module("tapegrad._compile"),
     ):
-        names += [f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
+        names += [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     return sorted(names)
 
 
