@@ -29,7 +29,7 @@ from tapegrad.backends._numpy.executor import blas
 from tapegrad.backends._numpy.executor.buffers import empty
 from tapegrad.backends._numpy.executor.plan import plan_of
 from tapegrad.backends._numpy.executor.references import NDArray, Operand, Ref, actual
-from tapegrad.backends._numpy.executor.threads import Code, run_code, thread_count
+from tapegrad.backends._numpy.executor.threads import run_code, thread_count
 
 TENSOR = 1  # the reference to a state array that its Tensor will hold once a call is done
 
@@ -96,6 +96,7 @@ class Executor:
     def __init__(self, program: Program, threads: int | None = None) -> None:
         self.program = program
         self.plan = plan = plan_of(program, thread_count(threads))
+        self.code, self.checks = plan.writer.code, plan.checks
         self.bound: list[Any] = [None] * len(program.inputs)  # the array of each input at the last call
         # Donated inputs, and the references to the array of each while only this executor and its Tensor hold it.
         self.owned: dict[int, int] = {k: -1 for k, v in enumerate(program.inputs) if v in plan.donated}
@@ -107,11 +108,6 @@ class Executor:
             self._renew(out)
 
     @property
-    def code(self) -> Code:
-        """The calls of the program."""
-        return self.plan.writer.code
-
-    @property
     def nbytes(self) -> int:
         """The bytes of planned buffers: the memory of a run beyond inputs and outputs."""
         return self.plan.placement.pool.nbytes
@@ -119,11 +115,11 @@ class Executor:
     @property
     def lends(self) -> bool:
         """Whether a call may write over the arrays that are lent: it raises before it does, if at all."""
-        return self.plan.checks.come_first
+        return self.checks.come_first
 
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs for these inputs; write updated state in its place."""
-        plan, inputs, bound, lent = self.plan, self.program.inputs, self.bound, self.lent
+        inputs, bound, lent = self.program.inputs, self.bound, self.lent
         # `references` and `is_held` are written out below: these are loops over all parameters at each call.
         for k, count in self.owned.items():
             a: Any = arrays[k]
@@ -139,18 +135,17 @@ class Executor:
             if getrefcount(a) + getrefcount(a.base) != out.count + (id(a) in lent):
                 self._renew(out)
         a = None  # no reference to an input or output that the next call would count
-        checks, code = plan.checks, plan.writer.code
-        checks.passed = checks.absent
-        if plan.holds_blas:
+        self.checks.passed = self.checks.absent
+        if self.plan.holds_blas:
             with blas.held():
-                run_code(code)
+                run_code(self.code)
         else:
-            run_code(code)
+            run_code(self.code)
         return [_handed_out(out) if type(out) is Ref else out for out in self.outputs]
 
     def refused(self) -> bool:
         """Say whether the last run raised in a check: where `lends` holds, before it wrote to an output."""
-        return not self.plan.checks.passed
+        return not self.checks.passed
 
     def _own(self, k: int, arrays: list[Array]) -> None:
         """Put a copy, which only this executor and the Tensor will hold, in the place of a state array."""
