@@ -47,7 +47,7 @@ def groups_of(program: Program, number: NumberOf) -> list[KernelGroup]:
     """Return the kernel groups of a program, in an order in which they can be launched."""
     groups: list[KernelGroup] = []
     joins = joins_of(program, number)
-    for item in program.nodes:
+    for item in program.items:
         if isinstance(item, Run):
             groups += _of_run(item, number)
         elif item in joins:

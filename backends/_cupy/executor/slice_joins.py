@@ -36,11 +36,11 @@ def joins_of(program: Program, number: Callable[[Value], Any]) -> dict[Item, Nod
     """
     # A result with one reader may be left out, if that reader is the next of the chain.
     readers: dict[Value, list[Item | None]] = {v: [None] for v in program.outputs}  # None: a reader outside
-    for item in program.nodes:
+    for item in program.items:
         for v in item.values():
             readers.setdefault(v, []).append(item)
     found: dict[Item, Node | None] = {}
-    for first in program.nodes:
+    for first in program.items:
         if first in found or not _adds(first) or number(first.args[0]) != 0:
             continue
         # Extend the chain as long as its last result is read by one addition, as the array that is added to.
