@@ -100,7 +100,7 @@ class Backend:
     plans = False  # whether the executor takes a planned program, with runs in it
     stacks = False  # and stacks and folds of operations on small arrays
     smallest_run = 65536  # elements of an array from which operations on it are put into runs
-    attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile._attention`
+    attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile.plan.attention`
     kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
     fuses = False  # whether forward functions and rules are traced, to be run as few kernels: see `fused_program`

@@ -22,6 +22,7 @@ FLOORS = (
     ("tapegrad.ops",),
     ("tapegrad.fft", "tapegrad.linalg", "tapegrad.special"),
     ("tapegrad._transforms", "tapegrad._vmap"),
+    ("tapegrad._compile.plan",),
     ("tapegrad._compile",),
     ("tapegrad._protocols",),
     ("tapegrad._bind",),

@@ -12,8 +12,8 @@ from tapegrad._compile._compare import Match
 from tapegrad._compile._extract import program_of, sent
 from tapegrad._compile._guards import Check, Guards
 from tapegrad._compile._leaving import Leaving
-from tapegrad._compile._plan import planned
 from tapegrad._compile._trace import Held
+from tapegrad._compile.plan.pipeline import planned
 from tapegrad._engine.dispatch import as_array, backend_of, computed
 from tapegrad._engine.host_constants import HOST
 from tapegrad._engine.record import LEAF

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from tapegrad._compile._groups import Groups
+from tapegrad._compile.plan.schedule import Groups
 from tapegrad._program.ir import Node, Run, Value
 from tapegrad._program.queries import axes_of, is_total
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tapegrad._compile._groups import Groups
-from tapegrad._compile._stack import LARGEST
+from tapegrad._compile.plan.schedule import Groups
+from tapegrad._compile.plan.stacking import LARGEST
 from tapegrad._program.ir import Node, Scan, Value
 
 OPERATIONS = ("multiply", "add")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tapegrad._compile._simplify import alive
+from tapegrad._compile.plan.simplify import alive
 from tapegrad._program.ir import Node, Program, Value
 from tapegrad._program.queries import axes_of
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._compile._attention import fuse_attention
-from tapegrad._compile._fuse import finish, fuse
-from tapegrad._compile._groups import Groups
-from tapegrad._compile._products import merged
-from tapegrad._compile._reassociate import reassociate
-from tapegrad._compile._scan import scan
-from tapegrad._compile._simplify import alive, simplified
-from tapegrad._compile._stack import stack
+from tapegrad._compile.plan.accumulate import scan
+from tapegrad._compile.plan.attention import fuse_attention
+from tapegrad._compile.plan.fusion import finish, fuse
+from tapegrad._compile.plan.merge_matmuls import merged
+from tapegrad._compile.plan.reassociate import reassociate
+from tapegrad._compile.plan.schedule import Groups
+from tapegrad._compile.plan.simplify import alive, simplified
+from tapegrad._compile.plan.stacking import stack
 from tapegrad._program.ir import Program, Run
 from tapegrad._program.op_kinds import picks
 

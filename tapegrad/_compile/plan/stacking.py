@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from tapegrad._compile._groups import Groups
+from tapegrad._compile.plan.schedule import Groups
 from tapegrad._program.ir import Fold, Node, Rows, Stack, Value
 
 LARGEST = 1024  # elements above which the arithmetic costs more than the call
