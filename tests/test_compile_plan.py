@@ -14,7 +14,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile._trace import Traced
+from tapegrad._compile.capture.tracer import Traced
 from tapegrad._compile.plan import accumulate, fusion, stacking
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Fold, Node, Run, Scan, Stack

@@ -9,15 +9,15 @@ from threading import RLock
 from typing import Any, overload
 from weakref import ref
 
-from tapegrad._compile._capture import Known, traced, tried
-from tapegrad._compile._captured import Capture
-from tapegrad._compile._chance import Chance
-from tapegrad._compile._compare import difference
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, identities, key_of, same_ones
-from tapegrad._compile._locks import functions, tracing
-from tapegrad._compile._refusals import random_numbers
 from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
+from tapegrad._compile.capture.capture import Known, traced, tried
+from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.errors import random_numbers
+from tapegrad._compile.capture.locks import functions, tracing
+from tapegrad._compile.capture.rng_guard import Chance
+from tapegrad._compile.capture.trace_equivalence import difference
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import is_passive, mode

@@ -11,8 +11,8 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from tapegrad._compile._trace import Graph, Traced, graph_now
-from tapegrad._compile._trace_library import TraceNamespace
+from tapegrad._compile.capture.tracer import Graph, Traced, graph_now
+from tapegrad._compile.capture.tracer_backend import TraceNamespace
 from tapegrad._compile.plan.simplify import simplified
 from tapegrad._engine.dispatch import CaptureError, backend_of, namespace_of, native_device
 from tapegrad._engine.levels import capturing

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._compile._captured import Capture
-from tapegrad._compile._cells import Cell, Fresh
-from tapegrad._compile._left import own
+from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.effects import own
+from tapegrad._compile.capture.slots import Cell, Fresh
 from tapegrad._engine.record import RELEASED, Operation, Record, next_seq
 from tapegrad._engine.rules import new
 from tapegrad._engine.tensor import Tensor

@@ -6,13 +6,13 @@ from functools import partial
 from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._captured import Capture
-from tapegrad._compile._cells import ALONE, Cell, State, kind_of, state_of
-from tapegrad._compile._compare import Match
-from tapegrad._compile._extract import program_of, sent
-from tapegrad._compile._guards import Check, Guards
 from tapegrad._compile._leaving import Leaving
-from tapegrad._compile._trace import Held
+from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.guards import Check, Guards
+from tapegrad._compile.capture.lowering import program_of, sent
+from tapegrad._compile.capture.slots import ALONE, Cell, State, kind_of, state_of
+from tapegrad._compile.capture.trace_equivalence import Match
+from tapegrad._compile.capture.tracer import Held
 from tapegrad._compile.plan.pipeline import planned
 from tapegrad._engine.dispatch import as_array, backend_of, computed
 from tapegrad._engine.host_constants import HOST

@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast
 from weakref import ref
 
-from tapegrad._compile._places import Place
-from tapegrad._compile._refusals import array_needed, shape_needed, stranger, value_needed, written_to
+from tapegrad._compile.capture.errors import array_needed, shape_needed, stranger, value_needed, written_to
+from tapegrad._compile.capture.guard_sources import Place
 from tapegrad._engine.dispatch import CaptureError, backend_of, computed, find_backend
 from tapegrad._engine.levels import capturing
 from tapegrad._engine.operator_names import BINARY, COMPARISONS, NUMPY_NAMES, UNARY

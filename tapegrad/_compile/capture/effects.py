@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tapegrad._compile._captured import Capture
-from tapegrad._compile._cells import Cell, Fresh, state_of
-from tapegrad._compile._events import Used
-from tapegrad._compile._guards import Guards
-from tapegrad._compile._lift import Lifted
-from tapegrad._compile._loop import check_loops
-from tapegrad._compile._refusals import stranger
-from tapegrad._compile._settle import settle
-from tapegrad._compile._trace import Traced
+from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.errors import stranger
+from tapegrad._compile.capture.guards import Guards
+from tapegrad._compile.capture.install_tracers import Lifted
+from tapegrad._compile.capture.loop import check_loops
+from tapegrad._compile.capture.observer import Used
+from tapegrad._compile.capture.remove_tracers import settle
+from tapegrad._compile.capture.slots import Cell, Fresh, state_of
+from tapegrad._compile.capture.tracer import Traced
 from tapegrad._engine.backward import collect
 from tapegrad._engine.dispatch import CaptureError, backend_of, find_backend
 from tapegrad._engine.record import LEAF, RELEASED

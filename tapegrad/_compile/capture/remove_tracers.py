@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import CellType
 from typing import Any
 
-from tapegrad._compile._trace import Graph, Traced, holds_traced, lowered
+from tapegrad._compile.capture.tracer import Graph, Traced, holds_traced, lowered
 from tapegrad._engine.backward import collect
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.record import RELEASED, Record

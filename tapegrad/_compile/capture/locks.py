@@ -13,9 +13,9 @@ from time import monotonic
 from typing import Any
 from weakref import WeakValueDictionary
 
-from tapegrad._compile._lift import Lifted
-from tapegrad._compile._settle import settle_all
-from tapegrad._compile._trace import Graph
+from tapegrad._compile.capture.install_tracers import Lifted
+from tapegrad._compile.capture.remove_tracers import settle_all
+from tapegrad._compile.capture.tracer import Graph
 
 PATIENCE = 5.0  # seconds that a fork waits
 

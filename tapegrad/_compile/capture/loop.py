@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from tapegrad._compile._compare import rounds_differ
-from tapegrad._compile._extract import needed
-from tapegrad._compile._refusals import caught, escaped, rounds_unlike
-from tapegrad._compile._trace import Graph, Traced
+from tapegrad._compile.capture.errors import caught, escaped, rounds_unlike
+from tapegrad._compile.capture.lowering import needed
+from tapegrad._compile.capture.trace_equivalence import rounds_differ
+from tapegrad._compile.capture.tracer import Graph, Traced
 from tapegrad._engine.dispatch import as_array
 from tapegrad._engine.source_line import user_line
 from tapegrad._program.interpreter import replay_of

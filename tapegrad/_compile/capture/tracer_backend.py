@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tapegrad._compile._loop import captured
-from tapegrad._compile._refusals import shape_needed
-from tapegrad._compile._trace import Traced, active, check_key, contents_of, graph_now
+from tapegrad._compile.capture.errors import shape_needed
+from tapegrad._compile.capture.loop import captured
+from tapegrad._compile.capture.tracer import Traced, active, check_key, contents_of, graph_now
 from tapegrad.backends import Array, Backend
 
 # Functions whose result has a shape that depends on values.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tapegrad._compile._cells import Cell, kind_of
-from tapegrad._compile._settle import settle
-from tapegrad._compile._trace import Graph, Traced
+from tapegrad._compile.capture.remove_tracers import settle
+from tapegrad._compile.capture.slots import Cell, kind_of
+from tapegrad._compile.capture.tracer import Graph, Traced
 from tapegrad._engine.dispatch import CaptureError, find_backend
 from tapegrad._engine.record import LEAF, RELEASED
 from tapegrad._engine.tensor import Tensor

@@ -12,11 +12,11 @@ from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
 
-from tapegrad._compile._asked import is_read, item_is_read, length_is_read
-from tapegrad._compile._cells import State
-from tapegrad._compile._equality import same_constant
-from tapegrad._compile._places import PLAIN, READ, Place, Places, contents
-from tapegrad._compile._trace import Held, is_marked, mark_of
+from tapegrad._compile.capture.bytecode import is_read, item_is_read, length_is_read
+from tapegrad._compile.capture.equality import same_constant
+from tapegrad._compile.capture.guard_sources import PLAIN, READ, Place, Places, contents
+from tapegrad._compile.capture.slots import State
+from tapegrad._compile.capture.tracer import Held, is_marked, mark_of
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad.backends import Array
 

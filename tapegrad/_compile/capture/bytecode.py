@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from itertools import pairwise
 from types import CodeType
 
-from tapegrad._compile._refusals import type_asked
+from tapegrad._compile.capture.errors import type_asked
 
 _COMPARING = ("IS_OP", "COMPARE_OP", "CONTAINS_OP")
 _LOADING = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_BUILTIN")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from tapegrad._compile._places import Place, Places
-from tapegrad._compile._refusals import written_in
-from tapegrad._compile._trace import SMALL, Graph, is_marked, mark_of
+from tapegrad._compile.capture.errors import written_in
+from tapegrad._compile.capture.guard_sources import Place, Places
+from tapegrad._compile.capture.tracer import SMALL, Graph, is_marked, mark_of
 from tapegrad._engine.dispatch import backend_of
 
 

@@ -13,19 +13,19 @@ from operator import is_
 from typing import Any, NamedTuple
 from weakref import ref
 
-from tapegrad._compile._asked import refuse_asking
-from tapegrad._compile._captured import Capture
-from tapegrad._compile._chance import GENERATORS
-from tapegrad._compile._events import Seen, Used
-from tapegrad._compile._guards import Guards
-from tapegrad._compile._left import check_output, left_behind
-from tapegrad._compile._lift import Lifted
-from tapegrad._compile._locks import tracing
-from tapegrad._compile._places import Places
-from tapegrad._compile._reach import reachable
-from tapegrad._compile._settle import check_survivors, settle_all
-from tapegrad._compile._stand_ins import StandIns
-from tapegrad._compile._trace import Graph, active
+from tapegrad._compile.capture.bytecode import refuse_asking
+from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.effects import check_output, left_behind
+from tapegrad._compile.capture.guard_sources import Places
+from tapegrad._compile.capture.guards import Guards
+from tapegrad._compile.capture.install_tracers import Lifted
+from tapegrad._compile.capture.locks import tracing
+from tapegrad._compile.capture.observer import Seen, Used
+from tapegrad._compile.capture.raw_array_tracers import StandIns
+from tapegrad._compile.capture.remove_tracers import check_survivors, settle_all
+from tapegrad._compile.capture.rng_guard import GENERATORS
+from tapegrad._compile.capture.state_discovery import reachable
+from tapegrad._compile.capture.tracer import Graph, active
 from tapegrad._engine.dispatch import CaptureError, backend_of
 from tapegrad._engine.mode import mode_set
 from tapegrad._engine.record import Record

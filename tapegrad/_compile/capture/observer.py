@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
-from tapegrad._compile._refusals import stranger
-from tapegrad._compile._trace import Graph, Traced
+from tapegrad._compile.capture.errors import stranger
+from tapegrad._compile.capture.tracer import Graph, Traced
 from tapegrad._engine.primitive import PICK
 from tapegrad._engine.record import RELEASED, Operation, Record
 from tapegrad._engine.tensor import Tensor

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from tapegrad._compile._captured import Capture
-from tapegrad._compile._cells import Cell, Fresh, State
-from tapegrad._compile._equality import equal, same_constant
+from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.equality import equal, same_constant
+from tapegrad._compile.capture.slots import Cell, Fresh, State
 from tapegrad._program.ir import Node, Value
 
 _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tapegrad._compile._captured import Capture
-from tapegrad._compile._cells import Cell, Fresh
+from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.slots import Cell, Fresh
 from tapegrad._engine.dispatch import as_array, backend_of
 from tapegrad._engine.host_constants import HOST, copied_by
 from tapegrad._program.interpreter import PlainExecutor
