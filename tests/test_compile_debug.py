@@ -10,7 +10,7 @@ from compiling import CALLS, Model, values, visible
 from test_compile import plain
 
 import tapegrad as tg
-from tapegrad._compile._replay import Replay
+from tapegrad._compile.run.bound_program import Replay
 
 
 def test_what_is_right_passes_and_is_eager() -> None:

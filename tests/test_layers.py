@@ -24,6 +24,7 @@ FLOORS = (
     ("tapegrad._transforms", "tapegrad._vmap"),
     ("tapegrad._compile.plan",),
     ("tapegrad._compile.capture",),
+    ("tapegrad._compile.run",),
     ("tapegrad._compile",),
     ("tapegrad._protocols",),
     ("tapegrad._bind",),

@@ -86,6 +86,7 @@ def public_modules() -> list[str]:
         tg.backends,
         importlib.import_module("tapegrad.ops"),
         importlib.import_module("tapegrad._compile"),
+        importlib.import_module("tapegrad._compile.run"),
         importlib.import_module("tapegrad._compile.capture"),
         importlib.import_module("tapegrad._compile.plan"),
     ):

@@ -11,13 +11,13 @@ from weakref import ref
 
 from tapegrad._compile._debug import compared
 from tapegrad._compile._key import changed, identities, key_of, same_ones
-from tapegrad._compile._replay import Replay, elsewhere, fits, grown, outlived
 from tapegrad._compile.capture.capture import Known, traced, tried
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.errors import random_numbers
 from tapegrad._compile.capture.locks import functions, tracing
 from tapegrad._compile.capture.rng_guard import Chance
 from tapegrad._compile.capture.trace_equivalence import difference
+from tapegrad._compile.run.bound_program import Replay, elsewhere, fits, grown, outlived
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import is_passive, mode

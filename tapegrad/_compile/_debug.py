@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tapegrad._compile._replay import Replay
 from tapegrad._compile.capture.capture import traced
 from tapegrad._compile.capture.equality import gap
 from tapegrad._compile.capture.trace_equivalence import Match, held_apart
+from tapegrad._compile.run.bound_program import Replay
 from tapegrad._engine.dispatch import backend_of, computed
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten

@@ -6,7 +6,6 @@ from functools import partial
 from sys import getrefcount
 from typing import Any
 
-from tapegrad._compile._leaving import Leaving
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.guards import Check, Guards
 from tapegrad._compile.capture.lowering import program_of, sent
@@ -14,6 +13,7 @@ from tapegrad._compile.capture.slots import ALONE, Cell, State, kind_of, state_o
 from tapegrad._compile.capture.trace_equivalence import Match
 from tapegrad._compile.capture.tracer import Held
 from tapegrad._compile.plan.pipeline import planned
+from tapegrad._compile.run.effects import Leaving
 from tapegrad._engine.dispatch import as_array, backend_of, computed
 from tapegrad._engine.host_constants import HOST
 from tapegrad._engine.record import LEAF
