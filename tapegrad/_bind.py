@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tapegrad._compile._eager import Fused
 from tapegrad._compile.capture.tracer import Graph
 from tapegrad._compile.capture.tracer_backend import TraceBackend
+from tapegrad._compile.eager_fusion import Fused
 from tapegrad._engine import fusing as _fusing
 from tapegrad._engine.bound import bound
 from tapegrad._protocols import hints as _hints

@@ -15,7 +15,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._compile._compiled import LIMIT
+from tapegrad._compile.function import LIMIT
 
 
 class Model:

@@ -47,7 +47,7 @@ PARTS = {
 # Own modules that are imported late, because an import of tapegrad does not need them.
 LATE = {
     "tapegrad.backends": {"tapegrad.backends._other"},
-    "tapegrad._compile._compiled": {"tapegrad._compile._view"},
+    "tapegrad._compile.function": {"tapegrad._compile.display"},
     "tapegrad.backends._cupy": {"tapegrad.backends._cupy.adapter"},
     "tapegrad.backends._cupy.adapter": {
         "tapegrad.backends._cupy.eager.fused_program",

@@ -19,7 +19,7 @@ from conftest import PLACES
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile import _costs
+from tapegrad._compile import costs
 from tapegrad._engine import linear_tangents, rules
 from tapegrad._engine.bound import bound
 from tapegrad._engine.dispatch import backend_of
@@ -117,8 +117,8 @@ def flops_known(name: str) -> bool:
     x = Value((2, 2), np.dtype("float64"))
     node = Node(name, print, (x, x), {})
     node.outs = (x,)
-    named = _costs._MOVES | _costs._REDUCTIONS | _costs._PRODUCTS | _costs._UNKNOWN
-    return name in named or _costs.flops_of(node) is None or op_kinds.kind_of(name, ()) == "elementwise"
+    named = costs._MOVES | costs._REDUCTIONS | costs._PRODUCTS | costs._UNKNOWN
+    return name in named or costs.flops_of(node) is None or op_kinds.kind_of(name, ()) == "elementwise"
 
 
 def numpy_name_leads_here(name: str) -> bool:
@@ -213,7 +213,7 @@ TABLES = {
         },
     ),
     "FLOP of a program": Table(
-        f"_MOVES, _REDUCTIONS, _PRODUCTS or _UNKNOWN in {_costs.__name__}",
+        f"_MOVES, _REDUCTIONS, _PRODUCTS or _UNKNOWN in {costs.__name__}",
         NODES,
         flops_known,
         {

@@ -9,8 +9,8 @@ from time import perf_counter
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from tapegrad._compile._costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
 from tapegrad._compile.capture.slots import Fresh
+from tapegrad._compile.costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
 from tapegrad._compile.run.bound_program import Replay
 from tapegrad._engine.dispatch import backend_of, computed
 from tapegrad._engine.tensor import Tensor, host, wrap

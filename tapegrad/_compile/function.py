@@ -9,14 +9,14 @@ from threading import RLock
 from typing import Any, overload
 from weakref import ref
 
-from tapegrad._compile._debug import compared
-from tapegrad._compile._key import changed, identities, key_of, same_ones
+from tapegrad._compile.cache_key import changed, identities, key_of, same_ones
 from tapegrad._compile.capture.capture import Known, traced, tried
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.errors import random_numbers
 from tapegrad._compile.capture.locks import functions, tracing
 from tapegrad._compile.capture.rng_guard import Chance
 from tapegrad._compile.capture.trace_equivalence import difference
+from tapegrad._compile.debug import compared
 from tapegrad._compile.run.bound_program import Replay, elsewhere, fits, grown, outlived
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.levels import capturing, mapping
@@ -104,7 +104,7 @@ class Compiled(Derived):
                 "the object that is its argument"
             )
         if self._last.view is None:
-            from tapegrad._compile._view import View
+            from tapegrad._compile.display import View
 
             self._last.view = View(self._last.program, self._last)
         return self._last.view
