@@ -9,74 +9,10 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._engine.dtypes import DTYPES, DType, as_dtype
 from tapegrad._program.ir import Node, Value
+from tapegrad._program.op_kinds import VIEWS, info_of
 
-_VIEWS = {
-    "T",
-    "matrix_transpose",
-    "permute_dims",
-    "moveaxis",
-    "reshape",
-    "expand_dims",
-    "squeeze",
-    "broadcast_to",
-    "unstack",
-}
-_MOVES = _VIEWS | {
-    "index_get",
-    "index_set",
-    "take",
-    "take_along_axis",
-    "concat",
-    "stack",
-    "flip",
-    "roll",
-    "repeat",
-    "tile",
-    "tril",
-    "triu",
-    "astype",
-    "asarray",
-    "to_device",
-    "zeros",
-    "zeros_like",
-    "ones",
-    "ones_like",
-    "empty",
-    "empty_like",
-    "full",
-    "full_like",
-    "eye",
-    "arange",
-    "linspace",
-    "meshgrid",
-    "broadcast_arrays",
-    "real",
-    "imag",
-    "where",
-    "linalg.diagonal",
-    "refuse",
-}
-_REDUCTIONS = {
-    "sum",
-    "mean",
-    "max",
-    "min",
-    "prod",
-    "var",
-    "std",
-    "any",
-    "all",
-    "argmax",
-    "argmin",
-    "count_nonzero",
-    "cumulative_sum",
-    "cumulative_prod",
-    "linalg.vector_norm",
-    "linalg.trace",
-}
-_PRODUCTS = {"matmul", "tensordot", "vecdot", "linalg.outer"}
-_ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3)}  # products over elements of queries, and of values
-_UNKNOWN = {"as_one", "isin", "loop", "argsort", "searchsorted", "sort"}
+# Products of attention over elements of queries, and of values, for each pair of a query and a key.
+_ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3)}
 
 
 def dtype_of(v: Value) -> DType:
@@ -103,32 +39,26 @@ def is_view(node: Node) -> bool:
     """Say whether a call usually moves nothing: its result is the same memory, seen otherwise."""
     if node.op == "index_get":
         return not any(hasattr(i, "shape") for i in node.args[1])
-    return node.op in _VIEWS
+    return node.op in VIEWS or node.op == "unstack"
 
 
 def flops_of(node: Node) -> int | None:
     """Return the floating-point operations of a call, None where they are not known (sorting, decompositions).
 
-    A product of matrices (n, k) and (k, m) has 2 n k m; an elementwise function, however dear, one for each element of
-    its result; a reduction one for each of its operand; what only moves elements has none.
+    A product of matrices (n, k) and (k, m) has 2 n k m. An elementwise function, however dear, has one for each element
+    of its result. A reduction has one for each element of its operand. A call that only moves elements has none.
     """
-    if node.op in _MOVES:
-        return 0
-    operands = list(node.values())
-    if node.op in _PRODUCTS and len(operands) == 2:
+    flops = info_of(node.op).flops
+    operands = node.values()
+    if flops == "none" or not operands:
+        return None if flops == "unknown" else 0
+    if flops == "product" and len(operands) == 2:
         return 2 * _products(node, *operands)
-    if node.op in _REDUCTIONS:
-        return operands[0].size
-    if node.op in _ATTENTION:
-        (*_, queries, size), keys, depth = node.args[0].shape, node.args[1].shape[-1], node.args[2].shape[-1]
-        of_size, of_depth = _ATTENTION[node.op]
-        count = node.outs[0].size // (queries * node.outs[0].shape[-1])
-        return int(2 * count * queries * keys * (of_size * size + of_depth * depth))
-    if node.op == "index_add":
-        return operands[-1].size
-    if node.op in _UNKNOWN or node.op.startswith(("linalg.", "fft.")):
-        return None
-    return sum(v.size for v in node.outs) if operands else 0
+    if flops == "attention":
+        return _attention(node)
+    if flops in ("operand", "last operand"):
+        return operands[0 if flops == "operand" else -1].size
+    return None if flops == "unknown" else sum(v.size for v in node.outs)
 
 
 def _products(node: Node, a: Value, b: Value) -> int:
@@ -139,6 +69,15 @@ def _products(node: Node, a: Value, b: Value) -> int:
     if node.op == "matmul":
         return node.out.size * a.shape[-1]
     return isqrt(a.size * b.size * node.out.size)  # each axis is in two of the three
+
+
+def _attention(node: Node) -> int:
+    """Return the floating-point operations of a node of attention, or of its gradient."""
+    queries, keys, values, *_ = node.args
+    (*_, count, size), number, depth = queries.shape, keys.shape[-1], values.shape[-1]
+    of_size, of_depth = _ATTENTION[node.op]
+    batch = node.outs[0].size // (count * node.outs[0].shape[-1])
+    return int(2 * batch * count * number * (of_size * size + of_depth * depth))
 
 
 def total(numbers: Iterable[Any]) -> Any:

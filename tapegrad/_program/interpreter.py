@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._program.ir import Node, Program, Value, put_in
+from tapegrad._program.op_kinds import LOOKING as LOOKING
 
 Call = Callable[[Callable[..., Any], Any, Any], Any]
-
-LOOKING = frozenset(("as_one", "loop"))  # operations that look at values, on which what they compute depends
 
 
 def results_of(node: Node, content: Callable[[Value], Any], call: Call) -> tuple[Any, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any, final
+from typing import Any, Literal, final
+
+# Kinds of operations. "pick" takes one element of each row, "rows" lays values side by side; "" is any other.
+Kind = Literal["", "elementwise", "reduction", "view", "matmul", "pick", "rows"]
 
 
 @final
@@ -55,7 +58,7 @@ class Node:
         self.reads = reads_of(args, kwargs) if reads is None else reads
         self.outs: tuple[Value, ...] = ()
         self.many = False
-        self.kind = ""
+        self.kind: Kind = ""
 
     @property
     def out(self) -> Value:

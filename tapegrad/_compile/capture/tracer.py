@@ -22,10 +22,10 @@ from tapegrad._engine.operator_names import BINARY, COMPARISONS, NUMPY_NAMES, UN
 from tapegrad._engine.source_line import inside, user_line
 from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Node, Value
+from tapegrad._program.op_kinds import VIEWS_OF_RAW
 from tapegrad.backends import Array, Backend
 
 SMALL = 128  # elements of an array whose contents are compared at each call, should NumPy have computed with it
-_VIEWS = ("T", "matrix_transpose", "index_get")
 _PLAIN = frozenset((int, float, complex, bool, str, slice, type(None), type(...)))
 
 
@@ -228,7 +228,7 @@ class Graph:
         node.outs = (*node.outs, value) if node.many else (value,)
         if self.values is not None:
             self.values[value] = raw
-        if self.foreign and node.op in _VIEWS and not self.foreign.isdisjoint(node.reads):
+        if self.foreign and node.op in VIEWS_OF_RAW and not self.foreign.isdisjoint(node.reads):
             self.foreign.add(value)
         return self.traced(value, raw)
 

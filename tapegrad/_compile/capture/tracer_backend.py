@@ -9,18 +9,8 @@ from typing import Any
 from tapegrad._compile.capture.errors import shape_needed
 from tapegrad._compile.capture.loop import captured
 from tapegrad._compile.capture.tracer import Traced, active, check_key, contents_of, graph_now
+from tapegrad._program.op_kinds import DATA_DEPENDENT
 from tapegrad.backends import Array, Backend
-
-# Functions whose result has a shape that depends on values.
-_DATA_DEPENDENT = {
-    "argwhere",
-    "nonzero",
-    "unique_all",
-    "unique_counts",
-    "unique_inverse",
-    "unique_values",
-    "unique",
-}
 
 
 class TraceNamespace:
@@ -34,7 +24,7 @@ class TraceNamespace:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._base, name)
         made: Any = value
-        if name in _DATA_DEPENDENT:
+        if name in DATA_DEPENDENT:
             made = partial(_data_dependent, self._prefix + name, value)
         elif name == "repeat":
             made = partial(_repeat, value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from tapegrad._program.ir import Node, Program, Value
+from tapegrad._program.ir import Kind, Node, Program, Value
 
 FEWEST = 4
 LARGEST = 1 << 24  # elements of factors that are kept for the one product
@@ -24,7 +24,7 @@ def merged(program: Program, xp: Any) -> Program:
     return program.with_nodes(nodes)
 
 
-def _made(op: str, function: Any, args: tuple[Any, ...], shape: tuple[int, ...], like: Value, kind: str) -> Node:
+def _made(op: str, function: Any, args: tuple[Any, ...], shape: tuple[int, ...], like: Value, kind: Kind) -> Node:
     node = Node(op, function, args, {}, like.node.line if like.node is not None else "")
     node.kind = kind
     node.outs = (Value(shape, like.dtype, node),)
