@@ -36,7 +36,7 @@ class Item(NamedTuple):
 def items_of(program: Any) -> list[Any]:
     """Return what a program runs one after the other: groups of nodes as a planner made them, and single nodes."""
     items = []
-    for entry in program.nodes:
+    for entry in program.items:
         nodes = [entry] if type(entry) is Node else list(entry.nodes)
         name = entry.op if type(entry) is Node else type(entry).__name__.lower()
         made = {v for n in nodes for v in n.outs}
@@ -277,7 +277,7 @@ class View:
 
     def _runner(self, n: int, arrays: list[Any]) -> Any:
         """Return what runs a group of nodes as the library's executor does, None for what is called node by node."""
-        item, entry = self.items[n], self.program.nodes[n]
+        item, entry = self.items[n], self.program.items[n]
         if type(entry) is Node or not arrays:
             return None
         backend = backend_of[type(arrays[0])]

@@ -19,7 +19,7 @@ def results_of(node: Node, content: Callable[[Value], Any], call: Call) -> tuple
 
 
 def replay_of(
-    program: Program,
+    program: Program[Node],
     keep: Callable[[Any], Any] | None = None,
     apart: bool = False,
     loop: Callable[..., Any] | None = None,
@@ -82,7 +82,7 @@ def replay_of(
     return replay
 
 
-def _last_uses(program: Program) -> dict[int, list[Any]]:
+def _last_uses(program: Program[Node]) -> dict[int, list[Any]]:
     """Return for each node the values that nothing after it reads."""
     last: dict[int, list[Any]] = {}
     seen = set(program.outputs)
@@ -95,7 +95,7 @@ def _last_uses(program: Program) -> dict[int, list[Any]]:
     return last
 
 
-def large_constants(program: Program) -> list[Any]:
+def large_constants(program: Program[Node]) -> list[Any]:
     """Return the constants of more than one element that a program reads."""
     values = dict.fromkeys(v for node in program.nodes for v in node.values())
     return [v for v in values if v.constant is not None and v.size > 1]
@@ -106,5 +106,5 @@ class PlainExecutor:
 
     how = "replayed call by call"
 
-    def __init__(self, program: Program, keep: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, program: Program[Node], keep: Callable[[Any], Any] | None = None) -> None:
         self.run: Callable[[list[Any]], list[Any]] = replay_of(program, keep)

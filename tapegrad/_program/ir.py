@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, final
 
 # Kinds of operations. "pick" takes one element of each row, "rows" lays values side by side; "" is any other.
 Kind = Literal["", "elementwise", "reduction", "view", "matmul", "pick", "rows"]
@@ -181,39 +181,50 @@ class Scan(_Group):
         yield from self.others
 
 
-Item = Node | Run | Stack | Fold | Scan  # what a planned program consists of
+Group = Run | Stack | Fold | Scan  # nodes that run as one
+Item = Node | Group
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with defaults, which `typing` has from Python 3.13 on
+
+    ItemT = TypeVar("ItemT", bound=Item, covariant=True, default=Item)
+    OtherT = TypeVar("OtherT", bound=Item)
+else:
+    from typing import TypeVar
+
+    ItemT = TypeVar("ItemT")
 
 
-class Program:
+class Program(Generic[ItemT]):
     """Items in an order in which they can be run, from inputs to outputs.
 
-    items: single nodes as captured, also groups of nodes once planned. replaces: for each output the number of the
-    input whose array it takes the place of (updated state), or None. arguments: numbers of the inputs that are other
-    arrays from call to call. gradients: places of the outputs that only become gradients. reassociated: whether results
-    may differ by rounding.
+    A captured program, `Program[Node]`, has only nodes; a planned one, `Program[Item]` or `Program`, has groups too.
+    replaces: for each output the number of the input whose array it takes the place of (updated state), or None.
+    arguments: numbers of the inputs that are other arrays from call to call. gradients: places of the outputs that
+    only become gradients. reassociated: whether results may differ by rounding.
     """
 
     def __init__(
         self,
         inputs: list[Value],
-        items: Sequence[Item],
+        items: Sequence[ItemT],
         outputs: list[Value],
         replaces: list[int | None] | None = None,
         arguments: frozenset[int] = frozenset(),
         gradients: frozenset[int] = frozenset(),
     ) -> None:
         self.inputs, self.outputs = inputs, outputs
-        self.items: list[Item] = items if type(items) is list else list(items)
+        self.items: list[ItemT] = items if type(items) is list else list(items)
         self.arguments, self.gradients = arguments, gradients
         self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
         self.reassociated = False
 
     @property
-    def nodes(self) -> list[Node]:
-        """The items of a program that is not planned yet: all are single nodes."""
-        return self.items  # type: ignore[return-value]
+    def nodes(self: Program[Node]) -> list[Node]:
+        """The items of a captured program, which are all single nodes."""
+        return self.items
 
-    def with_nodes(self, items: Sequence[Item], outputs: list[Value] | None = None) -> Program:
+    def with_nodes(self, items: Sequence[OtherT], outputs: list[Value] | None = None) -> Program[OtherT]:
         """Return a program of the same inputs and outputs that computes them in another way."""
         outputs = self.outputs if outputs is None else outputs
         return Program(self.inputs, items, outputs, self.replaces, self.arguments, self.gradients)

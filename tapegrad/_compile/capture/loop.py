@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from tapegrad._compile.capture.errors import caught, escaped, rounds_unlike
-from tapegrad._compile.capture.lowering import needed
 from tapegrad._compile.capture.trace_equivalence import rounds_differ
 from tapegrad._compile.capture.tracer import Graph, Traced
+from tapegrad._compile.plan.dead_code import needed
 from tapegrad._engine.dispatch import as_array
 from tapegrad._engine.source_line import user_line
 from tapegrad._program.interpreter import replay_of
@@ -38,7 +38,7 @@ class Loop:
         return self.until(lambda x: self._round([x, *outer]), x)
 
     @property
-    def program(self) -> Program:
+    def program(self) -> Program[Node]:
         """What a round computes, from the state and the values from outside."""
         return Program([self.state, *self.outer], self.nodes, self.outs)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.slots import Cell, Fresh
+from tapegrad._compile.plan.dead_code import needed
 from tapegrad._engine.dispatch import as_array, backend_of
 from tapegrad._engine.host_constants import HOST, copied_by
 from tapegrad._program.interpreter import PlainExecutor
@@ -14,7 +15,7 @@ from tapegrad._program.ir import Node, Program, Value, put_in
 from tapegrad.backends import Array, Backend
 
 
-def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], list[Any], dict[Value, int]]:
+def program_of(capture: Capture) -> tuple[Program[Node], list[Cell], list[int], list[Any], dict[Value, int]]:
     """Return the program of a capture; the cells, raw leaves and held arrays that are its inputs; where outputs are.
 
     Only what is read or updated is an input. Outputs are, for every value that stays, its number among the outputs.
@@ -46,17 +47,6 @@ def program_of(capture: Capture) -> tuple[Program, list[Cell], list[int], list[A
     return program, cells, raw, [capture.graph.held[v] for v in held], places
 
 
-def needed(nodes: list[Node], wanted: list[Value]) -> tuple[set[Value], list[Node]]:
-    """Return the values that outputs and effects are computed from, and the nodes that do so."""
-    needed = set(wanted)
-    kept = []
-    for node in reversed(nodes):
-        if node.effect or not needed.isdisjoint(node.outs):
-            needed.update(node.reads)
-            kept.append(node)
-    return needed, kept[::-1]
-
-
 class Sent(NamedTuple):
     """The part of a program that the host computes, and copies to a device, before the rest runs there.
 
@@ -70,7 +60,7 @@ class Sent(NamedTuple):
     backends: set[Backend]
 
 
-def sent(program: Program, first: int, host: list[int]) -> tuple[Program, list[int], Sent | None]:
+def sent(program: Program[Node], first: int, host: list[int]) -> tuple[Program[Node], list[int], Sent | None]:
     """Return a program whose arrays of the host arrive on the device, which are constants beside Tensors there.
 
     Else it would be of two libraries, and could only be replayed call by call. first: the number of the first input

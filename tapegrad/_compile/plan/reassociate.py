@@ -1,21 +1,28 @@
-"""Fewer passes over large arrays by algebra: sums and products of a run, collected and factored.
+"""Reassociation: sums and products of a run are collected and factored, for fewer passes over large arrays.
 
-Real arithmetic allows what floating-point arithmetic does not: x * a * b is x * (a * b), and a * x + b * x * y is
+Real arithmetic allows more than floating-point arithmetic: x * a * b is x * (a * b), and a * x + b * x * y is
 x * (a + b * y). Results then differ by rounding, so that this is done only for those who ask for it. Products of sums
 are never multiplied out, which could cancel digits.
+
+    before                                  after, with 2 x + 6 x y as x * (6 y + 2)
+    a = multiply x 2                        a = multiply y 6
+    b = multiply x y                        b = add a 2
+    c = multiply b 6                        d = multiply b x
+    d = add a c
 """
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import reduce
 from math import isfinite
 from typing import Any
 
 from tapegrad._program.ir import Node, Run, Value
 
+Operand = Value | float
 Product = tuple[tuple[Value, int], ...]  # factors and their powers, in the order in which they were met
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
@@ -54,6 +61,7 @@ class Sum:
 
 def reassociate(run: Run) -> None:
     """Replace the nodes of a run by fewer that compute the same but for rounding, if there are such."""
+    # Each elementwise node is a pass over memory: the rewritten run is taken only if it has fewer of them.
     nodes = _Rewriting(run).nodes()
     if nodes is not None and _passes(nodes) < _passes(run.nodes):
         run.nodes = nodes
@@ -68,6 +76,8 @@ def _passes(nodes: list[Node]) -> int:
 
 
 class _Rewriting:
+    """The two halves of the rewriting of a run: reading nodes as sums of products, and writing these as nodes again."""
+
     def __init__(self, run: Run) -> None:
         self.run = run
         self.uses = Counter(v for n in run.nodes for v in n.reads)
@@ -75,7 +85,7 @@ class _Rewriting:
         self.number: dict[Value, int] = {}  # of factors, in the order in which they are met
         self.sums: dict[Value, Sum] = {}
         self.new: list[Node] = []
-        self.made: dict[Any, Value] = {}  # by operation and operands
+        self.made: dict[Hashable, Value] = {}  # by operation and operands: common subexpressions
         self.value: dict[Value, Value] = {}  # what stands for a sum that was there before
         self.scaled: set[tuple[float, Value]] = set()  # factors that are terms of a sum, with a coefficient
         self.line = ""
@@ -88,14 +98,16 @@ class _Rewriting:
 
     def sum_of(self, node: Node) -> Sum | None:
         """Return what an arithmetic node computes, None for another."""
+        # Only arithmetic in one shape and dtype, on arrays and numbers: other operands stay as they are.
         out = node.outs[0]
         if node.kind != "elementwise" or node.kwargs or out.dtype.kind != "f" or out.dtype.itemsize < 4:
             return None
-        args = [_number_or(x) for x in node.args]
-        if any(type(x) is Value and (x.shape != out.shape or x.dtype != out.dtype) for x in args):
-            return None
-        if any(type(x) not in (Value, float) for x in args):
-            return None
+        args: list[Operand] = []
+        for x in map(_number_or, node.args):
+            if isinstance(x, float) or (isinstance(x, Value) and x.shape == out.shape and x.dtype == out.dtype):
+                args.append(x)
+            else:
+                return None
         if node.op in ("add", "subtract"):
             a, b = map(self.terms_of, args)
             return a.plus(b.scaled(-1.0) if node.op == "subtract" else b)
@@ -103,22 +115,25 @@ class _Rewriting:
             return self.terms_of(args[0]).scaled(-1.0)
         if node.op == "multiply":
             return self.product(*args)
-        if node.op == "divide" and type(args[1]) is float and args[1] != 0:
+        if node.op == "divide" and isinstance(args[1], float) and args[1] != 0:
             return self.terms_of(args[0]).scaled(1 / args[1])
         power = 2.0 if node.op == "square" else args[1] if node.op == "pow" else None
-        if type(power) is float and power.is_integer() and 2 <= power <= _HIGHEST and type(args[0]) is Value:
-            return reduce(lambda s, _: self.times(s, args[0]), range(int(power) - 1), self.factor(args[0]))
+        if isinstance(power, float) and power.is_integer() and 2 <= power <= _HIGHEST and isinstance(args[0], Value):
+            base = args[0]
+            return reduce(lambda s, _: self.times(s, base), range(int(power) - 1), self.factor(base))
         return None
 
-    def product(self, a: Any, b: Any) -> Sum:
-        if type(a) is float:
-            return Sum(a * b) if type(b) is float else self.terms_of(b).scaled(a)
-        if type(b) is float:
+    def product(self, a: Operand, b: Operand) -> Sum:
+        """Return a product: a number multiplies each term of a sum, two values give one product."""
+        if isinstance(a, float):
+            return Sum(a * b) if isinstance(b, float) else self.terms_of(b).scaled(a)
+        if isinstance(b, float):
             return self.terms_of(a).scaled(b)
         return self.times(self.factor(a), b)
 
     def times(self, s: Sum, x: Value) -> Sum:
         """Return the product of a single product and a value."""
+        # Powers of like factors add up.
         ((p, k),) = s.terms.items()
         ((q, c),) = self.factor(x).terms.items()
         powers = Counter(dict(p))
@@ -130,9 +145,9 @@ class _Rewriting:
         s = self.sums.get(x)
         return s if s is not None and s.single() else self.itself(x)
 
-    def terms_of(self, x: Any) -> Sum:
+    def terms_of(self, x: Operand) -> Sum:
         """Return a value, or number, as terms: of a sum only if nobody else needs that."""
-        if type(x) is float:
+        if isinstance(x, float):
             return Sum(x)
         s = self.sums.get(x)
         return s if s is not None and (s.single() or self.uses[x] == 1) else self.itself(x)
@@ -148,10 +163,13 @@ class _Rewriting:
 
     def nodes(self) -> list[Node] | None:
         """Return the nodes in place of those of the run; None if a result were something that is there already."""
+        # 1. Sums that are needed as values: results of the run, and operands of nodes that are not arithmetic.
         asked = dict.fromkeys(v for n in self.run.nodes if n.outs[0] not in self.sums for v in n.reads)
         roots = [v for v in (*asked, *self.run.outs) if v in self.sums]
+        # 2. Coefficients that a factor has as a term elsewhere, so that the multiple is computed once.
         for v in [*roots, *(x for s in self.sums.values() for p in s.terms for x, _ in p if x in self.sums)]:
             self.scaled |= {(k, p[0][0]) for p, k in self.sums[v].terms.items() if len(p) == 1 and p[0][1] == 1}
+        # 3. Nodes in their order: arithmetic as it is needed, others on the operands that they have now.
         for node in self.run.nodes:
             self.line = node.line
             if node.outs[0] in self.sums:
@@ -196,10 +214,12 @@ class _Rewriting:
         if s.single():
             ((p, k),) = s.terms.items()
             return self.write_product(p, k)
+        # 1. The factor that most products share.
         counts = Counter(x for p in s.terms for x, _ in p)
         shared, n = max(counts.items(), key=lambda c: c[1])
         if n < 2:
             return self.write_terms(s)
+        # 2. All that the products with it have in common, which is taken out of them.
         inside = [p for p in s.terms if any(x is shared for x, _ in p)]
         common = {x: min(dict(p).get(x, 0) for p in inside) for x, _ in inside[0]}
         common = {x: power for x, power in common.items() if power}
@@ -212,6 +232,7 @@ class _Rewriting:
                 inner.terms[q] = s.terms[p]
             else:
                 inner.number = s.terms[p]
+        # 3. The sum inside is factored in turn, multiplied, and the terms without the factor are added.
         factored = self.write(inner)
         for x, power in common.items():
             factored = self.call("multiply", factored, self.power(self.written(x), power))
@@ -222,6 +243,7 @@ class _Rewriting:
     def write_terms(self, s: Sum, first: Value | None = None) -> Value:
         """Add up terms that share nothing, to a value if one is given."""
         total = first
+        # Positive terms first: then no sum begins with a negation.
         for p, k in sorted(s.terms.items(), key=lambda t: t[1] < 0):
             if total is not None:
                 total = self.call("add" if k > 0 else "subtract", total, self.write_product(p, abs(k)))
@@ -253,11 +275,11 @@ class _Rewriting:
         half = self.power(x, n // 2)
         return self.call("multiply", half, half) if n % 2 == 0 else self.call("multiply", self.power(x, n - 1), x)
 
-    def call(self, op: str, *args: Any) -> Value:
+    def call(self, op: str, *args: Operand) -> Value:
         """Compute an operation, unless that was done before."""
         key = (op, *args)
         if key not in self.made:
-            x = next(a for a in args if type(a) is Value)
+            x = next(a for a in args if isinstance(a, Value))
             node = Node(op, _FUNCTIONS[op], args, {}, self.line)
             node.kind = "elementwise"
             node.outs = (Value(x.shape, x.dtype, node),)
@@ -266,8 +288,9 @@ class _Rewriting:
         return self.made[key]
 
 
-def _number_or(x: Any) -> Any:
+def _number_or(x: object) -> object:
     """Return a number or scalar constant as a float, anything else as it is."""
-    if type(x) is Value and x.shape == () and x.constant is not None and x.dtype.kind == "f":
-        return float(x.constant)
-    return float(x) if type(x) in (int, float) else x
+    if isinstance(x, Value):
+        is_number = x.shape == () and x.constant is not None and x.dtype.kind == "f"
+        return float(x.constant) if is_number else x
+    return float(x) if type(x) is int or type(x) is float else x

@@ -1,26 +1,40 @@
-"""Which operations on small arrays are done at once: the same one, on values that can lie side by side.
+"""Horizontal fusion: one operation on many small arrays is one call, on values that lie side by side.
 
-A loop in the user's program leaves many operations of one kind that do not depend on each other, and what they cost is
-the call. Their operands are computed into the rows of one array, so that one call computes all results, again as rows;
-and a chain of additions of rows is one sum over them, in the same order.
+A loop in the user's program leaves many operations of one kind that do not depend on each other, and their cost is the
+call. Their operands are computed into the rows of one array, so that one call computes all results, again as rows. A
+chain of additions of rows is one sum over them, in the same order.
+
+    before, for eight small x               after
+    y0 = matmul x0 w ... y7 = matmul x7 w   y0 ... y7 as before, each into its row of one array
+    a0 = tanh y0     ... a7 = tanh y7       stack: a0 ... a7 = tanh of the rows y0 ... y7
+    s1 = add a0 a1                          fold: s7 = a0 + a1 + ... + a7, over the rows
+    ...
+    s7 = add s6 a7
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from functools import cached_property
-from typing import Any
 
-from tapegrad._compile.plan.schedule import Groups
+from tapegrad._compile.plan.schedule import Schedule
 from tapegrad._program.ir import Fold, Node, Rows, Stack, Value
 
 LARGEST = 1024  # elements above which the arithmetic costs more than the call
 FEWEST = 8
 
 
-def stack(groups: Groups, outputs: list[Value]) -> None:
+def stack(schedule: Schedule, outputs: list[Value]) -> None:
     """Put nodes that can be done at once into stacks, and chains of additions into folds."""
-    _Stacking(groups, {seen for v in outputs for seen in _with_viewed(v)})
+    stacking = _Stacking(schedule, {seen for v in outputs for seen in _with_viewed(v)})
+    # 1. Factors that one product of matrices reads one below the other lie in rows before anything else does.
+    stacking.lay_out_factors()
+    # 2. Stacks, whose results lie in rows as well: so that the next operation on these can be stacked, too.
+    for alike in stacking.independent():
+        stacking.place(alike)
+    # 3. Folds of rows that are there now.
+    stacking.fold()
 
 
 def _with_viewed(v: Value | None) -> Iterator[Value]:
@@ -32,31 +46,36 @@ def _with_viewed(v: Value | None) -> Iterator[Value]:
 
 
 class _Stacking:
-    def __init__(self, groups: Groups, outputs: set[Value]) -> None:
-        self.groups, self.outputs = groups, outputs
-        self.users: dict[Value, int] = {}
-        for node in groups.nodes:
-            for v in node.values():
-                self.users[v] = self.users.get(v, 0) + 1
-        for node in groups.nodes:
+    """The steps of horizontal fusion; outputs: values that are handed out, and so lie in no rows of others."""
+
+    def __init__(self, schedule: Schedule, outputs: set[Value]) -> None:
+        self.schedule, self.outputs = schedule, outputs
+        self.group_of = schedule.group_of
+        self.users = Counter(v for node in schedule.nodes for v in node.reads)
+
+    def lay_out_factors(self) -> None:
+        """Have the operands of each node "rows" computed into the rows of one array."""
+        for node in self.schedule.nodes:
             if node.op == "rows":
                 values = list(node.args[0])
                 if len(set(values)) == len(values) and all(self.free(v, any_size=True) for v in values):
                     _as_rows(values)
-        for alike in self.independent():
-            self.place(alike)
-        self.fold()
 
     def independent(self) -> list[list[Node]]:
-        """Return lists of nodes of one kind, on operands of one origin, none of which depends on another."""
-        kinds: dict[Any, tuple[int, list[Node]]] = {}  # a bit for each, and its nodes
+        """Return lists of nodes of one kind, on operands of one origin, none of which depends on another.
+
+        One pass forwards: each node has the set of kinds that it depends on, as the bits of a number. A node that
+        depends on its own kind, as the next link of a chain does, is left out.
+        """
+        kinds: dict[Hashable, tuple[int, list[Node]]] = {}  # a bit for each, and its nodes
         before: dict[Node, int] = {}  # the kinds that a node depends on, as bits
-        for node in self.groups.nodes:
+        for node in self.schedule.nodes:
+            # All kinds that its operands depend on.
             reach = 0
             for v in node.reads:
                 if v.node is not None:
                     reach |= before[v.node]
-            if node.kind == "elementwise" and node.out.size <= LARGEST and node not in self.groups.home:
+            if node.kind == "elementwise" and node.out.size <= LARGEST and node not in self.group_of:
                 bit, nodes = kinds.setdefault(_kind(node), (1 << len(kinds), []))
                 if not reach & bit:
                     nodes.append(node)
@@ -66,6 +85,7 @@ class _Stacking:
 
     def place(self, nodes: list[Node]) -> None:
         """Make stacks of the longest stretches of nodes whose operands are, or can be, rows in their order."""
+        # Greedy: as many as can be from here on; after a break, on from the node that did not fit.
         start = 0
         while start < len(nodes):
             n = self.stretch(nodes, start)
@@ -75,6 +95,7 @@ class _Stacking:
 
     def stretch(self, nodes: list[Node], start: int) -> int:
         """Return how many nodes from a place on can be stacked."""
+        # The shortest stretch that all operands allow, up to the first result that can be in no row.
         n = len(nodes) - start
         number: dict[Value, int] = {}
         for i, x in enumerate(nodes[start].args):
@@ -87,6 +108,7 @@ class _Stacking:
 
         number: of the nodes from `start` on whose operands are to become rows, one row each.
         """
+        # The first two operands tell which of the three it is, and whether rows go up or down.
         if n < FEWEST:
             return 0
         first, second = nodes[start].args[i], nodes[start + 1].args[i]
@@ -112,17 +134,19 @@ class _Stacking:
             and (node.kind in ("elementwise", "matmul", "reduction") or node.op in ("index_add", "index_set"))
             and v not in self.outputs
             and (any_size or v.size <= LARGEST)
-            and node not in self.groups.home
+            and node not in self.group_of
         )
 
     def make(self, nodes: list[Node]) -> None:
+        """Make a stack of some nodes, unless something outside lies between two of them."""
         group = Stack(nodes)
         for node in nodes:
-            self.groups.home[node] = group
-        if self.groups.reaches([v for n in nodes for v in self.groups.outside(n.values(), group)], group):
-            for node in nodes:  # something between two of them
-                del self.groups.home[node]
+            self.group_of[node] = group
+        if self.schedule.reaches([v for n in nodes for v in self.schedule.outside(n.reads, group)], group):
+            for node in nodes:
+                del self.group_of[node]
             return
+        # Results become rows, and so do operands that are neither one for all nor rows already.
         for i, x in enumerate(nodes[0].args):
             if type(x) is Value:
                 operands = [node.args[i] for node in nodes]
@@ -132,18 +156,19 @@ class _Stacking:
 
     def fold(self) -> None:
         """Make folds of chains of additions whose addends are rows in order."""
-        for node in self.groups.nodes:
-            if self.adds(node) and node not in self.groups.home and self.starts(node):
+        for node in self.schedule.nodes:
+            if self.adds(node) and node not in self.group_of and self.starts(node):
                 chain = [node]
                 while True:
                     after = self.follower(chain[-1])
                     if after is None:
                         break
                     chain.append(after)
+                # A shorter chain is not worth a call on rows.
                 if len(chain) >= FEWEST:
                     fold = Fold(chain)
                     for link in chain:
-                        self.groups.home[link] = fold
+                        self.group_of[link] = fold
 
     def adds(self, node: Node) -> bool:
         """Say whether a node adds a row to something of its shape."""
@@ -159,17 +184,19 @@ class _Stacking:
 
     def starts(self, node: Node) -> bool:
         """Say whether an addition can begin a fold: of two rows in order, or of the first row to anything."""
+        # A fold takes the rows from the first one on, so that it reads them with a single call.
         x, row = node.args
         rows, at = row.row
         return bool(at == 0 or x.row == (rows, at - 1))
 
     def follower(self, node: Node) -> Node | None:
         """Return the addition that alone reads the result of another, of the row after its row."""
+        # Nobody else may read a sum on the way: only the last one is computed.
         out = node.out
         if self.users.get(out) != 1 or out in self.outputs:
             return None
         after = self.reader.get(out)
-        if after is None or after in self.groups.home or not self.adds(after) or after.args[0] is not out:
+        if after is None or after in self.group_of or not self.adds(after) or after.args[0] is not out:
             return None
         rows, at = node.args[1].row
         next_rows, next_at = after.args[1].row
@@ -178,10 +205,10 @@ class _Stacking:
     @cached_property
     def reader(self) -> dict[Value, Node]:
         """The last node that reads each value."""
-        return {v: node for node in self.groups.nodes for v in node.reads}
+        return {v: node for node in self.schedule.nodes for v in node.reads}
 
 
-def _kind(node: Node) -> Any:
+def _kind(node: Node) -> Hashable:
     """Return what nodes that may be stacked have in common: operation, shapes, and where operands come from."""
     return (
         node.op,
@@ -194,7 +221,8 @@ def _kind(node: Node) -> Any:
     )
 
 
-def _origin(x: Any) -> Any:
+def _origin(x: object) -> Hashable:
+    """Return what operands of one origin have in common: the operation and the line that made them."""
     if type(x) is not Value:
         return (type(x), repr(x))
     made = x.node
@@ -204,6 +232,7 @@ def _origin(x: Any) -> Any:
 
 
 def _as_rows(values: list[Value]) -> None:
+    """Have values computed into the rows of one array, in their order."""
     rows = Rows(len(values))
     for i, v in enumerate(values):
         v.row = rows, i

@@ -19,7 +19,7 @@ from tapegrad._engine.host_constants import HOST
 from tapegrad._engine.record import LEAF
 from tapegrad._engine.tensor import Hooks, Tensor
 from tapegrad._program.interpreter import PlainExecutor
-from tapegrad._program.ir import Program
+from tapegrad._program.ir import Node, Program
 from tapegrad.backends import Backend
 
 ALTERNATIVES = 4  # of what is found outside, for one program
@@ -208,7 +208,7 @@ class Replay:
         return self.leave(leaves, xs, outs)
 
 
-def _executor(program: Program, found: set[Backend], threads: int | None, reassociate: bool) -> Any:
+def _executor(program: Program[Node], found: set[Backend], threads: int | None, reassociate: bool) -> Any:
     """Return what runs the program: the adapter's own executor, if all arrays are of one library."""
     if len(found) == 1 and not any(n.op == "to_device" for n in program.nodes):
         backend = found.pop()
