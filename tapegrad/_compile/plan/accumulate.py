@@ -4,7 +4,7 @@ Each link takes the result before it and another value. A backward pass makes su
 times one slope after the other. NumPy accumulates it in the same order, if the other values lie side by side. Moving
 them there must cost less than the calls that it saves.
 
-    before                                  after
+    before, where a stack has made all d    after
     c1 = multiply g d1                      scan: c1 ... c8 = multiply accumulated over g, d1 ... d8
     c2 = multiply c1 d2
     ...

@@ -5,12 +5,12 @@ rows of its operands. That is so of elementwise operations, of reductions over t
 those. A sum over the leading axes may end a run.
 
     before, for x of shape (1000, 500)      after
-    a = exp x                               run along (1000,): a = exp x, b = multiply a 2, s = sum b over axis 1
-    b = multiply a 2                        t = sum s
+    a = exp x                               run along (1000,): a = exp x, b = multiply a 2, s = sum b over axis 1,
+    b = multiply a 2                                           t = sum s
     s = sum b over axis 1
     t = sum s
 
-Each block of rows of x is read once, and nobody stores all of a and b.
+Each block of rows of x is read once, and nobody stores all of a, b or s.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ A loop in the user's program leaves many operations of one kind that do not depe
 call. Their operands are computed into the rows of one array, so that one call computes all results, again as rows. A
 chain of additions of rows is one sum over them, in the same order.
 
-    before, for eight small x               after
-    y0 = matmul x0 w ... y7 = matmul x7 w   y0 ... y7 as before, each into its row of one array
-    a0 = tanh y0     ... a7 = tanh y7       stack: a0 ... a7 = tanh of the rows y0 ... y7
-    s1 = add a0 a1                          fold: s7 = a0 + a1 + ... + a7, over the rows
+    before, for nine small x                after
+    y0 = matmul x0 w ... y8 = matmul x8 w   y0 ... y8 as before, each into its row of one array
+    a0 = tanh y0     ... a8 = tanh y8       stack: a0 ... a8 = tanh of the rows y0 ... y8
+    s1 = add a0 a1                          fold: s8 = a0 + a1 + ... + a8, over the rows
     ...
-    s7 = add s6 a7
+    s8 = add s7 a8
 """
 
 from __future__ import annotations
