@@ -158,7 +158,7 @@ def test_numbers_are_kept_up_to_the_limit() -> None:
 
     with pytest.warns(RuntimeWarning, match="combinations"):
         steps()
-    assert len({*f._replays, *f._pending, *f._watched}) <= LIMIT
+    assert len({*f._programs, *f._pending, *f._watched}) <= LIMIT
 
 
 def test_objects_that_never_come_back_warn_and_later_ones_are_compiled() -> None:

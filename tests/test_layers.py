@@ -23,7 +23,7 @@ FLOORS = (
     ("tapegrad.fft", "tapegrad.linalg", "tapegrad.special"),
     ("tapegrad._transforms", "tapegrad._vmap"),
     ("tapegrad._compile.plan",),
-    ("tapegrad._compile.capture",),
+    ("tapegrad._compile.capture", "tapegrad._compile.states"),
     ("tapegrad._compile.run",),
     ("tapegrad._compile",),
     ("tapegrad._protocols",),

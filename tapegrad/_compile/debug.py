@@ -8,7 +8,7 @@ from typing import Any
 from tapegrad._compile.capture.capture import traced
 from tapegrad._compile.capture.equality import gap
 from tapegrad._compile.capture.trace_equivalence import Match, held_apart
-from tapegrad._compile.run.bound_program import Replay
+from tapegrad._compile.run.bound_program import BoundProgram
 from tapegrad._engine.dispatch import backend_of, computed
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
@@ -21,7 +21,7 @@ UNITS = 1000
 
 
 def compared(
-    function: Callable[..., Any], replay: Replay, xs: list[Tensor], args: Any, kwargs: Any, fresh: bool = False
+    function: Callable[..., Any], replay: BoundProgram, xs: list[Tensor], args: Any, kwargs: Any, fresh: bool = False
 ) -> Any:
     """Run a program and the function on the same inputs, compare all values, and return the function's result.
 
@@ -73,7 +73,7 @@ def _attempt(run: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _values(replay: Replay, inputs: list[Any]) -> dict[Value, Any]:
+def _values(replay: BoundProgram, inputs: list[Any]) -> dict[Value, Any]:
     """Call the nodes of a program one after the other; return all values."""
     program = replay.program
     env: dict[Value, Any] = dict(zip(program.inputs, inputs, strict=True))

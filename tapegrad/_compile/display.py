@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._compile.capture.slots import Fresh
 from tapegrad._compile.costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
-from tapegrad._compile.run.bound_program import Replay
+from tapegrad._compile.run.bound_program import BoundProgram
 from tapegrad._engine.dispatch import backend_of, computed
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad._engine.tree import flatten
@@ -59,7 +59,7 @@ class View:
     %0  exp(x0)            (2,)   float64
     """
 
-    def __init__(self, program: Program, run: Replay | None = None) -> None:
+    def __init__(self, program: Program, run: BoundProgram | None = None) -> None:
         captured, self._run = program, run
         self.program: Program = getattr(run.executor, "program", program) if run is not None else program  # as planned
         # Planning has other values, but as many inputs and outputs in the same order.

@@ -10,15 +10,14 @@ from typing import Any, overload
 from weakref import ref
 
 from tapegrad._compile.cache_key import changed, identities, key_of, same_ones
-from tapegrad._compile.capture.capture import Known, traced, tried
+from tapegrad._compile.capture.capture import traced, tried
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.errors import random_numbers
 from tapegrad._compile.capture.locks import functions, tracing
 from tapegrad._compile.capture.rng_guard import Chance
-from tapegrad._compile.capture.trace_equivalence import difference
 from tapegrad._compile.debug import compared
-from tapegrad._compile.run.bound_program import Replay, elsewhere, fits, grown, outlived
-from tapegrad._engine.dispatch import CaptureError
+from tapegrad._compile.run.bound_program import BoundProgram, elsewhere, fits, grown, outlived
+from tapegrad._compile.states import ATTEMPTS, Attempt, Pending, State, judged
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import is_passive, mode
 from tapegrad._engine.record import LEAF
@@ -28,20 +27,9 @@ from tapegrad._engine.tree import flatten
 from tapegrad._transforms.derived import Derived
 from tapegrad._transforms.typed import CompiledFunction, P, R
 
-ATTEMPTS = 3  # captured calls, but for tentative ones, that two in a row must have done the same in
 LIMIT = 8  # programs of one function, with those that it does not have yet
 FEW = 4  # calls that are captured since Python changed something between calls, and one more for so many calls:
 MANY = 20
-
-
-class _Pending:
-    """What is known of calls of one kind that have no program yet: what they use, and captured calls."""
-
-    def __init__(self) -> None:
-        self.known: Known | None = None
-        self.generators: list[Any] = []  # of random numbers
-        self.draws = 0  # captured calls in which they were drawn
-        self.captures: list[tuple[Capture, int]] = []
 
 
 class Compiled(Derived):
@@ -70,11 +58,11 @@ class Compiled(Derived):
         >>> doubled.reset()
         """
         self.lock = RLock()
-        self._replays: dict[Hashable, list[Replay]] = {}
-        self._pending: dict[Hashable, _Pending] = {}
+        self._programs: dict[Hashable, list[BoundProgram]] = {}
+        self._pending: dict[Hashable, Pending] = {}
         self._watched: dict[Hashable, list[ref[Any]]] = {}  # objects in keys, which forget the key when they are gone
         self._lost = 0  # keys that were forgotten before there was a program, since there last was one
-        self._last: Replay | None = None
+        self._last: BoundProgram | None = None
         self._missed = self._replayed = self._fell_back = 0  # calls: captured since something changed, others
         self._grown = 0  # of the former, those where a container had got further items, which made no difference
         self._fresh = False  # whether a library makes arrays inside
@@ -152,8 +140,8 @@ class Compiled(Derived):
                 finally:
                     tracing.ended += 1
 
-    def _fitting(self, key: Any, leaves: list[Any]) -> tuple[Replay | None, list[Tensor]]:
-        for replay in self._replays.get(key, ()):
+    def _fitting(self, key: Any, leaves: list[Any]) -> tuple[BoundProgram | None, list[Tensor]]:
+        for replay in self._programs.get(key, ()):
             xs = replay.tensors(leaves)
             if xs is not None:
                 return replay, xs
@@ -162,26 +150,22 @@ class Compiled(Derived):
     @property
     def _keys(self) -> list[Any]:
         """The key of each program."""
-        return [key for key in list(self._replays) for _ in self._replays.get(key, ())]
+        return [key for key in list(self._programs) for _ in self._programs.get(key, ())]
 
     def _eager(self, key: Any, args: Any, kwargs: Any) -> Any:
-        pending = self._pending.get(key)
-        replays = self._replays.get(key, [])
-        for replay in [r for r in replays if r.abandoned]:
-            self._drop(key, replay)
-            pending = pending or self._begun(key)
-            pending.captures.append((replay.capture, 1))
+        """Run a call that no program fits: captured, if that may lead to one, else as it is; see `State`."""
         leaves = flatten((args, kwargs))[0]
-        missed = [r for r in replays if r.missed]
-        before = [] if pending is None else [c for c in pending.captures if not outlived(c[0]) and fits(c[0], leaves)]
-        changed = [elsewhere(c, leaves) for c, _ in before]
-        more = [grown(c, leaves) if w else set() for (c, _), w in zip(before, changed, strict=True)]
-        if (
-            (missed or more)
-            and all(where is None for where in more)
-            and self._too_often([*changed, *[r.missed for r in missed]][-1])
-        ):
-            return self.function(*args, **kwargs)
+        self._drop_abandoned(key)
+        pending, programs = self._pending.get(key), self._programs.get(key, [])
+        missed = [p for p in programs if p.missed]
+        before = [] if pending is None else [a for a in pending.attempts if _is_like(a.capture, leaves)]
+        # Where Python changed something outside: whether containers only have further items, None for any other change.
+        changed = [elsewhere(a.capture, leaves) for a in before]
+        more = [grown(a.capture, leaves) if what else set() for a, what in zip(before, changed, strict=True)]
+        if (missed or more) and all(where is None for where in more):
+            latest = [*changed, *[p.missed for p in missed]][-1]
+            if self._too_often(latest):
+                return self.function(*args, **kwargs)
         if pending is None:
             if missed and self._is_full():
                 self._drop(key, missed.pop(0))
@@ -192,54 +176,77 @@ class Compiled(Derived):
             if self._lost >= LIMIT:  # most objects do not come back: wait and see
                 self._warn_of_keys(key)
                 return self.function(*args, **kwargs)
-        pending.captures = [c for c in pending.captures if not outlived(c[0])]
-        like = [(c, 0 if where else n) for (c, n), where in zip(before, more, strict=True) if where is not None]
-        like += [
-            (r.capture, 1) for r in replays if not r.missed and not outlived(r.capture) and fits(r.capture, leaves)
+        pending.attempts = [a for a in pending.attempts if not outlived(a.capture)]
+        # Calls to agree with. A container that has got further items since excuses a difference.
+        like = [
+            a._replace(state=State.TENTATIVE, tries=0) if where else a
+            for a, where in zip(before, more, strict=True)
+            if where is not None
         ]
+        like += [Attempt(p.capture, p.state, 1) for p in programs if not p.missed and _is_like(p.capture, leaves)]
         if not like and (pending.known is None or pending.known.stale(leaves)):
-            result, pending.known, capture = tried(self.function, args, kwargs)
-            pending.generators = pending.known.generators
-            self._fresh = pending.known.fresh
-            if capture is not None:
-                pending.captures = [*pending.captures[-LIMIT:], (capture, 0)]
-            return result
+            return self._tentative(pending, args, kwargs)
+        return self._captured(key, pending, like, missed, leaves, args, kwargs)
+
+    def _tentative(self, pending: Pending, args: Any, kwargs: Any) -> Any:
+        """Run a call of an unknown kind."""
+        result, pending.known, capture = tried(self.function, args, kwargs)
+        pending.generators = pending.known.generators
+        self._fresh = pending.known.fresh
+        if capture is not None:
+            pending.keep(Attempt(capture, State.TENTATIVE))
+        return result
+
+    def _captured(
+        self,
+        key: Any,
+        pending: Pending,
+        like: list[Attempt],
+        missed: list[BoundProgram],
+        leaves: list[Any],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        """Run a call captured, and make a program of it if it agrees with another one.
+
+        like: what it may agree with; missed: programs whose guards failed, though it may do what they do.
+        """
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
-        known += [c.tensor.tensor for capture, _ in like for c in capture.cells if c.tensor is not None]
+        known += [c.tensor.tensor for a in like for c in a.capture.cells if c.tensor is not None]
         chance = Chance(pending.generators)
         result, capture = traced(self.function, args, kwargs, known, fresh=self._fresh)
         del known
         pending.known = None
-        for replay in missed:  # what has changed may not matter
-            if replay.also_after(capture):
-                if self._grown < MANY and grown(replay.capture, leaves):
+        for program in missed:  # what has changed may not matter
+            if program.also_after(capture):
+                if self._grown < MANY and grown(program.capture, leaves):
                     self._grown += 1
                     self._missed -= 1
-                pending.captures = [c for c in pending.captures if c[1]]
+                pending.attempts = [a for a in pending.attempts if a.is_binding]
                 self._clear(key, pending)
                 return result
-        found = [(c, n, difference(c, capture)) for c, n in like]  # n = 0: tentative, what differs there is forgiven
-        same = next((c for c, _, differs in found if differs is None), None)
-        pending.captures = [c for c in pending.captures if all(c[0] is not other for other, _, _ in found)]
-        if same is None:
-            attempts = max([n for _, n, _ in found], default=0) + 1
-            for _, n, differs in found:
-                if n and differs is not None and (not differs.again or (attempts >= ATTEMPTS and not differs.aliased)):
-                    raise CaptureError(f"two calls did not do the same: {differs.message}")
-            pending.captures = [*pending.captures[-LIMIT:], (capture, attempts)]
+        pending.forget(like)
+        attempt = judged(capture, like)
+        if attempt.state is State.CAPTURED:
+            pending.keep(attempt)
             return result
         drawn = chance.drawn_from()
-        if drawn is not None:  # if it was another thread, not at every call
-            pending.draws += 1
-            if pending.draws >= ATTEMPTS:
-                raise random_numbers(drawn)
-            if not any(r.capture is same for r in replays):
-                pending.captures.append((same, 1))
+        if drawn is None:
+            self._bind(key, pending, attempt.capture, capture, leaves)
             return result
-        for replay in [r for r in replays if r.capture is same]:  # what holds for both is more general
-            self._drop(key, replay)
-        self._last = Replay(capture, leaves, self.threads, self.reassociate)
-        self._replays.setdefault(key, []).append(self._last)
+        pending.draws += 1  # if it was another thread, it does not draw in every call
+        if pending.draws >= ATTEMPTS:
+            raise random_numbers(drawn)
+        if not any(p.capture is attempt.capture for p in self._programs.get(key, ())):
+            pending.attempts.append(Attempt(attempt.capture, State.CAPTURED, 1))
+        return result
+
+    def _bind(self, key: Any, pending: Pending, before: Capture, capture: Capture, leaves: list[Any]) -> None:
+        """Make a program of a captured call that agrees with one before."""
+        for program in [p for p in self._programs.get(key, ()) if p.capture is before]:
+            self._drop(key, program)  # the new one holds for both calls, which is more general
+        self._last = BoundProgram(capture, leaves, self.threads, self.reassociate)
+        self._programs.setdefault(key, []).append(self._last)
         self._lost = 0
         self._clear(key, pending)
         if capture.found.counted:
@@ -248,12 +255,18 @@ class Compiled(Derived):
                 f"compile: {getattr(self.function, '__name__', 'the function')} changes and reads "
                 f"{' and '.join(capture.found.counted[:3])}, which stays what it is now while calls are replayed: keep "
                 "it in a Tensor that is updated in place, or count outside",
-                4,
+                6,
             )
-        return result
 
-    def _clear(self, key: Any, pending: _Pending) -> None:
-        if not pending.captures:
+    def _drop_abandoned(self, key: Any) -> None:
+        """Drop programs whose state was replaced by other Tensors; go on from their captures."""
+        for program in [p for p in self._programs.get(key, ()) if p.state is State.ABANDONED]:
+            self._drop(key, program)
+            pending = self._pending.get(key) or self._begun(key)
+            pending.attempts.append(Attempt(program.capture, State.ABANDONED, 1))
+
+    def _clear(self, key: Any, pending: Pending) -> None:
+        if not pending.attempts:
             self._pending.pop(key, None)
 
     def _too_often(self, what: str) -> bool:
@@ -271,9 +284,9 @@ class Compiled(Derived):
         )
         return True
 
-    def _begun(self, key: Any) -> _Pending:
+    def _begun(self, key: Any) -> Pending:
         """Begin to learn about calls of a key, until an object in it is gone."""
-        pending = self._pending[key] = _Pending()
+        pending = self._pending[key] = Pending()
         if key not in self._watched:
             gone = partial(_forget, ref(self), key)
             self._watched[key] = [ref(x, gone) for i in identities(key) if (x := i.weakly()) is not None]
@@ -290,15 +303,15 @@ class Compiled(Derived):
 
     def forget(self, key: Any) -> None:
         """Drop what is known of calls of a key; at any time, even inside another method of this."""
-        replays = self._replays.pop(key, ())
+        replays = self._programs.pop(key, ())
         if self._pending.pop(key, None) is not None and not replays:
             self._lost += 1
         if any(r is self._last for r in replays):
             self._last = None
         self._watched.pop(key, None)
 
-    def _drop(self, key: Any, replay: Replay) -> None:
-        self._replays[key].remove(replay)
+    def _drop(self, key: Any, replay: BoundProgram) -> None:
+        self._programs[key].remove(replay)
 
     def _warn(self, about: str, message: str, level: int = 5) -> None:
         if about not in self._warned:
@@ -331,6 +344,11 @@ def _forget(function: ref[Compiled], key: Any, _: object) -> None:
     compiled = function()
     if compiled is not None:
         compiled.forget(key)
+
+
+def _is_like(capture: Capture, leaves: list[Any]) -> bool:
+    """Say whether arguments and state are as at a captured call, whose state is there still."""
+    return not outlived(capture) and fits(capture, leaves)
 
 
 def _inner(x: Any) -> bool:

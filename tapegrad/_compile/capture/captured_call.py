@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from tapegrad._compile.capture.guards import Guards
-from tapegrad._compile.capture.slots import Cell
+from tapegrad._compile.capture.slots import Cell, SlotGuard
 from tapegrad._compile.capture.tracer import Graph
 from tapegrad._engine.tree import Rebuild
 from tapegrad._program.ir import Value
@@ -26,5 +26,5 @@ class Capture(NamedTuple):
     grads: list[tuple[Cell, Any]]
     outputs: list[Any]
     rebuild: Rebuild
-    guards: list[tuple[Cell, Cell | None, Any, Any, Any, type]]
+    guards: list[SlotGuard]
     found: Guards

@@ -24,6 +24,11 @@ from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
 from tapegrad._program.ir import Value
 
+# References to a new result that are no one else's: in the result and two lists of its leaves; in a list of new
+# results, and as the argument of the function that counts them.
+_IN_RESULT = 3
+_HERE = 2
+
 
 def check_output(y: Tensor, known: Iterable[int], what: str = "the function returns a result") -> None:
     """Raise CaptureError for a new Tensor that is recorded, which a replayed one cannot be."""
@@ -78,7 +83,7 @@ def left_behind(lifted: Lifted, result: list[Any], used: Used, found: Guards) ->
     grads: list[tuple[Cell, Any]] = []
     for x, cell in cells.values():
         after = None if x.grad is None else kept(x.grad)
-        if after is not lifted.guards[id(x)][1]:
+        if after is not lifted.guards[id(x)].grad:
             grads.append((cell, after))
     _check_kept(made, [f.value for f in fresh.values()], leaves, [x for x, _ in cells.values()])
     read = {v for node in graph.nodes for v in node.values()} | {f.value for f in fresh.values()}
@@ -94,7 +99,7 @@ def left_behind(lifted: Lifted, result: list[Any], used: Used, found: Guards) ->
     here = [c for _, c in cells.values() if c in wanted]
     for _, c in cells.values():  # the others are gone through no more, and are not to keep a Tensor
         c.tensor = state_of(c.tensor) if c in wanted else None
-    guards = [g for g in lifted.guards.values() if g[0] in wanted]
+    guards = [g for g in lifted.guards.values() if g.slot in wanted]
     return rebuild(returned)[0], Capture(graph, here, raw, grads, outputs, rebuild, guards, found)
 
 
@@ -111,11 +116,10 @@ def _raw(y: Traced, raw: dict[int, Value]) -> Any:
 
 def _check_kept(made: list[Tensor], values: list[Value], leaves: list[Any], tensors: list[Tensor]) -> None:
     """Raise CaptureError if a new result is held by more than results and gradients: replay makes another one."""
-    # In the result, and in two lists of its leaves; in a gradient's place.
-    held = Counter([i for y in leaves for i in (id(y),) * 3]) + Counter([id(x.grad) for x in tensors])
+    held = Counter([i for y in leaves for i in (id(y),) * _IN_RESULT]) + Counter([id(x.grad) for x in tensors])
     for collected in (False, True):
         for n in range(len(made)):
-            if sys.getrefcount(made[n]) > held[id(made[n])] + 2:  # in `made`, and as an argument here
+            if sys.getrefcount(made[n]) > held[id(made[n])] + _HERE:
                 break
         else:
             return

@@ -15,7 +15,7 @@ from weakref import ref
 from tapegrad._compile.capture.bytecode import is_read, item_is_read, length_is_read
 from tapegrad._compile.capture.equality import same_constant
 from tapegrad._compile.capture.guard_sources import PLAIN, READ, Place, Places, contents
-from tapegrad._compile.capture.slots import State
+from tapegrad._compile.capture.slots import StateBox
 from tapegrad._compile.capture.tracer import Held, is_marked, mark_of
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad.backends import Array
@@ -57,7 +57,7 @@ class Guards:
                 self._checks[place] = _what(place, bases, pinned)
         places.forget()
 
-    def function(self, held: list[Held], states: dict[int, State], growing: Iterable[str] = ()) -> Check:
+    def function(self, held: list[Held], states: dict[int, StateBox], growing: Iterable[str] = ()) -> Check:
         """Return a check of the leaves of a call: it gives the raw arrays to read, or the number of a place that fails.
 
         states: the boxes of the Tensors that a program has as state, by identity; growing: containers, by where they
@@ -80,7 +80,7 @@ class Guards:
         return code.function(f"return ({''.join([f'{a}, ' for a in arrays])})")
 
     def _write(
-        self, code: _Code, place: Place, named: bool, states: dict[int, State], known: set[Place], growing: bool
+        self, code: _Code, place: Place, named: bool, states: dict[int, StateBox], known: set[Place], growing: bool
     ) -> None:
         x = code.source(place)
         check = self._checks[place]
@@ -129,7 +129,7 @@ class Guards:
                 contents = f" or not holds({x}, {code.constant(check.contents)})"
             code.fails(f"type({x}) is not {code.kind(check.held)}{contents}", place)
 
-    def grown(self, leaves: list[Any], states: dict[int, State]) -> set[str] | None:
+    def grown(self, leaves: list[Any], states: dict[int, StateBox]) -> set[str] | None:
         """Return where the containers are that have got further items, None if something else has changed as well."""
         growing: set[str] = set()
         while True:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tapegrad._compile.capture.remove_tracers import settle
-from tapegrad._compile.capture.slots import Cell, kind_of
+from tapegrad._compile.capture.slots import Cell, SlotGuard, record_kind
 from tapegrad._compile.capture.tracer import Graph, Traced
 from tapegrad._engine.dispatch import CaptureError, find_backend
 from tapegrad._engine.record import LEAF, RELEASED
@@ -24,7 +24,7 @@ class Lifted:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.cells: dict[int, tuple[Tensor, Cell]] = {}
-        self.guards: dict[int, Any] = {}
+        self.guards: dict[int, SlotGuard] = {}
         self.raw: dict[int, Value] = {}
 
     def arguments(self, leaves: list[Any]) -> list[Any]:
@@ -64,7 +64,7 @@ class Lifted:
         g = None if x.grad is None or (self.graph.tentative and not can_be_lifted(x.grad)) else self.add(x.grad)
         if g is not None:
             g.owners += (cell,)
-        self.guards[id(x)] = (cell, g, kind_of(x._record), a.shape, a.dtype, type(a))
+        self.guards[id(x)] = SlotGuard(cell, g, record_kind(x._record), a.shape, a.dtype, type(a))
         return cell
 
     def reached(self, tensors: Iterable[Tensor]) -> None:

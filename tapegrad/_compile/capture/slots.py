@@ -15,8 +15,8 @@ from tapegrad._program.ir import Value
 class Cell:
     """A Tensor whose value a program reads, or replaces: an argument, or state.
 
-    What it is known by at another call, all that hold: tensor, the same one, in a `State`; arguments, its numbers among
-    the leaves; owners, the cells whose `.grad` it was at the start. before, after: its values.
+    At another call it is known by any of these: tensor, the same one, in a `StateBox`; arguments, its numbers among the
+    leaves; owners, the cells whose `.grad` it was at the start. before, after: its values.
     """
 
     __slots__ = ("after", "arguments", "before", "owners", "tensor")
@@ -29,7 +29,7 @@ class Cell:
 
 
 @final
-class State:
+class StateBox:
     """A box for a Tensor that programs use as state; they share it, so that together they are one holder."""
 
     __slots__ = ("__weakref__", "tensor")
@@ -42,17 +42,17 @@ class State:
         return sys.getrefcount(self.tensor)
 
 
-ALONE = State(object.__new__(Tensor)).count()  # a Tensor that nobody else holds
+ALONE = StateBox(object.__new__(Tensor)).count()  # a Tensor that nobody else holds
 
 
-_states: WeakValueDictionary[int, State] = WeakValueDictionary()
+_states: WeakValueDictionary[int, StateBox] = WeakValueDictionary()
 
 
-def state_of(x: Tensor) -> State:
+def state_of(x: Tensor) -> StateBox:
     """Return the box of a Tensor."""
     box = _states.get(id(x))
     if box is None or box.tensor is not x:
-        box = _states[id(x)] = State(x)
+        box = _states[id(x)] = StateBox(x)
     return box
 
 
@@ -63,7 +63,21 @@ class Fresh(NamedTuple):
     tracked: bool
 
 
-def kind_of(record: Any) -> Any:
+class SlotGuard(NamedTuple):
+    """A guard of a Tensor that a program reads or replaces: it must be like this at each call.
+
+    grad: the slot of its gradient, None if it had none; record: see `record_kind`; shape, dtype, type: of its array.
+    """
+
+    slot: Cell
+    grad: Cell | None
+    record: Any
+    shape: tuple[int, ...]
+    dtype: Any
+    type: type
+
+
+def record_kind(record: Any) -> Any:
     """Return what must be the same of a Tensor's record: None, whether it is a leaf's, or its hooks."""
     if record is None:
         return None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.equality import equal, same_constant
-from tapegrad._compile.capture.slots import Cell, Fresh, State
+from tapegrad._compile.capture.slots import Cell, Fresh, StateBox
 from tapegrad._program.ir import Node, Value
 
 _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
@@ -217,7 +217,7 @@ class Match:
 
 
 def _tensor(held: Any) -> Any:
-    return held.tensor if isinstance(held, State) else held
+    return held.tensor if isinstance(held, StateBox) else held
 
 
 def _changed(capture: Capture) -> dict[Cell, Value]:

@@ -1,19 +1,20 @@
-"""Replaying a captured call: reading state and arguments, and running the program."""
+"""A program bound to the state that it reads and updates: checks its guards, reads its inputs, and runs."""
 
 from __future__ import annotations
 
 from functools import partial
 from sys import getrefcount
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.guards import Check, Guards
 from tapegrad._compile.capture.lowering import program_of, sent
-from tapegrad._compile.capture.slots import ALONE, Cell, State, kind_of, state_of
+from tapegrad._compile.capture.slots import ALONE, Cell, SlotGuard, StateBox, record_kind, state_of
 from tapegrad._compile.capture.trace_equivalence import Match
 from tapegrad._compile.capture.tracer import Held
 from tapegrad._compile.plan.pipeline import planned
 from tapegrad._compile.run.effects import Leaving
+from tapegrad._compile.states import State
 from tapegrad._engine.dispatch import as_array, backend_of, computed
 from tapegrad._engine.host_constants import HOST
 from tapegrad._engine.record import LEAF
@@ -26,10 +27,57 @@ ALTERNATIVES = 4  # of what is found outside, for one program
 UNSEEN = 3  # references to a gradient that only its Tensor knows, while a name and a call hold it too
 
 
-class Replay:
-    """A program with the cells it reads and updates.
+class StateGuard(NamedTuple):
+    """A guard of a Tensor of state, in its box; none: whether it has no gradient; the rest as in `SlotGuard`."""
 
-    run: from the raw arrays it reads to those it leaves.
+    box: StateBox
+    none: bool
+    record: Any
+    shape: tuple[int, ...]
+    dtype: Any
+    type: Any
+
+
+class OtherGuard(NamedTuple):
+    """A guard of an argument, or of a gradient, of which box is None unless it is state as well.
+
+    argument: its number among the leaves, or -1; owner: the number of the Tensor whose gradient it is, or -1.
+    """
+
+    argument: int
+    owner: int
+    box: StateBox | None
+    none: bool
+    record: Any
+    shape: tuple[int, ...]
+    dtype: Any
+    type: Any
+
+
+GuardT = TypeVar("GuardT", StateGuard, OtherGuard)
+
+
+def _plain(guards: list[GuardT]) -> list[GuardT]:
+    """Return guards as plain tuples: each call unpacks all of them, which takes three times as long for named ones."""
+    return cast("list[GuardT]", [tuple(g) for g in guards])
+
+
+def _state_guard(g: SlotGuard) -> StateGuard:
+    return StateGuard(g.slot.tensor, g.grad is None, g.record, g.shape, g.dtype, g.type)
+
+
+def _other_guard(g: SlotGuard, number: dict[Cell, int]) -> OtherGuard:
+    slot = g.slot
+    argument = slot.arguments[0] if slot.arguments else -1
+    owner = -1 if slot.arguments else number[slot.owners[0]]
+    return OtherGuard(argument, owner, slot.tensor, g.grad is None, g.record, g.shape, g.dtype, g.type)
+
+
+class BoundProgram:
+    """A program with the slots that it reads and updates.
+
+    run: from the raw arrays it reads to those it leaves; state: `REPLAYING`, or `ABANDONED` once a Tensor that it has
+    as state is held by nobody else.
     """
 
     def __init__(
@@ -52,34 +100,24 @@ class Replay:
         # Where a cell's Tensor is found: in its box; else the first that holds of an argument, a gradient of another.
         order = sorted(capture.cells, key=lambda c: 1 if c.arguments else 2 if c.owners else 0)
         number = {c: n for n, c in enumerate(order)}
-        guards = {c: guard for c, *guard in capture.guards}
-        self._states = [
-            (c.tensor, guards[c][0] is None, *guards[c][1:]) for c in order if not c.arguments and not c.owners
-        ]
+        guards = {g.slot: g for g in capture.guards}
+        self._states = _plain([_state_guard(guards[c]) for c in order if not c.arguments and not c.owners])
         self._boxes = _boxes(capture)
         self._found: list[tuple[Guards, list[Held], Check]] = [
             (capture.found, held, capture.found.function(held, self._boxes))
         ]
         self.missed = ""  # what was found at the last call that is not as it was
         self._ids = frozenset([id(box.tensor) for box, *_ in self._states])
-        self._others = [
-            (
-                c.arguments[0] if c.arguments else -1,
-                number[c.owners[0]] if not c.arguments else -1,
-                c.tensor,
-                guards[c][0] is None,
-                *guards[c][1:],
-            )
-            for c in order[len(self._states) :]
-        ]
+        self._others = _plain([_other_guard(guards[c], number) for c in order[len(self._states) :]])
         for box, *_ in self._states:
             box.tensor._grad = box.tensor.grad  # so that there is one to look at
-        self._grads_are = [(n, number[guards[c][0]]) for c, n in number.items() if guards[c][0] in number]
+        grads = [(n, guards[c].grad) for c, n in number.items()]
+        self._grads_are = [(n, number[g]) for n, g in grads if g is not None and g in number]
         self._again = [(i, number[c]) for c in order for i in c.arguments[1:]]
-        self.abandoned = False
+        self.state = State.REPLAYING
         self._reads = [number[c] for c in cells]
         self.leave = Leaving(capture, number, places)
-        kinds = [guards[order[n]][-1] for n in self._reads] + [type(given[n]) for n in self._stay]
+        kinds = [guards[order[n]].type for n in self._reads] + [type(given[n]) for n in self._stay]
         found = {backend_of[kind] for kind in kinds} | (self._sent.backends if self._sent else set())
         made = partial(_executor, self.program, found, threads, reassociate)
         tensors = [x for x in leaves if isinstance(x, Tensor)] + [box.tensor for box, *_ in self._states]
@@ -103,10 +141,10 @@ class Replay:
         add = xs.append
         for box, none, record, shape, dtype, kind in self._states:
             if getrefcount(box.tensor) <= ALONE:
-                self.abandoned = True
+                self.state = State.ABANDONED
                 return None
             x = box.tensor
-            a = x._array
+            a: Any = x._array
             r = x._record
             if (x._grad is None) is not none or type(a) is not kind or a.shape != shape:
                 return None
@@ -115,7 +153,7 @@ class Replay:
             if r is not None and record is True:  # a leaf, as most are
                 if r.op is not LEAF or type(r.tensor) is Hooks:
                     return None
-            elif kind_of(r) != record:
+            elif record_kind(r) != record:
                 return None
             add(x)
         return self._with_others(leaves, xs) if self._others else xs
@@ -129,7 +167,8 @@ class Replay:
                 return True
         guards, _, check = self._found[0]
         self.missed = guards.changed(check(leaves), leaves)
-        self.abandoned = any([getrefcount(box.tensor) <= ALONE for box, *_ in self._states])
+        abandoned = any([getrefcount(box.tensor) <= ALONE for box, *_ in self._states])
+        self.state = State.ABANDONED if abandoned else State.REPLAYING
         return False
 
     def also_after(self, capture: Capture) -> bool:
@@ -148,14 +187,14 @@ class Replay:
             x = leaves[argument] if argument >= 0 else xs[owner].grad
             if box is not None:
                 if getrefcount(box.tensor) <= ALONE:
-                    self.abandoned = True
+                    self.state = State.ABANDONED
                     return None
                 if x is not box.tensor:
                     return None
             if x is None:
                 return None
-            a = x._array
-            if type(a) is not kind or a.shape != shape or a.dtype != dtype or kind_of(x._record) != record:
+            a: Any = x._array
+            if type(a) is not kind or a.shape != shape or a.dtype != dtype or record_kind(x._record) != record:
                 return None
             if (x.grad is None) is not none:
                 return None
@@ -218,14 +257,15 @@ def _executor(program: Program[Node], found: set[Backend], threads: int | None, 
 
 def fits(capture: Capture, leaves: list[Any]) -> bool:
     """Say whether arguments and state are as at a captured call that has no program yet."""
-    for cell, g, record, shape, dtype, kind in capture.guards:
-        x = _known(cell, leaves)
+    for guard in capture.guards:
+        x = _known(guard.slot, leaves)
         if x is None:
             return False
         a = x._array
-        if (type(a), tuple(a.shape), a.dtype, kind_of(x._record)) != (kind, tuple(shape), dtype, record):
+        found = type(a), tuple(a.shape), a.dtype, record_kind(x._record)
+        if found != (guard.type, tuple(guard.shape), guard.dtype, guard.record):
             return False
-        if (x.grad is None) is not (g is None):
+        if (x.grad is None) is not (guard.grad is None):
             return False
     return True
 
@@ -250,8 +290,10 @@ def grown(capture: Capture, leaves: list[Any]) -> set[str] | None:
     return capture.found.grown(leaves, _boxes(capture))
 
 
-def _boxes(capture: Capture) -> dict[int, State]:
-    boxes = [c.tensor if type(c.tensor) is State else state_of(c.tensor) for c in capture.cells if c.tensor is not None]
+def _boxes(capture: Capture) -> dict[int, StateBox]:
+    boxes = [
+        c.tensor if type(c.tensor) is StateBox else state_of(c.tensor) for c in capture.cells if c.tensor is not None
+    ]
     return {id(box.tensor): box for box in boxes}
 
 
