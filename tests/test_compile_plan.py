@@ -14,7 +14,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile.capture.tracer import Traced
+from tapegrad._compile.capture.tracer import Tracer
 from tapegrad._compile.plan import accumulate, fusion, stacking
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Fold, Node, Run, Scan, Stack
@@ -40,8 +40,8 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def traced_arrays() -> set[int]:
-    """Return the identities of all traced arrays there are."""
-    return {id(o) for o in gc.get_objects() if issubclass(type(o), Traced)}
+    """Return the identities of all tracers there are."""
+    return {id(o) for o in gc.get_objects() if issubclass(type(o), Tracer)}
 
 
 def items(step: Any) -> list[Any]:

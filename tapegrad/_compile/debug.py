@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tapegrad._compile.capture.capture import traced
+from tapegrad._compile.capture.capture import captured
 from tapegrad._compile.capture.equality import gap
-from tapegrad._compile.capture.trace_equivalence import Match, held_apart
+from tapegrad._compile.capture.trace_equivalence import Equivalence, held_apart
 from tapegrad._compile.run.bound_program import BoundProgram
 from tapegrad._engine.dispatch import backend_of, computed
 from tapegrad._engine.tensor import Tensor
@@ -25,7 +25,7 @@ def compared(
 ) -> Any:
     """Run a program and the function on the same inputs, compare all values, and return the function's result.
 
-    xs: the Tensors that the program's cells stand for, which the function only updates; fresh: see `StandIns`.
+    xs: the Tensors that the program's slots stand for, which the function only updates; fresh: see `RawArrayTracers`.
     Raises AssertionError, naming the operation and its line, for the first operation or value that differs.
     """
     leaves = flatten((args, kwargs))[0]
@@ -34,14 +34,14 @@ def compared(
     values, failed_plainly = _attempt(lambda: _values(replay, [backend_of[type(a)].copy(a) for a in inputs]))
     fails = failed or failed_plainly
     try:
-        result, now = traced(function, args, kwargs, xs, debug=True, fresh=fresh)
+        result, now = captured(function, args, kwargs, xs, debug=True, fresh=fresh)
     except Exception as error:
         if failed is None or failed_plainly is None:
             raise AssertionError(f"compile: the function raises where its program does not: {error}") from error
         raise
     if fails is not None:
         raise AssertionError(f"compile: the program raises where the function does not: {fails}") from fails
-    match = Match(replay.capture, now, equal_held=held_apart)
+    match = Equivalence(replay.capture, now, equal_held=held_apart)
     differs = match.difference()
     if differs is not None:
         raise AssertionError(f"compile: the function does something else than its program: {differs.message}")

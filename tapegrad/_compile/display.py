@@ -9,7 +9,7 @@ from time import perf_counter
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from tapegrad._compile.capture.slots import Fresh
+from tapegrad._compile.capture.slots import NewTensor
 from tapegrad._compile.costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
 from tapegrad._compile.run.bound_program import BoundProgram
 from tapegrad._engine.dispatch import backend_of, computed
@@ -86,31 +86,31 @@ class View:
 
     def _names(self, given: Mapping[str, Tensor] | None) -> dict[Value, str]:
         tensors = {id(x): " ".join(n.split()) for n, x in (given or {}).items()}
-        cells: list[Any] = [] if self._run is None else self._run.cells
+        slots: list[Any] = [] if self._run is None else self._run.slots
         names: dict[Value, str] = {}
         arguments = state = 0
         for n, v in enumerate(self.program.inputs):
-            cell = cells[n] if n < len(cells) else None
-            if cell is None or cell.arguments:
+            slot = slots[n] if n < len(slots) else None
+            if slot is None or slot.arguments:
                 names[v] = f"x{arguments}"
                 arguments += 1
-            elif not cell.owners:
-                names[v] = tensors.get(_tensor_of(cell), f"w{state}")
+            elif not slot.owners:
+                names[v] = tensors.get(_tensor_of(slot), f"w{state}")
                 state += 1
-        for cell in cells:
-            if self._now[cell.before] not in names:
-                names[self._now[cell.before]] = f"{self._name(cell.owners[0], names, tensors)}.grad"
+        for slot in slots:
+            if self._now[slot.before] not in names:
+                names[self._now[slot.before]] = f"{self._name(slot.owners[0], names, tensors)}.grad"
         for n, node in enumerate(self.nodes):
             for k, v in enumerate(node.outs):
                 names[v] = f"%{n}.{k}" if node.many else f"%{n}"
         return names
 
-    def _name(self, cell: Any, names: dict[Value, str], tensors: Mapping[int, str]) -> str:
-        """Return what a cell is called that may be no input."""
+    def _name(self, slot: Any, names: dict[Value, str], tensors: Mapping[int, str]) -> str:
+        """Return what a slot is called that may be no input."""
         return (
-            names.get(self._now.get(cell.before, cell.before))
-            or tensors.get(_tensor_of(cell))
-            or ("argument" if cell.arguments else "state")
+            names.get(self._now.get(slot.before, slot.before))
+            or tensors.get(_tensor_of(slot))
+            or ("argument" if slot.arguments else "state")
         )
 
     def _results(self, names: dict[Value, str], given: Mapping[str, Tensor] | None) -> list[tuple[str, Value]]:
@@ -119,11 +119,13 @@ class View:
             return [(f"result {n}", v) for n, v in enumerate(self.program.outputs)]
         tensors = {id(x): " ".join(n.split()) for n, x in (given or {}).items()}
         capture = self._run.capture
-        found = [(self._name(c, names, tensors), c.after) for c in capture.cells if c.after is not c.before]
-        for cell, made in capture.grads:
-            if isinstance(made, Fresh):
-                found.append((f"{self._name(cell, names, tensors)}.grad", made.value))
-        results = [y.value if isinstance(y, Fresh) else y for y in capture.outputs if isinstance(y, (Fresh, Value))]
+        found = [(self._name(c, names, tensors), c.after) for c in capture.slots if c.after is not c.before]
+        for slot, made in capture.grads:
+            if isinstance(made, NewTensor):
+                found.append((f"{self._name(slot, names, tensors)}.grad", made.value))
+        results = [
+            y.value if isinstance(y, NewTensor) else y for y in capture.outputs if isinstance(y, (NewTensor, Value))
+        ]
         found = [(name, self._now.get(v, v)) for name, v in found]
         results = [self._now.get(v, v) for v in results]
         return found + [(f"result {n}" if len(results) > 1 else "result", v) for n, v in enumerate(results)]
@@ -216,9 +218,9 @@ class View:
         names = self._names(given)
         made: dict[Value, str] = {}
         shapes: list[Shape] = []
-        cells: list[Any] = [] if self._run is None else self._run.cells
+        slots: list[Any] = [] if self._run is None else self._run.slots
         for n, v in enumerate(self.program.inputs):
-            state = n < len(cells) and not cells[n].arguments
+            state = n < len(slots) and not slots[n].arguments
             made[v] = f"n{len(shapes)}"
             shapes.append(Shape(made[v], "state" if state else "argument", [names[v], _kind_of(v)], []))
         for number, item in enumerate(self.items):
@@ -306,9 +308,9 @@ class View:
                 env.pop(v, None)
 
 
-def _tensor_of(cell: Any) -> int:
-    """Return the identity of the Tensor that a cell of state is known by."""
-    return 0 if cell.tensor is None else id(cell.tensor.tensor)
+def _tensor_of(slot: Any) -> int:
+    """Return the identity of the Tensor that a slot of state is known by."""
+    return 0 if slot.tensor is None else id(slot.tensor.tensor)
 
 
 _TIMED = ("ms", "GB/s", "GFLOP/s")

@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from tapegrad._compile.capture.tracer import Graph, Traced, graph_now
+from tapegrad._compile.capture.tracer import Graph, Tracer, graph_now
 from tapegrad._compile.capture.tracer_backend import TraceNamespace
 from tapegrad._compile.plan.simplify import simplified
 from tapegrad._engine.dispatch import CaptureError, backend_of, namespace_of, native_device
@@ -149,11 +149,11 @@ def traced(
         graph.ended = True
         capturing.reset(token)
     found = list(result) if type(result) is tuple else [result]
-    raw = [x.raw if isinstance(x, Traced) else x for x in found]
-    outs = [x for x in found if isinstance(x, Traced)]
+    raw = [x.raw if isinstance(x, Tracer) else x for x in found]
+    outs = [x for x in found if isinstance(x, Tracer)]
     entry, launches = None, TRIES
-    if all(isinstance(x, Traced) or x is None for x in found) and outs:
-        values = [x.value for x in inputs if isinstance(x, Traced)]
+    if all(isinstance(x, Tracer) or x is None for x in found) and outs:
+        values = [x.value for x in inputs if isinstance(x, Tracer)]
         program = simplified(Program(values, graph.nodes, [x.value for x in outs]), backend)
         for node in program.nodes:
             if node.op in backend.elementwise:
@@ -162,7 +162,7 @@ def traced(
         run = backend.fused_program(program, name)
         if run is not None:
             numbers = iter(range(len(outs)))
-            form = tuple([next(numbers) if isinstance(x, Traced) else -1 for x in found])
+            form = tuple([next(numbers) if isinstance(x, Tracer) else -1 for x in found])
             entry = _Entry(run, form if type(result) is tuple else 0, all(type(x) is kind for x in args))
     return tuple(raw) if type(result) is tuple else raw[0], entry, launches
 
@@ -233,7 +233,7 @@ def _note_outside(indices: Any, n: int, flag: Any) -> None:
 
 
 class _Namespace(TraceNamespace):
-    """The library of traced arrays, with some functions composed of elementwise ones and reductions.
+    """The library of tracers, with some functions composed of elementwise ones and reductions.
 
     called: the same with the library's own functions.
     """

@@ -10,11 +10,11 @@ from typing import Any, overload
 from weakref import ref
 
 from tapegrad._compile.cache_key import changed, identities, key_of, same_ones
-from tapegrad._compile.capture.capture import traced, tried
+from tapegrad._compile.capture.capture import captured, tried
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.errors import random_numbers
 from tapegrad._compile.capture.locks import functions, tracing
-from tapegrad._compile.capture.rng_guard import Chance
+from tapegrad._compile.capture.rng_guard import RngGuard
 from tapegrad._compile.debug import compared
 from tapegrad._compile.run.bound_program import BoundProgram, elsewhere, fits, grown, outlived
 from tapegrad._compile.states import ATTEMPTS, Attempt, Pending, State, judged
@@ -212,9 +212,9 @@ class Compiled(Derived):
         like: what it may agree with; missed: programs whose guards failed, though it may do what they do.
         """
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
-        known += [c.tensor.tensor for a in like for c in a.capture.cells if c.tensor is not None]
-        chance = Chance(pending.generators)
-        result, capture = traced(self.function, args, kwargs, known, fresh=self._fresh)
+        known += [c.tensor.tensor for a in like for c in a.capture.slots if c.tensor is not None]
+        chance = RngGuard(pending.generators)
+        result, capture = captured(self.function, args, kwargs, known, fresh=self._fresh)
         del known
         pending.known = None
         for program in missed:  # what has changed may not matter

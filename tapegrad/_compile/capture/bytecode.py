@@ -20,7 +20,7 @@ _READING = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME"
 
 
 def refuse_asking(codes: Collection[CodeType], names: Collection[str], tables: Collection[str]) -> None:
-    """Raise CaptureError for what compares the type of something with an array type, which a traced array is not of.
+    """Raise CaptureError for what compares the type of something with an array type, which a tracer is not of.
 
     names: of array types, and of variables that hold some; tables: of dicts that have them for keys. `isinstance`,
     `match` and `functools.singledispatch` ask for `x.__class__`, which it answers as the array does.

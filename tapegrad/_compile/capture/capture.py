@@ -1,4 +1,4 @@
-"""Capturing a call as a program: Tensors hold traced arrays while the function runs, which is an eager call as well.
+"""Capturing a call as a program: Tensors hold tracers while the function runs, which is an eager call as well.
 
 The first call is tentative: nothing in it raises, or comes out otherwise, than in an eager call, and it need not give a
 program. In the following ones what a program cannot do is refused.
@@ -15,14 +15,14 @@ from weakref import ref
 
 from tapegrad._compile.capture.bytecode import refuse_asking
 from tapegrad._compile.capture.captured_call import Capture
-from tapegrad._compile.capture.effects import check_output, left_behind
+from tapegrad._compile.capture.effects import check_output, effects_of
 from tapegrad._compile.capture.guard_sources import Places
 from tapegrad._compile.capture.guards import Guards
-from tapegrad._compile.capture.install_tracers import Lifted
+from tapegrad._compile.capture.install_tracers import Tracers
 from tapegrad._compile.capture.locks import tracing
-from tapegrad._compile.capture.observer import Seen, Used
-from tapegrad._compile.capture.raw_array_tracers import StandIns
-from tapegrad._compile.capture.remove_tracers import check_survivors, settle_all
+from tapegrad._compile.capture.observer import Observer, TentativeObserver
+from tapegrad._compile.capture.raw_array_tracers import RawArrayTracers
+from tapegrad._compile.capture.remove_tracers import check_survivors, remove_all_tracers
 from tapegrad._compile.capture.rng_guard import GENERATORS
 from tapegrad._compile.capture.state_discovery import reachable
 from tapegrad._compile.capture.tracer import Graph, active
@@ -52,7 +52,7 @@ class Known(NamedTuple):
         return any(r() is None for r in self.lasting) or type(self.found.function([], {})(leaves)) is not tuple
 
 
-def traced(
+def captured(
     function: Callable[..., Any],
     args: Any,
     kwargs: Any,
@@ -60,17 +60,17 @@ def traced(
     debug: bool = False,
     fresh: bool = False,
 ) -> tuple[Any, Capture]:
-    """Run a call with traced arrays in the Tensors that it is known to use; return its result and what it did.
+    """Run a call with tracers in the Tensors that it is known to use; return its result and what it did.
 
-    There are traced arrays in the places of raw ones, too, that a search finds; fresh: see `StandIns`.
+    There are tracers in the places of raw ones, too, that a search finds; fresh: see `RawArrayTracers`.
     """
-    lifted = Lifted(Graph(debug=debug))
-    used = Used(lifted.graph)
+    lifted = Tracers(Graph(debug=debug))
+    used = Observer(lifted.graph)
     tracing.running.append(lifted)
     try:
         leaves, rebuild = flatten((args, kwargs))
         places = Places(function, leaves)
-        stand_ins = StandIns(lifted.graph, places, fresh)
+        stand_ins = RawArrayTracers(lifted.graph, places, fresh)
         try:
             given = lifted.arguments(leaves)
             for x in known:
@@ -91,20 +91,20 @@ def traced(
             _check_records(lifted, records)
         finally:
             stand_ins.put_back()
-            lifted.settle()
+            lifted.remove()
         found = Guards(places, leaves, lifted.graph.held.values(), stand_ins.pinned())
         del places, leaves, stand_ins
-        left = left_behind(lifted, result, used, found)
+        left = effects_of(lifted, result, used, found)
         del result
         check_survivors(lifted.graph)
     except BaseException as error:
-        settle_all(lifted.graph)
+        remove_all_tracers(lifted.graph)
         other = _explained(error, bool(lifted.graph.found or lifted.raw))
         if other is error:
             raise
         raise other from error
     finally:
-        lifted.cells.clear()  # which an error's traceback would hold
+        lifted.slots.clear()  # which an error's traceback would hold
         tracing.running.clear()
     return left
 
@@ -115,8 +115,8 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
     Only a result that is recorded raises CaptureError.
     """
     graph = Graph(tentative=True)
-    lifted = Lifted(graph)
-    used = Seen(graph)
+    lifted = Tracers(graph)
+    used = TentativeObserver(graph)
     leaves = flatten((args, kwargs))[0]
     capture = None
     tracing.running.append(lifted)
@@ -125,7 +125,7 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
         try:
             lifted.arguments(leaves)
             places = Places(function, leaves)
-            StandIns(graph, places)
+            RawArrayTracers(graph, places)
             tensors, generators = reachable((function, *leaves), GENERATORS)
             lifted.reached(tensors)
             del tensors
@@ -136,21 +136,21 @@ def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Kn
                 _check_records(lifted, records)
         finally:
             Graph.everywhere = None
-            lifted.settle()
+            lifted.remove()
         found = Guards(places, leaves, graph.held.values(), set())
         del places
         known = _known(lifted, used, leaves, result, generators, found)
         if not graph.void:
             with _or_void(graph):
-                capture = left_behind(lifted, result, used, found)[1]
+                capture = effects_of(lifted, result, used, found)[1]
                 check_survivors(graph)
         if graph.void:
-            settle_all(graph, used.alive())
+            remove_all_tracers(graph, used.alive())
     except BaseException:
-        settle_all(graph, used.alive())
+        remove_all_tracers(graph, used.alive())
         raise
     finally:
-        lifted.cells.clear()
+        lifted.slots.clear()
         graph.apart.clear()
         tracing.running.clear()
     return result[0], known, None if graph.void else capture
@@ -165,7 +165,7 @@ def _or_void(graph: Graph) -> Iterator[None]:
         graph.void = True
 
 
-def _run(graph: Graph, used: Used, function: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
+def _run(graph: Graph, used: Observer, function: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
     """Return the result of a call that is recorded, in a list so that no name holds it."""
     token = active.set(graph)
     try:
@@ -185,11 +185,11 @@ def _check_arguments(given: list[Any], args: Any, kwargs: Any) -> None:
         )
 
 
-def _records(lifted: Lifted) -> list[tuple[Tensor, Record | None]]:
-    return [(x, x._record) for x, _ in lifted.cells.values()]
+def _records(lifted: Tracers) -> list[tuple[Tensor, Record | None]]:
+    return [(x, x._record) for x, _ in lifted.slots.values()]
 
 
-def _check_records(lifted: Lifted, records: list[tuple[Tensor, Record | None]]) -> None:
+def _check_records(lifted: Tracers, records: list[tuple[Tensor, Record | None]]) -> None:
     """Raise CaptureError if the function leaves state, or a new gradient, that is recorded."""
     for x, r in records:
         if x._record is not r:
@@ -197,17 +197,19 @@ def _check_records(lifted: Lifted, records: list[tuple[Tensor, Record | None]]) 
                 f"the function leaves a Tensor from outside recorded{lifted.line_of(x)}, or makes one require a "
                 "gradient: update state under tapegrad.no_grad(), and set requires_grad outside"
             )
-    for x, _ in lifted.cells.values():
-        if x.grad is not None and id(x.grad) not in lifted.cells:
+    for x, _ in lifted.slots.values():
+        if x.grad is not None and id(x.grad) not in lifted.slots:
             check_output(x.grad, (), "the function leaves a gradient, the result")
 
 
-def _known(lifted: Lifted, used: Seen, leaves: list[Any], result: Any, generators: list[Any], found: Guards) -> Known:
+def _known(
+    lifted: Tracers, used: TentativeObserver, leaves: list[Any], result: Any, generators: list[Any], found: Guards
+) -> Known:
     """Return what a call used, and what is still there of what it made: it may be state."""
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
         try:
-            check_output(y, {id(x) for x in leaves} | lifted.cells.keys() | set(used.strangers))
+            check_output(y, {id(x) for x in leaves} | lifted.slots.keys() | set(used.unknown_tensors))
         except CaptureError as error:
             raise lifted.graph.why or error from None  # what came first is what led there
     those = {id(x): x for x in [*used.alive(), *outputs]}
@@ -225,7 +227,7 @@ def _explained(error: BaseException, raw: bool) -> BaseException:
     """
     text = str(error)
     written = raw and isinstance(error, ValueError) and ("read-only" in text or "writable" in text)
-    if not written and (not isinstance(error, TypeError) or "Traced_" not in text):
+    if not written and (not isinstance(error, TypeError) or "Tracer_" not in text):
         return error
     tb, line = error.__traceback__, ""
     while tb is not None:

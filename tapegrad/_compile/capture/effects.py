@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from tapegrad._compile.capture.captured_call import Capture
-from tapegrad._compile.capture.errors import stranger
+from tapegrad._compile.capture.errors import unknown_tensor
 from tapegrad._compile.capture.guards import Guards
-from tapegrad._compile.capture.install_tracers import Lifted
+from tapegrad._compile.capture.install_tracers import Tracers
 from tapegrad._compile.capture.loop import check_loops
-from tapegrad._compile.capture.observer import Used
-from tapegrad._compile.capture.remove_tracers import settle
-from tapegrad._compile.capture.slots import Cell, Fresh, state_of
-from tapegrad._compile.capture.tracer import Traced
+from tapegrad._compile.capture.observer import Observer
+from tapegrad._compile.capture.remove_tracers import remove_tracer
+from tapegrad._compile.capture.slots import NewTensor, Slot, state_of
+from tapegrad._compile.capture.tracer import Tracer
 from tapegrad._engine.backward import collect
 from tapegrad._engine.dispatch import CaptureError, backend_of, find_backend
 from tapegrad._engine.record import LEAF, RELEASED
@@ -43,28 +43,28 @@ def check_output(y: Tensor, known: Iterable[int], what: str = "the function retu
     )
 
 
-def left_behind(lifted: Lifted, result: list[Any], used: Used, found: Guards) -> tuple[Any, Capture]:
+def effects_of(lifted: Tracers, result: list[Any], used: Observer, found: Guards) -> tuple[Any, Capture]:
     """Return the result of a call, and all that the call did and left; new Tensors in it are settled.
 
     result: in a list, so that no name holds it; found: what the call found outside.
     """
-    graph, cells, raw = lifted.graph, lifted.cells, lifted.raw
-    fresh: dict[int, Fresh] = {}
+    graph, slots, raw = lifted.graph, lifted.slots, lifted.raw
+    fresh: dict[int, NewTensor] = {}
     made: list[Tensor] = []
 
     def kept(x: Tensor) -> Any:
-        if id(x) in cells:
-            return cells[id(x)][1]
+        if id(x) in slots:
+            return slots[id(x)][1]
         if id(x) not in fresh:
-            value = settle(x)
+            value = remove_tracer(x)
             if value is None:
-                raise stranger()
+                raise unknown_tensor()
             if x.grad is not None:
                 raise CaptureError(
                     f"a result{_made(value)}, has a gradient of its own: replay makes none, so return that "
                     "gradient as a result"
                 )
-            fresh[id(x)] = Fresh(value, x._record is not None)
+            fresh[id(x)] = NewTensor(value, x._record is not None)
             made.append(x)
         return fresh[id(x)]
 
@@ -77,27 +77,27 @@ def left_behind(lifted: Lifted, result: list[Any], used: Used, found: Guards) ->
     leaves, rebuild = flatten(result)
     for n in range(len(leaves)):
         if isinstance(leaves[n], Tensor):
-            check_output(leaves[n], cells)
-    returned = [_raw(y, raw) if isinstance(y, Traced) else y for y in leaves]
+            check_output(leaves[n], slots)
+    returned = [_raw(y, raw) if isinstance(y, Tracer) else y for y in leaves]
     outputs = [output(y) for y in leaves]
-    grads: list[tuple[Cell, Any]] = []
-    for x, cell in cells.values():
+    grads: list[tuple[Slot, Any]] = []
+    for x, slot in slots.values():
         after = None if x.grad is None else kept(x.grad)
         if after is not lifted.guards[id(x)].grad:
-            grads.append((cell, after))
-    _check_kept(made, [f.value for f in fresh.values()], leaves, [x for x, _ in cells.values()])
+            grads.append((slot, after))
+    _check_kept(made, [f.value for f in fresh.values()], leaves, [x for x, _ in slots.values()])
     read = {v for node in graph.nodes for v in node.values()} | {f.value for f in fresh.values()}
     read.update(y for y in outputs if isinstance(y, Value))
-    here = [c for _, c in cells.values() if c.arguments or c.before in used.values or c.before in read]
-    here += [c for _, c in cells.values() if c.after is not c.before]
-    here += [c for c in outputs if isinstance(c, Cell)] + [x for g in grads for x in g if isinstance(x, Cell)]
+    here = [c for _, c in slots.values() if c.arguments or c.before in used.values or c.before in read]
+    here += [c for _, c in slots.values() if c.after is not c.before]
+    here += [c for c in outputs if isinstance(c, Slot)] + [x for g in grads for x in g if isinstance(x, Slot)]
     for c in here:  # and what these are found by
         here += c.owners
     if graph.loops:
         check_loops(graph, [*read, *[c.after for c in here]])
     wanted = set(here)
-    here = [c for _, c in cells.values() if c in wanted]
-    for _, c in cells.values():  # the others are gone through no more, and are not to keep a Tensor
+    here = [c for _, c in slots.values() if c in wanted]
+    for _, c in slots.values():  # the others are gone through no more, and are not to keep a Tensor
         c.tensor = state_of(c.tensor) if c in wanted else None
     guards = [g for g in lifted.guards.values() if g.slot in wanted]
     return rebuild(returned)[0], Capture(graph, here, raw, grads, outputs, rebuild, guards, found)
@@ -109,7 +109,7 @@ def own(x: Any) -> Any:
     return x if backend is None or backend.as_scalar(x) is not None else backend.copy(x)
 
 
-def _raw(y: Traced, raw: dict[int, Value]) -> Any:
+def _raw(y: Tracer, raw: dict[int, Value]) -> Any:
     """Return a raw result: an argument as it is, others as arrays that nobody else holds."""
     return y.raw if y.value in raw.values() else backend_of[type(y.raw)].copy(y.raw)
 

@@ -10,7 +10,7 @@ from tapegrad._engine.source_line import user_line
 _PACKAGES = "site-packages"  # in the names of files of libraries
 
 
-def stranger() -> CaptureError:
+def unknown_tensor() -> CaptureError:
     """Return the error for a Tensor that turned up in a later call only."""
     return CaptureError(
         f"at {user_line()} a Tensor is used that the call before did not use: pass what changes from call to call as "

@@ -1,29 +1,29 @@
-"""The Tensors and raw arrays of a call that is captured: they hold, or stand for, traced arrays while it runs."""
+"""The Tensors and raw arrays of a call that is captured: they hold, or stand for, tracers while it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from tapegrad._compile.capture.remove_tracers import settle
-from tapegrad._compile.capture.slots import Cell, SlotGuard, record_kind
-from tapegrad._compile.capture.tracer import Graph, Traced
+from tapegrad._compile.capture.remove_tracers import remove_tracer
+from tapegrad._compile.capture.slots import Slot, SlotGuard, record_kind
+from tapegrad._compile.capture.tracer import Graph, Tracer
 from tapegrad._engine.dispatch import CaptureError, find_backend
 from tapegrad._engine.record import LEAF, RELEASED
 from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Value
 
 
-class Lifted:
+class Tracers:
     """What is lifted into a graph.
 
-    cells: (Tensor, its cell) by identity; guards: what these must be like at a call, by the same; raw: the values of
+    slots: (Tensor, its slot) by identity; guards: what these must be like at a call, by the same; raw: the values of
     the leaves of the arguments that are raw arrays, by number.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.cells: dict[int, tuple[Tensor, Cell]] = {}
+        self.slots: dict[int, tuple[Tensor, Slot]] = {}
         self.guards: dict[int, SlotGuard] = {}
         self.raw: dict[int, Value] = {}
 
@@ -46,10 +46,10 @@ class Lifted:
                 self.graph.foreign.add(self.raw[i])
         return given
 
-    def add(self, x: Tensor) -> Cell:
-        """Lift a Tensor, and its gradient; return its cell."""
-        if id(x) in self.cells:
-            return self.cells[id(x)][1]
+    def add(self, x: Tensor) -> Slot:
+        """Lift a Tensor, and its gradient; return its slot."""
+        if id(x) in self.slots:
+            return self.slots[id(x)][1]
         if not can_be_lifted(x):
             assert x._record is not None
             raise CaptureError(
@@ -58,14 +58,14 @@ class Lifted:
             )
         a = x._array
         held = self.graph.input(a)
-        cell = Cell(x, held.value)
-        self.cells[id(x)] = x, cell
+        slot = Slot(x, held.value)
+        self.slots[id(x)] = x, slot
         x._array = held
         g = None if x.grad is None or (self.graph.tentative and not can_be_lifted(x.grad)) else self.add(x.grad)
         if g is not None:
-            g.owners += (cell,)
-        self.guards[id(x)] = SlotGuard(cell, g, record_kind(x._record), a.shape, a.dtype, type(a))
-        return cell
+            g.owners += (slot,)
+        self.guards[id(x)] = SlotGuard(slot, g, record_kind(x._record), a.shape, a.dtype, type(a))
+        return slot
 
     def reached(self, tensors: Iterable[Tensor]) -> None:
         """Lift what a function may use, but need not: what cannot be lifted is left out."""
@@ -73,19 +73,19 @@ class Lifted:
             if can_be_lifted(x):
                 self.add(x)
 
-    def settle(self) -> None:
+    def remove(self) -> None:
         """Give the Tensors their contents, as an eager call would leave them."""
-        for x, cell in self.cells.values():
-            cell.after = settle(x) or cell.before
+        for x, slot in self.slots.values():
+            slot.after = remove_tracer(x) or slot.before
 
     def line_of(self, x: Tensor) -> str:
         """Return " at file:line" of the operation that gave a Tensor its value, "" if none did."""
-        node = x._array.value.node if isinstance(x._array, Traced) else None
+        node = x._array.value.node if isinstance(x._array, Tracer) else None
         return "" if node is None else f" at {node.line}"
 
     def value_of(self, y: Any) -> Value | None:
         """Return the value that a raw result stands for, None for what is no such one."""
-        if isinstance(y, Traced):
+        if isinstance(y, Tracer):
             return y.value
         found = self.graph.apart.get(id(y))
         return None if found is None else found[1]

@@ -1,7 +1,7 @@
 """The lock of calls that are captured, and what becomes of locks in a forked process.
 
 A fork copies the memory of all threads but only the one that forks. Locks that others hold then stay taken for good,
-and Tensors that they have lifted into a program hold traced arrays. So a fork waits for calls to end. Where one takes
+and Tensors that they have lifted into a program hold tracers. So a fork waits for calls to end. Where one takes
 too long, as it may wait for the thread that forks, the child makes new locks and settles the Tensors.
 """
 
@@ -13,21 +13,21 @@ from time import monotonic
 from typing import Any
 from weakref import WeakValueDictionary
 
-from tapegrad._compile.capture.install_tracers import Lifted
-from tapegrad._compile.capture.remove_tracers import settle_all
+from tapegrad._compile.capture.install_tracers import Tracers
+from tapegrad._compile.capture.remove_tracers import remove_all_tracers
 from tapegrad._compile.capture.tracer import Graph
 
 PATIENCE = 5.0  # seconds that a fork waits
 
 
 class Tracing:
-    """The lock for calls that are captured, whichever the function: Tensors hold traced arrays meanwhile.
+    """The lock for calls that are captured, whichever the function: Tensors hold tracers meanwhile.
 
     begun, ended: how many such calls there were; running: what they have lifted.
     """
 
     def __init__(self) -> None:
-        self.running: list[Lifted] = []
+        self.running: list[Tracers] = []
         self.reset()
 
     def reset(self) -> None:
@@ -38,8 +38,8 @@ class Tracing:
         Graph.everywhere = None
         for lifted in lost:
             lifted.graph.ended = True
-            lifted.settle()
-            settle_all(lifted.graph)
+            lifted.remove()
+            remove_all_tracers(lifted.graph)
 
 
 tracing = Tracing()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tapegrad._compile.capture.errors import caught, escaped, rounds_unlike
 from tapegrad._compile.capture.trace_equivalence import rounds_differ
-from tapegrad._compile.capture.tracer import Graph, Traced
+from tapegrad._compile.capture.tracer import Graph, Tracer
 from tapegrad._compile.plan.dead_code import needed
 from tapegrad._engine.dispatch import as_array
 from tapegrad._engine.source_line import user_line
@@ -54,12 +54,12 @@ def _run(loop: Loop, x: Array, *outer: Array) -> Array:
     return loop(x, *outer)
 
 
-def captured(graph: Graph, until: Any, step: Step, x: Traced) -> Traced:
+def captured(graph: Graph, until: Any, step: Step, x: Tracer) -> Tracer:
     """Run a loop and record it as one node; CaptureError if two rounds do not do the same."""
     nodes = graph.nodes
     rounds: list[Loop] = []  # the first
 
-    def one(a: Traced) -> tuple[Traced, Array, Array]:
+    def one(a: Tracer) -> tuple[Tracer, Array, Array]:
         graph.nodes = []
         y, change, size = [graph.alike(out, x) for out in step(a)]
         now = Loop(until, a.value, graph.nodes, [y.value, change.value, size.value])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tapegrad._compile.capture.captured_call import Capture
-from tapegrad._compile.capture.slots import Cell, Fresh
+from tapegrad._compile.capture.slots import NewTensor, Slot
 from tapegrad._compile.plan.dead_code import needed
 from tapegrad._engine.dispatch import as_array, backend_of
 from tapegrad._engine.host_constants import HOST, copied_by
@@ -15,39 +15,39 @@ from tapegrad._program.ir import Node, Program, Value, put_in
 from tapegrad.backends import Array, Backend
 
 
-def program_of(capture: Capture) -> tuple[Program[Node], list[Cell], list[int], list[Any], dict[Value, int]]:
-    """Return the program of a capture; the cells, raw leaves and held arrays that are its inputs; where outputs are.
+def program_of(capture: Capture) -> tuple[Program[Node], list[Slot], list[int], list[Any], dict[Value, int]]:
+    """Return the program of a capture; the slots, raw leaves and held arrays that are its inputs; where outputs are.
 
     Only what is read or updated is an input. Outputs are, for every value that stays, its number among the outputs.
     """
     places: dict[Value, int] = {}
     replaces: list[int | None] = []
-    kept = [v for v in capture.outputs if isinstance(v, (Fresh, Value))]
-    kept += [v for _, v in capture.grads if isinstance(v, Fresh)]
-    wanted = [c.after for c in capture.cells if c.after is not c.before]
-    wanted += [v.value if isinstance(v, Fresh) else v for v in kept]
+    kept = [v for v in capture.outputs if isinstance(v, (NewTensor, Value))]
+    kept += [v for _, v in capture.grads if isinstance(v, NewTensor)]
+    wanted = [c.after for c in capture.slots if c.after is not c.before]
+    wanted += [v.value if isinstance(v, NewTensor) else v for v in kept]
     read, nodes = needed(capture.graph.nodes, wanted)
-    cells = [c for c in capture.cells if c.before in read or c.after is not c.before]
+    slots = [c for c in capture.slots if c.before in read or c.after is not c.before]
     raw = [i for i, v in capture.raw.items() if v in read]
     held = [v for v in capture.graph.held if v in read]
-    inputs = [*[c.before for c in cells], *[capture.raw[i] for i in raw], *held]
+    inputs = [*[c.before for c in slots], *[capture.raw[i] for i in raw], *held]
     for v in wanted:
         if v not in places:
             places[v] = len(places)
             replaces.append(None)
-    for n, c in enumerate(cells):
+    for n, c in enumerate(slots):
         if c.after is not c.before and replaces[places[c.after]] is None:
             replaces[places[c.after]] = n
-    passed = [n for n, c in enumerate(cells) if c.arguments or c.owners]
-    passed += range(len(cells), len(cells) + len(raw))
-    only = {v.value for _, v in capture.grads if isinstance(v, Fresh)}
-    only -= {v.value if isinstance(v, Fresh) else v for v in capture.outputs if isinstance(v, (Fresh, Value))}
+    passed = [n for n, c in enumerate(slots) if c.arguments or c.owners]
+    passed += range(len(slots), len(slots) + len(raw))
+    only = {v.value for _, v in capture.grads if isinstance(v, NewTensor)}
+    only -= {v.value if isinstance(v, NewTensor) else v for v in capture.outputs if isinstance(v, (NewTensor, Value))}
     gradients = frozenset(places[v] for v in only if replaces[places[v]] is None)
     program = Program(inputs, nodes, list(places), replaces, frozenset(passed), gradients)
-    return program, cells, raw, [capture.graph.held[v] for v in held], places
+    return program, slots, raw, [capture.graph.held[v] for v in held], places
 
 
-class Sent(NamedTuple):
+class HostPart(NamedTuple):
     """The part of a program that the host computes, and copies to a device, before the rest runs there.
 
     reads: numbers of the inputs that are no Tensors'; compute: from these to the arrays to copy, each by one of
@@ -60,7 +60,9 @@ class Sent(NamedTuple):
     backends: set[Backend]
 
 
-def sent(program: Program[Node], first: int, host: list[int]) -> tuple[Program[Node], list[int], Sent | None]:
+def split_by_host(
+    program: Program[Node], first: int, host: list[int]
+) -> tuple[Program[Node], list[int], HostPart | None]:
     """Return a program whose arrays of the host arrive on the device, which are constants beside Tensors there.
 
     Else it would be of two libraries, and could only be replayed call by call. first: the number of the first input
@@ -97,7 +99,7 @@ def sent(program: Program[Node], first: int, host: list[int]) -> tuple[Program[N
     passed = frozenset([*[n for n in program.arguments if n < first], *range(first, len(inputs))])
     on_host = Program([given[n] for n in host], before, sources)
     rest = Program(inputs, nodes, outputs, program.replaces, passed, program.gradients)
-    return rest, stay, Sent(host, PlainExecutor(on_host, as_array).run, copies, backends)
+    return rest, stay, HostPart(host, PlainExecutor(on_host, as_array).run, copies, backends)
 
 
 def _of_host(v: Value, values: set[Value]) -> bool:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
-from tapegrad._compile.capture.errors import stranger
-from tapegrad._compile.capture.tracer import Graph, Traced
+from tapegrad._compile.capture.errors import unknown_tensor
+from tapegrad._compile.capture.tracer import Graph, Tracer
 from tapegrad._engine.primitive import PICK
 from tapegrad._engine.record import RELEASED, Operation, Record
 from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Value
 
 
-class Used:
-    """The values of Tensors that a call used; raises CaptureError for a Tensor that holds no traced array."""
+class Observer:
+    """The values of Tensors that a call used; raises CaptureError for a Tensor that holds no tracer."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -28,35 +28,35 @@ class Used:
         """Note an operation."""
         for x in operands:
             if type(x) is Tensor:
-                if not isinstance(x._array, Traced):
+                if not isinstance(x._array, Tracer):
                     self.unknown(x)
                 self.values.add(x._array.value)
 
     def unknown(self, x: Tensor) -> None:
         """Raise for a Tensor that nobody knew of."""
-        raise stranger()
+        raise unknown_tensor()
 
 
-class Seen(Used):
+class TentativeObserver(Observer):
     """The same for a tentative call: Tensors that nobody knew of are lifted when they are seen.
 
     What is computed with them before they are lifted holds raw arrays, and is lifted after. tensors: all operands and
-    results by identity, held weakly; strangers: the identities of those that nobody knew of.
+    results by identity, held weakly; unknown_tensors: the identities of those that nobody knew of.
     """
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self.tensors: dict[int, ref[Tensor]] = {}
-        self.strangers: list[int] = []
+        self.unknown_tensors: list[int] = []
 
     def note(self, operands: Any, result: Any) -> None:
         """Note an operation, and lift what it used or made and is raw."""
-        before = len(self.strangers)
+        before = len(self.unknown_tensors)
         super().note(operands, result)
         for y in result if type(result) is tuple else (result,):
-            if not isinstance(y._array, Traced):
+            if not isinstance(y._array, Tracer):
                 y._array = self.graph.input(y._array)
-            if len(self.strangers) > before and y._record is not None:
+            if len(self.unknown_tensors) > before and y._record is not None:
                 self.saved_by(y._record)
             self.tensors[id(y)] = ref(y)
         for x in operands:
@@ -68,13 +68,13 @@ class Seen(Used):
         return [x for r in self.tensors.values() if (x := r()) is not None]
 
     def saved_by(self, record: Record) -> None:
-        """Lift what a record saved, so that its rules compute with traced arrays only."""
+        """Lift what a record saved, so that its rules compute with tracers only."""
         for r in (record, *record.parents[:1]) if record.op is PICK else (record,):
             if r is not None and r.saved is not RELEASED:
                 r.saved = self.graph.lifted(r.saved)
 
     def unknown(self, x: Tensor) -> None:
         """Lift a Tensor that nobody knew of."""
-        self.graph.give_up(stranger)
+        self.graph.give_up(unknown_tensor)
         x._array = self.graph.input(x._array)
-        self.strangers.append(id(x))
+        self.unknown_tensors.append(id(x))

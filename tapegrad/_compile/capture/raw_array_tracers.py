@@ -1,4 +1,4 @@
-"""Stand-ins: traced arrays in the places of the raw ones that a search has found, while a call is captured."""
+"""Stand-ins: tracers in the places of the raw ones that a search has found, while a call is captured."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tapegrad._compile.capture.tracer import SMALL, Graph, is_marked, mark_of
 from tapegrad._engine.dispatch import backend_of
 
 
-class StandIns:
-    """Traced arrays in the places of raw ones; there are none where the call is tentative.
+class RawArrayTracers:
+    """Tracer arrays in the places of raw ones; there are none where the call is tentative.
 
     fresh: whether a library, which takes no others than its own arrays, has made some in the call before: then those
     that cannot be written to stay.

@@ -1,4 +1,4 @@
-"""Giving the contents of traced arrays back to what holds these when a call ends, and finding what should hold none."""
+"""Giving the contents of tracers back to what holds these when a call ends, and finding what should hold none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import CellType
 from typing import Any
 
-from tapegrad._compile.capture.tracer import Graph, Traced, holds_traced, lowered
+from tapegrad._compile.capture.tracer import Graph, Tracer, holds_tracer, lowered
 from tapegrad._engine.backward import collect
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.record import RELEASED, Record
@@ -19,9 +19,9 @@ _DEPTH = 4  # of tuples that hold arrays
 _PATIENCE = 5  # how often Ctrl-C may come while arrays are given back
 
 
-def settle(x: Tensor) -> Value | None:
-    """Give a Tensor the contents of the traced array it holds, as an eager call would; return that one's value."""
-    if not isinstance(getattr(x, "_array", None), Traced):  # of one that is being made, there is none yet
+def remove_tracer(x: Tensor) -> Value | None:
+    """Give a Tensor the contents of the tracer it holds, as an eager call would; return that one's value."""
+    if not isinstance(getattr(x, "_array", None), Tracer):  # of one that is being made, there is none yet
         return None
     value: Value = x._array.value
     x._array = x._array.raw
@@ -29,17 +29,17 @@ def settle(x: Tensor) -> Value | None:
     return value
 
 
-def settle_all(graph: Graph, tensors: Iterable[Tensor] = ()) -> None:
-    """Give everything that still holds traced arrays their contents: Tensors, records, lists of arrays.
+def remove_all_tracers(graph: Graph, tensors: Iterable[Tensor] = ()) -> None:
+    """Give everything that still holds tracers their contents: Tensors, records, lists of arrays.
 
     tensors: those that are known; the heap is only searched for others if there are any. Ctrl-C meanwhile is raised at
-    the end: a Tensor that holds a traced array is of no use to anybody.
+    the end: a Tensor that holds a tracer is of no use to anybody.
     """
     tensors = list(tensors)
     interrupt: KeyboardInterrupt | None = None
     for _ in range(_PATIENCE):
         try:
-            _settle_all(graph, tensors)
+            _remove_all(graph, tensors)
             break
         except KeyboardInterrupt as error:
             interrupt = error
@@ -47,18 +47,18 @@ def settle_all(graph: Graph, tensors: Iterable[Tensor] = ()) -> None:
         raise interrupt
 
 
-def _settle_all(graph: Graph, tensors: list[Tensor]) -> None:
+def _remove_all(graph: Graph, tensors: list[Tensor]) -> None:
     for x in tensors:
-        settle(x)
+        remove_tracer(x)
     for r in collect([r for x in tensors if (r := x._record) is not None and hasattr(r, "parents")], 0):
-        _settle_record(r)
+        _clean_record(r)
     if not alive(graph):
         return
     for x in gc.get_objects():
         if type(x) is Tensor:
-            settle(x)
+            remove_tracer(x)
         elif type(x) is Record:
-            _settle_record(x)
+            _clean_record(x)
     held: tuple[Any, ...] = tuple(alive(graph))
     seen = {id(held)}
     for _ in range(_DEPTH):
@@ -67,18 +67,18 @@ def _settle_all(graph: Graph, tensors: list[Tensor]) -> None:
         around = [x for x in gc.get_referrers(*held) if id(x) not in seen]
         seen.update(map(id, around))
         for x in around:
-            _settle_in(x)
+            _clean_holder(x)
         held = tuple([x for x in around if type(x) is tuple])  # which cannot be changed, but what holds them can
         seen.add(id(held))
 
 
-def _settle_record(r: Record) -> None:
+def _clean_record(r: Record) -> None:
     saved = getattr(r, "saved", None)  # another thread, or an interrupted frame, may be making this one
-    if saved and saved is not RELEASED and holds_traced(saved):
+    if saved and saved is not RELEASED and holds_tracer(saved):
         r.saved = lowered(saved)
 
 
-def _settle_in(x: Any) -> None:
+def _clean_holder(x: Any) -> None:
     kind = type(x)
     if kind is list:
         x[:] = lowered(x)
@@ -88,12 +88,12 @@ def _settle_in(x: Any) -> None:
         x.cell_contents = lowered(x.cell_contents)
     elif issubclass(kind, BaseException):
         x.args = lowered(x.args)
-        _settle_in(x.__dict__)
+        _clean_holder(x.__dict__)
     elif hasattr(kind, "__dict__") and type(getattr(x, "__dict__", None)) is dict:
-        _settle_in(x.__dict__)
+        _clean_holder(x.__dict__)
 
 
-def alive(graph: Graph) -> list[Traced]:
+def alive(graph: Graph) -> list[Tracer]:
     """Return the arrays of a call that somebody holds."""
     return [x for r in graph.handed if (x := r()) is not None]
 

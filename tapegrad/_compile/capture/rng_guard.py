@@ -11,7 +11,7 @@ import numpy as np
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 
 
-class Chance:
+class RngGuard:
     """The state of the global generators, and of some others, when this is made.
 
     A number that goes into an array differs from call to call, which is refused with its line; one that Python decides

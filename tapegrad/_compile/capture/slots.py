@@ -12,11 +12,11 @@ from tapegrad._program.ir import Value
 
 
 @final
-class Cell:
+class Slot:
     """A Tensor whose value a program reads, or replaces: an argument, or state.
 
     At another call it is known by any of these: tensor, the same one, in a `StateBox`; arguments, its numbers among the
-    leaves; owners, the cells whose `.grad` it was at the start. before, after: its values.
+    leaves; owners, the slots whose `.grad` it was at the start. before, after: its values.
     """
 
     __slots__ = ("after", "arguments", "before", "owners", "tensor")
@@ -24,7 +24,7 @@ class Cell:
     def __init__(self, tensor: Tensor, before: Value) -> None:
         self.tensor: Any = tensor
         self.arguments: tuple[int, ...] = ()
-        self.owners: tuple[Cell, ...] = ()
+        self.owners: tuple[Slot, ...] = ()
         self.before = self.after = before
 
 
@@ -56,7 +56,7 @@ def state_of(x: Tensor) -> StateBox:
     return box
 
 
-class Fresh(NamedTuple):
+class NewTensor(NamedTuple):
     """A new Tensor that a call leaves behind; tracked: whether it was recorded (and its tape released)."""
 
     value: Value
@@ -69,8 +69,8 @@ class SlotGuard(NamedTuple):
     grad: the slot of its gradient, None if it had none; record: see `record_kind`; shape, dtype, type: of its array.
     """
 
-    slot: Cell
-    grad: Cell | None
+    slot: Slot
+    grad: Slot | None
     record: Any
     shape: tuple[int, ...]
     dtype: Any

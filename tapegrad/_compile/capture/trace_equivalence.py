@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.equality import equal, same_constant
-from tapegrad._compile.capture.slots import Cell, Fresh, StateBox
+from tapegrad._compile.capture.slots import NewTensor, Slot, StateBox
 from tapegrad._program.ir import Node, Value
 
 _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
@@ -34,22 +34,22 @@ class _Differ(Exception):
 
 
 def difference(a: Capture, b: Capture) -> Difference | None:
-    """Say how two calls differ, None if they do the same; then the cells of `b` have the roles that hold in both."""
-    return Match(a, b).difference()
+    """Say how two calls differ, None if they do the same; then the slots of `b` have the roles that hold in both."""
+    return Equivalence(a, b).difference()
 
 
 def rounds_differ(graph: Any, x: Any, y: Any) -> str | None:
     """Say how two rounds of a loop differ, None if they do the same."""
     nothing = Capture(graph, [], {}, [], [], None, [], None)  # type: ignore[arg-type]
     try:
-        Match(nothing, nothing, held_apart).loop(x, y)
+        Equivalence(nothing, nothing, held_apart).loop(x, y)
     except _Differ as differ:
         return str(differ)
     return None
 
 
-class Match:
-    """The correspondence of two captures: of their values, and of their cells.
+class Equivalence:
+    """The correspondence of two captures: of their values, and of their slots.
 
     equal_held: of two raw arrays from outside, as `Held`, that were not found at the same place.
     """
@@ -58,13 +58,13 @@ class Match:
         self.a, self.b = a, b
         self.equal_held = equal_held or (lambda x, y: equal(x.copy, y.copy))
         self.same: dict[Value, Value] = {}
-        self.cells_a = {c.before: c for c in a.cells}
-        self.cells_b = {c.before: c for c in b.cells}
+        self.slots_a = {c.before: c for c in a.slots}
+        self.slots_b = {c.before: c for c in b.slots}
         self.raw_a = {v: i for i, v in a.raw.items()}
         self.raw_b = {v: i for i, v in b.raw.items()}
-        self.arguments = {i: c for c in a.cells for i in c.arguments}
-        self.tensors = {id(_tensor(c.tensor)): c for c in a.cells if c.tensor is not None}
-        self.roles: dict[Cell, tuple[Any, frozenset[int], list[Cell]]] = {}
+        self.arguments = {i: c for c in a.slots for i in c.arguments}
+        self.tensors = {id(_tensor(c.tensor)): c for c in a.slots if c.tensor is not None}
+        self.roles: dict[Slot, tuple[Any, frozenset[int], list[Slot]]] = {}
 
     def difference(self) -> Difference | None:
         """Say how the calls differ, None if they do the same."""
@@ -79,8 +79,8 @@ class Match:
         self.nodes(self.a.graph.nodes, self.b.graph.nodes)
         self.updates()
         self.results()
-        for cell, (tensor, arguments, owners) in self.roles.items():
-            cell.tensor, cell.arguments, cell.owners = tensor, tuple(sorted(arguments)), tuple(owners)
+        for slot, (tensor, arguments, owners) in self.roles.items():
+            slot.tensor, slot.arguments, slot.owners = tensor, tuple(sorted(arguments)), tuple(owners)
 
     def nodes(self, one: list[Node], other: list[Node]) -> None:
         """Compare what was done, in order."""
@@ -109,7 +109,7 @@ class Match:
             same[v] = w
 
     def tree(self, x: Any, y: Any) -> None:
-        """Raise unless two arguments are the same; note the roles of cells among them."""
+        """Raise unless two arguments are the same; note the roles of slots among them."""
         if isinstance(x, Value) and isinstance(y, Value):
             self.value(x, y)
         elif isinstance(x, (tuple, list)) and type(x) is type(y) and len(x) == len(y):
@@ -135,9 +135,9 @@ class Match:
             return
         if y.node is not None or x.node is not None:
             raise _Differ(f"an operand came from elsewhere in the call before: {_STATE}", True)
-        if x in self.cells_a and y in self.cells_b:
-            if not self.cell(self.cells_a[x], self.cells_b[y]):
-                aliased = bool(self.cells_a[x].arguments or self.cells_b[y].arguments)
+        if x in self.slots_a and y in self.slots_b:
+            if not self.slot(self.slots_a[x], self.slots_b[y]):
+                aliased = bool(self.slots_a[x].arguments or self.slots_b[y].arguments)
                 raise _Differ(f"an operand is another Tensor than in the call before: {_STATE}", aliased, aliased)
             return
         if x in self.raw_a and y in self.raw_b:
@@ -156,19 +156,19 @@ class Match:
             held = "an array that is no Tensor" if y.constant is None else "a constant made inside"
             raise _Differ(f"{held} is another one in each call: {_STATE}")
 
-    def cell(self, x: Cell, y: Cell) -> bool:
-        """Say whether two cells can be the same; that narrows down what the second one's Tensor is known by."""
+    def slot(self, x: Slot, y: Slot) -> bool:
+        """Say whether two slots can be the same; that narrows down what the second one's Tensor is known by."""
         tensor, arguments, owners = self.roles.get(y) or (_tensor(y.tensor), frozenset(y.arguments), list(y.owners))
         tensor = tensor if _tensor(x.tensor) is tensor else None
         arguments = arguments & frozenset(x.arguments)
-        owners = [o for o in owners if any(self.cell(p, o) for p in x.owners)]
+        owners = [o for o in owners if any(self.slot(p, o) for p in x.owners)]
         if tensor is None and not arguments and not owners:
             return False
         self.roles[y] = tensor, arguments, owners
         return True
 
     def updates(self) -> None:
-        """Compare the new values of cells and gradients."""
+        """Compare the new values of slots and gradients."""
         for what, one, other in (
             ("the new value of a Tensor", _changed(self.a), _changed(self.b)),
             ("a gradient", dict(self.a.grads), dict(self.b.grads)),
@@ -177,23 +177,23 @@ class Match:
                 raise _Differ(f"{what} is set in only one of the calls: {_STATE}", True)
             for d, after in other.items():
                 c = self.partner(d)
-                if c is None or c not in one or not self.cell(c, d):
+                if c is None or c not in one or not self.slot(c, d):
                     raise _Differ(f"{what} is set in only one of the calls: {_STATE}", True)
                 self.left(what, one[c], after)
-        for d in self.b.cells:  # what is used without its value: by the same way as in the call before
+        for d in self.b.slots:  # what is used without its value: by the same way as in the call before
             c = self.partner(d)
-            if d not in self.roles and (c is None or not self.cell(c, d)):
+            if d not in self.roles and (c is None or not self.slot(c, d)):
                 raise _Differ(f"a Tensor is used in only one of the calls: {_STATE}", True)
 
-    def partner(self, d: Cell) -> Cell | None:
-        """Return the cell of the call before that is known by the same."""
+    def partner(self, d: Slot) -> Slot | None:
+        """Return the slot of the call before that is known by the same."""
         for i in d.arguments:
             if i in self.arguments:
                 return self.arguments[i]
         if d.tensor is not None and id(_tensor(d.tensor)) in self.tensors:
             return self.tensors[id(_tensor(d.tensor))]
         above = [self.partner(o) for o in d.owners]
-        return next((c for c in self.a.cells for o in c.owners if o in above), None)
+        return next((c for c in self.a.slots for o in c.owners if o in above), None)
 
     def results(self) -> None:
         if len(self.a.outputs) != len(self.b.outputs):
@@ -204,11 +204,11 @@ class Match:
     def left(self, what: str, x: Any, y: Any) -> None:
         """Compare two things that the calls leave behind."""
         try:
-            if isinstance(x, Fresh) and isinstance(y, Fresh):
+            if isinstance(x, NewTensor) and isinstance(y, NewTensor):
                 if x.tracked is not y.tracked:
                     raise _Differ("it is recorded in only one of the calls", True)
                 self.value(x.value, y.value)
-            elif isinstance(x, Cell) and isinstance(y, Cell):
+            elif isinstance(x, Slot) and isinstance(y, Slot):
                 self.value(x.before, y.before)
             else:
                 self.tree(x, y)
@@ -220,8 +220,8 @@ def _tensor(held: Any) -> Any:
     return held.tensor if isinstance(held, StateBox) else held
 
 
-def _changed(capture: Capture) -> dict[Cell, Value]:
-    return {c: c.after for c in capture.cells if c.after is not c.before}
+def _changed(capture: Capture) -> dict[Slot, Value]:
+    return {c: c.after for c in capture.slots if c.after is not c.before}
 
 
 def held_apart(x: Any, y: Any) -> bool:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast
 from weakref import ref
 
-from tapegrad._compile.capture.errors import array_needed, shape_needed, stranger, value_needed, written_to
+from tapegrad._compile.capture.errors import array_needed, shape_needed, unknown_tensor, value_needed, written_to
 from tapegrad._compile.capture.guard_sources import Place
 from tapegrad._engine.dispatch import CaptureError, backend_of, computed, find_backend
 from tapegrad._engine.levels import capturing
@@ -55,13 +55,13 @@ class Graph:
     """
 
     everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
-    library: ClassVar[Callable[[Backend], Backend]]  # the adapter for traced arrays: set by `tapegrad/_bind.py`
+    library: ClassVar[Callable[[Backend], Backend]]  # the adapter for tracers: set by `tapegrad/_bind.py`
 
     def __init__(self, tentative: bool = False, debug: bool = False) -> None:
         self.tentative, self.void, self.ended = tentative, False, False
         self.why: CaptureError | None = None
         self.nodes: list[Node] = []
-        self.handed: list[ref[Traced]] = []
+        self.handed: list[ref[Tracer]] = []
         self.held: dict[Value, Held] = {}
         self.found: dict[int, Place] = {}
         self.pinned: dict[int, tuple[Array, Any]] = {}
@@ -76,42 +76,42 @@ class Graph:
         if not self.tentative:
             raise error()
         self.void = True
-        if self.why is None and error is not stranger:
+        if self.why is None and error is not unknown_tensor:
             self.why = error()
 
-    def traced(self, value: Value, raw: Array) -> Traced:
+    def tracer(self, value: Value, raw: Array) -> Tracer:
         """Return an array of this library for a value of the program and its contents."""
         kind = type(raw)
         if kind not in _types:
             raw = backend_of[kind].as_array(raw)  # of a subclass of the library's array type
             kind = type(raw)
-        x: Traced = object.__new__(_types[kind] if kind in _types else _traced_type(kind))
+        x: Tracer = object.__new__(_types[kind] if kind in _types else _tracer_type(kind))
         x.value = value
         x.raw = raw
         self.handed.append(ref(x))
         return x
 
-    def input(self, raw: Array) -> Traced:
+    def input(self, raw: Array) -> Tracer:
         """Return an array that the program is to get at each call."""
-        return self.traced(Value(tuple(raw.shape), raw.dtype), raw)
+        return self.tracer(Value(tuple(raw.shape), raw.dtype), raw)
 
-    def constant(self, raw: Array) -> Traced:
+    def constant(self, raw: Array) -> Tracer:
         """Return an array that stays what it is now."""
-        return self.traced(Value(tuple(raw.shape), raw.dtype, constant=raw), raw)
+        return self.tracer(Value(tuple(raw.shape), raw.dtype, constant=raw), raw)
 
     def lift(self, array: Any) -> Any:
         """Return a raw array as one of this library; others as they are."""
-        if self.ended or isinstance(array, Traced) or not _is_array(array):
+        if self.ended or isinstance(array, Tracer) or not _is_array(array):
             return array
         backend = backend_of[type(array)]
         if backend.as_scalar(array) is not None:
             return self.constant(backend.as_array(array))
         if id(array) in self.apart:
             value = self.apart[id(array)][1]
-            return self.traced(value, array if value in self.foreign else backend.copy(array))
+            return self.tracer(value, array if value in self.foreign else backend.copy(array))
         return self.hold(array, self.found.get(id(array)))
 
-    def hold(self, array: Array, place: Place | None) -> Traced:
+    def hold(self, array: Array, place: Place | None) -> Tracer:
         """Return a raw array from outside as one of this library."""
         x = self.input(array)
         self.foreign.add(x.value)
@@ -142,23 +142,23 @@ class Graph:
 
     def alike(self, array: Array, like: Array) -> Array:
         """Return one of two operands as the other one is, which must be traced both: nobody knew of a raw one."""
-        if isinstance(array, Traced) is isinstance(like, Traced):
+        if isinstance(array, Tracer) is isinstance(like, Tracer):
             return array
-        self.give_up(stranger)
-        return array.raw if isinstance(array, Traced) else self.input(array)
+        self.give_up(unknown_tensor)
+        return array.raw if isinstance(array, Tracer) else self.input(array)
 
     def lifted(self, saved: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return what a record saved with traced arrays in the places of raw ones."""
+        """Return what a record saved with tracers in the places of raw ones."""
         return tuple([self.lifted(v) if type(v) is tuple else self._lifted(v) for v in saved])
 
     def _lifted(self, v: Any) -> Any:
-        return v if isinstance(v, Traced) or type(v) not in _types else self.input(v)
+        return v if isinstance(v, Tracer) or type(v) not in _types else self.input(v)
 
     def unmixed(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return arguments of a tentative call that are both raw and traced without traced ones; None for others."""
-        if not self.tentative or type(args[0]) not in _types or not holds_traced(args):
+        if not self.tentative or type(args[0]) not in _types or not holds_tracer(args):
             return None
-        self.give_up(stranger)
+        self.give_up(unknown_tensor)
         return tuple([lowered(x) for x in args])
 
     def keep_apart(self, raw: Array) -> Value:
@@ -170,7 +170,7 @@ class Graph:
 
     def given_out(self, array: Array) -> Array:
         """Return an array for the user, in a tentative call as a raw one."""
-        if not self.tentative or not isinstance(array, Traced):
+        if not self.tentative or not isinstance(array, Tracer):
             return array
         raw = backend_of[type(array.raw)].copy(array.raw)
         self.apart[id(raw)] = raw, array.value
@@ -191,7 +191,7 @@ class Graph:
         named: list[Any] = []
         reads: list[Value] = []
         for x in args:
-            if isinstance(x, Traced):
+            if isinstance(x, Tracer):
                 raw.append(x.raw)
                 named.append(x.value)
                 reads.append(x.value)
@@ -220,7 +220,7 @@ class Graph:
             return type(result)(*outs) if hasattr(result, "_fields") else type(result)(outs)
         return result
 
-    def out(self, node: Node, raw: Array) -> Traced:
+    def out(self, node: Node, raw: Array) -> Tracer:
         """Return the result of a node, or one of several, as an array of this library."""
         if type(raw) not in _types:  # it may be a scalar
             raw = backend_of[type(raw)].as_array(raw)
@@ -230,7 +230,7 @@ class Graph:
             self.values[value] = raw
         if self.foreign and node.op in VIEWS_OF_RAW and not self.foreign.isdisjoint(node.reads):
             self.foreign.add(value)
-        return self.traced(value, raw)
+        return self.tracer(value, raw)
 
 
 active = cast("ContextVar[Graph | None]", capturing)
@@ -247,7 +247,7 @@ def graph_now() -> Graph:
     return graph
 
 
-def contents_of(x: Traced, what: str) -> Array:
+def contents_of(x: Tracer, what: str) -> Array:
     """Return the contents of an array, which only a tentative call may know, unless they can be pinned."""
     graph = graph_now()
     if not (graph.held and graph.pin(x.value)):
@@ -262,7 +262,7 @@ def for_library(x: Any) -> Any:
     """
     if type(x) is tuple or type(x) is list:
         return type(x)(map(for_library, x))
-    if not isinstance(x, Traced):
+    if not isinstance(x, Tracer):
         return x
     backend = backend_of[type(x.raw)]
     graph = graph_now()
@@ -292,22 +292,22 @@ def _is_array(x: Any) -> bool:
 
 
 def lowered(x: Any) -> Any:
-    """Return nested arguments with the contents of traced arrays in their places."""
-    if isinstance(x, Traced):
+    """Return nested arguments with the contents of tracers in their places."""
+    if isinstance(x, Tracer):
         return x.raw
     if type(x) is tuple or type(x) is list:
         return type(x)([lowered(i) for i in x])
     return x
 
 
-def holds_traced(x: Any) -> bool:
-    """Say whether there is a traced array in nested arguments."""
-    return isinstance(x, Traced) or (type(x) in (tuple, list) and any(map(holds_traced, x)))
+def holds_tracer(x: Any) -> bool:
+    """Say whether there is a tracer in nested arguments."""
+    return isinstance(x, Tracer) or (type(x) in (tuple, list) and any(map(holds_tracer, x)))
 
 
 def _split(x: Any, reads: list[Value]) -> tuple[Any, Any]:
     """Return nested arguments with contents in the places of arrays, and with values; append the values to `reads`."""
-    if isinstance(x, Traced):
+    if isinstance(x, Tracer):
         reads.append(x.value)
         return x.raw, x.value
     kind = type(x)
@@ -317,13 +317,13 @@ def _split(x: Any, reads: list[Value]) -> tuple[Any, Any]:
     if kind in _PLAIN or not _is_array(x):
         return x, x
     if backend_of[kind].as_scalar(x) is None:
-        graph_now().give_up(stranger)  # all that is known has been lifted
+        graph_now().give_up(unknown_tensor)  # all that is known has been lifted
     value = Value((), x.dtype, constant=x)
     reads.append(value)
     return x, value
 
 
-class Traced:
+class Tracer:
     """An array of the recording library: `raw`, its contents in this call, and `value`, what stands for it."""
 
     __slots__ = ("__weakref__", "raw", "value")
@@ -364,7 +364,7 @@ class Traced:
         if any(isinstance(x, Tensor) for x in inputs):
             return NotImplemented
         graph = graph_now()
-        if holds_traced(tuple(kwargs.values())):
+        if holds_tracer(tuple(kwargs.values())):
             raise written_to()
         if method == "__call__" and not kwargs and ufunc.__name__ in _UFUNCS:
             op, function = _UFUNCS[ufunc.__name__]
@@ -416,13 +416,13 @@ class Traced:
         return f"<traced {self.raw!r}>"
 
 
-def _method(x: Traced, name: str, /, *args: Any, **kwargs: Any) -> Any:
-    if holds_traced(tuple(kwargs.values())):
+def _method(x: Tracer, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    if holds_tracer(tuple(kwargs.values())):
         raise array_needed()
     return getattr(for_library(x), name)(*map(for_library, args), **kwargs)
 
 
-def _namespace_of(x: Traced) -> Any:
+def _namespace_of(x: Tracer) -> Any:
     return backend_of[type(x.raw)].xp
 
 
@@ -437,15 +437,15 @@ def _is_bool(i: Any) -> bool:
 
 
 def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any, Any]:
-    def forward(x: Traced, other: Any) -> Any:
+    def forward(x: Tracer, other: Any) -> Any:
         if isinstance(other, Tensor):
             return NotImplemented
         return (active.get() or graph_now()).call(op, function, (x, other), {})
 
-    def reflected(x: Traced, other: Any) -> Any:
+    def reflected(x: Tracer, other: Any) -> Any:
         return (active.get() or graph_now()).call(op, function, (other, x), {})
 
-    def in_place(x: Traced, other: Any) -> Any:
+    def in_place(x: Tracer, other: Any) -> Any:
         if not inside(sys._getframe(1)):
             raise written_to()
         return forward(x, other)
@@ -461,13 +461,13 @@ for _symbol, _op in BINARY.items():
     _forward, _reflected, _updating = _operator(
         _op, getattr(operator, _symbol + "_" if _symbol in ("and", "or") else _symbol)
     )
-    setattr(Traced, f"__{_symbol}__", _forward)
-    setattr(Traced, f"__r{_symbol}__", _reflected)
-    setattr(Traced, f"__i{_symbol}__", _updating)
+    setattr(Tracer, f"__{_symbol}__", _forward)
+    setattr(Tracer, f"__r{_symbol}__", _reflected)
+    setattr(Tracer, f"__i{_symbol}__", _updating)
 for _symbol, _op in COMPARISONS.items():
-    setattr(Traced, f"__{_symbol}__", _operator(_op, getattr(operator, _symbol))[0])
+    setattr(Tracer, f"__{_symbol}__", _operator(_op, getattr(operator, _symbol))[0])
 for _symbol, _op in UNARY.items():
-    setattr(Traced, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
+    setattr(Tracer, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
 
 
 # Operators that NumPy is asked for first: an array of its own is on the left.
@@ -481,7 +481,7 @@ _backends: dict[Backend, Backend] = {}  # each adapter's recording one, and thos
 
 
 class _TracedType(type):
-    """The type of types of traced arrays, which have the names and bases of what they stand for: code may ask."""
+    """The type of types of tracers, which have the names and bases of what they stand for: code may ask."""
 
     stands_for: type
     __name__ = property(lambda cls: cls.stands_for.__name__)
@@ -496,13 +496,13 @@ class _TracedType(type):
         return repr(cls.stands_for)
 
 
-def _traced_type(array_type: type) -> type:
-    """Return the type of traced arrays over a library's type, known to the engine as an array type."""
+def _tracer_type(array_type: type) -> type:
+    """Return the type of tracers over a library's type, known to the engine as an array type."""
     traced = _types.get(array_type)
     if traced is None:
         own = {"__slots__": (), "stands_for": array_type, "__qualname__": array_type.__qualname__}
         own["__module__"] = array_type.__module__
-        traced = _TracedType(f"Traced_{array_type.__name__}", (Traced,), own)
+        traced = _TracedType(f"Tracer_{array_type.__name__}", (Tracer,), own)
         backend_of[traced] = _trace_backend(backend_of[array_type])
         traced = _types.setdefault(array_type, traced)
     return traced

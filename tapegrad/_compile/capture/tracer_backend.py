@@ -1,4 +1,4 @@
-"""The library of traced arrays: its namespace, whose functions record what they compute, and its adapter."""
+"""The library of tracers: its namespace, whose functions record what they compute, and its adapter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tapegrad._compile.capture.errors import shape_needed
 from tapegrad._compile.capture.loop import captured
-from tapegrad._compile.capture.tracer import Traced, active, check_key, contents_of, graph_now
+from tapegrad._compile.capture.tracer import Tracer, active, check_key, contents_of, graph_now
 from tapegrad._program.op_kinds import DATA_DEPENDENT
 from tapegrad.backends import Array, Backend
 
@@ -47,7 +47,7 @@ def _data_dependent(op: str, function: Callable[..., Any], /, *args: Any, **kwar
 
 
 def _repeat(function: Callable[..., Any], x: Any, repeats: Any, /, **kwargs: Any) -> Any:
-    if isinstance(repeats, Traced) and repeats.shape:
+    if isinstance(repeats, Tracer) and repeats.shape:
         graph_now().give_up(lambda: shape_needed("repeat"))
     return graph_now().call("repeat", function, (x, repeats), kwargs)
 

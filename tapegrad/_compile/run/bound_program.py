@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.guards import Check, Guards
-from tapegrad._compile.capture.lowering import program_of, sent
-from tapegrad._compile.capture.slots import ALONE, Cell, SlotGuard, StateBox, record_kind, state_of
-from tapegrad._compile.capture.trace_equivalence import Match
+from tapegrad._compile.capture.lowering import program_of, split_by_host
+from tapegrad._compile.capture.slots import ALONE, Slot, SlotGuard, StateBox, record_kind, state_of
+from tapegrad._compile.capture.trace_equivalence import Equivalence
 from tapegrad._compile.capture.tracer import Held
 from tapegrad._compile.plan.pipeline import planned
-from tapegrad._compile.run.effects import Leaving
+from tapegrad._compile.run.effects import Effects
 from tapegrad._compile.states import State
 from tapegrad._engine.dispatch import as_array, backend_of, computed
 from tapegrad._engine.host_constants import HOST
@@ -66,7 +66,7 @@ def _state_guard(g: SlotGuard) -> StateGuard:
     return StateGuard(g.slot.tensor, g.grad is None, g.record, g.shape, g.dtype, g.type)
 
 
-def _other_guard(g: SlotGuard, number: dict[Cell, int]) -> OtherGuard:
+def _other_guard(g: SlotGuard, number: dict[Slot, int]) -> OtherGuard:
     slot = g.slot
     argument = slot.arguments[0] if slot.arguments else -1
     owner = -1 if slot.arguments else number[slot.owners[0]]
@@ -84,21 +84,21 @@ class BoundProgram:
         self, capture: Capture, leaves: list[Any], threads: int | None = None, reassociate: bool = False
     ) -> None:
         self.capture = capture
-        program, cells, self.raw, held, places = program_of(capture)
+        program, slots, self.raw, held, places = program_of(capture)
         self.held: Any = [h.array for h in held]  # of the call that was looked at last
         given = self._given(leaves)
         on_host = [n for n, a in enumerate(given) if backend_of[type(a)].prefix == HOST]
-        self.program, self._stay, self._sent = sent(program, len(cells), on_host)
+        self.program, self._stay, self._sent = split_by_host(program, len(slots), on_host)
         self._inputs = program.inputs  # before those of the host were sent to the device
-        self.cells = cells
+        self.slots = slots
         self.view: Any = None  # how the user sees the program, once asked for
         capture.graph.handed.clear()
         capture.graph.held = {v: h._replace(copy=h.array) for v, h in capture.graph.held.items()}  # no copies any more
-        for c in capture.cells:
+        for c in capture.slots:
             if c.tensor is not None:
                 c.tensor = state_of(c.tensor)
-        # Where a cell's Tensor is found: in its box; else the first that holds of an argument, a gradient of another.
-        order = sorted(capture.cells, key=lambda c: 1 if c.arguments else 2 if c.owners else 0)
+        # Where a slot's Tensor is found: in its box; else the first that holds of an argument, a gradient of another.
+        order = sorted(capture.slots, key=lambda c: 1 if c.arguments else 2 if c.owners else 0)
         number = {c: n for n, c in enumerate(order)}
         guards = {g.slot: g for g in capture.guards}
         self._states = _plain([_state_guard(guards[c]) for c in order if not c.arguments and not c.owners])
@@ -115,8 +115,8 @@ class BoundProgram:
         self._grads_are = [(n, number[g]) for n, g in grads if g is not None and g in number]
         self._again = [(i, number[c]) for c in order for i in c.arguments[1:]]
         self.state = State.REPLAYING
-        self._reads = [number[c] for c in cells]
-        self.leave = Leaving(capture, number, places)
+        self._reads = [number[c] for c in slots]
+        self.leave = Effects(capture, number, places)
         kinds = [guards[order[n]].type for n in self._reads] + [type(given[n]) for n in self._stay]
         found = {backend_of[kind] for kind in kinds} | (self._sent.backends if self._sent else set())
         made = partial(_executor, self.program, found, threads, reassociate)
@@ -130,7 +130,7 @@ class BoundProgram:
         self._passing = [n for n in self.leave.renewed if n not in guarded] if lends else []
 
     def tensors(self, leaves: list[Any]) -> list[Tensor] | None:
-        """Return the Tensors that the cells stand for now; None if state or arguments are not as they were captured.
+        """Return the Tensors that the slots stand for now; None if state or arguments are not as they were captured.
 
         Guarded are shapes, dtypes, which Tensors require a gradient and which gradients are None, and which of these
         Tensors are the same one.
@@ -173,7 +173,7 @@ class BoundProgram:
 
     def also_after(self, capture: Capture) -> bool:
         """Take what another call found for as good, if it did the same; say whether it did."""
-        match = Match(self.capture, capture)
+        match = Equivalence(self.capture, capture)
         if outlived(self.capture) or match.difference() is not None:
             return False
         held = [capture.graph.held[match.same.get(v, v)] for v in self._inputs if v in self.capture.graph.held]
@@ -270,13 +270,13 @@ def fits(capture: Capture, leaves: list[Any]) -> bool:
     return True
 
 
-def _known(cell: Cell, leaves: list[Any]) -> Any:
-    if cell.arguments:
-        return leaves[cell.arguments[0]]
-    owner = _known(cell.owners[0], leaves) if cell.owners else None
+def _known(slot: Slot, leaves: list[Any]) -> Any:
+    if slot.arguments:
+        return leaves[slot.arguments[0]]
+    owner = _known(slot.owners[0], leaves) if slot.owners else None
     if owner is not None:
         return owner.grad
-    return None if cell.tensor is None else cell.tensor.tensor
+    return None if slot.tensor is None else slot.tensor.tensor
 
 
 def elsewhere(capture: Capture, leaves: list[Any]) -> str:
@@ -292,14 +292,14 @@ def grown(capture: Capture, leaves: list[Any]) -> set[str] | None:
 
 def _boxes(capture: Capture) -> dict[int, StateBox]:
     boxes = [
-        c.tensor if type(c.tensor) is StateBox else state_of(c.tensor) for c in capture.cells if c.tensor is not None
+        c.tensor if type(c.tensor) is StateBox else state_of(c.tensor) for c in capture.slots if c.tensor is not None
     ]
     return {id(box.tensor): box for box in boxes}
 
 
 def outlived(capture: Capture) -> bool:
     """Say whether the user has put another Tensor in the place of one that a call used."""
-    for c in capture.cells:
+    for c in capture.slots:
         if c.tensor is not None and c.tensor.count() <= ALONE:
             if not c.arguments and not c.owners:
                 return True

@@ -6,7 +6,7 @@ from typing import Any
 
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.effects import own
-from tapegrad._compile.capture.slots import Cell, Fresh
+from tapegrad._compile.capture.slots import NewTensor, Slot
 from tapegrad._engine.record import RELEASED, Operation, Record, next_seq
 from tapegrad._engine.rules import new
 from tapegrad._engine.tensor import Tensor
@@ -15,38 +15,38 @@ from tapegrad._program.ir import Value
 COMPILED = Operation("compiled")
 
 
-class Leaving:
+class Effects:
     """Puts the outputs of a program where the captured call put them.
 
-    number: of each cell among the Tensors of a call; places: of each value among the program's outputs; renewed: the
+    number: of each slot among the Tensors of a call; places: of each value among the program's outputs; renewed: the
     numbers of those whose gradient is another Tensor after each call.
     """
 
-    def __init__(self, capture: Capture, number: dict[Cell, int], places: dict[Value, int]) -> None:
+    def __init__(self, capture: Capture, number: dict[Slot, int], places: dict[Value, int]) -> None:
         self._rebuild = capture.rebuild
         self._updated = [(n, places[c.after]) for c, n in number.items() if c.after is not c.before]
         self._made: list[tuple[int, bool]] = []  # of new Tensors: the places of their values, and whether recorded
         self._seen: dict[int, int] = {}
         self._cleared = [number[c] for c, g in capture.grads if g is None]
-        self._moved = [(number[c], number[g]) for c, g in capture.grads if isinstance(g, Cell)]
-        self._gradients = [(number[c], self._new(g, places)) for c, g in capture.grads if isinstance(g, Fresh)]
+        self._moved = [(number[c], number[g]) for c, g in capture.grads if isinstance(g, Slot)]
+        self._gradients = [(number[c], self._new(g, places)) for c, g in capture.grads if isinstance(g, NewTensor)]
         self.renewed = [n for n, _ in self._gradients]
         arguments = {v: i for i, v in capture.raw.items()}
         self._results = [self._result(y, number, places, arguments) for y in capture.outputs]
 
-    def _new(self, y: Fresh, places: dict[Value, int]) -> int:
+    def _new(self, y: NewTensor, places: dict[Value, int]) -> int:
         if id(y) not in self._seen:
             self._seen[id(y)] = len(self._made)
             self._made.append((places[y.value], y.tracked))
         return self._seen[id(y)]
 
     def _result(
-        self, y: Any, number: dict[Cell, int], places: dict[Value, int], arguments: dict[Value, int]
+        self, y: Any, number: dict[Slot, int], places: dict[Value, int], arguments: dict[Value, int]
     ) -> tuple[str, Any]:
-        if isinstance(y, Fresh):
+        if isinstance(y, NewTensor):
             return "new", self._new(y, places)
-        if isinstance(y, Cell):
-            return "cell", number[y]
+        if isinstance(y, Slot):
+            return "slot", number[y]
         if isinstance(y, Value):
             return ("argument", arguments[y]) if y in arguments else ("array", places[y])
         return "constant", y
@@ -77,7 +77,7 @@ class Leaving:
         for how, at in self._results:
             if how == "new":
                 results.append(made[at])
-            elif how == "cell":
+            elif how == "slot":
                 results.append(xs[at])
             elif how == "array":
                 results.append(own(outs[at]))
