@@ -195,7 +195,7 @@ def test_the_pipeline() -> None:
     w = Written()
     o = w.call("ones", (1000, 500))
     b = w.call("multiply", w.call("exp", w.input(1000, 500)), 2.0)
-    assert shown(planned(w.program(w.call("multiply", b, o)), NUMPY).nodes) == ["Run exp multiply"]
+    assert shown(planned(w.program(w.call("multiply", b, o)), NUMPY).items) == ["Run exp multiply"]
 
 
 def test_a_captured_program_is_planned_as_by_hand() -> None:

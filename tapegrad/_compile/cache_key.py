@@ -1,4 +1,4 @@
-"""What a call is known by: the structure of its arguments, the shapes and dtypes of arrays, and static values."""
+"""The key of a call: the structure of its arguments, shapes and dtypes of arrays, static values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Static(NamedTuple):
 
 
 def key_of(tree: Any, leaves: list[Any]) -> Hashable:
-    """Append the leaves of nested containers, in the order of `flatten`; return what a program depends on of them."""
+    """Append the leaves of nested containers, in the order of `flatten`; return their part of the key of a call."""
     kind = type(tree)
     if kind is Tensor:
         leaves.append(tree)
@@ -69,7 +69,7 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
 
 
 def _static(x: Any) -> Hashable:
-    """Return what stands for a static argument: its value if that can never change, else the object itself."""
+    """Return a static argument as a part of a key: its value if that can never change, else the object itself."""
     if isinstance(x, (float, complex)) or hasattr(x, "dtype"):
         return repr(x)  # tells -0.0 from 0.0, and NaN is NaN
     if isinstance(x, slice):
@@ -97,7 +97,7 @@ def same_ones(leaves: list[Any]) -> tuple[int, ...] | None:
 class Identity:
     """An object that is told from others by identity, held weakly where it can be.
 
-    What holds it is one for all of these: Python's one weak reference to an object, which stands for it after its end
+    All identities of an object share one holder: Python's one weak reference to it, which stands for it after its end
     as well, or a box.
     """
 

@@ -1,4 +1,4 @@
-"""What a call of a program moves and computes: bytes read and written, and floating-point operations."""
+"""Costs of a call in a program: bytes that are read or written, floating-point operations."""
 
 from __future__ import annotations
 

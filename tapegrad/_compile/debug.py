@@ -1,4 +1,4 @@
-"""The debug switch of `compile`: every call eagerly as well, and all values compared."""
+"""The debug mode of `compile`: each call runs eagerly as well, so that all values are compared."""
 
 from __future__ import annotations
 

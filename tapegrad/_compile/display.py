@@ -1,4 +1,4 @@
-"""A captured program as text, as pictures, and with the time that each of its items takes."""
+"""A view of a captured program: as text, as pictures, or with the time that each of its items takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import perf_counter
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from tapegrad._compile.capture.slots import NewTensor
+from tapegrad._compile.capture.slots import NewTensor, Slot
 from tapegrad._compile.costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
 from tapegrad._compile.run.bound_program import BoundProgram
 from tapegrad._engine.dispatch import backend_of, computed
@@ -21,8 +21,8 @@ from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Node, Program, Value
 
 
-class Item(NamedTuple):
-    """What runs as one: a call, or several fused ones.
+class Entry(NamedTuple):
+    """An entry of the table: a call, or several fused ones.
 
     operands: the values it reads that come from outside it; results: those of its values that others read.
     """
@@ -33,15 +33,15 @@ class Item(NamedTuple):
     results: list[Value]
 
 
-def items_of(program: Any) -> list[Any]:
-    """Return what a program runs one after the other: groups of nodes as a planner made them, and single nodes."""
-    items = []
-    for entry in program.items:
-        nodes = [entry] if type(entry) is Node else list(entry.nodes)
-        name = entry.op if type(entry) is Node else type(entry).__name__.lower()
+def entries_of(program: Program) -> list[Entry]:
+    """Return an entry for each item of a program: for single nodes, and for the groups that a planner made."""
+    entries = []
+    for item in program.items:
+        nodes = [item] if isinstance(item, Node) else list(item.nodes)
+        name = item.op if isinstance(item, Node) else type(item).__name__.lower()
         made = {v for n in nodes for v in n.outs}
-        items.append(Item(name, nodes, [v for v in dict.fromkeys(entry.values()) if v not in made], list(entry.outs)))
-    return items
+        entries.append(Entry(name, nodes, [v for v in dict.fromkeys(item.values()) if v not in made], list(item.outs)))
+    return entries
 
 
 class View:
@@ -65,7 +65,7 @@ class View:
         # Planning has other values, but as many inputs and outputs in the same order.
         self._now = dict(zip(captured.outputs, self.program.outputs, strict=True))
         self._now |= zip(captured.inputs, self.program.inputs, strict=True)
-        self.items = items_of(self.program)
+        self.items = entries_of(self.program)
         self.seconds: list[float] | None = None  # for each item, once profiled
 
     @property
@@ -86,7 +86,7 @@ class View:
 
     def _names(self, given: Mapping[str, Tensor] | None) -> dict[Value, str]:
         tensors = {id(x): " ".join(n.split()) for n, x in (given or {}).items()}
-        slots: list[Any] = [] if self._run is None else self._run.slots
+        slots: list[Slot] = [] if self._run is None else self._run.slots
         names: dict[Value, str] = {}
         arguments = state = 0
         for n, v in enumerate(self.program.inputs):
@@ -105,8 +105,8 @@ class View:
                 names[v] = f"%{n}.{k}" if node.many else f"%{n}"
         return names
 
-    def _name(self, slot: Any, names: dict[Value, str], tensors: Mapping[int, str]) -> str:
-        """Return what a slot is called that may be no input."""
+    def _name(self, slot: Slot, names: dict[Value, str], tensors: Mapping[int, str]) -> str:
+        """Return the name of a slot that may be no input."""
         return (
             names.get(self._now.get(slot.before, slot.before))
             or tensors.get(_tensor_of(slot))
@@ -114,7 +114,7 @@ class View:
         )
 
     def _results(self, names: dict[Value, str], given: Mapping[str, Tensor] | None) -> list[tuple[str, Value]]:
-        """Return what becomes of the outputs: new state, gradients and results of the call."""
+        """Return the outputs with the names of their roles: new state, gradients and results of the call."""
         if self._run is None:
             return [(f"result {n}", v) for n, v in enumerate(self.program.outputs)]
         tensors = {id(x): " ".join(n.split()) for n, x in (given or {}).items()}
@@ -191,7 +191,7 @@ class View:
     def to_dot(self, names: Mapping[str, Tensor] | None = None) -> str:
         """Return the program in Graphviz's DOT language, as `tapegrad.to_dot` draws a tape.
 
-        Yellow ellipses are state, grey ones arguments, green ones what a call leaves behind; what is fused is in a box.
+        Yellow ellipses are state, grey ones arguments, green ones effects of a call; fused operations are in a box.
 
         >>> import tapegrad as tg
         >>> double = tg.compile(lambda x: x * 2.0)
@@ -218,7 +218,7 @@ class View:
         names = self._names(given)
         made: dict[Value, str] = {}
         shapes: list[Shape] = []
-        slots: list[Any] = [] if self._run is None else self._run.slots
+        slots: list[Slot] = [] if self._run is None else self._run.slots
         for n, v in enumerate(self.program.inputs):
             state = n < len(slots) and not slots[n].arguments
             made[v] = f"n{len(shapes)}"
@@ -278,7 +278,7 @@ class View:
         return arrays
 
     def _runner(self, n: int, arrays: list[Any]) -> Any:
-        """Return what runs a group of nodes as the library's executor does, None for what is called node by node."""
+        """Return a function that runs a group of nodes as the library's executor does, None for a single node."""
         item, entry = self.items[n], self.program.items[n]
         if type(entry) is Node or not arrays:
             return None
@@ -308,7 +308,7 @@ class View:
                 env.pop(v, None)
 
 
-def _tensor_of(slot: Any) -> int:
+def _tensor_of(slot: Slot) -> int:
     """Return the identity of the Tensor that a slot of state is known by."""
     return 0 if slot.tensor is None else id(slot.tensor.tensor)
 
@@ -359,13 +359,13 @@ def _kind_of(v: Value) -> str:
     return f"{v.shape} {dtype_of(v).name}"
 
 
-def _moved(item: Any) -> int:
+def _moved(item: Entry) -> int:
     if len(item.nodes) == 1 and is_view(item.nodes[0]):
         return 0
     return bytes_of((*item.operands, *item.results))
 
 
-def _flops(item: Any) -> int | None:
+def _flops(item: Entry) -> int | None:
     counts = [flops_of(n) for n in item.nodes]
     return None if None in counts else total(counts)
 

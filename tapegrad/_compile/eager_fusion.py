@@ -1,4 +1,4 @@
-"""Fusing eager calls: a function of raw arrays is traced once, and what it computes is run as few kernels.
+"""Fusion of eager calls: a function of raw arrays is traced once, to run as few kernels.
 
 A trace holds for the shapes, dtypes and static arguments it was made with. Where two traces that differ in some sizes
 give the same program but for these, it serves other such sizes as well, with no more tracing.
@@ -7,20 +7,17 @@ give the same program but for these, it serves other such sizes as well, with no
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import partial
-from math import inf
 from typing import Any
 
-from tapegrad._compile.capture.tracer import Graph, Tracer, graph_now
-from tapegrad._compile.capture.tracer_backend import TraceNamespace
+from tapegrad._compile.capture.tracer import Graph, Tracer
+from tapegrad._compile.decompositions import FusingNamespace
 from tapegrad._compile.plan.simplify import simplified
-from tapegrad._engine.dispatch import CaptureError, backend_of, namespace_of, native_device
+from tapegrad._engine.dispatch import CaptureError, backend_of
 from tapegrad._engine.levels import capturing
 from tapegrad._program.ir import Program
 from tapegrad.backends import Backend
-from tapegrad.backends._norms import of_sizes, std_of
 
-MOST = 512  # traces of a function; what comes after is called as it is
+MOST = 512  # traces of a function; further calls are not fused
 TRIES = 8  # of them, after which a function of which none gave a kernel is not traced any more
 
 
@@ -55,7 +52,7 @@ class Fused:
         """Run a call of new shapes, and keep how to run the next one like it."""
         if len(self.entries) >= MOST:
             return self.function(xp, *args)
-        numbers: dict[int, int] = {0: 0, 1: 1}  # what stands for each size
+        numbers: dict[int, int] = {0: 0, 1: 1}  # the number that stands for each size
         pattern = tuple([_pattern(x, numbers) for x in key])
         sizes = list(numbers)
         known = self.alike.get(pattern)
@@ -137,7 +134,7 @@ def traced(
 ) -> tuple[Any, _Entry | None, int]:
     """Return the result of a call, an entry for others like it, and how many functions were called, views apart.
 
-    The entry is None if nothing is gained by one. Raises CaptureError for what cannot be traced.
+    The entry is None if nothing is gained by one. Raises CaptureError for a function that cannot be traced.
     """
     kind = type(args[0])
     graph = Graph()
@@ -177,79 +174,9 @@ def _pattern(x: Any, numbers: dict[int, int]) -> Any:
     return (tuple([numbers.setdefault(n, len(numbers)) for n in x[0]]), x[1]) if type(x[0]) is tuple else x
 
 
-# -- what is composed for fusing, where the library has a function of its own ------------------------------
-
-
-def _var(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
-    d = x - xp.mean(x, axis=axis, keepdims=True)
-    if correction == 0:
-        return xp.mean(d * d, axis=axis, keepdims=keepdims)
-    n = _count(x, axis) - correction
-    total = xp.sum(d * d, axis=axis, keepdims=keepdims)
-    # NumPy divides by max(n, 0). Traces with that number would be alike for all small sizes, and be taken for others.
-    return total / n if n >= 0 else total / n * -inf
-
-
-def _std(xp: Any, x: Any, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
-    return std_of(xp, lambda x, **options: xp.sqrt(xp.var(x, **options)), x, axis, correction, keepdims)
-
-
-def _count(x: Any, axis: Any) -> int:
-    axes = range(x.ndim) if axis is None else axis if type(axis) is tuple else (axis,)
-    n = 1
-    for i in axes:
-        n *= x.shape[i]
-    return n
-
-
-def _vector_norm(xp: Any, x: Any, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Any:
-    if x.dtype.kind in "biu":  # integers, of which the library gives floating norms
-        return xp.called.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)
-    size = xp.abs(x)
-    if ord == float("inf"):
-        return xp.max(size, axis=axis, keepdims=keepdims)
-    if ord == -float("inf"):
-        return xp.min(size, axis=axis, keepdims=keepdims)
-    if ord == 0:
-        return xp.sum(xp.astype(x != 0, size.dtype), axis=axis, keepdims=keepdims)
-    if ord == 1:
-        return xp.sum(size, axis=axis, keepdims=keepdims)
-    return of_sizes(xp, size, axis, keepdims, ord)
-
-
-def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
-    """Take one element along an axis as the sum of what is left with zeros in the places of the others."""
-    n, ndim = x.shape[axis], len(x.shape)
-    if indices.shape[axis] != 1:
-        return xp.called.take_along_axis(x, indices, axis=axis)
-    numbers = xp.arange(n, dtype=indices.dtype, device=native_device(indices))
-    numbers = xp.reshape(numbers, (n,) + (1,) * (ndim - 1 - axis % ndim))
-    return xp.sum(xp.where(numbers == indices, x, 0), axis=axis, keepdims=True)
-
-
-def _note_outside(indices: Any, n: int, flag: Any) -> None:
-    graph = graph_now()
-    graph.call("note_outside", namespace_of[type(indices.raw)].note_outside, (indices, n, flag), {}, effect=True)
-
-
-class _Namespace(TraceNamespace):
-    """The library of tracers, with some functions composed of elementwise ones and reductions.
-
-    called: the same with the library's own functions.
-    """
-
-    def __init__(self, base: Any) -> None:
-        super().__init__(base)
-        self.called = TraceNamespace(base)
-        self.var, self.std = partial(_var, self), partial(_std, self)
-        self.take_along_axis = partial(_take_along_axis, self)
-        self.linalg.vector_norm = partial(_vector_norm, self)
-        self.note_outside = _note_outside
-
-
 _namespaces: dict[Backend, Any] = {}
 
 
 def _namespace(backend: Backend) -> Any:
     found = _namespaces.get(backend)
-    return _namespaces.setdefault(backend, _Namespace(backend.xp)) if found is None else found
+    return _namespaces.setdefault(backend, FusingNamespace(backend.xp)) if found is None else found

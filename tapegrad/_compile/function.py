@@ -1,4 +1,4 @@
-"""`tapegrad.compile`: the function that runs a few calls eagerly and replays the rest."""
+"""`tapegrad.compile`: a function whose first calls run eagerly, while later ones are replayed."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class Compiled(Derived):
     ) -> Any:
         """Run a call captured, and make a program of it if it agrees with another one.
 
-        like: what it may agree with; missed: programs whose guards failed, though it may do what they do.
+        like: captures that it may agree with; missed: programs whose guards failed, though it may do the same.
         """
         known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
         known += [c.tensor.tensor for a in like for c in a.capture.slots if c.tensor is not None]
@@ -217,7 +217,7 @@ class Compiled(Derived):
         result, capture = captured(self.function, args, kwargs, known, fresh=self._fresh)
         del known
         pending.known = None
-        for program in missed:  # what has changed may not matter
+        for program in missed:  # the change outside may not matter
             if program.also_after(capture):
                 if self._grown < MANY and grown(program.capture, leaves):
                     self._grown += 1
@@ -270,7 +270,7 @@ class Compiled(Derived):
             self._pending.pop(key, None)
 
     def _too_often(self, what: str) -> bool:
-        """Say whether Python changes so often what the function finds outside that nothing is gained; warn if so."""
+        """Say whether Python changes things outside so often that programs gain nothing; warn if so."""
         if self._missed < FEW + (self._replayed + self._fell_back) // MANY:
             self._missed += 1
             return False
@@ -302,7 +302,7 @@ class Compiled(Derived):
         return len(self._keys) + len(self._pending) >= LIMIT
 
     def forget(self, key: Any) -> None:
-        """Drop what is known of calls of a key; at any time, even inside another method of this."""
+        """Drop all that is known of calls of a key; at any time, even inside another method of this."""
         replays = self._programs.pop(key, ())
         if self._pending.pop(key, None) is not None and not replays:
             self._lost += 1

@@ -56,8 +56,8 @@ class Attempt(NamedTuple):
 class Pending:
     """Calls of one key that have no program yet.
 
-    known: what a tentative call used; generators: of random numbers, that it can reach; draws: captured calls that drew
-    some; attempts: captured calls, the latest ones last.
+    known: the Tensors that a tentative call used; generators: those of random numbers, that it can reach; draws: how
+    many captured calls drew some; attempts: captured calls, the latest ones last.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Interpreters of a program: node by node, and as straight Python code, which every array library can run."""
+"""Interpretation of a program: node by node, or as straight Python code that every array library can run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Call = Callable[[Callable[..., Any], Any, Any], Any]
 
 
 def results_of(node: Node, content: Callable[[Value], Any], call: Call) -> tuple[Any, ...]:
-    """Return what a node computes of the contents of the values it reads; call: of `(function, args, kwargs)`."""
+    """Return the results of a node, from the contents of the values it reads; call: of `(function, args, kwargs)`."""
     kwargs = {k: put_in(v, content) for k, v in node.kwargs.items()}
     result = call(node.function, put_in(node.args, content), kwargs)
     return () if node.effect else tuple(result) if node.many else (result,)
@@ -31,7 +31,7 @@ def replay_of(
     `large_constants` too, and returns (outputs, conditions), where a node that raises if a condition holds only gives
     that. loop: runs a loop on arrays, for its result and a condition: the last change if it did not end, else 0.
     """
-    names: dict[Any, str] = {v: f"v{n}" for n, v in enumerate(program.inputs)}
+    names: dict[Value, str] = {v: f"v{n}" for n, v in enumerate(program.inputs)}
     known: dict[str, Any] = {"keep": keep}
     given = large_constants(program) if apart else []
     names.update({v: f"c{n}" for n, v in enumerate(given)})
@@ -82,9 +82,9 @@ def replay_of(
     return replay
 
 
-def _last_uses(program: Program[Node]) -> dict[int, list[Any]]:
+def _last_uses(program: Program[Node]) -> dict[int, list[Value]]:
     """Return for each node the values that nothing after it reads."""
-    last: dict[int, list[Any]] = {}
+    last: dict[int, list[Value]] = {}
     seen = set(program.outputs)
     for n in range(len(program.nodes) - 1, -1, -1):
         node = program.nodes[n]
@@ -95,7 +95,7 @@ def _last_uses(program: Program[Node]) -> dict[int, list[Any]]:
     return last
 
 
-def large_constants(program: Program[Node]) -> list[Any]:
+def large_constants(program: Program[Node]) -> list[Value]:
     """Return the constants of more than one element that a program reads."""
     values = dict.fromkeys(v for node in program.nodes for v in node.values())
     return [v for v in values if v.constant is not None and v.size > 1]

@@ -1,4 +1,4 @@
-"""The intermediate representation of a program: nodes, groups of nodes, and values without contents."""
+"""The intermediate representation of a program: values without contents, nodes, groups of nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["", "elementwise", "reduction", "view", "matmul", "pick", "rows"]
 class Value:
     """An array of a program: an input, a constant or a result, of known shape and dtype.
 
-    node: what computes it, None for inputs and constants; constant: the array, None for others; dtype: native;
+    node: the one that computes it, None for inputs and constants; constant: the array, None for others; dtype: native;
     uniform: the scalar constant that all its elements are, if they are known to be; row: the array of rows that it lies
     in, and which one it is, if it is to lie in one.
     """
@@ -38,7 +38,7 @@ class Node:
 
     op: the name in the array API standard, or of an extension of the adapter ("index_get", "special.erf"); outs: the
     results; many: whether the function returns several; line: "file:line" of the user's call; effect: whether it is
-    called for what it does (to refuse bad values), not for a result; kind: of operation, see `op_kinds`, once planned.
+    called for its effect (to refuse bad values), not for a result; kind: of operation, see `op_kinds`, once planned.
     """
 
     __slots__ = ("args", "effect", "function", "kind", "kwargs", "line", "many", "op", "outs", "reads")
@@ -157,8 +157,8 @@ class Fold(_Group):
 class Scan(_Group):
     """A chain of nodes of one operation, each of the result before it and another value; others may read any result.
 
-    first: what the chain begins with; others: what each node combines the result before it with. moves_in, moves_out:
-    which of the others, and of the results, can be moved by one call, with their places in the chain.
+    first: the value that the chain begins with; others: the operands that come in, one for each node. moves_in,
+    moves_out: the others, and the results, that can be moved by one call each, with their places in the chain.
     """
 
     form = "scan"

@@ -1,1 +1,1 @@
-"""Capture: a call runs eagerly on tracers, and what it did becomes a program with guards."""
+"""Capture: a call runs eagerly on tracers, which makes it a program with guards."""

@@ -1,4 +1,4 @@
-"""Questions whose answer differs while a call is captured, or replayed, found in the instructions of code."""
+"""Bytecode analysis: code whose questions have another answer while a call is captured, or replayed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Capturing a call as a program: Tensors hold tracers while the function runs, which is an eager call as well.
+"""Capture of a call: it runs eagerly while Tensors hold tracers, and so becomes a program.
 
 The first call is tentative: nothing in it raises, or comes out otherwise, than in an eager call, and it need not give a
-program. In the following ones what a program cannot do is refused.
+program. The following ones refuse all that a program cannot do.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from tapegrad._compile.capture.effects import check_output, effects_of
 from tapegrad._compile.capture.guard_sources import Places
 from tapegrad._compile.capture.guards import Guards
 from tapegrad._compile.capture.install_tracers import Tracers
+from tapegrad._compile.capture.leaks import check_survivors
 from tapegrad._compile.capture.locks import tracing
 from tapegrad._compile.capture.observer import Observer, TentativeObserver
 from tapegrad._compile.capture.raw_array_tracers import RawArrayTracers
-from tapegrad._compile.capture.remove_tracers import check_survivors, remove_all_tracers
+from tapegrad._compile.capture.remove_tracers import remove_all_tracers
 from tapegrad._compile.capture.rng_guard import GENERATORS
 from tapegrad._compile.capture.state_discovery import reachable
 from tapegrad._compile.capture.tracer import Graph, active
@@ -38,7 +39,7 @@ class Known(NamedTuple):
     """The Tensors that a first call used, held weakly; lasting: those that are neither given nor left by it.
 
     generators: of random numbers, which it can reach; fresh: whether it used arrays that a library made inside, of
-    those that cannot be written to; found: what it found outside.
+    those that cannot be written to; found: guards of all that it found outside.
     """
 
     tensors: list[ref[Tensor]]
@@ -60,7 +61,7 @@ def captured(
     debug: bool = False,
     fresh: bool = False,
 ) -> tuple[Any, Capture]:
-    """Run a call with tracers in the Tensors that it is known to use; return its result and what it did.
+    """Run a call with tracers in the Tensors that it is known to use; return its result and the capture.
 
     There are tracers in the places of raw ones, too, that a search finds; fresh: see `RawArrayTracers`.
     """
@@ -110,7 +111,7 @@ def captured(
 
 
 def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Known, Capture | None]:
-    """Run a call tentatively; return its result, the Tensors that it used, and what it did if it can be captured.
+    """Run a call tentatively; return its result, the Tensors that it used, and the capture if there is one.
 
     Only a result that is recorded raises CaptureError.
     """
@@ -205,13 +206,13 @@ def _check_records(lifted: Tracers, records: list[tuple[Tensor, Record | None]])
 def _known(
     lifted: Tracers, used: TentativeObserver, leaves: list[Any], result: Any, generators: list[Any], found: Guards
 ) -> Known:
-    """Return what a call used, and what is still there of what it made: it may be state."""
+    """Return the Tensors that a call used, and those it made that are still there: these may be state."""
     outputs = [y for y in flatten(result)[0] if isinstance(y, Tensor)]
     for y in outputs:
         try:
             check_output(y, {id(x) for x in leaves} | lifted.slots.keys() | set(used.unknown_tensors))
         except CaptureError as error:
-            raise lifted.graph.why or error from None  # what came first is what led there
+            raise lifted.graph.why or error from None  # the first reason led there
     those = {id(x): x for x in [*used.alive(), *outputs]}
     passing = {id(x) for x in (*leaves, *outputs)}
     passing |= {id(x._grad) for x in those.values() if hasattr(x, "_grad")}

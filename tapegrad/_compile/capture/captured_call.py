@@ -1,4 +1,4 @@
-"""A captured call: the program that was recorded, its inputs, effects and results."""
+"""A captured call: the recorded graph, its inputs, effects, results."""
 
 from __future__ import annotations
 

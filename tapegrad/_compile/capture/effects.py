@@ -1,4 +1,4 @@
-"""What a captured call leaves behind: its result, gradients, and new values of Tensors."""
+"""Effects of a captured call: its result, gradients, new values of Tensors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_output(y: Tensor, known: Iterable[int], what: str = "the function retu
 def effects_of(lifted: Tracers, result: list[Any], used: Observer, found: Guards) -> tuple[Any, Capture]:
     """Return the result of a call, and all that the call did and left; new Tensors in it are settled.
 
-    result: in a list, so that no name holds it; found: what the call found outside.
+    result: in a list, so that no name holds it; found: guards of all that the call found outside.
     """
     graph, slots, raw = lifted.graph, lifted.slots, lifted.raw
     fresh: dict[int, NewTensor] = {}
@@ -91,7 +91,7 @@ def effects_of(lifted: Tracers, result: list[Any], used: Observer, found: Guards
     here = [c for _, c in slots.values() if c.arguments or c.before in used.values or c.before in read]
     here += [c for _, c in slots.values() if c.after is not c.before]
     here += [c for c in outputs if isinstance(c, Slot)] + [x for g in grads for x in g if isinstance(x, Slot)]
-    for c in here:  # and what these are found by
+    for c in here:  # and the slots that these are found by
         here += c.owners
     if graph.loops:
         check_loops(graph, [*read, *[c.after for c in here]])
@@ -104,7 +104,7 @@ def effects_of(lifted: Tracers, result: list[Any], used: Observer, found: Guards
 
 
 def own(x: Any) -> Any:
-    """Return a raw array that nobody else holds, so that it may be written to; what is none as it is."""
+    """Return a raw array that nobody else holds, so that it may be written to; other things as they are."""
     backend = find_backend(x)
     return x if backend is None or backend.as_scalar(x) is not None else backend.copy(x)
 

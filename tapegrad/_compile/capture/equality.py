@@ -1,4 +1,4 @@
-"""Equality of values that two calls read or computed: Python's and arrays, to the bit or within rounding."""
+"""Equality of values that two calls read or computed, to the bit or within rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program cannot do, in words: each error names the user's line and a way out."""
+"""Errors of a capture: each names the user's line, with a way out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unknown_tensor() -> CaptureError:
 
 
 def value_needed(what: str) -> CaptureError:
-    """Return the error for what needs a value."""
+    """Return the error for an operation that needs a value."""
     return CaptureError(
         f"{what} at {user_line()} needs the value of an array, which a compiled function does not know: choose with "
         "tapegrad.where, pass what is fixed as a Python value (it is static), or leave it outside the function"
@@ -66,7 +66,7 @@ def rounds_unlike(name: str, how: str) -> CaptureError:
 
 
 def escaped(line: str) -> CaptureError:
-    """Return the error for what an iteration leaves behind beside its result."""
+    """Return the error for a value that leaves an iteration beside its result."""
     return CaptureError(
         f"what an iteration of fixed_point or root computes at {line} is used after it, which replay cannot do: its "
         "function may update no state and keep nothing, so use what it returns"

@@ -1,4 +1,4 @@
-"""Where a function finds what it uses outside: a search that remembers holders and keys.
+"""Sources of guards: the places where a function finds what it uses outside, by holder and key.
 
 It goes by names: from a function to the globals, closure cells and defaults that its code can name, from an object to
 the attributes that any code found so far names, and to the methods of these names, whose code names more. The items of
@@ -38,10 +38,10 @@ LIMIT = 5_000  # places that are looked at
 MOST = 256  # items of a container that are looked at: of longer ones, only the length is
 FEW, MANY = 16, 2_000  # lists of plain values of such lengths are compared as a whole
 PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), type(...), slice, range))
-_NUMBERS = (int, float, complex, str, bytes, Enum)  # these and what is derived from them
+_NUMBERS = (int, float, complex, str, bytes, Enum)  # these and types derived from them
 _SEQUENCES = (list, tuple, deque)
 _SETS = (set, frozenset)
-# Libraries whose code names nothing of the user's, but for what is in closures and attributes.
+# Libraries whose code names nothing of the user's, except in closures and attributes.
 _LIBRARIES = sys.stdlib_module_names | {
     "numpy", "tapegrad", "scipy", "torch", "jax", "jaxlib", "cupy", "cupyx", "dask", "array_api_strict", "ndonnx",
     "array_api_compat", "array_api_extra", "pandas", "sklearn", "matplotlib", "threadpoolctl", "pytest", "_pytest",
@@ -54,9 +54,9 @@ _UNNAMED = frozenset({
     "__isub__", "__mul__", "__rmul__", "__imul__", "__truediv__", "__rtruediv__", "__itruediv__", "__matmul__",
     "__rmatmul__", "__pow__", "__rpow__", "__lt__", "__le__", "__gt__", "__ge__",
 })  # fmt: skip
-_PACKAGES = "site-packages"  # in the names of files of what is installed
+_PACKAGES = "site-packages"  # in the names of installed files
 _MAKING = frozenset(("__new__", "__init__", "__post_init__"))
-# Names of what reads attributes by strings, and of what reads all of them.
+# Names of functions that read attributes by strings, and of means to read all of them.
 _BY_STRING = frozenset(("getattr", "hasattr", "setattr", "attrgetter"))
 _ALL = frozenset(("vars", "__dict__", "__slots__", "fields", "asdict", "astuple"))
 
@@ -65,7 +65,7 @@ _ALL = frozenset(("vars", "__dict__", "__slots__", "fields", "asdict", "astuple"
 class Place:
     """A place where something is found: reached from a holder, another place, by a key.
 
-    how: the way from the holder, a name in `READ`, or "fixed" for what is always the same object, "weak" for one that
+    how: the way from the holder, a name in `READ`, or "fixed" for one object for good, "weak" for one that
     is held weakly, and "argument" for a leaf of the arguments; value: what is there, while a call is captured; kind: of
     what is there, "plain", "tensor", "array", "same" (as at the place `other`), "whole" (by identity), "parts" (a
     holder of places), "absent" (nothing) or "space" (the globals of a module); contents: the number of items of a
@@ -83,7 +83,7 @@ class Place:
         self.where: str = f"{'' if parent is None else parent.where}/{how} {keyed}"
 
     def read(self, holder: Any, leaves: list[Any]) -> Any:
-        """Return what is at this place now, found in what is now at its holder's."""
+        """Return the object at this place now, read from the holder of now."""
         if self.how == "fixed":
             return self.key
         if self.how == "weak":
@@ -203,7 +203,7 @@ class Places:
         return names, tables
 
     def forget(self) -> None:
-        """Hold what was found no longer."""
+        """Let go of all objects that were found."""
         for place in self.all:
             place.value = None
         self.arrays.clear()
@@ -330,7 +330,7 @@ class Places:
                 self._globals(f.__globals__, globals_of(f.__code__), names, "")
 
     def _globals(self, space: dict[str, Any], names: set[str], inside: set[str], prefix: str) -> None:
-        """Add what names stand for in a module; in modules among these, what attributes the code names."""
+        """Add the objects of names in a module; of modules among these, the attributes that the code names."""
         root = self._spaces.get(id(space))
         if root is None:
             root = self._spaces[id(space)] = Place(len(self.all), None, "fixed", space, "", space)
@@ -341,7 +341,7 @@ class Places:
             if issubclass(type(x), ModuleType):
                 if vars(x) is not space and not _of_library(x.__name__):
                     self._globals(vars(x), inside - {name}, inside - {name}, f"{prefix}{name}.")
-                elif x is sys:  # a place for what others keep, too
+                elif x is sys:  # others keep things there, too
                     self._globals(vars(x), (inside - {name}) - _OF_SYS, set(), "sys.")
                 continue
             where = (root, name)
@@ -422,7 +422,7 @@ class Places:
                 self._waiting.setdefault(name, []).append(place)
 
     def _attribute(self, place: Place, name: str) -> None:
-        """Add what an object or a class has under a name, or go on to the functions that it stands for."""
+        """Add an attribute of an object or a class, or go on to the functions behind it."""
         x = place.value
         made = isinstance(x, type)
         own = {} if made else _own(x)
@@ -532,7 +532,7 @@ def _of_library(module: Any) -> bool:
 
 
 def _may_be_the_users(x: Any) -> bool:
-    """Say whether a function may hold what is the user's: it is no function that a library has in its modules."""
+    """Say whether a function may hold objects of the user's: it is no function that a library has in its modules."""
     if type(x) is not FunctionType or not _of_library(_module_of(x)):
         return True
     modules = (sys.modules.get(_module_of(x)), sys.modules.get(_root_of(_module_of(x))))
@@ -551,7 +551,7 @@ def _is_array(x: Any) -> bool:
 
 
 def _is_plain(x: Any) -> bool:
-    """Say whether a value can never change, nor what it holds."""
+    """Say whether a value can never change, nor its parts."""
     kind = type(x)
     if kind is tuple:
         return len(x) <= MOST and all(map(_is_plain, x))
@@ -567,7 +567,7 @@ def _is_builtin_container(kind: type) -> bool:
 
 
 def _has_parts(x: Any, kind: type) -> bool:
-    """Say whether what an object holds is looked at, so that another object that holds the same is as good."""
+    """Say whether an object's parts are looked at, so that another object with the same parts is as good."""
     if kind is FunctionType:
         return _may_be_the_users(x)
     if kind is MethodType:

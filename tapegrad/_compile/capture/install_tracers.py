@@ -1,4 +1,4 @@
-"""The Tensors and raw arrays of a call that is captured: they hold, or stand for, tracers while it runs."""
+"""Installation of tracers: the Tensors of a captured call hold them while it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapegrad._program.ir import Value
 
 
 class Tracers:
-    """What is lifted into a graph.
+    """The Tensors and raw arguments of a call that tracers stand for, in a graph.
 
     slots: (Tensor, its slot) by identity; guards: what these must be like at a call, by the same; raw: the values of
     the leaves of the arguments that are raw arrays, by number.
@@ -28,7 +28,7 @@ class Tracers:
         self.raw: dict[int, Value] = {}
 
     def arguments(self, leaves: list[Any]) -> list[Any]:
-        """Lift the leaves of the arguments; return what the function is to get, raw ones as they are if tentative."""
+        """Lift the leaves of the arguments; return those for the function, raw ones as they are if tentative."""
         given = list(leaves)
         for i, x in enumerate(leaves):
             if isinstance(x, Tensor):
@@ -68,7 +68,7 @@ class Tracers:
         return slot
 
     def reached(self, tensors: Iterable[Tensor]) -> None:
-        """Lift what a function may use, but need not: what cannot be lifted is left out."""
+        """Lift Tensors that a function may use, except those that cannot be lifted."""
         for x in tensors:
             if can_be_lifted(x):
                 self.add(x)
@@ -84,7 +84,7 @@ class Tracers:
         return "" if node is None else f" at {node.line}"
 
     def value_of(self, y: Any) -> Value | None:
-        """Return the value that a raw result stands for, None for what is no such one."""
+        """Return the value that a raw result stands for, None for any other object."""
         if isinstance(y, Tracer):
             return y.value
         found = self.graph.apart.get(id(y))

@@ -1,8 +1,8 @@
-"""The lock of calls that are captured, and what becomes of locks in a forked process.
+"""Locks of captured calls, which survive a fork of the process.
 
 A fork copies the memory of all threads but only the one that forks. Locks that others hold then stay taken for good,
 and Tensors that they have lifted into a program hold tracers. So a fork waits for calls to end. Where one takes
-too long, as it may wait for the thread that forks, the child makes new locks and settles the Tensors.
+too long, as it may wait for the thread that forks, the child makes new locks, and removes the tracers from the Tensors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATIENCE = 5.0  # seconds that a fork waits
 class Tracing:
     """The lock for calls that are captured, whichever the function: Tensors hold tracers meanwhile.
 
-    begun, ended: how many such calls there were; running: what they have lifted.
+    begun, ended: how many such calls there were; running: the tracers that they have installed.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,12 @@ functions: WeakValueDictionary[int, Any] = WeakValueDictionary()  # the compiled
 
 
 def _holders() -> list[Any]:
-    """Return what has a lock, in the order in which calls take them; other threads may make more meanwhile."""
+    """Return all that has a lock, in the order in which calls take them; other threads may make more meanwhile."""
     return [*[f for r in functions.valuerefs() if (f := r()) is not None], tracing]
 
 
 class _Held(local):
-    """What has a lock that this thread took before a fork."""
+    """The holders of locks that this thread took before a fork."""
 
     def __init__(self) -> None:
         self.holders: list[Any] = []
@@ -62,7 +62,7 @@ _held = _Held()
 
 
 def _before() -> None:
-    """Wait for calls that run in other threads, which may be inside BLAS: what it locks would stay locked as well."""
+    """Wait for calls that run in other threads, which may be inside BLAS: its locks would stay locked as well."""
     until = monotonic() + PATIENCE
     for holder in _holders():
         if holder.lock.acquire(timeout=max(0.0, until - monotonic())):
@@ -75,7 +75,7 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    """Reset what threads hold that are not in this process."""
+    """Reset all that threads hold which are not in this process."""
     ours = set(_held.holders)
     _in_parent()
     for holder in _holders():

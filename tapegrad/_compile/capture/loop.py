@@ -1,4 +1,4 @@
-"""A loop that ends when values say so, as one operation of a program: one round of it is recorded, and repeated."""
+"""Capture of a loop that ends when values say so: one round is recorded, as one operation of a program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Step = Callable[[Array], tuple[Array, Array, Array]]
 
 
 class Loop:
-    """What a node repeats.
+    """The loop that a node runs.
 
     until: runs a step on an array again and again; state: the value that a round starts from; nodes: what it does;
     outs: the values that it gives: the next state, and what `until` looks at; outer: the values from outside that it
@@ -39,7 +39,7 @@ class Loop:
 
     @property
     def program(self) -> Program[Node]:
-        """What a round computes, from the state and the values from outside."""
+        """The program of a round, from the state and the values from outside."""
         return Program([self.state, *self.outer], self.nodes, self.outs)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Noting what a captured call uses; it is told of operations as an open Tape is."""
+"""Observers of a captured call: they note the Tensors that it uses, and are told of operations as a Tape is."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TentativeObserver(Observer):
         self.unknown_tensors: list[int] = []
 
     def note(self, operands: Any, result: Any) -> None:
-        """Note an operation, and lift what it used or made and is raw."""
+        """Note an operation, and lift the raw arrays that it used or made."""
         before = len(self.unknown_tensors)
         super().note(operands, result)
         for y in result if type(result) is tuple else (result,):
@@ -68,7 +68,7 @@ class TentativeObserver(Observer):
         return [x for r in self.tensors.values() if (x := r()) is not None]
 
     def saved_by(self, record: Record) -> None:
-        """Lift what a record saved, so that its rules compute with tracers only."""
+        """Lift the arrays that a record saved, so that its rules compute with tracers only."""
         for r in (record, *record.parents[:1]) if record.op is PICK else (record,):
             if r is not None and r.saved is not RELEASED:
                 r.saved = self.graph.lifted(r.saved)

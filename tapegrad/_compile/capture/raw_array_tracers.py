@@ -1,4 +1,4 @@
-"""Stand-ins: tracers in the places of the raw ones that a search has found, while a call is captured."""
+"""Tracers in the places of raw arrays that a search has found, while a call is captured."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RawArrayTracers:
         for place in places.all:
             if place.parent is not None and issubclass(type(place.parent.value), tuple):
                 tuples.setdefault(place.parent, []).append(place)
-        for place, items in reversed(tuples.items()):  # what is inside comes first
+        for place, items in reversed(tuples.items()):  # inner ones come first
             if any(id(item.value) in other for item in items):
                 values = [other.get(id(x), x) for x in tuple.__iter__(place.value)]
                 other[id(place.value)] = tuple.__new__(type(place.value), values)
@@ -72,7 +72,7 @@ class RawArrayTracers:
                 continue  # the function has taken it away
 
     def pinned(self) -> set[int]:
-        """Return the raw arrays that are to be what they were at each call, by identity.
+        """Return the raw arrays that must be the same at each call, by identity.
 
         These are arrays that a library computed with, and those that stayed in their places, with which it may have.
         Raises CaptureError where the call has written to one.

@@ -1,16 +1,15 @@
-"""Giving the contents of tracers back to what holds these when a call ends, and finding what should hold none."""
+"""Removal of tracers: all that holds one when a call ends gets its contents back."""
 
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Iterable
 from types import CellType
 from typing import Any
 
+from tapegrad._compile.capture.leaks import surviving
 from tapegrad._compile.capture.tracer import Graph, Tracer, holds_tracer, lowered
 from tapegrad._engine.backward import collect
-from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.record import RELEASED, Record
 from tapegrad._engine.tensor import Tensor
 from tapegrad._program.ir import Value
@@ -25,7 +24,7 @@ def remove_tracer(x: Tensor) -> Value | None:
         return None
     value: Value = x._array.value
     x._array = x._array.raw
-    x._base = None  # a slice or reshape that outlives the call does not keep what it was taken from
+    x._base = None  # a slice or reshape that outlives the call does not keep its base
     return value
 
 
@@ -52,14 +51,14 @@ def _remove_all(graph: Graph, tensors: list[Tensor]) -> None:
         remove_tracer(x)
     for r in collect([r for x in tensors if (r := x._record) is not None and hasattr(r, "parents")], 0):
         _clean_record(r)
-    if not alive(graph):
+    if not surviving(graph):
         return
     for x in gc.get_objects():
         if type(x) is Tensor:
             remove_tracer(x)
         elif type(x) is Record:
             _clean_record(x)
-    held: tuple[Any, ...] = tuple(alive(graph))
+    held: tuple[Any, ...] = tuple(surviving(graph))
     seen = {id(held)}
     for _ in range(_DEPTH):
         if not held:
@@ -68,7 +67,7 @@ def _remove_all(graph: Graph, tensors: list[Tensor]) -> None:
         seen.update(map(id, around))
         for x in around:
             _clean_holder(x)
-        held = tuple([x for x in around if type(x) is tuple])  # which cannot be changed, but what holds them can
+        held = tuple([x for x in around if type(x) is tuple])  # which cannot be changed, but their holders can
         seen.add(id(held))
 
 
@@ -91,27 +90,3 @@ def _clean_holder(x: Any) -> None:
         _clean_holder(x.__dict__)
     elif hasattr(kind, "__dict__") and type(getattr(x, "__dict__", None)) is dict:
         _clean_holder(x.__dict__)
-
-
-def alive(graph: Graph) -> list[Tracer]:
-    """Return the arrays of a call that somebody holds."""
-    return [x for r in graph.handed if (x := r()) is not None]
-
-
-def check_survivors(graph: Graph) -> None:
-    """Raise CaptureError if somebody keeps a Tensor that was made inside, other than by returning it."""
-    if not alive(graph):
-        return
-    gc.collect(1 if graph.tentative else 2)  # only what is in a cycle nobody holds? of a tentative call, a short look
-    for pause in (0.0,) if graph.tentative else (0.0, 0.001, 0.01):  # or another thread that just looked?
-        time.sleep(pause)
-        kept = alive(graph)
-        if not kept:
-            return
-    node = kept[0].value.node
-    made = "" if node is None else f", made at {node.line},"
-    raise CaptureError(
-        f"a Tensor of shape {tuple(kept[0].shape)}{made} is kept by something outside the function when the call "
-        "ends, which replay cannot do: return it, or update state in place (x *= ..., x[...] = ...) so that it "
-        "stays the same Tensor"
-    )

@@ -1,4 +1,4 @@
-"""Whether a call draws random numbers, which a replayed one does not."""
+"""A guard of random numbers: a call that draws some cannot be replayed."""
 
 from __future__ import annotations
 

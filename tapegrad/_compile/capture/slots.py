@@ -1,4 +1,4 @@
-"""Identities of Tensors from call to call, by which programs know them."""
+"""Slots: the Tensors that a program reads or replaces, with the roles by which each call finds them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SlotGuard(NamedTuple):
 
 
 def record_kind(record: Any) -> Any:
-    """Return what must be the same of a Tensor's record: None, whether it is a leaf's, or its hooks."""
+    """Return the part of a Tensor's record that must stay the same: None, whether it is a leaf's, or its hooks."""
     if record is None:
         return None
     if type(record.tensor) is Hooks:

@@ -1,4 +1,4 @@
-"""What a function can reach: by what its code names, and from there through objects, methods and containers.
+"""State discovery: a search for the Tensors that a function can reach.
 
 Tensors that it does not use do no harm, and those that are not found are seen when they are used: a search that stops
 early costs a call more.
@@ -50,7 +50,7 @@ def reachable(roots: Iterable[Any], others: tuple[type, ...] = ()) -> tuple[list
 
 
 def _parts(x: Any, kind: type) -> Iterable[Any]:
-    """Go through what an object holds, by its own means and none that a class may have changed."""
+    """Go through the parts of an object, by its own means and none that a class may have changed."""
     if kind is FunctionType:
         yield from _parts_of_function(x)
     elif kind is MethodType:
@@ -107,7 +107,7 @@ def _is_known(module: Any) -> bool:
 
 
 def _parts_of_function(f: FunctionType) -> Iterable[Any]:
-    """Go through what a function's code can name: its closure, defaults, and globals."""
+    """Go through all that a function's code can name: its closure, defaults, and globals."""
     for cell in f.__closure__ or ():
         try:
             yield cell.cell_contents
@@ -130,7 +130,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _named(space: dict[str, Any], names: set[str], inside: set[str]) -> Iterable[Any]:
-    """Go through what names stand for in a module; in modules among these, what attributes the code names."""
+    """Go through the objects of names in a module; of modules among these, the attributes that the code names."""
     for name in names & space.keys():
         x = space[name]
         if isinstance(x, ModuleType):

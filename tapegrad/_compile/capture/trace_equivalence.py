@@ -1,4 +1,4 @@
-"""Whether two captured calls did the same, and by what roles the second one's Tensors are found at later calls."""
+"""Equivalence of traces: whether two captured calls did the same, by roles that hold in both."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Equivalence:
             slot.tensor, slot.arguments, slot.owners = tensor, tuple(sorted(arguments)), tuple(owners)
 
     def nodes(self, one: list[Node], other: list[Node]) -> None:
-        """Compare what was done, in order."""
+        """Compare nodes, in order."""
         for m, n in zip(one, other, strict=False):
             self.node(m, n)
         if len(one) != len(other):
@@ -157,7 +157,7 @@ class Equivalence:
             raise _Differ(f"{held} is another one in each call: {_STATE}")
 
     def slot(self, x: Slot, y: Slot) -> bool:
-        """Say whether two slots can be the same; that narrows down what the second one's Tensor is known by."""
+        """Say whether two slots can be the same; that narrows down the roles of the second one's Tensor."""
         tensor, arguments, owners = self.roles.get(y) or (_tensor(y.tensor), frozenset(y.arguments), list(y.owners))
         tensor = tensor if _tensor(x.tensor) is tensor else None
         arguments = arguments & frozenset(x.arguments)
@@ -180,7 +180,7 @@ class Equivalence:
                 if c is None or c not in one or not self.slot(c, d):
                     raise _Differ(f"{what} is set in only one of the calls: {_STATE}", True)
                 self.left(what, one[c], after)
-        for d in self.b.slots:  # what is used without its value: by the same way as in the call before
+        for d in self.b.slots:  # slots used without their values: by the same way as in the call before
             c = self.partner(d)
             if d not in self.roles and (c is None or not self.slot(c, d)):
                 raise _Differ(f"a Tensor is used in only one of the calls: {_STATE}", True)

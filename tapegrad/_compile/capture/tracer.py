@@ -1,6 +1,6 @@
-"""An array library that records: arrays that hold a value and are known in a program.
+"""Tracers: arrays with contents, each of which stands for a value of the graph that is recorded.
 
-All of the engine runs on it as on any other library, rules and walk too; what it calls, in order, is the program. The
+All of the engine runs on it as on any other library, rules and walk too; the calls, in order, are the program. The
 values are computed at once by the library below, so that the call being captured is an eager call as well.
 """
 
@@ -37,7 +37,7 @@ class Held(NamedTuple):
     place: Place | None
 
     def found_like(self, other: Held) -> bool:
-        """Say whether two calls found an array at the same place: what is there may be another one each time."""
+        """Say whether two calls found an array at the same place: it may hold another one each time."""
         return self.place is not None and other.place is not None and self.place.where == other.place.where
 
 
@@ -72,7 +72,7 @@ class Graph:
         self.flaw: CaptureError | None = None
 
     def give_up(self, error: Callable[[], CaptureError]) -> None:
-        """Raise the error of what a program cannot do; in a tentative call, go on without making a program."""
+        """Raise an error for something that a program cannot do; in a tentative call, go on, and make no program."""
         if not self.tentative:
             raise error()
         self.void = True
@@ -148,7 +148,7 @@ class Graph:
         return array.raw if isinstance(array, Tracer) else self.input(array)
 
     def lifted(self, saved: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return what a record saved with tracers in the places of raw ones."""
+        """Return the arrays that a record saved, with tracers in the places of raw ones."""
         return tuple([self.lifted(v) if type(v) is tuple else self._lifted(v) for v in saved])
 
     def _lifted(self, v: Any) -> Any:
@@ -183,7 +183,7 @@ class Graph:
     def call(
         self, op: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], effect: bool = False
     ) -> Any:
-        """Compute and record `function(*args, **kwargs)`; what gives no array is only computed.
+        """Compute and record `function(*args, **kwargs)`; a call that gives no array is only computed.
 
         The user's line is not looked for in a tentative call: nobody is told it.
         """
@@ -256,7 +256,7 @@ def contents_of(x: Tracer, what: str) -> Array:
 
 
 def for_library(x: Any) -> Any:
-    """Return what a library is to compute with in the place of a raw array: its contents, if they can be pinned.
+    """Return the operand for a library in the place of a raw array: its contents, if they can be pinned.
 
     They are a copy that cannot be written to, or an array that tells whether it was.
     """

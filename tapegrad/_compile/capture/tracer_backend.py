@@ -1,4 +1,4 @@
-"""The library of tracers: its namespace, whose functions record what they compute, and its adapter."""
+"""The array library of tracers: an adapter whose namespace records each call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tapegrad.backends import Array, Backend
 
 
 class TraceNamespace:
-    """A library's namespace whose functions record what they compute."""
+    """A library's namespace whose functions record their calls."""
 
     elsewhere = None  # a program has one device
 
@@ -37,7 +37,7 @@ class TraceNamespace:
 
 
 def _recording(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of a library that records what it computes."""
+    """Return a function of a library that records its calls."""
     return lambda *args, **kwargs: (active.get() or graph_now()).call(op, function, args, kwargs)
 
 

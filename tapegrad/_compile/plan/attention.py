@@ -30,7 +30,7 @@ _TRANSPOSES = ("matrix_transpose", "T")
 
 
 class Kernels(Protocol):
-    """An adapter's module of attention: what its kernels can do, and calls of them."""
+    """An adapter's module of attention: the limits of its kernels, and calls of them."""
 
     LARGEST: int  # elements of a query, key or value
     LOGS: Any  # the dtype of logarithms of sums
@@ -74,7 +74,7 @@ class Backward(NamedTuple):
 
 
 def fuse_attention(program: Program[Node], kernels: Kernels) -> Program[Node]:
-    """Return a program with attention in fused nodes; kernels: the adapter's, which say what they can do."""
+    """Return a program with attention in fused nodes; kernels: the adapter's."""
     return _Matching(program, kernels).fused()
 
 
@@ -239,7 +239,7 @@ class _Matching:
         )
 
     def _replace(self, forward: Forward, backward: Backward | None, nodes: dict[int, Node], gone: set[Node]) -> None:
-        """Put nodes in the places of products; what they make useless goes because nothing reads it."""
+        """Put nodes in the places of products; dead code elimination drops the rest."""
         # 1. The forward call, in the place of the product with the values.
         kernels = self.kernels
         q, k = forward.product.args

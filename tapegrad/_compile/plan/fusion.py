@@ -24,7 +24,7 @@ from tapegrad._program.queries import axes_of, is_total
 
 SMALLEST = 65536  # elements below which arrays stay in the cache anyway
 FEWEST_ROWS = 8
-LONGEST = 128  # nodes of a run: what is gained does not grow with more, what planning costs does
+LONGEST = 128  # nodes of a run: with more, planning costs more and the gain is the same
 
 
 def fuse(schedule: Schedule, smallest: int = SMALLEST, kernels: bool = False) -> None:

@@ -55,7 +55,7 @@ class Sum:
         return len(self.terms) == 1 and self.number == 0
 
     def sound(self) -> bool:
-        """Say whether no term is lost, nor infinite: what cancels may be infinite or NaN at a call."""
+        """Say whether no term is lost, nor infinite: a term that cancels may be infinite or NaN at a call."""
         return isfinite(self.number) and all(k != 0 and isfinite(k) for k in self.terms.values())
 
 
@@ -86,7 +86,7 @@ class _Rewriting:
         self.sums: dict[Value, Sum] = {}
         self.new: list[Node] = []
         self.made: dict[Hashable, Value] = {}  # by operation and operands: common subexpressions
-        self.value: dict[Value, Value] = {}  # what stands for a sum that was there before
+        self.value: dict[Value, Value] = {}  # those written in the places of sums
         self.scaled: set[tuple[float, Value]] = set()  # factors that are terms of a sum, with a coefficient
         self.line = ""
         for node in run.nodes:
@@ -97,7 +97,7 @@ class _Rewriting:
     # -- reading ---------------------------------------------------------------------------------------
 
     def sum_of(self, node: Node) -> Sum | None:
-        """Return what an arithmetic node computes, None for another."""
+        """Return an arithmetic node as a sum, None for another node."""
         # Only arithmetic in one shape and dtype, on arrays and numbers: other operands stay as they are.
         out = node.outs[0]
         if node.kind != "elementwise" or node.kwargs or out.dtype.kind != "f" or out.dtype.itemsize < 4:
@@ -141,7 +141,7 @@ class _Rewriting:
         return Sum(0.0, {self.ordered(powers): k * c})
 
     def factor(self, x: Value) -> Sum:
-        """Return a value as a single product: what it is the product of, else itself."""
+        """Return a value as a single product: that of its factors, else itself."""
         s = self.sums.get(x)
         return s if s is not None and s.single() else self.itself(x)
 
@@ -200,7 +200,7 @@ class _Rewriting:
         return True
 
     def written(self, v: Value) -> Value:
-        """Return what holds a value now, having it computed if it is a sum."""
+        """Return the value that holds another one now, computed here if it is a sum."""
         if v not in self.sums:
             return v
         if v in self.run.outs and v not in self.value:
@@ -210,7 +210,7 @@ class _Rewriting:
         return self.value[v]
 
     def write(self, s: Sum) -> Value:
-        """Compute a sum: what most terms share is factored out, again and again."""
+        """Compute a sum: factors that most terms share are taken out, again and again."""
         if s.single():
             ((p, k),) = s.terms.items()
             return self.write_product(p, k)

@@ -38,7 +38,7 @@ def stack(schedule: Schedule, outputs: list[Value]) -> None:
 
 
 def _with_viewed(v: Value | None) -> Iterator[Value]:
-    """Go through a value and what it may be a view of: whoever gets it sees that too."""
+    """Go through a value and the values it may be a view of: whoever gets it sees these too."""
     while v is not None:
         yield v
         node = v.node
@@ -209,7 +209,7 @@ class _Stacking:
 
 
 def _kind(node: Node) -> Hashable:
-    """Return what nodes that may be stacked have in common: operation, shapes, and where operands come from."""
+    """Return the key of nodes that may be stacked: operation, shapes, and the origins of operands."""
     return (
         node.op,
         node.line,
@@ -222,7 +222,7 @@ def _kind(node: Node) -> Hashable:
 
 
 def _origin(x: object) -> Hashable:
-    """Return what operands of one origin have in common: the operation and the line that made them."""
+    """Return the key of operands of one origin: the operation and the line that made them."""
     if type(x) is not Value:
         return (type(x), repr(x))
     made = x.node

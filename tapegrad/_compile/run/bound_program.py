@@ -7,8 +7,10 @@ from sys import getrefcount
 from typing import Any, NamedTuple, TypeVar, cast
 
 from tapegrad._compile.capture.captured_call import Capture
-from tapegrad._compile.capture.guards import Check, Guards
-from tapegrad._compile.capture.lowering import program_of, split_by_host
+from tapegrad._compile.capture.guard_code import Check
+from tapegrad._compile.capture.guards import Guards
+from tapegrad._compile.capture.host_partition import split_by_host
+from tapegrad._compile.capture.lowering import program_of
 from tapegrad._compile.capture.slots import ALONE, Slot, SlotGuard, StateBox, record_kind, state_of
 from tapegrad._compile.capture.trace_equivalence import Equivalence
 from tapegrad._compile.capture.tracer import Held
@@ -23,7 +25,7 @@ from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
 from tapegrad.backends import Backend
 
-ALTERNATIVES = 4  # of what is found outside, for one program
+ALTERNATIVES = 4  # sets of guards, for one program
 UNSEEN = 3  # references to a gradient that only its Tensor knows, while a name and a call hold it too
 
 
@@ -106,7 +108,7 @@ class BoundProgram:
         self._found: list[tuple[Guards, list[Held], Check]] = [
             (capture.found, held, capture.found.function(held, self._boxes))
         ]
-        self.missed = ""  # what was found at the last call that is not as it was
+        self.missed = ""  # a description of the guard that failed at the last call
         self._ids = frozenset([id(box.tensor) for box, *_ in self._states])
         self._others = _plain([_other_guard(guards[c], number) for c in order[len(self._states) :]])
         for box, *_ in self._states:
@@ -159,7 +161,7 @@ class BoundProgram:
         return self._with_others(leaves, xs) if self._others else xs
 
     def _finds(self, leaves: list[Any]) -> bool:
-        """Say whether what was found outside is so now; note what is not, and the raw arrays that are read."""
+        """Say whether all guards hold; note the first that does not, or the raw arrays that are read."""
         for _, _, check in self._found:
             held = check(leaves)
             if type(held) is tuple:
@@ -172,7 +174,7 @@ class BoundProgram:
         return False
 
     def also_after(self, capture: Capture) -> bool:
-        """Take what another call found for as good, if it did the same; say whether it did."""
+        """Take the guards of another call as an alternative, if it did the same; say whether it did."""
         match = Equivalence(self.capture, capture)
         if outlived(self.capture) or match.difference() is not None:
             return False
@@ -182,7 +184,7 @@ class BoundProgram:
         return True
 
     def _with_others(self, leaves: list[Any], xs: list[Any]) -> list[Tensor] | None:
-        """Go on with what is not only state: arguments and gradients."""
+        """Go on with slots that are not only state: arguments and gradients."""
         for argument, owner, box, none, record, shape, dtype, kind in self._others:
             x = leaves[argument] if argument >= 0 else xs[owner].grad
             if box is not None:
@@ -225,7 +227,7 @@ class BoundProgram:
         return [*[leaves[i] for i in self.raw], *self.held]
 
     def replay(self, leaves: list[Any], xs: list[Tensor], arrays: list[Any]) -> Any:
-        """Do what the captured call did, with the arrays it reads; return its result."""
+        """Run the program on the arrays that it reads; return the result of the call."""
         if not self._passing:
             return self.leave(leaves, xs, self.run(arrays))
         lent = []
@@ -248,7 +250,7 @@ class BoundProgram:
 
 
 def _executor(program: Program[Node], found: set[Backend], threads: int | None, reassociate: bool) -> Any:
-    """Return what runs the program: the adapter's own executor, if all arrays are of one library."""
+    """Return the executor of a program: the adapter's own, if all arrays are of one library."""
     if len(found) == 1 and not any(n.op == "to_device" for n in program.nodes):
         backend = found.pop()
         return backend.executor(planned(program, backend, reassociate) if backend.plans else program, threads)
@@ -280,7 +282,7 @@ def _known(slot: Slot, leaves: list[Any]) -> Any:
 
 
 def elsewhere(capture: Capture, leaves: list[Any]) -> str:
-    """Say in words what a captured call found that is not so now, "" if it all is."""
+    """Describe the change outside since a captured call, "" if there is none."""
     found = capture.found.function([], _boxes(capture))(leaves)
     return "" if type(found) is tuple else capture.found.changed(found, leaves)
 

@@ -1,4 +1,4 @@
-"""What a replayed call leaves behind, as an eager one does: updated state, gradients, results."""
+"""Effects of a replayed call, the same as of an eager one: updated state, gradients, results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Effects:
         for place, tracked in self._made:
             x: Tensor = new(Tensor)
             array = x._array = outs[place]
-            if tracked:  # as after a backward pass: what it was computed from is gone
+            if tracked:  # as after a backward pass: its graph is gone
                 r: Record = new(Record)
                 r.seq, r.op, r.parents, r.saved, r.tensor = next_seq(), COMPILED, (), RELEASED, None
                 r.shape, r.dtype = array.shape, array.dtype
