@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tapegrad._compile.capture.tracer import Graph
+from tapegrad._compile.capture.graph import Graph
+from tapegrad._compile.capture.tracer import tracer_type
 from tapegrad._compile.capture.tracer_backend import TraceBackend
 from tapegrad._compile.eager_fusion import Fused
 from tapegrad._engine import fusing as _fusing
@@ -31,7 +32,7 @@ def bind(namespace: ModuleType) -> None:
     bound.asarray, bound.of_list = creation.asarray, creation.of_list
     bound.hint = _hints.of_attribute
     BatchedBackend.namespace = BatchedNamespace
-    Graph.library = TraceBackend
+    Graph.library, Graph.array_type = TraceBackend, tracer_type
     _operators.bind()  # the operators of Tensors
     _interop.bind()  # NumPy's protocols
     _fusing.install(Fused)  # kernels of eager calls

@@ -16,7 +16,7 @@ from forking import in_child
 
 import tapegrad as tg
 from tapegrad._compile.capture import locks
-from tapegrad._compile.capture.tracer import Graph, Tracer
+from tapegrad._compile.capture.graph import Graph, Tracer
 from tapegrad._engine.levels import capturing
 from tapegrad._engine.record import Record
 from tapegrad._engine.tensor import Tensor

@@ -14,7 +14,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile.capture.tracer import Tracer
+from tapegrad._compile.capture.graph import Tracer
 from tapegrad._compile.plan import accumulate, fusion, stacking
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Fold, Node, Run, Scan, Stack

@@ -6,7 +6,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from tapegrad._compile.capture.tracer import graph_now
+from tapegrad._compile.capture.graph import graph_now
 from tapegrad._compile.capture.tracer_backend import TraceNamespace
 from tapegrad._engine.dispatch import namespace_of, native_device
 from tapegrad.backends._norms import of_sizes, std_of

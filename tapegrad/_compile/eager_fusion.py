@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from tapegrad._compile.capture.tracer import Graph, Tracer
+from tapegrad._compile.capture.graph import Graph, Tracer
 from tapegrad._compile.decompositions import FusingNamespace
 from tapegrad._compile.plan.simplify import simplified
 from tapegrad._engine.dispatch import CaptureError, backend_of

@@ -16,6 +16,7 @@ from weakref import ref
 from tapegrad._compile.capture.bytecode import refuse_asking
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.effects import check_output, effects_of
+from tapegrad._compile.capture.graph import Graph, active
 from tapegrad._compile.capture.guard_sources import Places
 from tapegrad._compile.capture.guards import Guards
 from tapegrad._compile.capture.install_tracers import Tracers
@@ -26,7 +27,6 @@ from tapegrad._compile.capture.raw_array_tracers import RawArrayTracers
 from tapegrad._compile.capture.remove_tracers import remove_all_tracers
 from tapegrad._compile.capture.rng_guard import GENERATORS
 from tapegrad._compile.capture.state_discovery import reachable
-from tapegrad._compile.capture.tracer import Graph, active
 from tapegrad._engine.dispatch import CaptureError, backend_of
 from tapegrad._engine.mode import mode_set
 from tapegrad._engine.record import Record

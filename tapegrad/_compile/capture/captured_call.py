@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tapegrad._compile.capture.graph import Graph
 from tapegrad._compile.capture.guards import Guards
 from tapegrad._compile.capture.slots import Slot, SlotGuard
-from tapegrad._compile.capture.tracer import Graph
 from tapegrad._engine.tree import Rebuild
 from tapegrad._program.ir import Value
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.errors import unknown_tensor
+from tapegrad._compile.capture.graph import Tracer
 from tapegrad._compile.capture.guards import Guards
 from tapegrad._compile.capture.install_tracers import Tracers
 from tapegrad._compile.capture.loop import check_loops
 from tapegrad._compile.capture.observer import Observer
 from tapegrad._compile.capture.remove_tracers import remove_tracer
 from tapegrad._compile.capture.slots import NewTensor, Slot, state_of
-from tapegrad._compile.capture.tracer import Tracer
 from tapegrad._engine.backward import collect
 from tapegrad._engine.dispatch import CaptureError, backend_of, find_backend
 from tapegrad._engine.record import LEAF, RELEASED

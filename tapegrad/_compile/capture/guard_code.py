@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._compile.capture.equality import same_constant
+from tapegrad._compile.capture.graph import mark_of
 from tapegrad._compile.capture.guard_conditions import Identical, TensorCondition, contents_of
 from tapegrad._compile.capture.guard_sources import READ, Place, contents
-from tapegrad._compile.capture.tracer import mark_of
 from tapegrad._engine.tensor import Tensor
 
 Check = Callable[[list[Any]], Any]  # from leaves of a call to arrays that it reads, or the number of a place that fails

@@ -8,8 +8,8 @@ from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import ref
 
+from tapegrad._compile.capture.graph import is_marked, mark_of
 from tapegrad._compile.capture.guard_sources import Place, contents
-from tapegrad._compile.capture.tracer import is_marked, mark_of
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad.backends import Array
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tapegrad._compile.capture.bytecode import is_read, item_is_read, length_is_read
+from tapegrad._compile.capture.graph import Held
 from tapegrad._compile.capture.guard_code import Check, GuardCode, same_value
 from tapegrad._compile.capture.guard_conditions import (
     FunctionCondition,
@@ -19,7 +20,6 @@ from tapegrad._compile.capture.guard_conditions import (
 )
 from tapegrad._compile.capture.guard_sources import PLAIN, Place, Places, contents
 from tapegrad._compile.capture.slots import StateBox
-from tapegrad._compile.capture.tracer import Held
 
 _ITEMS = ("item", "dict item", "list item")
 

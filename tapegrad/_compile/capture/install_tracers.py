@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tapegrad._compile.capture.graph import Graph, Tracer
 from tapegrad._compile.capture.remove_tracers import remove_tracer
 from tapegrad._compile.capture.slots import Slot, SlotGuard, record_kind
-from tapegrad._compile.capture.tracer import Graph, Tracer
 from tapegrad._engine.dispatch import CaptureError, find_backend
 from tapegrad._engine.record import LEAF, RELEASED
 from tapegrad._engine.tensor import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 
-from tapegrad._compile.capture.tracer import Graph, Tracer
+from tapegrad._compile.capture.graph import Graph, Tracer
 from tapegrad._engine.dispatch import CaptureError
 
 

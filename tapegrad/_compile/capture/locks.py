@@ -13,9 +13,9 @@ from time import monotonic
 from typing import Any
 from weakref import WeakValueDictionary
 
+from tapegrad._compile.capture.graph import Graph
 from tapegrad._compile.capture.install_tracers import Tracers
 from tapegrad._compile.capture.remove_tracers import remove_all_tracers
-from tapegrad._compile.capture.tracer import Graph
 
 PATIENCE = 5.0  # seconds that a fork waits
 

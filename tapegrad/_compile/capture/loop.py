@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from tapegrad._compile.capture.errors import caught, escaped, rounds_unlike
+from tapegrad._compile.capture.graph import Graph, Tracer
 from tapegrad._compile.capture.trace_equivalence import rounds_differ
-from tapegrad._compile.capture.tracer import Graph, Tracer
 from tapegrad._compile.plan.dead_code import needed
 from tapegrad._engine.dispatch import as_array
 from tapegrad._engine.source_line import user_line

@@ -6,7 +6,7 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._compile.capture.errors import unknown_tensor
-from tapegrad._compile.capture.tracer import Graph, Tracer
+from tapegrad._compile.capture.graph import Graph, Tracer
 from tapegrad._engine.primitive import PICK
 from tapegrad._engine.record import RELEASED, Operation, Record
 from tapegrad._engine.tensor import Tensor

@@ -6,8 +6,8 @@ from math import prod
 from typing import Any
 
 from tapegrad._compile.capture.errors import written_in
+from tapegrad._compile.capture.graph import SMALL, Graph, is_marked, mark_of
 from tapegrad._compile.capture.guard_sources import Place, Places
-from tapegrad._compile.capture.tracer import SMALL, Graph, is_marked, mark_of
 from tapegrad._engine.dispatch import backend_of
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from types import CellType
 from typing import Any
 
+from tapegrad._compile.capture.graph import Graph, Tracer, holds_tracer, lowered
 from tapegrad._compile.capture.leaks import surviving
-from tapegrad._compile.capture.tracer import Graph, Tracer, holds_tracer, lowered
 from tapegrad._engine.backward import collect
 from tapegrad._engine.record import RELEASED, Record
 from tapegrad._engine.tensor import Tensor

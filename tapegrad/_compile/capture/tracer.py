@@ -1,339 +1,37 @@
-"""Tracers: arrays with contents, each of which stands for a value of the graph that is recorded.
-
-All of the engine runs on it as on any other library, rules and walk too; the calls, in order, are the program. The
-values are computed at once by the library below, so that the call being captured is an eager call as well.
-"""
+"""Tracers: arrays with contents, each of which stands for a value of the graph that is recorded."""
 
 from __future__ import annotations
 
 import operator
 import sys
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, cast
-from weakref import ref
+from typing import Any
 
-from tapegrad._compile.capture.errors import array_needed, shape_needed, unknown_tensor, value_needed, written_to
-from tapegrad._compile.capture.guard_sources import Place
-from tapegrad._engine.dispatch import CaptureError, backend_of, computed, find_backend
-from tapegrad._engine.levels import capturing
+from tapegrad._compile.capture.errors import array_needed, shape_needed, value_needed, written_to
+from tapegrad._compile.capture.graph import (
+    TYPES,
+    Tracer,
+    active,
+    contents_of,
+    for_library,
+    graph_now,
+    holds_tracer,
+    recording_backend,
+)
+from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.operator_names import BINARY, COMPARISONS, NUMPY_NAMES, UNARY
-from tapegrad._engine.source_line import inside, user_line
+from tapegrad._engine.source_line import inside
 from tapegrad._engine.tensor import Tensor
-from tapegrad._program.ir import Node, Value
-from tapegrad._program.op_kinds import VIEWS_OF_RAW
-from tapegrad.backends import Array, Backend
-
-SMALL = 128  # elements of an array whose contents are compared at each call, should NumPy have computed with it
-_PLAIN = frozenset((int, float, complex, bool, str, slice, type(None), type(...)))
 
 
-class Held(NamedTuple):
-    """A raw array from outside that a call reads: a copy of what it was, and where it was found, if it was."""
+class TracerArray(Tracer):
+    """A tracer as an array: operators, attributes and conversions, each of which is recorded or refused."""
 
-    array: Array
-    copy: Array
-    place: Place | None
+    __slots__ = ()
 
-    def found_like(self, other: Held) -> bool:
-        """Say whether two calls found an array at the same place: it may hold another one each time."""
-        return self.place is not None and other.place is not None and self.place.where == other.place.where
-
-
-class Graph:
-    """The program that is being recorded.
-
-    tentative: whether the call is to come out as an eager one whatever it does: what a program cannot do is then done,
-    and the graph is void; why: the first thing that was, unless another call may do without it. ended: whether the call
-    is over, though a copy of its context may still run. nodes: so far; handed: all arrays that were handed out, held
-    weakly; held: the raw arrays from outside that no Tensor holds, which are read again at each call; found: the places
-    of those that a search has found, by identity; pinned: those that a library computed with, and marks of what they
-    were, by identity; foreign: values in memory that others may write to; apart: raw arrays that the user has as they
-    are, and their values, by identity; values: the contents of all results, for `debug` only; loops: whether there are
-    any; flaw: why there is to be no program, though nothing was raised.
-    """
-
-    everywhere: ClassVar[Graph | None] = None  # of a tentative call, for threads that the function starts
-    library: ClassVar[Callable[[Backend], Backend]]  # the adapter for tracers: set by `tapegrad/_bind.py`
-
-    def __init__(self, tentative: bool = False, debug: bool = False) -> None:
-        self.tentative, self.void, self.ended = tentative, False, False
-        self.why: CaptureError | None = None
-        self.nodes: list[Node] = []
-        self.handed: list[ref[Tracer]] = []
-        self.held: dict[Value, Held] = {}
-        self.found: dict[int, Place] = {}
-        self.pinned: dict[int, tuple[Array, Any]] = {}
-        self.foreign: set[Value] = set()
-        self.apart: dict[int, tuple[Array, Value]] = {}
-        self.values: dict[Value, Array] | None = {} if debug else None
-        self.loops = False
-        self.flaw: CaptureError | None = None
-
-    def give_up(self, error: Callable[[], CaptureError]) -> None:
-        """Raise an error for something that a program cannot do; in a tentative call, go on, and make no program."""
-        if not self.tentative:
-            raise error()
-        self.void = True
-        if self.why is None and error is not unknown_tensor:
-            self.why = error()
-
-    def tracer(self, value: Value, raw: Array) -> Tracer:
-        """Return an array of this library for a value of the program and its contents."""
-        kind = type(raw)
-        if kind not in _types:
-            raw = backend_of[kind].as_array(raw)  # of a subclass of the library's array type
-            kind = type(raw)
-        x: Tracer = object.__new__(_types[kind] if kind in _types else _tracer_type(kind))
-        x.value = value
-        x.raw = raw
-        self.handed.append(ref(x))
-        return x
-
-    def input(self, raw: Array) -> Tracer:
-        """Return an array that the program is to get at each call."""
-        return self.tracer(Value(tuple(raw.shape), raw.dtype), raw)
-
-    def constant(self, raw: Array) -> Tracer:
-        """Return an array that stays what it is now."""
-        return self.tracer(Value(tuple(raw.shape), raw.dtype, constant=raw), raw)
-
-    def lift(self, array: Any) -> Any:
-        """Return a raw array as one of this library; others as they are."""
-        if self.ended or isinstance(array, Tracer) or not _is_array(array):
-            return array
-        backend = backend_of[type(array)]
-        if backend.as_scalar(array) is not None:
-            return self.constant(backend.as_array(array))
-        if id(array) in self.apart:
-            value = self.apart[id(array)][1]
-            return self.tracer(value, array if value in self.foreign else backend.copy(array))
-        return self.hold(array, self.found.get(id(array)))
-
-    def hold(self, array: Array, place: Place | None) -> Tracer:
-        """Return a raw array from outside as one of this library."""
-        x = self.input(array)
-        self.foreign.add(x.value)
-        self.held[x.value] = Held(array, array if place else backend_of[type(array)].copy(array), place)
-        return x
-
-    def pin(self, value: Value) -> bool:
-        """Say whether a value is computed from arrays alone that a search has found: it then stays what it is.
-
-        Whether these arrays are what they were is looked at in each call; those that have no mark have to be small.
-        """
-        used: dict[int, tuple[Array, Any]] = {}
-        todo, seen = [value], set()
-        while todo:
-            v = todo.pop()
-            if v in seen:
-                continue
-            seen.add(v)
-            if v.node is not None:
-                todo += v.node.reads
-            elif v.constant is None:
-                held = self.held.get(v)
-                if held is None or held.place is None or (v.size > SMALL and not is_marked(held.array)):
-                    return False
-                used[id(held.array)] = held.array, mark_of(held.array)
-        self.pinned = used | self.pinned
-        return True
-
-    def alike(self, array: Array, like: Array) -> Array:
-        """Return one of two operands as the other one is, which must be traced both: nobody knew of a raw one."""
-        if isinstance(array, Tracer) is isinstance(like, Tracer):
-            return array
-        self.give_up(unknown_tensor)
-        return array.raw if isinstance(array, Tracer) else self.input(array)
-
-    def lifted(self, saved: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the arrays that a record saved, with tracers in the places of raw ones."""
-        return tuple([self.lifted(v) if type(v) is tuple else self._lifted(v) for v in saved])
-
-    def _lifted(self, v: Any) -> Any:
-        return v if isinstance(v, Tracer) or type(v) not in _types else self.input(v)
-
-    def unmixed(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Return arguments of a tentative call that are both raw and traced without traced ones; None for others."""
-        if not self.tentative or type(args[0]) not in _types or not holds_tracer(args):
-            return None
-        self.give_up(unknown_tensor)
-        return tuple([lowered(x) for x in args])
-
-    def keep_apart(self, raw: Array) -> Value:
-        """Return the value of a raw argument that a tentative call gets as it is."""
-        value = Value(tuple(raw.shape), raw.dtype)
-        self.foreign.add(value)
-        self.apart[id(raw)] = raw, value
-        return value
-
-    def given_out(self, array: Array) -> Array:
-        """Return an array for the user, in a tentative call as a raw one."""
-        if not self.tentative or not isinstance(array, Tracer):
-            return array
-        raw = backend_of[type(array.raw)].copy(array.raw)
-        self.apart[id(raw)] = raw, array.value
-        return raw
-
-    def backend(self, backend: Backend) -> Backend:
-        """Return the recording adapter for a library."""
-        return backend if self.ended else _backends.get(backend) or _trace_backend(backend)
-
-    def call(
-        self, op: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], effect: bool = False
-    ) -> Any:
-        """Compute and record `function(*args, **kwargs)`; a call that gives no array is only computed.
-
-        The user's line is not looked for in a tentative call: nobody is told it.
-        """
-        raw: list[Any] = []
-        named: list[Any] = []
-        reads: list[Value] = []
-        for x in args:
-            if isinstance(x, Tracer):
-                raw.append(x.raw)
-                named.append(x.value)
-                reads.append(x.value)
-            elif type(x) in _PLAIN:
-                raw.append(x)
-                named.append(x)
-            else:
-                a, b = _split(x, reads)
-                raw.append(a)
-                named.append(b)
-        if kwargs:
-            split = {k: _split(v, reads) for k, v in kwargs.items()}
-            result = computed(function, raw, {k: v for k, (v, _) in split.items()})
-            kwargs = {k: v for k, (_, v) in split.items()}
-        else:
-            result = computed(function, raw, {})
-        if effect or _is_array(result):
-            node = Node(op, function, tuple(named), kwargs, "" if self.tentative else user_line(3), effect, reads)
-            self.nodes.append(node)
-            return None if effect else self.out(node, result)
-        if isinstance(result, (tuple, list)) and result and all(map(_is_array, result)):
-            node = Node(op, function, tuple(named), kwargs, "" if self.tentative else user_line(3), reads=reads)
-            node.many = True
-            self.nodes.append(node)
-            outs: list[Any] = [self.out(node, r) for r in result]
-            return type(result)(*outs) if hasattr(result, "_fields") else type(result)(outs)
-        return result
-
-    def out(self, node: Node, raw: Array) -> Tracer:
-        """Return the result of a node, or one of several, as an array of this library."""
-        if type(raw) not in _types:  # it may be a scalar
-            raw = backend_of[type(raw)].as_array(raw)
-        value = Value(tuple(raw.shape), raw.dtype, node)
-        node.outs = (*node.outs, value) if node.many else (value,)
-        if self.values is not None:
-            self.values[value] = raw
-        if self.foreign and node.op in VIEWS_OF_RAW and not self.foreign.isdisjoint(node.reads):
-            self.foreign.add(value)
-        return self.tracer(value, raw)
-
-
-active = cast("ContextVar[Graph | None]", capturing)
-
-
-def graph_now() -> Graph:
-    """Return the program that is being recorded here."""
-    graph = active.get()
-    if graph is None and Graph.everywhere is not None:
-        graph = Graph.everywhere
-        graph.void = True
-    if graph is None:
-        raise RuntimeError("an array from inside a compiled function was used outside: return it from the function")
-    return graph
-
-
-def contents_of(x: Tracer, what: str) -> Array:
-    """Return the contents of an array, which only a tentative call may know, unless they can be pinned."""
-    graph = graph_now()
-    if not (graph.held and graph.pin(x.value)):
-        graph.give_up(lambda: value_needed(what))
-    return x.raw
-
-
-def for_library(x: Any) -> Any:
-    """Return the operand for a library in the place of a raw array: its contents, if they can be pinned.
-
-    They are a copy that cannot be written to, or an array that tells whether it was.
-    """
-    if type(x) is tuple or type(x) is list:
-        return type(x)(map(for_library, x))
-    if not isinstance(x, Tracer):
-        return x
-    backend = backend_of[type(x.raw)]
-    graph = graph_now()
-    if not (graph.held and graph.pin(x.value)):
-        raise array_needed()
-    if is_marked(x.raw):
-        return x.raw
-    if not hasattr(x.raw, "setflags"):
-        raise array_needed()
-    found = backend.copy(x.raw)
-    found.setflags(write=False)
-    return found
-
-
-def is_marked(array: Array) -> bool:
-    """Say whether an array cannot be written to, or has a mark of whether it was, as PyTorch's have."""
-    return not backend_of[type(array)].mutable or hasattr(array, "_version")
-
-
-def mark_of(array: Array) -> Any:
-    """Return PyTorch's mark of how often an array was written to; None for an array that cannot be."""
-    return getattr(array, "_version", None)
-
-
-def _is_array(x: Any) -> bool:
-    return type(x) in backend_of or (hasattr(x, "shape") and hasattr(x, "dtype") and find_backend(x) is not None)
-
-
-def lowered(x: Any) -> Any:
-    """Return nested arguments with the contents of tracers in their places."""
-    if isinstance(x, Tracer):
-        return x.raw
-    if type(x) is tuple or type(x) is list:
-        return type(x)([lowered(i) for i in x])
-    return x
-
-
-def holds_tracer(x: Any) -> bool:
-    """Say whether there is a tracer in nested arguments."""
-    return isinstance(x, Tracer) or (type(x) in (tuple, list) and any(map(holds_tracer, x)))
-
-
-def _split(x: Any, reads: list[Value]) -> tuple[Any, Any]:
-    """Return nested arguments with contents in the places of arrays, and with values; append the values to `reads`."""
-    if isinstance(x, Tracer):
-        reads.append(x.value)
-        return x.raw, x.value
-    kind = type(x)
-    if kind is tuple or kind is list:
-        pairs = [_split(i, reads) for i in x]
-        return kind([raw for raw, _ in pairs]), kind([named for _, named in pairs])
-    if kind in _PLAIN or not _is_array(x):
-        return x, x
-    if backend_of[kind].as_scalar(x) is None:
-        graph_now().give_up(unknown_tensor)  # all that is known has been lifted
-    value = Value((), x.dtype, constant=x)
-    reads.append(value)
-    return x, value
-
-
-class Tracer:
-    """An array of the recording library: `raw`, its contents in this call, and `value`, what stands for it."""
-
-    __slots__ = ("__weakref__", "raw", "value")
-
-    raw: Array
-    value: Value
     base = None
     __class__ = property(lambda x: type(x.raw))  # to isinstance, an array of its library
-    shape = property(lambda x: x.raw.shape)
-    dtype = property(lambda x: x.raw.dtype)
     ndim = property(lambda x: len(x.raw.shape))
     device = property(lambda x: getattr(x.raw, "device", None))
     T = property(lambda x: graph_now().call("T", operator.attrgetter("T"), (x,), {}))
@@ -413,7 +111,7 @@ class Tracer:
         return int(self.raw.shape[0])
 
     def __repr__(self) -> str:
-        return f"<traced {self.raw!r}>"
+        return f"<tracer {self.raw!r}>"
 
 
 def _method(x: Tracer, name: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -461,13 +159,13 @@ for _symbol, _op in BINARY.items():
     _forward, _reflected, _updating = _operator(
         _op, getattr(operator, _symbol + "_" if _symbol in ("and", "or") else _symbol)
     )
-    setattr(Tracer, f"__{_symbol}__", _forward)
-    setattr(Tracer, f"__r{_symbol}__", _reflected)
-    setattr(Tracer, f"__i{_symbol}__", _updating)
+    setattr(TracerArray, f"__{_symbol}__", _forward)
+    setattr(TracerArray, f"__r{_symbol}__", _reflected)
+    setattr(TracerArray, f"__i{_symbol}__", _updating)
 for _symbol, _op in COMPARISONS.items():
-    setattr(Tracer, f"__{_symbol}__", _operator(_op, getattr(operator, _symbol))[0])
+    setattr(TracerArray, f"__{_symbol}__", _operator(_op, getattr(operator, _symbol))[0])
 for _symbol, _op in UNARY.items():
-    setattr(Tracer, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
+    setattr(TracerArray, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
 
 
 # Operators that NumPy is asked for first: an array of its own is on the left.
@@ -476,11 +174,9 @@ _UFUNCS = {
     for symbol, op in {**BINARY, **COMPARISONS}.items()
 }
 _UFUNCS |= {other: _UFUNCS[op] for other, op in NUMPY_NAMES.items()}
-_types: dict[type, type] = {}
-_backends: dict[Backend, Backend] = {}  # each adapter's recording one, and those themselves
 
 
-class _TracedType(type):
+class _TracerType(type):
     """The type of types of tracers, which have the names and bases of what they stand for: code may ask."""
 
     stands_for: type
@@ -496,22 +192,13 @@ class _TracedType(type):
         return repr(cls.stands_for)
 
 
-def _tracer_type(array_type: type) -> type:
+def tracer_type(array_type: type) -> type:
     """Return the type of tracers over a library's type, known to the engine as an array type."""
-    traced = _types.get(array_type)
-    if traced is None:
+    made = TYPES.get(array_type)
+    if made is None:
         own = {"__slots__": (), "stands_for": array_type, "__qualname__": array_type.__qualname__}
         own["__module__"] = array_type.__module__
-        traced = _TracedType(f"Tracer_{array_type.__name__}", (Tracer,), own)
-        backend_of[traced] = _trace_backend(backend_of[array_type])
-        traced = _types.setdefault(array_type, traced)
-    return traced
-
-
-def _trace_backend(base: Backend) -> Backend:
-    found = _backends.get(base)
-    if found is None:
-        made = Graph.library(base)
-        found = _backends.setdefault(base, made)
-        _backends.setdefault(found, found)
-    return found
+        made = _TracerType(f"Tracer_{array_type.__name__}", (TracerArray,), own)
+        backend_of[made] = recording_backend(backend_of[array_type])
+        made = TYPES.setdefault(array_type, made)
+    return made

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 from tapegrad._compile.capture.errors import shape_needed
+from tapegrad._compile.capture.graph import Tracer, active, contents_of, graph_now
 from tapegrad._compile.capture.loop import captured
-from tapegrad._compile.capture.tracer import Tracer, active, check_key, contents_of, graph_now
+from tapegrad._compile.capture.tracer import check_key
 from tapegrad._program.op_kinds import DATA_DEPENDENT
 from tapegrad.backends import Array, Backend
 

@@ -7,13 +7,13 @@ from sys import getrefcount
 from typing import Any, NamedTuple, TypeVar, cast
 
 from tapegrad._compile.capture.captured_call import Capture
+from tapegrad._compile.capture.graph import Held
 from tapegrad._compile.capture.guard_code import Check
 from tapegrad._compile.capture.guards import Guards
 from tapegrad._compile.capture.host_partition import split_by_host
 from tapegrad._compile.capture.lowering import program_of
 from tapegrad._compile.capture.slots import ALONE, Slot, SlotGuard, StateBox, record_kind, state_of
 from tapegrad._compile.capture.trace_equivalence import Equivalence
-from tapegrad._compile.capture.tracer import Held
 from tapegrad._compile.plan.pipeline import planned
 from tapegrad._compile.run.effects import Effects
 from tapegrad._compile.states import State
