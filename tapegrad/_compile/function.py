@@ -10,7 +10,7 @@ from typing import Any, overload
 from weakref import ref
 
 from tapegrad._compile.cache_key import changed, identities, key_of, same_ones
-from tapegrad._compile.capture.capture import captured, tried
+from tapegrad._compile.capture.capture import captured, captured_tentatively
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.errors import random_numbers
 from tapegrad._compile.capture.locks import functions, tracing
@@ -190,7 +190,7 @@ class Compiled(Derived):
 
     def _tentative(self, pending: Pending, args: Any, kwargs: Any) -> Any:
         """Run a call of an unknown kind."""
-        result, pending.known, capture = tried(self.function, args, kwargs)
+        result, pending.known, capture = captured_tentatively(self.function, args, kwargs)
         pending.generators = pending.known.generators
         self._fresh = pending.known.fresh
         if capture is not None:

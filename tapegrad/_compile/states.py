@@ -26,7 +26,9 @@ class State(Enum):
     | `AGREED`    | (the end of that same call)        | `REPLAYING`, with a program; `CAPTURED` if it drew     |
     |             |                                    | random numbers, and CaptureError after `ATTEMPTS`      |
     | `REPLAYING` | replays its program                | `ABANDONED` if state was replaced by another Tensor    |
-    | `ABANDONED` | as `CAPTURED`                      | the program is dropped, its capture is compared with   |
+    | `ABANDONED` | as `UNKNOWN`, without the program; | as there                                               |
+    |             | as `CAPTURED` if that Tensor was   |                                                        |
+    |             | an argument or gradient as well    |                                                        |
 
     A tentative capture differs without harm: state is made in the first call. Where guards of a program fail, a call is
     of another kind, which is `UNKNOWN`; if it turns out to have done the same, the program holds for both.

@@ -69,6 +69,7 @@ def captured(
     used = Observer(lifted.graph)
     tracing.running.append(lifted)
     try:
+        # 1. State discovery, and tracers in the Tensors and raw arrays that it finds.
         leaves, rebuild = flatten((args, kwargs))
         places = Places(function, leaves)
         stand_ins = RawArrayTracers(lifted.graph, places, fresh)
@@ -83,6 +84,7 @@ def captured(
                 refuse_asking(places.codes, *places.names_of_types(types))
             if lifted.raw:  # without any, containers are passed as they are
                 args, kwargs = rebuild(list(given))
+            # 2. The call: its array operations are recorded in the graph.
             try:
                 result = _run(lifted.graph, used, function, args, kwargs)
             finally:
@@ -93,6 +95,7 @@ def captured(
         finally:
             stand_ins.put_back()
             lifted.remove()
+        # 3. Guards, effects and the leak check, once no Tensor holds a tracer any more.
         found = Guards(places, leaves, lifted.graph.held.values(), stand_ins.pinned())
         del places, leaves, stand_ins
         left = effects_of(lifted, result, used, found)
@@ -110,7 +113,7 @@ def captured(
     return left
 
 
-def tried(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Known, Capture | None]:
+def captured_tentatively(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Known, Capture | None]:
     """Run a call tentatively; return its result, the Tensors that it used, and the capture if there is one.
 
     Only a result that is recorded raises CaptureError.
