@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from tapegrad._program.interpreter import PlainExecutor
-from tapegrad._program.ir import Program
+from tapegrad._program.ir import Node, Program
 from tapegrad.backends import _scatter
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
@@ -100,7 +100,7 @@ class Backend:
     plans = False  # whether the executor takes a planned program, with runs in it
     stacks = False  # and stacks and folds of operations on small arrays
     smallest_run = 65536  # elements of an array from which operations on it are put into runs
-    attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile._attention`
+    attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile.plan.attention`
     kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
     fuses = False  # whether forward functions and rules are traced, to be run as few kernels: see `fused_program`
@@ -246,9 +246,10 @@ class Backend:
 
     def executor(self, program: Program, threads: int | None = None) -> Any:
         """Return what runs a captured program: `run(arrays)` gives its outputs. By default call by call."""
-        return PlainExecutor(program, self.as_array)
+        # Only adapters that plan, which override this, are given groups.
+        return PlainExecutor(cast("Program[Node]", program), self.as_array)
 
-    def fused_program(self, program: Any, name: str) -> Any:
+    def fused_program(self, program: Program[Node], name: str) -> Any:
         """Return what runs a small traced program in fewer launches, None if nothing does; name: of the operation."""
         return None
 

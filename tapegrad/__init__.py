@@ -10,7 +10,7 @@ from math import e, inf, nan, pi
 
 from tapegrad import backends, fft, linalg, special
 from tapegrad._bind import bind as _bind
-from tapegrad._compile._compiled import compile
+from tapegrad._compile.function import compile
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.dtypes import DTYPES as _DTYPES
 from tapegrad._engine.dtypes import DType, isdtype, numpy_dtype

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tapegrad._compile._eager import Fused
-from tapegrad._compile._trace import Graph
-from tapegrad._compile._trace_library import TraceBackend
+from tapegrad._compile.capture.graph import Graph
+from tapegrad._compile.capture.tracer import tracer_type
+from tapegrad._compile.capture.tracer_backend import TraceBackend
+from tapegrad._compile.eager_fusion import Fused
 from tapegrad._engine import fusing as _fusing
 from tapegrad._engine.bound import bound
 from tapegrad._protocols import hints as _hints
@@ -31,7 +32,7 @@ def bind(namespace: ModuleType) -> None:
     bound.asarray, bound.of_list = creation.asarray, creation.of_list
     bound.hint = _hints.of_attribute
     BatchedBackend.namespace = BatchedNamespace
-    Graph.library = TraceBackend
+    Graph.library, Graph.array_type = TraceBackend, tracer_type
     _operators.bind()  # the operators of Tensors
     _interop.bind()  # NumPy's protocols
     _fusing.install(Fused)  # kernels of eager calls

@@ -97,8 +97,8 @@ def clean(model: Any) -> None:
     """Assert that no Tensor of a model holds a traced array."""
     for x in flatten(list(vars(model).values()))[0]:
         if isinstance(x, tg.Tensor):
-            assert "Traced" not in type(x._array).__name__
-            assert x.grad is None or "Traced" not in type(x.grad._array).__name__
+            assert "Tracer" not in type(x._array).__name__
+            assert x.grad is None or "Tracer" not in type(x.grad._array).__name__
 
 
 def same(

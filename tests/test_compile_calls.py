@@ -13,7 +13,7 @@ from compiling import CALLS, Model, clean, visible
 from test_compile import plain
 
 import tapegrad as tg
-from tapegrad._compile._compiled import LIMIT
+from tapegrad._compile.function import LIMIT
 from tapegrad._engine.dispatch import CaptureError
 
 

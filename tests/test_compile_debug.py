@@ -10,7 +10,7 @@ from compiling import CALLS, Model, values, visible
 from test_compile import plain
 
 import tapegrad as tg
-from tapegrad._compile._replay import Replay
+from tapegrad._compile.run.bound_program import BoundProgram
 
 
 def test_what_is_right_passes_and_is_eager() -> None:
@@ -92,7 +92,7 @@ def test_a_raw_array_that_changes_outside_is_right() -> None:
 
 def test_an_executor_that_is_wrong_is_found() -> None:
     f, _ = later(lambda flags, w, x: tg.sin(x) * w)
-    replay: Replay = f._last
+    replay: BoundProgram = f._last
     run = replay.run
     replay.run = lambda arrays: [1e-3 + out for out in run(arrays)]
     with pytest.raises(AssertionError, match=r"multiply at test_compile_debug.py:\d+.* by 0.001 at most"):

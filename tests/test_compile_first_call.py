@@ -19,7 +19,7 @@ from test_compile import plain
 from test_compile_arguments import _device as at
 
 import tapegrad as tg
-from tapegrad._compile._reach import reachable
+from tapegrad._compile.capture.state_discovery import reachable
 from tapegrad.backends import Backend
 
 total = tg.zeros(())

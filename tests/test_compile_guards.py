@@ -1248,7 +1248,7 @@ def test_functions_of_a_library_on_an_array_from_outside(xp: Place) -> None:
             tg.CaptureError, match=r"at test_compile_guards.py:\d+ the values of a raw array are needed"
         ):
             step(x)
-        assert "Traced" not in type(raw["a"]).__name__
+        assert "Tracer" not in type(raw["a"]).__name__
         return
     for n in range(12):
         if n == 4:

@@ -15,8 +15,8 @@ import pytest
 from forking import in_child
 
 import tapegrad as tg
-from tapegrad._compile import _locks
-from tapegrad._compile._trace import Graph, Traced
+from tapegrad._compile.capture import locks
+from tapegrad._compile.capture.graph import Graph, Tracer
 from tapegrad._engine.levels import capturing
 from tapegrad._engine.record import Record
 from tapegrad._engine.tensor import Tensor
@@ -39,7 +39,7 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: Custom(7, text="seven"),
     lambda: OSError(2, "no such file", "name"),
     lambda: UnicodeDecodeError("utf-8", b"x", 0, 1, "reason"),
-    lambda: TypeError("not Traced_ndarray"[4:10]),
+    lambda: TypeError("not Tracer_ndarray"[4:10]),
     lambda: AttributeError("saved"),
     MemoryError,
     lambda: tg.CaptureError("the user's own"),
@@ -67,12 +67,12 @@ def step(s: State, x: tg.Tensor, error: BaseException | None = None) -> tg.Tenso
 
 def seen(s: State) -> list[Any]:
     for x in (s.w, s.count, s.w.grad):
-        assert x is None or not isinstance(x._array, Traced)
+        assert x is None or not isinstance(x._array, Tracer)
     return [s.w.tolist(), s.count.item(), None if s.w.grad is None else s.w.grad.tolist()]
 
 
 def at_rest() -> bool:
-    return Graph.everywhere is None and capturing.get() is None and not _locks.tracing.running
+    return Graph.everywhere is None and capturing.get() is None and not locks.tracing.running
 
 
 @pytest.mark.parametrize("call", range(2))
@@ -186,9 +186,9 @@ def test_ctrl_c_at_any_point_leaves_no_traced_array(call: int) -> None:
 
 
 def test_ctrl_c_while_arrays_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tapegrad._compile import _settle
+    from tapegrad._compile.capture import remove_tracers
 
-    settle = _settle._settle_all
+    settle = remove_tracers._remove_all
     times = []
 
     def interrupted(graph: Any, tensors: Any) -> None:
@@ -206,7 +206,7 @@ def test_ctrl_c_while_arrays_are_given_back(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(ValueError, match="the user's own"):
         failing(tg.asarray(1.0))
-    monkeypatch.setattr(_settle, "_settle_all", interrupted)
+    monkeypatch.setattr(remove_tracers, "_remove_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         failing(tg.asarray(1.0))
     assert len(times) == 3
@@ -259,7 +259,7 @@ def test_a_fork_beside_replays_does_not_hang() -> None:
 @forks
 @pytest.mark.filterwarnings("ignore")
 def test_a_fork_beside_a_capture_that_does_not_end_settles_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_locks, "PATIENCE", 0.05)
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
     s = State()
     inside, go = threading.Event(), threading.Event()
 
@@ -273,7 +273,7 @@ def test_a_fork_beside_a_capture_that_does_not_end_settles_in_the_child(monkeypa
     x = tg.asarray([1.0, 2.0])
 
     def child() -> bool:
-        clean = not isinstance(s.w._array, Traced) and at_rest()
+        clean = not isinstance(s.w._array, Tracer) and at_rest()
         go.set()
         before = s.count.item()
         for _ in range(4):

@@ -15,7 +15,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._compile._compiled import LIMIT
+from tapegrad._compile.function import LIMIT
 
 
 class Model:
@@ -158,7 +158,7 @@ def test_numbers_are_kept_up_to_the_limit() -> None:
 
     with pytest.warns(RuntimeWarning, match="combinations"):
         steps()
-    assert len({*f._replays, *f._pending, *f._watched}) <= LIMIT
+    assert len({*f._programs, *f._pending, *f._watched}) <= LIMIT
 
 
 def test_objects_that_never_come_back_warn_and_later_ones_are_compiled() -> None:

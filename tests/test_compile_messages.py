@@ -102,7 +102,7 @@ def test_refused(name: str) -> None:
     with pytest.raises(CaptureError, match=f"(?s){match}"):
         repeated(f)
     for x in kept:
-        assert "Traced" not in type(x._array).__name__
+        assert "Tracer" not in type(x._array).__name__
 
 
 @pytest.mark.parametrize("function", [mutate, write, lambda x: np.sin(x), lambda x: np.sum(x), lambda x: float(x[0])])
@@ -158,7 +158,7 @@ def test_containers_that_are_changed_are_refused() -> None:
         assert params["w"].item() == 3.0
         with pytest.raises(CaptureError, match="a container that it is given.*return it, or update the Tensors"):
             f(params, x)
-        assert "Traced" not in type(params["w"]._array).__name__
+        assert "Tracer" not in type(params["w"]._array).__name__
 
 
 def test_gradients_that_are_recorded_are_refused() -> None:
@@ -172,7 +172,7 @@ def test_gradients_that_are_recorded_are_refused() -> None:
     step(tg.asarray(1.0))
     with pytest.raises(CaptureError, match="is recorded"):
         step(tg.asarray(1.0))
-    assert "Traced" not in type(w._array).__name__
+    assert "Tracer" not in type(w._array).__name__
 
 
 def test_a_result_with_a_gradient_of_its_own_is_refused() -> None:

@@ -14,8 +14,8 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile import _fuse, _scan, _stack
-from tapegrad._compile._trace import Traced
+from tapegrad._compile.capture.graph import Tracer
+from tapegrad._compile.plan import accumulate, fusion, stacking
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Fold, Node, Run, Scan, Stack
 from tapegrad.backends._numpy.executor import tiling
@@ -28,11 +28,11 @@ Step = Callable[..., Any]
 def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run together, in blocks of a few elements and on threads, what else would be too small for it."""
     monkeypatch.setattr(backends.Backend, "smallest_run", 2)
-    monkeypatch.setattr(_fuse, "FEWEST_ROWS", 2)
+    monkeypatch.setattr(fusion, "FEWEST_ROWS", 2)
     monkeypatch.setattr(tiling, "TILE", 3)
     monkeypatch.setattr(tiling, "PARALLEL", 10)
-    monkeypatch.setattr(_stack, "FEWEST", 2)
-    monkeypatch.setattr(_scan, "FEWEST", 2)
+    monkeypatch.setattr(stacking, "FEWEST", 2)
+    monkeypatch.setattr(accumulate, "FEWEST", 2)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -40,8 +40,8 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def traced_arrays() -> set[int]:
-    """Return the identities of all traced arrays there are."""
-    return {id(o) for o in gc.get_objects() if issubclass(type(o), Traced)}
+    """Return the identities of all tracers there are."""
+    return {id(o) for o in gc.get_objects() if issubclass(type(o), Tracer)}
 
 
 def items(step: Any) -> list[Any]:
@@ -520,8 +520,8 @@ def test_a_chain_of_its_own_results_stays() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_loops_are_stacked_to_the_bit(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    monkeypatch.setattr(_stack, "FEWEST", 2)
-    monkeypatch.setattr(_scan, "FEWEST", 2)
+    monkeypatch.setattr(stacking, "FEWEST", 2)
+    monkeypatch.setattr(accumulate, "FEWEST", 2)
     rng = np.random.default_rng(seed)
     w = [tg.tensor(normal(3, seed=i), requires_grad=True) for i in range(3)]
     choices, length = rng.integers(0, 9, size=6), int(rng.integers(3, 14))

@@ -17,7 +17,7 @@ from places import why_not
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile import _fuse, _products, _scan, _stack
+from tapegrad._compile.plan import accumulate, fusion, merge_matmuls, stacking
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._engine.tree import flatten
 from tapegrad.backends._numpy.executor import aliasing, axpy, nodes, sharing, tiling
@@ -26,17 +26,17 @@ WHY_NOT_CUDA = why_not("cuda")
 Random = random.Random
 Array = np.ndarray[Any, Any]
 SETTINGS: dict[str, list[tuple[Any, str, int]]] = {
-    "stacks": [(_stack, "FEWEST", 2), (_scan, "FEWEST", 2)],
+    "stacks": [(stacking, "FEWEST", 2), (accumulate, "FEWEST", 2)],
     "runs": [
         (backends.Backend, "smallest_run", 2),
-        (_fuse, "FEWEST_ROWS", 2),
+        (fusion, "FEWEST_ROWS", 2),
         (tiling, "TILE", 3),
         (tiling, "CACHE", 1),
         (tiling, "PARALLEL", 10),
     ],
     "updates": [(sharing, "WAKES_BLAS", 1), (axpy, "LARGE", 1)],
     "products": [
-        (_products, "FEWEST", 2),
+        (merge_matmuls, "FEWEST", 2),
         (sharing, "WORTH_THREADS", 1),
         (nodes, "WORTH_COPYING", 1),
         (aliasing, "SMALL_PART", 2),

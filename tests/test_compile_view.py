@@ -9,8 +9,8 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._compile._costs import flops_of
-from tapegrad._compile._view import View
+from tapegrad._compile.costs import flops_of
+from tapegrad._compile.display import View
 from tapegrad._program.ir import Node, Program, Run, Value
 
 

@@ -12,7 +12,7 @@ from places import why_not
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile import _eager
+from tapegrad._compile import eager_fusion
 from tapegrad.testing._sample import Sample
 from tapegrad.testing._samples import SAMPLES
 
@@ -148,7 +148,7 @@ def test_places_beyond_32_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_few_long_rows_are_not_reduced_by_a_block_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "LONG", 40)
-    fused = _eager.Fused("norm", lambda xp, x: xp.sqrt(xp.sum(x * x, axis=1)))
+    fused = eager_fusion.Fused("norm", lambda xp, x: xp.sqrt(xp.sum(x * x, axis=1)))
     xp = backends.load("cuda").xp
     for shape, by_block in (((3, 50), False), ((3, 60), False), ((3, 30), True), ((3, 20), True), ((3, 99), False)):
         x = cupy.asarray(rng.standard_normal(shape))
@@ -196,7 +196,7 @@ def test_no_trace_for_a_third_size(monkeypatch: pytest.MonkeyPatch) -> None:
         for n in (11, 12, 13):  # two traces that agree, if others have not been made before
             check(f, [rng.standard_normal((n, 2 * n + 1))])
         with monkeypatch.context() as patch:
-            patch.setattr(_eager, "traced", None)
+            patch.setattr(eager_fusion, "traced", None)
             check(f, [rng.standard_normal((14, 50))])
 
 
@@ -222,7 +222,7 @@ def test_what_looks_at_values_is_called() -> None:
     def looks(xp: Any, x: Any) -> Any:
         return x * 2 if bool(x[0] > 0) else x * 3 + 1
 
-    fused = _eager.Fused("looks", looks)
+    fused = eager_fusion.Fused("looks", looks)
     xp = backends.load("cuda").xp
     for first in (1.0, -1.0, 1.0):
         x = np.asarray([first, 2.0])
@@ -237,12 +237,12 @@ def test_a_function_of_which_nothing_fuses_is_not_traced_any_more() -> None:
         return x * n
 
     xp = backends.load("cuda").xp
-    fused = _eager.Fused("single", single)
-    for n in range(2 * _eager.TRIES):
+    fused = eager_fusion.Fused("single", single)
+    for n in range(2 * eager_fusion.TRIES):
         fused(xp, cupy.ones(3), n)
-    assert [kind is cupy.ndarray for kind in calls[_eager.TRIES :]] == [True] * _eager.TRIES
+    assert [kind is cupy.ndarray for kind in calls[eager_fusion.TRIES :]] == [True] * eager_fusion.TRIES
     calls.clear()
-    fused = _eager.Fused("double", lambda xp, x: single(xp, x, 2))  # one operation, whatever the array
+    fused = eager_fusion.Fused("double", lambda xp, x: single(xp, x, 2))  # one operation, whatever the array
     for n in range(3, 6):
         fused(xp, cupy.ones(n))
     assert [kind is cupy.ndarray for kind in calls] == [False, True, True]

@@ -22,6 +22,9 @@ FLOORS = (
     ("tapegrad.ops",),
     ("tapegrad.fft", "tapegrad.linalg", "tapegrad.special"),
     ("tapegrad._transforms", "tapegrad._vmap"),
+    ("tapegrad._compile.plan",),
+    ("tapegrad._compile.capture", "tapegrad._compile.states"),
+    ("tapegrad._compile.run",),
     ("tapegrad._compile",),
     ("tapegrad._protocols",),
     ("tapegrad._bind",),
@@ -44,7 +47,7 @@ PARTS = {
 # Own modules that are imported late, because an import of tapegrad does not need them.
 LATE = {
     "tapegrad.backends": {"tapegrad.backends._other"},
-    "tapegrad._compile._compiled": {"tapegrad._compile._view"},
+    "tapegrad._compile.function": {"tapegrad._compile.display"},
     "tapegrad.backends._cupy": {"tapegrad.backends._cupy.adapter"},
     "tapegrad.backends._cupy.adapter": {
         "tapegrad.backends._cupy.eager.fused_program",

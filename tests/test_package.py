@@ -86,6 +86,9 @@ def public_modules() -> list[str]:
         tg.backends,
         importlib.import_module("tapegrad.ops"),
         importlib.import_module("tapegrad._compile"),
+        importlib.import_module("tapegrad._compile.run"),
+        importlib.import_module("tapegrad._compile.capture"),
+        importlib.import_module("tapegrad._compile.plan"),
     ):
         names += [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     return sorted(names)

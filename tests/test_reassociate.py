@@ -13,7 +13,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile import _fuse
+from tapegrad._compile.plan import fusion
 from tapegrad._engine.dispatch import CaptureError
 from tapegrad._program.ir import Run
 from tapegrad.backends._numpy.executor import tiling
@@ -25,7 +25,7 @@ N = 12
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends.Backend, "smallest_run", 2)
-    monkeypatch.setattr(_fuse, "FEWEST_ROWS", 2)
+    monkeypatch.setattr(fusion, "FEWEST_ROWS", 2)
     monkeypatch.setattr(tiling, "TILE", 5)
 
 

@@ -19,13 +19,12 @@ from conftest import PLACES
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._compile import _costs
 from tapegrad._engine import linear_tangents, rules
 from tapegrad._engine.bound import bound
 from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.record import STATIC
 from tapegrad._program import op_kinds
-from tapegrad._program.ir import Node, Value
+from tapegrad._program.ir import Node
 from tapegrad._protocols import numpy_protocols
 from tapegrad._vmap import rules as batching
 from tapegrad.backends._cupy.codegen import expressions
@@ -34,7 +33,6 @@ from tapegrad.testing import SAMPLES, table
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = {shown: f for shown, _, f in table.functions()}
-FAMILY = {shown: f.__module__.rpartition(".")[2] for shown, f in PUBLIC.items()}
 NUMPY = backend_of[np.ndarray]
 
 
@@ -57,18 +55,6 @@ OTHER_NODES = ("T", "as_one", "index_add", "index_get", "index_set", "loop", "re
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
 NO_NODES = "broadcast_arrays clip diff linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
 NODES = [name for name in PUBLIC if library_has(name) and name not in NO_NODES.split()] + [*OTHER_NODES]
-# Families of which each member is one call of the library, alone, whatever its name.
-OPAQUE_FAMILIES = {
-    "creation": "there is no operand: the result is a constant of the program",
-    "decompositions": "a call of LAPACK",
-    "dtypes": "no array is computed",
-    "fft": "a call of the library's FFT",
-    "interchange": "no array is computed",
-    "norms": "composed in most libraries",
-    "sets": "they sort, and the shape of the result may depend on values",
-    "solving": "a call of LAPACK",
-    "sorting": "a call of the library's sort or search",
-}
 
 
 def operands(name: str, count: int) -> tuple[Any, ...]:
@@ -110,15 +96,6 @@ def graph_takes(name: str) -> bool:
     from tapegrad.backends._cupy.executor.library_calls import CAPTURED
 
     return name in CAPTURED
-
-
-def flops_known(name: str) -> bool:
-    """Say whether FLOP are counted by a table, or known to be unknown, and not taken for elementwise by default."""
-    x = Value((2, 2), np.dtype("float64"))
-    node = Node(name, print, (x, x), {})
-    node.outs = (x,)
-    named = _costs._MOVES | _costs._REDUCTIONS | _costs._PRODUCTS | _costs._UNKNOWN
-    return name in named or _costs.flops_of(node) is None or op_kinds.kind_of(name, ()) == "elementwise"
 
 
 def numpy_name_leads_here(name: str) -> bool:
@@ -164,22 +141,11 @@ class Table(NamedTuple):
 
 
 TABLES = {
-    "kinds for the planner": Table(
-        f"ELEMENTWISE, REDUCTIONS or VIEWS in {op_kinds.__name__}",
-        [name for name in NODES if FAMILY.get(name) not in OPAQUE_FAMILIES],
-        lambda name: op_kinds.kind_of(name, (None, (0,))) != "",
-        {
-            "state is written, in place where nobody else holds it": "index_add index_set",
-            "looks at values": "as_one loop refuse",
-            "the shape of a run is not that of its operands": "concat roll stack take take_along_axis unstack",
-            "computed along an axis, in order": "cumulative_sum cumulative_prod",
-            "a mean and a sum of squares in one call": "std var",
-            "a product that is no matmul": "vecdot",
-            "an integer from any dtype": "count_nonzero",
-            "a library has no loop with `out`; CuPy's executor names those it has in `EXTRA`": " ".join(
-                name for name in NODES if name.startswith("special.")
-            ),
-        },
+    "facts for planners and displays": Table(
+        f"TABLE or FAMILIES in {op_kinds.__name__}, with the reason if no pass is to look into it",
+        NODES,
+        op_kinds.is_known,
+        {"no function of arrays, so no node": "can_cast finfo from_dlpack iinfo result_type"},
     ),
     "calls of the executor on NumPy": Table(
         f"UFUNCS, REDUCES or `elementwise` in {kernels.__name__}",
@@ -210,18 +176,6 @@ TABLES = {
             "no function of arrays, so no node": "can_cast finfo from_dlpack iinfo result_type",
             "it looks at values": "as_one loop nonzero unique_all unique_counts unique_inverse unique_values",
             "planned by itself: the check is noted by a kernel": "refuse",
-        },
-    ),
-    "FLOP of a program": Table(
-        f"_MOVES, _REDUCTIONS, _PRODUCTS or _UNKNOWN in {_costs.__name__}",
-        NODES,
-        flops_known,
-        {
-            "one for each element of the result": " ".join(name for name in NODES if name.startswith("special.")),
-            "one for each element that is added": "index_add",
-            "no function of arrays, so no node": "can_cast finfo from_dlpack iinfo result_type",
-            "a program refuses it: the shape of its result depends on values": "nonzero unique_all unique_counts "
-            "unique_inverse unique_values",
         },
     ),
     "NumPy's protocols": Table(
@@ -312,6 +266,18 @@ def test_every_backend_is_known(prefix: str) -> None:
     extra = re.search(r"tapegrad\[(\w+)\]", install)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert extra is None or extra[1] in extras, "add the extra that installs it to pyproject.toml"
+
+
+def test_opaque_operations_have_a_reason() -> None:
+    rows = {**op_kinds.TABLE, **op_kinds.FAMILIES}
+    assert [name for name, info in rows.items() if bool(info.kind) is bool(info.why)] == []
+
+
+def test_elementwise_rules_are_elementwise_nodes() -> None:
+    """A program fuses what the registry says is elementwise; an operation that is none has its reason in the table."""
+    names = {name for name, operation in rules.OPERATIONS.items() if operation.elementwise}
+    unlike = {name for name in names & set(NODES) if op_kinds.kind_of(name, ()) != "elementwise"}
+    assert {name for name in unlike if not op_kinds.info_of(name).why} == set()
 
 
 def test_kinds_name_what_there_is() -> None:

@@ -16,7 +16,7 @@ import cupyx.scipy.special
 import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
-from tapegrad._program.ir import Program
+from tapegrad._program.ir import Node, Program
 from tapegrad._program.queries import is_put_where
 from tapegrad.backends._array import DEVICE_IDS, Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
@@ -181,7 +181,7 @@ class Adapter(Backend):
 
         return Executor(program)
 
-    def fused_program(self, program: Program, name: str) -> Any:
+    def fused_program(self, program: Program[Node], name: str) -> Any:
         from tapegrad.backends._cupy.eager.fused_program import compiled
 
         return compiled(program, name)

@@ -1,1 +1,1 @@
-"""Capturing calls as programs, planning these and replaying them; this names no array library."""
+"""The compiler: calls are captured as programs, planned, then replayed. It names no array library."""

@@ -1,4 +1,4 @@
-"""Interpreters of a program: node by node, and as straight Python code, which every array library can run."""
+"""Interpretation of a program: node by node, or as straight Python code that every array library can run."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._program.ir import Node, Program, Value, put_in
+from tapegrad._program.op_kinds import LOOKING as LOOKING
 
 Call = Callable[[Callable[..., Any], Any, Any], Any]
 
-LOOKING = frozenset(("as_one", "loop"))  # operations that look at values, on which what they compute depends
-
 
 def results_of(node: Node, content: Callable[[Value], Any], call: Call) -> tuple[Any, ...]:
-    """Return what a node computes of the contents of the values it reads; call: of `(function, args, kwargs)`."""
+    """Return the results of a node, from the contents of the values it reads; call: of `(function, args, kwargs)`."""
     kwargs = {k: put_in(v, content) for k, v in node.kwargs.items()}
     result = call(node.function, put_in(node.args, content), kwargs)
     return () if node.effect else tuple(result) if node.many else (result,)
 
 
 def replay_of(
-    program: Program,
+    program: Program[Node],
     keep: Callable[[Any], Any] | None = None,
     apart: bool = False,
     loop: Callable[..., Any] | None = None,
@@ -32,7 +31,7 @@ def replay_of(
     `large_constants` too, and returns (outputs, conditions), where a node that raises if a condition holds only gives
     that. loop: runs a loop on arrays, for its result and a condition: the last change if it did not end, else 0.
     """
-    names: dict[Any, str] = {v: f"v{n}" for n, v in enumerate(program.inputs)}
+    names: dict[Value, str] = {v: f"v{n}" for n, v in enumerate(program.inputs)}
     known: dict[str, Any] = {"keep": keep}
     given = large_constants(program) if apart else []
     names.update({v: f"c{n}" for n, v in enumerate(given)})
@@ -83,9 +82,9 @@ def replay_of(
     return replay
 
 
-def _last_uses(program: Program) -> dict[int, list[Any]]:
+def _last_uses(program: Program[Node]) -> dict[int, list[Value]]:
     """Return for each node the values that nothing after it reads."""
-    last: dict[int, list[Any]] = {}
+    last: dict[int, list[Value]] = {}
     seen = set(program.outputs)
     for n in range(len(program.nodes) - 1, -1, -1):
         node = program.nodes[n]
@@ -96,7 +95,7 @@ def _last_uses(program: Program) -> dict[int, list[Any]]:
     return last
 
 
-def large_constants(program: Program) -> list[Any]:
+def large_constants(program: Program[Node]) -> list[Value]:
     """Return the constants of more than one element that a program reads."""
     values = dict.fromkeys(v for node in program.nodes for v in node.values())
     return [v for v in values if v.constant is not None and v.size > 1]
@@ -107,5 +106,5 @@ class PlainExecutor:
 
     how = "replayed call by call"
 
-    def __init__(self, program: Program, keep: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, program: Program[Node], keep: Callable[[Any], Any] | None = None) -> None:
         self.run: Callable[[list[Any]], list[Any]] = replay_of(program, keep)

@@ -1,18 +1,21 @@
-"""The intermediate representation of a program: nodes, groups of nodes, and values without contents."""
+"""The intermediate representation of a program: values without contents, nodes, groups of nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, final
+
+# Kinds of operations. "pick" takes one element of each row, "rows" lays values side by side; "" is any other.
+Kind = Literal["", "elementwise", "reduction", "view", "matmul", "pick", "rows"]
 
 
 @final
 class Value:
     """An array of a program: an input, a constant or a result, of known shape and dtype.
 
-    node: what computes it, None for inputs and constants; constant: the array, None for others; dtype: native;
+    node: the one that computes it, None for inputs and constants; constant: the array, None for others; dtype: native;
     uniform: the scalar constant that all its elements are, if they are known to be; row: the array of rows that it lies
     in, and which one it is, if it is to lie in one.
     """
@@ -35,7 +38,7 @@ class Node:
 
     op: the name in the array API standard, or of an extension of the adapter ("index_get", "special.erf"); outs: the
     results; many: whether the function returns several; line: "file:line" of the user's call; effect: whether it is
-    called for what it does (to refuse bad values), not for a result; kind: of operation, see `op_kinds`, once planned.
+    called for its effect (to refuse bad values), not for a result; kind: of operation, see `op_kinds`, once planned.
     """
 
     __slots__ = ("args", "effect", "function", "kind", "kwargs", "line", "many", "op", "outs", "reads")
@@ -55,7 +58,7 @@ class Node:
         self.reads = reads_of(args, kwargs) if reads is None else reads
         self.outs: tuple[Value, ...] = ()
         self.many = False
-        self.kind = ""
+        self.kind: Kind = ""
 
     @property
     def out(self) -> Value:
@@ -154,8 +157,8 @@ class Fold(_Group):
 class Scan(_Group):
     """A chain of nodes of one operation, each of the result before it and another value; others may read any result.
 
-    first: what the chain begins with; others: what each node combines the result before it with. moves_in, moves_out:
-    which of the others, and of the results, can be moved by one call, with their places in the chain.
+    first: the value that the chain begins with; others: the operands that come in, one for each node. moves_in,
+    moves_out: the others, and the results, that can be moved by one call each, with their places in the chain.
     """
 
     form = "scan"
@@ -178,39 +181,50 @@ class Scan(_Group):
         yield from self.others
 
 
-Item = Node | Run | Stack | Fold | Scan  # what a planned program consists of
+Group = Run | Stack | Fold | Scan  # nodes that run as one
+Item = Node | Group
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with defaults, which `typing` has from Python 3.13 on
+
+    ItemT = TypeVar("ItemT", bound=Item, covariant=True, default=Item)
+    OtherT = TypeVar("OtherT", bound=Item)
+else:
+    from typing import TypeVar
+
+    ItemT = TypeVar("ItemT")
 
 
-class Program:
+class Program(Generic[ItemT]):
     """Items in an order in which they can be run, from inputs to outputs.
 
-    items: single nodes as captured, also groups of nodes once planned. replaces: for each output the number of the
-    input whose array it takes the place of (updated state), or None. arguments: numbers of the inputs that are other
-    arrays from call to call. gradients: places of the outputs that only become gradients. reassociated: whether results
-    may differ by rounding.
+    A captured program, `Program[Node]`, has only nodes; a planned one, `Program[Item]` or `Program`, has groups too.
+    replaces: for each output the number of the input whose array it takes the place of (updated state), or None.
+    arguments: numbers of the inputs that are other arrays from call to call. gradients: places of the outputs that
+    only become gradients. reassociated: whether results may differ by rounding.
     """
 
     def __init__(
         self,
         inputs: list[Value],
-        items: Sequence[Item],
+        items: Sequence[ItemT],
         outputs: list[Value],
         replaces: list[int | None] | None = None,
         arguments: frozenset[int] = frozenset(),
         gradients: frozenset[int] = frozenset(),
     ) -> None:
         self.inputs, self.outputs = inputs, outputs
-        self.items: list[Item] = items if type(items) is list else list(items)
+        self.items: list[ItemT] = items if type(items) is list else list(items)
         self.arguments, self.gradients = arguments, gradients
         self.replaces: list[int | None] = [None] * len(outputs) if replaces is None else replaces
         self.reassociated = False
 
     @property
-    def nodes(self) -> list[Node]:
-        """The items of a program that is not planned yet: all are single nodes."""
-        return self.items  # type: ignore[return-value]
+    def nodes(self: Program[Node]) -> list[Node]:
+        """The items of a captured program, which are all single nodes."""
+        return self.items
 
-    def with_nodes(self, items: Sequence[Item], outputs: list[Value] | None = None) -> Program:
+    def with_nodes(self, items: Sequence[OtherT], outputs: list[Value] | None = None) -> Program[OtherT]:
         """Return a program of the same inputs and outputs that computes them in another way."""
         outputs = self.outputs if outputs is None else outputs
         return Program(self.inputs, items, outputs, self.replaces, self.arguments, self.gradients)

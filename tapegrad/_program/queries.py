@@ -1,4 +1,4 @@
-"""Questions about nodes and values that planners and executors of several libraries ask."""
+"""Questions about nodes that the executors of several libraries ask."""
 
 from __future__ import annotations
 

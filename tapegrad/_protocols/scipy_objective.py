@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad._compile._compiled import Compiled
+from tapegrad._compile.function import Compiled
 from tapegrad._engine.dispatch import backend_of, find_backend, given_out
 from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.mode import mode_set

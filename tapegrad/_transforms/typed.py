@@ -45,6 +45,6 @@ class CompiledFunction(Transformed[P, R_co]):
     _keys: Any
     _last: Any
     _pending: Any
+    _programs: Any
     _replayed: Any
-    _replays: Any
     _watched: Any

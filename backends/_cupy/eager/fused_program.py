@@ -39,7 +39,7 @@ class Compiled:
     not better called function by function.
     """
 
-    def __init__(self, program: Program, steps: Sequence[Step], sizes: Mapping[int, int] | None = None) -> None:
+    def __init__(self, program: Program[Node], steps: Sequence[Step], sizes: Mapping[int, int] | None = None) -> None:
         self.program, self.steps = program, steps
         self.several = cupy.cuda.runtime.getDeviceCount() > 1  # devices
         # All values in one list: inputs, constants, results. A step reads and writes it by number.
@@ -109,7 +109,7 @@ def _renaming(sizes: Mapping[int, int], strict: bool) -> Rename:
     return lambda shape: tuple([sizes[n] if strict else sizes.get(n, n) for n in shape])
 
 
-def compiled(program: Program, name: str) -> Compiled | None:
+def compiled(program: Program[Node], name: str) -> Compiled | None:
     """Return a program as few steps, None if that saves no launch or there is no such text; name: of the operation."""
     # Empty arrays: there is nothing to launch, and CuPy knows the results of reductions.
     if any(v.size == 0 for node in program.nodes for v in (*node.reads, *node.outs)):
@@ -123,7 +123,7 @@ def compiled(program: Program, name: str) -> Compiled | None:
     return Compiled(program, steps)
 
 
-def launches(program: Program) -> int:
+def launches(program: Program[Node]) -> int:
     """Return how many functions a program calls, views apart."""
     return sum(node.kind != "view" for node in program.nodes)
 
@@ -131,7 +131,7 @@ def launches(program: Program) -> int:
 # -- partition ---------------------------------------------------------------------------------------------
 
 
-def _partition(program: Program, name: str) -> list[Step] | None:
+def _partition(program: Program[Node], name: str) -> list[Step] | None:
     """Return the steps of a program: each node joins the first group, from its operands' on, that can take it.
 
     Calls that read nothing computed here, such as views of operands, come before. None if a group has no kernel.

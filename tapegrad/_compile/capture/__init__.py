@@ -1,0 +1,1 @@
+"""Capture: a call runs eagerly on tracers, which makes it a program with guards."""

@@ -1,0 +1,1 @@
+"""Plan: passes that rewrite a program into fewer operations, grouped for an executor."""
