@@ -12,7 +12,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._transforms import sparse_jacobian as _sparse
-from tapegrad._transforms.reverse import Traced
+from tapegrad._transforms.reverse import TransformCall
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -121,7 +121,7 @@ def test_against_the_dense_matrix(name: str, mode: str) -> None:
 def test_detection_is_exact(name: str) -> None:
     f, shape = FUNCTIONS[name]
     x = RNG.standard_normal(shape)
-    pattern = _sparse.detected(Traced("test", f, (x,), {})).toarray()
+    pattern = _sparse.detected(TransformCall("test", f, (x,), {})).toarray()
     dense = np.reshape(tg.jacobian(f)(x), pattern.shape)
     np.testing.assert_array_equal(pattern, dense != 0)
 
@@ -207,13 +207,13 @@ def test_few_colourings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_cheaper_direction_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """An arrow's head is a full row, so that columns take a colour each, but rows two colours."""
-    pulled, pull = [], Traced.pull
+    pulled, pull = [], TransformCall.pull
 
-    def spy(self: Traced, cotangents: Any, *rest: Any, **options: Any) -> Any:
+    def spy(self: TransformCall, cotangents: Any, *rest: Any, **options: Any) -> Any:
         pulled.append(cotangents[0].shape[0])
         return pull(self, cotangents, *rest, **options)
 
-    monkeypatch.setattr(Traced, "pull", spy)
+    monkeypatch.setattr(TransformCall, "pull", spy)
     x = RNG.standard_normal(50)
     j = tg.jacobian(arrow, sparsity="detect")(x)
     assert pulled == [2]

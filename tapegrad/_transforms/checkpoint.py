@@ -14,7 +14,7 @@ from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.record import Record, next_seq
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
-from tapegrad._transforms.custom_rules import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
+from tapegrad._transforms.custom_rules import SavedCall, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._transforms.derived import derived
 from tapegrad._transforms.linear_map import differ
 from tapegrad._transforms.reverse import check_function, linked
@@ -90,7 +90,7 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
             found = pulled(ys, ts, taped, retain=taped, stops=set(wanted), supports=supports)
             return list(as_tensors([found.get(r) for r in wanted], taped))
 
-        call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)
+        call = SavedCall([x._array for x in inputs], [y._array for y in outs], parents, rule)
         return rebuild(list(recorded("checkpoint", call)))
 
     return run  # type: ignore[return-value]

@@ -26,7 +26,7 @@ from tapegrad.ops.shaping import broadcast_to, stack
 Axes = tuple[int | None, ...]
 
 
-class Call:
+class SavedCall:
     """What the record of a call keeps.
 
     inputs and outs: raw arrays; parents: the records of the inputs and of whatever else gets a cotangent; rule:
@@ -50,16 +50,16 @@ class Call:
         self.whole = whole
         self.inputs, self.outs, self.parents, self.rule, self.push = inputs, outs, parents, rule, push
 
-    def of(self, whole: Record) -> Call:
+    def of(self, whole: Record) -> SavedCall:
         """Return the same for a record that stands in for `whole`."""
-        return Call(self.inputs, self.outs, self.parents, self.rule, self.push, whole)
+        return SavedCall(self.inputs, self.outs, self.parents, self.rule, self.push, whole)
 
     def tied(self, taped: bool) -> list[Tensor]:
         """Return the inputs as Tensors, tied to where they came from on the tape, or as constants."""
         return [wrap(a, p if taped else None) for a, p in zip(self.inputs, self.parents, strict=False)]
 
 
-def _pull(walk: Any, r: Record, ts: Any, saved: tuple[Call]) -> None:
+def _pull(walk: Any, r: Record, ts: Any, saved: tuple[SavedCall]) -> None:
     (call,) = saved
     taped = walk.taped
     lead = next(len(t.shape) - len(a.shape) for t, a in zip(ts, call.outs, strict=True) if t is not None)
@@ -74,7 +74,7 @@ def _pull(walk: Any, r: Record, ts: Any, saved: tuple[Call]) -> None:
 
 
 def _one_by_one(
-    call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any], supports: dict[int, Support], lead: int
+    call: SavedCall, tied: list[Tensor], outs: list[Tensor], ts: list[Any], supports: dict[int, Support], lead: int
 ) -> list[Any]:
     """Return what the rule gives for cotangents, each of those that come at once along extra leading axes in turn."""
     if lead == 0:
@@ -99,7 +99,7 @@ def _cotangent(t: Any, a: Any, taped: bool) -> Tensor:
 
 def _push(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     """Return the list of the outs' tangents, or None if the rule is to be transposed."""
-    call: Call = r.saved[0]
+    call: SavedCall = r.saved[0]
     if call.push is None:
         return None
     with mode_set(recording=taped):
@@ -111,7 +111,7 @@ def _push(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
     return [t if taped else t._array for t in outs]
 
 
-def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Tensor]:
+def _pushed(call: SavedCall, tied: list[Tensor], ts: list[Any], lead: int) -> list[Tensor]:
     """Return the tangents of the outs, each of those that come at once along extra leading axes in turn."""
     assert call.push is not None
     if lead == 0:
@@ -129,7 +129,7 @@ def _operation(name: str) -> Operation:
     return Operation(name, (), ("call",), (STATIC,), pull=_pull, push=_push)
 
 
-def recorded(name: str, call: Call) -> list[Tensor]:
+def recorded(name: str, call: SavedCall) -> list[Tensor]:
     """Return the outs of a call as Tensors, recorded as one operation if any parent is and recording is on."""
     ys = [wrap(a) for a in call.outs]
     m = mode()
@@ -331,7 +331,7 @@ class custom_vjp(Derived):
             anew = recorded_outside or mode().recording
             return cotangents_of(forward(*put(tied))[1] if anew else residuals, rebuild(list(ts)))
 
-        ys = recorded("custom_vjp", Call([x._array for x in inputs], [y._array for y in outs], parents, rule))
+        ys = recorded("custom_vjp", SavedCall([x._array for x in inputs], [y._array for y in outs], parents, rule))
         return rebuild(list(ys))
 
 
@@ -428,7 +428,7 @@ class custom_jvp(Derived):
         def transposed(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
             return transpose(lambda *u: push(tied, list(u)), tied, ts, mode().recording, supports)
 
-        call = Call([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
+        call = SavedCall([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
         return rebuild(list(recorded("custom_jvp", call)))
 
 

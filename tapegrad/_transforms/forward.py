@@ -33,9 +33,9 @@ from tapegrad._engine.record import LEAF, OUTS, RELEASED, STATIC, Operation, Rec
 from tapegrad._engine.rules import new, record
 from tapegrad._engine.structural_zeros import Support, both, by_rows, calm, either, only
 from tapegrad._engine.tensor import Tensor, wrap
-from tapegrad._transforms.custom_rules import Call
+from tapegrad._transforms.custom_rules import SavedCall
 from tapegrad._transforms.linear_map import LinearMap
-from tapegrad._transforms.reverse import Traced, between, check_function, is_recorded, like, linked
+from tapegrad._transforms.reverse import TransformCall, between, check_function, is_recorded, like, linked
 
 
 def push(path: Sequence[Record], tangents: dict[Record, Any], taped: bool) -> None:
@@ -227,7 +227,7 @@ def _transposed(r: Record, tangents: dict[Record, Any], taped: bool, picks: Sequ
         }
         saved = as_tensors_of(r) if taped else [_wrapped(v, r.op) for v in r.saved]
         alone = stand_in(r, [p if p in given else None for p in r.parents])
-        alone.op, alone.saved = _constants(r.op), tuple([v.of(r) if isinstance(v, Call) else v for v in saved])
+        alone.op, alone.saved = _constants(r.op), tuple([v.of(r) if isinstance(v, SavedCall) else v for v in saved])
         seed: Any = us[None] if picks is None else [us.get(i) for i in range(r.shape)]
         back: dict[Any, Any] = dict(zip(alone.parents, r.parents, strict=True))
         cotangents = walked(Walk({alone: seed}, None, True), True)
@@ -339,7 +339,7 @@ def jvp_as(
         if not isinstance(arguments, (tuple, list)):
             kind = type(arguments).__name__
             raise TypeError(f"{transform}: primals and tangents are tuples or lists of arguments, not {kind}")
-    traced = Traced(transform, f, primals, {}, has_aux=has_aux)
+    traced = TransformCall(transform, f, primals, {}, has_aux=has_aux)
     out = _pushed(traced, *tangents)
     value = traced.result(traced.outputs, traced.taped)
     return (value, out, traced.auxiliary()) if has_aux else (value, out)
@@ -384,11 +384,11 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
 def linearize_as(transform: str, f: Callable[..., Any], *primals: Any) -> tuple[Any, partial[Any]]:
     """Return what `linearize` does, for a transform that messages are to name."""
     check_function(transform, f, form="(f, x)")
-    traced = Traced(transform, f, primals, {})
+    traced = TransformCall(transform, f, primals, {})
     return traced.result(traced.outputs, traced.taped), partial(_pushed, traced)
 
 
-def _pushed(traced: Traced, *tangents: Any) -> Any:
+def _pushed(traced: TransformCall, *tangents: Any) -> Any:
     """Return the tangents of the outputs, as a tree, for those of the inputs."""
     given = like(f"{traced.what}: the tangent", list(tangents), traced.fresh)
     taped = mode().recording and (traced.taped or any(is_recorded(t) for t in given))
@@ -397,7 +397,7 @@ def _pushed(traced: Traced, *tangents: Any) -> Any:
     return traced.result(traced.derivatives(lambda taped: tangents_of(traced, given, taped), taped), taped)
 
 
-def tangents_of(traced: Traced, given: Sequence[Tensor], taped: bool) -> list[Tensor]:
+def tangents_of(traced: TransformCall, given: Sequence[Tensor], taped: bool) -> list[Tensor]:
     """Return the tangents of the outputs for those of the inputs, which may have extra leading axes."""
     known: dict[Record, Any] = {}
     for x, t in zip(traced.fresh, given, strict=True):

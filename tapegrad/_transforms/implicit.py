@@ -14,7 +14,7 @@ from tapegrad._engine.levels import mapping
 from tapegrad._engine.mode import mode_set
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad._engine.tree import flatten
-from tapegrad._transforms.custom_rules import Call, constant_of, inputs_of, isolated, no_captures, recorded
+from tapegrad._transforms.custom_rules import SavedCall, constant_of, inputs_of, isolated, no_captures, recorded
 from tapegrad._transforms.jacobian import jacobian_as
 from tapegrad._transforms.reverse import check_function, vjp_as
 from tapegrad._vmap.array import Batched, Level
@@ -207,7 +207,7 @@ def _solution(
     def rule(tied: list[Tensor], outs: list[Tensor], ts: list[Tensor], _: Any) -> list[Tensor]:
         return pull(outs[0], ts[0], tied)
 
-    (y,) = recorded(name, Call([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))
+    (y,) = recorded(name, SavedCall([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))
     return y
 
 

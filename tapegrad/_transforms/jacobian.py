@@ -12,7 +12,7 @@ from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.derived import derived
 from tapegrad._transforms.forward import jvp_as, tangents_of
-from tapegrad._transforms.reverse import Traced, check_function, grad_as
+from tapegrad._transforms.reverse import TransformCall, check_function, grad_as
 from tapegrad._transforms.sparse_jacobian import sparse_jacobian
 from tapegrad._transforms.typed import P, Transformed
 from tapegrad.ops.shaping import concat, moveaxis, reshape
@@ -104,7 +104,7 @@ def jacobian_as(
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        traced = Traced(transform, f, args, kwargs, chosen, has_aux)
+        traced = TransformCall(transform, f, args, kwargs, chosen, has_aux)
         for x in (*traced.fresh, *traced.outputs):
             if is_complex(x._array.dtype):
                 raise TypeError(f"{traced.what}: complex values have no matrix of derivatives: use jvp or vjp")
@@ -126,7 +126,7 @@ def jacobian_as(
     return run
 
 
-def _reverse(traced: Traced, chunk_size: int | None, taped: bool) -> list[Tensor]:
+def _reverse(traced: TransformCall, chunk_size: int | None, taped: bool) -> list[Tensor]:
     """Return for each output the blocks by each input, from one cotangent for each element of the output."""
     rows = []
     for i, y in enumerate(traced.outputs):
@@ -138,7 +138,7 @@ def _reverse(traced: Traced, chunk_size: int | None, taped: bool) -> list[Tensor
     return rows
 
 
-def _forward(traced: Traced, chunk_size: int | None, taped: bool) -> list[Tensor]:
+def _forward(traced: TransformCall, chunk_size: int | None, taped: bool) -> list[Tensor]:
     """Return for each output the blocks by each input, from one tangent for each element of the input."""
     columns = []
     for i, x in enumerate(traced.fresh):

@@ -18,13 +18,13 @@ from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import mode, mode_set, scopes
 from tapegrad._engine.record import LEAF, Record
 from tapegrad._engine.tensor import Hooks, Tensor
-from tapegrad._transforms.custom_rules import Call, as_tensors, recorded
-from tapegrad._transforms.reverse import Compute, Traced
+from tapegrad._transforms.custom_rules import SavedCall, as_tensors, recorded
+from tapegrad._transforms.reverse import Compute, TransformCall
 
 _again: WeakSet[CodeType] = WeakSet()  # of functions whose derivatives were differentiated again
 
 
-def derivatives(traced: Traced, compute: Compute) -> list[Tensor]:
+def derivatives(traced: TransformCall, compute: Compute) -> list[Tensor]:
     """Return derivatives of a traced call, recorded.
 
     compute: gives them, from a walk that is recorded or one that is not, as often as it is called.
@@ -45,10 +45,10 @@ def derivatives(traced: Traced, compute: Compute) -> list[Tensor]:
         found = pulled(again, ts, taped, retain=True, stops=set(parents), supports=supports)
         return as_tensors([found.get(p) for p in parents], taped)
 
-    return recorded("gradient", Call([], [g._array for g in compute(False)], parents, rule))
+    return recorded("gradient", SavedCall([], [g._array for g in compute(False)], parents, rule))
 
 
-def _outside(traced: Traced) -> tuple[Record, ...]:
+def _outside(traced: TransformCall) -> tuple[Record, ...]:
     """Return the records outside of a traced call that its result was computed from, and leaves made inside."""
     oldest = max(r.seq for r in traced.leaves)
     roots = [y._record for y in traced.outputs if y._record is not None]

@@ -20,7 +20,7 @@ from tapegrad._engine.once import once
 from tapegrad._engine.record import STATIC, Operation
 from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
-from tapegrad._transforms.reverse import Traced, is_recorded
+from tapegrad._transforms.reverse import TransformCall, is_recorded
 
 Function = Callable[..., Any]
 
@@ -66,7 +66,9 @@ class Cotangent:
         if type(t) is not Tensor:
             with _apart():
                 return self(bound.tensor_namespace, *map(wrap, (t, *xs)))._array
-        call = Traced("as_one", lambda x: self.function(xp, *xs[: self.n], x, *xs[self.n + 1 :]), (xs[self.n],), {})
+        call = TransformCall(
+            "as_one", lambda x: self.function(xp, *xs[: self.n], x, *xs[self.n + 1 :]), (xs[self.n],), {}
+        )
         return call.pull([t], mode().recording and (call.taped or is_recorded(t)))[0]
 
     def __repr__(self) -> str:

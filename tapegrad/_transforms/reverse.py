@@ -44,12 +44,12 @@ Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
 _later: list[Any] = []  # installed from a higher floor: see later.py
 
 
-def install_later(function: Callable[[Traced, Compute], list[Tensor]]) -> None:
+def install_later(function: Callable[[TransformCall, Compute], list[Tensor]]) -> None:
     """Set what gives derivatives so that they can be differentiated again."""
     _later[:] = [function]
 
 
-class Traced:
+class TransformCall:
     """A call of a function with fresh records for the arguments to differentiate by.
 
     what: the transform and the function, for messages; fresh: the leaves of these arguments, as Tensors with records
@@ -311,7 +311,7 @@ def value_and_grad_as(
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        traced = Traced(transform, f, args, kwargs, chosen, has_aux)
+        traced = TransformCall(transform, f, args, kwargs, chosen, has_aux)
         y = traced.scalar()
         one = wrap(namespace_of[type(y._array)].ones_like(y._array))
         found = traced.derivatives(lambda taped: traced.pull([one], taped, retain=traced.taped), traced.taped)
@@ -426,13 +426,13 @@ def vjp_as(
     may_be_constant: bool = False,
 ) -> tuple[Any, ...]:
     """Return what `vjp` does, for a transform that messages are to name."""
-    traced = Traced(transform, f, primals, {}, None, has_aux, may_be_constant)
+    traced = TransformCall(transform, f, primals, {}, None, has_aux, may_be_constant)
     pull = partial(_pulled, traced)
     value = traced.result(traced.outputs, traced.taped)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
 
 
-def _pulled(traced: Traced, cotangent: Any) -> tuple[Any, ...]:
+def _pulled(traced: TransformCall, cotangent: Any) -> tuple[Any, ...]:
     """Return the cotangents of the inputs, as trees, for those of the outputs."""
     seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
     taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))

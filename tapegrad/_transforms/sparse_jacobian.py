@@ -23,7 +23,7 @@ from tapegrad._engine.record import STATIC, Record
 from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.forward import pushed, stand_in, tangents_of
-from tapegrad._transforms.reverse import Traced
+from tapegrad._transforms.reverse import TransformCall
 from tapegrad.ops.creation import asarray
 
 AT_ONCE = 1 << 22  # elements of the result of a rule on many seeds, while a pattern is detected
@@ -32,7 +32,7 @@ _coloured: dict[bytes, Any] = {}
 _lock = Lock()
 
 
-def sparse_jacobian(traced: Traced, sparsity: Any, direction: str, chunk_size: int | None) -> Any:
+def sparse_jacobian(traced: TransformCall, sparsity: Any, direction: str, chunk_size: int | None) -> Any:
     """Return the Jacobian of a function of one array, which returns one, as a scipy.sparse.csr_array."""
     what = traced.what
     sparse = _scipy_sparse()
@@ -149,7 +149,7 @@ def _host(x: Tensor) -> Any:
     return np.asarray(x.detach().to_device("cpu"))
 
 
-def _probe(traced: Traced, j: Any) -> None:
+def _probe(traced: TransformCall, j: Any) -> None:
     """Raise ValueError unless the matrix times a random vector is the derivative along it."""
     (x,), (y,) = traced.fresh, traced.outputs
     v = np.random.default_rng(0).standard_normal(x.size).astype(_host(x).dtype)
@@ -170,7 +170,7 @@ def _probe(traced: Traced, j: Any) -> None:
         )
 
 
-def _rounding(traced: Traced, v: Any, direct: Any) -> Any:
+def _rounding(traced: TransformCall, v: Any, direct: Any) -> Any:
     """Return the rounding errors of derivatives along a vector: by how much those along multiples are no multiples."""
     (x,) = traced.fresh
     factors = np.linspace(1.1, 1.9, 16)
@@ -182,7 +182,7 @@ def _rounding(traced: Traced, v: Any, direct: Any) -> Any:
 # -- detection ---------------------------------------------------------------------------------------------
 
 
-def detected(traced: Traced) -> Any:
+def detected(traced: TransformCall) -> Any:
     """Return where the Jacobian may be other than zero at these inputs, as a csr_array of True.
 
     Each record on the tape hands on which inputs each element depends on: through an elementwise operation and a stack
