@@ -12,7 +12,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._engine.backward import Walk
-from tapegrad._transforms import later as _later
+from tapegrad._transforms import later
 
 X, V = np.asarray([0.3, -0.7, 1.1]), np.asarray([0.5, 2.0, -1.0])
 Function = Callable[[Any, Any], Any]
@@ -170,7 +170,7 @@ def test_nothing_is_recorded_until_then(monkeypatch: pytest.MonkeyPatch, name: s
         start(self, seeds, live, recorded, *rest)
 
     monkeypatch.setattr(Walk, "__init__", spy)
-    monkeypatch.setattr(_later, "_again", WeakSet())
+    monkeypatch.setattr(later, "_again", WeakSet())
     x, w = tg.tensor(X, requires_grad=True), tg.asarray(V)
     calls: dict[str, Callable[[], Any]] = {
         "grad": lambda: tg.grad(f)(x, w),

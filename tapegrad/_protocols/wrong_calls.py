@@ -13,8 +13,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from tapegrad._engine import elementwise as _elementwise
-from tapegrad._engine import primitive as _primitive
+from tapegrad._engine import elementwise, primitive
 from tapegrad._engine.tensor import Tensor
 
 # What other libraries call the arguments.
@@ -51,7 +50,7 @@ def published(names: dict[str, Any], module: str) -> None:
 
 
 _MODULES = ("tapegrad.ops.", "tapegrad._engine.dtypes", "tapegrad._inspect.drawing", "tapegrad._engine.settings")
-_HOT = {_elementwise.__file__, _primitive.__file__}  # where they are made
+_HOT = {elementwise.__file__, primitive.__file__}  # where they are made
 _MISSING: Any = object()
 _FILE = str(Path(__file__).parent.with_name("<calls>"))  # in the package, for who looks for the user's line
 # With the arguments by name, since a dictionary of them would take longer than a small array's sum.
