@@ -294,11 +294,11 @@ class Backend:
 
     # -- what hides in an array ------------------------------------------------------------------------
 
-    def tracked(self, array: Array) -> Any:
+    def outer_record(self, array: Array) -> Any:
         """Return the record of a Tensor that an array holds, as those of vmap do; None if there is none."""
         return None
 
-    def constant(self, array: Array) -> Array:
+    def detached(self, array: Array) -> Array:
         """Return the same values in an array that holds nothing recorded."""
         return array
 

@@ -79,8 +79,8 @@ class Adapter(Backend):
     def _integers(key: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return a mask, which strict does not take on all its devices, as integer arrays."""
         if any(hasattr(i, "shape") and i.dtype == strict.bool for i in key):
-            lead = key[:-1]  # a mask stands alone, but for extra leading axes
-            return (*lead, *strict.nonzero(key[-1]))
+            batch_axes = key[:-1]  # a mask stands alone, but for extra leading axes
+            return (*batch_axes, *strict.nonzero(key[-1]))
         return key
 
 

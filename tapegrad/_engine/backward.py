@@ -13,8 +13,8 @@ from threading import RLock
 from typing import Any
 
 from tapegrad._engine.bound import bound
-from tapegrad._engine.coercion import as_tensors, within
-from tapegrad._engine.dispatch import as_array, backend_of, holds, namespace_of, native_device, tracked
+from tapegrad._engine.coercion import as_tensors, lift_to_level
+from tapegrad._engine.dispatch import as_array, backend_of, holds, namespace_of, native_device, outer_record
 from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.fusing import fused
 from tapegrad._engine.graph_breaks import cut, cuts
@@ -22,7 +22,17 @@ from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.once import once
 from tapegrad._engine.primitive import pick
 from tapegrad._engine.record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record
-from tapegrad._engine.structural_zeros import Marks, Support, both, by_rows, calm, either, moved, only, summed
+from tapegrad._engine.structural_zeros import (
+    Marks,
+    Support,
+    intersection,
+    mapped_support,
+    masked,
+    row_support,
+    safe_values,
+    summed_support,
+    union,
+)
 from tapegrad._engine.tensor import Hooks, Tensor, check_like, shallow_copy, wrap
 from tapegrad.backends import remedy
 from tapegrad.typing import ArrayLike
@@ -47,18 +57,37 @@ def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
 
 
 class Walk:
-    """One reverse pass: what `pull` functions of operations may use.
+    """One reverse pass, with the state that `pull` functions of operations may use.
 
-    cotangents: of the records still to come, at first the seeds; owned: the records whose cotangent is a buffer of
-    this walk that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
-    all; xp: the namespace to compute in; taped: whether cotangents are Tensors; fuses: whether the library runs the
-    rules of a record as one kernel; supports: which entries of a cotangent a gradient reaches, where that is not all;
-    support: that of the cotangent that a `pull` function is given; parts: for records of several results the supports
-    of some of their cotangents, by number.
+    Attributes
+    ----------
+    cotangents : dict of Record to array or Tensor
+        The cotangents of the records still to come; at first the seeds.
+    queue : list of (int, Record)
+        A heap of these records, the latest first.
+    owned : set of Record
+        The records whose cotangent is a buffer of this walk alone, which may be written to.
+    live : collection of Record or None
+        The records that get a cotangent; None for all.
+    create_graph : bool
+        Whether the walk is recorded: cotangents are Tensors then, else raw arrays.
+    xp : namespace
+        The namespace to compute in.
+    fuses : bool
+        Whether the library runs the rules of a record as one kernel.
+    debug : bool
+        Whether cotangents are checked for NaN.
+    supports : dict of Record to Support
+        The entries of a cotangent that a gradient reaches, unless it reaches all.
+    support : Support or None
+        The support of the cotangent that a `pull` function is given.
+    parts : dict of Record to dict of int to Support
+        For records of several results, the supports of some of their cotangents, by number.
     """
 
     __slots__ = (
         "cotangents",
+        "create_graph",
         "debug",
         "fuses",
         "live",
@@ -67,7 +96,6 @@ class Walk:
         "queue",
         "support",
         "supports",
-        "taped",
         "xp",
     )
 
@@ -75,7 +103,7 @@ class Walk:
         self,
         seeds: dict[Record, Any],
         live: Collection[Record] | None,
-        taped: bool,
+        create_graph: bool,
         supports: dict[Record, Support] | None = None,
     ) -> None:
         self.cotangents = seeds
@@ -85,10 +113,10 @@ class Walk:
         self.support: Support | None = None
         self.parts: dict[Record, dict[int, Support]] = {}
         self.live = live
-        self.taped = taped
+        self.create_graph = create_graph
         self.debug = mode().debug
-        self.xp: Any = bound.tensor_namespace if taped else namespace_of[type(next(iter(seeds.values())))]
-        self.fuses = not taped and backend_of[type(next(iter(seeds.values())))].fuses
+        self.xp: Any = bound.tensor_namespace if create_graph else namespace_of[type(next(iter(seeds.values())))]
+        self.fuses = not create_graph and backend_of[type(next(iter(seeds.values())))].fuses
         if self.xp.elsewhere is not None:
             self.cotangents = self.xp.by_record(seeds)
 
@@ -97,7 +125,13 @@ class Walk:
 
         retain: whether records keep what they saved; stops: records that are not walked through.
         """
-        cotangents, owned, live, taped, queue = self.cotangents, self.owned, self.live, self.taped, self.queue
+        cotangents, owned, live, create_graph, queue = (
+            self.cotangents,
+            self.owned,
+            self.live,
+            self.create_graph,
+            self.queue,
+        )
         supports = self.supports
         pop, get, own = cotangents.pop, cotangents.get, owned.add
         xp, debug = self.xp, self.debug
@@ -118,7 +152,7 @@ class Walk:
                 if r.tensor is not None:
                     owned.discard(r)  # it is somebody's .grad now
                     if isinstance(r.tensor, Hooks):
-                        t = r.tensor.run(t, taped)
+                        t = r.tensor.run(t, create_graph)
                     found.append((r, t))
                     if r.op is LEAF:
                         continue
@@ -134,9 +168,9 @@ class Walk:
                 if type(t) is not kind and type(t) is not list:
                     kind = type(t)  # the other side of a to_device
                     xp = self.xp = namespace_of[kind]
-                    self.fuses = not taped and backend_of[kind].fuses
+                    self.fuses = not create_graph and backend_of[kind].fuses
                     last = None
-                if taped:
+                if create_graph:
                     saved = as_tensors_of(r)
                 op = r.op
                 if r.dtype is not last:
@@ -148,8 +182,8 @@ class Walk:
                 elif op.unary:
                     p: Any = parents[0]
                     vjp = op.vjps[0]
-                    rule, n, pick = vjp
-                    s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
+                    rule, n, where = vjp
+                    s = rule(xp, t, saved[where]) if n == 1 else call(vjp, xp, t, saved)
                     old = get(p)
                     if old is None:
                         cotangents[p] = s
@@ -157,16 +191,16 @@ class Walk:
                             heappush(queue, later)
                         later = (p.seq, p)
                     else:
-                        self.give(p, s)
+                        self.accumulate(p, s)
                 elif op.plain:
                     shape = r.shape
                     dtype = r.dtype
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
                         if p is None or (live is not None and p not in live):
                             continue
-                        rule, n, pick = vjp
+                        rule, n, where = vjp
                         if n == 1:
-                            s = rule(xp, t, saved[pick])
+                            s = rule(xp, t, saved[where])
                         elif n == -1:
                             s = t
                         else:
@@ -180,7 +214,7 @@ class Walk:
                                 heappush(queue, later)
                             later = (p.seq, p)
                         elif p in supports:
-                            self.give(p, s)
+                            self.accumulate(p, s)
                         elif p in owned:
                             old += s
                             cotangents[p] = old
@@ -195,16 +229,16 @@ class Walk:
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
                         if p is None or (live is not None and p not in live):
                             continue
-                        rule, n, pick = vjp
-                        read = (saved[pick],) if n == 1 else pick(saved) if n > 1 else ()
+                        rule, n, where = vjp
+                        read = (saved[where],) if n == 1 else where(saved) if n > 1 else ()
                         s = rule(xp, t, *read)
-                        if taped or s.shape != p.shape or s.dtype != p.dtype:
+                        if create_graph or s.shape != p.shape or s.dtype != p.dtype:
                             s = self.fit(s, p, r, t)
                         if get(p) is None:
                             cotangents[p] = s
                             heappush(queue, (p.seq, p))
                         else:
-                            self.give(p, s)
+                            self.accumulate(p, s)
                 if debug:
                     self.check(r, t)
                 if not retain:
@@ -237,7 +271,7 @@ class Walk:
         conjugated = op.holomorphic and op.reads and is_complex(r.dtype)
         read = saved
         if support is not None and op.elementwise and op.reads and op.selects is None:
-            read = calm(xp, support, saved, op.safe)
+            read = safe_values(xp, support, saved, op.safe)
         if op.joint:
             found = op.vjps[0][0](xp, t, *read)
         elif self.fuses and op.reads and not conjugated:
@@ -248,17 +282,19 @@ class Walk:
             if s is None or not wanted[i]:
                 continue
             assert p is not None
-            inside = self.before(r, i, p, t, raw, support) if p.op.carries or op.rows is not None else None
+            inside = self.operand_support(r, i, p, t, raw, support) if p.op.carries or op.rows is not None else None
             if conjugated:
                 s = xp.conj(s)
-            if self.taped or s.shape != p.shape or s.dtype != p.dtype:
+            if self.create_graph or s.shape != p.shape or s.dtype != p.dtype:
                 s = self.fit(s, p, r, t)
             if op.rows is not None and inside is not None:
                 entries = inside.array()
-                s = s if entries is None else only(xp, entries, s, 0)
-            self.give(p, s, support=inside)
+                s = s if entries is None else masked(xp, entries, s, 0)
+            self.accumulate(p, s, support=inside)
 
-    def before(self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None) -> Support | None:
+    def operand_support(
+        self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
+    ) -> Support | None:
         """Return the support of the cotangent that a record hands to operand `i`, given that of its own."""
         op = r.op
         if support is None and op.selects is None and op.moves != "some":
@@ -267,16 +303,16 @@ class Walk:
         if op.selects is not None:
             select = op.selects[i]
             if select is not None:
-                support = both(xp, support, Support(lambda: call(select, xp, None, saved)))
+                support = intersection(xp, support, Support(lambda: call(select, xp, None, saved)))
         elif op.moves:
             return self._moved(xp, r, i, p, t, saved, support)
         elif op.rows is not None:
             assert support is not None
             operands, result = call(op.rows, None, None, saved)
-            return by_rows(xp, support, result, r.shape, operands, p.shape)
+            return row_support(xp, support, result, r.shape, operands, p.shape)
         elif not op.elementwise:
             return None
-        return summed(xp, support, r.shape, p.shape)
+        return summed_support(xp, support, r.shape, p.shape)
 
     def _moved(
         self, xp: Any, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
@@ -288,29 +324,29 @@ class Walk:
             def of_one(ones: Any) -> Any:
                 return op.vjps[0][0](xp, ones, *saved)[i] if op.joint else call(op.vjps[i], xp, ones, saved)
 
-            return moved(xp, self.device(t), of_one, support, r.shape, p.shape)
+            return mapped_support(xp, self.device(t), of_one, support, r.shape, p.shape)
         insides = self.parts.pop(r, None) or {}  # of several results
         if not insides and all(part is not None for part in t):
             return None
-        raw = [part if part is None else _raw(part) for part in t]
+        raw = [part if part is None else _raw_cotangent(part) for part in t]
 
         def of_list(ones: Any) -> Any:
             parts = [None if part is None else xp.ones_like(part) for part in raw]
             for i, inside in insides.items():
                 entries = inside.array()
                 if entries is not None:
-                    parts[i] = only(xp, entries, parts[i], 0)
+                    parts[i] = masked(xp, entries, parts[i], 0)
             return call(op.vjps[0], xp, parts, saved)
 
-        return moved(xp, self.device(t), of_list, None, (), p.shape)
+        return mapped_support(xp, self.device(t), of_list, None, (), p.shape)
 
     def raw_namespace(self, t: Any) -> Any:
         """Return the namespace of the raw arrays that cotangents are or hold."""
-        return namespace_of[type(_raw(t))] if self.taped else self.xp
+        return namespace_of[type(_raw_cotangent(t))] if self.create_graph else self.xp
 
     def device(self, t: Any) -> Any:
         """Return the native device of a cotangent."""
-        return native_device(_raw(t))
+        return native_device(_raw_cotangent(t))
 
     def check(self, r: Record, t: Any) -> None:
         """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
@@ -323,17 +359,17 @@ class Walk:
         """Say whether a parent is to get a cotangent."""
         return p is not None and (self.live is None or p in self.live)
 
-    def put(self, p: Record, t: Any) -> None:
+    def set_cotangent(self, p: Record, t: Any) -> None:
         """Set a parent's cotangent."""
         if p not in self.cotangents:
             heappush(self.queue, (p.seq, p))
         self.cotangents[p] = t
 
-    def give(self, p: Record, s: Any, owned: bool = False, support: Support | None = None) -> None:
+    def accumulate(self, p: Record, s: Any, owned: bool = False, support: Support | None = None) -> None:
         """Add a fitted cotangent to a parent's; owned says that nobody else holds its buffer."""
         old = self.cotangents.get(p)
         if old is None:
-            self.put(p, s)
+            self.set_cotangent(p, s)
             if owned:
                 self.owned.add(p)
             if support is not None and p.op.carries:
@@ -350,14 +386,14 @@ class Walk:
 
     def _join(self, p: Record, support: Support | None) -> None:
         """Add the support of what is added to a parent's cotangent to that which it has."""
-        known = either(self.raw_namespace(self.cotangents[p]), self.supports.pop(p), support)
+        known = union(self.raw_namespace(self.cotangents[p]), self.supports.pop(p), support)
         if known is not None:
             self.supports[p] = known
 
-    def accumulator(self, p: Record, like: Any, lead: int, key: Any = None) -> Any:
+    def accumulator(self, p: Record, like: Any, batch_ndim: int, key: Any = None) -> Any:
         """Return a parent's cotangent as a buffer that may be written, zeros if it has none yet.
 
-        like: a cotangent on the same device; lead: how many extra leading axes it has; key: where it will be written,
+        like: a cotangent on the same device; batch_ndim: the number of its batch axes; key: the index to write at,
         without these axes.
         """
         t = self.cotangents.get(p)
@@ -366,21 +402,21 @@ class Walk:
             if type(known) is Marks and known.growing and self.support is None:
                 known.keys.append(key)
             elif t is None or known is not None:
-                self._note_read(p, key, like, lead)
+                self._note_read(p, key, like, batch_ndim)
         elif self.supports:
             self.supports.pop(p, None)
         if t is None:
-            shape = tuple(like.shape[:lead]) + tuple(p.shape)
+            shape = tuple(like.shape[:batch_ndim]) + tuple(p.shape)
             t = self.xp.zeros(shape, dtype=like.dtype, device=native_device(like))
         elif p not in self.owned:
             t = self.copy(t)
-        elif not self.taped and p.shape == ():
+        elif not self.create_graph and p.shape == ():
             t = as_array(t)
         self.owned.add(p)
         return t
 
-    def _note_read(self, p: Record, key: Any, t: Any, lead: int) -> None:
-        """Take note that a cotangent is added to a parent's at a key; lead: its extra axes."""
+    def _note_read(self, p: Record, key: Any, t: Any, batch_ndim: int) -> None:
+        """Take note that a cotangent is added to a parent's at a key; batch_ndim: its extra axes."""
         xp, device = self.raw_namespace(t), self.device(t)
         here: Support = Marks(xp, device, p.shape, key, True)
         if self.support is not None:
@@ -388,22 +424,22 @@ class Walk:
             def placed(ones: Any) -> Any:
                 return xp.index_add(xp.zeros(tuple(p.shape), dtype=xp.float32, device=device), key, ones)
 
-            here = moved(xp, device, placed, self.support, tuple(t.shape[lead:]), p.shape)
+            here = mapped_support(xp, device, placed, self.support, tuple(t.shape[batch_ndim:]), p.shape)
         known = self.supports.get(p)
-        support = here if known is None else either(xp, known, here)
+        support = here if known is None else union(xp, known, here)
         assert support is not None
         self.supports[p] = support
 
-    def unwritten(self, r: Record, key: Any, t: Any) -> Support:
+    def support_outside(self, r: Record, key: Any, t: Any) -> Support:
         """Return the support of the cotangent of a record once what was written at a key is taken out."""
         if type(self.support) is Marks and not self.support.inside:
             return self.support.add(key)
         here = Marks(self.raw_namespace(t), self.device(t), r.shape, key, False)
-        support = both(self.raw_namespace(t), self.support, here)
+        support = intersection(self.raw_namespace(t), self.support, here)
         assert support is not None
         return support
 
-    def part(self, r: Record, key: Any, t: Any) -> Support | None:
+    def support_at(self, r: Record, key: Any, t: Any) -> Support | None:
         """Return the support of what is at a key of the cotangent of a record."""
         support, xp = self.support, self.raw_namespace(t)
         if support is None:
@@ -417,7 +453,7 @@ class Walk:
 
     def copy(self, t: Any) -> Any:
         """Return a copy of a cotangent in a buffer of its own."""
-        return self.xp.positive(t) if self.taped else backend_of[type(t)].copy(t)
+        return self.xp.positive(t) if self.create_graph else backend_of[type(t)].copy(t)
 
     def fit(self, s: Any, p: Record, r: Record, t: Any) -> Any:
         """Fit a rule's result to the parent: sum what was broadcast, cast to the parent's dtype.
@@ -425,24 +461,24 @@ class Walk:
         s: what a rule of record `r` made of its cotangent `t`, for parent `p`.
         """
         xp, shape = self.xp, tuple(p.shape)
-        lead = len(t.shape) - len(r.shape) if type(t) is not list else len(s.shape) - len(shape)
+        batch_ndim = len(t.shape) - len(r.shape) if type(t) is not list else len(s.shape) - len(shape)
         got = tuple(s.shape)
-        if got[lead:] != shape:
-            extra = len(got) - lead - len(shape)
+        if got[batch_ndim:] != shape:
+            extra = len(got) - batch_ndim - len(shape)
             if extra > 0:
-                s = xp.sum(s, axis=tuple(range(lead, lead + extra)))
-                got = got[:lead] + got[lead + extra :]
-            if got[lead:] != shape:
-                axes = tuple([lead + i for i, n in enumerate(shape) if n == 1 and got[lead + i] != 1])
+                s = xp.sum(s, axis=tuple(range(batch_ndim, batch_ndim + extra)))
+                got = got[:batch_ndim] + got[batch_ndim + extra :]
+            if got[batch_ndim:] != shape:
+                axes = tuple([batch_ndim + i for i, n in enumerate(shape) if n == 1 and got[batch_ndim + i] != 1])
                 if axes:
                     s = xp.sum(s, axis=axes, keepdims=True)
-            if not r.op.broadcasts or tuple(s.shape)[lead:] != shape:
+            if not r.op.broadcasts or tuple(s.shape)[batch_ndim:] != shape:
                 raise AssertionError(f"the rule of {r.op.name} gave shape {got} for an operand of {shape}")
-        dtype = s._array.dtype if self.taped else s.dtype
+        dtype = s._array.dtype if self.create_graph else s.dtype
         if dtype != p.dtype:
             if is_complex(dtype) and not is_complex(p.dtype):
                 s = xp.real(s)  # the part of a complex cotangent that a real operand sees
-                if (s._array.dtype if self.taped else s.dtype) == p.dtype:
+                if (s._array.dtype if self.create_graph else s.dtype) == p.dtype:
                     return s
             s = xp.astype(s, p.dtype)
         return s
@@ -463,7 +499,7 @@ def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tup
 def pulled(
     ys: Sequence[Any],
     cotangents: Iterable[Any],
-    taped: bool,
+    create_graph: bool,
     *,
     retain: bool,
     live: Collection[Record] | None = None,
@@ -472,13 +508,13 @@ def pulled(
 ) -> dict[Record, Any]:
     """Return the cotangents of the records that a walk from some Tensors reports.
 
-    cotangents: those of the Tensors, as Tensors, None for none; taped: whether the walk is recorded; live, retain and
-    stops: as in `Walk` and its `run`; supports: those of some cotangents, by number.
+    cotangents: the cotangents of the Tensors, as Tensors, or None; create_graph: whether the walk is recorded; live,
+    retain and stops: see `Walk` and its `run`; supports: the supports of some cotangents, by number.
     """
-    seeds = seeds_of(ys, [t if taped or t is None else t._array for t in cotangents], live)
+    seeds = seeds_of(ys, [t if create_graph or t is None else t._array for t in cotangents], live)
     if not seeds:
         return {}
-    return dict(walked(Walk(seeds, live, taped, supports_of(ys, supports) if supports else None), retain, stops))
+    return dict(walked(Walk(seeds, live, create_graph, supports_of(ys, supports) if supports else None), retain, stops))
 
 
 def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
@@ -513,10 +549,10 @@ def _total(a: Any, b: Any) -> Any:
 
 def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
     """Return what a bound rule makes of a cotangent and the values a record saved."""
-    rule, n, pick = vjp
+    rule, n, where = vjp
     if n < 1:
         return rule(xp, t)
-    return rule(xp, t, saved[pick]) if n == 1 else rule(xp, t, *pick(saved))
+    return rule(xp, t, saved[where]) if n == 1 else rule(xp, t, *where(saved))
 
 
 def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any) -> tuple[Any, ...]:
@@ -554,7 +590,7 @@ def origin(r: Record) -> str:
     return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
 
 
-def _raw(t: Any) -> Any:
+def _raw_cotangent(t: Any) -> Any:
     """Return a cotangent, or the first one of several results, as a raw array."""
     if type(t) is list:
         t = next(part for part in t if part is not None)
@@ -565,7 +601,7 @@ def has_nan(t: Any) -> bool:
     """Say whether a cotangent or tangent holds a NaN; False for None and for those of several results."""
     if t is None or type(t) is list:
         return False
-    raw = _raw(t)
+    raw = _raw_cotangent(t)
     xp = namespace_of[type(raw)]
     return holds(xp.any(xp.isnan(raw)))
 
@@ -578,7 +614,7 @@ def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
     if not has_nan(s):
         return
     message = f"a NaN came up in the {what} of {origin(r)}"
-    t, s = [v if v is None or type(v) is list else as_array(_raw(v)) for v in (t, s)]
+    t, s = [v if v is None or type(v) is list else as_array(_raw_cotangent(v)) for v in (t, s)]
     xp = namespace_of[type(s)]
     if type(t) is type(s) and t.shape == s.shape and holds(xp.any(xp.isnan(s) & ((t == 0) | xp.isinf(t)))):
         message += (
@@ -653,9 +689,9 @@ def backward(
             )
         gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:
-        gradient = within(gradient if isinstance(gradient, Tensor) else as_tensors("backward", x, gradient)[1])
+        gradient = lift_to_level(gradient if isinstance(gradient, Tensor) else as_tensors("backward", x, gradient)[1])
         check_like("backward: the gradient", gradient, x.shape, x._array)
-    if tracked(x._array) is not None:
+    if outer_record(x._array) is not None:
         raise RuntimeError(
             "backward: inside vmap, this Tensor is recorded outside as well, where .grad is not filled: call backward "
             "on the result of vmap, or use tapegrad.grad inside"

@@ -11,16 +11,16 @@ from typing import Any
 from tapegrad._engine.bound import bound
 from tapegrad._engine.dispatch import (
     CaptureError,
+    as_tracer,
     backend_of,
     device_of,
     dtype_of,
     find_backend,
-    lifted,
     namespace_of,
     native_device,
 )
 from tapegrad._engine.dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._engine.host_constants import HOST, is_host, moved
+from tapegrad._engine.host_constants import HOST, copied_beside, is_host
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.rules import BROADCASTING
 from tapegrad._engine.source_line import user_line
@@ -51,15 +51,15 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     if scalar is not None:
         return scalar
     backend.refuse_recorded(x)
-    x = lifted(x)
+    x = as_tracer(x)
     if is_host(x, like):
-        x = moved(x, like, promotes(name))
+        x = copied_beside(x, like, promotes(name))
     elif keep:
         x = backend_of[type(x)].copy(x)
     elif type(x) is not type(like):
         x = backend_of[type(x)].as_array(x)  # of a subclass of the library's array type
     alike = same_library(name, x, like)
-    return beside(like, wrap(x))._array if alike is None else alike
+    return lift_beside(like, wrap(x))._array if alike is None else alike
 
 
 def promotes(name: str) -> bool:
@@ -98,10 +98,10 @@ def on_one_level(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return operands with the Tensors from outside of a vmap as those of the innermost one that any is of."""
     arrays = [x._array for x in operands if type(x) is Tensor]
     like = max(arrays, key=lambda a: backend_of[type(a)].depth)
-    return tuple([beside(like, x) if type(x) is Tensor else x for x in operands])
+    return tuple([lift_beside(like, x) if type(x) is Tensor else x for x in operands])
 
 
-def beside(like: Array, x: Tensor) -> Tensor:
+def lift_beside(like: Array, x: Tensor) -> Tensor:
     """Return a Tensor as an operand beside an array: one from outside of the vmap that the array is of is lifted.
 
     It gets no record inside, where nothing can ask for its gradient; the lifted array keeps the one outside.
@@ -123,7 +123,7 @@ def _on_one_root(like: Array, x: Tensor) -> Tensor:
     return wrap(graph.alike(a, like), x._record)
 
 
-def within(x: Tensor) -> Tensor:
+def lift_to_level(x: Tensor) -> Tensor:
     """Return a Tensor as one of the call of vmap that is running, if any."""
     level = mapping.get()
     if level is None or backend_of[type(x._array)].depth >= level.depth:
@@ -147,7 +147,7 @@ def not_an_operand(name: str, x: object) -> TypeError:
     )
 
 
-def listed(name: str, x: object, like: Array) -> Tensor | None:
+def tensor_of_list(name: str, x: object, like: Array) -> Tensor | None:
     """Return a list or tuple beside a raw array as a Tensor where that is, None for anything else.
 
     It is a constant, but for the Tensors in it that are recorded; its numbers are as weak as one alone. Raises
@@ -171,7 +171,7 @@ def operand(name: str, x: object, like: Array) -> Any:
     """
     array = coerce(name, x, like, keep=True)
     if array is NotImplemented:
-        made = listed(name, x, like)
+        made = tensor_of_list(name, x, like)
         return array if made is None else made
     return array if type(array) in SCALARS else wrap(array)
 
@@ -189,7 +189,7 @@ def as_tensor(x: object, name: str = "") -> Tensor:
     return made
 
 
-def led(operands: tuple[Any, ...], name: str = "") -> tuple[Any, ...]:
+def with_leading_tensor(operands: tuple[Any, ...], name: str = "") -> tuple[Any, ...]:
     """Return operands of which none is a Tensor with one as a Tensor, a constant: the others go where that is.
 
     It is the first array of a device library, or list that holds Tensors: arrays and lists of the host go anywhere.
@@ -211,7 +211,7 @@ def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
     """Return operands as Tensors of one library; Python scalars become arrays of the first one's dtype."""
     first: Any = next((x for x in operands if type(x) is Tensor), None)
     if first is None:
-        operands = led(operands, name)
+        operands = with_leading_tensor(operands, name)
         first = next(x for x in operands if type(x) is Tensor)
     like = first._array
     xs = tuple([x if type(x) is Tensor else _constant(name, x, like) for x in operands])

@@ -107,7 +107,7 @@ def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
     return backend.native_dtype(dtype.name)
 
 
-def lifted(array: Any) -> Any:
+def as_tracer(array: Any) -> Any:
     """Return a raw array that comes in from outside as arrays are now: lifted while a program is captured."""
     graph = capturing.get()
     if graph is None or (type(array) in backend_of and backend_of[type(array)].depth):
@@ -115,13 +115,13 @@ def lifted(array: Any) -> Any:
     return graph.lift(array)
 
 
-def given_out(array: Any) -> Any:
+def untrace(array: Any) -> Any:
     """Return a raw array that goes to the user, as an eager call gives it if it is only tried to capture one."""
     graph = capturing.get()
-    return array if graph is None else graph.given_out(array)
+    return array if graph is None else graph.untrace(array)
 
 
-def entered(backend: Backend) -> Backend:
+def innermost_backend(backend: Backend) -> Backend:
     """Return the adapter that makes new arrays: the recording one while a program is captured, vmap's inside it."""
     graph, level = capturing.get(), mapping.get()
     if graph is not None:
@@ -151,11 +151,11 @@ def on_level(level: Level | None) -> Iterator[None]:
         mapping.reset(token)
 
 
-def tracked(array: Array) -> Any:
+def outer_record(array: Array) -> Any:
     """Return the record that an array of vmap has on the tape outside, None without one."""
-    return backend_of[type(array)].tracked(array)
+    return backend_of[type(array)].outer_record(array)
 
 
-def constant_array(array: Array) -> Array:
+def detached_array(array: Array) -> Array:
     """Return an array without its ties to the tape outside of a vmap."""
-    return backend_of[type(array)].constant(array)
+    return backend_of[type(array)].detached(array)

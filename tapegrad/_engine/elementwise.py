@@ -15,17 +15,17 @@ from tapegrad._engine.coercion import (
     as_tensor,
     coerce,
     explain,
-    led,
-    listed,
     not_an_operand,
     on_one_level,
     same_library,
+    tensor_of_list,
+    with_leading_tensor,
 )
 from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import bound
 from tapegrad._engine.mode import DEFAULT, mode, scopes
 from tapegrad._engine.record import OUT, Operation, Record, next_seq
-from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
+from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind_rule, declare, new, publish, reads
 from tapegrad._engine.tensor import Tensor
 from tapegrad.typing import ArrayLike
 
@@ -85,7 +85,7 @@ def unary(
     sources = tuple(OUT if n == "out" else 0 for n in layout)
     operation = Operation(
         name,
-        (bind(differential, layout),),
+        (bind_rule(differential, layout),),
         layout,
         sources,
         elementwise=True,
@@ -93,7 +93,7 @@ def unary(
         analytic=analytic,
         holomorphic=bool(layout) and analytic,
         reads=bool(layout),
-        selects=None if select is None else (bind(select, layout),),
+        selects=None if select is None else (bind_rule(select, layout),),
         safe=safe,
     )
     keep_x, keep_out = "x" in layout, "out" in layout
@@ -171,14 +171,14 @@ def binary(
     layout = ("x1", "x2") if crossed else ("x1", "x2", "out") if used else ()
     operation = Operation(
         name,
-        tuple(bind(rule, layout) for rule in rules),
+        tuple(bind_rule(rule, layout) for rule in rules),
         layout,
         (0, 1, OUT)[: len(layout)],
         elementwise=elementwise,
         broadcasts=True,
         holomorphic=bool(layout),
         reads=bool(layout),
-        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
+        selects=None if selects is None else tuple([bind_rule(select, layout) for select in selects]),
     )
     if elementwise:
         BROADCASTING.add(name)
@@ -204,7 +204,7 @@ def binary(
                     p2 = None
                     b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
                     if b is NotImplemented:
-                        other = listed(name, x2, a)
+                        other = tensor_of_list(name, x2, a)
                         if other is not None:
                             return call(x1, other)
                         if is_operator:
@@ -215,13 +215,13 @@ def binary(
                 p1 = None
                 if type(x2) is not Tensor:
                     if type(x1) not in SCALARS:
-                        return call(*led((x1, x2), name))
+                        return call(*with_leading_tensor((x1, x2), name))
                     x2 = as_tensor(x2, name)
                 b = x2._array
                 p2 = x2._record
                 a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
                 if a is NotImplemented:
-                    other = listed(name, x1, b)
+                    other = tensor_of_list(name, x1, b)
                     if other is not None:
                         return call(other, x2)
                     if is_operator:

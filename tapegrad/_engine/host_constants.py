@@ -99,7 +99,7 @@ def is_host(array: Array, like: Array) -> bool:
     return backend.prefix == HOST and not backend.depth and backend_of[type(like)].prefix != HOST
 
 
-def moved(array: Array, like: Array, promoted: bool = False) -> Array:
+def copied_beside(array: Array, like: Array, promoted: bool = False) -> Array:
     """Return a raw array of the host in new memory on the device of another one, and count the copy.
 
     promoted: whether the array gets the dtype of both on NumPy, where only one of them is floating: the standard leaves
@@ -114,7 +114,7 @@ def moved(array: Array, like: Array, promoted: bool = False) -> Array:
     return _called(_beside, array, getattr(root, "base", root), native_device(like), name)
 
 
-def moved_to(array: Array, device: str) -> Array:
+def copied_to(array: Array, device: str) -> Array:
     """Return a raw array of the host in new memory on the default device."""
     return _called(constant_on, array, *backends.of_device(device))
 

@@ -37,7 +37,7 @@ class Tracing(Protocol):
     def lift(self, array: Array) -> Array:
         """Return the tracer of a raw array that comes in."""
 
-    def given_out(self, array: Array) -> Array:
+    def untrace(self, array: Array) -> Array:
         """Return the raw array of a tracer that leaves."""
 
     def backend(self, backend: Backend) -> Backend:

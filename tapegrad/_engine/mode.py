@@ -85,7 +85,7 @@ mode = _mode.get
 scopes: list[object] = []
 
 
-def noticed(x: object) -> None:
+def notify_use(x: object) -> None:
     """Tell whoever watches that a Tensor is used otherwise than as an operand."""
     if scopes:
         m = mode()

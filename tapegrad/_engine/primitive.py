@@ -12,7 +12,7 @@ from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import Forwards
 from tapegrad._engine.mode import DEFAULT, mode, scopes
 from tapegrad._engine.record import CACHE, LEAF, OUT, OUTS, STATIC, Operation, Record, next_seq
-from tapegrad._engine.rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
+from tapegrad._engine.rules import CONSTANT, Rule, bind_rule, declare, new, publish, reads, record
 from tapegrad._engine.tensor import Tensor, wrap
 
 
@@ -66,7 +66,7 @@ def primitive(
         """Return the place of each saved value; the last one, of None, for what only dead operands' rules read."""
         return tuple(-1 if all(dead[k] for k in who) else i for i, who in zip(places, readers, strict=True))
 
-    bound = tuple(bind(rule, layout) for rule in vjps)
+    bound = tuple(bind_rule(rule, layout) for rule in vjps)
     values = pull is None and any(source != STATIC for source in sources)
     operation = Operation(
         name,
@@ -79,9 +79,9 @@ def primitive(
         pull=pull,
         push=push,
         view=view,
-        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
+        selects=None if selects is None else tuple([bind_rule(select, layout) for select in selects]),
         moves=moves,
-        rows=bind(rows, layout),
+        rows=bind_rule(rows, layout),
         elementwise=elementwise,
     )
     differentiable = any(flows)
@@ -185,7 +185,9 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
     statics = code.co_varnames[2 : code.co_argcount]
     layout = reads(vjp)
     places = tuple(("shapes", *statics).index(n) for n in layout)
-    operation = declare(Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout), joint=True, moves="all"))
+    operation = declare(
+        Operation(name, (bind_rule(vjp, layout),), layout, (STATIC,) * len(layout), joint=True, moves="all")
+    )
 
     def call(xs: tuple[Tensor, ...], *static: Any) -> Tensor:
         arrays = tuple([x._array for x in xs])
@@ -220,7 +222,7 @@ def several(name: str, forward: Callable[..., Any], vjp: Rule, moves: str = "") 
     layout = reads(vjp)
     places = tuple(names.index(n) for n in layout)
     sources = tuple({"x": 0, "outs": OUTS}.get(n, STATIC) for n in layout)
-    operation = declare(Operation(name, (bind(vjp, layout),), layout, sources, moves=moves))
+    operation = declare(Operation(name, (bind_rule(vjp, layout),), layout, sources, moves=moves))
 
     def call(x: Tensor, *static: Any) -> tuple[Tensor, ...]:
         a = x._array
@@ -249,7 +251,7 @@ def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     parts = walk.cotangents.get(whole)
     if parts is None:
         parts = [None] * whole.shape
-        walk.put(whole, parts)
+        walk.set_cotangent(whole, parts)
     (i,) = saved
     first = parts[i] is None
     parts[i] = t if first else parts[i] + t

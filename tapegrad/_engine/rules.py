@@ -63,7 +63,7 @@ def identity(xp: Any, t: Any) -> Any:
     return t
 
 
-def bind(rule: Rule | None, layout: tuple[str, ...]) -> Any:
+def bind_rule(rule: Rule | None, layout: tuple[str, ...]) -> Any:
     """Return (rule, how many saved values it reads or -1 for the identity, how to pick them), or None."""
     if rule is None:
         return None

@@ -116,14 +116,14 @@ def _cover(shape: tuple[int, ...], keys: Sequence[Any]) -> bool:
 # -- combining ---------------------------------------------------------------------------------------------
 
 
-def both(xp: Any, a: Support | None, b: Support | None) -> Support | None:
+def intersection(xp: Any, a: Support | None, b: Support | None) -> Support | None:
     """Return the entries that are in both of two supports."""
     if a is None or b is None:
         return b if a is None else a
     return Support(lambda: _all_of(xp, a.array(), b.array()), a, b)
 
 
-def either(xp: Any, a: Support | None, b: Support | None) -> Support | None:
+def union(xp: Any, a: Support | None, b: Support | None) -> Support | None:
     """Return the entries that are in one of two supports, or in both."""
     if a is None or b is None:
         return None
@@ -140,7 +140,7 @@ def _any_of(xp: Any, a: Any, b: Any) -> Any:
     return None if a is None or b is None else xp.logical_or(a, b)
 
 
-def summed(xp: Any, support: Support | None, from_shape: Any, to_shape: Any) -> Support | None:
+def summed_support(xp: Any, support: Support | None, from_shape: Any, to_shape: Any) -> Support | None:
     """Return the support of a cotangent once it is summed down to an operand's shape."""
     if support is None or tuple(from_shape) == tuple(to_shape):
         return support
@@ -158,7 +158,7 @@ def _summed(xp: Any, a: Any, from_shape: tuple[int, ...], to_shape: tuple[int, .
     return xp.any(a, axis=tuple(range(extra))) if extra else a
 
 
-def moved(
+def mapped_support(
     here: Any, device: Any, move: Callable[[Any], Any], support: Support | None, from_shape: Any, to_shape: Any
 ) -> Support:
     """Return the support through a linear map: where it does not make zero of ones on the support.
@@ -180,7 +180,7 @@ def moved(
     return Support(make, *([] if support is None else [support]))
 
 
-def by_rows(
+def row_support(
     xp: Any, support: Support, from_axes: Sequence[int], from_shape: Any, to_axes: Sequence[int], to_shape: Any
 ) -> Support:
     """Return the support through an operation on whole rows, or matrices: all of one, or nothing.
@@ -204,7 +204,7 @@ def by_rows(
 # -- applying ----------------------------------------------------------------------------------------------
 
 
-def calm(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequence[Any]:
+def safe_values(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequence[Any]:
     """Return what a rule reads with values outside the support replaced by a harmless one.
 
     Nothing that an elementwise rule computes from these is infinite, so that its zeros stay zeros, to any order.
@@ -220,11 +220,11 @@ def calm(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequen
             if inside is None:
                 return saved
         before = next((n for n in range(i) if saved[n] is v), None)  # x * x
-        out[i] = only(xp, inside, v, safe) if before is None else out[before]
+        out[i] = masked(xp, inside, v, safe) if before is None else out[before]
     return out
 
 
-def only(xp: Any, inside: Any, v: Any, other: float) -> Any:
+def masked(xp: Any, inside: Any, v: Any, other: float) -> Any:
     """Return `v` on a support and another number elsewhere, in the dtype of `v`; on raw arrays or Tensors."""
     if type(v) is Tensor:
         inside = wrap(inside)

@@ -10,11 +10,11 @@ from weakref import ref
 import numpy as np
 
 from tapegrad._engine.bound import bound
-from tapegrad._engine.dispatch import backend_of, constant_array, device_of, dtype_of, tracked
+from tapegrad._engine.dispatch import backend_of, detached_array, device_of, dtype_of, outer_record
 from tapegrad._engine.dtypes import DType, isdtype
 from tapegrad._engine.graph_breaks import cut, cuts
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.record import LEAF, RELEASED, Record, next_seq
 from tapegrad.backends import Array
 
@@ -122,11 +122,11 @@ class Tensor:
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this Tensor are recorded. Set it on a Tensor to make it a leaf."""
-        return (self._record or tracked(self._array)) is not None
+        return (self._record or outer_record(self._array)) is not None
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        noticed(self)
+        notify_use(self)
         if value and self._record is None:
             make_leaf(self)
         elif not value and self._record is not None:
@@ -142,7 +142,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The gradient that `backward` added up here, or None. Set it to None to start anew."""
-        noticed(self)
+        notify_use(self)
         try:
             return self._grad
         except AttributeError:
@@ -150,7 +150,7 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        noticed(self)
+        notify_use(self)
         if value is not None:
             check_like("the gradient", value, self._array.shape, self._array)
         self._grad = value
@@ -170,12 +170,12 @@ class Tensor:
         >>> (x * x.detach()).requires_grad, x.detach().requires_grad
         (True, False)
         """
-        record = self._record or tracked(self._array)
+        record = self._record or outer_record(self._array)
         if record is not None:
             cut("detach()", record)
-        y = wrap(constant_array(self._array))
-        noticed(self)
-        noticed(y)
+        y = wrap(detached_array(self._array))
+        notify_use(self)
+        notify_use(y)
         return y
 
     def retain_grad(self) -> None:
@@ -238,7 +238,7 @@ class Tensor:
         """
         if self._record is None:
             raise RuntimeError("register_hook: this Tensor is not recorded, so it will get no gradient")
-        if tracked(self._array) is not None:
+        if outer_record(self._array) is not None:
             raise RuntimeError(
                 "register_hook: inside vmap, a hook would not see the gradient that is taken outside: hook the Tensor "
                 "that vmap is given, or its result"
@@ -340,7 +340,7 @@ class Tensor:
     def _leave(self, how: str, instead: str = "") -> None:
         if self._record is not None:
             if not loses_gradient(self):
-                noticed(self)
+                notify_use(self)
                 return
             raise TypeError(
                 f"{how} would take this Tensor off the tape and lose its gradient: use x.detach() first, "
@@ -499,16 +499,16 @@ class Hooks:
     def __call__(self) -> Tensor | None:
         return None if self.tensor is None else self.tensor()
 
-    def run(self, t: Any, taped: bool) -> Any:
+    def run(self, t: Any, create_graph: bool) -> Any:
         """Return what the hooks make of a cotangent, a Tensor or a raw array."""
-        g = shallow_copy(t) if taped else wrap(backend_of[type(t)].as_array(t))
-        with mode_set(recording=taped):
+        g = shallow_copy(t) if create_graph else wrap(backend_of[type(t)].as_array(t))
+        with mode_set(recording=create_graph):
             for hook in tuple(self.functions):
                 new_gradient = hook(g)
                 if new_gradient is not None:
                     check_like("register_hook: what the hook returned", new_gradient, g.shape, g._array)
                     g = new_gradient
-        return g if taped else g._array
+        return g if create_graph else g._array
 
 
 class Hook:

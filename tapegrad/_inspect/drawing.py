@@ -143,7 +143,7 @@ def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[Shape]:
             if id(x._array) not in node_of:
                 node_of[id(x._array)] = f"n{len(nodes)}"
                 kind, mark = ("leaf", ", requires grad") if x.requires_grad and x.is_leaf else ("value", "")
-                nodes.append(Shape(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _kind_of(x)], []))
+                nodes.append(Shape(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _shape_and_dtype(x)], []))
         kind = "untracked" if entry.record is None else "operation"
         inputs = [node_of[id(x._array)] for x in operands]
         node_of.update((id(y._array), f"n{len(nodes)}") for y in entry.results)
@@ -156,10 +156,10 @@ def _lines(entry: Entry, names: dict[int, str]) -> list[str]:
     call = f"{entry.operation.name}({', '.join([show(x, names) for x in entry.operands] + static)})"
     results = ", ".join(names[id(y._array)] for y in entry.results)
     line = shorten(f"{results} = {call}", LONGEST, placeholder=" ...")
-    return [line, *dict.fromkeys(_kind_of(y) for y in entry.results)]
+    return [line, *dict.fromkeys(_shape_and_dtype(y) for y in entry.results)]
 
 
-def _kind_of(x: Tensor) -> str:
+def _shape_and_dtype(x: Tensor) -> str:
     return f"{x.shape} {x.dtype.name}"
 
 

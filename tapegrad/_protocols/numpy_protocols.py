@@ -13,7 +13,7 @@ from tapegrad._engine.bound import bound
 from tapegrad._engine.coercion import as_tensors
 from tapegrad._engine.dtypes import DTYPES, DType
 from tapegrad._engine.graph_breaks import cut
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.tensor import Tensor, host, loses_gradient
 from tapegrad._protocols.nan_functions import NAN_FUNCTIONS
 from tapegrad.backends import of_type
@@ -104,7 +104,7 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
     operands = _tensors((inputs, options))
     if method != "at" and not any(loses_gradient(x) for x in operands):
         for x in operands:
-            noticed(x)
+            notify_use(x)
         return _returned(getattr(ufunc, method)(*_hosted(inputs), **_hosted(options)), operands[0].device)
     raise TypeError(
         f"{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
@@ -149,7 +149,7 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
                 "gradient: use a function of tapegrad, or x.detach() for the value alone"
             )
         for x in _tensors((args, kwargs)):
-            noticed(x)
+            notify_use(x)
     elif name in _TEXTS:
         for x in _tensors((args, kwargs)):
             if x._record is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._engine.backward import backward
-from tapegrad._engine.coercion import coerce, from_outside, listed
+from tapegrad._engine.coercion import coerce, from_outside, tensor_of_list
 from tapegrad._engine.coercion import operand as as_operand
 from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.dtypes import KIND_RANKS
@@ -43,7 +43,7 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
             else:
                 b = coerce(what, other, self._array, keep=False)
                 if b is NotImplemented:
-                    made = listed(what, other, self._array)
+                    made = tensor_of_list(what, other, self._array)
                     if made is None:
                         return b
                     if made._record is not None and m.recording:

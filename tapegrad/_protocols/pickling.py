@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from tapegrad._engine.dispatch import backend_of, constant_array, find_backend, tracked
+from tapegrad._engine.dispatch import backend_of, detached_array, find_backend, outer_record
 from tapegrad._engine.dtypes import DType
 from tapegrad._engine.tensor import Tensor, host, make_leaf, wrap
 from tapegrad.ops.creation import tensor
@@ -18,10 +18,10 @@ def copied(x: Tensor) -> Tensor:
 
 def deep_copied(x: Tensor, memo: dict[int, Any]) -> Tensor:
     """Return what `copied` does, for `deepcopy`."""
-    if not x.is_leaf or (x._record is None and tracked(x._array) is not None):
+    if not x.is_leaf or (x._record is None and outer_record(x._array) is not None):
         copy = +x  # a leaf would be cut from what this was computed from
     else:
-        copy = wrap(constant_array(backend_of[type(x._array)].copy(x._array)))
+        copy = wrap(detached_array(backend_of[type(x._array)].copy(x._array)))
         if x._record is not None:
             make_leaf(copy)
     memo[id(x)] = copy

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._compile._compiled import Compiled
-from tapegrad._engine.dispatch import backend_of, find_backend, given_out
+from tapegrad._engine.dispatch import backend_of, find_backend, untrace
 from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.mode import mode_set
 from tapegrad._engine.tensor import Tensor
@@ -128,7 +128,7 @@ class Objective(Mapping[str, Any]):
                 parts.append(part.item())
             else:
                 parts.append(
-                    np.array(_host(part)) if issubclass(kind, np.ndarray) else given_out(backend_of[type(a)].copy(a))
+                    np.array(_host(part)) if issubclass(kind, np.ndarray) else untrace(backend_of[type(a)].copy(a))
                 )
         return self._rebuild(parts)
 

@@ -7,7 +7,7 @@ from functools import partial, wraps
 from typing import Any
 
 from tapegrad._engine.backward import collect, pulled
-from tapegrad._engine.dispatch import backend_of, constant_array, on_level
+from tapegrad._engine.dispatch import backend_of, detached_array, on_level
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import mode, mode_set
@@ -77,7 +77,7 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
         )
 
         def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
-            taped = mode().recording
+            create_graph = mode().recording
             first = next_seq()
             with mode_set(recording=True), on_level(level), unnoticed():
                 again = [linked(x._array, x._record) for x in tied]
@@ -87,8 +87,8 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
             _refuse_others(name, results, ys)
             wanted = [x._record for x in again if x._record is not None] + outside
-            found = pulled(ys, ts, taped, retain=taped, stops=set(wanted), supports=supports)
-            return list(as_tensors([found.get(r) for r in wanted], taped))
+            found = pulled(ys, ts, create_graph, retain=create_graph, stops=set(wanted), supports=supports)
+            return list(as_tensors([found.get(r) for r in wanted], create_graph))
 
         call = SavedCall([x._array for x in inputs], [y._array for y in outs], parents, rule)
         return rebuild(list(recorded("checkpoint", call)))
@@ -108,7 +108,7 @@ def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
         raise _other(name)
     for a, b in pairs:
         if 0 not in a.shape:
-            a, b = constant_array(a), constant_array(b)
+            a, b = detached_array(a), detached_array(b)
             backend = backend_of[type(a)]
             backend.refuse(differ(backend.xp, a, b), partial(_other, name))
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from tapegrad._engine.coercion import as_tensor, placed, within
-from tapegrad._engine.dispatch import backend_of, on_level, tracked
+from tapegrad._engine.coercion import as_tensor, lift_to_level, placed
+from tapegrad._engine.dispatch import backend_of, on_level, outer_record
 from tapegrad._engine.dtypes import as_dtype, is_complex
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import mapping
@@ -83,7 +83,7 @@ def fixed_point(
             "closer, allow more max_iterations or a larger tolerance, or make f a contraction"
         )
         until = Until("fixed_point", _tolerance(x, tolerance), max_iterations, text)
-        return _settled(until, lambda x: _like("fixed_point", f(x, *given), x), x)
+        return _settled(until, lambda x: _checked_like("fixed_point", f(x, *given), x), x)
 
     def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
         def step(w: Tensor, x: Tensor, t: Tensor, *given: Any) -> Any:
@@ -140,7 +140,7 @@ def root(f: Equation, x0: ArrayLike, *args: Any, tolerance: float | None = None,
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
         def newton(x: Tensor) -> Tensor:
-            y = _like("root", f(x, *given), x)
+            y = _checked_like("root", f(x, *given), x)
             return x - _solved(_matrix(x, given), y)
 
         text = (
@@ -169,7 +169,7 @@ def _implicit(
 ) -> Tensor:
     """Record a solution as one operation, whose rule pulls the adjoint's solution back to the arguments."""
     like = _model(name, x0, args)
-    start = constant_of(within(placed(name, x0, like._array)))
+    start = constant_of(lift_to_level(placed(name, x0, like._array)))
     if is_complex(start._array.dtype):
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
     args = tuple(_tensors(name, a, like) for a in args)
@@ -196,7 +196,7 @@ def _solution(
     pull: gives the cotangents of the inputs for the solution and its cotangent. Inputs that are recorded outside of the
     vmap that is running have the solution of all examples recorded there.
     """
-    if any(tracked(x._array) is not None for x in inputs):
+    if any(outer_record(x._array) is not None for x in inputs):
         level = mapping.get()
         assert isinstance(level, Level)
         x = wrap(level.array(_of_all(level, name, iterate, pull, start, inputs), mapped=True))
@@ -240,7 +240,7 @@ def _of_all(
         return [s if own else sum(s, axis=0) for s, own in zip(wholes, mapped, strict=True)]
 
     with on_level(level.outer):
-        wholes = [within(x._array.whole) for x in (start, *inputs)]
+        wholes = [lift_to_level(x._array.whole) for x in (start, *inputs)]
         return _solution(name, iterate_all, pull_all, wholes[0], wholes[1:])
 
 
@@ -257,7 +257,7 @@ def _whole(level: Level, x: Tensor) -> Tensor:
     a = x._array
     if isinstance(a, Batched) and a.level is level:
         return a.spread()
-    return broadcast_to(within(x), (level.size, *x.shape))
+    return broadcast_to(lift_to_level(x), (level.size, *x.shape))
 
 
 def _named(f: Equation, part: Equation) -> Equation:
@@ -304,7 +304,7 @@ def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Te
 
     def step(a: Array) -> Sequence[Array]:
         before = wrap(a)
-        y = within(advance(before))
+        y = lift_to_level(advance(before))
         return [v._array for v in (y, max(abs(y - before)), max(abs(y)))]
 
     return wrap(backend_of[type(x._array)].loop(until, step, x._array))
@@ -321,7 +321,7 @@ def _tensors(name: str, tree: Any, like: Tensor) -> Any:
     return rebuild([x if isinstance(x, (Tensor, int, str)) else placed(name, x, like._array) for x in leaves])
 
 
-def _like(name: str, y: Any, x: Tensor) -> Tensor:
+def _checked_like(name: str, y: Any, x: Tensor) -> Tensor:
     y = placed(name, y, x._array)
     if y.shape != x.shape or y.dtype is not x.dtype:
         raise ValueError(

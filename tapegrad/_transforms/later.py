@@ -37,13 +37,13 @@ def derivatives(traced: TransformCall, compute: Compute) -> list[Tensor]:
     parents = _outside(traced)
 
     def rule(_: list[Tensor], outs: list[Tensor], ts: list[Tensor], supports: Any) -> list[Tensor | None]:
-        taped = mode().recording
+        create_graph = mode().recording
         if traced.code is not None:
             _again.add(traced.code)
         with mode_set(recording=True):
             again = compute(True)
-        found = pulled(again, ts, taped, retain=True, stops=set(parents), supports=supports)
-        return as_tensors([found.get(p) for p in parents], taped)
+        found = pulled(again, ts, create_graph, retain=True, stops=set(parents), supports=supports)
+        return as_tensors([found.get(p) for p in parents], create_graph)
 
     return recorded("gradient", SavedCall([], [g._array for g in compute(False)], parents, rule))
 

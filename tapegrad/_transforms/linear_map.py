@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tapegrad._engine.dispatch import backend_of, constant_array
+from tapegrad._engine.dispatch import backend_of, detached_array
 from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.rules import with_operators
 from tapegrad._engine.tensor import Tensor, wrap
@@ -40,18 +40,18 @@ class LinearMap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         traced = self._traced
-        if traced.taped:
+        if traced.create_graph:
             raise TypeError(
                 f"{traced.what}: the map that it returned is part of a tape, which cannot be pickled: pickle the "
                 f"function and its arguments, and call tapegrad.{self._transform.__name__} where they are loaded, or "
                 "make the map of detached arguments, as in x.detach()"
             )
-        primals = traced.arguments([_constant(x) for x in traced.fresh], False)
+        primals = traced.arguments([_constant(x) for x in traced.inputs], False)
         return _again, (self._transform, self._f, primals, self._options, [_constant(y) for y in traced.outputs])
 
 
 def _constant(x: Tensor) -> Tensor:
-    return wrap(constant_array(x._array))
+    return wrap(detached_array(x._array))
 
 
 def _again(transform: Any, f: Any, primals: list[Any], options: dict[str, Any], values: list[Tensor]) -> Any:

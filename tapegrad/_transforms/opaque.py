@@ -47,12 +47,12 @@ def _operation(n: int) -> Operation:
 
 def _pull(walk: Any, r: Any, t: Any, saved: Any) -> None:
     function, *xs = saved
-    lead = tuple(t.shape[: len(t.shape) - len(r.shape)])
-    if lead:
-        xs = [walk.xp.broadcast_to(x, (*lead, *x.shape)) for x in xs]
+    batch_shape = tuple(t.shape[: len(t.shape) - len(r.shape)])
+    if batch_shape:
+        xs = [walk.xp.broadcast_to(x, (*batch_shape, *x.shape)) for x in xs]
     for n, p in enumerate(r.parents):
         if walk.wants(p):
-            walk.give(p, walk.fit(walk.xp.as_one(Cotangent(function, n), t, *xs), p, r, t))
+            walk.accumulate(p, walk.fit(walk.xp.as_one(Cotangent(function, n), t, *xs), p, r, t))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Cotangent:
         call = TransformCall(
             "as_one", lambda x: self.function(xp, *xs[: self.n], x, *xs[self.n + 1 :]), (xs[self.n],), {}
         )
-        return call.pull([t], mode().recording and (call.taped or is_recorded(t)))[0]
+        return call.pull([t], mode().recording and (call.create_graph or is_recorded(t)))[0]
 
     def __repr__(self) -> str:
         return f"cotangent {self.n} of {getattr(self.function, '__name__', self.function)}"

@@ -14,23 +14,23 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._engine.backward import collect, pulled
-from tapegrad._engine.coercion import placed, within
+from tapegrad._engine.coercion import lift_to_level, placed
 from tapegrad._engine.dispatch import (
     backend_of,
-    constant_array,
+    detached_array,
     device_of,
     find_backend,
-    given_out,
     namespace_of,
     native_device,
-    tracked,
+    outer_record,
+    untrace,
 )
 from tapegrad._engine.dtypes import is_complex, isdtype
 from tapegrad._engine.graph_breaks import MOST, Cuts, cuts
 from tapegrad._engine.host_constants import HOST
-from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.record import LEAF, Operation, Record
-from tapegrad._engine.rules import bind, identity, record
+from tapegrad._engine.rules import bind_rule, identity, record
 from tapegrad._engine.tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._engine.tree import Rebuild, flatten
 from tapegrad._transforms.derived import derived
@@ -39,7 +39,7 @@ from tapegrad._transforms.typed import P, Transformed
 from tapegrad.ops.conversion import astype, transfer
 from tapegrad.ops.creation import asarray, on_device
 
-LINK = Operation("link", (bind(identity, ()),))
+LINK = Operation("link", (bind_rule(identity, ()),))
 Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
 _later: list[Any] = []  # installed from a higher floor: see later.py
 
@@ -77,7 +77,7 @@ class TransformCall:
         self.code = getattr(f, "__code__", None)
         self.may_be_constant = may_be_constant  # whether a result that was cut from the arguments is no fault
         self.was_recording = mode().recording
-        self.fresh: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         self.raw: list[bool] = []
         self.host: list[bool] = []
         self.trees: list[tuple[int, Rebuild]] = []
@@ -99,11 +99,11 @@ class TransformCall:
             new = [self._input(x, device, argnums) for x in leaves]
             self.raw += [type(x) is not Tensor for x in leaves]
             self.host += [is_of_host(x) for x in leaves]
-            self.fresh += new
+            self.inputs += new
             inputs[i] = rebuild([shallow_copy(x) for x in new])  # an in-place update is to leave ours as they are
             self.trees.append((len(leaves), rebuild))
-        self.leaves = {x._record for x in self.fresh if x._record is not None}
-        first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
+        self.leaves = {x._record for x in self.inputs if x._record is not None}
+        first = max((x._record.seq for x in self.inputs if x._record is not None), default=0)
         given = [(x, x._record) for x in flatten(others)[0] if type(x) is Tensor] if others else []
         noted = Cuts(first, cuts.get())
         token = cuts.set(noted)
@@ -119,17 +119,19 @@ class TransformCall:
             y, self.aux = y
         ys, self.rebuild = flatten(y)
         self.outputs = [self._output(y) for y in ys]
-        self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
+        self.path, self.has_outer_tape = between([y._record for y in self.outputs], self.leaves)
         if noted.found and (not self.path or noted.outer is not None):
             self._look_at(noted)
         updated = [x for x, r in given if x._record is not r and not x.is_leaf]
         more = [*[x for x in flatten(self.aux)[0] if type(x) is Tensor], *updated]
-        self.outer = (
-            self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._reaches_out(more, first)
+        self.has_outer_tape = (
+            self.has_outer_tape
+            or any([outer_record(y._array) is not None for y in self.outputs])
+            or self._reaches_out(more, first)
         )
-        self.taped = self.was_recording and self.outer
-        for x in updated if not self.taped else ():
-            x._array, x._record = constant_array(x._array), None
+        self.create_graph = self.was_recording and self.has_outer_tape
+        for x in updated if not self.create_graph else ():
+            x._array, x._record = detached_array(x._array), None
 
     def _look_at(self, noted: Cuts) -> None:
         """Raise if all that the result might have depended on was cut; tell the transform outside of its own cuts.
@@ -155,7 +157,7 @@ class TransformCall:
         records = [x._record for x in tensors if x._record is not None]
         if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
             return True
-        return any([tracked(x._array) is not None for x in tensors])
+        return any([outer_record(x._array) is not None for x in tensors])
 
     def _input(self, x: Any, device: str | None, argnums: tuple[int, ...] | None) -> Tensor:
         """Return an input as a Tensor with a record of its own, whose parent is the input's record.
@@ -178,8 +180,8 @@ class TransformCall:
                 f"{self.what}: an argument to differentiate by has dtype {x.dtype.name}, which is not floating: "
                 f"convert it with tapegrad.astype(x, tapegrad.float32), or {out}"
             )
-        noticed(x)
-        x = within(x)
+        notify_use(x)
+        x = lift_to_level(x)
         return linked(x._array, x._record if self.was_recording else None)
 
     def _output(self, y: Any) -> Tensor:
@@ -187,46 +189,50 @@ class TransformCall:
             return shallow_copy(y)
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{self.what}: it must return a Tensor or a container of them, not {type(y).__name__}")
-        return placed(self.what, y, self.fresh[0]._array) if self.fresh else asarray(y)
+        return placed(self.what, y, self.inputs[0]._array) if self.inputs else asarray(y)
 
     def pull(
-        self, cotangents: Sequence[Tensor | None], taped: bool, lead: int = 0, retain: bool = True
+        self, cotangents: Sequence[Tensor | None], create_graph: bool, batch_ndim: int = 0, retain: bool = True
     ) -> list[Tensor]:
         """Return the cotangents of the inputs for those of the outputs, which may have extra leading axes."""
-        with mode_set(recording=taped):
-            found = pulled(self.outputs, cotangents, taped, retain=retain, live=set(self.path))
-        shape = next((t.shape[:lead] for t in cotangents if t is not None), ())
-        return [self._gradient(x, found, taped, shape) for x in self.fresh]
+        with mode_set(recording=create_graph):
+            found = pulled(self.outputs, cotangents, create_graph, retain=retain, live=set(self.path))
+        shape = next((t.shape[:batch_ndim] for t in cotangents if t is not None), ())
+        return [self._gradient(x, found, create_graph, shape) for x in self.inputs]
 
-    def _gradient(self, x: Tensor, found: dict[Record, Any], taped: bool, lead: tuple[int, ...]) -> Tensor:
+    def _gradient(
+        self, x: Tensor, found: dict[Record, Any], create_graph: bool, batch_shape: tuple[int, ...]
+    ) -> Tensor:
         assert x._record is not None
         g = found.get(x._record)
         if g is None:
             a = x._array
             xp = namespace_of[type(a)]
-            if not lead:
+            if not batch_shape:
                 return wrap(xp.zeros_like(a))
-            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=native_device(a)))
-        return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
+            return wrap(xp.zeros((*batch_shape, *a.shape), dtype=a.dtype, device=native_device(a)))
+        return shallow_copy(g) if create_graph else wrap(detached_array(backend_of[type(g)].as_array(g)))
 
-    def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:
-        """Return what a function computes of the outputs' records and constants, recorded if `taped` says so."""
-        return _later[0](self, compute) if taped else compute(False)
+    def derivatives(self, compute: Compute, create_graph: bool) -> list[Tensor]:
+        """Return what a function computes of the outputs' records and constants, recorded if `create_graph` says so."""
+        return _later[0](self, compute) if create_graph else compute(False)
 
-    def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
+    def arguments(self, values: Sequence[Tensor], create_graph: bool) -> list[Any]:
         """Return one Tensor for each input as trees of the arguments' structure; raw, and of the host, for what was."""
         kinds = zip(values, self.raw, self.host, strict=True)
-        results = [_raw(g, is_host) if is_raw and not taped else g for g, is_raw, is_host in kinds]
+        results = [raw_result(g, is_host) if is_raw and not create_graph else g for g, is_raw, is_host in kinds]
         trees = []
         for n, rebuild in self.trees:
             trees.append(rebuild(results[:n]))
             results = results[n:]
         return trees
 
-    def result(self, values: Sequence[Tensor], taped: bool) -> Any:
+    def result(self, values: Sequence[Tensor], create_graph: bool) -> Any:
         """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
-        cut = [shallow_copy(y) if taped else wrap(constant_array(y._array)) for y in values]
-        return self.rebuild([_raw(y, all(self.host)) for y in cut] if all(self.raw) and not taped else list(cut))
+        cut = [shallow_copy(y) if create_graph else wrap(detached_array(y._array)) for y in values]
+        return self.rebuild(
+            [raw_result(y, all(self.host)) for y in cut] if all(self.raw) and not create_graph else list(cut)
+        )
 
     def scalar(self) -> Tensor:
         """Return the one output; raise unless it is one real number."""
@@ -248,7 +254,7 @@ class TransformCall:
     def auxiliary(self) -> Any:
         """Return what else the function returned, cut from the tape unless somebody outside may need it."""
         leaves, rebuild = flatten(self.aux)
-        cut = [wrap(constant_array(x._array)) if type(x) is Tensor and not self.taped else x for x in leaves]
+        cut = [wrap(detached_array(x._array)) if type(x) is Tensor and not self.create_graph else x for x in leaves]
         return rebuild(cut)
 
 
@@ -314,9 +320,10 @@ def value_and_grad_as(
         traced = TransformCall(transform, f, args, kwargs, chosen, has_aux)
         y = traced.scalar()
         one = wrap(namespace_of[type(y._array)].ones_like(y._array))
-        found = traced.derivatives(lambda taped: traced.pull([one], taped, retain=traced.taped), traced.taped)
-        gradients = traced.arguments(found, traced.taped)
-        value = traced.result([y], traced.taped)
+        retain = create_graph = traced.create_graph
+        found = traced.derivatives(lambda record: traced.pull([one], record, retain=retain), create_graph)
+        gradients = traced.arguments(found, create_graph)
+        value = traced.result([y], create_graph)
         return (value, traced.auxiliary()) if has_aux else value, (
             gradients[0] if isinstance(argnums, int) else tuple(gradients)
         )
@@ -428,22 +435,24 @@ def vjp_as(
     """Return what `vjp` does, for a transform that messages are to name."""
     traced = TransformCall(transform, f, primals, {}, None, has_aux, may_be_constant)
     pull = partial(_pulled, traced)
-    value = traced.result(traced.outputs, traced.taped)
+    value = traced.result(traced.outputs, traced.create_graph)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
 
 
 def _pulled(traced: TransformCall, cotangent: Any) -> tuple[Any, ...]:
     """Return the cotangents of the inputs, as trees, for those of the outputs."""
     seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
-    taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
+    create_graph = mode().recording and (traced.create_graph or any(is_recorded(t) for t in seeds))
     if any([is_recorded(t) for t in seeds]):
-        return tuple(traced.arguments(traced.pull(seeds, taped), taped))
-    return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
+        found = traced.pull(seeds, create_graph)
+    else:
+        found = traced.derivatives(lambda record: traced.pull(seeds, record), create_graph)
+    return tuple(traced.arguments(found, create_graph))
 
 
 def is_recorded(x: Tensor) -> bool:
     """Say whether a Tensor is recorded, by itself or outside of a vmap."""
-    return (x._record or tracked(x._array)) is not None
+    return (x._record or outer_record(x._array)) is not None
 
 
 def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
@@ -453,7 +462,7 @@ def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
         raise ValueError(f"{what} has {len(leaves)} leaves, but there are {len(models)} to match")
     out = []
     for leaf, model in zip(leaves, models, strict=True):
-        x = within(leaf if isinstance(leaf, Tensor) else constant(leaf, model))
+        x = lift_to_level(leaf if isinstance(leaf, Tensor) else constant_like(leaf, model))
         check_like(what, x, model.shape, model._array)
         out.append(x)
     return out
@@ -481,17 +490,17 @@ def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[R
     return [r for r in order if r in on], not out.isdisjoint(starts)
 
 
-def _raw(x: Tensor, to_host: bool) -> Any:
+def raw_result(x: Tensor, to_host: bool) -> Any:
     """Return the value as a raw array that nobody else holds, of NumPy if it is for the host."""
     backend = backend_of[type(x._array)]
     if backend.depth:
         return x  # inside vmap there is no raw array for one example
     if to_host and backend.prefix != HOST:
-        return given_out(transfer(x._array, HOST))
-    return given_out(x._array if backend.is_private(x) else backend.copy(x._array))
+        return untrace(transfer(x._array, HOST))
+    return untrace(x._array if backend.is_private(x) else backend.copy(x._array))
 
 
-def constant(x: Any, model: Tensor) -> Tensor:
+def constant_like(x: Any, model: Tensor) -> Tensor:
     """Return an array, or a number in the dtype of a model, as a constant; what is of the host goes where that is."""
     found = placed("asarray", x, model._array)
     backend = find_backend(x)

@@ -36,17 +36,17 @@ def sparse_jacobian(traced: TransformCall, sparsity: Any, direction: str, chunk_
     """Return the Jacobian of a function of one array, which returns one, as a scipy.sparse.csr_array."""
     what = traced.what
     sparse = _scipy_sparse()
-    if len(traced.fresh) != 1 or len(traced.outputs) != 1:
+    if len(traced.inputs) != 1 or len(traced.outputs) != 1:
         raise TypeError(
-            f"{what}: with sparsity= the function takes one array and returns one, not {len(traced.fresh)} and "
+            f"{what}: with sparsity= the function takes one array and returns one, not {len(traced.inputs)} and "
             f"{len(traced.outputs)}: join them first, as in tapegrad.concat"
         )
-    if traced.taped:
+    if traced.create_graph:
         raise RuntimeError(
             f"{what}: a sparse matrix cannot stay on the tape, and something outside requires a gradient: call it "
             "under tapegrad.no_grad(), or leave sparsity= out"
         )
-    (x,), (y,) = traced.fresh, traced.outputs
+    (x,), (y,) = traced.inputs, traced.outputs
     pattern = detected(traced) if isinstance(sparsity, str) else _given(what, sparsity, (y.size, x.size))
     if isinstance(sparsity, str) and sparsity != "detect":
         raise ValueError(f"{what}: sparsity is a matrix or 'detect', not {sparsity!r}")
@@ -60,7 +60,7 @@ def sparse_jacobian(traced: TransformCall, sparsity: Any, direction: str, chunk_
     colour_of, place = (groups[entries.col], entries.row) if forward else (groups[entries.row], entries.col)
     values = np.zeros(entries.nnz, dtype=_host(y).dtype if forward else _host(x).dtype)
     for first, seeds in _seeds(groups, x if forward else y, chunk_size):
-        out = tangents_of(traced, [seeds], False)[0] if forward else traced.pull([seeds], False, lead=1)[0]
+        out = tangents_of(traced, [seeds], False)[0] if forward else traced.pull([seeds], False, batch_ndim=1)[0]
         table = np.reshape(_host(out), (seeds.shape[0], -1))
         here = (colour_of >= first) & (colour_of < first + seeds.shape[0])
         values[here] = table[colour_of[here] - first, place[here]]
@@ -137,10 +137,10 @@ def _seeds(groups: Any, x: Tensor, chunk_size: int | None) -> Iterator[tuple[int
     step = chunk_size or max(n, 1)
     for first in range(0, n, step):
         ones = groups == np.arange(first, min(first + step, n))[:, None]
-        yield first, _like(x, np.reshape(ones.astype(np.float64), (len(ones), *x.shape)))
+        yield first, _tensor_like(x, np.reshape(ones.astype(np.float64), (len(ones), *x.shape)))
 
 
-def _like(x: Tensor, values: Any) -> Tensor:
+def _tensor_like(x: Tensor, values: Any) -> Tensor:
     """Return values as a Tensor of the dtype and on the device of `x`."""
     return asarray(values, dtype=x.dtype, device=x.device)
 
@@ -151,9 +151,9 @@ def _host(x: Tensor) -> Any:
 
 def _probe(traced: TransformCall, j: Any) -> None:
     """Raise ValueError unless the matrix times a random vector is the derivative along it."""
-    (x,), (y,) = traced.fresh, traced.outputs
+    (x,), (y,) = traced.inputs, traced.outputs
     v = np.random.default_rng(0).standard_normal(x.size).astype(_host(x).dtype)
-    direct = np.ravel(_host(tangents_of(traced, [_like(x, np.reshape(v, x.shape))], False)[0]))
+    direct = np.ravel(_host(tangents_of(traced, [_tensor_like(x, np.reshape(v, x.shape))], False)[0]))
     scale = abs(j) @ np.abs(v) + np.abs(direct)
     eps = np.finfo(j.dtype).eps
     with np.errstate(invalid="ignore"):  # where a derivative is not finite, there is nothing to compare
@@ -172,9 +172,9 @@ def _probe(traced: TransformCall, j: Any) -> None:
 
 def _rounding(traced: TransformCall, v: Any, direct: Any) -> Any:
     """Return the rounding errors of derivatives along a vector: by how much those along multiples are no multiples."""
-    (x,) = traced.fresh
+    (x,) = traced.inputs
     factors = np.linspace(1.1, 1.9, 16)
-    seeds = _like(x, np.reshape(np.multiply.outer(factors, v), (len(factors), *x.shape)))
+    seeds = _tensor_like(x, np.reshape(np.multiply.outer(factors, v), (len(factors), *x.shape)))
     out = np.reshape(_host(tangents_of(traced, [seeds], False)[0]), (len(factors), -1))
     return np.max(np.abs(out / factors[:, None] - direct), axis=0)
 
@@ -190,7 +190,7 @@ def detected(traced: TransformCall) -> Any:
     So the pattern lacks nothing at these inputs, and may hold more than need be.
     """
     sparse = _scipy_sparse()
-    (x,), (y,) = traced.fresh, traced.outputs
+    (x,), (y,) = traced.inputs, traced.outputs
     known: dict[Record, Any] = {x._record: sparse.eye_array(x.size, dtype=bool, format="csr")}  # type: ignore[dict-item]
     for r in reversed(traced.path):
         if r in known or type(r.shape) is int:  # several results, which are picked from

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar, final
 
-from tapegrad._engine.dispatch import backend_of, constant_array, device_of, namespace_of, on_level, tracked
+from tapegrad._engine.dispatch import backend_of, detached_array, device_of, namespace_of, on_level, outer_record
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.once import once
 from tapegrad._engine.operator_names import BINARY, COMPARISONS, UNARY
 from tapegrad._engine.record import Record
@@ -56,7 +56,7 @@ class Level:
         """
         if backend_of[type(x._array)].depth >= self.depth:
             return x._array
-        noticed(x)
+        notify_use(x)
         return self.array(wrap(x._array, x._record), mapped=False)
 
     def outside(self, whole: Tensor) -> Array:
@@ -115,7 +115,7 @@ class Batched:
         raise value_needed("DLPack export")
 
 
-def _operator(name: str) -> tuple[Any, Any]:
+def _binary_operator(name: str) -> tuple[Any, Any]:
     def forward(x: Batched, other: Any) -> Any:
         return getattr(namespace_of[type(x)], name)(x, other)
 
@@ -125,16 +125,16 @@ def _operator(name: str) -> tuple[Any, Any]:
     return forward, reflected
 
 
-def _one(name: str) -> Any:
+def _unary_operator(name: str) -> Any:
     return lambda x: getattr(namespace_of[type(x)], name)(x)
 
 
 for _symbol, _name in (BINARY | COMPARISONS).items():
-    _forward, _reflected = _operator(_name)
+    _forward, _reflected = _binary_operator(_name)
     setattr(Batched, f"__{_symbol}__", _forward)
     setattr(Batched, f"__r{_symbol}__", _reflected)
 for _symbol, _name in UNARY.items():
-    setattr(Batched, f"__{_symbol}__", _one(_name))
+    setattr(Batched, f"__{_symbol}__", _unary_operator(_name))
 
 
 def value_needed(what: str) -> TypeError:
@@ -269,13 +269,13 @@ class BatchedBackend(Backend):
         below = array.whole._array
         return backend_of[type(below)].memory(below)
 
-    def tracked(self, array: Array) -> Record | None:
+    def outer_record(self, array: Array) -> Record | None:
         whole = array.whole
-        record: Record | None = whole._record or tracked(whole._array)
+        record: Record | None = whole._record or outer_record(whole._array)
         return record
 
-    def constant(self, array: Array) -> Array:
-        return array.level.array(wrap(constant_array(array.whole._array)), array.mapped)
+    def detached(self, array: Array) -> Array:
+        return array.level.array(wrap(detached_array(array.whole._array)), array.mapped)
 
 
 def _any(condition: Batched) -> Array:

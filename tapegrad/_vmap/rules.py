@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from tapegrad._engine.bound import bound
-from tapegrad._engine.coercion import within
+from tapegrad._engine.coercion import lift_to_level
 from tapegrad._engine.dispatch import device_of, find_backend, namespace_of
 from tapegrad._engine.levels import mapping
 from tapegrad._engine.tensor import Tensor, wrap
@@ -128,7 +128,7 @@ def _negative(axis: Any, ndim: int) -> Any:
     return tuple([_negative(i, ndim) for i in axis]) if isinstance(axis, tuple) else axis if axis < 0 else axis - ndim
 
 
-def _along(level: Level, f: Function, x: Batched, /, *args: Any, axis: Any = None, **kwargs: Any) -> Out:
+def _along_axis(level: Level, f: Function, x: Batched, /, *args: Any, axis: Any = None, **kwargs: Any) -> Out:
     return f(x.whole, *args, axis=_negative(axis, x.ndim), **kwargs), x.mapped
 
 
@@ -307,7 +307,7 @@ def _take_along_axis(level: Level, f: Function, x: Batched, indices: Batched, /,
 
 def _own(level: Level, x: Batched, mapped: bool) -> Tensor:
     """Return the whole of an array as a Tensor that may get another value, and is no leaf."""
-    y = within(x.spread() if mapped else x.whole)
+    y = lift_to_level(x.spread() if mapped else x.whole)
     return wrap(y._array) if y._record is None else bound.tensor_namespace.positive(y)
 
 
@@ -317,7 +317,7 @@ def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: B
     mapped = x.mapped or value.mapped or _is_mapped(entries)
     y = _own(level, x, mapped)
     adds = f is bound.tensor_namespace.index_add  # which does not broadcast
-    values = within(value.spread() if adds and mapped else value.lined_up(_rank(entries)))
+    values = lift_to_level(value.spread() if adds and mapped else value.lined_up(_rank(entries)))
     return f(y, full_key(y, _whole_key(level, x, entries, rows=mapped)), values), mapped
 
 
@@ -327,8 +327,10 @@ def _as_one(level: Level, f: Function, function: Function, /, *arrays: Batched) 
 
 
 RULES: dict[str, Function] = {
-    **dict.fromkeys(("all", "any", "count_nonzero", "max", "mean", "min", "prod", "std", "sum", "var"), _along),
-    **dict.fromkeys(("cumulative_prod", "cumulative_sum", "argsort", "flip", "roll", "squeeze", "unstack"), _along),
+    **dict.fromkeys(("all", "any", "count_nonzero", "max", "mean", "min", "prod", "std", "sum", "var"), _along_axis),
+    **dict.fromkeys(
+        ("cumulative_prod", "cumulative_sum", "argsort", "flip", "roll", "squeeze", "unstack"), _along_axis
+    ),
     **dict.fromkeys(("argmax", "argmin"), _arg_extreme),
     **dict.fromkeys(("concat", "stack"), _join),
     **dict.fromkeys(("index_add", "index_set"), _write),
@@ -338,7 +340,7 @@ RULES: dict[str, Function] = {
     "index_get": _index_get,
     "isin": _isin,
     "linalg.solve": _solve,
-    "linalg.vector_norm": _along,
+    "linalg.vector_norm": _along_axis,
     "matmul": _matmul,
     "nonzero": _nonzero,
     "permute_dims": _permute_dims,

@@ -7,15 +7,15 @@ from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
-from tapegrad._engine.coercion import placed, within
-from tapegrad._engine.dispatch import constant_array, find_backend, on_level
+from tapegrad._engine.coercion import lift_to_level, placed
+from tapegrad._engine.dispatch import detached_array, find_backend, on_level
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._engine.tree import flatten
 from tapegrad._inspect.tape import note_line
 from tapegrad._transforms.derived import derived
-from tapegrad._transforms.reverse import _raw, check_function, device_for_host, is_of_host, is_recorded
+from tapegrad._transforms.reverse import check_function, device_for_host, is_of_host, is_recorded, raw_result
 from tapegrad._transforms.typed import P, R, Transformed
 from tapegrad._vmap.array import Batched, Level
 from tapegrad.ops.creation import on_device
@@ -93,10 +93,10 @@ def vmap(f: Callable[P, R], in_axes: Any = 0, out_axes: Any = 0) -> Transformed[
         like = next(x for x, axis in zip(moved, axes, strict=True) if axis is not None)
         results = [_result(what, level, y, axis, like) for y, axis in zip(ys, places, strict=True)]
         if not mode().recording:
-            results = [wrap(constant_array(y._array)) for y in results]
+            results = [wrap(detached_array(y._array)) for y in results]
         if not any(isinstance(x, Tensor) for x in leaves) and not any(is_recorded(y) for y in results):
             to_host = all(is_of_host(x) for x in leaves)
-            return together([_raw(y, to_host) for y in results])
+            return together([raw_result(y, to_host) for y in results])
         return together(results)
 
     return run  # type: ignore[return-value]
@@ -125,7 +125,7 @@ def _to_front(what: str, x: Any, axis: int, device: str | None) -> Tensor:
         if find_backend(x) is None:
             raise TypeError(f"{what} has axis {axis} in in_axes, but is no Tensor or array: give it None there")
         x = on_device(x, device)
-    noticed(x)
+    notify_use(x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{what} has no axis {axis} to map over: its shape is {x.shape}")
     return moveaxis(x, axis, 0) if axis % x.ndim else x
@@ -182,7 +182,7 @@ def _result(what: str, level: Level, y: Any, axis: int | None, like: Tensor) -> 
     array = y._array
     inside = isinstance(array, Batched) and array.level is level
     mapped = inside and array.mapped
-    whole = array.whole if inside else within(y)
+    whole = array.whole if inside else lift_to_level(y)
     if axis is None:
         if mapped:
             raise ValueError(f"{what}: a result is another for each example: give it an axis in out_axes, not None")

@@ -76,8 +76,8 @@ def spread(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepd
     if keepdims or not axes:
         return t
     kept = tuple(1 if i - len(shape) in axes else n for i, n in enumerate(shape))
-    lead = t.ndim - len(shape) + len(axes)
-    return xp.reshape(t, tuple(t.shape[:lead]) + kept)
+    batch_ndim = t.ndim - len(shape) + len(axes)
+    return xp.reshape(t, tuple(t.shape[:batch_ndim]) + kept)
 
 
 def fill(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._engine.dispatch import backend_of, constant_array, holds, native_device
+from tapegrad._engine.dispatch import backend_of, detached_array, holds, native_device
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._matrices import epsilon, herm
 
@@ -46,7 +46,7 @@ def large_cofactors(xp: Any, x: Any, det_x: Any) -> Any:
 
 def _fixed(x: Any) -> Any:
     """Return a constant of the same values."""
-    return wrap(constant_array(x._array)) if type(x) is Tensor else x
+    return wrap(detached_array(x._array)) if type(x) is Tensor else x
 
 
 def _from_factors(xp: Any, u: Any, s: Any, vh: Any) -> Any:

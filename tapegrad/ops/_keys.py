@@ -7,10 +7,10 @@ from operator import index
 from typing import Any
 
 from tapegrad._engine.coercion import from_outside, same_library
-from tapegrad._engine.dispatch import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
-from tapegrad._engine.host_constants import is_host, moved
+from tapegrad._engine.dispatch import as_tracer, backend_of, dtype_of, find_backend, holds, namespace_of
+from tapegrad._engine.host_constants import copied_beside, is_host
 from tapegrad._engine.levels import capturing
-from tapegrad._engine.mode import mode, noticed
+from tapegrad._engine.mode import mode, notify_use
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops.conversion import as_indices, index_dtype
@@ -139,7 +139,7 @@ def _index_array(i: Any, like: Array) -> Array | None:
     """Return an index as a raw array of integers or booleans that nobody will change, None if it is one number."""
     given = False
     if isinstance(i, Tensor):
-        noticed(i)
+        notify_use(i)
         array = _counting(i)
     elif isinstance(i, (list, tuple, range)):
         array = _counting(of_list(list(i), like, dtype=None if i else index_dtype(like)))
@@ -147,9 +147,9 @@ def _index_array(i: Any, like: Array) -> Array | None:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array = lifted(i)
+        array = as_tracer(i)
         given = not is_host(array, like)
-        array = _counting(wrap(array if given else moved(array, like)))
+        array = _counting(wrap(array if given else copied_beside(array, like)))
     alike = same_library("x[...]", array, like)
     if alike is not None:
         array = alike

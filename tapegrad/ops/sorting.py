@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import namespace_of
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import CONSTANT, composed
 from tapegrad._engine.tensor import Tensor, wrap
@@ -102,7 +102,7 @@ def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
     x = as_tensor(x)
     if x.ndim == 0:
         raise ValueError("nonzero: a Tensor with no axes")
-    noticed(x)
+    notify_use(x)
     return tuple(wrap(a) for a in namespace_of[type(x._array)].nonzero(x._array))
 
 
