@@ -1,7 +1,7 @@
-"""The reverse walk: records from the latest to the oldest, each handing its cotangent to its parents.
+"""The reverse walk: from the latest record to the oldest, each passes its cotangent to its parents.
 
-One loop serves two purposes. On raw arrays it is the fast first-order pass. On Tensors the same rules record
-themselves, and that record is the higher-order derivative.
+One loop serves two purposes. On raw arrays it is the fast first-order pass. On Tensors the same rules are recorded, and
+that tape gives the higher-order derivatives.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _by_seq = attrgetter("seq")
 
 
 def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
-    """Return records and all they descend from, latest first; nothing older than the sequence number `oldest`."""
+    """Return records and their ancestors, latest first, without those older than the sequence number `oldest`."""
     seen = {r for r in roots if r.seq <= oldest}
     stack = list(seen)
     order = []
@@ -121,9 +121,12 @@ class Walk:
             self.cotangents = self.xp.by_record(seeds)
 
     def run(self, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
-        """Go through records, latest first; return (record, cotangent) of leaves, retained gradients and stops.
+        """Walk the records, latest first; return (record, cotangent) of leaves, retained gradients and stops.
 
-        retain: whether records keep what they saved; stops: records that are not walked through.
+        retain: whether records keep their saved values; stops: records at which the walk ends.
+
+        Where a cotangent is added to one that is there, the loop holds inlined copies of `accumulate`: a call for each
+        record would cost more than the addition of small arrays.
         """
         cotangents, owned, live, create_graph, queue = (
             self.cotangents,
@@ -137,10 +140,10 @@ class Walk:
         xp, debug = self.xp, self.debug
         kind = type(cotangents[queue[0][1]])
         last: Any = None  # the dtype of the record before
-        apart = False  # whether rules that read arrays are applied by a method
-        unlinks = cuts.get() is None  # else an open transform is to see what a released record was computed from
+        apart = False  # whether rules that read arrays go through `apply`
+        unlinks = cuts.get() is None  # an open transform still needs the parents of a released record
         found = []
-        later: Any = None  # the newest entry of the queue, held back: most often it is next
+        later: Any = None  # the newest entry, kept out of the heap: most often it is the next record
         try:
             while queue or later is not None:
                 if later is None:
@@ -160,7 +163,7 @@ class Walk:
                     if r.tensor is None:
                         found.append((r, t))
                     continue
-                parents = r.parents  # first: another thread may release the tape, parents last
+                parents = r.parents  # read first: another thread that releases the tape clears the parents last
                 raw = r.saved
                 saved: Sequence[Any] = raw
                 if raw is RELEASED:
@@ -253,10 +256,12 @@ class Walk:
     def apply(
         self, r: Record, parents: tuple[Record | None, ...], t: Any, saved: Any, raw: Any, support: Support | None
     ) -> None:
-        """Hand a cotangent to the parents, and its support with it: what the loop does not do in line.
+        """Pass a cotangent and its support to the parents; the general case, which the loop does not inline.
 
-        raw: what the record saved, as raw arrays; saved: the same as Tensors, if cotangents are.
-        The adjoint of a product with the derivative of a holomorphic function is that with its conjugate.
+        raw: the saved values as raw arrays; saved: the same values, as Tensors if cotangents are.
+
+        The adjoint of multiplication by a holomorphic derivative is multiplication by its conjugate. So the rules run
+        on the conjugate of the cotangent, and the result is conjugated.
         """
         op, xp = r.op, self.xp
         if type(support) is Marks:
@@ -295,7 +300,7 @@ class Walk:
     def operand_support(
         self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
     ) -> Support | None:
-        """Return the support of the cotangent that a record hands to operand `i`, given that of its own."""
+        """Return the support of operand i's cotangent, given that of the record's own cotangent."""
         op = r.op
         if support is None and op.selects is None and op.moves != "some":
             return None
@@ -317,7 +322,7 @@ class Walk:
     def _moved(
         self, xp: Any, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
     ) -> Support | None:
-        """Return the support through an operation that moves entries: by its rule, of ones."""
+        """Return the support through an operation that moves entries: its rule is applied to ones."""
         op = r.op
         if type(t) is not list:
 
@@ -325,7 +330,7 @@ class Walk:
                 return op.vjps[0][0](xp, ones, *saved)[i] if op.joint else call(op.vjps[i], xp, ones, saved)
 
             return mapped_support(xp, self.device(t), of_one, support, r.shape, p.shape)
-        insides = self.parts.pop(r, None) or {}  # of several results
+        insides = self.parts.pop(r, None) or {}  # an operation with several results
         if not insides and all(part is not None for part in t):
             return None
         raw = [part if part is None else _raw_cotangent(part) for part in t]
@@ -341,7 +346,7 @@ class Walk:
         return mapped_support(xp, self.device(t), of_list, None, (), p.shape)
 
     def raw_namespace(self, t: Any) -> Any:
-        """Return the namespace of the raw arrays that cotangents are or hold."""
+        """Return the namespace of the raw arrays of cotangents."""
         return namespace_of[type(_raw_cotangent(t))] if self.create_graph else self.xp
 
     def device(self, t: Any) -> Any:
@@ -349,14 +354,14 @@ class Walk:
         return native_device(_raw_cotangent(t))
 
     def check(self, r: Record, t: Any) -> None:
-        """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
+        """Raise FloatingPointError if a parent's cotangent holds a NaN and the record's own does not."""
         if not has_nan(t):
             for p in r.parents:
                 if p is not None:
                     refuse_nan(r, t, self.cotangents.get(p), "gradient")
 
     def wants(self, p: Record | None) -> bool:
-        """Say whether a parent is to get a cotangent."""
+        """Return whether a parent needs a cotangent."""
         return p is not None and (self.live is None or p in self.live)
 
     def set_cotangent(self, p: Record, t: Any) -> None:
@@ -366,7 +371,7 @@ class Walk:
         self.cotangents[p] = t
 
     def accumulate(self, p: Record, s: Any, owned: bool = False, support: Support | None = None) -> None:
-        """Add a fitted cotangent to a parent's; owned says that nobody else holds its buffer."""
+        """Add a fitted cotangent to a parent's; owned: whether nobody else holds its buffer."""
         old = self.cotangents.get(p)
         if old is None:
             self.set_cotangent(p, s)
@@ -385,13 +390,13 @@ class Walk:
             self.owned.add(p)
 
     def _join(self, p: Record, support: Support | None) -> None:
-        """Add the support of what is added to a parent's cotangent to that which it has."""
+        """Unite the support of an added cotangent with that of the parent's cotangent."""
         known = union(self.raw_namespace(self.cotangents[p]), self.supports.pop(p), support)
         if known is not None:
             self.supports[p] = known
 
     def accumulator(self, p: Record, like: Any, batch_ndim: int, key: Any = None) -> Any:
-        """Return a parent's cotangent as a buffer that may be written, zeros if it has none yet.
+        """Return a parent's cotangent as a buffer that may be written to; zeros if there is none yet.
 
         like: a cotangent on the same device; batch_ndim: the number of its batch axes; key: the index to write at,
         without these axes.
@@ -416,7 +421,7 @@ class Walk:
         return t
 
     def _note_read(self, p: Record, key: Any, t: Any, batch_ndim: int) -> None:
-        """Take note that a cotangent is added to a parent's at a key; batch_ndim: its extra axes."""
+        """Record in the support that a cotangent is added to a parent's at a key; batch_ndim: its batch axes."""
         xp, device = self.raw_namespace(t), self.device(t)
         here: Support = Marks(xp, device, p.shape, key, True)
         if self.support is not None:
@@ -431,7 +436,7 @@ class Walk:
         self.supports[p] = support
 
     def support_outside(self, r: Record, key: Any, t: Any) -> Support:
-        """Return the support of the cotangent of a record once what was written at a key is taken out."""
+        """Return the support of a record's cotangent without the entries at a key."""
         if type(self.support) is Marks and not self.support.inside:
             return self.support.add(key)
         here = Marks(self.raw_namespace(t), self.device(t), r.shape, key, False)
@@ -440,7 +445,7 @@ class Walk:
         return support
 
     def support_at(self, r: Record, key: Any, t: Any) -> Support | None:
-        """Return the support of what is at a key of the cotangent of a record."""
+        """Return the support of the entries at a key of a record's cotangent."""
         support, xp = self.support, self.raw_namespace(t)
         if support is None:
             return None
@@ -456,9 +461,9 @@ class Walk:
         return self.xp.positive(t) if self.create_graph else backend_of[type(t)].copy(t)
 
     def fit(self, s: Any, p: Record, r: Record, t: Any) -> Any:
-        """Fit a rule's result to the parent: sum what was broadcast, cast to the parent's dtype.
+        """Fit a rule's result to the parent: sum over broadcast axes, then cast to the parent's dtype.
 
-        s: what a rule of record `r` made of its cotangent `t`, for parent `p`.
+        s: the result of a rule of record `r` on its cotangent `t`, for parent `p`.
         """
         xp, shape = self.xp, tuple(p.shape)
         batch_ndim = len(t.shape) - len(r.shape) if type(t) is not list else len(s.shape) - len(shape)
@@ -477,7 +482,7 @@ class Walk:
         dtype = s._array.dtype if self.create_graph else s.dtype
         if dtype != p.dtype:
             if is_complex(dtype) and not is_complex(p.dtype):
-                s = xp.real(s)  # the part of a complex cotangent that a real operand sees
+                s = xp.real(s)  # a real operand gets the real part of a complex cotangent
                 if (s._array.dtype if self.create_graph else s.dtype) == p.dtype:
                     return s
             s = xp.astype(s, p.dtype)
@@ -485,7 +490,7 @@ class Walk:
 
 
 def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
-    """Return what a walk finds; its rules compute on the device of each cotangent, and another one stays current."""
+    """Run a walk whose rules compute on the device of each cotangent; the current device stays as it is."""
     elsewhere = walk.xp.elsewhere
     try:
         return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
@@ -506,7 +511,7 @@ def pulled(
     stops: Collection[Record] = (),
     supports: dict[int, Support] | None = None,
 ) -> dict[Record, Any]:
-    """Return the cotangents of the records that a walk from some Tensors reports.
+    """Walk from some Tensors and return the cotangents of the records that the walk reports.
 
     cotangents: the cotangents of the Tensors, as Tensors, or None; create_graph: whether the walk is recorded; live,
     retain and stops: see `Walk` and its `run`; supports: the supports of some cotangents, by number.
@@ -518,9 +523,9 @@ def pulled(
 
 
 def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
-    """Return the cotangents of Tensors by their records, added up where two have the same one.
+    """Return the cotangents of Tensors by record, summed where two Tensors have the same record.
 
-    What is not recorded, not in `live` (None for all) or has no cotangent is left out.
+    Tensors that have no record, no cotangent, or a record outside of `live` (None for all) are left out.
     """
     seeds: dict[Record, Any] = {}
     for y, t in zip(ys, cotangents, strict=True):
@@ -531,24 +536,24 @@ def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Reco
 
 
 def _any_carries(parents: Sequence[Record | None]) -> bool:
-    """Say whether a support is of use to any of these records."""
+    """Return whether a support is of use to any of these records."""
     return any([p is not None and p.op.carries for p in parents])
 
 
 def supports_of(ys: Sequence[Any], insides: dict[int, Support]) -> dict[Record, Support]:
-    """Return the supports of the cotangents of Tensors by their records, given some by number; see `seeds_of`."""
+    """Return the supports of the cotangents of Tensors by record, given some by number; see `seeds_of`."""
     records = [y._record if isinstance(y, Tensor) else None for y in ys]
     named = {i: r for i in insides if (r := records[i]) is not None and records.count(r) == 1 and r.op.carries}
     return {r: insides[i] for i, r in named.items()}
 
 
 def _total(a: Any, b: Any) -> Any:
-    """Return the sum of two cotangents outside of a walk, where an operator might not see to the device."""
+    """Return the sum of two cotangents outside of a walk, where an operator may run on the wrong device."""
     return a + b if type(a) is Tensor else namespace_of[type(a)].add(a, b)
 
 
 def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
-    """Return what a bound rule makes of a cotangent and the values a record saved."""
+    """Apply a bound rule to a cotangent and the saved values of a record."""
     rule, n, where = vjp
     if n < 1:
         return rule(xp, t)
@@ -556,20 +561,20 @@ def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
 
 
 def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any) -> tuple[Any, ...]:
-    """Return what the rules of an operation give for its operands, None for those that are not wanted."""
+    """Apply the rules of an operation; return a cotangent for each operand that wants one, else None."""
     return tuple([call(vjp, xp, t, saved) if want else None for vjp, want in zip(op.vjps, wanted, strict=True)])
 
 
 @once
 def fused_rules(op: Operation, wanted: tuple[bool, ...]) -> Callable[..., tuple[Any, ...]]:
-    """Return the rules of an operation as one function of the namespace, the cotangent and what was saved."""
+    """Return the rules of an operation as one fused function of namespace, cotangent and saved values."""
     return fused(f"{op.name}_vjp", lambda xp, t, *saved: _rules(op, wanted, xp, t, saved))
 
 
 def as_tensors_of(r: Record) -> list[Any]:
-    """Return what a record saved with arrays wrapped again, tied to the tape where they came from.
+    """Return the saved values of a record, with arrays as Tensors that are linked to the tape again.
 
-    Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
+    A saved Tensor would make a reference cycle (`out`). A Tensor without its record would lose derivatives.
     """
     return [_as_tensor(v, source, r) for v, source in zip(r.saved, r.op.sources, strict=True)]
 
@@ -585,7 +590,7 @@ def _as_tensor(v: Any, source: int, r: Record) -> Any:
 
 
 def origin(r: Record) -> str:
-    """Say which operation a record is of, and on which line of the user's, if that was kept."""
+    """Return the operation of a record and, if known, the user's line, for messages."""
     line = getattr(r, "line", None)
     return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
 
@@ -598,7 +603,7 @@ def _raw_cotangent(t: Any) -> Any:
 
 
 def has_nan(t: Any) -> bool:
-    """Say whether a cotangent or tangent holds a NaN; False for None and for those of several results."""
+    """Return whether a cotangent or tangent holds a NaN; False for None and for the list of several results."""
     if t is None or type(t) is list:
         return False
     raw = _raw_cotangent(t)
@@ -607,7 +612,7 @@ def has_nan(t: Any) -> bool:
 
 
 def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
-    """Raise FloatingPointError if `s`, which the rule of a record made of `t`, holds a NaN.
+    """Raise FloatingPointError if `s`, the result of a record's rule on `t`, holds a NaN.
 
     what: "gradient" or "tangent".
     """
@@ -625,7 +630,7 @@ def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
 
 
 def second_backward(r: Record) -> RuntimeError:
-    """Return the error for a record that an earlier backward pass has released."""
+    """Return the error for a record that an earlier backward pass released."""
     return RuntimeError(
         f"backward: the tape was released by an earlier backward pass (at operation {r.op.name}): pass "
         "retain_graph=True to the earlier one, or run the forward pass again"
@@ -700,7 +705,7 @@ def backward(
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
-        cut("backward() without create_graph=True", root)  # for what is computed from `.grad`
+        cut("backward() without create_graph=True", root)  # whoever computes with `.grad` gets constants
         _accumulate(walked(Walk({root: gradient._array}, None, False), retain_graph), _raw_total)
         return
     with mode_set(recording=True):
@@ -711,9 +716,10 @@ _setting = RLock()
 
 
 def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> None:
-    """Add cotangents to `.grad` of the Tensors that they are of; no `.grad` changes unless all can.
+    """Add cotangents to the `.grad` of their Tensors; no `.grad` changes unless all can.
 
-    Other threads may do so too. Sums are made without a lock; if a `.grad` is not the same any more, again with it.
+    Other threads may do the same. The sums are computed without the lock. If a `.grad` has changed meanwhile, they are
+    computed again with the lock held.
     """
     if not _added(found, total):
         with _setting:
@@ -722,7 +728,7 @@ def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None,
 
 
 def _added(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> bool:
-    """Add as `_accumulate` does, or return False where another thread has set a `.grad` meanwhile."""
+    """Try to add as `_accumulate` does; return False if another thread has set a `.grad` meanwhile."""
     sums = []
     for r, t in found:
         leaf = r.tensor()  # type: ignore[misc]

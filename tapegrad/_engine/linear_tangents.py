@@ -1,7 +1,7 @@
-"""Tangents through the commonest linear operations: the operation itself, on the tangent.
+"""Push-forward through common linear operations: the operation itself, applied to the tangent.
 
-Transposing an operation's rule does for all of them, but takes 100 us to set up, whatever the size. Axes count from the
-end, so that most operations take a tangent with extra leading axes as it is.
+The general way, transposition of the rule, takes 100 us to set up, whatever the size. Axes count from the end, so that
+most operations take a tangent with batch axes as it is.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _concat(r: Record, tangents: dict[Record, Any], create_graph: bool) -> Any:
 
 
 def _matmul(r: Record, tangents: dict[Record, Any], create_graph: bool) -> Any:
-    """A product of matrices: the sum of the products with either operand's tangent in its place."""
+    """Push through a product of matrices by the product rule."""
     x1, x2 = as_tensors_of(r) if create_graph else r.saved
     total = None
     for i, p in enumerate(r.parents):
@@ -79,7 +79,7 @@ def _matmul(r: Record, tangents: dict[Record, Any], create_graph: bool) -> Any:
 
 
 def _times_all(xp: Any, t: Any, other: Any, i: int, batch_shape: tuple[int, ...], p: Record, r: Record) -> Any:
-    """Return the product of a matrix, or a stack of them, with the tangent of the first (i = 0) or second operand."""
+    """Return the product of `other` with the tangent of the first (i = 0) or second operand."""
     if batch_shape and len(other.shape) == 2 == len(p.shape):  # one large product instead of many small ones
         (rows, columns), n = p.shape, prod(batch_shape)
         if i == 0:
@@ -88,7 +88,7 @@ def _times_all(xp: Any, t: Any, other: Any, i: int, batch_shape: tuple[int, ...]
         beside = xp.reshape(xp.permute_dims(t, (last - 1, *range(last - 1), last)), (rows, n * columns))
         s = xp.reshape(xp.matmul(other, beside), (r.shape[0], *batch_shape, columns))
         return xp.permute_dims(s, (*range(1, last), 0, last))
-    if batch_shape and len(p.shape) < len(r.shape):  # its axes must not meet the extra ones
+    if batch_shape and len(p.shape) < len(r.shape):  # keep the operand's axes apart from the batch axes
         t = xp.reshape(t, (*batch_shape, *(1,) * (len(r.shape) - len(p.shape)), *p.shape))
     s = xp.matmul(t, other) if i == 0 else xp.matmul(other, t)
     shape = (*batch_shape, *r.shape)
@@ -110,7 +110,7 @@ PUSHES: dict[str, Push] = {
 
 
 def direct(op: Operation) -> Push | None:
-    """Return how a tangent is pushed through an operation without transposing its rule, None if that is not known."""
-    if op.name == "matmul" and op.saves == ("x1", "x2"):  # not the one of vectors
+    """Return the push of an operation that needs no transposition, or None."""
+    if op.name == "matmul" and op.saves == ("x1", "x2"):  # the product of matrices, not that of vectors
         return _matmul
     return PUSHES.get(op.name) if OPERATIONS.get(op.name) is op else None

@@ -1,4 +1,4 @@
-"""Recomputing instead of saving."""
+"""Checkpointing: recomputation of a function's records in place of saving them."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
         links = [linked(x._array, x._record) for x in inputs]
         outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
         if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
-            return compute(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
+            # A result from outside of the vmap may be differentiated after the vmap ends.
+            return compute(*args, **kwargs)
         outside, inside = _reached(outs, links, first)
-        # An input that the results do not depend on is no parent, so that a transform can tell.
+        # An input that the results do not depend on is no parent, so that a transform sees the missing dependence.
         parents = (
             *(x._record if link._record in inside else None for x, link in zip(inputs, links, strict=True)),
             *outside,
@@ -97,9 +98,9 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
 
 
 def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
-    """Raise RuntimeError, on a GPU when the host next waits for it, unless results have the values of the first time.
+    """Raise RuntimeError unless recomputed results equal those of the first run; a GPU raises at its next wait.
 
-    Rounding may differ, where a GPU adds in no fixed order. A compiled program needs no check: it draws nothing.
+    Rounding may differ, as a GPU may add in any order. A compiled program draws no random numbers and needs no check.
     """
     if capturing.get() is not None:
         return
@@ -122,9 +123,9 @@ def _other(name: str) -> RuntimeError:
 
 
 def _reached(outs: list[Any], links: list[Tensor], first: int) -> tuple[list[Record], set[Record]]:
-    """Return the records that results descend from.
+    """Return the ancestors of results: the records outside, latest first, and the set of links that are reached.
 
-    Those numbered before `first`, other than by the links, come latest first; then those of the links.
+    outside: recorded before the sequence number `first`, and not reached through a link.
     """
     roots = [y._record for y in outs if isinstance(y, Tensor) and y._record is not None]
     mine = {x._record for x in links if x._record is not None}

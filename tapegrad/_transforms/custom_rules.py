@@ -1,4 +1,4 @@
-"""Calls that are one record: a user's own rule stands for what happened inside."""
+"""Custom rules: calls that are one record, whose rule replaces the records inside."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from tapegrad._engine.dispatch import detached_array, namespace_of, on_level, ou
 from tapegrad._engine.levels import mapping
 from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.once import once
-from tapegrad._engine.primitive import pick
+from tapegrad._engine.primitive import pick, record_several
 from tapegrad._engine.record import STATIC, Operation, Record
-from tapegrad._engine.rules import record
 from tapegrad._engine.structural_zeros import Support
 from tapegrad._engine.tensor import Tensor, shallow_copy, wrap
 from tapegrad._engine.tree import Rebuild, flatten
@@ -27,13 +26,21 @@ Axes = tuple[int | None, ...]
 
 
 class SavedCall:
-    """What the record of a call keeps.
+    """The saved value of a call's record.
 
-    inputs and outs: raw arrays; parents: the records of the inputs and of whatever else gets a cotangent; rule:
-    `rule(inputs, outs, cotangents, supports)` on Tensors, gives a cotangent or None for each parent, where supports are
-    those of some cotangents, by number; push: `push(inputs,
-    tangents)` gives the tangents of the outs, or None if the rule is to be transposed; whole: the record, where the
-    rule is run for another one that stands in for it.
+    Attributes
+    ----------
+    inputs, outs : sequence of array
+        The raw inputs and results.
+    parents : tuple of Record or None
+        The records of the inputs, then those of other Tensors that get a cotangent.
+    rule : callable
+        `rule(inputs, outs, cotangents, supports)` on Tensors, which returns a cotangent or None for each parent.
+        `supports` maps the numbers of some cotangents to their supports.
+    push : callable or None
+        `push(inputs, tangents)`, which returns the tangents of the results; None if the rule is to be transposed.
+    whole : Record or None
+        The call's record, if the rule runs for a stand-in of it.
     """
 
     __slots__ = ("inputs", "outs", "parents", "push", "rule", "whole")
@@ -51,11 +58,11 @@ class SavedCall:
         self.inputs, self.outs, self.parents, self.rule, self.push = inputs, outs, parents, rule, push
 
     def of(self, whole: Record) -> SavedCall:
-        """Return the same for a record that stands in for `whole`."""
+        """Return a copy for a record that stands in for `whole`."""
         return SavedCall(self.inputs, self.outs, self.parents, self.rule, self.push, whole)
 
     def tied(self, create_graph: bool) -> list[Tensor]:
-        """Return the inputs as Tensors, tied to where they came from on the tape, or as constants."""
+        """Return the inputs as Tensors, linked to the tape or constant."""
         return [wrap(a, p if create_graph else None) for a, p in zip(self.inputs, self.parents, strict=False)]
 
 
@@ -81,7 +88,7 @@ def _one_by_one(
     supports: dict[int, Support],
     batch_ndim: int,
 ) -> list[Any]:
-    """Return what the rule gives for cotangents, each of those that come at once along extra leading axes in turn."""
+    """Apply the rule to cotangents; it runs once for each index of the batch axes."""
     if batch_ndim == 0:
         full = [_cotangent(t, a, True) for t, a in zip(ts, call.outs, strict=True)]
         return list(call.rule(tied, outs, full, supports))
@@ -103,7 +110,7 @@ def _cotangent(t: Any, a: Any, create_graph: bool) -> Tensor:
 
 
 def _push(r: Record, tangents: dict[Record, Any], create_graph: bool) -> Any:
-    """Return the list of the outs' tangents, or None if the rule is to be transposed."""
+    """Return the list of the results' tangents, or None if the rule is to be transposed."""
     call: SavedCall = r.saved[0]
     if call.push is None:
         return None
@@ -119,7 +126,7 @@ def _push(r: Record, tangents: dict[Record, Any], create_graph: bool) -> Any:
 
 
 def _pushed(call: SavedCall, tied: list[Tensor], ts: list[Any], batch_ndim: int) -> list[Tensor]:
-    """Return the tangents of the outs, each of those that come at once along extra leading axes in turn."""
+    """Return the tangents of the results; `push` runs once for each index of the batch axes."""
     assert call.push is not None
     if batch_ndim == 0:
         return list(call.push(tied, [_cotangent(t, a, True) for t, a in zip(ts, call.inputs, strict=True)]))
@@ -137,26 +144,23 @@ def _operation(name: str) -> Operation:
 
 
 def recorded(name: str, call: SavedCall) -> list[Tensor]:
-    """Return the outs of a call as Tensors, recorded as one operation if any parent is and recording is on."""
+    """Return the results of a call as Tensors, recorded as one operation if there is a parent and recording is on."""
     ys = [wrap(a) for a in call.outs]
     m = mode()
     if m.recording and any(p is not None for p in call.parents):
-        whole = record(_operation(name), call.parents, (call,), call.outs[0])
-        whole.shape = len(ys)  # of a list of cotangents, not of an array
-        for i, y in enumerate(ys):
-            y._record = pick(whole, i, y._array)
+        record_several(_operation(name), call.parents, (call,), call.outs[0], ys)
     if m.watch is not None:
         m.watch(_operation(name), tuple(wrap(a, p) for a, p in zip(call.inputs, call.parents, strict=False)), (), ys[0])
     return ys
 
 
 def constant_of(x: Tensor) -> Tensor:
-    """Return the value of a Tensor as a constant."""
+    """Return a constant Tensor of the same value."""
     return wrap(detached_array(x._array))
 
 
 def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that gives `f` other Tensors of the same values: in-place updates of these stay inside."""
+    """Return a function that calls `f` with copies of its Tensors, so that in-place updates stay inside."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         leaves, rebuild = flatten([args, kwargs])
@@ -169,7 +173,7 @@ def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Any]]]:
-    """Return the Tensors among the leaves of arguments, and how to put others in their places."""
+    """Return the Tensors among the leaves of arguments, and a function that puts others in their places."""
     leaves, rebuild = flatten(list(args))
     where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     for i in where:
@@ -186,7 +190,7 @@ def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Ten
 
 
 def outputs_of(what: str, y: Any, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Rebuild]:
-    """Return the leaves of a result as Tensors, those of the host where the inputs are; TypeError if one is none."""
+    """Return the leaves of a result as Tensors on the inputs' device; raise TypeError if one cannot be a Tensor."""
     leaves, rebuild = flatten(y)
     if not leaves:
         raise TypeError(f"{what}: it must return at least one Tensor")
@@ -196,7 +200,7 @@ def outputs_of(what: str, y: Any, inputs: Sequence[Tensor]) -> tuple[list[Tensor
 
 
 def no_captures(what: str, *trees: Any) -> None:
-    """Raise if a value computed from detached inputs is recorded nevertheless: it depends on something outside."""
+    """Raise if a value computed from detached inputs is recorded: it depends on a Tensor from outside."""
     if any(isinstance(x, Tensor) and (x._record or outer_record(x._array)) is not None for x in flatten(trees)[0]):
         raise TypeError(
             f"{what} uses a Tensor from outside that requires a gradient, which its rule would lose: pass it as an "
@@ -207,9 +211,9 @@ def no_captures(what: str, *trees: Any) -> None:
 def call_outside(
     f: Callable[..., Any], inputs: Sequence[Tensor], put: Callable[..., list[Any]], mapped: Callable[[Axes], Any]
 ) -> tuple[list[Tensor], Rebuild]:
-    """Call a function with a rule where its inputs are recorded: outside of the vmap that is running, on all examples.
+    """Call a function with a custom rule outside of the running vmap, where its inputs are recorded, on all examples.
 
-    mapped: gives the function mapped over axes of the inputs, with its rule.
+    mapped: returns the function with its rule, both mapped over axes of the inputs.
     """
     level = mapping.get()
     assert level is not None
@@ -221,7 +225,7 @@ def call_outside(
 
 
 def only_positional(what: str, kwargs: dict[str, Any]) -> None:
-    """Raise TypeError for keyword arguments, which a rule has no place for."""
+    """Raise TypeError for keyword arguments, which rules do not take."""
     if kwargs:
         given = ", ".join(f"{name}=" for name in kwargs)
         raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
@@ -326,7 +330,7 @@ class custom_vjp(Derived):
             whole.defvjp(lambda *xs: (whole.function(*xs), xs), of_all)
             return whole
 
-        residuals = None  # known for one example only if that is all there is
+        residuals = None  # not known if the call is recorded outside of a vmap
         if recorded_outside:
             outs, rebuild = call_outside(self, inputs, put, mapped)
         else:
@@ -446,7 +450,7 @@ def transpose(
     create_graph: bool,
     supports: dict[int, Support],
 ) -> list[Tensor | None]:
-    """Return the transpose of a linear function applied to cotangents of its results.
+    """Apply the transpose of a linear function to cotangents of its results.
 
     f: a function of Tensors like the models; create_graph: whether the result is to be recorded; supports: the
     supports of some cotangents, by number.
@@ -461,7 +465,7 @@ def transpose(
 
 
 def as_tensors(cotangents: Sequence[Any], create_graph: bool) -> list[Tensor | None]:
-    """Return what a walk gave as Tensors, None for what got nothing."""
+    """Return cotangents of a walk as Tensors; None stays None."""
     return [None if s is None else s if create_graph else wrap(s) for s in cotangents]
 
 

@@ -17,8 +17,8 @@ from tapegrad._engine.dispatch import namespace_of, on_level
 from tapegrad._engine.levels import capturing
 from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.once import once
+from tapegrad._engine.primitive import recorded_result
 from tapegrad._engine.record import STATIC, Operation
-from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.reverse import TransformCall, is_recorded
 
@@ -29,14 +29,8 @@ def as_one(function: Function, *operands: Tensor) -> Tensor:
     """Return `function(xp, *arrays)`, recorded as one operation; it is to take extra leading axes."""
     xs = as_tensors("as_one", *operands)
     arrays = [x._array for x in xs]
-    y = wrap(namespace_of[type(arrays[0])].as_one(function, *arrays))
-    parents = tuple([x._record for x in xs])
-    m = mode()
-    if m.recording and any([p is not None for p in parents]):
-        y._record = record(_operation(len(xs)), parents, (function, *arrays), y._array)
-    if m.watch is not None:
-        m.watch(_operation(len(xs)), xs, (function,), y)
-    return y
+    out = namespace_of[type(arrays[0])].as_one(function, *arrays)
+    return recorded_result(_operation(len(xs)), xs, (function,), (function, *arrays), out)
 
 
 @once

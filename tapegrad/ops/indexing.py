@@ -48,7 +48,7 @@ OUTSIDE = (
 
 
 def _batched_key(t: Any, ndim: int, key: Key) -> Key:
-    """Return a key for a cotangent with extra leading axes, given how many axes it should have."""
+    """Return the key of a cotangent with batch axes; ndim: the number of axes without them."""
     batch: Key = (ALL,) * (t.ndim - ndim)
     return batch + key
 
@@ -98,7 +98,8 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if any([hasattr(i, "shape") for i in key]):
             y._base = None  # a copy everywhere
         return y
-    # What _getitem does, in one frame: loops over rows and gates of a cell spend their time here.
+    # An inlined copy of _getitem, and so of `recorded_result` in primitive.py, to save a frame: loops over rows and
+    # over gates of a cell spend their time here.
     out = namespace_of[type(a)].index_get(a, plain)
     if type(out) is not type(a):
         out = backend_of[type(out)].as_array(out)
@@ -300,7 +301,7 @@ def _raw(x: Any) -> Array:
 
 
 def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
-    """Take the written places out of the cotangent, and hand the rest on in the same buffer."""
+    """Take the cotangent of the value at the written places, and pass the rest on in the same buffer."""
     old, value = r.parents
     (key,) = saved
     xp = walk.xp
