@@ -1,8 +1,8 @@
-"""The forward push: tangents through records, from the oldest to the latest.
+"""Forward mode: the push of tangents through records, from the oldest to the latest.
 
-An elementwise rule is a differential, and is applied to a tangent as it is to a cotangent. For any other operation the
-rule is transposed: it is linear in its cotangent, so that it is recorded on a stand-in for one and walked in reverse
-with the tangents. So every operation that has a rule can be pushed through, at any order, with nothing else declared.
+An elementwise rule is a differential, so that it applies to tangents as to cotangents. Any other rule is transposed: it
+is linear in its cotangent, so that it is recorded on a stand-in cotangent and walked in reverse with the tangents. So
+every operation with a rule has a forward mode too, to any order.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def push(path: Sequence[Record], tangents: dict[Record, Any], create_graph: bool
 
 
 def _check(r: Record, tangents: dict[Record, Any]) -> None:
-    """Raise FloatingPointError if the tangent of a result holds a NaN and those of the operands none."""
+    """Raise FloatingPointError if the tangent of a result holds a NaN and those of the operands do not."""
     given = [tangents[p] for p in r.parents if p is not None and p in tangents]
     if not any([has_nan(t) for t in given]):
         for t in given or [None]:
@@ -93,7 +93,7 @@ def _check(r: Record, tangents: dict[Record, Any]) -> None:
 
 
 def _support(r: Record, tangents: dict[Record, Any], supports: dict[Record, Support], like: Any) -> Support | None:
-    """Return which entries of a result a tangent reaches (see `structural_zeros`); like: its tangent, raw."""
+    """Return the support of a result's tangent (see `structural_zeros`); like: the raw tangent."""
     op, xp, saved = r.op, namespace_of[type(like)], r.saved
     reached = [(i, p) for i, p in enumerate(r.parents) if p is not None and p in tangents]
     known = any([p in supports for _, p in reached])
@@ -120,7 +120,7 @@ def _support(r: Record, tangents: dict[Record, Any], supports: dict[Record, Supp
 def _support_of_several(
     r: Record, picks: Sequence[Record], supports: dict[Record, Support], tangents: dict[Record, Any]
 ) -> None:
-    """Add the supports of what is picked from an operation that moves entries to several results."""
+    """Add the supports of the picked results of an operation that moves entries to several results."""
     p: Record = r.parents[0]  # type: ignore[assignment]
     inside, t = supports[p], tangents[p]
     raw = t._array if type(t) is Tensor else t
@@ -144,7 +144,7 @@ def _ones(xp: Any, device: Any, p: Record, inside: Support | None) -> Any:
 
 
 def _moved(xp: Any, device: Any, r: Record, reached: Sequence[Record], supports: dict[Record, Support]) -> Support:
-    """Return the support through an operation that moves entries: by pushing ones through it."""
+    """Return the support through an operation that moves entries: ones are pushed through it."""
     given = {p: supports.get(p) for p in reached}
 
     def make() -> Any:
@@ -156,7 +156,7 @@ def _moved(xp: Any, device: Any, r: Record, reached: Sequence[Record], supports:
 
 
 def pushed(path: Sequence[Record], tangents: dict[Record, Any], create_graph: bool) -> dict[Record, Any]:
-    """Return the tangents of all records on a path; rules compute on the device of each tangent."""
+    """Return the tangents of all records on a path, each computed on its own device."""
     elsewhere = None if create_graph or not tangents else namespace_of[type(next(iter(tangents.values())))].elsewhere
     if elsewhere is None:
         push(path, tangents, create_graph)
@@ -171,7 +171,7 @@ def _any_complex(r: Record) -> bool:
 
 
 def _elementwise(r: Record, tangents: dict[Record, Any], create_graph: bool, supports: dict[Record, Support]) -> Any:
-    """Return the sum of the differentials in each operand, applied to its tangent."""
+    """Return the tangent of an elementwise result: the sum of the operands' differentials."""
     ndim, total = len(r.shape), None
     saved = as_tensors_of(r) if create_graph else r.saved
     batch_shape: tuple[int, ...] = ()
@@ -183,7 +183,7 @@ def _elementwise(r: Record, tangents: dict[Record, Any], create_graph: bool, sup
         assert p is not None
         xp = bound.tensor_namespace if create_graph else namespace_of[type(t)]
         batch_shape = tuple(t.shape[: len(t.shape) - len(p.shape)])
-        if batch_shape and len(p.shape) < ndim:  # its axes must not meet the extra ones
+        if batch_shape and len(p.shape) < ndim:  # keep the operand's axes apart from the batch axes
             t = xp.reshape(t, (*batch_shape, *(1,) * (ndim - len(p.shape)), *p.shape))
         if p.dtype != r.dtype:
             t = xp.astype(t, r.dtype)
@@ -200,7 +200,7 @@ def _elementwise(r: Record, tangents: dict[Record, Any], create_graph: bool, sup
 
 
 def _picks(path: Sequence[Record]) -> dict[Any, list[Record]]:
-    """Return the records on a path that pick from an operation with several results, by its record."""
+    """Return the records on a path that pick one of several results, by the operation's record."""
     found: dict[Any, list[Record]] = {}
     for r in path:
         if r.op is PICK:
@@ -211,10 +211,13 @@ def _picks(path: Sequence[Record]) -> dict[Any, list[Record]]:
 def _transposed(
     r: Record, tangents: dict[Record, Any], create_graph: bool, picks: Sequence[Record] | None = None
 ) -> Any:
-    """Return the tangent of a result by transposing the operation's rule.
+    """Return the tangent of a result by transposition of the operation's rule.
 
-    picks: for an operation with several results, what picks from it; the tangents come as a list, for all of them by
-    one transpose, with None for what nobody picks.
+    1. Record the rule on a stand-in cotangent `u`: a walk of a stand-in record gives cotangents of the parents.
+    2. Walk these in reverse, with the tangents of the parents as seeds: the cotangent of `u` is the tangent.
+
+    picks: for an operation with several results, the records that pick them. The result is then a list of tangents,
+    None for a result that is not picked.
     """
     given = {p: tangents[p] for p in r.parents if p is not None and p in tangents}
     if not given:
@@ -244,7 +247,7 @@ def _transposed(
 
 
 def stand_in(r: Record, parents: Sequence[Record | None]) -> Record:
-    """Return a record like another one, with leaves for its parents: the walk ends there, and reports them."""
+    """Return a copy of a record with leaves for its parents, where a walk ends and reports cotangents."""
     alone: Record = new(Record)
     alone.seq, alone.op, alone.saved = r.seq, r.op, r.saved
     alone.parents = tuple([None if p is None else leaf_like(p) for p in parents])
@@ -253,18 +256,18 @@ def stand_in(r: Record, parents: Sequence[Record | None]) -> Record:
 
 
 def leaf_like(p: Record) -> Record:
-    """Return a leaf like a record, which the walk reports."""
+    """Return a leaf of a record's shape and dtype, which the walk reports."""
     leaf: Record = record(LEAF, (), (), p)
     leaf.tensor = _SOMEBODY
     return leaf
 
 
-_SOMEBODY: Any = object()  # to report the cotangent of a leaf to
+_SOMEBODY: Any = object()  # stands for a Tensor, so that the walk reports the leaf
 
 
 @once
 def _constants(op: Operation) -> Operation:
-    """Return an operation whose saved values are not tied to the tape again."""
+    """Return a copy of an operation whose saved values are constants."""
     return Operation(
         op.name,
         op.vjps,

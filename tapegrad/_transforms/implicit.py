@@ -191,10 +191,10 @@ def _solution(
     start: Tensor,
     inputs: list[Tensor],
 ) -> Tensor:
-    """Return where an iteration ends, recorded as one operation.
+    """Return the solution that an iteration finds, recorded as one operation.
 
-    pull: gives the cotangents of the inputs for the solution and its cotangent. Inputs that are recorded outside of the
-    vmap that is running have the solution of all examples recorded there.
+    pull: maps the solution and its cotangent to the cotangents of the inputs. If an input is recorded outside of the
+    running vmap, the solution of all examples is recorded there.
     """
     if any(outer_record(x._array) is not None for x in inputs):
         level = mapping.get()
@@ -219,12 +219,12 @@ def _of_all(
     start: Tensor,
     inputs: list[Tensor],
 ) -> Tensor:
-    """Return the solution of all examples of a level, computed and recorded outside of it."""
+    """Return the solution for all examples of a level, computed and recorded outside of the level."""
     mapped = [x._array.mapped for x in inputs]
     start_mapped = start._array.mapped
 
     def running() -> Level:
-        """Return the level, whose values the equation may use, or one like it where a vmap of the rule runs."""
+        """Return the level, whose values the equation may use, or a similar one inside a vmap of the rule."""
         outer = mapping.get()
         return level if outer is level.outer else Level(level.size, outer)
 
@@ -253,7 +253,7 @@ def _examples(level: Level, xs: list[Tensor], mapped: list[bool]) -> list[Tensor
 
 
 def _whole(level: Level, x: Tensor) -> Tensor:
-    """Return what was computed inside of a level, with the examples along the first axis."""
+    """Return a result from inside a level as a Tensor of all examples, along the first axis."""
     a = x._array
     if isinstance(a, Batched) and a.level is level:
         return a.spread()
@@ -261,15 +261,24 @@ def _whole(level: Level, x: Tensor) -> Tensor:
 
 
 def _named(f: Equation, part: Equation) -> Equation:
-    """Return a function under the name of the one that it calls, for messages."""
+    """Give a function the name of the function that it calls, for messages."""
     part.__name__ = f.__name__
     return part
 
 
 class Until(NamedTuple):
-    """When an iteration ends: when no element changes by more than `scale` times the largest one, or 1.
+    """The stopping criterion of an iteration: no element changes by more than `scale` times the largest one, or 1.
 
-    limit: of the number of steps; text: of the error when it is reached, with a place for the last change.
+    Attributes
+    ----------
+    name : str
+        The function, for messages.
+    scale : float
+        The tolerance.
+    limit : int
+        The largest number of steps.
+    text : str
+        The error message at the limit, with a place for the last change.
     """
 
     name: str
@@ -278,27 +287,27 @@ class Until(NamedTuple):
     text: str
 
     def __call__(self, step: Callable[[Array], Sequence[Array]], x: Array) -> Array:
-        """Return where an iteration stays.
+        """Iterate until the criterion holds.
 
-        step: gives, for where it is, where it goes, the largest change of an element and the largest element.
+        step: maps the current array to the next one, the largest change of an element and the largest element.
         """
         change = float("inf")
         for _ in range(self.limit):
             x, *measures = step(x)
             change, size = [float(host(wrap(m)).item()) for m in measures]
-            if not isfinite(change):  # which an infinite size would excuse
+            if not isfinite(change):  # an infinite size would satisfy the criterion
                 break
             if change <= self.scale * (size if size > 1 else 1.0):
                 return x
         raise self.error(change)
 
     def error(self, change: float) -> Exception:
-        """Return the error for an iteration that did not end, by how much its last step changed an element."""
+        """Return the error for an iteration that did not converge; change: that of its last step."""
         return RuntimeError(self.text.format(change))
 
 
 def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return where an iteration stays; while a program is captured, that is one operation of it."""
+    """Iterate until the criterion holds; in a captured program the iteration is one operation."""
     if x.size == 0:
         return advance(x)
 
@@ -311,7 +320,7 @@ def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Te
 
 
 def _model(name: str, x0: Any, args: tuple[Any, ...]) -> Tensor:
-    """Return a Tensor where the solution is computed: the first one there is, else the start."""
+    """Return a Tensor on the device of the solution: the first Tensor among the arguments, else the start."""
     tensors = [x for x in (x0, *flatten(args)[0]) if isinstance(x, Tensor)]
     return tensors[0] if tensors else as_tensor(x0, name)
 

@@ -1,4 +1,4 @@
-"""Whole matrices of derivatives: many seeds at once, as an extra leading axis of one walk or push."""
+"""Jacobians and Hessians: all seeds at once, along a batch axis of one walk or push."""
 
 from __future__ import annotations
 

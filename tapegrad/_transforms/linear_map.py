@@ -15,8 +15,8 @@ from tapegrad.ops.dtypes import finfo
 class LinearMap:
     """A derivative at one point, as a function.
 
-    apply: with what the call of `f` recorded as its argument. Nothing that happens later changes that, so that a copy
-    is the map itself. A pickle holds the function, the point and the value there, and the map is computed again.
+    apply: a partial function that holds the traced call of `f`. Nothing changes that call later, so that a copy is the
+    map itself. A pickle holds the function, the point and the value there; loading it computes the map again.
     """
 
     def __init__(self, transform: Any, f: Any, apply: partial[Any], **options: Any) -> None:
@@ -55,7 +55,7 @@ def _constant(x: Tensor) -> Tensor:
 
 
 def _again(transform: Any, f: Any, primals: list[Any], options: dict[str, Any], values: list[Tensor]) -> Any:
-    """Return the map that a pickle holds; RuntimeError unless the function gives the values that it gave."""
+    """Return the map of a pickle; raise RuntimeError unless the function gives the same values as before."""
     made = transform(f, *primals, **options)[1]
     now = [_constant(y) for y in made._traced.outputs]
     if len(now) != len(values) or any(map(_differ, now, values)):

@@ -1,7 +1,7 @@
-"""Functions that look at values, as one operation on Tensors: what they compute inside is on no tape.
+"""Opaque operations: functions that read values, as one operation on Tensors without a tape inside.
 
-Their derivatives are such functions themselves, so that a compiled program has derivatives of any order as single
-nodes.
+The derivative of an opaque operation is an opaque operation, so that a compiled program holds derivatives of any order
+as single nodes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Function = Callable[..., Any]
 
 
 def as_one(function: Function, *operands: Tensor) -> Tensor:
-    """Return `function(xp, *arrays)`, recorded as one operation; it is to take extra leading axes."""
+    """Return `function(xp, *arrays)`, recorded as one operation; the function must take batch axes."""
     xs = as_tensors("as_one", *operands)
     arrays = [x._array for x in xs]
     out = namespace_of[type(arrays[0])].as_one(function, *arrays)
@@ -51,7 +51,7 @@ def _pull(walk: Any, r: Any, t: Any, saved: Any) -> None:
 
 @dataclass(frozen=True)
 class Cotangent:
-    """The cotangent of operand `n` of a function for that of its result; on raw arrays, or on Tensors."""
+    """A function from the cotangent of an opaque result to that of operand `n`; on raw arrays or Tensors."""
 
     function: Function
     n: int
@@ -71,7 +71,7 @@ class Cotangent:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Compute on Tensors that nobody is told of: no program that is captured, no vmap, nobody who watches."""
+    """A context in which Tensors are private: no capture, no vmap and no watcher sees them."""
     token = capturing.set(None)
     try:
         with on_level(None), mode_set(unwatched=True):

@@ -1,9 +1,11 @@
 """Reverse-mode transforms: `grad`, `value_and_grad` and `vjp`, freely nested.
 
-Any nesting is right by four rules, with no levels or tags. Each input of a transform gets a fresh record whose
-parent is the input's own; only records from which these are reached are walked; rules run on Tensors if and
-only if recording was on at entry and something tracked outside can be reached; a transform records inside itself,
-and if recording was off at entry, its result is cut from the tape.
+Four rules make any nesting right, with no levels or tags:
+
+1. Each input of a transform gets a fresh record whose parent is the input's own record.
+2. Only records that reach a fresh record are walked.
+3. Rules run on Tensors if and only if recording was on at entry and a record outside of the transform can be reached.
+4. A transform records inside itself. If recording was off at entry, its result is cut from the tape.
 """
 
 from __future__ import annotations
@@ -40,27 +42,45 @@ from tapegrad.ops.conversion import astype, transfer
 from tapegrad.ops.creation import asarray, on_device
 
 LINK = Operation("link", (bind_rule(identity, ()),))
-Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
-_later: list[Any] = []  # installed from a higher floor: see later.py
+Compute = Callable[[bool], list[Tensor]]  # computes derivatives, recorded or not
+_later: list[Any] = []  # the function that later.py, on a higher floor, installs
 
 
 def install_later(function: Callable[[TransformCall, Compute], list[Tensor]]) -> None:
-    """Set what gives derivatives so that they can be differentiated again."""
+    """Set the function that computes derivatives which can be differentiated again."""
     _later[:] = [function]
 
 
 class TransformCall:
     """A call of a function with fresh records for the arguments to differentiate by.
 
-    what: the transform and the function, for messages; fresh: the leaves of these arguments, as Tensors with records
-    of their own; raw: which of them came as raw arrays or numbers; host: which of these as NumPy's or numbers; trees:
-    for each argument, how many leaves it has and how to rebuild it; outputs: the leaves of the result, as Tensors;
-    rebuild: the result's structure; aux: what else the function returned; outer: whether somebody outside may
-    differentiate the result again.
+    The function gets shallow copies of the inputs, so that it may update its arguments in place. Other arguments are
+    passed as they are: the caller sees an in-place update of these, as a constant unless there is an outer tape.
 
-    The function gets shallow copies of the fresh Tensors, so that it may update its arguments in place. Arguments that
-    are not differentiated by are passed as they are: the caller sees an in-place update of these, as a constant
-    unless somebody outside may differentiate it.
+    Attributes
+    ----------
+    what : str
+        The transform and the function, for messages.
+    inputs : list of Tensor
+        The leaves of the arguments to differentiate by, with records of their own.
+    raw : list of bool
+        Whether each input came as a raw array or number.
+    host : list of bool
+        Whether each input came as a NumPy array or number.
+    trees : list of (int, callable)
+        For each argument the number of its leaves and the function that rebuilds it.
+    outputs : list of Tensor
+        The leaves of the result.
+    rebuild : callable
+        The function that rebuilds the result's structure.
+    aux : object
+        The auxiliary output of the function.
+    path : list of Record
+        The records between inputs and outputs, latest first.
+    has_outer_tape : bool
+        Whether a record outside of the call can be reached, so that the result may be differentiated again.
+    create_graph : bool
+        Whether the derivatives are to be recorded: there is an outer tape, and recording was on at entry.
     """
 
     def __init__(
@@ -134,9 +154,10 @@ class TransformCall:
             x._array, x._record = detached_array(x._array), None
 
     def _look_at(self, noted: Cuts) -> None:
-        """Raise if all that the result might have depended on was cut; tell the transform outside of its own cuts.
+        """Raise if graph breaks cut the result from all arguments; pass breaks of outer records to the outer transform.
 
-        Not of those of this one's records: the gradient may well be constant, as that of a linear function is.
+        Breaks of this transform's own records are not passed on: its gradient may be constant, as that of a linear
+        function.
         """
         mine = []
         for text, records in noted.found.items():
@@ -153,7 +174,7 @@ class TransformCall:
             )
 
     def _reaches_out(self, tensors: list[Tensor], first: int) -> bool:
-        """Say whether what else the function made may be differentiated by somebody outside."""
+        """Return whether other Tensors that the function made may be differentiated outside."""
         records = [x._record for x in tensors if x._record is not None]
         if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
             return True
@@ -214,11 +235,11 @@ class TransformCall:
         return shallow_copy(g) if create_graph else wrap(detached_array(backend_of[type(g)].as_array(g)))
 
     def derivatives(self, compute: Compute, create_graph: bool) -> list[Tensor]:
-        """Return what a function computes of the outputs' records and constants, recorded if `create_graph` says so."""
+        """Return derivatives that `compute` gives, recorded if `create_graph` is set."""
         return _later[0](self, compute) if create_graph else compute(False)
 
     def arguments(self, values: Sequence[Tensor], create_graph: bool) -> list[Any]:
-        """Return one Tensor for each input as trees of the arguments' structure; raw, and of the host, for what was."""
+        """Return one Tensor for each input, in the arguments' structure; raw or on the host as the input was."""
         kinds = zip(values, self.raw, self.host, strict=True)
         results = [raw_result(g, is_host) if is_raw and not create_graph else g for g, is_raw, is_host in kinds]
         trees = []
@@ -228,14 +249,14 @@ class TransformCall:
         return trees
 
     def result(self, values: Sequence[Tensor], create_graph: bool) -> Any:
-        """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
+        """Return one Tensor for each output, in the result's structure; raw if all inputs were raw."""
         cut = [shallow_copy(y) if create_graph else wrap(detached_array(y._array)) for y in values]
         return self.rebuild(
             [raw_result(y, all(self.host)) for y in cut] if all(self.raw) and not create_graph else list(cut)
         )
 
     def scalar(self) -> Tensor:
-        """Return the one output; raise unless it is one real number."""
+        """Return the single output; raise unless it is one real number."""
         if len(self.outputs) != 1:
             found = (
                 f"{len(self.outputs)} Tensors" if self.outputs else "None or an empty container: is a `return` missing?"
@@ -252,7 +273,7 @@ class TransformCall:
         return y
 
     def auxiliary(self) -> Any:
-        """Return what else the function returned, cut from the tape unless somebody outside may need it."""
+        """Return the auxiliary output, cut from the tape unless an outer tape may need it."""
         leaves, rebuild = flatten(self.aux)
         cut = [wrap(detached_array(x._array)) if type(x) is Tensor and not self.create_graph else x for x in leaves]
         return rebuild(cut)
@@ -311,7 +332,7 @@ def value_and_grad(
 def value_and_grad_as(
     transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
-    """Return what `value_and_grad` does, for a transform that messages are to name."""
+    """Return what `value_and_grad` does; messages name `transform`."""
     check_function(transform, f, argnums)
 
     @wraps(f)
@@ -373,7 +394,7 @@ def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bo
 def grad_as(
     transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """Return what `grad` does, for a transform that messages are to name."""
+    """Return what `grad` does; messages name `transform`."""
     both = value_and_grad_as(transform, f, argnums, has_aux)
 
     @wraps(f)
@@ -432,7 +453,7 @@ def vjp_as(
     has_aux: bool = False,
     may_be_constant: bool = False,
 ) -> tuple[Any, ...]:
-    """Return what `vjp` does, for a transform that messages are to name."""
+    """Return what `vjp` does; messages name `transform`."""
     traced = TransformCall(transform, f, primals, {}, None, has_aux, may_be_constant)
     pull = partial(_pulled, traced)
     value = traced.result(traced.outputs, traced.create_graph)
@@ -451,12 +472,12 @@ def _pulled(traced: TransformCall, cotangent: Any) -> tuple[Any, ...]:
 
 
 def is_recorded(x: Tensor) -> bool:
-    """Say whether a Tensor is recorded, by itself or outside of a vmap."""
+    """Return whether a Tensor is recorded, itself or outside of a vmap."""
     return (x._record or outer_record(x._array)) is not None
 
 
 def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
-    """Return the leaves of a tree as Tensors; raise unless they are as many, and like, these."""
+    """Return the leaves of a tree as Tensors; raise unless they match the models in number, shape, dtype and device."""
     leaves, _ = flatten(tree)
     if len(leaves) != len(models):
         raise ValueError(f"{what} has {len(leaves)} leaves, but there are {len(models)} to match")
@@ -469,19 +490,19 @@ def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
 
 
 def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[Record], bool]:
-    """Return the records from which `leaves` are reached, latest first, and whether others are.
+    """Return the records between roots and leaves, latest first, and whether there is an outer tape.
 
-    The second is True if something tracked outside the transform can be reached from a root or through
-    the leaves, so that somebody may differentiate the result again.
+    There is one if a record outside of the transform can be reached from a root or through the leaves. The result may
+    be differentiated again then.
     """
     starts = {r for r in roots if r is not None}
     if not starts or not leaves:
         return [], False
-    # What is older than the leaves cannot depend on them: it is outside, and need not be looked at.
+    # Records older than the leaves cannot depend on them. They are outside.
     oldest = max(r.seq for r in leaves)
     order = collect(starts, oldest)
     on: set[Record] = set()
-    out: set[Record] = set()  # what reaches a record outside
+    out: set[Record] = set()  # the records that reach a record outside
     for r in reversed(order):
         if any([p in on for p in r.parents]) or r in leaves:
             on.add(r)
@@ -491,7 +512,7 @@ def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[R
 
 
 def raw_result(x: Tensor, to_host: bool) -> Any:
-    """Return the value as a raw array that nobody else holds, of NumPy if it is for the host."""
+    """Return the value as a raw array that nobody else holds; a NumPy array if it is for the host."""
     backend = backend_of[type(x._array)]
     if backend.depth:
         return x  # inside vmap there is no raw array for one example
@@ -501,7 +522,7 @@ def raw_result(x: Tensor, to_host: bool) -> Any:
 
 
 def constant_like(x: Any, model: Tensor) -> Tensor:
-    """Return an array, or a number in the dtype of a model, as a constant; what is of the host goes where that is."""
+    """Return an array or number as a constant on the model's device; a number gets the model's dtype."""
     found = placed("asarray", x, model._array)
     backend = find_backend(x)
     number = backend is None or backend.as_scalar(x) is not None
@@ -509,15 +530,15 @@ def constant_like(x: Any, model: Tensor) -> Tensor:
 
 
 def is_of_host(x: Any) -> bool:
-    """Say whether a leaf is a number or an array of NumPy."""
+    """Return whether a leaf is a number or a NumPy array."""
     backend = None if isinstance(x, Tensor) else find_backend(x)
     return not isinstance(x, Tensor) and (backend is None or backend.prefix == HOST)
 
 
 def device_for_host(leaves: Sequence[Any], others: Sequence[Any] = ()) -> str | None:
-    """Return the device for numbers and arrays of the host among leaves: that of the Tensors and other arrays there.
+    """Return the device for numbers and NumPy arrays among leaves: that of the Tensors and other arrays beside them.
 
-    others: arguments, whose leaves are asked where there are none; None if they are on several, or there are none.
+    others: arguments that decide if the leaves hold none. Return None if there are several devices, or none.
     """
     if not any([is_of_host(x) for x in leaves]):
         return None
@@ -528,9 +549,9 @@ def device_for_host(leaves: Sequence[Any], others: Sequence[Any] = ()) -> str | 
 
 
 def check_function(transform: str, f: Any, argnums: Any = 0, form: str = "(f)(x)") -> None:
-    """Raise TypeError for what a transform cannot take as a function or as argnums, and say how to call it.
+    """Raise TypeError for an invalid function or argnums of a transform, with the right call in the message.
 
-    form: how it is called, after its name.
+    form: the call after the transform's name.
     """
     how = f"as in tapegrad.{transform}{form}"
     if isinstance(f, Tensor):

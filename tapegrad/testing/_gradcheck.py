@@ -207,13 +207,13 @@ def _compare(
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return the real inner product of two Tensors: of their elements, or of the elements' parts if complex."""
+    """Return the real inner product of two Tensors; complex numbers count as pairs of real ones."""
     product = conj(a) * b if isdtype(a.dtype, "complex floating") else a * b
     return sum_(real(product) if isdtype(product.dtype, "complex floating") else product)
 
 
 def g_is_zero(g: Tensor) -> bool:
-    """Say whether a gradient is zero everywhere."""
+    """Return whether a gradient is zero everywhere."""
     return not host(g).any()
 
 

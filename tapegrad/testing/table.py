@@ -1,4 +1,4 @@
-"""The table of functions in the guides: what each is differentiated by and checked on.
+"""The table of functions in the guides: how each is differentiated, and to which order it is checked.
 
 In a checkout, `python -m tapegrad.testing.table` writes it there; a test compares.
 """
