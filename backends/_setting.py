@@ -68,7 +68,7 @@ class _Block(Generic[T]):
 
 
 class Scope(Generic[T]):
-    """What setting a default returns: leave it and it stays set, or use it in a `with` block."""
+    """The object that a call of a setting returns: the value stays set, or holds in a `with` block of the object."""
 
     def __init__(self, setting: Setting[T], value: T) -> None:
         self._setting, self._value = setting, value

@@ -138,8 +138,8 @@ def lift_to_level(x: Tensor) -> Tensor:
 def from_outside(what: str) -> RuntimeError:
     """Return the error for an in-place update of a Tensor outside of a vmap with values from inside."""
     return RuntimeError(
-        f"{what} at {user_line()} would give a Tensor from outside of the function mapped by vmap a value for each "
-        "example: update a copy made inside, as in x = tapegrad.asarray(x, copy=True)"
+        f"{what} at {user_line()} would write a value for each example to a Tensor from outside of the function mapped "
+        "by vmap: update a copy made inside, as in x = tapegrad.asarray(x, copy=True)"
     )
 
 

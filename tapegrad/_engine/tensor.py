@@ -506,7 +506,7 @@ class Hooks:
             for hook in tuple(self.functions):
                 new_gradient = hook(g)
                 if new_gradient is not None:
-                    check_like("register_hook: what the hook returned", new_gradient, g.shape, g._array)
+                    check_like("register_hook: the result of the hook", new_gradient, g.shape, g._array)
                     g = new_gradient
         return g if create_graph else g._array
 

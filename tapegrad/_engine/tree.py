@@ -128,7 +128,7 @@ def _attributes(x: Any) -> dict[str, Any]:
 
 
 def _same(x: Any, y: Any) -> bool:
-    """Say whether two trees have the same arrays."""
+    """Return whether two trees have the same arrays."""
     xs, ys = flatten(x)[0], flatten(y)[0]
     same = [
         np.array_equal(a, b, equal_nan=a.dtype.kind in "fc") for a, b in zip(xs, ys, strict=False) if _is_array(a, b)

@@ -118,7 +118,7 @@ def _other(name: str) -> RuntimeError:
     return RuntimeError(
         f"checkpoint of {name}: computed again for the gradient, it gave other values than the first time. If it draws "
         "random numbers, draw them outside and pass them in, as in f(x, tapegrad.asarray(rng.random(x.shape) < 0.9)); "
-        "nor may what it uses from outside be changed before the gradient is taken"
+        "and do not change values that it uses from outside before the gradient is taken"
     )
 
 

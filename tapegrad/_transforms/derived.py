@@ -37,7 +37,7 @@ class Derived:
         raise NotImplementedError
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is the first argument."""
+        """Bind as a method: the instance is the first argument."""
         return self if instance is None else MethodType(self, instance)
 
     def __copy__(self) -> Any:

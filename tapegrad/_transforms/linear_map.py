@@ -61,7 +61,7 @@ def _again(transform: Any, f: Any, primals: list[Any], options: dict[str, Any], 
     if len(now) != len(values) or any(map(_differ, now, values)):
         raise RuntimeError(
             f"{made._traced.what}: computed again to load its map, it gave other values than the first time: "
-            "it draws random numbers, or uses what has changed since. Pass that in as arguments"
+            "it draws random numbers, or uses values that have changed since. Pass these in as arguments"
         )
     return made
 
@@ -75,7 +75,7 @@ def _differ(x: Tensor, y: Tensor) -> bool:
 
 @with_operators
 def differ(xp: Any, a: Any, b: Any) -> Any:
-    """Say in one boolean whether values differ by more than half of their digits, measured by the largest one."""
+    """Return one boolean: whether values differ by more than half of their digits, relative to the largest one."""
     other = (a != b) & ((a == a) | (b == b))
     if isdtype(a.dtype, ("real floating", "complex floating")):
         other = other & ~(xp.abs(a - b) <= finfo(a.dtype).eps ** 0.5 * xp.max(xp.abs(a)))

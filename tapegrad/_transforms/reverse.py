@@ -556,7 +556,7 @@ def check_function(transform: str, f: Any, argnums: Any = 0, form: str = "(f)(x)
     how = f"as in tapegrad.{transform}{form}"
     if isinstance(f, Tensor):
         raise TypeError(
-            f"{transform}: it takes a function, not a Tensor: write what computes it as a function, {how}, or call "
+            f"{transform}: it takes a function, not a Tensor: write its computation as a function, {how}, or call "
             "backward() on the Tensor and read .grad of the leaves"
         )
     if not callable(f):

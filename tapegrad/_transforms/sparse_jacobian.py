@@ -164,8 +164,8 @@ def _probe(traced: TransformCall, j: Any) -> None:
     if wrong.size:
         raise ValueError(
             f"{traced.what}: there are derivatives that are not zero outside the pattern given as sparsity: for a "
-            f"random vector v, J v is wrong in {wrong.size} of {y.size} outputs, first in output {wrong[0]}: add what "
-            "the pattern lacks, or pass sparsity='detect'"
+            f"random vector v, J v is wrong in {wrong.size} of {y.size} outputs, first in output {wrong[0]}: add the "
+            "missing entries to the pattern, or pass sparsity='detect'"
         )
 
 

@@ -148,7 +148,7 @@ for _symbol, _name in UNARY.items():
 def value_needed(what: str) -> TypeError:
     """Return the error for an operation that needs a single value of a batched array."""
     return TypeError(
-        f"{what} at {user_line()} needs the value of an array, which inside vmap is another for each example: choose "
+        f"{what} at {user_line()} needs the value of an array, which inside vmap differs between examples: choose "
         "with tapegrad.where, or leave it outside the mapped function"
     )
 
@@ -156,8 +156,8 @@ def value_needed(what: str) -> TypeError:
 def shape_needed(what: str, instead: str = "") -> TypeError:
     """Return the error for an operation whose result has another shape for each example."""
     return TypeError(
-        f"{what} at {user_line()} has a result whose shape depends on values, so that inside vmap it is another for "
-        "each example: " + (f"use {instead}, or " if instead else "") + "leave it outside the mapped function"
+        f"{what} at {user_line()} has a result whose shape depends on values, so that inside vmap it differs between "
+        "examples: " + (f"use {instead}, or " if instead else "") + "leave it outside the mapped function"
     )
 
 

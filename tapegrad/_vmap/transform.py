@@ -114,7 +114,7 @@ def _axes(what: str, axes: Any, tree: Any) -> Iterator[int | None]:
             yield from _axes(what, axis, part)
     else:
         raise ValueError(
-            f"{what} must hold integers and None in the structure of what they are for, or one for all: {axes!r} does "
+            f"{what} must hold integers and None in the structure of the values, or be one axis for all: {axes!r} does "
             f"not fit {type(tree).__name__}"
         )
 
@@ -185,7 +185,7 @@ def _result(what: str, level: Level, y: Any, axis: int | None, like: Tensor) -> 
     whole = array.whole if inside else lift_to_level(y)
     if axis is None:
         if mapped:
-            raise ValueError(f"{what}: a result is another for each example: give it an axis in out_axes, not None")
+            raise ValueError(f"{what}: a result differs between examples: give it an axis in out_axes, not None")
         return whole
     if not mapped:
         whole = broadcast_to(whole, (level.size, *y.shape))

@@ -323,7 +323,7 @@ def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
 
 
 def _last_writes(xp: Any, t: Any, key: Key) -> Any:
-    """Say for each written element whether it stayed: where indices repeat, the last write wins."""
+    """Return for each written element whether it stays: if indices repeat, the last write wins."""
     t = _raw(t)
     raw = namespace_of[type(t)]
     places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype(index_dtype(t)), device=native_device(t))
@@ -410,17 +410,17 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
 
 
 def _is_whole(key: Key, v: Array, x: Tensor) -> bool:
-    """Say whether a value is written at all places as it is."""
+    """Return whether a write replaces the whole Tensor by the value itself."""
     return v.shape == x._array.shape and v.dtype == x._array.dtype and all(type(i) is slice and i == ALL for i in key)
 
 
 def _fits_everywhere(mask: Any, v: Array) -> bool:
-    """Say whether one number is written by a mask inside vmap, which is another for each example."""
+    """Return whether one number is written by a mask that differs between the examples of a vmap."""
     return hasattr(mask, "shape") and backend_of[type(mask)].depth > 0 and dtype_of(mask).kind == "bool" and not v.shape
 
 
 def _beside_target(x: Tensor, value: Tensor) -> Tensor:
-    """Return what is written into `x` as a Tensor of the same vmap; RuntimeError if only the value is of one."""
+    """Return a written value lifted to the vmap level of `x`; raise RuntimeError if its own level is deeper."""
     name = "x[...] = v"
     alike = same_library(name, value._array, x._array)
     if alike is not None:
@@ -432,7 +432,7 @@ def _beside_target(x: Tensor, value: Tensor) -> Tensor:
 
 
 def _written(value: Any, a: Array) -> Array:
-    """Return what is written into `a` as a raw array of its library and dtype."""
+    """Return a written value as a raw array of the library and dtype of `a`."""
     name = "x[...] = v"
     if type(value) is Tensor:
         v = value._array
@@ -450,7 +450,7 @@ def parts(y: Tensor, x: Tensor) -> tuple[Array, Record | None]:
 
 
 def _cast_value(v: Any, a: Array) -> Array:
-    """Return what is written as an array in the dtype of where it goes; TypeError if that loses its kind."""
+    """Return a written value in the dtype of `a`; raise TypeError if the cast loses its kind."""
     to = dtype_of(a)
     xp = namespace_of[type(a)]
     if type(v) in SCALARS:
@@ -470,24 +470,24 @@ def _cast_value(v: Any, a: Array) -> Array:
 def check_writable(x: Tensor, what: str) -> None:
     """Raise RuntimeError for an in-place update that would silently lose a gradient.
 
-    That is one of a leaf that requires a gradient while recording, and of a recorded result while not.
+    These are updates of a leaf that requires a gradient while recording, and of a recorded result while not recording.
     """
     r = x._record
     if mode().recording:
         if r is not None and r.op is LEAF:
             raise RuntimeError(
-                f"{what} on a leaf that requires a gradient would leave its gradient without a home: train under "
+                f"{what} on a leaf that requires a gradient would lose its gradient: update it under "
                 "tapegrad.no_grad(), or work on a copy such as y = x * 1"
             )
     elif r.op is not LEAF if r is not None else outer_record(x._array) is not None:
         raise RuntimeError(
-            f"{what} under tapegrad.no_grad() on the result of an operation would cut it from what it was computed "
-            "from: write while recording, or on x = x.detach() if its gradient is not meant to flow back"
+            f"{what} under tapegrad.no_grad() on the result of an operation would cut it from the tape: write while "
+            "recording, or on x = x.detach() if no gradient is meant to flow back"
         )
 
 
 def rebind(x: Tensor, out: Array, op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...]) -> None:
-    """Give a Tensor a new value that an operation on these records made."""
+    """Set the new value of a Tensor after an in-place operation, and record the operation if a parent is recorded."""
     x._array = out
     if mode().recording and any(p is not None for p in parents):
         x._record = record(op, parents, saved, out)

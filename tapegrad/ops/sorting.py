@@ -146,7 +146,7 @@ def searchsorted(x1: ArrayLike, x2: ArrayLike, /, *, side: str = "left", sorter:
         if "integer" not in sorter.dtype.kind:
             raise TypeError(f"searchsorted: sorter holds indices, so it must be of integers, not {sorter.dtype.name}")
         if sorter.shape != x1.shape:
-            raise ValueError(f"searchsorted: sorter has shape {sorter.shape}, but what it sorts {x1.shape}")
+            raise ValueError(f"searchsorted: sorter has shape {sorter.shape}, but x1 has {x1.shape}")
         sorter = as_indices(sorter)
     dtype = result_type(x1, x2)
     return _searchsorted(astype(x1, dtype, copy=False), astype(x2, dtype, copy=False), sorter, side)
