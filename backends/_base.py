@@ -38,8 +38,8 @@ class Namespace:
     <array_api_compat.numpy as tapegrad sees it>
     """
 
-    # For a library that computes on a current device, where there are several: what enters that of the arrays. See
-    # `devices.Everywhere`.
+    # For a library that computes on a current device: calls a function while the device of its arrays is the current
+    # one. See `Everywhere` in _cupy/devices.py.
     elsewhere: Callable[..., Any] | None = None
 
     def __init__(self, base: Any, **own: Any) -> None:
@@ -52,9 +52,9 @@ class Namespace:
         return value
 
     def as_one(self, function: Callable[..., Any], *arrays: Array) -> Array:
-        """Return `function(self, *arrays)`, as one operation for who records: inside, it may look at values.
+        """Return `function(self, *arrays)`, recorded as one opaque operation, which may read values.
 
-        The function is to take extra leading axes.
+        The function must take batch axes.
         """
         return function(self, *arrays)
 
@@ -97,23 +97,23 @@ class Backend:
     'cpu'
     """
 
-    plans = False  # whether the executor takes a planned program, with runs in it
-    stacks = False  # and stacks and folds of operations on small arrays
-    smallest_run = 65536  # elements of an array from which operations on it are put into runs
+    plans = False  # whether the executor takes a planned program, which holds runs
+    stacks = False  # whether the planned program may also hold stacks and folds of operations on small arrays
+    smallest_run = 65536  # the smallest number of elements of an array whose operations are put into runs
     attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile.plan.attention`
     kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
-    fuses = False  # whether forward functions and rules are traced, to be run as few kernels: see `fused_program`
-    # Operator -> function in the place of the library's own `x op= y`.
+    fuses = False  # whether forward functions and rules are traced and run as few kernels: see `fused_program`
+    # Operator -> function that replaces the library's own `x op= y`.
     in_place: Mapping[str, Callable[[Array, Any], Array]] = {}
     mutable = True  # whether arrays can be written in place
-    dtype_hint = ""  # what else helps where a dtype is missing
-    adapted = True  # whether the library is known by its name, and not only by arrays of it that were met
-    depth = 0  # in how many calls of vmap its arrays live
+    dtype_hint = ""  # further advice for a missing dtype, in messages
+    adapted = True  # whether the library has an adapter of its own, found by its name
+    depth = 0  # the number of nested calls of vmap that its arrays belong to
 
     def __init__(self, name: str, xp: Any) -> None:
         self.name = name
-        self.prefix = name  # of the device strings
+        self.prefix = name  # the start of device strings
         self.xp = Namespace(
             xp,
             index_get=self.index_get,
@@ -137,12 +137,12 @@ class Backend:
 
     @property
     def root(self) -> Backend:
-        """The library that computes: itself, but for the arrays of vmap."""
+        """The adapter of the library that computes: itself, except for arrays of vmap."""
         return self
 
     @classmethod
     def why_not(cls) -> str | None:
-        """Say in one line why the library cannot be used here, or None if it can."""
+        """Return the reason, in one line, why the library cannot be used here, or None if it can."""
         return None
 
     def remedy(self, error: Exception) -> str:
@@ -150,7 +150,7 @@ class Backend:
         return ""
 
     def owns(self, array_type: type) -> bool:
-        """Say whether a type from this library's package is its array type."""
+        """Return whether a type from this library's package is its array type."""
         return True
 
     def _known_dtypes(self) -> Iterator[str]:
@@ -161,7 +161,7 @@ class Backend:
         return getattr(self.xp, name)
 
     def has_dtype(self, name: str, device: Any) -> bool:
-        """Say whether a device has a dtype."""
+        """Return whether a device has a dtype."""
         dtypes = self.xp.__array_namespace_info__().dtypes(device=device)
         return name in dtypes
 
@@ -224,11 +224,11 @@ class Backend:
         return False
 
     def is_symbolic(self, array: Array) -> bool:
-        """Say whether an array has no values yet, as in a function that its library compiles or maps."""
+        """Return whether an array has no values yet, as inside a function that its library compiles or maps."""
         return False
 
     def holds(self, condition: Array) -> bool:
-        """Say whether a condition, an array of one boolean, holds."""
+        """Return whether a condition, an array of one boolean, holds."""
         return bool(condition)
 
     def loop(self, until: Any, step: Callable[[Array], Any], x: Array) -> Array:
@@ -295,16 +295,16 @@ class Backend:
 
     # -- what hides in an array ------------------------------------------------------------------------
 
-    def tracked(self, array: Array) -> Any:
-        """Return the record of a Tensor that an array holds, as those of vmap do; None if there is none."""
+    def outer_record(self, array: Array) -> Any:
+        """Return the record of the Tensor inside a batched array of vmap; None for any other array."""
         return None
 
-    def constant(self, array: Array) -> Array:
-        """Return the same values in an array that holds nothing recorded."""
+    def detached(self, array: Array) -> Array:
+        """Return an array of the same values without ties to the tape."""
         return array
 
     def refuse_recorded(self, array: Array) -> None:
-        """Raise TypeError for an array from outside that the library itself records gradients of."""
+        """Raise TypeError for an array from outside whose gradient the library itself records."""
 
     # -- buffers -------------------------------------------------------------------------------------
 
@@ -313,7 +313,7 @@ class Backend:
         return self.xp.asarray(array, copy=True) if self.mutable else array
 
     def export(self, array: Array) -> Array:
-        """Return the values for outsiders, so that nothing they do changes this array."""
+        """Return the values for users, so that no write of theirs changes this array."""
         return self.copy(array)
 
     def copied_dlpack(self, array: Array, **options: Any) -> Any:
@@ -325,7 +325,7 @@ class Backend:
         raise BufferError(f"{self.name} cannot export memory as read-only: DLPack export needs a copy")
 
     def is_private(self, holder: Any) -> bool:
-        """Say whether nobody but `holder._array` can see that buffer, so that it may be written.
+        """Return whether only `holder._array` refers to its buffer, so that it may be written to.
 
         False where the library cannot tell. It is asked about the slot, not the array: a reference
         passed as an argument would itself count.
@@ -333,15 +333,15 @@ class Backend:
         return False
 
     def memory(self, array: Array) -> int | None:
-        """Return a number that arrays on the same memory share, as views do; None if that cannot be told."""
+        """Return a number that arrays on the same memory share, as views do; None if unknown."""
         return None
 
     def can_share(self, array: Array, target: Array) -> bool:
-        """Say whether a Tensor's array may become that of another one, `target`, if it is written as a whole."""
+        """Return whether a write of a whole array to `target` may share the array in place of a copy."""
         return False
 
     def races(self, array: Array) -> bool:
-        """Say whether, where an array is, repeated indices are added and written in no fixed order."""
+        """Return whether an array's device adds and writes at repeated indices in no fixed order."""
         return False
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
@@ -366,11 +366,11 @@ class Backend:
         return array
 
     def has_integer_arrays(self, key: tuple[Any, ...]) -> bool:
-        """Say whether a key holds integer arrays, whose items may repeat."""
+        """Return whether a key holds integer arrays, whose items may repeat."""
         return any(hasattr(i, "shape") and not self.xp.isdtype(i.dtype, "bool") for i in key)
 
     def items(self, array: Array, key: tuple[Any, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Go through the single items of `array[key]`: (index into array, index into the result)."""
+        """Iterate over the items of `array[key]` as (index into array, index into the result)."""
         arrays = self.spell_out(array, key)
         shape = broadcast_shape([a.shape for a in arrays])
         arrays = [self.xp.broadcast_to(a, shape) for a in arrays]
@@ -378,7 +378,7 @@ class Backend:
             yield tuple(int(a[item]) for a in arrays), item
 
     def spell_out(self, array: Array, key: tuple[Any, ...]) -> list[Array]:
-        """Return a key that holds integer arrays as one integer array for each axis, of equivalent effect."""
+        """Return an equivalent key of one integer array for each axis, for a key that holds integer arrays."""
         where = [n for n, i in enumerate(key) if isinstance(i, int) or hasattr(i, "shape")]
         wide = max(len(getattr(key[n], "shape", ())) for n in where)
         # Index arrays with a slice or None between them put their axes first, else where they stand.

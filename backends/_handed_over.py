@@ -1,4 +1,4 @@
-"""Captured programs run by what a library's own compiler makes of their replay."""
+"""Captured programs run by a library's own compiler, as `jax.jit` or `torch.compile` of their replay."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ import numpy as np
 from tapegrad._program.interpreter import LOOKING, PlainExecutor, large_constants, replay_of
 from tapegrad.backends._array import Array
 
-ROUNDINGS = 3  # replays with results rounded otherwise, to see what rounding may do
-SPREAD = 10.0  # how often the largest of the differences that these make is still put down to rounding
+ROUNDINGS = 3  # replays with perturbed results, to measure the effect of rounding
+SPREAD = 10.0  # a difference of up to so many times the measured effect is put down to rounding
 
 
 class HandedOver:
-    """Has a library's own compiler make one function of the replay, on the first run.
+    """Runs a program by one function that a library's own compiler makes of the replay, on the first run.
 
-    Where it cannot, or gives other values on the first run than the replay, every run replays call by call; a
-    RuntimeWarning and `how` say why. So it is, without a warning, where a call looks at values, which a compiler does
-    not know, but for a loop that it can run. A call that is to raise if a condition holds cannot do so inside: the
-    conditions are further results, looked at before the others are handed out. Constants of more than one element are
-    arguments: a compiler would copy them into the program, and compute with them at length.
+    Every run replays call by call if the compiler fails, or if its first results differ from those of the replay. A
+    RuntimeWarning and `how` say why. The same holds, without a warning, for a program with a call that reads values,
+    except a loop that the compiler can run.
 
-    compiler: takes a function of (inputs, constants) and example arguments, returns what is called in its place;
-    to_host: gives an array as NumPy's; loop: runs a loop there, see `replay_of`; from_host: gives a NumPy array as one
-    that can be multiplied with an array.
+    A call that raises if a condition holds cannot do so inside. Its condition is a further result, which is read before
+    the other results are returned. Constants of more than one element are arguments: a compiler would copy them into
+    the program, and spend long on computing with them.
+
+    compiler: takes a function of (inputs, constants) and example arguments, and returns the compiled function; to_host:
+    converts an array to a NumPy array; loop: runs a loop on the device, see `replay_of`; from_host: converts a NumPy
+    array to one that can be multiplied with an array.
     """
 
     def __init__(
@@ -52,13 +54,13 @@ class HandedOver:
             self.how = f"{self._plain.how}, as {looking} looks at values"
 
     def run(self, arrays: list[Array]) -> list[Array]:
-        """Return the outputs of the program for these inputs; the first run waits for the compiler."""
+        """Return the outputs of the program for some inputs; the first run waits for the compiler."""
         if self._plain is not None:
             return self._plain.run(arrays)
         if self._function is None:
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # the compiler's own, of what nobody here wrote
+                    warnings.simplefilter("ignore")  # warnings of the compiler about its own code
                     function = self.compiler(replay_of(self.program, None, True, self._loop), arrays, self._given)
                     outs, conditions = function(arrays, self._given)
             except TimeoutError as error:
@@ -74,8 +76,8 @@ class HandedOver:
         else:
             try:
                 outs, conditions = self._function(arrays, self._given)
-            except Exception:  # of an index out of range, say, before the conditions can be looked at
-                return PlainExecutor(self.program).run(arrays)  # which raises what an eager call does
+            except Exception:  # for example an index out of range, before the conditions are read
+                return PlainExecutor(self.program).run(arrays)  # raises as an eager call does
         for condition, error_of in zip(conditions, self._errors, strict=True):
             if condition:
                 raise error_of(condition)
@@ -89,10 +91,10 @@ class HandedOver:
         return self._plain.run(arrays)
 
     def _difference(self, outs: Any, arrays: list[Array]) -> str | None:
-        """Say which output is not that of the calls, up to rounding; None if all are, or are no floating numbers.
+        """Return a text on the first floating output that differs from the replayed calls beyond rounding, or None.
 
-        Compilers have bugs. What rounding does is seen from the size of the values, and where that does not excuse
-        a difference, from the calls with all results rounded otherwise: a sum may be 0 of terms that are not.
+        Compilers have bugs. The effect of rounding is estimated from the size of the values. Where a difference is
+        larger, it is measured by replays with perturbed results, as terms of a sum may cancel.
         """
         expected = self._hosted(replay_of(self.program)(arrays))
         found = self._hosted(outs)
@@ -128,7 +130,7 @@ class HandedOver:
         return [self._to_host(a) for a in arrays]
 
     def _rounded(self, array: Array, rng: np.random.Generator) -> Array:
-        """Return a result with each number changed by a few units in the last place."""
+        """Perturb each number of a result by a few units in the last place."""
         dtype = self._to_host(array).dtype
         if dtype.kind not in "fc" or dtype.itemsize < 4:
             return array
@@ -138,9 +140,9 @@ class HandedOver:
 
 
 def _close(a: Any, b: Any, most: float, more: float = 0.0) -> bool:
-    """Say whether two arrays agree to half of their digits, but for rounding of the largest number of any.
+    """Return whether two arrays agree to half of their digits, or within rounding of the largest number of any output.
 
-    more: what they may differ by for other reasons.
+    most: that number; more: a further tolerance.
     """
     finite, eps = np.isfinite(b), np.finfo(b.dtype).eps
     bound = eps**0.5 * np.max(np.abs(b), where=finite, initial=0) + 100 * eps * most + more
@@ -148,20 +150,20 @@ def _close(a: Any, b: Any, most: float, more: float = 0.0) -> bool:
 
 
 def _off(a: Any, b: Any) -> float:
-    """Return the largest difference of finite numbers of two arrays."""
+    """Return the largest difference between finite numbers of two arrays."""
     with np.errstate(all="ignore"):
         return float(np.max(np.abs(a - b), where=np.isfinite(b) & np.isfinite(a), initial=0))
 
 
 def _error(node: Any) -> Callable[[Array], Exception] | None:
-    """Return what makes the error of a node from its condition, if there is one."""
+    """Return a function from a node's condition to its error, or None for a node without a condition."""
     if node.op == "loop":
         return lambda change: node.args[0].until.error(float(change))
     return (lambda condition: node.args[1]()) if node.effect else None
 
 
 def _looks(node: Any, runs_loops: bool) -> bool:
-    """Say whether a node looks at values as it runs; a loop that a compiler runs does so if a round of it may raise."""
+    """Return whether a node reads values as it runs; a loop that the compiler runs does if a round may raise."""
     if node.op == "loop" and runs_loops:
         return any(n.effect or n.op in LOOKING for n in node.args[0].nodes)
     return node.op in LOOKING

@@ -61,15 +61,15 @@ class Adapter(Backend):
         return self.full_name(next(iter(devices))) if len(devices) == 1 else "jax"
 
     def from_host(self, array: np.ndarray[Any, Any], device: Any) -> Array:
-        if not isinstance(device, jax.Device):  # that of a traced array, or of one on several devices
-            return jnp.asarray(np.array(array))  # which goes wherever what it is used beside is
+        if not isinstance(device, jax.Device):  # the device of a traced array, or of an array on several devices
+            return jnp.asarray(np.array(array))  # JAX moves it to the device of the other operands
         return jax.device_put(np.array(array), device)  # a copy: JAX may keep the host's buffer
 
     def is_symbolic(self, array: Array) -> bool:
         return isinstance(array, jax.core.Tracer)
 
     def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
-        if not self.is_symbolic(condition):  # there is no way to raise from what XLA runs
+        if not self.is_symbolic(condition):  # compiled code of XLA cannot raise
             super().refuse(condition, error)
 
     def peek(self, array: Array) -> np.ndarray[Any, Any]:
@@ -100,7 +100,7 @@ class Adapter(Backend):
         return function if name == "polygamma" else lambda *args: function(*map(_as_floats, args))
 
     def races(self, array: Array) -> bool:
-        traced = isinstance(array, jax.core.Tracer)  # has no device yet; XLA has a flag for these
+        traced = isinstance(array, jax.core.Tracer)  # it has no device yet; XLA has a flag for determinism
         return not traced and any(device.platform not in ("cpu", "tpu") for device in array.devices())
 
     def index_set(self, array: Array, key: tuple[Any, ...], value: Array) -> Array:
@@ -111,9 +111,9 @@ class Adapter(Backend):
 
 
 def _as_floats(x: Any) -> Any:
-    """Return integers and booleans as the default float dtype: JAX's functions refuse them, or wrap unsigned ones."""
+    """Convert integers and booleans to the default float dtype: JAX's functions refuse them, or wrap around."""
     return x * 1.0 if getattr(getattr(x, "dtype", None), "kind", "f") in "iub" else x
 
 
 def _searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:
-    return jnp.searchsorted(x1, x2, side=side, sorter=sorter).astype(int)  # which is int32 for short arrays
+    return jnp.searchsorted(x1, x2, side=side, sorter=sorter).astype(int)  # JAX gives int32 for short arrays

@@ -24,12 +24,12 @@ class Executor(HandedOver):
 
 
 def _jit(replay: Callable[..., Any], *_: Any) -> Callable[..., Any]:
-    function: Callable[..., Any] = jax.jit(replay)  # which compiles on the first run
+    function: Callable[..., Any] = jax.jit(replay)  # compiles on the first run
     return function
 
 
 def _loop(loop: Any, x: Array, *outer: Array) -> tuple[Array, Array]:
-    """Run a loop on the device: return its result, and the last change if it did not end, else 0."""
+    """Run a loop on the device; return its result, and the last change if it did not converge, else 0."""
     jnp, until = jax.numpy, loop.until
     step = replay_of(loop.program)
 

@@ -16,7 +16,7 @@ UNSCALED = (0, 1, inf, -inf)  # orders without a power
 
 
 def scaled(xp: Any, norm: Callable[..., Array]) -> Callable[..., Array]:
-    """Return the norm of vectors in terms of a namespace; norm: the library's own, for what needs no scaling."""
+    """Return a scaled norm of vectors; norm: the library's own norm, for cases without scaling."""
 
     def vector_norm(x: Array, /, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Array:
         if ord in UNSCALED or 0 in x.shape or not xp.isdtype(x.dtype, ("real floating", "complex floating")):
@@ -50,7 +50,7 @@ def of_sizes(xp: Any, size: Array, axis: Any, keepdims: bool, ord: float) -> Arr
 
 @cache
 def _range(dtype: Any, ord: float) -> tuple[float, float]:
-    """Return the norms that lose nothing on the way: their power is neither near 0 nor infinite."""
+    """Return the range of norms without loss: their power is neither near 0 nor infinite."""
     info = np.finfo(dtype)
     lowest, highest = log2(info.smallest_normal), log2(info.max)
     low, high = sorted(end / ord for end in (lowest - log2(info.eps), highest - 2))
@@ -58,7 +58,7 @@ def _range(dtype: Any, ord: float) -> tuple[float, float]:
 
 
 def checked(xp: Any, norm: Callable[..., Array]) -> Callable[..., Array]:
-    """Return the same for NumPy, where it is cheaper to look whether a norm must be computed again, scaled."""
+    """Return a scaled norm for NumPy, where it is cheaper to check whether a plain norm must be computed again."""
 
     def vector_norm(x: Array, /, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Array:
         if x.size == 0 or ord in UNSCALED or x.dtype.kind not in "fc":

@@ -1,8 +1,8 @@
 """Deterministic scatter: additions and writes at repeated indices in a fixed order.
 
-Threads of a GPU that add at one place do so in any order, and the sum of floats depends on it. Here a stable sort puts
-what shares a place side by side, and neighbours are added pairwise: the same bits each time and on each library, in
-log2(most repeats) rounds. Plain standard code, so that it is tested where there is no GPU.
+Threads of a GPU add at one place in any order, and a sum of floats depends on the order. Here a stable sort puts values
+of the same place side by side, and neighbours are added pairwise, in log2(most repeats) rounds. The result has the same
+bits each time and on each library. The code is plain standard code, so that it is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Indexing(Protocol):
 
 
 def index_add(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
-    """Add values at an index into a private array and return it, in a fixed order where that was asked for."""
+    """Add values at an index into a private array and return it, in a fixed order under `deterministic`."""
     if DETERMINISTIC.get() and backend.races(array) and backend.has_integer_arrays(key):
         return add_in_order(backend, array, key, value)
     return backend.index_add(array, key, value)
 
 
 def index_set(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
-    """Write values at an index into a private array and return it, in a fixed order where that was asked for."""
+    """Write values at an index into a private array and return it, in a fixed order under `deterministic`."""
     if DETERMINISTIC.get() and backend.races(array) and backend.has_integer_arrays(key):
         return set_in_order(backend, array, key, value)
     return backend.index_set(array, key, value)
@@ -45,8 +45,8 @@ def index_set(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
 def add_in_order(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
     """Add as `np.add.at` does, at a key that holds integer arrays.
 
-    What falls on one place is added pairwise by its position in `value`, ((1 + 2) + (3 + 4)) + 5, and then to what
-    stood there.
+    Values of one place are added pairwise in their order in `value`, ((1 + 2) + (3 + 4)) + 5. The sum is added to the
+    old value.
     """
     xp = backend.xp
     table, index, rows = _rows(backend, array, key, value)
@@ -63,7 +63,7 @@ def add_in_order(backend: Indexing, array: Array, key: Key, value: Array) -> Arr
 
 
 def set_in_order(backend: Indexing, array: Array, key: Key, value: Array) -> Array:
-    """Write at a key that holds integer arrays; where one place repeats, the last value stays."""
+    """Write at a key that holds integer arrays; if a place repeats, the last value stays."""
     xp = backend.xp
     value = xp.broadcast_to(value, backend.index_get(array, key).shape)
     table, index, rows = _rows(backend, array, key, value)
@@ -74,9 +74,9 @@ def set_in_order(backend: Indexing, array: Array, key: Key, value: Array) -> Arr
 
 
 def _rows(backend: Indexing, array: Array, key: Key, value: Array) -> tuple[Array, Array, Array]:
-    """Return the array as a table of rows, which row each part of the value goes to, and the value as such rows."""
+    """Return the array as a table of rows, the row index of each part of the value, and the value as rows."""
     xp = backend.xp
-    whole = 0  # how many last axes the key leaves as they are
+    whole = 0  # the number of last axes that the key takes whole
     while isinstance(key[-1 - whole], slice) and key[-1 - whole] == slice(None):
         whole += 1
     shape = tuple(array.shape[: array.ndim - whole])
@@ -88,7 +88,7 @@ def _rows(backend: Indexing, array: Array, key: Key, value: Array) -> tuple[Arra
 
 
 def _sorted(backend: Indexing, index: Array, rows: Array) -> tuple[Array, Array, Array]:
-    """Return indices and rows with equal indices side by side, and for each how many equal ones stand before it."""
+    """Return indices and rows sorted by index, and for each the number of equal indices before it."""
     xp = backend.xp
     order = xp.argsort(index, stable=True)
     index = xp.take(index, order)

@@ -1,4 +1,4 @@
-"""A value for the whole process that a `with` block overrides; what adapters ask of it lives in this folder."""
+"""Settings: values for the whole process that a `with` block overrides; here are those that adapters read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ T = TypeVar("T")
 class Setting(Generic[T]):
     """A value for the whole process, which a `with` block overrides for its own context.
 
-    A call that sets it does not know whether a `with` statement is to follow. So its value waits until that is clear.
-    It holds for all once the thread that made the call asks for the value without having entered a block, or once
-    nobody has what the call returned.
+    A call that sets it does not know whether a `with` statement follows, so that its value waits. The value takes
+    effect for the process when the calling thread reads the setting without having entered a block, or when the object
+    that the call returned is garbage.
     """
 
     def __init__(self, name: str, value: T) -> None:
         self.everywhere = value
         self.here: ContextVar[_Block[T] | None] = ContextVar(f"tapegrad.{name}", default=None)
         self.waiting: list[_Call[T]] = []
-        self.last: _Call[T] | None = None  # whose value holds for all
+        self.last: _Call[T] | None = None  # the call whose value holds for the process
         self.lock = RLock()
 
     def get(self) -> T:
-        """Return the value that holds here and now."""
+        """Return the value in this context."""
         if self.waiting:
             self.settle()
         block = self.here.get()
@@ -36,7 +36,7 @@ class Setting(Generic[T]):
         return self.everywhere if block is None else block.value
 
     def settle(self) -> None:
-        """Have the values hold for all that no block is to follow for."""
+        """Apply the values of waiting calls that no block will follow."""
         with self.lock:
             for call in tuple(self.waiting):
                 if call.thread == get_ident() or call.scope() is None:
@@ -44,7 +44,7 @@ class Setting(Generic[T]):
                     call.before, self.everywhere, self.last = self.everywhere, call.value, call
 
     def withdraw(self, call: _Call[T]) -> None:
-        """Have the value of a call hold in a block only."""
+        """Restrict the value of a call to a block."""
         with self.lock:
             if call in self.waiting:
                 self.waiting.remove(call)
@@ -53,7 +53,7 @@ class Setting(Generic[T]):
 
 
 class _Call(Generic[T]):
-    """A call that sets a value; before: the value for all that its own took the place of."""
+    """A call that sets a value; before: the value of the process that it replaced."""
 
     def __init__(self, scope: Scope[T], value: T) -> None:
         self.scope, self.value, self.thread = ref(scope), value, get_ident()
@@ -61,14 +61,14 @@ class _Call(Generic[T]):
 
 
 class _Block(Generic[T]):
-    """A `with` block in a context, and the one around it."""
+    """A `with` block in a context; outer: the enclosing block."""
 
     def __init__(self, value: T, outer: _Block[T] | None) -> None:
         self.value, self.outer, self.ended = value, outer, False
 
 
 class Scope(Generic[T]):
-    """What setting a default returns: leave it and it stays set, or use it in a `with` block."""
+    """The object that a call of a setting returns: the value stays set, or holds in a `with` block of the object."""
 
     def __init__(self, setting: Setting[T], value: T) -> None:
         self._setting, self._value = setting, value
@@ -107,6 +107,6 @@ class Scope(Generic[T]):
         return f"<default {self._value!r}>"
 
 
-# Whether products of float32 on CuPy round their factors to TF32; CuPy has a variable for its own.
+# Whether products of float32 on CuPy round their factors to TF32; the variable is CuPy's.
 TF32 = Setting("tf32", os.environ.get("CUPY_TF32") == "1")
 DETERMINISTIC = Setting("deterministic", False)  # whether repeated indices are added and written in a fixed order

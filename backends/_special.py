@@ -18,7 +18,7 @@ Function = Callable[..., Any]
 
 
 class Special:
-    """What `xp.special` is on raw arrays: a function is looked for once, then it is a plain attribute."""
+    """The namespace `xp.special` on raw arrays: a function is looked up once, and is a plain attribute then."""
 
     def __init__(self, find: Callable[[str], Function]) -> None:
         self._find = find
@@ -32,7 +32,7 @@ class Special:
 
 
 def scipy_special() -> Any:
-    """Return scipy.special; ImportError with the install command where SciPy is missing."""
+    """Return scipy.special; raise ImportError with the install command if SciPy is missing."""
     try:
         import scipy.special
     except ImportError as error:
@@ -62,13 +62,13 @@ def find(
 ) -> Function:
     """Return a special function for the arrays of a library.
 
-    name: SciPy's; module: where the library has its own; own: those that it has elsewhere or under another name;
-    composed: names for which the composition is better than what is in the module.
+    name: SciPy's name; module: the library's module of special functions; own: functions that the library has elsewhere
+    or under another name; composed: names for which the composition is better than the module's function.
     """
     if own is not None and name in own:
         return own[name]
     missing = module is not None and not hasattr(module, name)
-    # polygamma always: those of the libraries make float64 of float32, or have 10 digits.
+    # polygamma is always composed: those of the libraries return float64 for float32, or have 10 digits.
     if name in COMPOSED and (missing or name in composed or name == "polygamma"):
         return partial(COMPOSED[name], backend.xp)
     if module is None or missing:
@@ -77,13 +77,13 @@ def find(
 
 
 def through_host(backend: Host, name: str) -> Function:
-    """Return SciPy's function for arrays of another library: the result is on the device of the argument."""
+    """Return SciPy's function for arrays of another library; the result is on the argument's device."""
     function = getattr(scipy_special(), name)
 
     def call(*args: Any) -> Array:
         device = next(getattr(a, "device", None) for a in args if hasattr(a, "shape"))
         out = np.asarray(function(*[backend.to_host(a) if hasattr(a, "shape") else a for a in args]))
-        if out.dtype == np.float64 and not backend.has_dtype("float64", device):  # which SciPy makes of integers
+        if out.dtype == np.float64 and not backend.has_dtype("float64", device):  # SciPy returns it for integers
             out = out.astype(np.float32)
         return backend.from_host(out, device)
 

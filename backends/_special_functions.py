@@ -1,4 +1,4 @@
-"""Special functions that a library lacks, or has in a less precise form, in terms of those that it has."""
+"""Special functions that a library lacks, or has with less precision, composed of its other functions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _stirling(x: Array) -> Array:
 
 
 def _as_floats(xp: Any, x: Array) -> Array:
-    """Return integers and booleans as floats: their sums and differences would wrap."""
+    """Convert integers and booleans to floats: their sums and differences would wrap around."""
     return x if xp.isdtype(x.dtype, "real floating") else x * 1.0
 
 

@@ -1,4 +1,4 @@
-"""array-api-strict: the standard and nothing more, on made-up devices; it stands in for a GPU in tests."""
+"""array-api-strict: the standard and nothing more, on imaginary devices; it stands in for a GPU in tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Adapter(Backend):
             raise ValueError(f"unknown device 'strict:{text}': {error}") from error
 
     def devices(self) -> list[str]:
-        """Return the devices with all dtypes: code that asks for devices may move any array there."""
+        """Return the devices with all dtypes, as code that lists devices may move any array there."""
         devices = self.xp.__array_namespace_info__().devices()
         return [self.full_name(d) for d in devices if self.has_dtype("float64", d) and self.has_dtype("int64", d)]
 
@@ -41,7 +41,7 @@ class Adapter(Backend):
         return np.asarray(array.to_device(self._host))
 
     def readonly_dlpack(self, array: Array, stream: Any) -> Any:
-        array.__dlpack_device__()  # raises for the made-up devices
+        array.__dlpack_device__()  # raises for the imaginary devices
         view = self.to_host(array).view()
         view.flags.writeable = False
         return view.__dlpack__(stream=stream, max_version=(1, 0), copy=False)
@@ -50,7 +50,7 @@ class Adapter(Backend):
         below = array._array
         return id(below if below.base is None else below.base)
 
-    # Indexing beyond the standard, spelt out in what the standard has; slow, which does not matter here.
+    # Indexing beyond the standard, in terms of the standard; slow, which does not matter here.
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:
         key = self._integers(key)
@@ -77,14 +77,14 @@ class Adapter(Backend):
 
     @staticmethod
     def _integers(key: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return a mask, which strict does not take on all its devices, as integer arrays."""
+        """Return a mask as integer arrays, as strict does not take masks on all its devices."""
         if any(hasattr(i, "shape") and i.dtype == strict.bool for i in key):
-            lead = key[:-1]  # a mask stands alone, but for extra leading axes
-            return (*lead, *strict.nonzero(key[-1]))
+            batch_axes = key[:-1]  # a mask stands alone, except for batch axes
+            return (*batch_axes, *strict.nonzero(key[-1]))
         return key
 
 
 def _isin(x1: Array, x2: Array, /, *, invert: bool) -> Array:
-    """Do what strict's own does, for floats too and with `invert`."""
+    """Do the same as strict's own function, for floats too and with `invert`."""
     found = strict.any(x1[..., None] == strict.reshape(x2, (-1,)), axis=-1)
     return strict.logical_not(found) if invert else found

@@ -1,9 +1,10 @@
 """Captured programs on PyTorch: `torch.compile` where a compiler is found, else call by call.
 
-PyTorch traces the replay into one graph and has it compiled to C++ or Triton, which takes 5 to 20 seconds for each
-program. It fuses: results agree with eager calls up to rounding, not to the bit. TAPEGRAD_TORCH_COMPILE=0 in the
-environment has programs replayed call by call instead, and so are those with complex values, which it has no code for,
-and those that it has not compiled after two minutes, or TAPEGRAD_TORCH_COMPILE_SECONDS.
+PyTorch traces the replay into one graph and compiles it to C++ or Triton, which takes 5 to 20 seconds for each program.
+It fuses operations: results agree with eager calls up to rounding, not to the bit.
+
+Programs are replayed call by call in three cases: with TAPEGRAD_TORCH_COMPILE=0 in the environment, for complex values,
+which the compiler does not support, and after two minutes of compilation, or TAPEGRAD_TORCH_COMPILE_SECONDS.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _warned = False
 
 
 def executor(program: Any, to_host: Callable[[Any], Any]) -> Any:
-    """Return what runs a program."""
+    """Return the executor of a program."""
     global _warned
     if os.environ.get(SWITCH) == "0" or any(v.dtype.is_complex for n in program.nodes for v in n.outs):
         return PlainExecutor(program)
@@ -48,7 +49,7 @@ def executor(program: Any, to_host: Callable[[Any], Any]) -> Any:
 
 
 def has_compiler() -> bool:
-    """Say whether there is a C++ compiler for what PyTorch generates."""
+    """Return whether there is a C++ compiler for the code that PyTorch generates."""
     return any(name and shutil.which(name) for name in (os.environ.get("CXX"), "g++", "c++", "clang++", "cl"))
 
 
@@ -60,7 +61,7 @@ def _compiled(replay: Callable[..., Any], arrays: list[Any], given: list[Any]) -
     except ValueError:
         limit = MOST
 
-    # The graph first: torch.compile would read the Python of array_api_compat, and refuses some of it.
+    # Trace the graph first: torch.compile would read the Python code of array_api_compat, and refuses some of it.
     def first() -> tuple[Callable[..., Any], Any]:
         with torch.no_grad():
             with tracing:
@@ -69,7 +70,7 @@ def _compiled(replay: Callable[..., Any], arrays: list[Any], given: list[Any]) -
             return function, function(arrays, given)
 
     function, outs = limited(first, limit, f"took more than {limit:g} s ({SECONDS} in the environment allows more)")
-    known = [outs]  # of the first run
+    known = [outs]  # the results of the first run
 
     def run(arrays: list[Any], given: list[Any]) -> Any:
         if known:
@@ -81,14 +82,14 @@ def _compiled(replay: Callable[..., Any], arrays: list[Any], given: list[Any]) -
 
 
 class _Stopped(BaseException):
-    """The end of a compilation that takes too long; nothing that handles errors is to handle it."""
+    """The signal that ends a long compilation; a BaseException, so that handlers of errors do not catch it."""
 
 
 def limited(call: Callable[[], Any], seconds: float, text: str) -> Any:
-    """Return what a function gives; TimeoutError with a text if that takes too long, but for calls into other code.
+    """Call a function with a time limit; raise TimeoutError with a text at the limit.
 
-    The compiler is not to be run on a thread of its own, which nothing could end. A watching thread has an exception
-    raised in this one, and again should something go on after it.
+    A call into native code is not interrupted until it returns. The function runs on this thread, as nothing could end
+    another one. A watching thread raises an exception in this thread, and again if the code goes on after it.
     """
     raising = ctypes.pythonapi.PyThreadState_SetAsyncExc
     here, done, lock = ctypes.c_ulong(threading.get_ident()), threading.Event(), threading.Lock()
@@ -109,7 +110,7 @@ def limited(call: Callable[[], Any], seconds: float, text: str) -> Any:
         finally:
             with lock:
                 done.set()
-                raising(here, None)  # one that is on its way
+                raising(here, None)  # cancel a pending exception
             watcher.join()
     except _Stopped:
         raise TimeoutError(text) from None

@@ -11,23 +11,23 @@ from tapegrad.backends._array import Array
 
 def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:
     sorter = None if sorter is None else sorter.long().contiguous()
-    return torch.searchsorted(x1.contiguous(), x2.contiguous(), side=side, sorter=sorter)  # which warns of gaps
+    return torch.searchsorted(x1.contiguous(), x2.contiguous(), side=side, sorter=sorter)  # warns of gaps in memory
 
 
 def take_along_axis(x: Array, indices: Array, /, *, axis: int) -> Array:
     n, i = x.shape[axis], indices.long()
-    return torch.gather(x, axis, torch.where(i < 0, i + n, i))  # torch.take_along_dim wraps what is out of range
+    return torch.gather(x, axis, torch.where(i < 0, i + n, i))  # torch.take_along_dim wraps indices out of range
 
 
 def one_array(key: tuple[Any, ...]) -> bool:
-    """Say whether a key is slices around one vector of integers."""
+    """Return whether a key is one vector of integers among full slices."""
     arrays = [i for i in key if hasattr(i, "shape")]
     rest = [i for i in key if not hasattr(i, "shape")]
     return len(arrays) == 1 and arrays[0].ndim == 1 and all(i == slice(None) for i in rest)
 
 
 class _Tracing:
-    """A count of the programs that are being traced for torch.compile, in any thread."""
+    """A count of the programs that are being traced for torch.compile, in all threads."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -43,10 +43,11 @@ tracing = _Tracing()
 
 
 def added(array: Array, key: tuple[Any, ...], value: Array) -> Array:
-    """Return an array with values added at a key of integers, None and slices of positive step, by padding these.
+    """Return an array with values added at a key of integers, None and slices of positive step.
 
-    The compiler makes one expression of a chain of additions to slices in place, in which each reads the one before
-    twice: it doubles with each. The padded value is read once.
+    The values are padded to the shape of the array and added. Of a chain of in-place additions to slices, the compiler
+    would make one expression, in which each addition reads the one before twice: its size doubles with each. A padded
+    value is read once.
     """
     value = value.broadcast_to(array[key].shape)
     shape = list(array.shape)

@@ -8,14 +8,10 @@ from tapegrad._compile.capture.graph import Graph
 from tapegrad._compile.capture.tracer import tracer_type
 from tapegrad._compile.capture.tracer_backend import TraceBackend
 from tapegrad._compile.eager_fusion import Fused
-from tapegrad._engine import fusing as _fusing
+from tapegrad._engine import fusing
 from tapegrad._engine.bound import bound
-from tapegrad._protocols import hints as _hints
-from tapegrad._protocols import known_libraries as _known
-from tapegrad._protocols import numpy_protocols as _interop
-from tapegrad._protocols import operators as _operators
-from tapegrad._transforms import later as _later
-from tapegrad._transforms import reverse as _transforms
+from tapegrad._protocols import hints, known_libraries, numpy_protocols, operators
+from tapegrad._transforms import later, reverse
 from tapegrad._transforms.opaque import as_one
 from tapegrad._vmap.array import BatchedBackend
 from tapegrad._vmap.rules import BatchedNamespace
@@ -30,11 +26,11 @@ def bind(namespace: ModuleType) -> None:
     own |= {name: getattr(_slopes, name) for name in ("sigmoid_slope", "tanh_slope")}
     bound.tensor_namespace = Namespace(namespace, as_one=as_one, **own)
     bound.asarray, bound.of_list = creation.asarray, creation.of_list
-    bound.hint = _hints.of_attribute
+    bound.hint = hints.of_attribute
     BatchedBackend.namespace = BatchedNamespace
     Graph.library, Graph.array_type = TraceBackend, tracer_type
-    _operators.bind()  # the operators of Tensors
-    _interop.bind()  # NumPy's protocols
-    _fusing.install(Fused)  # kernels of eager calls
-    _transforms.install_later(_later.derivatives)
-    _known.watch()  # for imports of libraries with a list of array types
+    operators.bind()  # the operators of Tensors
+    numpy_protocols.bind()  # NumPy's protocols
+    fusing.install(Fused)  # kernels of eager calls
+    reverse.install_later(later.derivatives)
+    known_libraries.watch()  # for imports of libraries with a list of array types

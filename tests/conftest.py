@@ -13,7 +13,7 @@ import pytest
 from places import Place, why_not
 
 import tapegrad as tg
-from tapegrad._engine import dispatch as _namespace
+from tapegrad._engine import dispatch
 
 PLACES = {
     "numpy": Place("cpu"),
@@ -111,7 +111,7 @@ def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def _make_results_readonly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have NumPy's functions return read-only arrays: a rule that writes into what it was given fails."""
-    namespace = _namespace.namespace_of[np.ndarray]
+    namespace = dispatch.namespace_of[np.ndarray]
     for name in (
         "sum",
         "mean",

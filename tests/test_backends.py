@@ -14,7 +14,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad._protocols import numpy_protocols as _interop
+from tapegrad._protocols import numpy_protocols
 
 
 def test_creation_follows_the_default_device(xp: Place) -> None:
@@ -239,10 +239,10 @@ def test_numpy_ufuncs_on_tensors_are_recorded() -> None:
     np.testing.assert_allclose(np.asarray(x.grad), np.cos(v) + a + 2 + 2 * v - [0.0, 1.0])
 
 
-@pytest.mark.parametrize("name", sorted(_interop._RENAMED))
+@pytest.mark.parametrize("name", sorted(numpy_protocols._RENAMED))
 def test_renamed_ufuncs_exist(name: str) -> None:
     assert callable(getattr(np, name))
-    assert callable(getattr(tg, _interop._RENAMED[name]))
+    assert callable(getattr(tg, numpy_protocols._RENAMED[name]))
 
 
 def test_array_api_code_of_others_runs_on_tensors() -> None:

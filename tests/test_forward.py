@@ -13,7 +13,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._transforms.forward import tangents_of
-from tapegrad._transforms.reverse import Traced
+from tapegrad._transforms.reverse import TransformCall
 from tapegrad.testing import SAMPLES, Sample
 
 differentiable = pytest.mark.parametrize("sample", [s for s in SAMPLES if s.order], ids=lambda s: s.name)
@@ -59,7 +59,7 @@ def test_both_directions_agree(sample: Sample) -> None:
         inner(w, out), sum(inner(g, t) for g, t in zip(pull(w), tangents, strict=True)), rtol=1e-9, atol=1e-9
     )
     both = [tg.stack([t, random_like(rng, t)]) for t in tangents]
-    (pushed,) = tangents_of(Traced("test", f, primals, {}), both, False)
+    (pushed,) = tangents_of(TransformCall("test", f, primals, {}), both, False)
     np.testing.assert_allclose(np.asarray(pushed)[0], np.asarray(out), rtol=1e-9, atol=1e-12)
 
 

@@ -16,7 +16,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._engine import host_constants as _host_constants
+from tapegrad._engine import host_constants
 from tapegrad._engine.tree import flatten
 from tapegrad.testing import SAMPLES, Sample
 
@@ -464,7 +464,7 @@ def steps(x: tg.Tensor, constants: Any) -> list[str]:
 
 
 def test_a_large_constant_at_each_step_is_warned_of_once_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host_constants, "_seen", {})
+    monkeypatch.setattr(host_constants, "_seen", {})
     x = tg.ones(LARGE_ARRAY.shape, device="strict:device1")
     (message,) = steps(x, [LARGE_ARRAY] * 6)
     assert re.search(r"1\.0 MiB on the host is copied to strict:device1 each time that this line runs", message)
@@ -473,13 +473,13 @@ def test_a_large_constant_at_each_step_is_warned_of_once_a_line(monkeypatch: pyt
 
 
 def test_a_large_constant_that_is_computed_anew_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host_constants, "_seen", {})
+    monkeypatch.setattr(host_constants, "_seen", {})
     x = tg.ones(LARGE_ARRAY.shape, device="strict:device1")
     assert len(steps(x, (LARGE_ARRAY + 1.0 for _ in range(4)))) == 1
 
 
 def test_batches_and_small_constants_are_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host_constants, "_seen", {})
+    monkeypatch.setattr(host_constants, "_seen", {})
     x = tg.ones(LARGE_ARRAY.shape, device="strict:device1")
     batches = [LARGE_ARRAY + k for k in range(20)]
     assert steps(x, batches * 2) == []

@@ -15,7 +15,7 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._protocols import known_libraries as _known
+from tapegrad._protocols import known_libraries
 from tapegrad.ops.contraction import einsum
 
 
@@ -244,11 +244,13 @@ def test_an_import_succeeds_though_registering_fails(tmp_path: Path, monkeypatch
     (tmp_path / "strange_library.py").write_text("x = 1")
     (tmp_path / "broken_library.py").write_text("raise ValueError('broken')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "meta_path", [_known._Finder(), *sys.meta_path])
-    monkeypatch.setattr(_known, "_REGISTER", dict.fromkeys(("strange_library", "broken_library"), lambda m: m.no_such))
+    monkeypatch.setattr(sys, "meta_path", [known_libraries._Finder(), *sys.meta_path])
+    monkeypatch.setattr(
+        known_libraries, "_REGISTER", dict.fromkeys(("strange_library", "broken_library"), lambda m: m.no_such)
+    )
     with pytest.warns(RuntimeWarning, match="tapegrad: strange_library will not know Tensors: AttributeError.*no_such"):
         library = import_module("strange_library")
     assert library.x == 1
     with pytest.raises(ValueError, match="broken"):
         import_module("broken_library")
-    assert list(_known._REGISTER) == ["broken_library"]
+    assert list(known_libraries._REGISTER) == ["broken_library"]

@@ -12,7 +12,7 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad._engine.backward import Walk
-from tapegrad._transforms import later as _later
+from tapegrad._transforms import later
 
 X, V = np.asarray([0.3, -0.7, 1.1]), np.asarray([0.5, 2.0, -1.0])
 Function = Callable[[Any, Any], Any]
@@ -162,15 +162,15 @@ def test_a_hook_inside_runs_once() -> None:
 
 @pytest.mark.parametrize("name", ["grad", "jacobian", "vjp", "jvp"])
 def test_nothing_is_recorded_until_then(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    taped: list[bool] = []
+    create_graph: list[bool] = []
     start = Walk.__init__
 
     def spy(self: Walk, seeds: Any, live: Any, recorded: bool, *rest: Any) -> None:
-        taped.append(recorded)
+        create_graph.append(recorded)
         start(self, seeds, live, recorded, *rest)
 
     monkeypatch.setattr(Walk, "__init__", spy)
-    monkeypatch.setattr(_later, "_again", WeakSet())
+    monkeypatch.setattr(later, "_again", WeakSet())
     x, w = tg.tensor(X, requires_grad=True), tg.asarray(V)
     calls: dict[str, Callable[[], Any]] = {
         "grad": lambda: tg.grad(f)(x, w),
@@ -180,15 +180,15 @@ def test_nothing_is_recorded_until_then(monkeypatch: pytest.MonkeyPatch, name: s
     }
     slope = calls[name]()
     assert slope.requires_grad
-    assert not any(taped) or name == "jvp"
+    assert not any(create_graph) or name == "jvp"
     tg.sum(slope**2).backward()
-    assert any(taped)
+    assert any(create_graph)
     assert x.grad is not None
     once = np.asarray(x.grad)
     if name in ("grad", "jacobian", "vjp"):  # the next time it is recorded at once
-        taped.clear()
+        create_graph.clear()
         slope = calls[name]()
-        assert all(taped)
+        assert all(create_graph)
         tg.sum(slope**2).backward()
         np.testing.assert_allclose(np.asarray(x.grad), 2 * once, rtol=1e-12)
 

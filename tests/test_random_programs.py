@@ -14,7 +14,7 @@ import reduced_programs
 from places import Place
 
 import tapegrad as tg
-from tapegrad._engine import rules as _rules
+from tapegrad._engine import rules
 from tapegrad._transforms import forward
 from tapegrad.ops._kinks import kink
 
@@ -66,7 +66,7 @@ def second_is_off(xp: Any, g: Any) -> Any:
 
 def reads_values(rule: Callable[..., Any]) -> bool:
     """Say whether a rule reads operands or the result, so that it has a derivative by them."""
-    return not {"x", "x1", "x2", "out"}.isdisjoint(_rules.reads(rule))
+    return not {"x", "x1", "x2", "out"}.isdisjoint(rules.reads(rule))
 
 
 def planted(entry: Any, rule: Callable[..., Any]) -> Any:
@@ -76,7 +76,7 @@ def planted(entry: Any, rule: Callable[..., Any]) -> Any:
 @contextmanager
 def rule_instead(name: str, i: int, rule: Callable[..., Any]) -> Iterator[None]:
     """Put another rule in the place of one of an operation: `rule(the rule, xp, t, *saved)`."""
-    op = _rules.OPERATIONS[name]
+    op = rules.OPERATIONS[name]
     entry = op.vjps[i]
 
     def other(xp: Any, t: Any, *saved: Any) -> Any:
@@ -95,7 +95,7 @@ def users() -> dict[tuple[str, int], list[int]]:
     ran: set[tuple[str, int]] = set()
     with ExitStack() as stack:
         stack.enter_context(random_programs.quiet())
-        for name, op in _rules.OPERATIONS.items():
+        for name, op in rules.OPERATIONS.items():
             for i in range(len(op.vjps)):
 
                 def noted(rule: Any, xp: Any, t: Any, *saved: Any, key: Any = (name, i)) -> Any:
@@ -118,7 +118,7 @@ def missed(users: dict[tuple[str, int], list[int]], check: str, fault: Fault) ->
     """Return the operations with a rule in which a fault is not found by any of the first programs that run it."""
     out = set()
     for (name, i), seeds in users.items():
-        if check == "second" and not reads_values(_rules.OPERATIONS[name].vjps[i][0]):
+        if check == "second" and not reads_values(rules.OPERATIONS[name].vjps[i][0]):
             continue
 
         def wrong(rule: Any, xp: Any, t: Any, *saved: Any) -> Any:

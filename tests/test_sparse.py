@@ -11,8 +11,8 @@ import pytest
 from places import Place
 
 import tapegrad as tg
-from tapegrad._transforms import sparse_jacobian as _sparse
-from tapegrad._transforms.reverse import Traced
+from tapegrad._transforms import sparse_jacobian
+from tapegrad._transforms.reverse import TransformCall
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -121,7 +121,7 @@ def test_against_the_dense_matrix(name: str, mode: str) -> None:
 def test_detection_is_exact(name: str) -> None:
     f, shape = FUNCTIONS[name]
     x = RNG.standard_normal(shape)
-    pattern = _sparse.detected(Traced("test", f, (x,), {})).toarray()
+    pattern = sparse_jacobian.detected(TransformCall("test", f, (x,), {})).toarray()
     dense = np.reshape(tg.jacobian(f)(x), pattern.shape)
     np.testing.assert_array_equal(pattern, dense != 0)
 
@@ -152,7 +152,7 @@ def test_as_few_colours_as_a_band_is_wide(n: int, width: int) -> None:
     for below in range(width):
         band = sum(sparse.diags_array(np.ones(n - abs(k)), offsets=k) for k in range(-below, width - below))
         for lines in (sparse.csc_array(band), sparse.csr_array(band)):
-            got = _sparse.colours(lines)
+            got = sparse_jacobian.colours(lines)
             assert got.max() + 1 == width
             for c in range(width):  # none of a colour share a place
                 together = np.concatenate(
@@ -162,14 +162,14 @@ def test_as_few_colours_as_a_band_is_wide(n: int, width: int) -> None:
 
 
 def test_a_pattern_is_coloured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    coloured, greedy = [], _sparse._greedy
+    coloured, greedy = [], sparse_jacobian._greedy
 
     def spy(*args: Any) -> Any:
         coloured.append(args)
         return greedy(*args)
 
-    monkeypatch.setattr(_sparse, "_greedy", spy)
-    monkeypatch.setattr(_sparse, "_coloured", {})
+    monkeypatch.setattr(sparse_jacobian, "_greedy", spy)
+    monkeypatch.setattr(sparse_jacobian, "_coloured", {})
     x = RNG.standard_normal(9)
     dense = tg.jacobian(tridiagonal)(x)
     given = sparse.csr_array(dense)
@@ -197,23 +197,23 @@ def test_a_pattern_that_is_given_stays_as_it_is(mode: str) -> None:
 
 
 def test_few_colourings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sparse, "_coloured", {})
+    monkeypatch.setattr(sparse_jacobian, "_coloured", {})
     for n in range(1, 40):
-        out = _sparse.colours(sparse.csr_array(np.eye(n)))
+        out = sparse_jacobian.colours(sparse.csr_array(np.eye(n)))
         assert len(out) == n
         assert not out.flags.writeable
-    assert len(_sparse._coloured) == _sparse.KEPT
+    assert len(sparse_jacobian._coloured) == sparse_jacobian.KEPT
 
 
 def test_the_cheaper_direction_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """An arrow's head is a full row, so that columns take a colour each, but rows two colours."""
-    pulled, pull = [], Traced.pull
+    pulled, pull = [], TransformCall.pull
 
-    def spy(self: Traced, cotangents: Any, *rest: Any, **options: Any) -> Any:
+    def spy(self: TransformCall, cotangents: Any, *rest: Any, **options: Any) -> Any:
         pulled.append(cotangents[0].shape[0])
         return pull(self, cotangents, *rest, **options)
 
-    monkeypatch.setattr(Traced, "pull", spy)
+    monkeypatch.setattr(TransformCall, "pull", spy)
     x = RNG.standard_normal(50)
     j = tg.jacobian(arrow, sparsity="detect")(x)
     assert pulled == [2]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad._engine import mode as _modes
+from tapegrad._engine import mode
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,8 @@ def _switching() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-    assert not _modes.scopes
-    assert _modes.mode().open() is _modes.DEFAULT
+    assert not mode.scopes
+    assert mode.mode().open() is mode.DEFAULT
     assert tg.default_dtype() is tg.float64
 
 
@@ -61,7 +61,7 @@ def elsewhere(work: Callable[[], object]) -> None:
 def recording() -> bool:
     """Say whether operations are recorded here; what asks for the mode must know the same."""
     recorded = (tg.tensor([1.0], requires_grad=True) * 2.0).requires_grad
-    assert _modes.mode().recording is recorded
+    assert mode.mode().recording is recorded
     return recorded
 
 
@@ -109,8 +109,8 @@ FIRST_USE = """
 import sys, threading, time, warnings
 import numpy as np
 import tapegrad as tg
-from tapegrad._vmap import array as _batched
-from tapegrad._engine import elementwise as _elementwise
+from tapegrad._vmap import array
+from tapegrad._engine import elementwise
 from tapegrad.testing._samples import SAMPLES
 
 warnings.simplefilter("ignore")
@@ -119,8 +119,8 @@ def held(function):  # all threads come here before one goes on
         time.sleep(0.002)
         return function(*args)
     return call
-_elementwise.again = held(_elementwise.again)
-_batched.BatchedBackend.__init__ = held(_batched.BatchedBackend.__init__)
+elementwise.again = held(elementwise.again)
+array.BatchedBackend.__init__ = held(array.BatchedBackend.__init__)
 sys.setswitchinterval(1e-6)
 barrier, errors = threading.Barrier(4), []
 def inputs(s):
@@ -254,7 +254,7 @@ SCOPES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 def state() -> tuple[Any, ...]:
-    m = _modes.mode()
+    m = mode.mode()
     return recording(), m.watch is None, m.debug, tg.default_dtype(), tg.deterministic(), tg.tf32()
 
 
@@ -296,7 +296,7 @@ class Model:
         kinds = [kind for kind, _ in self.open]
         switches = [kind for kind in kinds if kind in ("no_grad", "enable_grad")]
         assert recording() is (not switches or switches[-1] == "enable_grad")
-        assert _modes.mode().debug is ("debug" in kinds)
+        assert mode.mode().debug is ("debug" in kinds)
         dtypes = [kind for kind in kinds if kind in ("float16", "float32")]
         assert tg.default_dtype().name == (dtypes[-1] if dtypes else "float64")
         assert tg.zeros(()).dtype is tg.default_dtype()

@@ -192,7 +192,7 @@ def test_values_on_jax(sample: Sample) -> None:
 @pytest.mark.parametrize("sample", [s for s in MAPPABLE if s.name in REFUSED], ids=lambda s: s.name)
 def test_what_depends_on_values_is_refused(sample: Sample) -> None:
     args = examples(sample, (0,) * len(sample.args), "cpu")
-    with pytest.raises(TypeError, match=r"another for each example.*leave it outside the mapped function"):
+    with pytest.raises(TypeError, match=r"differs between examples.*leave it outside the mapped function"):
         tg.vmap(sample.f)(*args)
 
 

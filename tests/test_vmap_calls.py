@@ -343,7 +343,7 @@ REFUSED: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("no integer", lambda: tg.vmap(tg.sin, "a")(X), ValueError, "in_axes must hold integers"),
     ("out_axes structure", lambda: tg.vmap(tg.sin, 0, (0, 0))(X), ValueError, "out_axes must hold integers"),
     ("out axis", lambda: tg.vmap(tg.sum, 0, 1)(X), ValueError, "out_axes has 1, but.* 1 axes"),
-    ("out None", lambda: tg.vmap(tg.sin, 0, None)(X), ValueError, "another for each example.*out_axes, not None"),
+    ("out None", lambda: tg.vmap(tg.sin, 0, None)(X), ValueError, "differs between examples.*out_axes, not None"),
     ("a result", lambda: tg.vmap(lambda x: "a")(X), TypeError, "must return a Tensor.*str"),
     (
         "condition",

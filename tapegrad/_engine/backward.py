@@ -1,7 +1,7 @@
-"""The reverse walk: records from the latest to the oldest, each handing its cotangent to its parents.
+"""The reverse walk: from the latest record to the oldest, each passes its cotangent to its parents.
 
-One loop serves two purposes. On raw arrays it is the fast first-order pass. On Tensors the same rules record
-themselves, and that record is the higher-order derivative.
+One loop serves two purposes. On raw arrays it is the fast first-order pass. On Tensors the same rules are recorded, and
+that tape gives the higher-order derivatives.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from threading import RLock
 from typing import Any
 
 from tapegrad._engine.bound import bound
-from tapegrad._engine.coercion import as_tensors, within
-from tapegrad._engine.dispatch import as_array, backend_of, holds, namespace_of, native_device, tracked
+from tapegrad._engine.coercion import as_tensors, lift_to_level
+from tapegrad._engine.dispatch import as_array, backend_of, holds, namespace_of, native_device, outer_record
 from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.fusing import fused
 from tapegrad._engine.graph_breaks import cut, cuts
@@ -22,7 +22,17 @@ from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.once import once
 from tapegrad._engine.primitive import pick
 from tapegrad._engine.record import CACHE, LEAF, MARK, OUT, OUTS, RELEASED, STATIC, Operation, Record
-from tapegrad._engine.structural_zeros import Marks, Support, both, by_rows, calm, either, moved, only, summed
+from tapegrad._engine.structural_zeros import (
+    Marks,
+    Support,
+    intersection,
+    mapped_support,
+    masked,
+    row_support,
+    safe_values,
+    summed_support,
+    union,
+)
 from tapegrad._engine.tensor import Hooks, Tensor, check_like, shallow_copy, wrap
 from tapegrad.backends import remedy
 from tapegrad.typing import ArrayLike
@@ -31,7 +41,7 @@ _by_seq = attrgetter("seq")
 
 
 def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
-    """Return records and all they descend from, latest first; nothing older than the sequence number `oldest`."""
+    """Return records and their ancestors, latest first, without those older than the sequence number `oldest`."""
     seen = {r for r in roots if r.seq <= oldest}
     stack = list(seen)
     order = []
@@ -47,18 +57,37 @@ def collect(roots: Iterable[Record], oldest: int) -> list[Record]:
 
 
 class Walk:
-    """One reverse pass: what `pull` functions of operations may use.
+    """One reverse pass, with the state that `pull` functions of operations may use.
 
-    cotangents: of the records still to come, at first the seeds; owned: the records whose cotangent is a buffer of
-    this walk that nobody else holds, so that it may be written; live: the records that get a cotangent, None for
-    all; xp: the namespace to compute in; taped: whether cotangents are Tensors; fuses: whether the library runs the
-    rules of a record as one kernel; supports: which entries of a cotangent a gradient reaches, where that is not all;
-    support: that of the cotangent that a `pull` function is given; parts: for records of several results the supports
-    of some of their cotangents, by number.
+    Attributes
+    ----------
+    cotangents : dict of Record to array or Tensor
+        The cotangents of the records still to come; at first the seeds.
+    queue : list of (int, Record)
+        A heap of these records, the latest first.
+    owned : set of Record
+        The records whose cotangent is a buffer of this walk alone, which may be written to.
+    live : collection of Record or None
+        The records that get a cotangent; None for all.
+    create_graph : bool
+        Whether the walk is recorded: cotangents are Tensors then, else raw arrays.
+    xp : namespace
+        The namespace to compute in.
+    fuses : bool
+        Whether the library runs the rules of a record as one kernel.
+    debug : bool
+        Whether cotangents are checked for NaN.
+    supports : dict of Record to Support
+        The entries of a cotangent that a gradient reaches, unless it reaches all.
+    support : Support or None
+        The support of the cotangent that a `pull` function is given.
+    parts : dict of Record to dict of int to Support
+        For records of several results, the supports of some of their cotangents, by number.
     """
 
     __slots__ = (
         "cotangents",
+        "create_graph",
         "debug",
         "fuses",
         "live",
@@ -67,7 +96,6 @@ class Walk:
         "queue",
         "support",
         "supports",
-        "taped",
         "xp",
     )
 
@@ -75,7 +103,7 @@ class Walk:
         self,
         seeds: dict[Record, Any],
         live: Collection[Record] | None,
-        taped: bool,
+        create_graph: bool,
         supports: dict[Record, Support] | None = None,
     ) -> None:
         self.cotangents = seeds
@@ -85,28 +113,37 @@ class Walk:
         self.support: Support | None = None
         self.parts: dict[Record, dict[int, Support]] = {}
         self.live = live
-        self.taped = taped
+        self.create_graph = create_graph
         self.debug = mode().debug
-        self.xp: Any = bound.tensor_namespace if taped else namespace_of[type(next(iter(seeds.values())))]
-        self.fuses = not taped and backend_of[type(next(iter(seeds.values())))].fuses
+        self.xp: Any = bound.tensor_namespace if create_graph else namespace_of[type(next(iter(seeds.values())))]
+        self.fuses = not create_graph and backend_of[type(next(iter(seeds.values())))].fuses
         if self.xp.elsewhere is not None:
             self.cotangents = self.xp.by_record(seeds)
 
     def run(self, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
-        """Go through records, latest first; return (record, cotangent) of leaves, retained gradients and stops.
+        """Walk the records, latest first; return (record, cotangent) of leaves, retained gradients and stops.
 
-        retain: whether records keep what they saved; stops: records that are not walked through.
+        retain: whether records keep their saved values; stops: records at which the walk ends.
+
+        Where a cotangent is added to one that is there, the loop holds inlined copies of `accumulate`: a call for each
+        record would cost more than the addition of small arrays.
         """
-        cotangents, owned, live, taped, queue = self.cotangents, self.owned, self.live, self.taped, self.queue
+        cotangents, owned, live, create_graph, queue = (
+            self.cotangents,
+            self.owned,
+            self.live,
+            self.create_graph,
+            self.queue,
+        )
         supports = self.supports
         pop, get, own = cotangents.pop, cotangents.get, owned.add
         xp, debug = self.xp, self.debug
         kind = type(cotangents[queue[0][1]])
         last: Any = None  # the dtype of the record before
-        apart = False  # whether rules that read arrays are applied by a method
-        unlinks = cuts.get() is None  # else an open transform is to see what a released record was computed from
+        apart = False  # whether rules that read arrays go through `apply`
+        unlinks = cuts.get() is None  # an open transform still needs the parents of a released record
         found = []
-        later: Any = None  # the newest entry of the queue, held back: most often it is next
+        later: Any = None  # the newest entry, kept out of the heap: most often it is the next record
         try:
             while queue or later is not None:
                 if later is None:
@@ -118,7 +155,7 @@ class Walk:
                 if r.tensor is not None:
                     owned.discard(r)  # it is somebody's .grad now
                     if isinstance(r.tensor, Hooks):
-                        t = r.tensor.run(t, taped)
+                        t = r.tensor.run(t, create_graph)
                     found.append((r, t))
                     if r.op is LEAF:
                         continue
@@ -126,7 +163,7 @@ class Walk:
                     if r.tensor is None:
                         found.append((r, t))
                     continue
-                parents = r.parents  # first: another thread may release the tape, parents last
+                parents = r.parents  # read first: another thread that releases the tape clears the parents last
                 raw = r.saved
                 saved: Sequence[Any] = raw
                 if raw is RELEASED:
@@ -134,9 +171,9 @@ class Walk:
                 if type(t) is not kind and type(t) is not list:
                     kind = type(t)  # the other side of a to_device
                     xp = self.xp = namespace_of[kind]
-                    self.fuses = not taped and backend_of[kind].fuses
+                    self.fuses = not create_graph and backend_of[kind].fuses
                     last = None
-                if taped:
+                if create_graph:
                     saved = as_tensors_of(r)
                 op = r.op
                 if r.dtype is not last:
@@ -148,8 +185,8 @@ class Walk:
                 elif op.unary:
                     p: Any = parents[0]
                     vjp = op.vjps[0]
-                    rule, n, pick = vjp
-                    s = rule(xp, t, saved[pick]) if n == 1 else call(vjp, xp, t, saved)
+                    rule, n, where = vjp
+                    s = rule(xp, t, saved[where]) if n == 1 else call(vjp, xp, t, saved)
                     old = get(p)
                     if old is None:
                         cotangents[p] = s
@@ -157,16 +194,16 @@ class Walk:
                             heappush(queue, later)
                         later = (p.seq, p)
                     else:
-                        self.give(p, s)
+                        self.accumulate(p, s)
                 elif op.plain:
                     shape = r.shape
                     dtype = r.dtype
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
                         if p is None or (live is not None and p not in live):
                             continue
-                        rule, n, pick = vjp
+                        rule, n, where = vjp
                         if n == 1:
-                            s = rule(xp, t, saved[pick])
+                            s = rule(xp, t, saved[where])
                         elif n == -1:
                             s = t
                         else:
@@ -180,7 +217,7 @@ class Walk:
                                 heappush(queue, later)
                             later = (p.seq, p)
                         elif p in supports:
-                            self.give(p, s)
+                            self.accumulate(p, s)
                         elif p in owned:
                             old += s
                             cotangents[p] = old
@@ -195,16 +232,16 @@ class Walk:
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
                         if p is None or (live is not None and p not in live):
                             continue
-                        rule, n, pick = vjp
-                        read = (saved[pick],) if n == 1 else pick(saved) if n > 1 else ()
+                        rule, n, where = vjp
+                        read = (saved[where],) if n == 1 else where(saved) if n > 1 else ()
                         s = rule(xp, t, *read)
-                        if taped or s.shape != p.shape or s.dtype != p.dtype:
+                        if create_graph or s.shape != p.shape or s.dtype != p.dtype:
                             s = self.fit(s, p, r, t)
                         if get(p) is None:
                             cotangents[p] = s
                             heappush(queue, (p.seq, p))
                         else:
-                            self.give(p, s)
+                            self.accumulate(p, s)
                 if debug:
                     self.check(r, t)
                 if not retain:
@@ -219,10 +256,12 @@ class Walk:
     def apply(
         self, r: Record, parents: tuple[Record | None, ...], t: Any, saved: Any, raw: Any, support: Support | None
     ) -> None:
-        """Hand a cotangent to the parents, and its support with it: what the loop does not do in line.
+        """Pass a cotangent and its support to the parents; the general case, which the loop does not inline.
 
-        raw: what the record saved, as raw arrays; saved: the same as Tensors, if cotangents are.
-        The adjoint of a product with the derivative of a holomorphic function is that with its conjugate.
+        raw: the saved values as raw arrays; saved: the same values, as Tensors if cotangents are.
+
+        The adjoint of multiplication by a holomorphic derivative is multiplication by its conjugate. So the rules run
+        on the conjugate of the cotangent, and the result is conjugated.
         """
         op, xp = r.op, self.xp
         if type(support) is Marks:
@@ -237,7 +276,7 @@ class Walk:
         conjugated = op.holomorphic and op.reads and is_complex(r.dtype)
         read = saved
         if support is not None and op.elementwise and op.reads and op.selects is None:
-            read = calm(xp, support, saved, op.safe)
+            read = safe_values(xp, support, saved, op.safe)
         if op.joint:
             found = op.vjps[0][0](xp, t, *read)
         elif self.fuses and op.reads and not conjugated:
@@ -248,18 +287,20 @@ class Walk:
             if s is None or not wanted[i]:
                 continue
             assert p is not None
-            inside = self.before(r, i, p, t, raw, support) if p.op.carries or op.rows is not None else None
+            inside = self.operand_support(r, i, p, t, raw, support) if p.op.carries or op.rows is not None else None
             if conjugated:
                 s = xp.conj(s)
-            if self.taped or s.shape != p.shape or s.dtype != p.dtype:
+            if self.create_graph or s.shape != p.shape or s.dtype != p.dtype:
                 s = self.fit(s, p, r, t)
             if op.rows is not None and inside is not None:
                 entries = inside.array()
-                s = s if entries is None else only(xp, entries, s, 0)
-            self.give(p, s, support=inside)
+                s = s if entries is None else masked(xp, entries, s, 0)
+            self.accumulate(p, s, support=inside)
 
-    def before(self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None) -> Support | None:
-        """Return the support of the cotangent that a record hands to operand `i`, given that of its own."""
+    def operand_support(
+        self, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
+    ) -> Support | None:
+        """Return the support of operand i's cotangent, given that of the record's own cotangent."""
         op = r.op
         if support is None and op.selects is None and op.moves != "some":
             return None
@@ -267,73 +308,73 @@ class Walk:
         if op.selects is not None:
             select = op.selects[i]
             if select is not None:
-                support = both(xp, support, Support(lambda: call(select, xp, None, saved)))
+                support = intersection(xp, support, Support(lambda: call(select, xp, None, saved)))
         elif op.moves:
             return self._moved(xp, r, i, p, t, saved, support)
         elif op.rows is not None:
             assert support is not None
             operands, result = call(op.rows, None, None, saved)
-            return by_rows(xp, support, result, r.shape, operands, p.shape)
+            return row_support(xp, support, result, r.shape, operands, p.shape)
         elif not op.elementwise:
             return None
-        return summed(xp, support, r.shape, p.shape)
+        return summed_support(xp, support, r.shape, p.shape)
 
     def _moved(
         self, xp: Any, r: Record, i: int, p: Record, t: Any, saved: Any, support: Support | None
     ) -> Support | None:
-        """Return the support through an operation that moves entries: by its rule, of ones."""
+        """Return the support through an operation that moves entries: its rule is applied to ones."""
         op = r.op
         if type(t) is not list:
 
             def of_one(ones: Any) -> Any:
                 return op.vjps[0][0](xp, ones, *saved)[i] if op.joint else call(op.vjps[i], xp, ones, saved)
 
-            return moved(xp, self.device(t), of_one, support, r.shape, p.shape)
-        insides = self.parts.pop(r, None) or {}  # of several results
+            return mapped_support(xp, self.device(t), of_one, support, r.shape, p.shape)
+        insides = self.parts.pop(r, None) or {}  # an operation with several results
         if not insides and all(part is not None for part in t):
             return None
-        raw = [part if part is None else _raw(part) for part in t]
+        raw = [part if part is None else _raw_cotangent(part) for part in t]
 
         def of_list(ones: Any) -> Any:
             parts = [None if part is None else xp.ones_like(part) for part in raw]
             for i, inside in insides.items():
                 entries = inside.array()
                 if entries is not None:
-                    parts[i] = only(xp, entries, parts[i], 0)
+                    parts[i] = masked(xp, entries, parts[i], 0)
             return call(op.vjps[0], xp, parts, saved)
 
-        return moved(xp, self.device(t), of_list, None, (), p.shape)
+        return mapped_support(xp, self.device(t), of_list, None, (), p.shape)
 
     def raw_namespace(self, t: Any) -> Any:
-        """Return the namespace of the raw arrays that cotangents are or hold."""
-        return namespace_of[type(_raw(t))] if self.taped else self.xp
+        """Return the namespace of the raw arrays of cotangents."""
+        return namespace_of[type(_raw_cotangent(t))] if self.create_graph else self.xp
 
     def device(self, t: Any) -> Any:
         """Return the native device of a cotangent."""
-        return native_device(_raw(t))
+        return native_device(_raw_cotangent(t))
 
     def check(self, r: Record, t: Any) -> None:
-        """Raise FloatingPointError if a cotangent of a parent holds a NaN and that of the record none."""
+        """Raise FloatingPointError if a parent's cotangent holds a NaN and the record's own does not."""
         if not has_nan(t):
             for p in r.parents:
                 if p is not None:
                     refuse_nan(r, t, self.cotangents.get(p), "gradient")
 
     def wants(self, p: Record | None) -> bool:
-        """Say whether a parent is to get a cotangent."""
+        """Return whether a parent needs a cotangent."""
         return p is not None and (self.live is None or p in self.live)
 
-    def put(self, p: Record, t: Any) -> None:
+    def set_cotangent(self, p: Record, t: Any) -> None:
         """Set a parent's cotangent."""
         if p not in self.cotangents:
             heappush(self.queue, (p.seq, p))
         self.cotangents[p] = t
 
-    def give(self, p: Record, s: Any, owned: bool = False, support: Support | None = None) -> None:
-        """Add a fitted cotangent to a parent's; owned says that nobody else holds its buffer."""
+    def accumulate(self, p: Record, s: Any, owned: bool = False, support: Support | None = None) -> None:
+        """Add a fitted cotangent to a parent's; owned: whether nobody else holds its buffer."""
         old = self.cotangents.get(p)
         if old is None:
-            self.put(p, s)
+            self.set_cotangent(p, s)
             if owned:
                 self.owned.add(p)
             if support is not None and p.op.carries:
@@ -349,15 +390,15 @@ class Walk:
             self.owned.add(p)
 
     def _join(self, p: Record, support: Support | None) -> None:
-        """Add the support of what is added to a parent's cotangent to that which it has."""
-        known = either(self.raw_namespace(self.cotangents[p]), self.supports.pop(p), support)
+        """Unite the support of an added cotangent with that of the parent's cotangent."""
+        known = union(self.raw_namespace(self.cotangents[p]), self.supports.pop(p), support)
         if known is not None:
             self.supports[p] = known
 
-    def accumulator(self, p: Record, like: Any, lead: int, key: Any = None) -> Any:
-        """Return a parent's cotangent as a buffer that may be written, zeros if it has none yet.
+    def accumulator(self, p: Record, like: Any, batch_ndim: int, key: Any = None) -> Any:
+        """Return a parent's cotangent as a buffer that may be written to; zeros if there is none yet.
 
-        like: a cotangent on the same device; lead: how many extra leading axes it has; key: where it will be written,
+        like: a cotangent on the same device; batch_ndim: the number of its batch axes; key: the index to write at,
         without these axes.
         """
         t = self.cotangents.get(p)
@@ -366,21 +407,21 @@ class Walk:
             if type(known) is Marks and known.growing and self.support is None:
                 known.keys.append(key)
             elif t is None or known is not None:
-                self._note_read(p, key, like, lead)
+                self._note_read(p, key, like, batch_ndim)
         elif self.supports:
             self.supports.pop(p, None)
         if t is None:
-            shape = tuple(like.shape[:lead]) + tuple(p.shape)
+            shape = tuple(like.shape[:batch_ndim]) + tuple(p.shape)
             t = self.xp.zeros(shape, dtype=like.dtype, device=native_device(like))
         elif p not in self.owned:
             t = self.copy(t)
-        elif not self.taped and p.shape == ():
+        elif not self.create_graph and p.shape == ():
             t = as_array(t)
         self.owned.add(p)
         return t
 
-    def _note_read(self, p: Record, key: Any, t: Any, lead: int) -> None:
-        """Take note that a cotangent is added to a parent's at a key; lead: its extra axes."""
+    def _note_read(self, p: Record, key: Any, t: Any, batch_ndim: int) -> None:
+        """Record in the support that a cotangent is added to a parent's at a key; batch_ndim: its batch axes."""
         xp, device = self.raw_namespace(t), self.device(t)
         here: Support = Marks(xp, device, p.shape, key, True)
         if self.support is not None:
@@ -388,23 +429,23 @@ class Walk:
             def placed(ones: Any) -> Any:
                 return xp.index_add(xp.zeros(tuple(p.shape), dtype=xp.float32, device=device), key, ones)
 
-            here = moved(xp, device, placed, self.support, tuple(t.shape[lead:]), p.shape)
+            here = mapped_support(xp, device, placed, self.support, tuple(t.shape[batch_ndim:]), p.shape)
         known = self.supports.get(p)
-        support = here if known is None else either(xp, known, here)
+        support = here if known is None else union(xp, known, here)
         assert support is not None
         self.supports[p] = support
 
-    def unwritten(self, r: Record, key: Any, t: Any) -> Support:
-        """Return the support of the cotangent of a record once what was written at a key is taken out."""
+    def support_outside(self, r: Record, key: Any, t: Any) -> Support:
+        """Return the support of a record's cotangent without the entries at a key."""
         if type(self.support) is Marks and not self.support.inside:
             return self.support.add(key)
         here = Marks(self.raw_namespace(t), self.device(t), r.shape, key, False)
-        support = both(self.raw_namespace(t), self.support, here)
+        support = intersection(self.raw_namespace(t), self.support, here)
         assert support is not None
         return support
 
-    def part(self, r: Record, key: Any, t: Any) -> Support | None:
-        """Return the support of what is at a key of the cotangent of a record."""
+    def support_at(self, r: Record, key: Any, t: Any) -> Support | None:
+        """Return the support of the entries at a key of a record's cotangent."""
         support, xp = self.support, self.raw_namespace(t)
         if support is None:
             return None
@@ -417,39 +458,39 @@ class Walk:
 
     def copy(self, t: Any) -> Any:
         """Return a copy of a cotangent in a buffer of its own."""
-        return self.xp.positive(t) if self.taped else backend_of[type(t)].copy(t)
+        return self.xp.positive(t) if self.create_graph else backend_of[type(t)].copy(t)
 
     def fit(self, s: Any, p: Record, r: Record, t: Any) -> Any:
-        """Fit a rule's result to the parent: sum what was broadcast, cast to the parent's dtype.
+        """Fit a rule's result to the parent: sum over broadcast axes, then cast to the parent's dtype.
 
-        s: what a rule of record `r` made of its cotangent `t`, for parent `p`.
+        s: the result of a rule of record `r` on its cotangent `t`, for parent `p`.
         """
         xp, shape = self.xp, tuple(p.shape)
-        lead = len(t.shape) - len(r.shape) if type(t) is not list else len(s.shape) - len(shape)
+        batch_ndim = len(t.shape) - len(r.shape) if type(t) is not list else len(s.shape) - len(shape)
         got = tuple(s.shape)
-        if got[lead:] != shape:
-            extra = len(got) - lead - len(shape)
+        if got[batch_ndim:] != shape:
+            extra = len(got) - batch_ndim - len(shape)
             if extra > 0:
-                s = xp.sum(s, axis=tuple(range(lead, lead + extra)))
-                got = got[:lead] + got[lead + extra :]
-            if got[lead:] != shape:
-                axes = tuple([lead + i for i, n in enumerate(shape) if n == 1 and got[lead + i] != 1])
+                s = xp.sum(s, axis=tuple(range(batch_ndim, batch_ndim + extra)))
+                got = got[:batch_ndim] + got[batch_ndim + extra :]
+            if got[batch_ndim:] != shape:
+                axes = tuple([batch_ndim + i for i, n in enumerate(shape) if n == 1 and got[batch_ndim + i] != 1])
                 if axes:
                     s = xp.sum(s, axis=axes, keepdims=True)
-            if not r.op.broadcasts or tuple(s.shape)[lead:] != shape:
+            if not r.op.broadcasts or tuple(s.shape)[batch_ndim:] != shape:
                 raise AssertionError(f"the rule of {r.op.name} gave shape {got} for an operand of {shape}")
-        dtype = s._array.dtype if self.taped else s.dtype
+        dtype = s._array.dtype if self.create_graph else s.dtype
         if dtype != p.dtype:
             if is_complex(dtype) and not is_complex(p.dtype):
-                s = xp.real(s)  # the part of a complex cotangent that a real operand sees
-                if (s._array.dtype if self.taped else s.dtype) == p.dtype:
+                s = xp.real(s)  # a real operand gets the real part of a complex cotangent
+                if (s._array.dtype if self.create_graph else s.dtype) == p.dtype:
                     return s
             s = xp.astype(s, p.dtype)
         return s
 
 
 def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tuple[Record, Any]]:
-    """Return what a walk finds; its rules compute on the device of each cotangent, and another one stays current."""
+    """Run a walk whose rules compute on the device of each cotangent; the current device stays as it is."""
     elsewhere = walk.xp.elsewhere
     try:
         return walk.run(retain, stops) if elsewhere is None else elsewhere(walk.run, retain, stops)
@@ -463,28 +504,28 @@ def walked(walk: Walk, retain: bool, stops: Collection[Record] = ()) -> list[tup
 def pulled(
     ys: Sequence[Any],
     cotangents: Iterable[Any],
-    taped: bool,
+    create_graph: bool,
     *,
     retain: bool,
     live: Collection[Record] | None = None,
     stops: Collection[Record] = (),
     supports: dict[int, Support] | None = None,
 ) -> dict[Record, Any]:
-    """Return the cotangents of the records that a walk from some Tensors reports.
+    """Walk from some Tensors and return the cotangents of the records that the walk reports.
 
-    cotangents: those of the Tensors, as Tensors, None for none; taped: whether the walk is recorded; live, retain and
-    stops: as in `Walk` and its `run`; supports: those of some cotangents, by number.
+    cotangents: the cotangents of the Tensors, as Tensors, or None; create_graph: whether the walk is recorded; live,
+    retain and stops: see `Walk` and its `run`; supports: the supports of some cotangents, by number.
     """
-    seeds = seeds_of(ys, [t if taped or t is None else t._array for t in cotangents], live)
+    seeds = seeds_of(ys, [t if create_graph or t is None else t._array for t in cotangents], live)
     if not seeds:
         return {}
-    return dict(walked(Walk(seeds, live, taped, supports_of(ys, supports) if supports else None), retain, stops))
+    return dict(walked(Walk(seeds, live, create_graph, supports_of(ys, supports) if supports else None), retain, stops))
 
 
 def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
-    """Return the cotangents of Tensors by their records, added up where two have the same one.
+    """Return the cotangents of Tensors by record, summed where two Tensors have the same record.
 
-    What is not recorded, not in `live` (None for all) or has no cotangent is left out.
+    Tensors that have no record, no cotangent, or a record outside of `live` (None for all) are left out.
     """
     seeds: dict[Record, Any] = {}
     for y, t in zip(ys, cotangents, strict=True):
@@ -495,45 +536,45 @@ def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Reco
 
 
 def _any_carries(parents: Sequence[Record | None]) -> bool:
-    """Say whether a support is of use to any of these records."""
+    """Return whether a support is of use to any of these records."""
     return any([p is not None and p.op.carries for p in parents])
 
 
 def supports_of(ys: Sequence[Any], insides: dict[int, Support]) -> dict[Record, Support]:
-    """Return the supports of the cotangents of Tensors by their records, given some by number; see `seeds_of`."""
+    """Return the supports of the cotangents of Tensors by record, given some by number; see `seeds_of`."""
     records = [y._record if isinstance(y, Tensor) else None for y in ys]
     named = {i: r for i in insides if (r := records[i]) is not None and records.count(r) == 1 and r.op.carries}
     return {r: insides[i] for i, r in named.items()}
 
 
 def _total(a: Any, b: Any) -> Any:
-    """Return the sum of two cotangents outside of a walk, where an operator might not see to the device."""
+    """Return the sum of two cotangents outside of a walk, where an operator may run on the wrong device."""
     return a + b if type(a) is Tensor else namespace_of[type(a)].add(a, b)
 
 
 def call(vjp: Any, xp: Any, t: Any, saved: Any) -> Any:
-    """Return what a bound rule makes of a cotangent and the values a record saved."""
-    rule, n, pick = vjp
+    """Apply a bound rule to a cotangent and the saved values of a record."""
+    rule, n, where = vjp
     if n < 1:
         return rule(xp, t)
-    return rule(xp, t, saved[pick]) if n == 1 else rule(xp, t, *pick(saved))
+    return rule(xp, t, saved[where]) if n == 1 else rule(xp, t, *where(saved))
 
 
 def _rules(op: Operation, wanted: tuple[bool, ...], xp: Any, t: Any, saved: Any) -> tuple[Any, ...]:
-    """Return what the rules of an operation give for its operands, None for those that are not wanted."""
+    """Apply the rules of an operation; return a cotangent for each operand that wants one, else None."""
     return tuple([call(vjp, xp, t, saved) if want else None for vjp, want in zip(op.vjps, wanted, strict=True)])
 
 
 @once
 def fused_rules(op: Operation, wanted: tuple[bool, ...]) -> Callable[..., tuple[Any, ...]]:
-    """Return the rules of an operation as one function of the namespace, the cotangent and what was saved."""
+    """Return the rules of an operation as one fused function of namespace, cotangent and saved values."""
     return fused(f"{op.name}_vjp", lambda xp, t, *saved: _rules(op, wanted, xp, t, saved))
 
 
 def as_tensors_of(r: Record) -> list[Any]:
-    """Return what a record saved with arrays wrapped again, tied to the tape where they came from.
+    """Return the saved values of a record, with arrays as Tensors that are linked to the tape again.
 
-    Saving Tensors would make reference cycles (`out`); wrapping without a record would lose derivatives.
+    A saved Tensor would make a reference cycle (`out`). A Tensor without its record would lose derivatives.
     """
     return [_as_tensor(v, source, r) for v, source in zip(r.saved, r.op.sources, strict=True)]
 
@@ -549,12 +590,12 @@ def _as_tensor(v: Any, source: int, r: Record) -> Any:
 
 
 def origin(r: Record) -> str:
-    """Say which operation a record is of, and on which line of the user's, if that was kept."""
+    """Return the operation of a record and, if known, the user's line, for messages."""
     line = getattr(r, "line", None)
     return f"{r.op.name}, recorded at {line}" if line else f"{r.op.name} (use tapegrad.debug() to see its line)"
 
 
-def _raw(t: Any) -> Any:
+def _raw_cotangent(t: Any) -> Any:
     """Return a cotangent, or the first one of several results, as a raw array."""
     if type(t) is list:
         t = next(part for part in t if part is not None)
@@ -562,23 +603,23 @@ def _raw(t: Any) -> Any:
 
 
 def has_nan(t: Any) -> bool:
-    """Say whether a cotangent or tangent holds a NaN; False for None and for those of several results."""
+    """Return whether a cotangent or tangent holds a NaN; False for None and for the list of several results."""
     if t is None or type(t) is list:
         return False
-    raw = _raw(t)
+    raw = _raw_cotangent(t)
     xp = namespace_of[type(raw)]
     return holds(xp.any(xp.isnan(raw)))
 
 
 def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
-    """Raise FloatingPointError if `s`, which the rule of a record made of `t`, holds a NaN.
+    """Raise FloatingPointError if `s`, the result of a record's rule on `t`, holds a NaN.
 
     what: "gradient" or "tangent".
     """
     if not has_nan(s):
         return
     message = f"a NaN came up in the {what} of {origin(r)}"
-    t, s = [v if v is None or type(v) is list else as_array(_raw(v)) for v in (t, s)]
+    t, s = [v if v is None or type(v) is list else as_array(_raw_cotangent(v)) for v in (t, s)]
     xp = namespace_of[type(s)]
     if type(t) is type(s) and t.shape == s.shape and holds(xp.any(xp.isnan(s) & ((t == 0) | xp.isinf(t)))):
         message += (
@@ -589,7 +630,7 @@ def refuse_nan(r: Record, t: Any, s: Any, what: str) -> None:
 
 
 def second_backward(r: Record) -> RuntimeError:
-    """Return the error for a record that an earlier backward pass has released."""
+    """Return the error for a record that an earlier backward pass released."""
     return RuntimeError(
         f"backward: the tape was released by an earlier backward pass (at operation {r.op.name}): pass "
         "retain_graph=True to the earlier one, or run the forward pass again"
@@ -653,9 +694,9 @@ def backward(
             )
         gradient = wrap(namespace_of[type(a)].ones(a.shape, dtype=a.dtype, device=native_device(a)))
     else:
-        gradient = within(gradient if isinstance(gradient, Tensor) else as_tensors("backward", x, gradient)[1])
+        gradient = lift_to_level(gradient if isinstance(gradient, Tensor) else as_tensors("backward", x, gradient)[1])
         check_like("backward: the gradient", gradient, x.shape, x._array)
-    if tracked(x._array) is not None:
+    if outer_record(x._array) is not None:
         raise RuntimeError(
             "backward: inside vmap, this Tensor is recorded outside as well, where .grad is not filled: call backward "
             "on the result of vmap, or use tapegrad.grad inside"
@@ -664,7 +705,7 @@ def backward(
     if watch is not None:
         watch(MARK, (x, gradient), (retain_graph, create_graph), ())
     if not create_graph:
-        cut("backward() without create_graph=True", root)  # for what is computed from `.grad`
+        cut("backward() without create_graph=True", root)  # whoever computes with `.grad` gets constants
         _accumulate(walked(Walk({root: gradient._array}, None, False), retain_graph), _raw_total)
         return
     with mode_set(recording=True):
@@ -675,9 +716,10 @@ _setting = RLock()
 
 
 def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> None:
-    """Add cotangents to `.grad` of the Tensors that they are of; no `.grad` changes unless all can.
+    """Add cotangents to the `.grad` of their Tensors; no `.grad` changes unless all can.
 
-    Other threads may do so too. Sums are made without a lock; if a `.grad` is not the same any more, again with it.
+    Other threads may do the same. The sums are computed without the lock. If a `.grad` has changed meanwhile, they are
+    computed again with the lock held.
     """
     if not _added(found, total):
         with _setting:
@@ -686,7 +728,7 @@ def _accumulate(found: list[tuple[Record, Any]], total: Callable[[Tensor | None,
 
 
 def _added(found: list[tuple[Record, Any]], total: Callable[[Tensor | None, Any], Tensor]) -> bool:
-    """Add as `_accumulate` does, or return False where another thread has set a `.grad` meanwhile."""
+    """Try to add as `_accumulate` does; return False if another thread has set a `.grad` meanwhile."""
     sums = []
     for r, t in found:
         leaf = r.tensor()  # type: ignore[misc]

@@ -12,9 +12,16 @@ from typing import Any
 class Bound:
     """The slots.
 
-    namespace: the module tapegrad, which is the array API's namespace for Tensors; tensor_namespace: the namespace that
-    rules on Tensors compute in, which is the former with what only rules and walks call; asarray, of_list: from
-    `ops.creation`; hint: the end of an error for an attribute that Tensors lack.
+    Attributes
+    ----------
+    namespace : module
+        The module tapegrad, the array API namespace for Tensors.
+    tensor_namespace : Namespace
+        The same namespace with the functions that only rules and walks call; rules on Tensors compute in it.
+    asarray, of_list : callable
+        The functions of `ops.creation`.
+    hint : callable
+        The end of an error message for an attribute that Tensors lack.
     """
 
     __slots__ = ("asarray", "hint", "namespace", "of_list", "tensor_namespace")

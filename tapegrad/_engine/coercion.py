@@ -1,4 +1,4 @@
-"""Coercion of operands that are no Tensors: numbers, lists and arrays of other libraries."""
+"""Coercion of operands: numbers, lists and raw arrays beside Tensors, and Tensors of different vmap levels."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from tapegrad._engine.bound import bound
 from tapegrad._engine.dispatch import (
     CaptureError,
+    as_tracer,
     backend_of,
     device_of,
     dtype_of,
     find_backend,
-    lifted,
     namespace_of,
     native_device,
 )
 from tapegrad._engine.dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._engine.host_constants import HOST, is_host, moved
+from tapegrad._engine.host_constants import HOST, copied_beside, is_host
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.rules import BROADCASTING
 from tapegrad._engine.source_line import user_line
@@ -28,17 +28,19 @@ from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.backends import Array, remedy
 
 SCALARS = frozenset(SCALAR_RANKS)
-# Functions, beside those that broadcast, whose operands get one dtype; the others take integers for what they are.
+# Functions, beside those that broadcast, that promote their operands to one dtype. Others keep integers as integers.
 _PROMOTING = frozenset(("asarray", "clip", "concat", "cross", "diff", "matmul", "outer", "solve", "stack"))
 _PROMOTING |= {"tensordot", "vecdot", "divmod", "einsum", "kron", "vdot"}
 
 
 def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
-    """Return an operand that is no Tensor as a Python scalar or a raw array of `like`'s library.
+    """Return an operand other than a Tensor as a Python scalar or a raw array of `like`'s library.
 
-    An array is a constant. One of NumPy's is copied to where `like` is; others are copied if `keep` says that a rule
-    will read them later. Scalars, NumPy's too, stay weak. NotImplemented for what is neither; TypeError for an array of
-    another library, or that its own records.
+    An array is a constant. A NumPy array is copied to the device of `like`. Other arrays are copied if a rule will read
+    them later (`keep`). Scalars, also NumPy's, stay weakly typed.
+
+    Return NotImplemented for an operand that is no scalar or array. Raise TypeError for an array of another library,
+    and for an array that its own library records.
     """
     if type(x) in SCALARS:
         return x
@@ -51,26 +53,27 @@ def coerce(name: str, x: object, like: Array, keep: bool) -> Any:
     if scalar is not None:
         return scalar
     backend.refuse_recorded(x)
-    x = lifted(x)
+    x = as_tracer(x)
     if is_host(x, like):
-        x = moved(x, like, promotes(name))
+        x = copied_beside(x, like, promotes(name))
     elif keep:
         x = backend_of[type(x)].copy(x)
     elif type(x) is not type(like):
-        x = backend_of[type(x)].as_array(x)  # of a subclass of the library's array type
+        x = backend_of[type(x)].as_array(x)  # a subclass of the library's array type
     alike = same_library(name, x, like)
-    return beside(like, wrap(x))._array if alike is None else alike
+    return lift_beside(like, wrap(x))._array if alike is None else alike
 
 
 def promotes(name: str) -> bool:
-    """Say whether the operands of a function get one dtype; its name may be that of an update, as `x += y`."""
+    """Return whether a function promotes its operands to one dtype; the name may be of an update, as `x += y`."""
     return name in BROADCASTING or name in _PROMOTING or name.endswith("= y")
 
 
 def same_library(name: str, a: Array, b: Array) -> Array | None:
-    """Return a raw array to compute with beside another one, None if only one is of a vmap: see `on_one_level`.
+    """Return a raw array to compute with beside another one.
 
-    It is the array itself but for one that a tentative capture meets. Raises TypeError unless they are of one library.
+    It is the array itself, except where a tentative capture mixes tracers and raw arrays. Return None if the arrays are
+    of different vmap levels, see `on_one_level`. Raise TypeError if they are of different libraries.
     """
     first, second = backend_of[type(a)], backend_of[type(b)]
     if first is second:
@@ -89,29 +92,30 @@ def same_library(name: str, a: Array, b: Array) -> Array | None:
 
 
 def _base(a: Array) -> Any:
-    """Return the adapter of the library that computes, also if it is recorded."""
+    """Return the adapter of the library that computes, below vmap and capture."""
     root = backend_of[type(a)].root
     return getattr(root, "base", root)
 
 
 def on_one_level(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return operands with the Tensors from outside of a vmap as those of the innermost one that any is of."""
+    """Return operands with all Tensors lifted to the innermost vmap level among them."""
     arrays = [x._array for x in operands if type(x) is Tensor]
     like = max(arrays, key=lambda a: backend_of[type(a)].depth)
-    return tuple([beside(like, x) if type(x) is Tensor else x for x in operands])
+    return tuple([lift_beside(like, x) if type(x) is Tensor else x for x in operands])
 
 
-def beside(like: Array, x: Tensor) -> Tensor:
-    """Return a Tensor as an operand beside an array: one from outside of the vmap that the array is of is lifted.
+def lift_beside(like: Array, x: Tensor) -> Tensor:
+    """Lift a Tensor to the vmap level of an array, unless it is on that level.
 
-    It gets no record inside, where nothing can ask for its gradient; the lifted array keeps the one outside.
+    The lifted Tensor has no record on the level, as nothing there can ask for its gradient. Its array keeps the record
+    outside.
     """
     x = _on_one_root(like, x)
     return x if backend_of[type(x._array)].depth >= backend_of[type(like)].depth else wrap(like.level.lift(x))
 
 
 def _on_one_root(like: Array, x: Tensor) -> Tensor:
-    """Return a Tensor recorded in a program like an array, or not, as far as only one of them is."""
+    """Return a Tensor whose array is a tracer if the array is one, and a raw array if not."""
     graph = capturing.get()
     while backend_of[type(like)].depth:
         like = like.whole._array
@@ -123,8 +127,8 @@ def _on_one_root(like: Array, x: Tensor) -> Tensor:
     return wrap(graph.alike(a, like), x._record)
 
 
-def within(x: Tensor) -> Tensor:
-    """Return a Tensor as one of the call of vmap that is running, if any."""
+def lift_to_level(x: Tensor) -> Tensor:
+    """Lift a Tensor to the running vmap level, if there is one."""
     level = mapping.get()
     if level is None or backend_of[type(x._array)].depth >= level.depth:
         return x
@@ -132,26 +136,26 @@ def within(x: Tensor) -> Tensor:
 
 
 def from_outside(what: str) -> RuntimeError:
-    """Return the error for an in-place update that would give a Tensor from outside of a vmap values from inside."""
+    """Return the error for an in-place update of a Tensor outside of a vmap with values from inside."""
     return RuntimeError(
-        f"{what} at {user_line()} would give a Tensor from outside of the function mapped by vmap a value for each "
-        "example: update a copy made inside, as in x = tapegrad.asarray(x, copy=True)"
+        f"{what} at {user_line()} would write a value for each example to a Tensor from outside of the function mapped "
+        "by vmap: update a copy made inside, as in x = tapegrad.asarray(x, copy=True)"
     )
 
 
 def not_an_operand(name: str, x: object) -> TypeError:
-    """Return the error for an operand that is no array and no number."""
+    """Return the error for an operand that is neither an array nor a number."""
     return TypeError(
         f"{name}: an operand is a Tensor, an array or a number, not {type(x).__name__}; "
         "convert it with tapegrad.asarray"
     )
 
 
-def listed(name: str, x: object, like: Array) -> Tensor | None:
-    """Return a list or tuple beside a raw array as a Tensor where that is, None for anything else.
+def tensor_of_list(name: str, x: object, like: Array) -> Tensor | None:
+    """Return a list or tuple as a Tensor on the device of a raw array; None for anything else.
 
-    It is a constant, but for the Tensors in it that are recorded; its numbers are as weak as one alone. Raises
-    TypeError for what is no array of numbers; in a comparison that is only unequal.
+    It is a constant, except for recorded Tensors in it. Its numbers are weakly typed, as single numbers are. Raise
+    TypeError unless it is an array of numbers; in a comparison such a list is only unequal.
     """
     if not isinstance(x, (list, tuple)):
         return None
@@ -165,19 +169,19 @@ def listed(name: str, x: object, like: Array) -> Tensor | None:
 
 
 def operand(name: str, x: object, like: Array) -> Any:
-    """Return an operand that is no Tensor as a Tensor beside a raw array, or as a Python scalar.
+    """Return an operand other than a Tensor as a Tensor on the device of a raw array, or as a Python scalar.
 
-    NotImplemented for what is neither array, list nor number.
+    Return NotImplemented unless it is an array, a list or a number.
     """
     array = coerce(name, x, like, keep=True)
     if array is NotImplemented:
-        made = listed(name, x, like)
+        made = tensor_of_list(name, x, like)
         return array if made is None else made
     return array if type(array) in SCALARS else wrap(array)
 
 
 def as_tensor(x: object, name: str = "") -> Tensor:
-    """Return an operand as a Tensor, a constant if it is none; errors name the function."""
+    """Return an operand as a Tensor; anything else becomes a constant. Errors name the function."""
     if type(x) is Tensor:
         return x
     try:
@@ -189,10 +193,11 @@ def as_tensor(x: object, name: str = "") -> Tensor:
     return made
 
 
-def led(operands: tuple[Any, ...], name: str = "") -> tuple[Any, ...]:
-    """Return operands of which none is a Tensor with one as a Tensor, a constant: the others go where that is.
+def with_leading_tensor(operands: tuple[Any, ...], name: str = "") -> tuple[Any, ...]:
+    """Convert one of several operands without Tensors to a constant Tensor, whose device the others will follow.
 
-    It is the first array of a device library, or list that holds Tensors: arrays and lists of the host go anywhere.
+    It is the first array of a device library, or list that holds Tensors; else the first array or list of the host;
+    else the first number.
     """
     arrays = [n for n, x in enumerate(operands) if type(x) not in SCALARS]
     n = next((n for n in arrays if not _goes_anywhere(operands[n])), arrays[0] if arrays else 0)
@@ -200,7 +205,7 @@ def led(operands: tuple[Any, ...], name: str = "") -> tuple[Any, ...]:
 
 
 def _goes_anywhere(x: object) -> bool:
-    """Say whether an operand is an array, list or number of the host."""
+    """Return whether an operand is an array, list or number of the host, which can go to any device."""
     if isinstance(x, (list, tuple)):
         return not any(type(part) is Tensor or not _goes_anywhere(part) for part in x if type(part) not in SCALARS)
     backend = find_backend(x)
@@ -208,10 +213,10 @@ def _goes_anywhere(x: object) -> bool:
 
 
 def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
-    """Return operands as Tensors of one library; Python scalars become arrays of the first one's dtype."""
+    """Return operands as Tensors of one library; Python scalars get the dtype of the first Tensor."""
     first: Any = next((x for x in operands if type(x) is Tensor), None)
     if first is None:
-        operands = led(operands, name)
+        operands = with_leading_tensor(operands, name)
         first = next(x for x in operands if type(x) is Tensor)
     like = first._array
     xs = tuple([x if type(x) is Tensor else _constant(name, x, like) for x in operands])
@@ -222,7 +227,7 @@ def as_tensors(name: str, *operands: object) -> tuple[Tensor, ...]:
 
 
 def _constant(name: str, x: object, like: Array) -> Tensor:
-    """Return an operand that is no Tensor as one beside a raw array, a number in its dtype where the kind fits."""
+    """Return an operand as a constant beside a raw array; a number gets the array's dtype if the kind fits."""
     found = operand(name, x, like)
     if found is NotImplemented:
         raise not_an_operand(name, x)
@@ -234,9 +239,9 @@ def _constant(name: str, x: object, like: Array) -> Tensor:
 
 
 def placed(name: str, x: object, like: Array) -> Tensor:
-    """Return an argument as a Tensor where it can be used beside a raw array: what is of the host goes where that is.
+    """Return an argument as a Tensor beside a raw array: values of the host go to its device.
 
-    Tensors and arrays of other libraries stay where they are; a number gets the dtype that new Tensors get.
+    Tensors and arrays of device libraries stay where they are. A number gets the default dtype.
     """
     if type(x) is Tensor:
         return x
@@ -250,7 +255,7 @@ def placed(name: str, x: object, like: Array) -> Tensor:
 
 
 def as_tensor_on(x: object, device: str) -> Tensor:
-    """Return a number as a Tensor on a device, in the dtype that new Tensors get."""
+    """Return a number as a Tensor on a device, in the default dtype."""
     made: Tensor = bound.asarray(x, device=device)
     return made
 
@@ -258,9 +263,9 @@ def as_tensor_on(x: object, device: str) -> Tensor:
 def recovered(
     name: str, error: Exception, forward: Callable[..., Any], arrays: tuple[Any, ...], args: tuple[Any, ...]
 ) -> Any:
-    """Return what an operation gives that failed only because a tentative call met a Tensor that nobody knew of.
+    """Retry an operation that failed because a tentative capture mixed tracers and raw arrays; else raise the error.
 
-    Any other error is raised, explained.
+    The raised error is explained, see `explain`.
     """
     graph = capturing.get()
     unmixed = None if graph is None else graph.unmixed(args)
@@ -273,9 +278,9 @@ def recovered(
 
 
 def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
-    """Return the error to raise for one that a library raised: naming the operation, shapes and fix.
+    """Return a library's error with a message that names the operation, the shapes and the fix.
 
-    An error of an earlier operation, which was found when this one waited for the device, is raised as it is.
+    A deferred error of an earlier operation, found as this one waited for the device, is raised as it is.
     """
     if getattr(error, "deferred", False):
         raise error
@@ -295,12 +300,12 @@ def explain(name: str, error: Exception, arrays: tuple[Any, ...]) -> Exception:
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> bool:
-    """Say whether shapes broadcast."""
+    """Return whether shapes broadcast."""
     lengths = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
     return all(len(set(column) - {1}) <= 1 for column in lengths)
 
 
-# What the error of a library becomes at most, where its own type cannot be made of a message.
+# The types that stand in for a library's own error type if that cannot be made of a message alone.
 _KINDS = (
     *(ValueError, IndexError, TypeError, FloatingPointError, ZeroDivisionError, OverflowError, NotImplementedError),
     *(MemoryError, ImportError),
@@ -308,16 +313,16 @@ _KINDS = (
 
 
 def same_kind(error: Exception, message: str) -> Exception:
-    """Return an error of the same type with another message, so that it is caught as that of the library is.
+    """Return an error of the same type with another message, so that the same `except` catches it.
 
-    What tells of an error within the library, as AttributeError does, becomes a RuntimeError.
+    A type that tells of a fault inside the library, as AttributeError, becomes RuntimeError.
     """
     its: Any = type(error)
     kind = _portable(its)
     if issubclass(kind, (*_KINDS, RuntimeError, Warning)):  # a warning, if the caller has made them errors
         try:
             same = kind(message)
-        except Exception:  # it is made of other things
+        except Exception:  # it takes other arguments
             pass
         else:
             if str(same) == message:
@@ -327,9 +332,9 @@ def same_kind(error: Exception, message: str) -> Exception:
 
 @cache
 def _portable(kind: Any) -> type[Exception]:
-    """Return the type of an error, made one of NumPy's LinAlgError too where it is another library's.
+    """Return the type of an error; another library's LinAlgError becomes a subclass of NumPy's too.
 
-    So it is a ValueError everywhere, as NumPy's is, and `except` finds it whatever library computes.
+    So it is a ValueError everywhere, and one `except` catches it for any library.
     """
     if not kind.__name__.endswith("LinAlgError") or issubclass(kind, ValueError):
         return kind  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""Decoration of functions whose body does not run in one go: generators and coroutines.
+"""Decoration of generators and coroutines with a context manager.
 
-A block is entered whenever the body goes on, and left whenever it hands something out: so it holds while the body
-runs, and never for whoever runs in between.
+The block is entered whenever the body resumes, and left whenever the body yields. So it holds while the body runs, and
+not for other code in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Block = Callable[[], AbstractContextManager[Any]]
 
 
 def in_block(block: Block, function: Any) -> Any:
-    """Return a function whose body runs in blocks, None for one that does so in one go."""
+    """Return a generator or coroutine function whose body runs in blocks; None for a plain function."""
     if isgeneratorfunction(function):
         return _generator(block, function)
     if iscoroutinefunction(function):
@@ -52,7 +52,7 @@ def _generator(block: Block, function: Callable[..., Generator[Any, Any, Any]]) 
 
 
 def _coroutine(block: Block, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a coroutine function in a block: a task has a context of its own, so that others do not see it."""
+    """Return a coroutine function that runs in one block; a task has its own context, so that others do not see it."""
 
     @wraps(function)
     async def coroutine(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From an array to the adapter of its library, cached by type: one dict look-up on the hot path."""
+"""Dispatch from an array to the adapter of its library, cached by type: one dict look-up on the hot path."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def find_backend(array: object) -> Backend | None:
 
 
 def as_array(x: Any) -> Array:
-    """Return a raw result as an array, which a library may have given as its scalar."""
+    """Return a raw result as an array; some libraries return scalars."""
     return backend_of[type(x)].as_array(x)
 
 
@@ -69,23 +69,23 @@ def device_of(array: Array) -> str:
 
 
 def native_device(array: Array) -> Any:
-    """Return the library's own device object of a raw array, None where it has none (a traced one)."""
+    """Return the library's own device object of a raw array, or None if it has none, as a tracer."""
     return getattr(array, "device", None)
 
 
 def dtype_of(array: Array) -> DType:
-    """Return the dtype of a raw array; TypeError where the standard has none for it."""
+    """Return the dtype of a raw array; raise TypeError if the standard has no such dtype."""
     name = backend_of[type(array)].dtype_names.get(array.dtype)
     return DTYPES[name] if name is not None else as_dtype(array.dtype)
 
 
 def native_dtype(array: Array, dtype: object) -> Any:
-    """Return a dtype as the library of a raw array spells it; TypeError where its device lacks it."""
+    """Return the native dtype object for a raw array's library; raise TypeError if the device lacks it."""
     backend = backend_of[type(array)]
     return checked_dtype(backend, as_dtype(dtype), native_device(array))
 
 
-# The dtype to take where one is missing.
+# dtype -> the one to use on a device that lacks it.
 _INSTEAD = {
     "float64": "float32",
     "complex128": "complex64",
@@ -96,7 +96,7 @@ _INSTEAD = {
 
 
 def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
-    """Return a library's own dtype object, or raise TypeError where its device lacks it."""
+    """Return a library's own dtype object; raise TypeError if the device lacks it."""
     if not backend.has_dtype(dtype.name, device):
         where = backend.prefix if device is None else f"{backend.prefix} device {device}"
         instead = _INSTEAD.get(dtype.name)
@@ -107,22 +107,22 @@ def checked_dtype(backend: Backend, dtype: DType, device: Any) -> Any:
     return backend.native_dtype(dtype.name)
 
 
-def lifted(array: Any) -> Any:
-    """Return a raw array that comes in from outside as arrays are now: lifted while a program is captured."""
+def as_tracer(array: Any) -> Any:
+    """Return the tracer of a raw array from outside while a program is captured, else the array itself."""
     graph = capturing.get()
     if graph is None or (type(array) in backend_of and backend_of[type(array)].depth):
-        return array  # of a vmap: it holds lifted ones
+        return array  # a batched array holds tracers
     return graph.lift(array)
 
 
-def given_out(array: Any) -> Any:
-    """Return a raw array that goes to the user, as an eager call gives it if it is only tried to capture one."""
+def untrace(array: Any) -> Any:
+    """Return the raw array behind a tracer that goes to the user, or the array itself."""
     graph = capturing.get()
-    return array if graph is None else graph.given_out(array)
+    return array if graph is None else graph.untrace(array)
 
 
-def entered(backend: Backend) -> Backend:
-    """Return the adapter that makes new arrays: the recording one while a program is captured, vmap's inside it."""
+def innermost_backend(backend: Backend) -> Backend:
+    """Return the adapter that makes new arrays here: that of the innermost vmap, over that of the capture."""
     graph, level = capturing.get(), mapping.get()
     if graph is not None:
         backend = graph.backend(backend)
@@ -130,20 +130,20 @@ def entered(backend: Backend) -> Backend:
 
 
 def computed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return what a function of a library, or an operator, gives for arrays: computed on their device."""
+    """Call a function of a library, or an operator, on the device of the arrays."""
     like = next((a for a in args if type(a) in backend_of), None)
     elsewhere = None if like is None else namespace_of[type(like)].elsewhere
     return function(*args, **kwargs) if elsewhere is None else elsewhere(partial(function, **kwargs), *args)
 
 
 def holds(condition: Array) -> bool:
-    """Say whether a condition, an array of one boolean, holds; inside vmap, whether it does for any example."""
+    """Return whether a condition, an array of one boolean, holds; inside vmap, for any example."""
     return backend_of[type(condition)].holds(condition)
 
 
 @contextmanager
 def on_level(level: Level | None) -> Iterator[None]:
-    """Have new arrays made for a call of vmap, or for none."""
+    """A context in which new arrays belong to a level of vmap, or to none."""
     token = mapping.set(level)
     try:
         yield
@@ -151,11 +151,11 @@ def on_level(level: Level | None) -> Iterator[None]:
         mapping.reset(token)
 
 
-def tracked(array: Array) -> Any:
-    """Return the record that an array of vmap has on the tape outside, None without one."""
-    return backend_of[type(array)].tracked(array)
+def outer_record(array: Array) -> Any:
+    """Return the record that a batched array has on the tape outside of its vmap, or None."""
+    return backend_of[type(array)].outer_record(array)
 
 
-def constant_array(array: Array) -> Array:
-    """Return an array without its ties to the tape outside of a vmap."""
-    return backend_of[type(array)].constant(array)
+def detached_array(array: Array) -> Array:
+    """Return an array detached from the tape outside of a vmap."""
+    return backend_of[type(array)].detached(array)

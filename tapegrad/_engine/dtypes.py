@@ -1,4 +1,4 @@
-"""The dtypes of the standard, one object for each on all libraries."""
+"""The dtypes of the standard: one object for each, on all libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {
 }
 _KINDS["integral"] = _KINDS["signed integer"] + _KINDS["unsigned integer"]
 _KINDS["numeric"] = _KINDS["integral"] + _KINDS["real floating"] + _KINDS["complex floating"]
-# Which kind gives way to which. A Python int ranks as the least of integers: it fits them all.
+# The order of kinds in promotion. A Python int ranks as the least of integers, as it fits them all.
 KIND_RANKS = {
     "bool": 0,
     "unsigned integer": 1,
@@ -93,7 +93,7 @@ class DType:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """NumPy's dtype, which it asks for under this name, from 2.4 on under the other."""
+        """NumPy's dtype; NumPy reads this attribute, and from 2.4 on `__numpy_dtype__`."""
         return numpy_dtype(self)
 
     @property
@@ -170,9 +170,9 @@ def numpy_dtype(dtype: object, /) -> np.dtype[Any]:
     return found
 
 
-@lru_cache(maxsize=None, typed=True)  # libraries do not like their dtypes compared with those of others
+@lru_cache(maxsize=None, typed=True)  # some libraries raise when their dtypes are compared with those of others
 def is_complex(dtype: object) -> bool:
-    """Say whether a dtype, a library's own or a DType, is complex."""
+    """Return whether a dtype, native or a DType, is complex."""
     return as_dtype(dtype).kind == "complex floating"
 
 
@@ -219,22 +219,22 @@ def isdtype(dtype: object, kind: str | object | tuple[Any, ...]) -> bool:
 
 
 def bits_of(dtype: DType) -> int:
-    """Return how many bits an element has."""
+    """Return the number of bits of an element."""
     return 8 * dtype.itemsize
 
 
 def _holder(dtype: DType) -> DType:
-    """Return the floating dtype that takes an integer's place beside floating ones."""
+    """Return the floating dtype that an integer dtype becomes beside floating ones."""
     return DTYPES[{8: "float16", 16: "float32"}.get(bits_of(dtype), "float64")]
 
 
 def of_parts(dtype: DType) -> DType:
-    """Return the complex dtype whose parts hold a floating one."""
+    """Return the complex dtype whose parts can hold a floating dtype."""
     return DTYPES["complex128" if dtype.name == "float64" else "complex64"]
 
 
 def promote(a: DType, b: DType) -> DType:
-    """Return the dtype of two dtypes: by the standard's tables, and by NumPy's where it has none."""
+    """Return the promotion of two dtypes: by the standard's tables, else by NumPy's."""
     low, high = sorted((a, b), key=lambda dtype: KIND_RANKS[dtype.kind])
     if low is high or low.kind == "bool":
         return high

@@ -1,6 +1,7 @@
-"""Declaring elementwise operations: the hot path, one frame a call.
+"""Declaration of elementwise operations: the hot path, one frame a call.
 
-The functions made here look up the library's function by array type, keep what the rules read and leave a record.
+A function made here looks up the library's kernel by array type, computes, and makes a record with the values that the
+rules read. It holds an inlined copy of `recorded_result` in primitive.py, to save a frame.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from tapegrad._engine.coercion import (
     as_tensor,
     coerce,
     explain,
-    led,
-    listed,
     not_an_operand,
     on_one_level,
     same_library,
+    tensor_of_list,
+    with_leading_tensor,
 )
 from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import bound
 from tapegrad._engine.mode import DEFAULT, mode, scopes
 from tapegrad._engine.record import OUT, Operation, Record, next_seq
-from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind, declare, new, publish, reads
+from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind_rule, declare, new, publish, reads
 from tapegrad._engine.tensor import Tensor
 from tapegrad.typing import ArrayLike
 
@@ -38,10 +39,10 @@ def again(
     arrays: tuple[Any, ...],
     error: Exception,
 ) -> Any:
-    """Compute for an array type that is met for the first time; explain any other error.
+    """Find and call the kernel of an array type at its first use; explain any other error.
 
-    That first time is found by a KeyError: a look-up in a plain dict is all that an operation pays for it. Several
-    threads may have it at once.
+    The first use shows as a KeyError, so that a call pays only for the look-up in a plain dict. Several threads may
+    meet it at once.
     """
     if not (type(error) is KeyError and error.args and error.args[0] is kind):
         raise explain(name, error, arrays) from error
@@ -53,7 +54,7 @@ def again(
 
 
 def library_function(name: str, kind: type) -> Callable[..., Any]:
-    """Return a function of the library of an array type by its name."""
+    """Return a function of an array type's library by name."""
     return attrgetter(name)(namespace_of[kind])  # type: ignore[no-any-return]
 
 
@@ -71,11 +72,21 @@ def unary(
 ) -> Callable[[ArrayLike], Tensor]:
     """Declare an elementwise function of one operand by its differential, applied to a tangent.
 
-    differential: `rule(xp, t, ...)` reading `x` or `out`, or None where the derivative is zero or there is none;
-    forward: `f(xp, x)` where the library has no function of this name; extension: of the namespace, where it is there;
-    analytic: whether the function of complex values has a derivative, and their dtype; select: `f(xp, _, ...)`, reading
-    as the rule does, gives the entries of the result that come from the operand, where that is not all; safe: a number
-    at which the rule is finite.
+    Parameters
+    ----------
+    differential : callable or None
+        `rule(xp, t, ...)` that reads `x` or `out`; None if the derivative is zero or does not exist.
+    forward : callable or None
+        `f(xp, x)`, for a function that libraries lack under this name.
+    extension : str
+        The extension of the namespace that holds the function.
+    analytic : bool
+        Whether the function of complex values has a derivative, and a complex result.
+    select : callable or None
+        `f(xp, _, ...)`, which reads values as a rule does and gives the entries of the result that come from the
+        operand; None if all do.
+    safe : float
+        A number at which the rule is finite.
     """
     kernels: dict[type, Callable[..., Any]] = {}  # array type -> the library's function
     find = partial(library_function, f"{extension}.{name}" if extension else name)
@@ -85,7 +96,7 @@ def unary(
     sources = tuple(OUT if n == "out" else 0 for n in layout)
     operation = Operation(
         name,
-        (bind(differential, layout),),
+        (bind_rule(differential, layout),),
         layout,
         sources,
         elementwise=True,
@@ -93,7 +104,7 @@ def unary(
         analytic=analytic,
         holomorphic=bool(layout) and analytic,
         reads=bool(layout),
-        selects=None if select is None else (bind(select, layout),),
+        selects=None if select is None else (bind_rule(select, layout),),
         safe=safe,
     )
     keep_x, keep_out = "x" in layout, "out" in layout
@@ -152,33 +163,33 @@ def binary(
 ) -> tuple[Callable[[ArrayLike, ArrayLike], Tensor], Callable[[ArrayLike, ArrayLike], Tensor]]:
     """Declare an elementwise function of two operands by its differential in each.
 
-    extension: of the namespace, where the library's function is there; selects: for each operand what `unary` calls
-    `select`.
-    elementwise=False is for the one operation that is not, and yet must be as quick: a product of matrices. Returns the
-    function and the same function for use as an operator, which answers NotImplemented to what is no operand, so that
-    Python asks the other side.
+    extension: as for `unary`; selects: a `select` of `unary` for each operand; elementwise: False for the product of
+    matrices, which needs the same speed.
+
+    Return the function, and the same function for use as an operator. The operator returns NotImplemented for an
+    invalid operand, so that Python tries the reflected method.
     """
     kernels: dict[type, Callable[..., Any]] = {}
     find = partial(library_function, f"{extension}.{name}" if extension else name)
     rules = (differential1, differential2)
     used = {n for rule in rules if rule is not None for n in reads(rule)}
-    # Which operands' gradients read a value: bit 1 for the first operand, bit 2 for the second.
+    # The gradients that read x1, x2 and out, as bit masks: 1 for the first operand's gradient, 2 for the second's.
     keep1, keep2, keep_out = (
         sum(bit for bit, rule in zip((1, 2), rules, strict=True) if rule is not None and n in reads(rule))
         for n in ("x1", "x2", "out")
     )
-    crossed = (keep1, keep2, keep_out) == (2, 1, 0)  # each gradient reads the other operand: multiply
+    crossed = (keep1, keep2, keep_out) == (2, 1, 0)  # each gradient reads the other operand, as in multiply
     layout = ("x1", "x2") if crossed else ("x1", "x2", "out") if used else ()
     operation = Operation(
         name,
-        tuple(bind(rule, layout) for rule in rules),
+        tuple(bind_rule(rule, layout) for rule in rules),
         layout,
         (0, 1, OUT)[: len(layout)],
         elementwise=elementwise,
         broadcasts=True,
         holomorphic=bool(layout),
         reads=bool(layout),
-        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
+        selects=None if selects is None else tuple([bind_rule(select, layout) for select in selects]),
     )
     if elementwise:
         BROADCASTING.add(name)
@@ -204,24 +215,24 @@ def binary(
                     p2 = None
                     b = x2 if type(x2) in SCALARS else coerce(name, x2, a, p1 is not None and bool(keep2 & 1))
                     if b is NotImplemented:
-                        other = listed(name, x2, a)
+                        other = tensor_of_list(name, x2, a)
                         if other is not None:
                             return call(x1, other)
                         if is_operator:
-                            return b  # type: ignore[no-any-return] # so that Python asks the other side
+                            return b  # type: ignore[no-any-return] # Python tries the reflected method
                         raise not_an_operand(name, x2)
                 kind = type(a)
             else:
                 p1 = None
                 if type(x2) is not Tensor:
                     if type(x1) not in SCALARS:
-                        return call(*led((x1, x2), name))
+                        return call(*with_leading_tensor((x1, x2), name))
                     x2 = as_tensor(x2, name)
                 b = x2._array
                 p2 = x2._record
                 a = x1 if type(x1) in SCALARS else coerce(name, x1, b, p2 is not None and bool(keep1 & 2))
                 if a is NotImplemented:
-                    other = listed(name, x1, b)
+                    other = tensor_of_list(name, x1, b)
                     if other is not None:
                         return call(other, x2)
                     if is_operator:

@@ -1,8 +1,7 @@
-"""Functions of raw arrays in as few kernels as possible, for a library where each of its calls is a launch.
+"""Fusion of forward functions and rules on raw arrays, for libraries where each call is a kernel launch.
 
-The functions are forward computations and derivative rules. For other libraries they stay as they are: it is decided
-when a function is bound to an array type, so that calls pay nothing. The tracer stands on a higher floor, and installs
-itself here.
+The choice is made when a function is bound to an array type, so that calls of other libraries pay nothing. The tracer
+stands on a higher floor and installs itself here.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ def install(fuse: Callable[[str, Function], Function]) -> None:
 
 
 def fused(name: str, function: Function) -> Function:
-    """Return a function that computes the same in fewer kernels."""
+    """Return a fused version of a function."""
     return _installed[0](name, function)
 
 
 def bound(name: str, function: Function, kind: type) -> Function:
-    """Return a function with the namespace of an array type, fused if its library asks for that."""
+    """Return a function bound to the namespace of an array type; fused if the library asks for it."""
     if backend_of[kind].fuses:
         function = fused(name, function)
     return partial(function, namespace_of[kind])
 
 
 class Forwards(dict[type, Function]):
-    """Array type -> the forward function of an operation with that type's namespace."""
+    """A mapping from array type to the forward function of an operation, bound to the type's namespace."""
 
     def __init__(self, name: str, function: Function, fuses: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Graph breaks: the lines at which a user cut the chain inside a transform."""
+"""Graph breaks: the lines of user code that cut the tape inside a transform."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from typing import Any, Protocol
 
 from tapegrad._engine.source_line import user_line
 
-MOST = 4  # of cuts that a message names
-_HELD = 16  # that a transform looks at
+MOST = 4  # graph breaks that a message names
+_HELD = 16  # graph breaks that a transform keeps
 
 
 class Record(Protocol):
-    """A record, as far as it matters here: its sequence number."""
+    """The part of a record that this module needs: its sequence number."""
 
     seq: int
 
 
 class Cuts:
-    """What cut the chain inside a transform.
+    """The graph breaks inside a transform.
 
-    first: the sequence number of the transform's first record; outermost: that of the outermost transform, which no
-    record of theirs is older than; found: what cut the chain and where, and the first and the latest record that was
-    cut there; outer: those of the transform around it.
+    Attributes
+    ----------
+    first : int
+        The sequence number of the transform's first record.
+    outermost : int
+        The same of the outermost transform; a record of any running transform is not older.
+    found : dict of str to list
+        For each cause with its line, the first and the latest record that was cut there.
+    outer : Cuts or None
+        The graph breaks of the enclosing transform.
     """
 
     __slots__ = ("first", "found", "outer", "outermost")
@@ -36,12 +43,12 @@ class Cuts:
         self.found: dict[str, list[Any]] = {}
 
     def note(self, how: str, r: Record) -> None:
-        """Keep what cut the chain at a record, unless that is older than any transform that runs."""
+        """Add a graph break at a record with the user's line, unless the record precedes all running transforms."""
         if r.seq <= self.outermost:
             self.add(f"{how} at {user_line()}", r)
 
     def add(self, text: str, r: Record) -> None:
-        """Keep a cut that is known with its line."""
+        """Add a graph break whose text names its line already."""
         held = self.found.get(text)
         if held is not None:
             if held[0] is not r:
@@ -54,7 +61,7 @@ cuts: ContextVar[Cuts | None] = ContextVar("tapegrad.cuts", default=None)
 
 
 def cut(how: str, r: Record) -> None:
-    """Note that a chain was cut at a record, for the transforms that run."""
+    """Note a graph break at a record, for the running transforms."""
     open_ = cuts.get()
     if open_ is not None:
         open_.note(how, r)
@@ -62,7 +69,7 @@ def cut(how: str, r: Record) -> None:
 
 @contextmanager
 def unnoticed() -> Iterator[None]:
-    """Let nothing be noted: what runs here is a part of a derivative, and its first run was noted."""
+    """A context without notes of graph breaks, for a second run whose first run was noted."""
     inner = Cuts(0, None)
     inner.outermost = -sys.maxsize  # every record is older
     token = cuts.set(inner)
@@ -73,7 +80,7 @@ def unnoticed() -> Iterator[None]:
 
 
 def cut_by_use(how: str) -> Callable[..., None] | None:
-    """Return who watches a block in which a transform's records are lost as they are used; None outside of any."""
+    """Return a watcher that notes each use of a recorded Tensor as a graph break; None outside of transforms."""
     open_ = cuts.get()
     if open_ is None:
         return None

@@ -1,4 +1,4 @@
-"""Host arrays beside Tensors elsewhere: constants that are copied to the device of the Tensor, once a call."""
+"""Host arrays beside Tensors on a device: constants, copied to the device of the Tensor at each call."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tapegrad.backends import Array, Backend
 
 HOST = "cpu"  # the device prefix of NumPy's arrays
 LARGE = 2**20  # bytes from which a copy that recurs is worth a warning
-RECURRING = 3  # times that a line copies the same values before it is warned of
-_SAMPLE = 1024  # elements by which values are recognised
-_REMEMBERED = 16  # arrays that are known of a line
-_LINES = 1024  # lines that are known
+RECURRING = 3  # copies of the same values on a line before a warning
+_SAMPLE = 1024  # elements of an array that its checksum reads
+_REMEMBERED = 16  # arrays that are remembered for a line
+_LINES = 1024  # lines that are remembered
 _NARROWER = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
 
 
@@ -94,16 +94,16 @@ _counters: ContextVar[tuple[HostCopies, ...]] = ContextVar("tapegrad.host_copies
 
 
 def is_host(array: Array, like: Array) -> bool:
-    """Say whether a raw array is of the host, and another one, beside which it is used, is not."""
+    """Return whether a raw array is of the host, and another one, beside which it is used, is not."""
     backend = backend_of[type(array)]
     return backend.prefix == HOST and not backend.depth and backend_of[type(like)].prefix != HOST
 
 
-def moved(array: Array, like: Array, promoted: bool = False) -> Array:
-    """Return a raw array of the host in new memory on the device of another one, and count the copy.
+def copied_beside(array: Array, like: Array, promoted: bool = False) -> Array:
+    """Copy a raw array of the host to the device of another one, and count the copy.
 
-    promoted: whether the array gets the dtype of both on NumPy, where only one of them is floating: the standard leaves
-    it open, and libraries differ.
+    promoted: whether the array gets the dtype that NumPy promotes both to, if only one of them is floating. The
+    standard leaves it open, and libraries differ.
     """
     root = backend_of[type(like)].root
     name = None
@@ -114,8 +114,8 @@ def moved(array: Array, like: Array, promoted: bool = False) -> Array:
     return _called(_beside, array, getattr(root, "base", root), native_device(like), name)
 
 
-def moved_to(array: Array, device: str) -> Array:
-    """Return a raw array of the host in new memory on the default device."""
+def copied_to(array: Array, device: str) -> Array:
+    """Copy a raw array of the host to a device."""
     return _called(constant_on, array, *backends.of_device(device))
 
 
@@ -125,10 +125,10 @@ def _called(function: Callable[..., Array], *args: Any) -> Array:
 
 
 def constant_on(array: np.ndarray[Any, Any], backend: Backend, device: Any, dtype: str | None = None) -> Array:
-    """Return data of the host as a new array on a device; dtype: the name of another one for it.
+    """Return data of the host as a new array on a device; dtype: the name of another dtype for it.
 
-    Where the device lacks its dtype it gets the narrower one, as Python's numbers do there; OverflowError for integers
-    that do not fit, TypeError for dtypes that are not the standard's.
+    If the device lacks the dtype, the array gets the narrower one, as Python numbers do. Raise OverflowError for
+    integers that do not fit, TypeError for a dtype that is not in the standard.
     """
     if dtype is not None:
         array = array.astype(dtype)
@@ -144,7 +144,7 @@ def constant_on(array: np.ndarray[Any, Any], backend: Backend, device: Any, dtyp
 
 
 def copied_by(function: Any, args: tuple[Any, ...]) -> Callable[[Array], Array] | None:
-    """Return what makes such a copy of another array, given a recorded call that made one; None for another call."""
+    """Return a function that repeats a recorded copy for another array; None for any other recorded call."""
     if function not in (constant_on, _beside):
         return None
     return lambda array: function(array, *args[1:])
@@ -184,16 +184,16 @@ def _note(array: np.ndarray[Any, Any], out: Array) -> None:
         )
 
 
-# For each line the arrays that it copied, by a checksum, and how often; None for a line that was warned of.
+# For each line the number of copies of each array, by checksum; None once the line was warned of.
 _seen: dict[str, dict[int, int] | None] = {}
 _lock = Lock()
 
 
 def _recurs(line: str, array: np.ndarray[Any, Any]) -> bool:
-    """Say whether a line copies the same values again and again, and was not warned of.
+    """Return whether a line copies the same values repeatedly and was not warned of yet.
 
-    Values are compared by a sample: an array that is computed anew at each step is another object, and batches of data
-    on one line are other values.
+    Values are compared by a checksum of a sample. Identity would not do: an array that is computed at each step is a
+    new object. Batches of data on one line have other values.
     """
     key = _checksum(array)
     with _lock:

@@ -1,4 +1,4 @@
-"""Protocols of what the engine sees of `vmap` and of a capture while they run."""
+"""Protocols of a level of `vmap` and of a capture, as the engine sees them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from tapegrad.backends import Array, Backend
 class Level(Protocol):
     """A call of `vmap` while its function runs.
 
-    size: how many examples there are; depth: how many calls are nested, this one included; outer: the call around it.
+    Attributes
+    ----------
+    size : int
+        The number of examples.
+    depth : int
+        The number of nested calls, this one included.
+    outer : Level or None
+        The enclosing call.
     """
 
     @property
@@ -22,10 +29,10 @@ class Level(Protocol):
     @property
     def outer(self) -> Any: ...
     def array(self, whole: Any, mapped: bool) -> Array:
-        """Return the array of one example: along the first axis of a Tensor if it is mapped, else all of it."""
+        """Return a batched array: along the first axis of `whole` if it is mapped, else `whole` for all."""
 
     def lift(self, x: Any) -> Array:
-        """Return the array of a Tensor from outside, the same for all examples."""
+        """Return a Tensor from outside as a batched array, the same for all examples."""
 
     def backend(self, backend: Backend) -> Backend:
         """Return the adapter for arrays of this level over those of a library."""
@@ -35,25 +42,25 @@ class Tracing(Protocol):
     """A program that `tapegrad.compile` is recording, whose arrays are tracers."""
 
     def lift(self, array: Array) -> Array:
-        """Return the tracer of a raw array that comes in."""
+        """Return the tracer of a raw array from outside."""
 
-    def given_out(self, array: Array) -> Array:
-        """Return the raw array of a tracer that leaves."""
+    def untrace(self, array: Array) -> Array:
+        """Return the raw array behind a tracer."""
 
     def backend(self, backend: Backend) -> Backend:
         """Return the adapter for tracers over the arrays of a library."""
 
     def alike(self, array: Array, like: Array) -> Array:
-        """Return an array as a tracer, or as none, as another one is."""
+        """Return an array as a tracer if `like` is one, else as a raw array."""
 
     def unmixed(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Return operands without tracers, None if none was mixed with arrays."""
+        """Return operands as raw arrays if tracers and raw arrays are mixed, else None."""
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what a function gives, recorded as one node of the program."""
+        """Call a function and record the call as one node of the program."""
 
 
-# The program that tapegrad.compile is recording in this context: raw arrays that come in are lifted into it.
+# The program that tapegrad.compile is capturing in this context: raw arrays from outside become its tracers.
 capturing: ContextVar[Tracing | None] = ContextVar("tapegrad.capturing", default=None)
-# The innermost call of tapegrad.vmap whose function is running in this context: new arrays are made for it.
+# The innermost call of tapegrad.vmap whose function runs in this context: new arrays belong to it.
 mapping: ContextVar[Level | None] = ContextVar("tapegrad.mapping", default=None)

@@ -15,10 +15,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Mode:
-    """Whether operations are recorded, who else is told of each (open Tapes), whether gradients are checked.
+    """Whether operations are recorded and gradients are checked for NaN, and who watches operations.
 
-    A block makes one that holds inside it. scope: whose block that is, None once it has ended; own: who is told in that
-    block; outer: the mode around it, of which it changes some; inner: the modes of blocks inside that are open.
+    Each `with` block makes a mode, which holds inside the block.
+
+    Attributes
+    ----------
+    recording : bool
+        Whether operations are recorded.
+    watch : callable or None
+        The function that is called with each operation, for open Tapes.
+    debug : bool
+        Whether gradients are checked for NaN.
+    scope : mode_set or None
+        The scope of the block; None once the block has ended.
+    own : callable or None
+        The watcher that the block adds.
+    outer : Mode
+        The enclosing mode.
+    inner : list of Mode
+        The modes of the open blocks inside.
     """
 
     __slots__ = ("debug", "inner", "outer", "own", "recording", "scope", "watch")
@@ -36,9 +52,9 @@ class Mode:
         self.scope = scope
 
     def follow(self) -> None:
-        """Take from the mode around what the block does not change, and have the modes inside do so."""
+        """Inherit from the enclosing mode all that the block does not set, then update the modes inside."""
         outer, scope = self.outer, self.scope
-        if scope is None:  # it is being ended
+        if scope is None:  # the block is ending
             return
         self.recording = outer.recording if scope.recording is None else scope.recording
         self.watch = _both(None if scope.unwatched else outer.watch, self.own)
@@ -47,7 +63,7 @@ class Mode:
             m.follow()
 
     def end(self) -> None:
-        """Have the mode change nothing any more: contexts of other threads and tasks may hold it."""
+        """Make the mode equal to the enclosing one: contexts of other threads and tasks may still hold it."""
         outer = self.outer
         self.scope = self.own = None
         self.recording, self.watch, self.debug = outer.recording, outer.watch, outer.debug
@@ -55,7 +71,7 @@ class Mode:
             outer.inner.remove(self)
             outer.inner += self.inner
             self.__class__ = _Ended
-        for m in self.inner:  # of blocks that began later and go on
+        for m in self.inner:  # blocks that began later and are still open
             m.outer = outer
             m.follow()
 
@@ -68,7 +84,7 @@ class Mode:
 
 
 class _Ended(Mode):
-    """The mode of a block that has ended inside another one: what it is around it, whatever that becomes."""
+    """The mode of a nested block that has ended: it follows the enclosing mode."""
 
     __slots__ = ()
 
@@ -80,13 +96,13 @@ class _Ended(Mode):
 DEFAULT = Mode(True, None, False)
 _mode: ContextVar[Mode] = ContextVar("tapegrad.mode", default=DEFAULT)
 mode = _mode.get
-# The modes of the blocks open in any thread or context. While there are none, which is nearly always, operations
-# need not ask for the context's mode.
+# The modes of the open blocks, of all threads and contexts. While there are none, as nearly always, operations need not
+# look up the context's mode.
 scopes: list[object] = []
 
 
-def noticed(x: object) -> None:
-    """Tell whoever watches that a Tensor is used otherwise than as an operand."""
+def notify_use(x: object) -> None:
+    """Notify the watcher that a Tensor is used other than as an operand."""
     if scopes:
         m = mode()
         if m.watch is not None:
@@ -94,10 +110,10 @@ def noticed(x: object) -> None:
 
 
 class mode_set(ContextDecorator):
-    """A `with` block, or a decorator, in which the mode is changed; safe under threads and exceptions.
+    """A context manager and decorator that changes the mode; safe under threads and exceptions.
 
-    Blocks of generators need not end in the order in which they began, nor in the thread: each takes back what it has
-    changed itself, wherever that holds.
+    Blocks of generators may end in another order than they began, and in another thread. Each block undoes its own
+    changes only.
     """
 
     def __init__(
@@ -147,7 +163,7 @@ class mode_set(ContextDecorator):
         scopes.pop()  # any one: only their number counts
 
     def _mine(self, m: Mode) -> Mode:
-        """Return the mode of the innermost block of this scope that is open in this context, else in another."""
+        """Return the mode of this scope's innermost open block in this context, else in another context."""
         while m is not DEFAULT:
             if m.scope is self:
                 return m
@@ -156,7 +172,7 @@ class mode_set(ContextDecorator):
 
 
 def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> Callable[..., None] | None:
-    """Return what tells two watchers of each event; it is passive if both are."""
+    """Return a watcher that calls two watchers; it is passive if both are."""
     if old is None or new is None:
         return old or new
 
@@ -169,7 +185,7 @@ def _both(old: Callable[..., None] | None, new: Callable[..., None] | None) -> C
 
 
 def is_passive(watch: Callable[..., None] | None) -> bool:
-    """Say whether a watcher asks which Tensors are used, and not how results are computed, or is none."""
+    """Return whether a watcher is None, or looks only at which Tensors are used."""
     return watch is None or getattr(watch, "passive", False)
 
 

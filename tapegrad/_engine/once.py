@@ -1,4 +1,4 @@
-"""A cache whose function is called once for the same arguments, however many threads ask for the first time at once."""
+"""A cache that calls its function once for the same arguments, even if several threads make the first call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def once(function: Callable[..., T]) -> Callable[..., T]:
-    """Return a function that gives the same object for the same arguments; `functools.cache` does not over threads."""
+    """Return a cached function that gives all threads the same object; `functools.cache` does not."""
     lock = RLock()
     made: dict[tuple[Any, ...], T] = {}
 

@@ -1,4 +1,4 @@
-"""Names of Python's operators, by the functions of the standard that they stand for."""
+"""Names of Python's operators and of the standard's functions that they call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPARISONS = {
     "ge": "greater_equal",
 }
 UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
-# NumPy's names for functions of operators, where they are others.
+# NumPy's other names for the functions of operators.
 NUMPY_NAMES = {
     "power": "pow",
     "left_shift": "bitwise_left_shift",

@@ -1,8 +1,11 @@
-"""Declaration of primitive operations of any operands, static arguments and results."""
+"""Declaration of primitive operations with any operands, static arguments and results.
+
+The call functions of `primitive` hold inlined copies of `recorded_result`, to save a frame on the hot path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from inspect import unwrap
 from typing import Any
@@ -12,7 +15,7 @@ from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import Forwards
 from tapegrad._engine.mode import DEFAULT, mode, scopes
 from tapegrad._engine.record import CACHE, LEAF, OUT, OUTS, STATIC, Operation, Record, next_seq
-from tapegrad._engine.rules import CONSTANT, Rule, bind, declare, new, publish, reads, record
+from tapegrad._engine.rules import CONSTANT, Rule, bind_rule, declare, new, publish, reads, record
 from tapegrad._engine.tensor import Tensor, wrap
 
 
@@ -36,25 +39,40 @@ def primitive(
 ) -> Callable[..., Tensor]:
     """Declare an operation by a transpose, or a vjp, for each operand.
 
-    forward: `f(xp, x1, ..., static1, ...)` on raw arrays; it has as many operands as there are rules, the rest of its
-    parameters are static arguments. saves: what a `pull` function reads, where rules do not say it. cached: forward
-    returns (result, what a rule may read as `cache`); on Tensors the rule gets None for it and computes it itself.
-    fuses: forward calls several functions, which a library may run as one kernel.
-    adjoint: a rule that reads values conjugates by itself; else the walk does so, as for a holomorphic function.
-    push: what takes a tangent forward, where that is not the transposed rule. view: whether NumPy gives a view.
-    elementwise: whether each entry of the result depends on the one of the operand in its place. selects, moves, rows:
-    what becomes of structural zeros, see `Operation`; their functions read, as rules do, what the rules read as well.
-    variant: what tells it from another operation of the same name, in the table of operations.
-    Returns the operation as a function of the operands, Tensors or numbers, and the static arguments.
+    Parameters
+    ----------
+    forward : callable
+        `f(xp, x1, ..., static1, ...)` on raw arrays, with one operand for each rule; the other parameters are static.
+    *vjps : callable or None
+        The rule for each operand.
+    saves : tuple of str or None
+        The values that a `pull` function reads; None if the rules tell.
+    broadcasts, pull, view, push, elementwise
+        See `Operation`.
+    cached : bool
+        Whether forward returns (result, cache). A rule may read `cache`; on Tensors it gets None and computes it.
+    fuses : bool
+        Whether forward calls several functions, which a library may run as one kernel.
+    adjoint : bool
+        Whether a rule that reads values conjugates them itself. Else the walk does, as for a holomorphic function.
+    selects, moves, rows
+        The treatment of structural zeros, see `Operation`. Their functions may read the values that the rules read.
+    variant : str
+        A suffix for the table of operations, for a second operation of one name.
+
+    Returns
+    -------
+    callable
+        The operation, a function of the operands (Tensors or numbers) and the static arguments.
     """
     operands = len(vjps)
     forwards = Forwards(name, forward, fuses)
-    flows = tuple(rule is not None or pull is not None for rule in vjps)  # whether a gradient may go there
+    flows = tuple(rule is not None or pull is not None for rule in vjps)  # whether the operand may get a gradient
     code = unwrap(forward).__code__
     names = code.co_varnames[1 : code.co_argcount]
     wanted = dict.fromkeys(n for rule in vjps if rule is not None for n in reads(rule))
     layout = saves if saves is not None else tuple(wanted)
-    # Where a saved value is in (operands..., static..., out, shapes of operands and of out...).
+    # The place of each saved value in (operands..., static..., out, cache, shapes of operands and of out...).
     pool = (*names, "out", "cache", *(f"{n}_shape" for n in (*names[:operands], "out")))
     with_shapes = any(n.endswith("_shape") and n not in names for n in layout)
     places = tuple(pool.index(n) for n in layout)
@@ -63,10 +81,10 @@ def primitive(
 
     @cache
     def plan(*dead: bool) -> tuple[int, ...]:
-        """Return the place of each saved value; the last one, of None, for what only dead operands' rules read."""
+        """Return the place of each saved value; -1, the place of None, if only rules of dead operands read it."""
         return tuple(-1 if all(dead[k] for k in who) else i for i, who in zip(places, readers, strict=True))
 
-    bound = tuple(bind(rule, layout) for rule in vjps)
+    bound = tuple(bind_rule(rule, layout) for rule in vjps)
     values = pull is None and any(source != STATIC for source in sources)
     operation = Operation(
         name,
@@ -79,9 +97,9 @@ def primitive(
         pull=pull,
         push=push,
         view=view,
-        selects=None if selects is None else tuple([bind(select, layout) for select in selects]),
+        selects=None if selects is None else tuple([bind_rule(select, layout) for select in selects]),
         moves=moves,
-        rows=bind(rows, layout),
+        rows=bind_rule(rows, layout),
         elementwise=elementwise,
     )
     differentiable = any(flows)
@@ -121,7 +139,7 @@ def primitive(
                 r.shape = out.shape
                 r.dtype = out.dtype
                 r.tensor = None
-            if view and (p is None or y._record is not None or p.op is LEAF):  # else it would hold the tape of x
+            if view and (p is None or y._record is not None or p.op is LEAF):  # else y would keep the tape of x alive
                 y._base = x
             if m.watch is not None:
                 m.watch(operation, (x,), static, y)
@@ -176,16 +194,18 @@ def primitive(
 
 
 def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[..., Tensor]:
-    """Declare an operation that joins any number of operands by one rule that gives the cotangents of all.
+    """Declare an operation that joins any number of operands, with one rule for all cotangents.
 
-    forward: `f(xp, arrays, *static)`; vjp: `rule(xp, t, shapes, ...)`, where `shapes` are the operands' shapes and
-    the rest static arguments of forward by name; it returns a sequence of cotangents.
+    forward: `f(xp, arrays, *static)`; vjp: `rule(xp, t, shapes, ...)`, which returns a sequence of cotangents. It reads
+    the operands' shapes as `shapes`, and static arguments of forward by name.
     """
     code = forward.__code__
     statics = code.co_varnames[2 : code.co_argcount]
     layout = reads(vjp)
     places = tuple(("shapes", *statics).index(n) for n in layout)
-    operation = declare(Operation(name, (bind(vjp, layout),), layout, (STATIC,) * len(layout), joint=True, moves="all"))
+    operation = declare(
+        Operation(name, (bind_rule(vjp, layout),), layout, (STATIC,) * len(layout), joint=True, moves="all")
+    )
 
     def call(xs: tuple[Tensor, ...], *static: Any) -> Tensor:
         arrays = tuple([x._array for x in xs])
@@ -194,15 +214,8 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
             out = forward(namespace_of[kind], arrays, *static)
         except Exception as error:
             raise explain(name, error, arrays) from error
-        m = mode() if scopes else DEFAULT
-        y = wrap(out)
-        parents = tuple([x._record for x in xs])
-        if m.recording and any([p is not None for p in parents]):
-            values = (tuple([tuple(a.shape) for a in arrays]), *static)
-            y._record = record(operation, parents, tuple([values[i] for i in places]), out)
-        if m.watch is not None:
-            m.watch(operation, xs, static, y)
-        return y
+        values = (tuple([tuple(a.shape) for a in arrays]), *static)
+        return recorded_result(operation, xs, static, tuple([values[i] for i in places]), out)
 
     return publish(call, name, f"The primitive {name}.", forward.__module__)  # type: ignore[no-any-return]
 
@@ -210,17 +223,18 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
 def several(name: str, forward: Callable[..., Any], vjp: Rule, moves: str = "") -> Callable[..., tuple[Tensor, ...]]:
     """Declare an operation of one operand with several results.
 
-    forward: `f(xp, x, *static)` gives a sequence of arrays; vjp: `rule(xp, ts, ...)`, where `ts` are the cotangents
-    of the results, None for those that have none; what it reads may be `x`, its shape, the tuple of results `outs` and
-    static arguments; moves: see `Operation`. It makes one record, and for each result a record that picks it from
-    there.
+    forward: `f(xp, x, *static)`, which returns a sequence of arrays; vjp: `rule(xp, ts, ...)`, with a list `ts` of the
+    results' cotangents, None for a result without one. It may read `x`, `x_shape`, the tuple of results `outs` and
+    static arguments. moves: see `Operation`.
+
+    A call makes one record for the operation, and for each result a record that picks it.
     """
     code = forward.__code__
     names = ("x", "outs", "x_shape", *code.co_varnames[2 : code.co_argcount])
     layout = reads(vjp)
     places = tuple(names.index(n) for n in layout)
     sources = tuple({"x": 0, "outs": OUTS}.get(n, STATIC) for n in layout)
-    operation = declare(Operation(name, (bind(vjp, layout),), layout, sources, moves=moves))
+    operation = declare(Operation(name, (bind_rule(vjp, layout),), layout, sources, moves=moves))
 
     def call(x: Tensor, *static: Any) -> tuple[Tensor, ...]:
         a = x._array
@@ -232,15 +246,42 @@ def several(name: str, forward: Callable[..., Any], vjp: Rule, moves: str = "") 
         m = mode() if scopes else DEFAULT
         if x._record is not None and m.recording:
             values = (a, tuple(outs), tuple(a.shape), *static)
-            whole = record(operation, (x._record,), tuple([values[i] for i in places]), a)
-            whole.shape = len(outs)  # of a tuple of cotangents, not of an array
-            for i, y in enumerate(ys):
-                y._record = pick(whole, i, y._array)
+            record_several(operation, (x._record,), tuple([values[i] for i in places]), a, ys)
         if m.watch is not None:
             m.watch(operation, (x,), static, ys)
         return ys
 
     return publish(call, name, f"The primitive {name}.", forward.__module__)  # type: ignore[no-any-return]
+
+
+def recorded_result(
+    op: Operation, xs: tuple[Tensor, ...], static: tuple[Any, ...], saved: tuple[Any, ...], out: Any
+) -> Tensor:
+    """Return a raw result as a Tensor: recorded if any operand is, and reported to the watcher.
+
+    The hot call functions hold inlined copies: `unary` and `binary` in elementwise.py, both of `primitive`, `getitem`.
+    """
+    y = wrap(out)
+    m = mode() if scopes else DEFAULT
+    parents = tuple([x._record for x in xs])
+    if m.recording and any([p is not None for p in parents]):
+        y._record = record(op, parents, saved, out)
+    if m.watch is not None:
+        m.watch(op, xs, static, y)
+    return y
+
+
+def record_several(
+    op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...], like: Any, ys: Sequence[Tensor]
+) -> None:
+    """Record an operation with several results: one record for it, and one that picks it for each result.
+
+    like: a raw array of the dtype of the operation's record.
+    """
+    whole = record(op, parents, saved, like)
+    whole.shape = len(ys)  # the number of cotangents, not the shape of an array
+    for i, y in enumerate(ys):
+        y._record = pick(whole, i, y._array)
 
 
 def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
@@ -249,7 +290,7 @@ def _pull_pick(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     parts = walk.cotangents.get(whole)
     if parts is None:
         parts = [None] * whole.shape
-        walk.put(whole, parts)
+        walk.set_cotangent(whole, parts)
     (i,) = saved
     first = parts[i] is None
     parts[i] = t if first else parts[i] + t
@@ -263,12 +304,12 @@ PICK = Operation("pick", (None,), ("i",), (STATIC,), pull=_pull_pick, view=True,
 
 
 def pick(whole: Record, i: int, out: Any) -> Record:
-    """Return a record of one of several results."""
+    """Return the record that picks one of several results."""
     return record(PICK, (whole,), (i,), out)
 
 
 def library(name: str, arrays: tuple[Any, ...]) -> tuple[type, tuple[Any, ...]]:
-    """Return the array type of the first operand, and the operands to compute with; TypeError if libraries mix."""
+    """Return the array type of the first operand, and the raw operands; raise TypeError if libraries mix."""
     first = next((a for a in arrays if type(a) not in SCALARS), None)
     kind = type(first)
     if any([type(a) is not kind for a in arrays]):

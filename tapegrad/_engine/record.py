@@ -16,27 +16,59 @@ RELEASED: Any = type("Released", (), {"__repr__": lambda self: "<released>"})()
 
 @final
 class Operation:
-    """What a primitive operation is, for every record of it.
+    """A primitive operation: its rules, and all that the engine must know to record, walk and push it.
 
-    name: the public name; vjps: for each operand (rule, number of saved values it reads, how to pick them from
-    `saved`), or None where no gradient flows; saves: the names of what a record keeps; sources: for each of those
-    the operand it is (its index), OUT for the result, OUTS for all of several results, STATIC for what is no array,
-    CACHE for what the forward computation left for the rule (None to a rule on Tensors, which must compute it itself
-    to have it recorded); elementwise: whether a rule's result has the shape of the operation's; unary: elementwise, of
-    one operand and its dtype, without selecting; analytic: whether the function of complex values has a derivative
-    (abs and conj have none); holomorphic: whether for complex values the rules give that derivative times `t`, to be
-    conjugated by the walk; reads: whether rules read arrays, so that a library that fuses may run those of a record as
-    one kernel;
-    broadcasts: whether cotangents may need summing down to the operand's shape; joint: whether the one rule gives
-    the cotangents of all operands at once; pull: a function of the walk, used instead of rules where a cotangent is
-    better written into its accumulator than handed over; push: a function of the record and the tangents known so far
-    that gives the result's, where it is not to be found by transposing the rule; view: whether NumPy gives a view.
-
-    Structural zeros (see `structural_zeros`): selects: for each operand a function bound like a rule that gives
-    the entries of the result that come from it, or None for all; moves: "all" if the rules move and add entries, with
-    no negative factor, and "some" if entries of an operand may get none; rows: a function bound like a rule that gives
-    the axes that make up a row of the operands and of the result, where a row of the result depends on one of each
-    operand; safe: a number at which elementwise rules are finite.
+    Attributes
+    ----------
+    name : str
+        The public name.
+    vjps : tuple
+        For each operand (rule, number of saved values it reads, index or getter that picks them from `saved`), or None
+        where no gradient flows.
+    saves : tuple of str
+        The names of the values that a record saves.
+    sources : tuple of int
+        The origin of each saved value: the index of an operand, OUT for the result, OUTS for the tuple of several
+        results, STATIC for a value that is no array, CACHE for an intermediate value of the forward computation. A rule
+        on Tensors gets None for a CACHE value and computes it itself, so that it is recorded.
+    elementwise : bool
+        Whether a rule's result has the shape of the operation's result.
+    unary : bool
+        Whether it is elementwise, with one operand, of the operand's dtype and without selection.
+    analytic : bool
+        Whether the function of complex values has a derivative; abs and conj have none.
+    holomorphic : bool
+        Whether the rules give, for complex values, the derivative times `t`. The walk conjugates it then.
+    reads : bool
+        Whether rules read arrays. A library that fuses may then run the rules of a record as one kernel.
+    broadcasts : bool
+        Whether cotangents may have to be summed to the operand's shape.
+    joint : bool
+        Whether one rule gives the cotangents of all operands.
+    pull : callable or None
+        A function of the walk that stands in for the rules, where a cotangent is better written into its accumulator.
+    push : callable or None
+        A function of the record and the known tangents that gives the result's tangent, where transposing the rule does
+        not give it.
+    view : bool
+        Whether NumPy returns a view.
+    selects : tuple or None
+        For each operand a function, bound like a rule, that gives the entries of the result that come from the operand,
+        or None if all do. For structural zeros, as are the next three (see `structural_zeros`).
+    moves : str
+        "all" if the rules only move and add entries, with no negative factor; "some" if an operand's entries may also
+        get nothing; else "".
+    rows : tuple or None
+        A function, bound like a rule, that gives the axes of a row of the operands and of the result. A row of the
+        result depends on one row of each operand.
+    safe : float
+        A number at which elementwise rules are finite.
+    carries : bool
+        Whether a support is of use to the operation.
+    plain : bool
+        Whether the walk may take its short path for elementwise operations.
+    leaves_out : bool
+        Whether entries of an operand may get no gradient.
     """
 
     __slots__ = (
@@ -92,9 +124,9 @@ class Operation:
         self.reads = reads
         self.view = view
         self.selects, self.moves, self.rows, self.safe = selects, moves, rows, safe
-        self.carries = elementwise or bool(moves) or selects is not None or rows is not None  # a support, to some use
-        self.plain = elementwise and selects is None  # a quick way of the walk will do
-        self.leaves_out = selects is not None or moves == "some"  # entries, of whatever cotangent
+        self.carries = elementwise or bool(moves) or selects is not None or rows is not None
+        self.plain = elementwise and selects is None
+        self.leaves_out = selects is not None or moves == "some"
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
@@ -102,8 +134,8 @@ class Operation:
 
 OUT, STATIC, CACHE, OUTS = -1, -2, -3, -4
 LEAF = Operation("leaf")
-# What whoever watches is told of that is no operation: Tensors that are used otherwise (as an index, as the start of a
-# walk, or for another Tensor of the same value).
+# The event of a Tensor's use outside of operations: as an index, as the start of a walk, or for another Tensor of its
+# value.
 MARK = Operation("mark")
 
 
@@ -111,10 +143,23 @@ MARK = Operation("mark")
 class Record:
     """One operation on the tape.
 
-    seq: position in time, falling; parents: a record or None for each operand; saved: what the rules read, laid
-    out as `op.saves` says (raw arrays and static arguments), RELEASED after a backward pass; shape and
-    dtype: the result's, native; tensor: for a leaf or a retained gradient, the Tensor whose `.grad` this
-    record feeds, held weakly; line: the user's line, under an open Tape or debug() only.
+    Attributes
+    ----------
+    seq : int
+        The position in time; it falls from record to record.
+    op : Operation
+        The operation.
+    parents : tuple of Record or None
+        The records of the operands; None for an operand that is not recorded.
+    saved : tuple
+        The values that the rules read, raw arrays and static arguments, in the order of `op.saves`; RELEASED after a
+        backward pass.
+    shape, dtype
+        The shape and the native dtype of the result.
+    tensor : callable or None
+        For a leaf or a retained gradient, a weak reference to the Tensor whose `.grad` this record feeds.
+    line : str
+        The user's line; set only under an open Tape or `debug()`.
     """
 
     __slots__ = ("dtype", "line", "op", "parents", "saved", "seq", "shape", "tensor")

@@ -1,10 +1,12 @@
-"""Registration of rules: their signatures, their names, their records.
+"""Registration of derivative rules.
 
-A rule is a function `rule(xp, t, ...)`: the namespace to compute in, the cotangent, and then, by name, what it
-reads: an operand (`x`, `x1`), the result (`out`), the shape of either (`x_shape`, `out_shape`) or a static argument.
-The names are read once, here; a record keeps just those values, and only for operands that need a gradient. A rule
-may be run on raw arrays or on Tensors and cannot tell. It need not care for the operand's exact shape and dtype:
-the walk fits the cotangent. It must let extra leading axes of `t` pass through, so that many cotangents go in one walk.
+A rule is a function `rule(xp, t, ...)`. Its arguments are the namespace to compute in, the cotangent, and then the
+values that it reads, by name: an operand (`x`, `x1`), the result (`out`), a shape (`x_shape`, `out_shape`) or a static
+argument. The names are read once, at registration. A record saves only those values, and only for operands that need a
+gradient.
+
+A rule may run on raw arrays or on Tensors. It need not produce the operand's exact shape and dtype: the walk fits the
+cotangent. It must pass batch axes in front of `t` through, so that one walk can take many cotangents.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ new = object.__new__
 
 
 def composed(function: F) -> F:
-    """Declare a public function to be plain code over operations that have rules."""
+    """Register a public function as a composition of operations that have rules."""
     COMPOSED.add(function.__name__)
     return function
 
 
 def with_operators(forward: Any) -> Any:
-    """Declare a forward function to compute with operators on arrays, not with functions of the namespace alone.
+    """Mark a forward function that uses operators on arrays, beside functions of the namespace.
 
-    Some libraries compute these on the current device, whichever that of the arrays.
+    Some libraries run operators on the current device, even if the arrays are on another one.
     """
 
     def call(xp: Any, *args: Any) -> Any:
@@ -47,24 +49,28 @@ def with_operators(forward: Any) -> Any:
 
 
 def constant(function: F) -> F:
-    """Declare a public function to have no derivative, or zero wherever it has one."""
+    """Register a public function that has no derivative, or a derivative of zero."""
     CONSTANT.add(function.__name__)
     return function
 
 
 def reads(rule: Rule) -> tuple[str, ...]:
-    """Return the names of what a rule reads besides the namespace and the cotangent."""
+    """Return the names of the values that a rule reads, beside the namespace and the cotangent."""
     code = rule.__code__
     return code.co_varnames[2 : code.co_argcount]
 
 
 def identity(xp: Any, t: Any) -> Any:
-    """Be the rule that hands the cotangent on as it is; the walk knows it, and does not call it."""
+    """The identity rule: the cotangent passes through. The walk knows it and does not call it."""
     return t
 
 
-def bind(rule: Rule | None, layout: tuple[str, ...]) -> Any:
-    """Return (rule, how many saved values it reads or -1 for the identity, how to pick them), or None."""
+def bind_rule(rule: Rule | None, layout: tuple[str, ...]) -> Any:
+    """Bind a rule to the layout of the saved values.
+
+    Return (rule, number of saved values it reads, index or getter that picks them), or None for no rule. The number is
+    -1 for the identity.
+    """
     if rule is None:
         return None
     if rule is identity:
@@ -76,7 +82,7 @@ def bind(rule: Rule | None, layout: tuple[str, ...]) -> Any:
 
 
 def declare(operation: Operation, variant: str = "") -> Operation:
-    """Register an operation that has a rule; ValueError if its name, with the variant, is taken."""
+    """Register an operation that has a rule; raise ValueError if its name and variant are taken."""
     name = f"{operation.name} {variant}" if variant else operation.name
     if name in OPERATIONS:
         raise ValueError(f"operation {name!r} is declared twice")
@@ -85,7 +91,7 @@ def declare(operation: Operation, variant: str = "") -> Operation:
 
 
 def publish(function: Any, name: str, doc: str, module: str) -> Any:
-    """Give a function that was made here the name, docstring and module it has for users."""
+    """Set the public name, docstring and module of a generated function."""
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     function.__module__ = module

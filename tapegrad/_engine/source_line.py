@@ -10,7 +10,7 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the packa
 _INSIDE = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "backends") + os.sep)
 
 
-# Of files, without their folders; "" for one of tapegrad's, and for the lines of users for one of the standard library.
+# File -> its name without folders; "" for files of tapegrad. `_lines` has "" for files of the standard library too.
 _names: dict[str, str] = {}
 _lines: dict[str, str] = {}
 _STANDARD = os.path.dirname(os.__file__) + os.sep
@@ -30,15 +30,15 @@ def _line(file: str) -> str:
 
 
 def inside(frame: FrameType) -> bool:
-    """Say whether a frame runs code of tapegrad."""
+    """Return whether a frame runs code of tapegrad."""
     return not _name(frame.f_code.co_filename)
 
 
 def user_line(ours: int = 1, apart: str = "") -> str:
     """Return "file:line" of the innermost frame of neither tapegrad nor the standard library.
 
-    ours: how many of the innermost need no look; apart: what is in the names of further files that are passed over, if
-    that leaves any.
+    ours: the number of innermost frames to skip; apart: a part of the names of further files to skip, if any other
+    frame is left.
     """
     frame: FrameType | None = sys._getframe(ours)
     while apart and frame is not None and (inside(frame) or apart in frame.f_code.co_filename):

@@ -1,13 +1,14 @@
-"""Structural zeros: which entries of a cotangent, or of a tangent, a gradient reaches.
+"""Structural zeros: the support of a cotangent or tangent, the entries that a gradient reaches.
 
-"No gradient" and "a gradient that is zero" are two things. `where`, clip, maximum and an index select: what they leave
-out gets no gradient, and a rule whose factor is infinite there has nothing to multiply. A walk carries the support, a
-boolean array of the entries that a gradient reaches, beside the cotangent: by reference, through operations that keep
-the place of each entry. Where a rule reads values, those outside the support are replaced by a harmless one, so that
-the zeros stay zeros (what users write as a `where` inside a `where`). All other zeros are numbers: times infinity they
+"No gradient" differs from "a gradient of zero". `where`, clip, maximum and an index select entries. The other entries
+get no gradient, even if a factor of the rule is infinite there.
+
+A walk carries the support of a cotangent beside it, as a boolean array. Operations that keep the place of each entry
+pass it on by reference. Before a rule reads values, those outside the support are replaced by a safe number, so that
+the zeros stay zeros. (Users write this as a `where` inside a `where`.) All other zeros are numbers: times infinity they
 are NaN.
 
-Outside its support a cotangent is exactly zero. No support means that a gradient may reach all entries.
+Outside its support a cotangent is exactly zero. A cotangent without a support may be nonzero everywhere.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from tapegrad._engine.dispatch import namespace_of
 from tapegrad._engine.dtypes import as_dtype
 from tapegrad._engine.tensor import Tensor, wrap
 
-_DEEPEST = 16  # supports that hang on supports: the next is computed at once, so that no chain gets long
+_DEEPEST = 16  # length of a chain of lazy supports; the next one is computed at once
 
 
 class Support:
-    """The entries that a gradient reaches, as a raw boolean array that is made when it is first asked for.
+    """The entries that a gradient reaches, as a raw boolean array that is computed at its first use.
 
     make: returns the array, which may broadcast to the shape of the record, or None if a gradient reaches all entries;
-    after: what `make` asks for the array of.
+    after: the supports that `make` reads.
     """
 
     __slots__ = ("_array", "_depth", "_made", "_make")
@@ -59,10 +60,16 @@ class Support:
 
 
 class Marks(Support):
-    """The entries of an array that are at any of several keys, or those that are at none.
+    """The support that consists of the entries at several keys, or of all other entries.
 
-    inside: whether those at the keys are the ones that a gradient reaches; growing: whether the list of keys may still
-    grow, as nobody else has the support yet.
+    Attributes
+    ----------
+    keys : list
+        The keys; supports made by `add` share the list.
+    inside : bool
+        Whether a gradient reaches the entries at the keys; else it reaches all others.
+    growing : bool
+        Whether keys may still be appended, as nobody else has the support yet.
     """
 
     __slots__ = ("_count", "_device", "_shape", "_start", "_xp", "growing", "inside", "keys")
@@ -72,7 +79,7 @@ class Marks(Support):
         self._xp, self._device, self._shape, self.inside = xp, device, shape, inside
         self._start: Any = None
         self.growing = inside
-        self._count = 0  # of the keys that are this one's, if the list is shared
+        self._count = 0  # the number of own keys, if the list is shared
         self.keys: list[Any] = []
         if earlier is not None and earlier._made:
             self._start = earlier._array
@@ -83,7 +90,7 @@ class Marks(Support):
         self.keys.append(key)
 
     def add(self, key: Any) -> Marks:
-        """Return the entries that are at one more key, or at none of the keys and not at this one either."""
+        """Return the support with one more key."""
         return Marks(self._xp, self._device, self._shape, key, self.inside, self)
 
     def _compute(self) -> Any:
@@ -101,7 +108,7 @@ class Marks(Support):
 
 
 def _cover(shape: tuple[int, ...], keys: Sequence[Any]) -> bool:
-    """Say whether plain keys, of numbers and slices alone, hold all entries between them."""
+    """Return whether keys of integers and slices together cover all entries; False for other keys."""
     if not all(type(i) in (int, slice) for key in keys for i in key):
         return False
     if len(keys) == 1:
@@ -116,15 +123,15 @@ def _cover(shape: tuple[int, ...], keys: Sequence[Any]) -> bool:
 # -- combining ---------------------------------------------------------------------------------------------
 
 
-def both(xp: Any, a: Support | None, b: Support | None) -> Support | None:
-    """Return the entries that are in both of two supports."""
+def intersection(xp: Any, a: Support | None, b: Support | None) -> Support | None:
+    """Return the intersection of two supports."""
     if a is None or b is None:
         return b if a is None else a
     return Support(lambda: _all_of(xp, a.array(), b.array()), a, b)
 
 
-def either(xp: Any, a: Support | None, b: Support | None) -> Support | None:
-    """Return the entries that are in one of two supports, or in both."""
+def union(xp: Any, a: Support | None, b: Support | None) -> Support | None:
+    """Return the union of two supports."""
     if a is None or b is None:
         return None
     return a if a is b else Support(lambda: _any_of(xp, a.array(), b.array()), a, b)
@@ -140,8 +147,8 @@ def _any_of(xp: Any, a: Any, b: Any) -> Any:
     return None if a is None or b is None else xp.logical_or(a, b)
 
 
-def summed(xp: Any, support: Support | None, from_shape: Any, to_shape: Any) -> Support | None:
-    """Return the support of a cotangent once it is summed down to an operand's shape."""
+def summed_support(xp: Any, support: Support | None, from_shape: Any, to_shape: Any) -> Support | None:
+    """Return the support of a cotangent after it is summed to an operand's shape."""
     if support is None or tuple(from_shape) == tuple(to_shape):
         return support
     return Support(lambda: _summed(xp, support.array(), tuple(from_shape), tuple(to_shape)), support)
@@ -158,13 +165,13 @@ def _summed(xp: Any, a: Any, from_shape: tuple[int, ...], to_shape: tuple[int, .
     return xp.any(a, axis=tuple(range(extra))) if extra else a
 
 
-def moved(
+def mapped_support(
     here: Any, device: Any, move: Callable[[Any], Any], support: Support | None, from_shape: Any, to_shape: Any
 ) -> Support:
-    """Return the support through a linear map: where it does not make zero of ones on the support.
+    """Return the image of a support under a linear map: the nonzero entries of the map's result for ones.
 
-    here: the namespace to compute in. The map has no negative factors, so that nothing cancels; what it returns may be
-    of a shape that broadcast.
+    here: the namespace to compute in; move: the map, without negative factors, so that nothing cancels. Its result may
+    have to be summed over broadcast axes.
     """
 
     def make() -> Any:
@@ -174,18 +181,18 @@ def moved(
         else:
             ones = here.astype(here.broadcast_to(inside, tuple(from_shape)), here.float32)
         out = move(ones)
-        xp = namespace_of[type(out)]  # which may be of another device
+        xp = namespace_of[type(out)]  # the map may change the device
         return _summed(xp, xp.not_equal(out, xp.zeros_like(out)), tuple(out.shape), tuple(to_shape))
 
     return Support(make, *([] if support is None else [support]))
 
 
-def by_rows(
+def row_support(
     xp: Any, support: Support, from_axes: Sequence[int], from_shape: Any, to_axes: Sequence[int], to_shape: Any
 ) -> Support:
-    """Return the support through an operation on whole rows, or matrices: all of one, or nothing.
+    """Return the support after an operation on whole rows or matrices: all of a row, or nothing.
 
-    from_axes, to_axes: the axes, counted from the end, that make up a row on either side.
+    from_axes, to_axes: the axes of a row on either side, counted from the end.
     """
 
     def make() -> Any:
@@ -204,10 +211,10 @@ def by_rows(
 # -- applying ----------------------------------------------------------------------------------------------
 
 
-def calm(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequence[Any]:
-    """Return what a rule reads with values outside the support replaced by a harmless one.
+def safe_values(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequence[Any]:
+    """Return saved values with a safe number outside the support.
 
-    Nothing that an elementwise rule computes from these is infinite, so that its zeros stay zeros, to any order.
+    An elementwise rule is finite there, so that zeros stay zeros, to any order of derivative.
     """
     inside: Any = None
     out = list(saved)
@@ -220,11 +227,11 @@ def calm(xp: Any, support: Support, saved: Sequence[Any], safe: float) -> Sequen
             if inside is None:
                 return saved
         before = next((n for n in range(i) if saved[n] is v), None)  # x * x
-        out[i] = only(xp, inside, v, safe) if before is None else out[before]
+        out[i] = masked(xp, inside, v, safe) if before is None else out[before]
     return out
 
 
-def only(xp: Any, inside: Any, v: Any, other: float) -> Any:
+def masked(xp: Any, inside: Any, v: Any, other: float) -> Any:
     """Return `v` on a support and another number elsewhere, in the dtype of `v`; on raw arrays or Tensors."""
     if type(v) is Tensor:
         inside = wrap(inside)

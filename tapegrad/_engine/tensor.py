@@ -10,16 +10,16 @@ from weakref import ref
 import numpy as np
 
 from tapegrad._engine.bound import bound
-from tapegrad._engine.dispatch import backend_of, constant_array, device_of, dtype_of, tracked
+from tapegrad._engine.dispatch import backend_of, detached_array, device_of, dtype_of, outer_record
 from tapegrad._engine.dtypes import DType, isdtype
 from tapegrad._engine.graph_breaks import cut, cuts
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.record import LEAF, RELEASED, Record, next_seq
 from tapegrad.backends import Array
 
 new = object.__new__
-# The versions of the standard, each of which adds to the one before.
+# The published versions of the standard; each adds to the one before.
 _PUBLISHED = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
 
 
@@ -72,7 +72,7 @@ class Tensor:
     _array: Array
     _record: Record | None
     _grad: Tensor | None
-    _base: Tensor | None  # what it was taken from: see views.py
+    _base: Tensor | None  # the Tensor that it was sliced, reshaped or transposed from: see views.py
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError("make a Tensor with tapegrad.tensor(data) or tapegrad.asarray(data)")
@@ -122,11 +122,11 @@ class Tensor:
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this Tensor are recorded. Set it on a Tensor to make it a leaf."""
-        return (self._record or tracked(self._array)) is not None
+        return (self._record or outer_record(self._array)) is not None
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        noticed(self)
+        notify_use(self)
         if value and self._record is None:
             make_leaf(self)
         elif not value and self._record is not None:
@@ -142,7 +142,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The gradient that `backward` added up here, or None. Set it to None to start anew."""
-        noticed(self)
+        notify_use(self)
         try:
             return self._grad
         except AttributeError:
@@ -150,7 +150,7 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        noticed(self)
+        notify_use(self)
         if value is not None:
             check_like("the gradient", value, self._array.shape, self._array)
         self._grad = value
@@ -170,12 +170,12 @@ class Tensor:
         >>> (x * x.detach()).requires_grad, x.detach().requires_grad
         (True, False)
         """
-        record = self._record or tracked(self._array)
+        record = self._record or outer_record(self._array)
         if record is not None:
             cut("detach()", record)
-        y = wrap(constant_array(self._array))
-        noticed(self)
-        noticed(y)
+        y = wrap(detached_array(self._array))
+        notify_use(self)
+        notify_use(y)
         return y
 
     def retain_grad(self) -> None:
@@ -238,7 +238,7 @@ class Tensor:
         """
         if self._record is None:
             raise RuntimeError("register_hook: this Tensor is not recorded, so it will get no gradient")
-        if tracked(self._array) is not None:
+        if outer_record(self._array) is not None:
             raise RuntimeError(
                 "register_hook: inside vmap, a hook would not see the gradient that is taken outside: hook the Tensor "
                 "that vmap is given, or its result"
@@ -295,7 +295,7 @@ class Tensor:
         return values
 
     def _looked_at(self, how: str) -> None:
-        """Note that values were taken, for a transform whose result may depend on them alone."""
+        """Note a graph break: values were read, and a transform's result may depend on them alone."""
         if self._record is not None:
             cut(how, self._record)
 
@@ -303,7 +303,7 @@ class Tensor:
         return bool(self._only("bool(x), as in `if x:`", ": use tapegrad.any(x) or tapegrad.all(x)"))
 
     def _only(self, what: str, instead: str = "", kind: type[Exception] = ValueError) -> Any:
-        """Return the one element; raise an error of a kind, which names what asks for it, if there are more or none."""
+        """Return the single element; raise an error of type `kind`, which names `what`, if there are more or none."""
         if self.size != 1:
             raise kind(f"{what}: a Tensor of shape {self.shape} has {self.size} elements, not one{instead}")
         return host(self).item()
@@ -340,7 +340,7 @@ class Tensor:
     def _leave(self, how: str, instead: str = "") -> None:
         if self._record is not None:
             if not loses_gradient(self):
-                noticed(self)
+                notify_use(self)
                 return
             raise TypeError(
                 f"{how} would take this Tensor off the tape and lose its gradient: use x.detach() first, "
@@ -397,10 +397,10 @@ class Tensor:
             raise ValueError(f"tapegrad follows the array API {version}, not {api_version}")
         return bound.namespace
 
-    if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+    if not TYPE_CHECKING:  # a type checker would accept any name
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name.startswith("_"):  # a slot that is not set, which is asked for often
+            if name.startswith("_"):  # a slot that is not set; a frequent case
                 raise AttributeError(name)
             if callable(getattr(bound.namespace, name, None)):
                 raise AttributeError(
@@ -488,7 +488,7 @@ class Tensor:
 
 
 class Hooks:
-    """What a record holds in place of its Tensor's weak reference, if hooks are registered there."""
+    """The hooks of a Tensor; its record holds them in place of the weak reference to the Tensor."""
 
     __slots__ = ("functions", "tensor")
 
@@ -499,16 +499,16 @@ class Hooks:
     def __call__(self) -> Tensor | None:
         return None if self.tensor is None else self.tensor()
 
-    def run(self, t: Any, taped: bool) -> Any:
-        """Return what the hooks make of a cotangent, a Tensor or a raw array."""
-        g = shallow_copy(t) if taped else wrap(backend_of[type(t)].as_array(t))
-        with mode_set(recording=taped):
+    def run(self, t: Any, create_graph: bool) -> Any:
+        """Run the hooks on a cotangent, a Tensor or a raw array, and return the result."""
+        g = shallow_copy(t) if create_graph else wrap(backend_of[type(t)].as_array(t))
+        with mode_set(recording=create_graph):
             for hook in tuple(self.functions):
                 new_gradient = hook(g)
                 if new_gradient is not None:
-                    check_like("register_hook: what the hook returned", new_gradient, g.shape, g._array)
+                    check_like("register_hook: the result of the hook", new_gradient, g.shape, g._array)
                     g = new_gradient
-        return g if taped else g._array
+        return g if create_graph else g._array
 
 
 class Hook:
@@ -542,7 +542,7 @@ class Hook:
 
 
 def wrap(array: Array, record: Record | None = None) -> Tensor:
-    """Return a Tensor around a raw array that nobody will write to."""
+    """Return a Tensor with a raw array, which nobody will write to."""
     x: Tensor = new(Tensor)
     x._array = array
     x._record = record
@@ -550,15 +550,15 @@ def wrap(array: Array, record: Record | None = None) -> Tensor:
 
 
 def shallow_copy(x: Tensor) -> Tensor:
-    """Return another Tensor of the same value and record: an in-place update of one leaves the other as it is."""
+    """Return another Tensor of the same value and record; an in-place update of one does not change the other."""
     return wrap(x._array, x._record)
 
 
 def loses_gradient(x: Tensor) -> bool:
-    """Say whether a gradient would be lost if what is done with a Tensor were not recorded.
+    """Return whether an unrecorded use of a Tensor would lose a gradient.
 
-    None is while nothing is recorded. Nor does one go through what a backward pass has released, or what was computed
-    from that: another pass would raise. An open transform might take the value for a constant without a word.
+    Nothing is lost while nothing is recorded. Nothing is lost either behind a released record, as another backward pass
+    would raise there. Inside an open transform a gradient would be lost silently, so that True is returned.
     """
     record = x._record
     if record is None or not mode().recording:
@@ -567,7 +567,7 @@ def loses_gradient(x: Tensor) -> bool:
 
 
 def _is_released(record: Record) -> bool:
-    """Say whether a backward pass from a record meets one that is released."""
+    """Return whether a backward pass from a record meets a released one."""
     seen, stack = {record}, [record]
     while stack:
         r = stack.pop()
@@ -580,12 +580,12 @@ def _is_released(record: Record) -> bool:
 
 
 def host(x: Tensor) -> np.ndarray[Any, Any]:
-    """Return the values on the host, to look at."""
+    """Return the values as a NumPy array, for reading."""
     return backend_of[type(x._array)].to_host(x._array)
 
 
 def make_leaf(x: Tensor) -> None:
-    """Have a Tensor collect gradients; TypeError unless its dtype is a floating one."""
+    """Make a Tensor a leaf that collects gradients; raise TypeError unless its dtype is floating."""
     dtype = dtype_of(x._array)
     if not isdtype(dtype, ("real floating", "complex floating")):
         raise TypeError(
@@ -605,7 +605,7 @@ def make_leaf(x: Tensor) -> None:
 
 
 def check_like(what: str, value: object, shape: tuple[int, ...], like: Array) -> None:
-    """Raise unless a Tensor has this shape and the dtype and device of a raw array."""
+    """Raise unless a value is a Tensor of this shape, and of the dtype and device of a raw array."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{what} must be a Tensor, not {type(value).__name__}")
     if value.shape != tuple(shape):

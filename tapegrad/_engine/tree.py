@@ -1,4 +1,4 @@
-"""Trees: nested containers, flattened to a list of leaves and rebuilt from new ones."""
+"""Trees: nested containers, flattened to a list of leaves and rebuilt from new leaves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Rebuild = Callable[[list[Any]], Any]
 
 
 def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
-    """Return the leaves of dicts, lists, tuples, named tuples and dataclasses, and the way back.
+    """Return the leaves of dicts, lists, tuples, named tuples and dataclasses, and a function that rebuilds the tree.
 
-    None is an empty container. A field of a dataclass with metadata {"static": True} is no leaf and stays as it is. The
-    way back takes a list of as many leaves.
+    None is an empty container. A dataclass field with metadata {"static": True} is not a leaf and keeps its value. The
+    function takes a list of as many leaves.
 
     >>> from tapegrad._engine.tree import flatten
     >>> leaves, rebuild = flatten({"w": 1.0, "b": (2.0, None)})
@@ -31,7 +31,10 @@ def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
 
 
 def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
-    """Append the leaves; return a function that pops new ones off the end of a list, and does not hold the tree."""
+    """Append the leaves; return a function that pops new leaves off the end of a list.
+
+    The function does not keep the tree alive.
+    """
     if tree is None:
         return lambda new: None
     kind: Any = type(tree)
@@ -42,7 +45,7 @@ def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
         make: Callable[[list[Any]], Any] = lambda values: new_dict(zip(keys, values, strict=True))  # noqa: E731
     elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
         items = [_flatten(v, leaves) for v in tree]
-        make = kind._make  # which the class may have no other way to do without its own __new__
+        make = kind._make  # the class may have a __new__ with other arguments
     elif isinstance(tree, (list, tuple)):
         items = [_flatten(v, leaves) for v in tree]
         make = kind
@@ -57,13 +60,13 @@ def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
 
 
 def leaf_fields(tree: Any) -> list[str]:
-    """Return the names of the fields of a dataclass that hold leaves, without those that have not been set."""
+    """Return the names of a dataclass's fields that hold leaves, without unset fields."""
     kind: Any = type(tree)
     return [n for n in _fields(kind)[0] if hasattr(tree, n)]
 
 
 def static_fields(tree: Any) -> list[str]:
-    """Return the names of the fields of a dataclass that are static."""
+    """Return the names of a dataclass's static fields."""
     kind: Any = type(tree)
     return [n for n in _fields(kind)[1] if hasattr(tree, n)]
 
@@ -74,10 +77,10 @@ def _fields(kind: Any) -> tuple[list[str], list[str]]:
 
 
 def _maker(tree: Any, names: list[str]) -> Callable[[list[Any]], Any]:
-    """Return what makes a dataclass like this one of new values for some of its fields.
+    """Return a function that makes a dataclass like this one with new values for some fields.
 
-    Nothing of the class runs: it may check values, as a gradient's need not pass, or have no argument for a field.
-    Only where the class keeps an array elsewhere, which it has computed from the fields, must it do so again.
+    It does not call the class, whose checks a gradient need not pass, and which may lack an argument for a field. The
+    exception is an object that keeps an array outside of its fields: its class must compute that array again.
     """
     kind: Any = type(tree)
     static = {n: getattr(tree, n) for n in static_fields(tree)}
@@ -125,7 +128,7 @@ def _attributes(x: Any) -> dict[str, Any]:
 
 
 def _same(x: Any, y: Any) -> bool:
-    """Say whether two trees have the same arrays."""
+    """Return whether two trees have the same arrays."""
     xs, ys = flatten(x)[0], flatten(y)[0]
     same = [
         np.array_equal(a, b, equal_nan=a.dtype.kind in "fc") for a, b in zip(xs, ys, strict=False) if _is_array(a, b)

@@ -1,7 +1,7 @@
-"""In-place updates of what was taken from another Tensor: NumPy would change that one too, here it keeps its values.
+"""Warnings for in-place updates of a slice, reshape or transpose: NumPy would change the base too, tapegrad does not.
 
-A Tensor made by a slice, a reshape or a transpose holds the one that it was taken from in `_base`. It is looked at only
-when the Tensor is updated in place and its buffer is shared.
+Such a Tensor holds its base in `_base`. The base is read only if the Tensor is updated in place while its buffer is
+shared.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _BETWEEN = ("CACHE", "SWAP", "ROT_TWO", "ROT_THREE", "EXTENDED_ARG", "BUILD_SLIC
 
 
 def updated(x: Tensor, what: str, caller: FrameType | None = None, held: int = 0) -> None:
-    """Warn, once a line, of an update in place that another Tensor is not to see; raise under `debug()`.
+    """Warn, once a line, of an in-place update that the base will not see; raise under `debug()`.
 
-    what: the update, as the message is to call it; caller: the frame that runs an in-place operator, whose result may
-    be written to where `x` came from, as in `a[i] += v`; held: how often that operator found `x` held.
+    what: the update, for the message; caller: the frame that runs an in-place operator, whose result may be written
+    back to the base, as in `a[i] += v`; held: the reference count of `x` in that operator.
     """
     if not _has_base(x):
         return
@@ -52,7 +52,7 @@ def updated(x: Tensor, what: str, caller: FrameType | None = None, held: int = 0
 
 
 def _has_base(x: Tensor) -> bool:
-    """Say whether a Tensor was taken from another one."""
+    """Return whether a Tensor has a base."""
     try:
         return _base_of(x) is not None
     except AttributeError:
@@ -64,7 +64,7 @@ def _memory(x: Any) -> int | None:
 
 
 def _seen_elsewhere(x: Any) -> bool:
-    """Say whether a Tensor that it was taken from is on the same memory, and held by more than such Tensors."""
+    """Return whether a base shares the memory of a Tensor and is held by others than its slices."""
     memory = _memory(x)
     while _has_base(x) and _memory(x._base) == memory:
         if sys.getrefcount(x._base) > _ALONE:
@@ -74,7 +74,7 @@ def _seen_elsewhere(x: Any) -> bool:
 
 
 def _held_alone() -> int:
-    """Return how often a Tensor is held that only the `_base` of another one holds."""
+    """Return the reference count of a Tensor that only the `_base` of another Tensor holds."""
     x = new(Tensor)
     x._base = new(Tensor)
     return sys.getrefcount(x._base)
@@ -84,9 +84,9 @@ _ALONE = _held_alone()
 
 
 def _is_stored_back(frame: FrameType, count: int) -> bool:
-    """Say whether a frame then writes the result of the update it is at to an index: `a[i] += v`.
+    """Return whether a frame writes the result of its current update back to an index, as `a[i] += v` does.
 
-    count: how often the updated Tensor is held. One of a list, `rows[i] += v`, is held by it.
+    count: the reference count of the updated Tensor. In `rows[i] += v` with a list of rows, the list holds it too.
     """
     code, at = frame.f_code, frame.f_lasti
     known = _found.get((id(code), at))
@@ -102,7 +102,7 @@ _found: dict[tuple[int, int], tuple[CodeType, bool, bool]] = {}  # holds the cod
 
 
 def _after(code: CodeType, at: int) -> tuple[bool, bool]:
-    """Say whether what follows an instruction writes its result to an index, and whether it is an operator."""
+    """Return whether the result of an instruction is stored at an index, and whether it is an operator's."""
     augmented, name = False, ""
     for step in dis.get_instructions(code):
         before, name = name, step.opname
@@ -116,7 +116,7 @@ def _after(code: CodeType, at: int) -> tuple[bool, bool]:
 
 
 def _held_as_temporary() -> int:
-    """Return how often `a[i]` is held in the in-place operator that `a[i] += v` calls."""
+    """Return the reference count of `a[i]` inside the in-place operator that `a[i] += v` calls."""
     counts = []
 
     class Item:

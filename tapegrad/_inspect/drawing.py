@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tapegrad._engine.tensor import Tensor
 from tapegrad._inspect.tape import Entry, Tape, names_of, show, show_static
 
-# What a node is -> fill and border, the same in both languages.
+# Kind of node -> fill and border, the same in both languages.
 _COLOURS = {
     "leaf": ("#fde7b0", "#b07a00"),
     "value": ("#f2f2f2", "#777777"),
@@ -23,13 +23,24 @@ PROGRAM_COLOURS = {
     "result": ("#dff0d8", "#4a7a3a"),
 }
 _ROUND = ("leaf", "value", "state", "argument", "result")
-LONGEST = 60  # characters in a line of a label; what is longer (an array as an index) is cut
+LONGEST = 60  # characters in a line of a label; longer text, as of an array as an index, is cut
 
 
 class Shape(NamedTuple):
-    """What is drawn as one shape: its lines of text, and the shapes that arrows come from.
+    """One shape of a drawing.
 
-    group: the title of the box around it and its neighbours of the same group, "" for none.
+    Attributes
+    ----------
+    id : str
+        The name in the drawing's text.
+    kind : str
+        The kind of node, which tells its form and colours.
+    lines : list of str
+        The lines of its label.
+    inputs : list of str
+        The ids of the shapes that arrows come from.
+    group : str
+        The title of the box around it and its neighbours of the same group; "" for none.
     """
 
     id: str
@@ -136,14 +147,14 @@ def draw_mermaid(nodes: list[Shape], colours: Mapping[str, tuple[str, str]]) -> 
 def _nodes(tape: Tape, given: Mapping[str, Tensor]) -> list[Shape]:
     names = names_of(tape, given)
     nodes: list[Shape] = []
-    node_of: dict[int, str] = {}  # a buffer -> the node that gave it
+    node_of: dict[int, str] = {}  # identity of a buffer -> the node that made it
     for entry in tape:
         operands = [x for x in entry.operands if isinstance(x, Tensor)]
         for x in operands:
             if id(x._array) not in node_of:
                 node_of[id(x._array)] = f"n{len(nodes)}"
                 kind, mark = ("leaf", ", requires grad") if x.requires_grad and x.is_leaf else ("value", "")
-                nodes.append(Shape(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _kind_of(x)], []))
+                nodes.append(Shape(f"n{len(nodes)}", kind, [names[id(x._array)] + mark, _shape_and_dtype(x)], []))
         kind = "untracked" if entry.record is None else "operation"
         inputs = [node_of[id(x._array)] for x in operands]
         node_of.update((id(y._array), f"n{len(nodes)}") for y in entry.results)
@@ -156,10 +167,10 @@ def _lines(entry: Entry, names: dict[int, str]) -> list[str]:
     call = f"{entry.operation.name}({', '.join([show(x, names) for x in entry.operands] + static)})"
     results = ", ".join(names[id(y._array)] for y in entry.results)
     line = shorten(f"{results} = {call}", LONGEST, placeholder=" ...")
-    return [line, *dict.fromkeys(_kind_of(y) for y in entry.results)]
+    return [line, *dict.fromkeys(_shape_and_dtype(y) for y in entry.results)]
 
 
-def _kind_of(x: Tensor) -> str:
+def _shape_and_dtype(x: Tensor) -> str:
     return f"{x.shape} {x.dtype.name}"
 
 

@@ -52,7 +52,7 @@ class Tape:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self._scope: mode_set | None = None  # while it is open: a scope refers to the tape
+        self._scope: mode_set | None = None  # set only while the tape is open, as a scope holds the tape
 
     def __enter__(self) -> Tape:
         if self._scope is None:
@@ -85,7 +85,7 @@ class Tape:
         line = user_line()
         if record is not None:
             record.line = line
-        # An in-place update gives the same Tensor a new value later: hold the values as they are now.
+        # A later in-place update changes the Tensors: keep the values of now.
         now = tuple(wrap(y._array, y._record) for y in results)
         held = tuple(wrap(x._array, x._record) if isinstance(x, Tensor) else x for x in operands)
         self.entries.append(Entry(operation, held, static, now, record, saved_bytes(record), line))
@@ -122,7 +122,7 @@ class Tape:
 
 
 def saved_bytes(record: Record | None) -> int:
-    """Return how many bytes of arrays a record keeps for its rules."""
+    """Return the number of bytes of arrays that a record saves for its rules."""
     if record is None or record.saved is RELEASED:
         return 0
     arrays: dict[int, Any] = {}
@@ -144,7 +144,7 @@ def _bytes(array: Any) -> int:
 def names_of(tape: Tape, given: Mapping[str, Tensor] | None = None) -> dict[int, str]:
     """Return a name for every value on a tape, by the identity of its buffer.
 
-    The given one, or %0, %1 ... for results and a, b ... for what comes from outside.
+    It is the given name, or %0, %1 ... for results and a, b ... for values from outside.
     """
     names = {id(x._array): " ".join(name.split()) for name, x in (given or {}).items()}
     outside = 0

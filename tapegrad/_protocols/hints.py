@@ -86,7 +86,7 @@ ATTRIBUTES = {
 
 
 def of_function(name: str) -> str:
-    """Return what to write for a name that the namespace lacks, "" if nothing is known."""
+    """Return advice for a name that the namespace lacks; "" for an unknown name."""
     known = FUNCTIONS.get(name)
     if known is not None or name.startswith("_"):
         return known or ""
@@ -95,6 +95,6 @@ def of_function(name: str) -> str:
 
 
 def of_attribute(name: str) -> str:
-    """Return the end of an error for an attribute that Tensors lack: what to write, "" if nothing is known."""
+    """Return advice for an attribute that Tensors lack, to end an error message; "" for an unknown name."""
     hint = ATTRIBUTES.get(name) or of_function(name)
     return f": use {hint}" if hint else ""

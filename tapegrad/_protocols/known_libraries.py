@@ -1,7 +1,7 @@
-"""Makes Tensors known to libraries that keep a table of array types, each in its own way, once it is imported.
+"""Registration of Tensors with libraries that keep a table of array types, when such a library is imported.
 
-einops looks for a subclass of its AbstractBackend, autoray for a registered type; opt_einsum takes the functions of the
-module that a type comes from. None of them is imported from here: a finder on `sys.meta_path` notices when they are.
+einops looks for a subclass of its AbstractBackend, autoray for a registered type. opt_einsum takes the functions of a
+type's module. This module imports none of them: a finder on `sys.meta_path` notices their import.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _einops(backends: ModuleType) -> None:
 
 
 def _autoray(autoray: ModuleType) -> None:
-    """Have autoray find functions by NumPy's names, but for those that mean something else there."""
+    """Register NumPy's names with autoray, except for functions that differ from NumPy's there."""
     autoray.register_backend(Tensor, "tapegrad")
     autoray.register_module_alias("tapegrad", _NAMES)
     own: dict[str, Callable[..., Any]] = {
@@ -90,12 +90,12 @@ def _autoray(autoray: ModuleType) -> None:
 
 
 def _random(name: str, *args: Any, dtype: Any = None, **options: Any) -> Tensor:
-    """Return numbers that NumPy draws."""
+    """Return random numbers of NumPy as a Tensor."""
     return asarray(getattr(np.random, name)(*args, **options), dtype=dtype)
 
 
 def _opt_einsum(dispatch: ModuleType) -> None:
-    """Have opt_einsum take the functions of a module."""
+    """Register a module of functions with opt_einsum."""
     dispatch._aliases["tapegrad"] = _NAMES
 
 
@@ -107,13 +107,13 @@ _REGISTER: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _Finder:
-    """Finds what the other finders do, and registers once the module has run."""
+    """An import finder that delegates to the others, and registers Tensors after a library's module has run."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         register = _REGISTER.pop(name, None)
         if register is None:
             return None
-        spec = find_spec(name)  # by the other finders: this one does not know the name any more
+        spec = find_spec(name)  # by the other finders, as the name is out of the table now
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
@@ -130,7 +130,7 @@ class _Finder:
 
 
 def _register(name: str, register: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Register with a library; warn where that fails, as with a version of another make: its import is to succeed."""
+    """Register with a library; a failure, as with an unknown version, only warns, so that the import succeeds."""
     try:
         register(module)
     except Exception as error:
@@ -139,7 +139,7 @@ def _register(name: str, register: Callable[[ModuleType], None], module: ModuleT
 
 
 def watch() -> None:
-    """Register with the libraries that are imported, and with each of the others when it is."""
+    """Register with the libraries that are imported already, and with the others at their import."""
     for name in [name for name in _REGISTER if name in sys.modules]:
         _register(name, _REGISTER.pop(name), sys.modules[name])
     if _REGISTER:

@@ -8,12 +8,12 @@ from tapegrad import backends
 from tapegrad._engine.dtypes import DTYPES, DType, isdtype
 from tapegrad._engine.settings import default_device, float_dtype_on
 
-# Those of the standard: of a half precision it knows nothing.
+# The dtypes of the standard, which has no half precision.
 _STANDARD = tuple(name for name in DTYPES if name not in ("float16", "bfloat16"))
 
 
 class Devices(tuple[str, ...]):
-    """A tuple that lists can be added to: the standard had a list until 2025.12, and SciPy concatenates it with one."""
+    """A tuple that can be added to a list: the standard had a list before 2025.12, and SciPy adds one to it."""
 
     __slots__ = ()
 

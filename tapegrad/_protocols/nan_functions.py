@@ -1,4 +1,4 @@
-"""NumPy's reductions that leave out NaN, which xarray takes by default: an element left out gets no gradient."""
+"""NumPy's reductions that skip NaN, which xarray uses by default; a skipped element gets no gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tapegrad.ops.sorting import argmax, argmin
 
 
 def _without(a: Tensor, instead: float) -> Tensor:
-    """Return a Tensor with a number in the place of NaN; integers as they are."""
+    """Return a Tensor with a number in place of NaN; integers stay as they are."""
     return where(isnan(a), instead, a) if "floating" in a.dtype.kind else a
 
 

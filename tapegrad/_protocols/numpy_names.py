@@ -1,7 +1,7 @@
 """NumPy's names as a namespace for Tensors, for opt_einsum, autoray and the libraries above them.
 
-New Tensors are made by tapegrad. Other functions are NumPy's, which call tapegrad's of the same meaning: see
-numpy_protocols.py. What NumPy has not, as relu, is tapegrad's.
+Creation functions are tapegrad's. Other functions are NumPy's, which call tapegrad's by NumPy's protocols (see
+numpy_protocols.py). Functions that NumPy lacks, such as relu, are tapegrad's.
 """
 
 from __future__ import annotations

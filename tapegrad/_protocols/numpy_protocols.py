@@ -1,4 +1,4 @@
-"""NumPy's protocols: NumPy's functions and scalars that meet a Tensor."""
+"""NumPy's protocols: NumPy's ufuncs and functions on Tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tapegrad._engine.bound import bound
 from tapegrad._engine.coercion import as_tensors
 from tapegrad._engine.dtypes import DTYPES, DType
 from tapegrad._engine.graph_breaks import cut
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.tensor import Tensor, host, loses_gradient
 from tapegrad._protocols.nan_functions import NAN_FUNCTIONS
 from tapegrad.backends import of_type
@@ -48,12 +48,12 @@ _FUNCTIONS = {
     "cumsum": "cumulative_sum",
 }
 _OPTIONS = {"a_max": "max", "a_min": "min", "ddof": "correction", "reps": "repetitions"}
-# What changes nothing about the values: how NumPy sorts and where it puts the result.
+# Options that do not change values.
 _NEUTRAL = ("casting", "copy", "kind", "subok")
 _FLATTEN = ("argsort", "cumulative_prod", "cumulative_sum", "sort", "take")  # where axis=None means the flat array
 # Functions that give the values as text.
 _TEXTS = ("array2string", "array_repr", "array_str")
-# Functions that only look at values, and answer with Python's or NumPy's own.
+# Functions that only read values, and return objects of Python or NumPy.
 _LOOKS = frozenset(
     (
         *_TEXTS,
@@ -66,15 +66,15 @@ _LOOKS = frozenset(
 
 
 def _find(name: str, extension: str = "") -> Any:
-    """Return tapegrad's function of a name, which may be in an extension (linalg, fft, special); None without one."""
+    """Return tapegrad's function of a name, in an extension (linalg, fft, special) if one is given; else None."""
     namespace = bound.namespace
     return getattr(getattr(namespace, extension, None) if extension else namespace, name, None)
 
 
 def _is_wrapper(kind: type) -> bool:
-    """Say whether a type with NumPy's protocols is no array, as a quantity with a unit around a Tensor.
+    """Return whether a type with NumPy's protocols wraps arrays, as a quantity with a unit around a Tensor.
 
-    Its own protocol is tried once this one declines.
+    This protocol then declines, so that NumPy tries that of the wrapper.
     """
     return not (kind is Tensor or issubclass(kind, (np.ndarray, np.generic)) or of_type(kind))
 
@@ -83,10 +83,10 @@ def _is_wrapper(kind: type) -> bool:
 
 
 def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-    """Run a NumPy ufunc on Tensors as tapegrad's function of the same meaning, recorded.
+    """Run a NumPy ufunc on Tensors as tapegrad's counterpart, recorded.
 
-    Without one, a Tensor that is being recorded raises TypeError; of others, which are constants, the ufunc makes
-    Tensors on their device. One that writes its result somewhere raises.
+    A ufunc without a counterpart raises TypeError for a recorded Tensor. On constants it computes, and returns Tensors
+    on their device. A ufunc with `out=` raises.
     """
     if any(hasattr(type(x), "__array_ufunc__") and _is_wrapper(type(x)) for x in inputs):
         return NotImplemented
@@ -104,7 +104,7 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
     operands = _tensors((inputs, options))
     if method != "at" and not any(loses_gradient(x) for x in operands):
         for x in operands:
-            noticed(x)
+            notify_use(x)
         return _returned(getattr(ufunc, method)(*_hosted(inputs), **_hosted(options)), operands[0].device)
     raise TypeError(
         f"{what} with a Tensor{' and options ' + ', '.join(options) if options else ''} has no counterpart "
@@ -113,7 +113,7 @@ def _array_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
 
 
 def _returned(out: Any, device: str) -> Any:
-    """Return what a ufunc returned as Tensors on a device; several results as a tuple."""
+    """Return the result of a ufunc as a Tensor on a device; several results as a tuple."""
     return tuple(_returned(y, device) for y in out) if isinstance(out, tuple) else _find("asarray")(out, device=device)
 
 
@@ -126,9 +126,9 @@ def _divmod(x1: Any, x2: Any) -> tuple[Any, Any]:
 
 
 def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    """Run a NumPy function on Tensors as tapegrad's function of the same meaning, recorded.
+    """Run a NumPy function on Tensors as tapegrad's counterpart, recorded.
 
-    Without one, a Tensor that is being recorded raises TypeError; others are constants, and go as NumPy arrays.
+    A function without a counterpart raises TypeError for a recorded Tensor. Constants are passed to it as NumPy arrays.
     """
     if any(_is_wrapper(kind) for kind in types):
         return NotImplemented
@@ -149,7 +149,7 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
                 "gradient: use a function of tapegrad, or x.detach() for the value alone"
             )
         for x in _tensors((args, kwargs)):
-            noticed(x)
+            notify_use(x)
     elif name in _TEXTS:
         for x in _tensors((args, kwargs)):
             if x._record is not None:
@@ -158,13 +158,13 @@ def _array_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
 
 
 def _counterpart(name: str, extension: str) -> Any:
-    """Return tapegrad's function for one of NumPy's that is no ufunc; None without one."""
+    """Return tapegrad's counterpart of a NumPy function that is not a ufunc, or None."""
     own = _FUNCTIONS.get(name, name)
     return _find(own, extension) or (None if extension else _find(own, "special"))
 
 
 def _given(function: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
-    """Return a call's arguments by NumPy's names, without those that only say the default; None if it has no names."""
+    """Return a call's arguments by NumPy's names, without those equal to the default; None without a signature."""
     try:
         parameters = signature(function)
     except ValueError:
@@ -183,7 +183,7 @@ def _is_default(value: Any, default: Any) -> bool:
 
 
 def _translated(function: Any, counterpart: Callable[..., Any] | None, given: dict[str, Any]) -> Any:
-    """Call tapegrad's function with a NumPy function's arguments; NotImplemented if it does not know one of them."""
+    """Call tapegrad's function with a NumPy function's arguments; return NotImplemented for an unknown argument."""
     if counterpart is None or isinstance(counterpart, type):
         return NotImplemented
     parameters = signature(counterpart).parameters
@@ -212,12 +212,12 @@ def _translated(function: Any, counterpart: Callable[..., Any] | None, given: di
 
 
 def _wants_flat(name: str, function: Any, given: dict[str, Any]) -> bool:
-    """Say whether axis=None, given or by default, stands for the flat array."""
+    """Return whether axis=None, given or by default, means the flat array."""
     return given.get("axis", signature(function).parameters["axis"].default) is None and name in _FLATTEN
 
 
 def _diff(a: Any, n: int = 1, axis: int = -1, **ends: Any) -> Any:
-    """NumPy's prepend and append may be numbers, which stand for one element along the axis."""
+    """Return differences; NumPy's prepend and append may be numbers, for one element along the axis."""
 
     def end(value: Any) -> Any:
         shape = tuple(1 if i == axis % a.ndim else length for i, length in enumerate(a.shape))
@@ -245,7 +245,7 @@ def _tile(A: Any, reps: Any) -> Any:
 
 
 def _ndim(x: Any) -> int:
-    """Return the number of axes, without a copy of what is on a device."""
+    """Return the number of axes, without a copy from a device."""
     return x.ndim if isinstance(x, Tensor) else np.ndim(x)
 
 
@@ -268,13 +268,13 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
         return vector(x, axis=axes, keepdims=keepdims, ord=2 if ord is None else ord)
     if len(axes) != 2:
         return NotImplemented
-    # matrix_norm takes the last two axes; with keepdims they go back to where they were.
+    # matrix_norm takes the last two axes; with keepdims they are moved back.
     out = matrix(_find("moveaxis")(x, axes, (-2, -1)), keepdims=keepdims, ord=ord)
     return _find("moveaxis")(out, (-2, -1), axes) if keepdims else out
 
 
 def _of_matrix(name: str) -> Callable[..., Any]:
-    """Return a function of the diagonal, which NumPy takes from the first two axes and the standard from the last."""
+    """Return a function of the diagonal of a matrix; NumPy takes the first two axes, the standard the last two."""
 
     def call(a: Any, offset: int = 0, **options: Any) -> Any:
         own = _find(name, "linalg")
@@ -317,7 +317,7 @@ def _diag(v: Any, k: int = 0) -> Any:
 
 
 def _kron(a: Any, b: Any) -> Any:
-    """Return all products of elements: axes of `a` and `b` in turn, then each pair as one."""
+    """Return the Kronecker product: all products with axes of `a` and `b` in turn, then each pair of axes merged."""
     a, b = as_tensors("kron", a, b)
     ndim = max(a.ndim, b.ndim)
     m, n = [(1,) * (ndim - x.ndim) + x.shape for x in (a, b)]
@@ -333,7 +333,7 @@ def _vdot(a: Any, b: Any) -> Any:
 
 
 def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Any:
-    """Return slices between indices, or so many of the same length."""
+    """Return slices between indices, or a number of slices of equal length."""
     n = ary.shape[axis]
     if isinstance(indices_or_sections, int):
         if n % indices_or_sections:
@@ -350,7 +350,7 @@ def _einsum(operands: Any, optimize: Any = False, **options: Any) -> Any:
     return NotImplemented if options or not isinstance(operands[0], str) else einsum(*operands)
 
 
-# NumPy's functions that the standard has not, or whose arguments mean something else than those of its function.
+# NumPy's functions that the standard lacks, or whose arguments differ in meaning.
 _SPECIAL: dict[str, Callable[..., Any]] = {
     **NAN_FUNCTIONS,
     "copy": lambda a, **options: NotImplemented if options else +a,

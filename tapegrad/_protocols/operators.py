@@ -1,4 +1,4 @@
-"""Python's operators on Tensors, bound to the class from outside so that neither file imports the other."""
+"""Python's operators on Tensors, bound to the class from here, as the class is on a lower floor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._engine.backward import backward
-from tapegrad._engine.coercion import coerce, from_outside, listed
+from tapegrad._engine.coercion import coerce, from_outside, tensor_of_list
 from tapegrad._engine.coercion import operand as as_operand
 from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.dtypes import KIND_RANKS
@@ -27,7 +27,7 @@ def _reflected(operator: Binary) -> Binary:
 
 
 def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
-    """Return `x op= y`: x gets the new value, written into its own buffer where nobody can see it."""
+    """Return the operator `x op= y`; it writes into the buffer of x if no one else holds that."""
     what = f"x {symbol}= y"
 
     def update(self: Tensor, other: Any) -> Any:
@@ -43,20 +43,20 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
             else:
                 b = coerce(what, other, self._array, keep=False)
                 if b is NotImplemented:
-                    made = listed(what, other, self._array)
+                    made = tensor_of_list(what, other, self._array)
                     if made is None:
                         return b
                     if made._record is not None and m.recording:
                         return update(self, made)
                     operand, b = made, made._array
                 elif hasattr(b, "shape") and is_host(other, self._array):
-                    operand = wrap(b)  # what was copied to the device is not copied again
+                    operand = wrap(b)  # saves a second copy to the device
                 fits = not hasattr(b, "shape") or (b.dtype == self._array.dtype and b.shape in ((), shape))
             backend = backend_of[type(self._array)]
             if fits and backend.is_private(self):
                 try:
                     self._array = backend.in_place.get(symbol, write)(self._array, b)
-                except TypeError:  # a result of another kind than x: explained below
+                except TypeError:  # the result is of another kind than x, as explained below
                     pass
                 else:
                     return self
@@ -77,9 +77,10 @@ def _in_place(symbol: str, operator: Binary, write: Binary) -> Binary:
 
 
 def _unfit(symbol: str, x: Tensor, y: Any, out: Tensor) -> ValueError:
-    """Return the error for a result that x cannot hold, with what helps.
+    """Return the error for a result that x cannot hold, with the fix.
 
-    For another dtype of the same kind that is a cast: `x = x - y` would train nothing, as a parameter stays as it was.
+    For another dtype of the same kind the fix is a cast. `x = x - y` would train nothing, as the parameter itself stays
+    as it was.
     """
     fix = f"write x = x {symbol} y"
     if out.shape != x.shape:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from tapegrad._engine.dispatch import backend_of, constant_array, find_backend, tracked
+from tapegrad._engine.dispatch import backend_of, detached_array, find_backend, outer_record
 from tapegrad._engine.dtypes import DType
 from tapegrad._engine.tensor import Tensor, host, make_leaf, wrap
 from tapegrad.ops.creation import tensor
 
 
 def copied(x: Tensor) -> Tensor:
-    """Return another Tensor of the same value and gradient: a leaf of a leaf, recorded of what is recorded."""
+    """Return a copy with the same value and gradient: a leaf for a leaf, else recorded as a copy."""
     return deep_copied(x, {})
 
 
 def deep_copied(x: Tensor, memo: dict[int, Any]) -> Tensor:
-    """Return what `copied` does, for `deepcopy`."""
-    if not x.is_leaf or (x._record is None and tracked(x._array) is not None):
-        copy = +x  # a leaf would be cut from what this was computed from
+    """Do the same as `copied`, for `deepcopy`."""
+    if not x.is_leaf or (x._record is None and outer_record(x._array) is not None):
+        copy = +x  # a leaf would be cut from the tape
     else:
-        copy = wrap(constant_array(backend_of[type(x._array)].copy(x._array)))
+        copy = wrap(detached_array(backend_of[type(x._array)].copy(x._array)))
         if x._record is not None:
             make_leaf(copy)
     memo[id(x)] = copy
@@ -31,7 +31,7 @@ def deep_copied(x: Tensor, memo: dict[int, Any]) -> Tensor:
 
 
 def reduced(x: Tensor) -> tuple[Any, ...]:
-    """Return what pickle keeps; TypeError for a result while recording, which would be cut from the tape."""
+    """Return the state for pickle; raise TypeError for a recorded result, which would be cut from the tape."""
     if not x.is_leaf:
         x._leave("pickling")
     gradient = None if not x.is_leaf or x.grad is None else x.grad.detach()
@@ -40,7 +40,7 @@ def reduced(x: Tensor) -> tuple[Any, ...]:
 
 
 def _unpickle(values: Any, device: str, requires_grad: bool, dtype: DType, gradient: Tensor | None = None) -> Tensor:
-    find_backend(values)  # which makes known a library that the process has not met yet
+    find_backend(values)  # registers a library that the process has not used yet
     x = tensor(values, dtype=dtype, device=device, requires_grad=requires_grad)
     if gradient is not None:
         x.grad = gradient

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._compile.function import Compiled
-from tapegrad._engine.dispatch import backend_of, find_backend, given_out
+from tapegrad._engine.dispatch import backend_of, find_backend, untrace
 from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.mode import mode_set
 from tapegrad._engine.tensor import Tensor
@@ -48,7 +48,7 @@ class Objective(Mapping[str, Any]):
     def __init__(self, f: Callable[..., Any], x0: Any, compile: bool = False) -> None:
         check_function("scipy_objective", f, form="(f, x0)")
         options: tuple[Any, ...] = ()
-        if isinstance(f, Compiled):  # its gradient would record each of its calls: what is called is to be compiled
+        if isinstance(f, Compiled):  # compile the gradient of the plain function, not a gradient that calls f
             compile, (f, *options) = True, f.recipe()  # type: ignore[assignment]
         self._what = f"scipy_objective of {getattr(f, '__name__', 'the function')}"
         leaves, self._rebuild = flatten(x0)
@@ -67,11 +67,11 @@ class Objective(Mapping[str, Any]):
         self._value_and_grad = Compiled(value_and_grad, *options) if compile else value_and_grad
         self._product = Compiled(product, *options) if compile else product
         self._slope: tuple[Vector, tuple[Any, ...], Callable[[Any], Any]] | None = None
-        self._begun = False  # whether the value and gradient were finite anywhere
+        self._begun = False  # whether a value and gradient were finite before
         self.x0 = _flat(self._leaves)
 
     def _leaf(self, x: Any, device: str | None) -> Tensor:
-        """Return a leaf of the start as a constant Tensor, one of the host on a device."""
+        """Return a leaf of the start as a constant Tensor; device: for a leaf of the host."""
         if not isinstance(x, (Tensor, float)) and find_backend(x) is None:
             raise TypeError(f"{self._what}: x0 must hold arrays, Tensors or floats, not {type(x).__name__}")
         leaf: Tensor = x.detach() if isinstance(x, Tensor) else on_device(x, device)
@@ -83,7 +83,7 @@ class Objective(Mapping[str, Any]):
         return leaf
 
     def _tensors(self, x: Any) -> list[Tensor]:
-        """Return a vector's parts as Tensors of the shapes, dtypes and devices of the start's leaves."""
+        """Split a vector into Tensors of the shapes, dtypes and devices of the start's leaves."""
         x = np.asarray(x)
         if x.shape != self.x0.shape:
             raise ValueError(f"{self._what}: a vector of shape {x.shape}, but x0 holds {self.x0.size} numbers")
@@ -128,7 +128,7 @@ class Objective(Mapping[str, Any]):
                 parts.append(part.item())
             else:
                 parts.append(
-                    np.array(_host(part)) if issubclass(kind, np.ndarray) else given_out(backend_of[type(a)].copy(a))
+                    np.array(_host(part)) if issubclass(kind, np.ndarray) else untrace(backend_of[type(a)].copy(a))
                 )
         return self._rebuild(parts)
 
@@ -164,7 +164,7 @@ class Objective(Mapping[str, Any]):
         >>> objective.fun(objective.x0)
         (9.0, array([ 3., 12.]))
         """
-        self._slope = None  # what else the function reads may have changed
+        self._slope = None  # other values that the function reads may have changed
         with mode_set(recording=False):
             value, gradient = self._value_and_grad(self._rebuild(list(self._tensors(x))), *args)
             y, g = _host(asarray(value)).item(), _flat(flatten(gradient)[0])  # of one element, of whatever shape

@@ -1,7 +1,8 @@
 """Errors of wrong calls of public functions, with the right call in the message.
 
-Python itself refuses an argument that a function lacks, before any of its lines run. So functions with options are
-published behind one that looks at the errors. Elementwise functions have none, are the hot path, and stay as they are.
+Python itself raises for an unknown argument, before any line of the function runs. So public functions with options are
+wrapped in a function that explains errors. Elementwise functions have no options and are the hot path; they are not
+wrapped.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from tapegrad._engine import elementwise as _elementwise
-from tapegrad._engine import primitive as _primitive
+from tapegrad._engine import elementwise, primitive
 from tapegrad._engine.tensor import Tensor
 
-# What other libraries call the arguments.
+# Names of arguments in other libraries -> names here.
 _ALIASES = {
     **dict.fromkeys(("dim", "dims", "axes", "axis"), ("axis", "axes")),
     **dict.fromkeys(("keepdim", "keep_dims"), ("keepdims",)),
@@ -28,9 +28,9 @@ _ALIASES = {
     **dict.fromkeys(("fill", "value"), ("fill_value",)),
     **dict.fromkeys(("steps", "count"), ("num",)),
 }
-# Arguments that take several numbers as one.
+# Arguments that take several numbers as one tuple.
 _TUPLES = {"shape", "axes", "axis", "repetitions", "arrays", "shifts"}
-# What is meant by another name, or by arguments of another kind.
+# (function, type of the last argument) -> the function that was probably meant.
 _MEANT = {
     ("max", Tensor): "tapegrad.maximum(x1, x2)",
     ("min", Tensor): "tapegrad.minimum(x1, x2)",
@@ -40,7 +40,7 @@ _MEANT = {
 
 
 def published(names: dict[str, Any], module: str) -> None:
-    """Put the functions of a namespace behind one that explains wrong calls, each but the elementwise ones."""
+    """Wrap the functions of a namespace to explain wrong calls, except the elementwise ones."""
     found = [
         (name, f)
         for name, f in names.items()
@@ -51,10 +51,10 @@ def published(names: dict[str, Any], module: str) -> None:
 
 
 _MODULES = ("tapegrad.ops.", "tapegrad._engine.dtypes", "tapegrad._inspect.drawing", "tapegrad._engine.settings")
-_HOT = {_elementwise.__file__, _primitive.__file__}  # where they are made
+_HOT = {elementwise.__file__, primitive.__file__}  # files that make functions of the hot path
 _MISSING: Any = object()
-_FILE = str(Path(__file__).parent.with_name("<calls>"))  # in the package, for who looks for the user's line
-# With the arguments by name, since a dictionary of them would take longer than a small array's sum.
+_FILE = str(Path(__file__).parent.with_name("<calls>"))  # in the package, so that it is not taken for the user's line
+# Arguments are passed by name: a dictionary of them would take longer than the sum of a small array.
 _TEMPLATE = """
 def call({parameters}):
     if {trouble}:
@@ -67,12 +67,12 @@ def call({parameters}):
 
 
 def _explained(f: Callable[..., Any], module: str) -> Callable[..., Any]:
-    """Return a function that takes the same arguments, looks for others, and names the function in errors."""
+    """Return a wrapper with the same arguments, which explains wrong calls and names the function in errors."""
     name = f.__name__
     parameters = list(signature(f).parameters.values())
 
     def given(values: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments of a call, without what is missing and the defaults of options."""
+        """Return the arguments of a call, without missing ones and defaults of options."""
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         by_place = True
@@ -110,12 +110,12 @@ def _explained(f: Callable[..., Any], module: str) -> Callable[..., Any]:
 
 @cache
 def _code_of(text: str) -> CodeType:
-    """Return the code of a text, which is the same for many functions."""
+    """Compile a text; many functions share it."""
     return compile(text, _FILE, "exec")
 
 
 def _text_of(parameters: list[Parameter], space: dict[str, Any]) -> str:
-    """Return the text of the function for these parameters; their defaults go into its global variables."""
+    """Return the wrapper's source for these parameters; their defaults become global variables of it."""
     listed, arguments = [], []
     several = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
     by_place = sum(p.kind is Parameter.POSITIONAL_ONLY for p in parameters)
@@ -149,12 +149,12 @@ def _text_of(parameters: list[Parameter], space: dict[str, Any]) -> str:
 def _told(
     f: Callable[..., Any], name: str, module: str, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Exception:
-    """Return the error to raise for one of a call: itself, if it names the function."""
+    """Return the error to raise for an error of a call: the same one, if it names the function."""
     trace = error.__traceback__
     if type(error) is TypeError and trace is not None and trace.tb_next is None:  # Python's own: no line of it ran
         return TypeError(f"{error}: call it as in {_right_call(f, name, module, args, kwargs)}")
-    message = str(error).removeprefix("asarray: ").removeprefix("creation: ")  # what it called
-    within = (AttributeError, LookupError, AssertionError, StopIteration)  # what only lines of ours can mean
+    message = str(error).removeprefix("asarray: ").removeprefix("creation: ")  # functions that it called
+    within = (AttributeError, LookupError, AssertionError, StopIteration)  # errors of lines of tapegrad
     if name in message or not isinstance(error, (TypeError, ValueError, *within)):
         return error
     if isinstance(error, within) and not isinstance(error, ValueError):
@@ -174,7 +174,7 @@ def _unfit(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _right_call(f: Callable[..., Any], name: str, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return the call that was meant, as far as one can tell, else how the function is called."""
+    """Return the call that was probably meant, else the form of a call."""
     last: Any = type(args[-1]) if len(args) > 1 else None
     meant = _MEANT.get((name, last))
     if meant is not None:
@@ -216,7 +216,7 @@ def _right_call(f: Callable[..., Any], name: str, module: str, args: tuple[Any, 
 
 
 def _form(f: Callable[..., Any], name: str, module: str) -> str:
-    """Return how a function is called: its arguments, and its options with their defaults."""
+    """Return the form of a call: the arguments, and the options with their defaults."""
     words = []
     for p in signature(f).parameters.values():
         if p.kind is Parameter.VAR_POSITIONAL:
@@ -229,7 +229,7 @@ def _form(f: Callable[..., Any], name: str, module: str) -> str:
 
 
 def _text(v: Any) -> str:
-    """Return an argument as it may stand in a call: arrays by a name for them."""
+    """Return an argument as text for a call; arrays as `x`."""
     if isinstance(v, Tensor) or hasattr(v, "shape"):
         return "x"
     if isinstance(v, list):

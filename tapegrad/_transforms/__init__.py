@@ -1,1 +1,1 @@
-"""Transforms of functions: derivatives in both directions, and rules of users."""
+"""Transforms of functions: derivatives in both modes, and custom rules."""

@@ -1,4 +1,4 @@
-"""Recomputing instead of saving."""
+"""Checkpointing: recomputation of a function's records in place of saving them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import partial, wraps
 from typing import Any
 
 from tapegrad._engine.backward import collect, pulled
-from tapegrad._engine.dispatch import backend_of, constant_array, on_level
+from tapegrad._engine.dispatch import backend_of, detached_array, on_level
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.record import Record, next_seq
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
-from tapegrad._transforms.custom_rules import Call, as_tensors, inputs_of, isolated, outputs_of, recorded
+from tapegrad._transforms.custom_rules import SavedCall, as_tensors, inputs_of, isolated, outputs_of, recorded
 from tapegrad._transforms.derived import derived
 from tapegrad._transforms.linear_map import differ
 from tapegrad._transforms.reverse import check_function, linked
@@ -68,16 +68,17 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
         links = [linked(x._array, x._record) for x in inputs]
         outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
         if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
-            return compute(*args, **kwargs)  # of nothing inside the vmap: it may be differentiated when that is over
+            # A result from outside of the vmap may be differentiated after the vmap ends.
+            return compute(*args, **kwargs)
         outside, inside = _reached(outs, links, first)
-        # An input that the results do not depend on is no parent, so that a transform can tell.
+        # An input that the results do not depend on is no parent, so that a transform sees the missing dependence.
         parents = (
             *(x._record if link._record in inside else None for x, link in zip(inputs, links, strict=True)),
             *outside,
         )
 
         def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
-            taped = mode().recording
+            create_graph = mode().recording
             first = next_seq()
             with mode_set(recording=True), on_level(level), unnoticed():
                 again = [linked(x._array, x._record) for x in tied]
@@ -87,19 +88,19 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
                 raise RuntimeError(f"checkpoint of {name}: computed again, it used other Tensors than the first time")
             _refuse_others(name, results, ys)
             wanted = [x._record for x in again if x._record is not None] + outside
-            found = pulled(ys, ts, taped, retain=taped, stops=set(wanted), supports=supports)
-            return list(as_tensors([found.get(r) for r in wanted], taped))
+            found = pulled(ys, ts, create_graph, retain=create_graph, stops=set(wanted), supports=supports)
+            return list(as_tensors([found.get(r) for r in wanted], create_graph))
 
-        call = Call([x._array for x in inputs], [y._array for y in outs], parents, rule)
+        call = SavedCall([x._array for x in inputs], [y._array for y in outs], parents, rule)
         return rebuild(list(recorded("checkpoint", call)))
 
     return run  # type: ignore[return-value]
 
 
 def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
-    """Raise RuntimeError, on a GPU when the host next waits for it, unless results have the values of the first time.
+    """Raise RuntimeError unless recomputed results equal those of the first run; a GPU raises at its next wait.
 
-    Rounding may differ, where a GPU adds in no fixed order. A compiled program needs no check: it draws nothing.
+    Rounding may differ, as a GPU may add in any order. A compiled program draws no random numbers and needs no check.
     """
     if capturing.get() is not None:
         return
@@ -108,7 +109,7 @@ def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
         raise _other(name)
     for a, b in pairs:
         if 0 not in a.shape:
-            a, b = constant_array(a), constant_array(b)
+            a, b = detached_array(a), detached_array(b)
             backend = backend_of[type(a)]
             backend.refuse(differ(backend.xp, a, b), partial(_other, name))
 
@@ -117,14 +118,14 @@ def _other(name: str) -> RuntimeError:
     return RuntimeError(
         f"checkpoint of {name}: computed again for the gradient, it gave other values than the first time. If it draws "
         "random numbers, draw them outside and pass them in, as in f(x, tapegrad.asarray(rng.random(x.shape) < 0.9)); "
-        "nor may what it uses from outside be changed before the gradient is taken"
+        "and do not change values that it uses from outside before the gradient is taken"
     )
 
 
 def _reached(outs: list[Any], links: list[Tensor], first: int) -> tuple[list[Record], set[Record]]:
-    """Return the records that results descend from.
+    """Return the ancestors of results: the records outside, latest first, and the set of links that are reached.
 
-    Those numbered before `first`, other than by the links, come latest first; then those of the links.
+    outside: recorded before the sequence number `first`, and not reached through a link.
     """
     roots = [y._record for y in outs if isinstance(y, Tensor) and y._record is not None]
     mine = {x._record for x in links if x._record is not None}

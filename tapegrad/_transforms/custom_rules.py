@@ -1,4 +1,4 @@
-"""Calls that are one record: a user's own rule stands for what happened inside."""
+"""Custom rules: calls that are one record, whose rule replaces the records inside."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tapegrad._engine.backward import pulled
-from tapegrad._engine.coercion import as_tensor, placed, within
-from tapegrad._engine.dispatch import constant_array, namespace_of, on_level, tracked
+from tapegrad._engine.coercion import as_tensor, lift_to_level, placed
+from tapegrad._engine.dispatch import detached_array, namespace_of, on_level, outer_record
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.once import once
-from tapegrad._engine.primitive import pick
+from tapegrad._engine.primitive import pick, record_several
 from tapegrad._engine.record import STATIC, Operation, Record
-from tapegrad._engine.rules import record
 from tapegrad._engine.structural_zeros import Support
 from tapegrad._engine.tensor import Tensor, shallow_copy, wrap
 from tapegrad._engine.tree import Rebuild, flatten
@@ -26,14 +25,22 @@ from tapegrad.ops.shaping import broadcast_to, stack
 Axes = tuple[int | None, ...]
 
 
-class Call:
-    """What the record of a call keeps.
+class SavedCall:
+    """The saved value of a call's record.
 
-    inputs and outs: raw arrays; parents: the records of the inputs and of whatever else gets a cotangent; rule:
-    `rule(inputs, outs, cotangents, supports)` on Tensors, gives a cotangent or None for each parent, where supports are
-    those of some cotangents, by number; push: `push(inputs,
-    tangents)` gives the tangents of the outs, or None if the rule is to be transposed; whole: the record, where the
-    rule is run for another one that stands in for it.
+    Attributes
+    ----------
+    inputs, outs : sequence of array
+        The raw inputs and results.
+    parents : tuple of Record or None
+        The records of the inputs, then those of other Tensors that get a cotangent.
+    rule : callable
+        `rule(inputs, outs, cotangents, supports)` on Tensors, which returns a cotangent or None for each parent.
+        `supports` maps the numbers of some cotangents to their supports.
+    push : callable or None
+        `push(inputs, tangents)`, which returns the tangents of the results; None if the rule is to be transposed.
+    whole : Record or None
+        The call's record, if the rule runs for a stand-in of it.
     """
 
     __slots__ = ("inputs", "outs", "parents", "push", "rule", "whole")
@@ -50,39 +57,44 @@ class Call:
         self.whole = whole
         self.inputs, self.outs, self.parents, self.rule, self.push = inputs, outs, parents, rule, push
 
-    def of(self, whole: Record) -> Call:
-        """Return the same for a record that stands in for `whole`."""
-        return Call(self.inputs, self.outs, self.parents, self.rule, self.push, whole)
+    def of(self, whole: Record) -> SavedCall:
+        """Return a copy for a record that stands in for `whole`."""
+        return SavedCall(self.inputs, self.outs, self.parents, self.rule, self.push, whole)
 
-    def tied(self, taped: bool) -> list[Tensor]:
-        """Return the inputs as Tensors, tied to where they came from on the tape, or as constants."""
-        return [wrap(a, p if taped else None) for a, p in zip(self.inputs, self.parents, strict=False)]
+    def tied(self, create_graph: bool) -> list[Tensor]:
+        """Return the inputs as Tensors, linked to the tape or constant."""
+        return [wrap(a, p if create_graph else None) for a, p in zip(self.inputs, self.parents, strict=False)]
 
 
-def _pull(walk: Any, r: Record, ts: Any, saved: tuple[Call]) -> None:
+def _pull(walk: Any, r: Record, ts: Any, saved: tuple[SavedCall]) -> None:
     (call,) = saved
-    taped = walk.taped
-    lead = next(len(t.shape) - len(a.shape) for t, a in zip(ts, call.outs, strict=True) if t is not None)
-    with mode_set(recording=taped):
+    create_graph = walk.create_graph
+    batch_ndim = next(len(t.shape) - len(a.shape) for t, a in zip(ts, call.outs, strict=True) if t is not None)
+    with mode_set(recording=create_graph):
         whole = call.whole or r
-        outs = [wrap(a, pick(whole, i, a) if taped else None) for i, a in enumerate(call.outs)]
-        cotangents = [None if t is None else t if taped else wrap(t) for t in ts]
-        results = _one_by_one(call, call.tied(taped), outs, cotangents, walk.parts.pop(r, {}), lead)
+        outs = [wrap(a, pick(whole, i, a) if create_graph else None) for i, a in enumerate(call.outs)]
+        cotangents = [None if t is None else t if create_graph else wrap(t) for t in ts]
+        results = _one_by_one(call, call.tied(create_graph), outs, cotangents, walk.parts.pop(r, {}), batch_ndim)
     for p, s in zip(r.parents, results, strict=True):
         if p is not None and s is not None and walk.wants(p):
-            walk.give(p, walk.fit(s if taped else s._array, p, r, ts))
+            walk.accumulate(p, walk.fit(s if create_graph else s._array, p, r, ts))
 
 
 def _one_by_one(
-    call: Call, tied: list[Tensor], outs: list[Tensor], ts: list[Any], supports: dict[int, Support], lead: int
+    call: SavedCall,
+    tied: list[Tensor],
+    outs: list[Tensor],
+    ts: list[Any],
+    supports: dict[int, Support],
+    batch_ndim: int,
 ) -> list[Any]:
-    """Return what the rule gives for cotangents, each of those that come at once along extra leading axes in turn."""
-    if lead == 0:
+    """Apply the rule to cotangents; it runs once for each index of the batch axes."""
+    if batch_ndim == 0:
         full = [_cotangent(t, a, True) for t, a in zip(ts, call.outs, strict=True)]
         return list(call.rule(tied, outs, full, supports))
     n = next(t.shape[0] for t in ts if t is not None)
     parts = [
-        _one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], supports, lead - 1)
+        _one_by_one(call, tied, outs, [None if t is None else t[i, ...] for t in ts], supports, batch_ndim - 1)
         for i in range(n)
     ]
     if n == 0:
@@ -91,35 +103,37 @@ def _one_by_one(
     return [stack(column) if len(column) == n > 0 else None for column in columns]
 
 
-def _cotangent(t: Any, a: Any, taped: bool) -> Tensor:
+def _cotangent(t: Any, a: Any, create_graph: bool) -> Tensor:
     if t is None:
         return wrap(namespace_of[type(a)].zeros_like(a))
-    return t if taped else wrap(t)
+    return t if create_graph else wrap(t)
 
 
-def _push(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
-    """Return the list of the outs' tangents, or None if the rule is to be transposed."""
-    call: Call = r.saved[0]
+def _push(r: Record, tangents: dict[Record, Any], create_graph: bool) -> Any:
+    """Return the list of the results' tangents, or None if the rule is to be transposed."""
+    call: SavedCall = r.saved[0]
     if call.push is None:
         return None
-    with mode_set(recording=taped):
+    with mode_set(recording=create_graph):
         given = [None if p is None else tangents.get(p) for p in r.parents]
         if all(t is None for t in given):
             return None
-        lead = next(len(t.shape) - len(a.shape) for t, a in zip(given, call.inputs, strict=True) if t is not None)
-        outs = _pushed(call, call.tied(taped), [t if taped or t is None else wrap(t) for t in given], lead)
-    return [t if taped else t._array for t in outs]
+        batch_ndim = next(len(t.shape) - len(a.shape) for t, a in zip(given, call.inputs, strict=True) if t is not None)
+        outs = _pushed(
+            call, call.tied(create_graph), [t if create_graph or t is None else wrap(t) for t in given], batch_ndim
+        )
+    return [t if create_graph else t._array for t in outs]
 
 
-def _pushed(call: Call, tied: list[Tensor], ts: list[Any], lead: int) -> list[Tensor]:
-    """Return the tangents of the outs, each of those that come at once along extra leading axes in turn."""
+def _pushed(call: SavedCall, tied: list[Tensor], ts: list[Any], batch_ndim: int) -> list[Tensor]:
+    """Return the tangents of the results; `push` runs once for each index of the batch axes."""
     assert call.push is not None
-    if lead == 0:
+    if batch_ndim == 0:
         return list(call.push(tied, [_cotangent(t, a, True) for t, a in zip(ts, call.inputs, strict=True)]))
     n = next(t.shape[0] for t in ts if t is not None)
-    parts = [_pushed(call, tied, [None if t is None else t[i, ...] for t in ts], lead - 1) for i in range(n)]
+    parts = [_pushed(call, tied, [None if t is None else t[i, ...] for t in ts], batch_ndim - 1) for i in range(n)]
     if n == 0:
-        shape = next(t.shape[:lead] for t in ts if t is not None)
+        shape = next(t.shape[:batch_ndim] for t in ts if t is not None)
         return [broadcast_to(wrap(namespace_of[type(a)].zeros_like(a)), (*shape, *a.shape)) for a in call.outs]
     return [stack(list(column)) for column in zip(*parts, strict=True)]
 
@@ -129,27 +143,24 @@ def _operation(name: str) -> Operation:
     return Operation(name, (), ("call",), (STATIC,), pull=_pull, push=_push)
 
 
-def recorded(name: str, call: Call) -> list[Tensor]:
-    """Return the outs of a call as Tensors, recorded as one operation if any parent is and recording is on."""
+def recorded(name: str, call: SavedCall) -> list[Tensor]:
+    """Return the results of a call as Tensors, recorded as one operation if there is a parent and recording is on."""
     ys = [wrap(a) for a in call.outs]
     m = mode()
     if m.recording and any(p is not None for p in call.parents):
-        whole = record(_operation(name), call.parents, (call,), call.outs[0])
-        whole.shape = len(ys)  # of a list of cotangents, not of an array
-        for i, y in enumerate(ys):
-            y._record = pick(whole, i, y._array)
+        record_several(_operation(name), call.parents, (call,), call.outs[0], ys)
     if m.watch is not None:
         m.watch(_operation(name), tuple(wrap(a, p) for a, p in zip(call.inputs, call.parents, strict=False)), (), ys[0])
     return ys
 
 
 def constant_of(x: Tensor) -> Tensor:
-    """Return the value of a Tensor as a constant."""
-    return wrap(constant_array(x._array))
+    """Return a constant Tensor of the same value."""
+    return wrap(detached_array(x._array))
 
 
 def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that gives `f` other Tensors of the same values: in-place updates of these stay inside."""
+    """Return a function that calls `f` with copies of its Tensors, so that in-place updates stay inside."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         leaves, rebuild = flatten([args, kwargs])
@@ -162,12 +173,12 @@ def isolated(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Any]]]:
-    """Return the Tensors among the leaves of arguments, and how to put others in their places."""
+    """Return the Tensors among the leaves of arguments, and a function that puts others in their places."""
     leaves, rebuild = flatten(list(args))
     where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     for i in where:
-        noticed(leaves[i])
-        leaves[i] = within(leaves[i])
+        notify_use(leaves[i])
+        leaves[i] = lift_to_level(leaves[i])
 
     def put(new: Sequence[Tensor]) -> list[Any]:
         out = list(leaves)
@@ -179,7 +190,7 @@ def inputs_of(args: Sequence[Any]) -> tuple[list[Tensor], Callable[[Sequence[Ten
 
 
 def outputs_of(what: str, y: Any, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Rebuild]:
-    """Return the leaves of a result as Tensors, those of the host where the inputs are; TypeError if one is none."""
+    """Return the leaves of a result as Tensors on the inputs' device; raise TypeError if one cannot be a Tensor."""
     leaves, rebuild = flatten(y)
     if not leaves:
         raise TypeError(f"{what}: it must return at least one Tensor")
@@ -189,8 +200,8 @@ def outputs_of(what: str, y: Any, inputs: Sequence[Tensor]) -> tuple[list[Tensor
 
 
 def no_captures(what: str, *trees: Any) -> None:
-    """Raise if a value computed from detached inputs is recorded nevertheless: it depends on something outside."""
-    if any(isinstance(x, Tensor) and (x._record or tracked(x._array)) is not None for x in flatten(trees)[0]):
+    """Raise if a value computed from detached inputs is recorded: it depends on a Tensor from outside."""
+    if any(isinstance(x, Tensor) and (x._record or outer_record(x._array)) is not None for x in flatten(trees)[0]):
         raise TypeError(
             f"{what} uses a Tensor from outside that requires a gradient, which its rule would lose: pass it as an "
             "argument, or x.detach()"
@@ -200,9 +211,9 @@ def no_captures(what: str, *trees: Any) -> None:
 def call_outside(
     f: Callable[..., Any], inputs: Sequence[Tensor], put: Callable[..., list[Any]], mapped: Callable[[Axes], Any]
 ) -> tuple[list[Tensor], Rebuild]:
-    """Call a function with a rule where its inputs are recorded: outside of the vmap that is running, on all examples.
+    """Call a function with a custom rule outside of the running vmap, where its inputs are recorded, on all examples.
 
-    mapped: gives the function mapped over axes of the inputs, with its rule.
+    mapped: returns the function with its rule, both mapped over axes of the inputs.
     """
     level = mapping.get()
     assert level is not None
@@ -214,7 +225,7 @@ def call_outside(
 
 
 def only_positional(what: str, kwargs: dict[str, Any]) -> None:
-    """Raise TypeError for keyword arguments, which a rule has no place for."""
+    """Raise TypeError for keyword arguments, which rules do not take."""
     if kwargs:
         given = ", ".join(f"{name}=" for name in kwargs)
         raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
@@ -290,7 +301,7 @@ class custom_vjp(Derived):
         function, forward, backward = map(isolated, (self.function, self.forward, self.backward))
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
-        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        recorded_outside = mode().recording and any(outer_record(x._array) is not None for x in inputs)
         if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
             return function(*args)
 
@@ -319,7 +330,7 @@ class custom_vjp(Derived):
             whole.defvjp(lambda *xs: (whole.function(*xs), xs), of_all)
             return whole
 
-        residuals = None  # known for one example only if that is all there is
+        residuals = None  # not known if the call is recorded outside of a vmap
         if recorded_outside:
             outs, rebuild = call_outside(self, inputs, put, mapped)
         else:
@@ -331,7 +342,7 @@ class custom_vjp(Derived):
             anew = recorded_outside or mode().recording
             return cotangents_of(forward(*put(tied))[1] if anew else residuals, rebuild(list(ts)))
 
-        ys = recorded("custom_vjp", Call([x._array for x in inputs], [y._array for y in outs], parents, rule))
+        ys = recorded("custom_vjp", SavedCall([x._array for x in inputs], [y._array for y in outs], parents, rule))
         return rebuild(list(ys))
 
 
@@ -398,7 +409,7 @@ class custom_jvp(Derived):
         function, user = isolated(self.function), isolated(self.rule)
         inputs, put = inputs_of(args)
         parents = tuple(x._record for x in inputs)
-        recorded_outside = mode().recording and any(tracked(x._array) is not None for x in inputs)
+        recorded_outside = mode().recording and any(outer_record(x._array) is not None for x in inputs)
         if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
             return function(*args)
 
@@ -428,7 +439,7 @@ class custom_jvp(Derived):
         def transposed(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
             return transpose(lambda *u: push(tied, list(u)), tied, ts, mode().recording, supports)
 
-        call = Call([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
+        call = SavedCall([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
         return rebuild(list(recorded("custom_jvp", call)))
 
 
@@ -436,26 +447,26 @@ def transpose(
     f: Callable[..., list[Tensor]],
     models: Sequence[Tensor],
     ts: Sequence[Tensor],
-    taped: bool,
+    create_graph: bool,
     supports: dict[int, Support],
 ) -> list[Tensor | None]:
-    """Return the transpose of a linear function applied to cotangents of its results.
+    """Apply the transpose of a linear function to cotangents of its results.
 
-    f: a function of Tensors like the models; taped: whether the result is to be recorded; supports: those of some
-    cotangents, by number.
+    f: a function of Tensors like the models; create_graph: whether the result is to be recorded; supports: the
+    supports of some cotangents, by number.
     """
     with mode_set(recording=True):
-        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in map(within, models)]
+        us = [linked(namespace_of[type(x._array)].ones_like(x._array), None) for x in map(lift_to_level, models)]
         outs = f(*us)
     leaves = {u._record for u in us if u._record is not None}
     path, _ = between([y._record for y in outs], leaves)
-    found = pulled(outs, ts, taped, retain=taped, live=set(path), supports=supports)
-    return as_tensors([found.get(u._record) for u in us if u._record is not None], taped)
+    found = pulled(outs, ts, create_graph, retain=create_graph, live=set(path), supports=supports)
+    return as_tensors([found.get(u._record) for u in us if u._record is not None], create_graph)
 
 
-def as_tensors(cotangents: Sequence[Any], taped: bool) -> list[Tensor | None]:
-    """Return what a walk gave as Tensors, None for what got nothing."""
-    return [None if s is None else s if taped else wrap(s) for s in cotangents]
+def as_tensors(cotangents: Sequence[Any], create_graph: bool) -> list[Tensor | None]:
+    """Return cotangents of a walk as Tensors; None stays None."""
+    return [None if s is None else s if create_graph else wrap(s) for s in cotangents]
 
 
 def stop_gradient(x: Any) -> Any:
@@ -480,5 +491,5 @@ def stop_gradient(x: Any) -> Any:
     leaves, rebuild = flatten(x)
     for v in leaves:
         if isinstance(v, Tensor):
-            noticed(v)
+            notify_use(v)
     return rebuild([constant_of(v) if isinstance(v, Tensor) else v for v in leaves])

@@ -1,6 +1,7 @@
-"""Copies and pickles of functions that transforms return, kept as the recipe that makes them.
+"""Copies and pickles of functions that transforms return, as recipes that make them again.
 
-A closure is copied as itself. In the deep copy of a model it would go on computing with the parameters of the original.
+`deepcopy` does not copy a closure. In the deep copy of a model it would still compute with the parameters of the
+original.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ class Derived:
     """
 
     def recipe(self) -> tuple[Any, ...]:
-        """Return what `__init__` takes to make this again."""
+        """Return the arguments of `__init__` that make this object again."""
         raise NotImplementedError
 
     def wrap(self, function: Any) -> None:
-        """Take on the name, the documentation and the attributes of a function, not those of another such object."""
+        """Take the name and docstring of a function, and its attributes unless it is a Derived object."""
         update_wrapper(self, function, updated=() if isinstance(function, Derived) else ("__dict__",))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the instance is the first argument."""
+        """Bind as a method: the instance is the first argument."""
         return self if instance is None else MethodType(self, instance)
 
     def __copy__(self) -> Any:
@@ -45,7 +46,7 @@ class Derived:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if _is_named(self):
             return self
-        made = memo[id(self)] = object.__new__(type(self))  # what the function reaches may hold this one
+        made = memo[id(self)] = object.__new__(type(self))  # the function's closure may hold this object
         type(self).__init__(made, *_copied(self.recipe(), memo))
         return made
 
@@ -59,7 +60,7 @@ class Derived:
 
 
 def _is_named(x: Derived) -> bool:
-    """Say whether an object is what its module has under its name, as what decorates a function there is."""
+    """Return whether an object can be imported by its name, as a decorated function of a module can."""
     names = vars(x)
     try:
         found: Any = reduce(getattr, str(names["__qualname__"]).split("."), sys.modules[names["__module__"]])
@@ -69,7 +70,7 @@ def _is_named(x: Derived) -> bool:
 
 
 def _copied(x: Any, memo: dict[int, Any]) -> Any:
-    """Return a deep copy, of a function with a closure or defaults too."""
+    """Return a deep copy; functions with a closure or defaults are copied too."""
     kind = type(x)
     if kind is tuple:
         return tuple([_copied(i, memo) for i in x])
@@ -104,14 +105,14 @@ def _copied_function(f: FunctionType, memo: dict[int, Any]) -> Any:
 
 
 class Transformed(Derived):
-    """What a transform, such as `grad`, makes of a function."""
+    """The function that a transform, such as `grad`, returns."""
 
     _recipe: tuple[Any, ...]
     _run: Callable[..., Any]
 
     def __init__(self, transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run = transform.__wrapped__(*args, **kwargs)
-        # What `wrap` does, in a third of the time: programs make the gradient of a function at each step.
+        # An inlined copy of `wrap`, in a third of the time: some programs make a gradient function at each step.
         own = vars(self)
         if not isinstance(run.__wrapped__, Derived):
             own.update(run.__dict__)
@@ -131,7 +132,7 @@ class Transformed(Derived):
 
 
 def derived(transform: F) -> F:
-    """Declare a public function to return a closure, with `__wrapped__`, around the function that it is given."""
+    """Declare a transform: a public function that returns a closure, with `__wrapped__`, around its argument."""
 
     @wraps(transform)
     def made(*args: Any, **kwargs: Any) -> Any:

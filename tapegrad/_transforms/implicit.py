@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from tapegrad._engine.coercion import as_tensor, placed, within
-from tapegrad._engine.dispatch import backend_of, on_level, tracked
+from tapegrad._engine.coercion import as_tensor, lift_to_level, placed
+from tapegrad._engine.dispatch import backend_of, on_level, outer_record
 from tapegrad._engine.dtypes import as_dtype, is_complex
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import mapping
 from tapegrad._engine.mode import mode_set
 from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad._engine.tree import flatten
-from tapegrad._transforms.custom_rules import Call, constant_of, inputs_of, isolated, no_captures, recorded
+from tapegrad._transforms.custom_rules import SavedCall, constant_of, inputs_of, isolated, no_captures, recorded
 from tapegrad._transforms.jacobian import jacobian_as
 from tapegrad._transforms.reverse import check_function, vjp_as
 from tapegrad._vmap.array import Batched, Level
@@ -83,7 +83,7 @@ def fixed_point(
             "closer, allow more max_iterations or a larger tolerance, or make f a contraction"
         )
         until = Until("fixed_point", _tolerance(x, tolerance), max_iterations, text)
-        return _settled(until, lambda x: _like("fixed_point", f(x, *given), x), x)
+        return _settled(until, lambda x: _checked_like("fixed_point", f(x, *given), x), x)
 
     def adjoint(x: Tensor, t: Tensor, given: list[Any]) -> Tensor:
         def step(w: Tensor, x: Tensor, t: Tensor, *given: Any) -> Any:
@@ -140,7 +140,7 @@ def root(f: Equation, x0: ArrayLike, *args: Any, tolerance: float | None = None,
 
     def iterate(x: Tensor, given: Sequence[Any]) -> Tensor:
         def newton(x: Tensor) -> Tensor:
-            y = _like("root", f(x, *given), x)
+            y = _checked_like("root", f(x, *given), x)
             return x - _solved(_matrix(x, given), y)
 
         text = (
@@ -169,7 +169,7 @@ def _implicit(
 ) -> Tensor:
     """Record a solution as one operation, whose rule pulls the adjoint's solution back to the arguments."""
     like = _model(name, x0, args)
-    start = constant_of(within(placed(name, x0, like._array)))
+    start = constant_of(lift_to_level(placed(name, x0, like._array)))
     if is_complex(start._array.dtype):
         raise TypeError(f"{name}: complex unknowns are not supported: write them as their real and imaginary parts")
     args = tuple(_tensors(name, a, like) for a in args)
@@ -191,12 +191,12 @@ def _solution(
     start: Tensor,
     inputs: list[Tensor],
 ) -> Tensor:
-    """Return where an iteration ends, recorded as one operation.
+    """Return the solution that an iteration finds, recorded as one operation.
 
-    pull: gives the cotangents of the inputs for the solution and its cotangent. Inputs that are recorded outside of the
-    vmap that is running have the solution of all examples recorded there.
+    pull: maps the solution and its cotangent to the cotangents of the inputs. If an input is recorded outside of the
+    running vmap, the solution of all examples is recorded there.
     """
-    if any(tracked(x._array) is not None for x in inputs):
+    if any(outer_record(x._array) is not None for x in inputs):
         level = mapping.get()
         assert isinstance(level, Level)
         x = wrap(level.array(_of_all(level, name, iterate, pull, start, inputs), mapped=True))
@@ -207,7 +207,7 @@ def _solution(
     def rule(tied: list[Tensor], outs: list[Tensor], ts: list[Tensor], _: Any) -> list[Tensor]:
         return pull(outs[0], ts[0], tied)
 
-    (y,) = recorded(name, Call([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))
+    (y,) = recorded(name, SavedCall([v._array for v in inputs], [x._array], tuple(v._record for v in inputs), rule))
     return y
 
 
@@ -219,12 +219,12 @@ def _of_all(
     start: Tensor,
     inputs: list[Tensor],
 ) -> Tensor:
-    """Return the solution of all examples of a level, computed and recorded outside of it."""
+    """Return the solution for all examples of a level, computed and recorded outside of the level."""
     mapped = [x._array.mapped for x in inputs]
     start_mapped = start._array.mapped
 
     def running() -> Level:
-        """Return the level, whose values the equation may use, or one like it where a vmap of the rule runs."""
+        """Return the level, whose values the equation may use, or a similar one inside a vmap of the rule."""
         outer = mapping.get()
         return level if outer is level.outer else Level(level.size, outer)
 
@@ -240,7 +240,7 @@ def _of_all(
         return [s if own else sum(s, axis=0) for s, own in zip(wholes, mapped, strict=True)]
 
     with on_level(level.outer):
-        wholes = [within(x._array.whole) for x in (start, *inputs)]
+        wholes = [lift_to_level(x._array.whole) for x in (start, *inputs)]
         return _solution(name, iterate_all, pull_all, wholes[0], wholes[1:])
 
 
@@ -253,23 +253,32 @@ def _examples(level: Level, xs: list[Tensor], mapped: list[bool]) -> list[Tensor
 
 
 def _whole(level: Level, x: Tensor) -> Tensor:
-    """Return what was computed inside of a level, with the examples along the first axis."""
+    """Return a result from inside a level as a Tensor of all examples, along the first axis."""
     a = x._array
     if isinstance(a, Batched) and a.level is level:
         return a.spread()
-    return broadcast_to(within(x), (level.size, *x.shape))
+    return broadcast_to(lift_to_level(x), (level.size, *x.shape))
 
 
 def _named(f: Equation, part: Equation) -> Equation:
-    """Return a function under the name of the one that it calls, for messages."""
+    """Give a function the name of the function that it calls, for messages."""
     part.__name__ = f.__name__
     return part
 
 
 class Until(NamedTuple):
-    """When an iteration ends: when no element changes by more than `scale` times the largest one, or 1.
+    """The stopping criterion of an iteration: no element changes by more than `scale` times the largest one, or 1.
 
-    limit: of the number of steps; text: of the error when it is reached, with a place for the last change.
+    Attributes
+    ----------
+    name : str
+        The function, for messages.
+    scale : float
+        The tolerance.
+    limit : int
+        The largest number of steps.
+    text : str
+        The error message at the limit, with a place for the last change.
     """
 
     name: str
@@ -278,40 +287,40 @@ class Until(NamedTuple):
     text: str
 
     def __call__(self, step: Callable[[Array], Sequence[Array]], x: Array) -> Array:
-        """Return where an iteration stays.
+        """Iterate until the criterion holds.
 
-        step: gives, for where it is, where it goes, the largest change of an element and the largest element.
+        step: maps the current array to the next one, the largest change of an element and the largest element.
         """
         change = float("inf")
         for _ in range(self.limit):
             x, *measures = step(x)
             change, size = [float(host(wrap(m)).item()) for m in measures]
-            if not isfinite(change):  # which an infinite size would excuse
+            if not isfinite(change):  # an infinite size would satisfy the criterion
                 break
             if change <= self.scale * (size if size > 1 else 1.0):
                 return x
         raise self.error(change)
 
     def error(self, change: float) -> Exception:
-        """Return the error for an iteration that did not end, by how much its last step changed an element."""
+        """Return the error for an iteration that did not converge; change: that of its last step."""
         return RuntimeError(self.text.format(change))
 
 
 def _settled(until: Until, advance: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return where an iteration stays; while a program is captured, that is one operation of it."""
+    """Iterate until the criterion holds; in a captured program the iteration is one operation."""
     if x.size == 0:
         return advance(x)
 
     def step(a: Array) -> Sequence[Array]:
         before = wrap(a)
-        y = within(advance(before))
+        y = lift_to_level(advance(before))
         return [v._array for v in (y, max(abs(y - before)), max(abs(y)))]
 
     return wrap(backend_of[type(x._array)].loop(until, step, x._array))
 
 
 def _model(name: str, x0: Any, args: tuple[Any, ...]) -> Tensor:
-    """Return a Tensor where the solution is computed: the first one there is, else the start."""
+    """Return a Tensor on the device of the solution: the first Tensor among the arguments, else the start."""
     tensors = [x for x in (x0, *flatten(args)[0]) if isinstance(x, Tensor)]
     return tensors[0] if tensors else as_tensor(x0, name)
 
@@ -321,7 +330,7 @@ def _tensors(name: str, tree: Any, like: Tensor) -> Any:
     return rebuild([x if isinstance(x, (Tensor, int, str)) else placed(name, x, like._array) for x in leaves])
 
 
-def _like(name: str, y: Any, x: Tensor) -> Tensor:
+def _checked_like(name: str, y: Any, x: Tensor) -> Tensor:
     y = placed(name, y, x._array)
     if y.shape != x.shape or y.dtype is not x.dtype:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Whole matrices of derivatives: many seeds at once, as an extra leading axis of one walk or push."""
+"""Jacobians and Hessians: all seeds at once, along a batch axis of one walk or push."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tapegrad._engine.dtypes import is_complex
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.derived import derived
 from tapegrad._transforms.forward import jvp_as, tangents_of
-from tapegrad._transforms.reverse import Traced, check_function, grad_as
+from tapegrad._transforms.reverse import TransformCall, check_function, grad_as
 from tapegrad._transforms.sparse_jacobian import sparse_jacobian
 from tapegrad._transforms.typed import P, Transformed
 from tapegrad.ops.shaping import concat, moveaxis, reshape
@@ -104,21 +104,21 @@ def jacobian_as(
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> Any:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        traced = Traced(transform, f, args, kwargs, chosen, has_aux)
-        for x in (*traced.fresh, *traced.outputs):
+        traced = TransformCall(transform, f, args, kwargs, chosen, has_aux)
+        for x in (*traced.inputs, *traced.outputs):
             if is_complex(x._array.dtype):
                 raise TypeError(f"{traced.what}: complex values have no matrix of derivatives: use jvp or vjp")
         if sparsity is not None:
             j = sparse_jacobian(traced, sparsity, mode, chunk_size)
             return (j, traced.auxiliary()) if has_aux else j
-        n, m = (sum(x.size for x in xs) for xs in (traced.fresh, traced.outputs))
+        n, m = (sum(x.size for x in xs) for xs in (traced.inputs, traced.outputs))
         forward = mode == "forward" or (mode == "auto" and n <= m)
         blocks = _forward if forward else _reverse
-        found = traced.derivatives(lambda taped: blocks(traced, chunk_size, taped), traced.taped)
+        found = traced.derivatives(lambda record: blocks(traced, chunk_size, record), traced.create_graph)
         rows = []
         for i in range(len(traced.outputs)):
-            row = found[i * len(traced.fresh) : (i + 1) * len(traced.fresh)]
-            trees = traced.arguments(row, traced.taped)
+            row = found[i * len(traced.inputs) : (i + 1) * len(traced.inputs)]
+            trees = traced.arguments(row, traced.create_graph)
             rows.append(trees[0] if isinstance(argnums, int) else tuple(trees))
         out = traced.rebuild(rows)
         return (out, traced.auxiliary()) if has_aux else out
@@ -126,29 +126,29 @@ def jacobian_as(
     return run
 
 
-def _reverse(traced: Traced, chunk_size: int | None, taped: bool) -> list[Tensor]:
+def _reverse(traced: TransformCall, chunk_size: int | None, create_graph: bool) -> list[Tensor]:
     """Return for each output the blocks by each input, from one cotangent for each element of the output."""
     rows = []
     for i, y in enumerate(traced.outputs):
         parts = []
         for seeds in _basis(y, chunk_size):
             cotangents = [seeds if j == i else None for j in range(len(traced.outputs))]
-            parts.append(traced.pull(cotangents, taped, lead=1))
-        rows += [reshape(_joined(column), (*y.shape, *x.shape)) for column, x in _columns(parts, traced.fresh)]
+            parts.append(traced.pull(cotangents, create_graph, batch_ndim=1))
+        rows += [reshape(_joined(column), (*y.shape, *x.shape)) for column, x in _columns(parts, traced.inputs)]
     return rows
 
 
-def _forward(traced: Traced, chunk_size: int | None, taped: bool) -> list[Tensor]:
+def _forward(traced: TransformCall, chunk_size: int | None, create_graph: bool) -> list[Tensor]:
     """Return for each output the blocks by each input, from one tangent for each element of the input."""
     columns = []
-    for i, x in enumerate(traced.fresh):
+    for i, x in enumerate(traced.inputs):
         parts = []
         for seeds in _basis(x, chunk_size):
             tangents = [
                 seeds if j == i else _zeros(other, (seeds.shape[0], *other.shape))
-                for j, other in enumerate(traced.fresh)
+                for j, other in enumerate(traced.inputs)
             ]
-            parts.append(tangents_of(traced, tangents, taped))
+            parts.append(tangents_of(traced, tangents, create_graph))
         column = []
         for part, y in _columns(parts, traced.outputs):
             last = moveaxis(_joined(part), 0, -1)

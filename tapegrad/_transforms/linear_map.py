@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tapegrad._engine.dispatch import backend_of, constant_array
+from tapegrad._engine.dispatch import backend_of, detached_array
 from tapegrad._engine.dtypes import isdtype
 from tapegrad._engine.rules import with_operators
 from tapegrad._engine.tensor import Tensor, wrap
@@ -15,8 +15,8 @@ from tapegrad.ops.dtypes import finfo
 class LinearMap:
     """A derivative at one point, as a function.
 
-    apply: with what the call of `f` recorded as its argument. Nothing that happens later changes that, so that a copy
-    is the map itself. A pickle holds the function, the point and the value there, and the map is computed again.
+    apply: a partial function that holds the traced call of `f`. Nothing changes that call later, so that a copy is the
+    map itself. A pickle holds the function, the point and the value there; loading it computes the map again.
     """
 
     def __init__(self, transform: Any, f: Any, apply: partial[Any], **options: Any) -> None:
@@ -40,28 +40,28 @@ class LinearMap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         traced = self._traced
-        if traced.taped:
+        if traced.create_graph:
             raise TypeError(
                 f"{traced.what}: the map that it returned is part of a tape, which cannot be pickled: pickle the "
                 f"function and its arguments, and call tapegrad.{self._transform.__name__} where they are loaded, or "
                 "make the map of detached arguments, as in x.detach()"
             )
-        primals = traced.arguments([_constant(x) for x in traced.fresh], False)
+        primals = traced.arguments([_constant(x) for x in traced.inputs], False)
         return _again, (self._transform, self._f, primals, self._options, [_constant(y) for y in traced.outputs])
 
 
 def _constant(x: Tensor) -> Tensor:
-    return wrap(constant_array(x._array))
+    return wrap(detached_array(x._array))
 
 
 def _again(transform: Any, f: Any, primals: list[Any], options: dict[str, Any], values: list[Tensor]) -> Any:
-    """Return the map that a pickle holds; RuntimeError unless the function gives the values that it gave."""
+    """Return the map of a pickle; raise RuntimeError unless the function gives the same values as before."""
     made = transform(f, *primals, **options)[1]
     now = [_constant(y) for y in made._traced.outputs]
     if len(now) != len(values) or any(map(_differ, now, values)):
         raise RuntimeError(
             f"{made._traced.what}: computed again to load its map, it gave other values than the first time: "
-            "it draws random numbers, or uses what has changed since. Pass that in as arguments"
+            "it draws random numbers, or uses values that have changed since. Pass these in as arguments"
         )
     return made
 
@@ -75,7 +75,7 @@ def _differ(x: Tensor, y: Tensor) -> bool:
 
 @with_operators
 def differ(xp: Any, a: Any, b: Any) -> Any:
-    """Say in one boolean whether values differ by more than half of their digits, measured by the largest one."""
+    """Return one boolean: whether values differ by more than half of their digits, relative to the largest one."""
     other = (a != b) & ((a == a) | (b == b))
     if isdtype(a.dtype, ("real floating", "complex floating")):
         other = other & ~(xp.abs(a - b) <= finfo(a.dtype).eps ** 0.5 * xp.max(xp.abs(a)))

@@ -1,7 +1,7 @@
-"""Functions that look at values, as one operation on Tensors: what they compute inside is on no tape.
+"""Opaque operations: functions that read values, as one operation on Tensors without a tape inside.
 
-Their derivatives are such functions themselves, so that a compiled program has derivatives of any order as single
-nodes.
+The derivative of an opaque operation is an opaque operation, so that a compiled program holds derivatives of any order
+as single nodes.
 """
 
 from __future__ import annotations
@@ -17,26 +17,20 @@ from tapegrad._engine.dispatch import namespace_of, on_level
 from tapegrad._engine.levels import capturing
 from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.once import once
+from tapegrad._engine.primitive import recorded_result
 from tapegrad._engine.record import STATIC, Operation
-from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
-from tapegrad._transforms.reverse import Traced, is_recorded
+from tapegrad._transforms.reverse import TransformCall, is_recorded
 
 Function = Callable[..., Any]
 
 
 def as_one(function: Function, *operands: Tensor) -> Tensor:
-    """Return `function(xp, *arrays)`, recorded as one operation; it is to take extra leading axes."""
+    """Return `function(xp, *arrays)`, recorded as one operation; the function must take batch axes."""
     xs = as_tensors("as_one", *operands)
     arrays = [x._array for x in xs]
-    y = wrap(namespace_of[type(arrays[0])].as_one(function, *arrays))
-    parents = tuple([x._record for x in xs])
-    m = mode()
-    if m.recording and any([p is not None for p in parents]):
-        y._record = record(_operation(len(xs)), parents, (function, *arrays), y._array)
-    if m.watch is not None:
-        m.watch(_operation(len(xs)), xs, (function,), y)
-    return y
+    out = namespace_of[type(arrays[0])].as_one(function, *arrays)
+    return recorded_result(_operation(len(xs)), xs, (function,), (function, *arrays), out)
 
 
 @once
@@ -47,17 +41,17 @@ def _operation(n: int) -> Operation:
 
 def _pull(walk: Any, r: Any, t: Any, saved: Any) -> None:
     function, *xs = saved
-    lead = tuple(t.shape[: len(t.shape) - len(r.shape)])
-    if lead:
-        xs = [walk.xp.broadcast_to(x, (*lead, *x.shape)) for x in xs]
+    batch_shape = tuple(t.shape[: len(t.shape) - len(r.shape)])
+    if batch_shape:
+        xs = [walk.xp.broadcast_to(x, (*batch_shape, *x.shape)) for x in xs]
     for n, p in enumerate(r.parents):
         if walk.wants(p):
-            walk.give(p, walk.fit(walk.xp.as_one(Cotangent(function, n), t, *xs), p, r, t))
+            walk.accumulate(p, walk.fit(walk.xp.as_one(Cotangent(function, n), t, *xs), p, r, t))
 
 
 @dataclass(frozen=True)
 class Cotangent:
-    """The cotangent of operand `n` of a function for that of its result; on raw arrays, or on Tensors."""
+    """A function from the cotangent of an opaque result to that of operand `n`; on raw arrays or Tensors."""
 
     function: Function
     n: int
@@ -66,8 +60,10 @@ class Cotangent:
         if type(t) is not Tensor:
             with _apart():
                 return self(bound.tensor_namespace, *map(wrap, (t, *xs)))._array
-        call = Traced("as_one", lambda x: self.function(xp, *xs[: self.n], x, *xs[self.n + 1 :]), (xs[self.n],), {})
-        return call.pull([t], mode().recording and (call.taped or is_recorded(t)))[0]
+        call = TransformCall(
+            "as_one", lambda x: self.function(xp, *xs[: self.n], x, *xs[self.n + 1 :]), (xs[self.n],), {}
+        )
+        return call.pull([t], mode().recording and (call.create_graph or is_recorded(t)))[0]
 
     def __repr__(self) -> str:
         return f"cotangent {self.n} of {getattr(self.function, '__name__', self.function)}"
@@ -75,7 +71,7 @@ class Cotangent:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Compute on Tensors that nobody is told of: no program that is captured, no vmap, nobody who watches."""
+    """A context in which Tensors are private: no capture, no vmap and no watcher sees them."""
     token = capturing.set(None)
     try:
         with on_level(None), mode_set(unwatched=True):

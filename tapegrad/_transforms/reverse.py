@@ -1,9 +1,11 @@
 """Reverse-mode transforms: `grad`, `value_and_grad` and `vjp`, freely nested.
 
-Any nesting is right by four rules, with no levels or tags. Each input of a transform gets a fresh record whose
-parent is the input's own; only records from which these are reached are walked; rules run on Tensors if and
-only if recording was on at entry and something tracked outside can be reached; a transform records inside itself,
-and if recording was off at entry, its result is cut from the tape.
+Four rules make any nesting right, with no levels or tags:
+
+1. Each input of a transform gets a fresh record whose parent is the input's own record.
+2. Only records that reach a fresh record are walked.
+3. Rules run on Tensors if and only if recording was on at entry and a record outside of the transform can be reached.
+4. A transform records inside itself. If recording was off at entry, its result is cut from the tape.
 """
 
 from __future__ import annotations
@@ -14,23 +16,23 @@ from typing import Any
 from weakref import ref
 
 from tapegrad._engine.backward import collect, pulled
-from tapegrad._engine.coercion import placed, within
+from tapegrad._engine.coercion import lift_to_level, placed
 from tapegrad._engine.dispatch import (
     backend_of,
-    constant_array,
+    detached_array,
     device_of,
     find_backend,
-    given_out,
     namespace_of,
     native_device,
-    tracked,
+    outer_record,
+    untrace,
 )
 from tapegrad._engine.dtypes import is_complex, isdtype
 from tapegrad._engine.graph_breaks import MOST, Cuts, cuts
 from tapegrad._engine.host_constants import HOST
-from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.record import LEAF, Operation, Record
-from tapegrad._engine.rules import bind, identity, record
+from tapegrad._engine.rules import bind_rule, identity, record
 from tapegrad._engine.tensor import Tensor, check_like, shallow_copy, wrap
 from tapegrad._engine.tree import Rebuild, flatten
 from tapegrad._transforms.derived import derived
@@ -39,28 +41,46 @@ from tapegrad._transforms.typed import P, Transformed
 from tapegrad.ops.conversion import astype, transfer
 from tapegrad.ops.creation import asarray, on_device
 
-LINK = Operation("link", (bind(identity, ()),))
-Compute = Callable[[bool], list[Tensor]]  # of derivatives, recorded or not
-_later: list[Any] = []  # installed from a higher floor: see later.py
+LINK = Operation("link", (bind_rule(identity, ()),))
+Compute = Callable[[bool], list[Tensor]]  # computes derivatives, recorded or not
+_later: list[Any] = []  # the function that later.py, on a higher floor, installs
 
 
-def install_later(function: Callable[[Traced, Compute], list[Tensor]]) -> None:
-    """Set what gives derivatives so that they can be differentiated again."""
+def install_later(function: Callable[[TransformCall, Compute], list[Tensor]]) -> None:
+    """Set the function that computes derivatives which can be differentiated again."""
     _later[:] = [function]
 
 
-class Traced:
+class TransformCall:
     """A call of a function with fresh records for the arguments to differentiate by.
 
-    what: the transform and the function, for messages; fresh: the leaves of these arguments, as Tensors with records
-    of their own; raw: which of them came as raw arrays or numbers; host: which of these as NumPy's or numbers; trees:
-    for each argument, how many leaves it has and how to rebuild it; outputs: the leaves of the result, as Tensors;
-    rebuild: the result's structure; aux: what else the function returned; outer: whether somebody outside may
-    differentiate the result again.
+    The function gets shallow copies of the inputs, so that it may update its arguments in place. Other arguments are
+    passed as they are: the caller sees an in-place update of these, as a constant unless there is an outer tape.
 
-    The function gets shallow copies of the fresh Tensors, so that it may update its arguments in place. Arguments that
-    are not differentiated by are passed as they are: the caller sees an in-place update of these, as a constant
-    unless somebody outside may differentiate it.
+    Attributes
+    ----------
+    what : str
+        The transform and the function, for messages.
+    inputs : list of Tensor
+        The leaves of the arguments to differentiate by, with records of their own.
+    raw : list of bool
+        Whether each input came as a raw array or number.
+    host : list of bool
+        Whether each input came as a NumPy array or number.
+    trees : list of (int, callable)
+        For each argument the number of its leaves and the function that rebuilds it.
+    outputs : list of Tensor
+        The leaves of the result.
+    rebuild : callable
+        The function that rebuilds the result's structure.
+    aux : object
+        The auxiliary output of the function.
+    path : list of Record
+        The records between inputs and outputs, latest first.
+    has_outer_tape : bool
+        Whether a record outside of the call can be reached, so that the result may be differentiated again.
+    create_graph : bool
+        Whether the derivatives are to be recorded: there is an outer tape, and recording was on at entry.
     """
 
     def __init__(
@@ -77,7 +97,7 @@ class Traced:
         self.code = getattr(f, "__code__", None)
         self.may_be_constant = may_be_constant  # whether a result that was cut from the arguments is no fault
         self.was_recording = mode().recording
-        self.fresh: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         self.raw: list[bool] = []
         self.host: list[bool] = []
         self.trees: list[tuple[int, Rebuild]] = []
@@ -99,11 +119,11 @@ class Traced:
             new = [self._input(x, device, argnums) for x in leaves]
             self.raw += [type(x) is not Tensor for x in leaves]
             self.host += [is_of_host(x) for x in leaves]
-            self.fresh += new
+            self.inputs += new
             inputs[i] = rebuild([shallow_copy(x) for x in new])  # an in-place update is to leave ours as they are
             self.trees.append((len(leaves), rebuild))
-        self.leaves = {x._record for x in self.fresh if x._record is not None}
-        first = max((x._record.seq for x in self.fresh if x._record is not None), default=0)
+        self.leaves = {x._record for x in self.inputs if x._record is not None}
+        first = max((x._record.seq for x in self.inputs if x._record is not None), default=0)
         given = [(x, x._record) for x in flatten(others)[0] if type(x) is Tensor] if others else []
         noted = Cuts(first, cuts.get())
         token = cuts.set(noted)
@@ -119,22 +139,25 @@ class Traced:
             y, self.aux = y
         ys, self.rebuild = flatten(y)
         self.outputs = [self._output(y) for y in ys]
-        self.path, self.outer = between([y._record for y in self.outputs], self.leaves)
+        self.path, self.has_outer_tape = between([y._record for y in self.outputs], self.leaves)
         if noted.found and (not self.path or noted.outer is not None):
             self._look_at(noted)
         updated = [x for x, r in given if x._record is not r and not x.is_leaf]
         more = [*[x for x in flatten(self.aux)[0] if type(x) is Tensor], *updated]
-        self.outer = (
-            self.outer or any([tracked(y._array) is not None for y in self.outputs]) or self._reaches_out(more, first)
+        self.has_outer_tape = (
+            self.has_outer_tape
+            or any([outer_record(y._array) is not None for y in self.outputs])
+            or self._reaches_out(more, first)
         )
-        self.taped = self.was_recording and self.outer
-        for x in updated if not self.taped else ():
-            x._array, x._record = constant_array(x._array), None
+        self.create_graph = self.was_recording and self.has_outer_tape
+        for x in updated if not self.create_graph else ():
+            x._array, x._record = detached_array(x._array), None
 
     def _look_at(self, noted: Cuts) -> None:
-        """Raise if all that the result might have depended on was cut; tell the transform outside of its own cuts.
+        """Raise if graph breaks cut the result from all arguments; pass breaks of outer records to the outer transform.
 
-        Not of those of this one's records: the gradient may well be constant, as that of a linear function is.
+        Breaks of this transform's own records are not passed on: its gradient may be constant, as that of a linear
+        function.
         """
         mine = []
         for text, records in noted.found.items():
@@ -151,11 +174,11 @@ class Traced:
             )
 
     def _reaches_out(self, tensors: list[Tensor], first: int) -> bool:
-        """Say whether what else the function made may be differentiated by somebody outside."""
+        """Return whether other Tensors that the function made may be differentiated outside."""
         records = [x._record for x in tensors if x._record is not None]
         if any([r.seq > first for r in records]) or between(records, self.leaves)[1]:
             return True
-        return any([tracked(x._array) is not None for x in tensors])
+        return any([outer_record(x._array) is not None for x in tensors])
 
     def _input(self, x: Any, device: str | None, argnums: tuple[int, ...] | None) -> Tensor:
         """Return an input as a Tensor with a record of its own, whose parent is the input's record.
@@ -178,8 +201,8 @@ class Traced:
                 f"{self.what}: an argument to differentiate by has dtype {x.dtype.name}, which is not floating: "
                 f"convert it with tapegrad.astype(x, tapegrad.float32), or {out}"
             )
-        noticed(x)
-        x = within(x)
+        notify_use(x)
+        x = lift_to_level(x)
         return linked(x._array, x._record if self.was_recording else None)
 
     def _output(self, y: Any) -> Tensor:
@@ -187,49 +210,53 @@ class Traced:
             return shallow_copy(y)
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{self.what}: it must return a Tensor or a container of them, not {type(y).__name__}")
-        return placed(self.what, y, self.fresh[0]._array) if self.fresh else asarray(y)
+        return placed(self.what, y, self.inputs[0]._array) if self.inputs else asarray(y)
 
     def pull(
-        self, cotangents: Sequence[Tensor | None], taped: bool, lead: int = 0, retain: bool = True
+        self, cotangents: Sequence[Tensor | None], create_graph: bool, batch_ndim: int = 0, retain: bool = True
     ) -> list[Tensor]:
         """Return the cotangents of the inputs for those of the outputs, which may have extra leading axes."""
-        with mode_set(recording=taped):
-            found = pulled(self.outputs, cotangents, taped, retain=retain, live=set(self.path))
-        shape = next((t.shape[:lead] for t in cotangents if t is not None), ())
-        return [self._gradient(x, found, taped, shape) for x in self.fresh]
+        with mode_set(recording=create_graph):
+            found = pulled(self.outputs, cotangents, create_graph, retain=retain, live=set(self.path))
+        shape = next((t.shape[:batch_ndim] for t in cotangents if t is not None), ())
+        return [self._gradient(x, found, create_graph, shape) for x in self.inputs]
 
-    def _gradient(self, x: Tensor, found: dict[Record, Any], taped: bool, lead: tuple[int, ...]) -> Tensor:
+    def _gradient(
+        self, x: Tensor, found: dict[Record, Any], create_graph: bool, batch_shape: tuple[int, ...]
+    ) -> Tensor:
         assert x._record is not None
         g = found.get(x._record)
         if g is None:
             a = x._array
             xp = namespace_of[type(a)]
-            if not lead:
+            if not batch_shape:
                 return wrap(xp.zeros_like(a))
-            return wrap(xp.zeros((*lead, *a.shape), dtype=a.dtype, device=native_device(a)))
-        return shallow_copy(g) if taped else wrap(constant_array(backend_of[type(g)].as_array(g)))
+            return wrap(xp.zeros((*batch_shape, *a.shape), dtype=a.dtype, device=native_device(a)))
+        return shallow_copy(g) if create_graph else wrap(detached_array(backend_of[type(g)].as_array(g)))
 
-    def derivatives(self, compute: Compute, taped: bool) -> list[Tensor]:
-        """Return what a function computes of the outputs' records and constants, recorded if `taped` says so."""
-        return _later[0](self, compute) if taped else compute(False)
+    def derivatives(self, compute: Compute, create_graph: bool) -> list[Tensor]:
+        """Return derivatives that `compute` gives, recorded if `create_graph` is set."""
+        return _later[0](self, compute) if create_graph else compute(False)
 
-    def arguments(self, values: Sequence[Tensor], taped: bool) -> list[Any]:
-        """Return one Tensor for each input as trees of the arguments' structure; raw, and of the host, for what was."""
+    def arguments(self, values: Sequence[Tensor], create_graph: bool) -> list[Any]:
+        """Return one Tensor for each input, in the arguments' structure; raw or on the host as the input was."""
         kinds = zip(values, self.raw, self.host, strict=True)
-        results = [_raw(g, is_host) if is_raw and not taped else g for g, is_raw, is_host in kinds]
+        results = [raw_result(g, is_host) if is_raw and not create_graph else g for g, is_raw, is_host in kinds]
         trees = []
         for n, rebuild in self.trees:
             trees.append(rebuild(results[:n]))
             results = results[n:]
         return trees
 
-    def result(self, values: Sequence[Tensor], taped: bool) -> Any:
-        """Return one Tensor for each output as a tree of the result's structure; raw if all inputs came raw."""
-        cut = [shallow_copy(y) if taped else wrap(constant_array(y._array)) for y in values]
-        return self.rebuild([_raw(y, all(self.host)) for y in cut] if all(self.raw) and not taped else list(cut))
+    def result(self, values: Sequence[Tensor], create_graph: bool) -> Any:
+        """Return one Tensor for each output, in the result's structure; raw if all inputs were raw."""
+        cut = [shallow_copy(y) if create_graph else wrap(detached_array(y._array)) for y in values]
+        return self.rebuild(
+            [raw_result(y, all(self.host)) for y in cut] if all(self.raw) and not create_graph else list(cut)
+        )
 
     def scalar(self) -> Tensor:
-        """Return the one output; raise unless it is one real number."""
+        """Return the single output; raise unless it is one real number."""
         if len(self.outputs) != 1:
             found = (
                 f"{len(self.outputs)} Tensors" if self.outputs else "None or an empty container: is a `return` missing?"
@@ -246,9 +273,9 @@ class Traced:
         return y
 
     def auxiliary(self) -> Any:
-        """Return what else the function returned, cut from the tape unless somebody outside may need it."""
+        """Return the auxiliary output, cut from the tape unless an outer tape may need it."""
         leaves, rebuild = flatten(self.aux)
-        cut = [wrap(constant_array(x._array)) if type(x) is Tensor and not self.taped else x for x in leaves]
+        cut = [wrap(detached_array(x._array)) if type(x) is Tensor and not self.create_graph else x for x in leaves]
         return rebuild(cut)
 
 
@@ -305,18 +332,19 @@ def value_and_grad(
 def value_and_grad_as(
     transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
-    """Return what `value_and_grad` does, for a transform that messages are to name."""
+    """Return what `value_and_grad` does; messages name `transform`."""
     check_function(transform, f, argnums)
 
     @wraps(f)
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        traced = Traced(transform, f, args, kwargs, chosen, has_aux)
+        traced = TransformCall(transform, f, args, kwargs, chosen, has_aux)
         y = traced.scalar()
         one = wrap(namespace_of[type(y._array)].ones_like(y._array))
-        found = traced.derivatives(lambda taped: traced.pull([one], taped, retain=traced.taped), traced.taped)
-        gradients = traced.arguments(found, traced.taped)
-        value = traced.result([y], traced.taped)
+        retain = create_graph = traced.create_graph
+        found = traced.derivatives(lambda record: traced.pull([one], record, retain=retain), create_graph)
+        gradients = traced.arguments(found, create_graph)
+        value = traced.result([y], create_graph)
         return (value, traced.auxiliary()) if has_aux else value, (
             gradients[0] if isinstance(argnums, int) else tuple(gradients)
         )
@@ -366,7 +394,7 @@ def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bo
 def grad_as(
     transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """Return what `grad` does, for a transform that messages are to name."""
+    """Return what `grad` does; messages name `transform`."""
     both = value_and_grad_as(transform, f, argnums, has_aux)
 
     @wraps(f)
@@ -425,54 +453,56 @@ def vjp_as(
     has_aux: bool = False,
     may_be_constant: bool = False,
 ) -> tuple[Any, ...]:
-    """Return what `vjp` does, for a transform that messages are to name."""
-    traced = Traced(transform, f, primals, {}, None, has_aux, may_be_constant)
+    """Return what `vjp` does; messages name `transform`."""
+    traced = TransformCall(transform, f, primals, {}, None, has_aux, may_be_constant)
     pull = partial(_pulled, traced)
-    value = traced.result(traced.outputs, traced.taped)
+    value = traced.result(traced.outputs, traced.create_graph)
     return (value, pull, traced.auxiliary()) if has_aux else (value, pull)
 
 
-def _pulled(traced: Traced, cotangent: Any) -> tuple[Any, ...]:
+def _pulled(traced: TransformCall, cotangent: Any) -> tuple[Any, ...]:
     """Return the cotangents of the inputs, as trees, for those of the outputs."""
     seeds = like(f"{traced.what}: the cotangent", cotangent, traced.outputs)
-    taped = mode().recording and (traced.taped or any(is_recorded(t) for t in seeds))
+    create_graph = mode().recording and (traced.create_graph or any(is_recorded(t) for t in seeds))
     if any([is_recorded(t) for t in seeds]):
-        return tuple(traced.arguments(traced.pull(seeds, taped), taped))
-    return tuple(traced.arguments(traced.derivatives(lambda taped: traced.pull(seeds, taped), taped), taped))
+        found = traced.pull(seeds, create_graph)
+    else:
+        found = traced.derivatives(lambda record: traced.pull(seeds, record), create_graph)
+    return tuple(traced.arguments(found, create_graph))
 
 
 def is_recorded(x: Tensor) -> bool:
-    """Say whether a Tensor is recorded, by itself or outside of a vmap."""
-    return (x._record or tracked(x._array)) is not None
+    """Return whether a Tensor is recorded, itself or outside of a vmap."""
+    return (x._record or outer_record(x._array)) is not None
 
 
 def like(what: str, tree: Any, models: Sequence[Tensor]) -> list[Tensor]:
-    """Return the leaves of a tree as Tensors; raise unless they are as many, and like, these."""
+    """Return the leaves of a tree as Tensors; raise unless they match the models in number, shape, dtype and device."""
     leaves, _ = flatten(tree)
     if len(leaves) != len(models):
         raise ValueError(f"{what} has {len(leaves)} leaves, but there are {len(models)} to match")
     out = []
     for leaf, model in zip(leaves, models, strict=True):
-        x = within(leaf if isinstance(leaf, Tensor) else constant(leaf, model))
+        x = lift_to_level(leaf if isinstance(leaf, Tensor) else constant_like(leaf, model))
         check_like(what, x, model.shape, model._array)
         out.append(x)
     return out
 
 
 def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[Record], bool]:
-    """Return the records from which `leaves` are reached, latest first, and whether others are.
+    """Return the records between roots and leaves, latest first, and whether there is an outer tape.
 
-    The second is True if something tracked outside the transform can be reached from a root or through
-    the leaves, so that somebody may differentiate the result again.
+    There is one if a record outside of the transform can be reached from a root or through the leaves. The result may
+    be differentiated again then.
     """
     starts = {r for r in roots if r is not None}
     if not starts or not leaves:
         return [], False
-    # What is older than the leaves cannot depend on them: it is outside, and need not be looked at.
+    # Records older than the leaves cannot depend on them. They are outside.
     oldest = max(r.seq for r in leaves)
     order = collect(starts, oldest)
     on: set[Record] = set()
-    out: set[Record] = set()  # what reaches a record outside
+    out: set[Record] = set()  # the records that reach a record outside
     for r in reversed(order):
         if any([p in on for p in r.parents]) or r in leaves:
             on.add(r)
@@ -481,18 +511,18 @@ def between(roots: Sequence[Record | None], leaves: set[Record]) -> tuple[list[R
     return [r for r in order if r in on], not out.isdisjoint(starts)
 
 
-def _raw(x: Tensor, to_host: bool) -> Any:
-    """Return the value as a raw array that nobody else holds, of NumPy if it is for the host."""
+def raw_result(x: Tensor, to_host: bool) -> Any:
+    """Return the value as a raw array that nobody else holds; a NumPy array if it is for the host."""
     backend = backend_of[type(x._array)]
     if backend.depth:
         return x  # inside vmap there is no raw array for one example
     if to_host and backend.prefix != HOST:
-        return given_out(transfer(x._array, HOST))
-    return given_out(x._array if backend.is_private(x) else backend.copy(x._array))
+        return untrace(transfer(x._array, HOST))
+    return untrace(x._array if backend.is_private(x) else backend.copy(x._array))
 
 
-def constant(x: Any, model: Tensor) -> Tensor:
-    """Return an array, or a number in the dtype of a model, as a constant; what is of the host goes where that is."""
+def constant_like(x: Any, model: Tensor) -> Tensor:
+    """Return an array or number as a constant on the model's device; a number gets the model's dtype."""
     found = placed("asarray", x, model._array)
     backend = find_backend(x)
     number = backend is None or backend.as_scalar(x) is not None
@@ -500,15 +530,15 @@ def constant(x: Any, model: Tensor) -> Tensor:
 
 
 def is_of_host(x: Any) -> bool:
-    """Say whether a leaf is a number or an array of NumPy."""
+    """Return whether a leaf is a number or a NumPy array."""
     backend = None if isinstance(x, Tensor) else find_backend(x)
     return not isinstance(x, Tensor) and (backend is None or backend.prefix == HOST)
 
 
 def device_for_host(leaves: Sequence[Any], others: Sequence[Any] = ()) -> str | None:
-    """Return the device for numbers and arrays of the host among leaves: that of the Tensors and other arrays there.
+    """Return the device for numbers and NumPy arrays among leaves: that of the Tensors and other arrays beside them.
 
-    others: arguments, whose leaves are asked where there are none; None if they are on several, or there are none.
+    others: arguments that decide if the leaves hold none. Return None if there are several devices, or none.
     """
     if not any([is_of_host(x) for x in leaves]):
         return None
@@ -519,14 +549,14 @@ def device_for_host(leaves: Sequence[Any], others: Sequence[Any] = ()) -> str | 
 
 
 def check_function(transform: str, f: Any, argnums: Any = 0, form: str = "(f)(x)") -> None:
-    """Raise TypeError for what a transform cannot take as a function or as argnums, and say how to call it.
+    """Raise TypeError for an invalid function or argnums of a transform, with the right call in the message.
 
-    form: how it is called, after its name.
+    form: the call after the transform's name.
     """
     how = f"as in tapegrad.{transform}{form}"
     if isinstance(f, Tensor):
         raise TypeError(
-            f"{transform}: it takes a function, not a Tensor: write what computes it as a function, {how}, or call "
+            f"{transform}: it takes a function, not a Tensor: write its computation as a function, {how}, or call "
             "backward() on the Tensor and read .grad of the leaves"
         )
     if not callable(f):

@@ -1,7 +1,7 @@
-"""Sparse Jacobians: a pattern found on the tape, and one seed for each colour.
+"""Sparse Jacobians: pattern detection on the tape, colouring, and one seed for each colour.
 
-Columns that share no row may be pushed as one tangent, for each row of the sum then holds the one entry that stands
-there; so may rows that share no column be pulled as one cotangent. Colouring gives each such group a number.
+Columns that share no row are pushed as one tangent: each row of the sum holds the single entry there. Likewise, rows
+that share no column are pulled as one cotangent. Colouring numbers these groups.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from tapegrad._engine.record import STATIC, Record
 from tapegrad._engine.rules import record
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._transforms.forward import pushed, stand_in, tangents_of
-from tapegrad._transforms.reverse import Traced
+from tapegrad._transforms.reverse import TransformCall
 from tapegrad.ops.creation import asarray
 
-AT_ONCE = 1 << 22  # elements of the result of a rule on many seeds, while a pattern is detected
-KEPT = 16  # of lines whose colours are known: columns, rows or both of a pattern
+AT_ONCE = 1 << 22  # limit of elements in the result of a rule on many seeds, in the detection of a pattern
+KEPT = 16  # colourings that are cached; each is of the rows or of the columns of a pattern
 _coloured: dict[bytes, Any] = {}
 _lock = Lock()
 
 
-def sparse_jacobian(traced: Traced, sparsity: Any, direction: str, chunk_size: int | None) -> Any:
+def sparse_jacobian(traced: TransformCall, sparsity: Any, direction: str, chunk_size: int | None) -> Any:
     """Return the Jacobian of a function of one array, which returns one, as a scipy.sparse.csr_array."""
     what = traced.what
     sparse = _scipy_sparse()
-    if len(traced.fresh) != 1 or len(traced.outputs) != 1:
+    if len(traced.inputs) != 1 or len(traced.outputs) != 1:
         raise TypeError(
-            f"{what}: with sparsity= the function takes one array and returns one, not {len(traced.fresh)} and "
+            f"{what}: with sparsity= the function takes one array and returns one, not {len(traced.inputs)} and "
             f"{len(traced.outputs)}: join them first, as in tapegrad.concat"
         )
-    if traced.taped:
+    if traced.create_graph:
         raise RuntimeError(
             f"{what}: a sparse matrix cannot stay on the tape, and something outside requires a gradient: call it "
             "under tapegrad.no_grad(), or leave sparsity= out"
         )
-    (x,), (y,) = traced.fresh, traced.outputs
+    (x,), (y,) = traced.inputs, traced.outputs
     pattern = detected(traced) if isinstance(sparsity, str) else _given(what, sparsity, (y.size, x.size))
     if isinstance(sparsity, str) and sparsity != "detect":
         raise ValueError(f"{what}: sparsity is a matrix or 'detect', not {sparsity!r}")
@@ -60,7 +60,7 @@ def sparse_jacobian(traced: Traced, sparsity: Any, direction: str, chunk_size: i
     colour_of, place = (groups[entries.col], entries.row) if forward else (groups[entries.row], entries.col)
     values = np.zeros(entries.nnz, dtype=_host(y).dtype if forward else _host(x).dtype)
     for first, seeds in _seeds(groups, x if forward else y, chunk_size):
-        out = tangents_of(traced, [seeds], False)[0] if forward else traced.pull([seeds], False, lead=1)[0]
+        out = tangents_of(traced, [seeds], False)[0] if forward else traced.pull([seeds], False, batch_ndim=1)[0]
         table = np.reshape(_host(out), (seeds.shape[0], -1))
         here = (colour_of >= first) & (colour_of < first + seeds.shape[0])
         values[here] = table[colour_of[here] - first, place[here]]
@@ -78,7 +78,7 @@ def _scipy_sparse() -> Any:
 
 
 def _given(what: str, sparsity: Any, shape: tuple[int, int]) -> Any:
-    """Return a user's pattern as a csr_array of True; whatever a sparse matrix stores is in the pattern."""
+    """Return a user's pattern as a csr_array of True; all stored entries of a sparse matrix belong to it."""
     sparse = _scipy_sparse()
     pattern = sparse.csr_array(sparsity if sparse.issparse(sparsity) else np.asarray(sparsity) != 0)
     if pattern.shape != shape:
@@ -90,10 +90,9 @@ def _given(what: str, sparsity: Any, shape: tuple[int, int]) -> Any:
 
 
 def colours(lines: Any) -> Any:
-    """Return a colour for each row of a csr_array, or column of a csc_array; none of a colour share a place.
+    """Return a colour for each row of a csr_array or column of a csc_array; lines of one colour share no place.
 
-    The colours of the patterns that were asked for last are kept, by what is in them: a pattern may have been written
-    to since, or detected anew.
+    Recent colourings are cached by the content of the pattern: a pattern may be written to, or detected again.
     """
     starts, places = lines.indptr, lines.indices
     content = blake2b(repr((len(starts), lines.shape)).encode(), digest_size=16)
@@ -113,9 +112,9 @@ def colours(lines: Any) -> Any:
 
 
 def _greedy(starts: Any, places: Any, length: int) -> Any:
-    """Return a colour for each line, given first where the most are.
+    """Return a colour for each line by greedy colouring, fullest lines first.
 
-    The number of colours is at least that of entries in the fullest crossing line.
+    The number of colours is at least the number of entries in the fullest crossing line.
     """
     out = np.zeros(len(starts) - 1, dtype=np.int64)
     taken = [0] * length  # for each place the colours that are there, as bits
@@ -132,16 +131,16 @@ def _greedy(starts: Any, places: Any, length: int) -> Any:
 
 
 def _seeds(groups: Any, x: Tensor, chunk_size: int | None) -> Iterator[tuple[int, Tensor]]:
-    """Yield the sums of the unit vectors of each colour, stacked in chunks, and the first colour of each chunk."""
+    """Yield chunks of seeds as (first colour, seeds); a seed is the sum of the unit vectors of a colour."""
     n = int(groups.max(initial=-1)) + 1
     step = chunk_size or max(n, 1)
     for first in range(0, n, step):
         ones = groups == np.arange(first, min(first + step, n))[:, None]
-        yield first, _like(x, np.reshape(ones.astype(np.float64), (len(ones), *x.shape)))
+        yield first, _tensor_like(x, np.reshape(ones.astype(np.float64), (len(ones), *x.shape)))
 
 
-def _like(x: Tensor, values: Any) -> Tensor:
-    """Return values as a Tensor of the dtype and on the device of `x`."""
+def _tensor_like(x: Tensor, values: Any) -> Tensor:
+    """Return values as a Tensor of the dtype and device of `x`."""
     return asarray(values, dtype=x.dtype, device=x.device)
 
 
@@ -149,32 +148,32 @@ def _host(x: Tensor) -> Any:
     return np.asarray(x.detach().to_device("cpu"))
 
 
-def _probe(traced: Traced, j: Any) -> None:
-    """Raise ValueError unless the matrix times a random vector is the derivative along it."""
-    (x,), (y,) = traced.fresh, traced.outputs
+def _probe(traced: TransformCall, j: Any) -> None:
+    """Check the pattern: raise ValueError unless J v is the derivative along v, for a random vector v."""
+    (x,), (y,) = traced.inputs, traced.outputs
     v = np.random.default_rng(0).standard_normal(x.size).astype(_host(x).dtype)
-    direct = np.ravel(_host(tangents_of(traced, [_like(x, np.reshape(v, x.shape))], False)[0]))
+    direct = np.ravel(_host(tangents_of(traced, [_tensor_like(x, np.reshape(v, x.shape))], False)[0]))
     scale = abs(j) @ np.abs(v) + np.abs(direct)
     eps = np.finfo(j.dtype).eps
-    with np.errstate(invalid="ignore"):  # where a derivative is not finite, there is nothing to compare
+    with np.errstate(invalid="ignore"):  # derivatives that are not finite are not compared
         error = np.abs(j @ v - direct)
         wrong = np.flatnonzero(error > np.sqrt(eps) * scale)
-        if wrong.size:  # it may be that terms cancel there, and what is left is rounding
+        if wrong.size:  # terms may cancel there and leave rounding errors
             noise = np.fmax(1000 * _rounding(traced, v, direct), 100 * eps * np.max(scale))
             wrong = wrong[error[wrong] > noise[wrong]]
     if wrong.size:
         raise ValueError(
             f"{traced.what}: there are derivatives that are not zero outside the pattern given as sparsity: for a "
-            f"random vector v, J v is wrong in {wrong.size} of {y.size} outputs, first in output {wrong[0]}: add what "
-            "the pattern lacks, or pass sparsity='detect'"
+            f"random vector v, J v is wrong in {wrong.size} of {y.size} outputs, first in output {wrong[0]}: add the "
+            "missing entries to the pattern, or pass sparsity='detect'"
         )
 
 
-def _rounding(traced: Traced, v: Any, direct: Any) -> Any:
-    """Return the rounding errors of derivatives along a vector: by how much those along multiples are no multiples."""
-    (x,) = traced.fresh
+def _rounding(traced: TransformCall, v: Any, direct: Any) -> Any:
+    """Estimate the rounding errors of derivatives along a vector: the deviation of those along its multiples."""
+    (x,) = traced.inputs
     factors = np.linspace(1.1, 1.9, 16)
-    seeds = _like(x, np.reshape(np.multiply.outer(factors, v), (len(factors), *x.shape)))
+    seeds = _tensor_like(x, np.reshape(np.multiply.outer(factors, v), (len(factors), *x.shape)))
     out = np.reshape(_host(tangents_of(traced, [seeds], False)[0]), (len(factors), -1))
     return np.max(np.abs(out / factors[:, None] - direct), axis=0)
 
@@ -182,18 +181,18 @@ def _rounding(traced: Traced, v: Any, direct: Any) -> Any:
 # -- detection ---------------------------------------------------------------------------------------------
 
 
-def detected(traced: Traced) -> Any:
-    """Return where the Jacobian may be other than zero at these inputs, as a csr_array of True.
+def detected(traced: TransformCall) -> Any:
+    """Return the pattern of the Jacobian at these inputs, as a csr_array of True.
 
-    Each record on the tape hands on which inputs each element depends on: through an elementwise operation and a stack
-    of products of matrices by their shapes alone, through any other by where its own derivatives are not zero here.
-    So the pattern lacks nothing at these inputs, and may hold more than need be.
+    For each record on the tape, the pattern tells the inputs that each element depends on. It is propagated through
+    elementwise operations and stacks of products of matrices by shapes alone, through other operations by the nonzero
+    entries of their derivatives here. So the pattern is complete at these inputs, and may be larger than needed.
     """
     sparse = _scipy_sparse()
-    (x,), (y,) = traced.fresh, traced.outputs
+    (x,), (y,) = traced.inputs, traced.outputs
     known: dict[Record, Any] = {x._record: sparse.eye_array(x.size, dtype=bool, format="csr")}  # type: ignore[dict-item]
     for r in reversed(traced.path):
-        if r in known or type(r.shape) is int:  # several results, which are picked from
+        if r in known or type(r.shape) is int:  # an operation with several results: its picks follow
             continue
         source: Record = r.parents[0] if r.op is PICK else r  # type: ignore[assignment]
         total = sparse.csr_array((prod(r.shape), x.size), dtype=bool)
@@ -207,7 +206,7 @@ def detected(traced: Traced) -> Any:
 
 
 def _through(r: Record, source: Record, i: int, p: Record, depends: Any, x: Tensor) -> Any:
-    """Return on what the result of a record depends through one operand, which depends on this."""
+    """Return the pattern of a record's result through one operand; depends: the operand's pattern."""
     if source.op.elementwise:
         where = np.reshape(np.arange(prod(p.shape)), p.shape)
         return depends[np.ravel(np.broadcast_to(where, r.shape))]
@@ -225,7 +224,7 @@ def _matrix(rows: Any, columns: Any, r: Record, p: Record) -> Any:
 
 
 def _of_matmul(r: Record, i: int, p: Record) -> Any:
-    """Return the pattern of a stack of products of matrices: a result depends on a row, or on a column."""
+    """Return the pattern of a stack of products of matrices: an element depends on a row, or on a column."""
     out = np.reshape(np.arange(prod(r.shape)), r.shape)
     mine = np.reshape(np.arange(prod(p.shape)), p.shape)
     lines = mine[..., :, None, :] if i == 0 else np.swapaxes(mine, -1, -2)[..., None, :, :]
@@ -234,9 +233,9 @@ def _of_matmul(r: Record, i: int, p: Record) -> Any:
 
 
 def _of_selection(r: Record, source: Record, i: int, p: Record, x: Tensor) -> Any:
-    """Return the pattern of an operation that copies elements, or adds up disjoint ones; None if it is neither.
+    """Return the pattern of an operation that copies elements, or adds up disjoint ones; None for any other.
 
-    The place an element comes from, or goes to, is read off three numbers that are sent through it.
+    Three random tags for each element are sent through it. Their ratios tell the place of the element.
     """
     for back in (False, True):
         n = prod(r.shape if back else p.shape)
@@ -256,7 +255,7 @@ def _of_selection(r: Record, source: Record, i: int, p: Record, x: Tensor) -> An
 
 
 def _of_rule(r: Record, source: Record, i: int, p: Record, x: Tensor) -> Any:
-    """Return the pattern of any operation: where its derivatives are not zero here."""
+    """Return the pattern of any operation: the nonzero entries of its derivatives here."""
     m, n = prod(r.shape), prod(p.shape)
     step = max(1, AT_ONCE // max(m, n, 1))
     back = m < n
@@ -273,7 +272,7 @@ def _of_rule(r: Record, source: Record, i: int, p: Record, x: Tensor) -> Any:
 
 
 def _applied(r: Record, source: Record, i: int, p: Record, x: Tensor, seeds: Any, back: bool) -> Any:
-    """Return what one record makes of tangents of one operand, or (back) of cotangents of its result."""
+    """Push tangents of one operand through a record, or pull cotangents of its result back."""
     like = next((v for v in source.saved if type(v) in backend_of), x._array)
     name = backend_of[type(like)].dtype_names.get((r if back else p).dtype, x.dtype.name)
     values = np.reshape(seeds, (len(seeds), *(r if back else p).shape))

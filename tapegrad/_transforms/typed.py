@@ -31,7 +31,7 @@ class Transformed(Generic[P, R_co]):
         self: Transformed[Concatenate[Any, Q], R], instance: object, owner: type | None = None
     ) -> Callable[Q, R]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """Be a method."""
+        """Bind as a method."""
         raise NotImplementedError
 
 

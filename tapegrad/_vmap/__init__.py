@@ -1,1 +1,1 @@
-"""Mapping a function of one example over a batch."""
+"""Vectorised mapping of a function over a batch."""

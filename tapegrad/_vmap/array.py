@@ -1,8 +1,8 @@
-"""An array library of many examples at once: arrays that look like one example's, as `vmap` hands them to a function.
+"""Batched arrays: an array library whose arrays look like one example and hold all, for the functions of `vmap`.
 
-An array holds a Tensor, `whole`, with the examples along its first axis, and all of the engine runs on it as on any
-library, rules and walk too. What is computed on it is an operation on Tensors, so that whoever differentiates from
-outside has it on the tape.
+A batched array holds a Tensor, `whole`, with the examples along its first axis. The engine runs on batched arrays as on
+those of any library, rules and walk included. Each function on them is an operation on Tensors, which a tape outside
+records.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar, final
 
-from tapegrad._engine.dispatch import backend_of, constant_array, device_of, namespace_of, on_level, tracked
+from tapegrad._engine.dispatch import backend_of, detached_array, device_of, namespace_of, on_level, outer_record
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.once import once
 from tapegrad._engine.operator_names import BINARY, COMPARISONS, UNARY
 from tapegrad._engine.record import Record
@@ -31,8 +31,16 @@ new = object.__new__
 class Level:
     """One call of `vmap` while it runs.
 
-    size: how many examples there are; outer: the call around it, or None; depth: how many calls that makes; open:
-    whether the function is still running.
+    Attributes
+    ----------
+    size : int
+        The number of examples.
+    outer : Level or None
+        The enclosing call.
+    depth : int
+        The number of nested calls, this one included.
+    open : bool
+        Whether the function is still running.
     """
 
     __slots__ = ("depth", "open", "outer", "size")
@@ -42,7 +50,7 @@ class Level:
         self.depth: int = 1 if outer is None else outer.depth + 1
 
     def array(self, whole: Tensor, mapped: bool) -> Batched:
-        """Return an array of examples: along the first axis of a Tensor if it is mapped, else all are that Tensor."""
+        """Return a batched array: along the first axis of `whole` if it is mapped, else `whole` for all examples."""
         x: Batched = new(_type(self.depth, backend_of[type(whole._array)].root))
         x.level, x.whole, x.mapped = self, whole, mapped
         shape = tuple(whole._array.shape)
@@ -50,26 +58,26 @@ class Level:
         return x
 
     def lift(self, x: Tensor) -> Array:
-        """Return the array of a Tensor from outside as one that is the same for all examples.
+        """Lift a Tensor from outside to a batched array, the same for all examples.
 
-        It holds a Tensor of the same record: there the tape outside sees what is made of it.
+        The array holds a Tensor with the same record, so that the tape outside records its uses.
         """
         if backend_of[type(x._array)].depth >= self.depth:
             return x._array
-        noticed(x)
+        notify_use(x)
         return self.array(wrap(x._array, x._record), mapped=False)
 
     def outside(self, whole: Tensor) -> Array:
-        """Return the array of a Tensor that holds all examples, as one of the call around this one, if there is one."""
+        """Return the array of a Tensor of all examples, lifted to the enclosing level if there is one."""
         return whole._array if self.outer is None else self.outer.lift(whole)
 
     def backend(self, backend: Backend) -> Backend:
-        """Return the adapter for arrays of this depth over a library's."""
+        """Return the adapter for batched arrays of this depth over a library."""
         return _backend(self.depth, backend.root)
 
 
 class Batched:
-    """An array of examples; `shape` and the rest are those of one."""
+    """An array of examples; its attributes, such as `shape`, are those of one example."""
 
     __slots__ = ("level", "mapped", "shape", "whole")
     __array_ufunc__ = None  # NumPy leaves its operators to us
@@ -87,14 +95,14 @@ class Batched:
     T = property(lambda x: namespace_of[type(x)].matrix_transpose(x))
 
     def lined_up(self, ndim: int) -> Tensor:
-        """Return the whole such that it broadcasts with those of other arrays, the largest of which has `ndim` axes."""
+        """Return the whole, reshaped to broadcast with the wholes of arrays of up to `ndim` axes."""
         missing = ndim - len(self.shape)
         if not self.mapped or missing <= 0:
             return self.whole
         return reshape(self.whole, (self.level.size, *(1,) * missing, *self.shape))
 
     def spread(self) -> Tensor:
-        """Return the whole with an axis of examples, also if they are all the same."""
+        """Return the whole with a batch axis, even if all examples are the same."""
         if self.mapped:
             return self.whole
         return broadcast_to(self.whole, (self.level.size, *self.shape))
@@ -115,7 +123,7 @@ class Batched:
         raise value_needed("DLPack export")
 
 
-def _operator(name: str) -> tuple[Any, Any]:
+def _binary_operator(name: str) -> tuple[Any, Any]:
     def forward(x: Batched, other: Any) -> Any:
         return getattr(namespace_of[type(x)], name)(x, other)
 
@@ -125,36 +133,36 @@ def _operator(name: str) -> tuple[Any, Any]:
     return forward, reflected
 
 
-def _one(name: str) -> Any:
+def _unary_operator(name: str) -> Any:
     return lambda x: getattr(namespace_of[type(x)], name)(x)
 
 
 for _symbol, _name in (BINARY | COMPARISONS).items():
-    _forward, _reflected = _operator(_name)
+    _forward, _reflected = _binary_operator(_name)
     setattr(Batched, f"__{_symbol}__", _forward)
     setattr(Batched, f"__r{_symbol}__", _reflected)
 for _symbol, _name in UNARY.items():
-    setattr(Batched, f"__{_symbol}__", _one(_name))
+    setattr(Batched, f"__{_symbol}__", _unary_operator(_name))
 
 
 def value_needed(what: str) -> TypeError:
-    """Return the error for what needs one value where there is one for each example."""
+    """Return the error for an operation that needs a single value of a batched array."""
     return TypeError(
-        f"{what} at {user_line()} needs the value of an array, which inside vmap is another for each example: choose "
+        f"{what} at {user_line()} needs the value of an array, which inside vmap differs between examples: choose "
         "with tapegrad.where, or leave it outside the mapped function"
     )
 
 
 def shape_needed(what: str, instead: str = "") -> TypeError:
-    """Return the error for what has a result of another shape for each example."""
+    """Return the error for an operation whose result has another shape for each example."""
     return TypeError(
-        f"{what} at {user_line()} has a result whose shape depends on values, so that inside vmap it is another for "
-        "each example: " + (f"use {instead}, or " if instead else "") + "leave it outside the mapped function"
+        f"{what} at {user_line()} has a result whose shape depends on values, so that inside vmap it differs between "
+        "examples: " + (f"use {instead}, or " if instead else "") + "leave it outside the mapped function"
     )
 
 
 def leaked() -> RuntimeError:
-    """Return the error for an array that is used where its examples are not."""
+    """Return the error for a batched array that is used outside of its vmap."""
     return RuntimeError(
         f"at {user_line()} a Tensor from inside a function mapped by vmap is used outside of that call: return it from "
         "the function"
@@ -162,7 +170,7 @@ def leaked() -> RuntimeError:
 
 
 class BatchedBackend(Backend):
-    """The adapter for arrays of one depth over a library's, which is `root`."""
+    """The adapter for batched arrays of one depth over a library; `root` is the library's adapter."""
 
     mutable = False
     namespace: ClassVar[Callable[[BatchedBackend], Any]]  # of functions on these arrays: set by `_bind`
@@ -180,7 +188,7 @@ class BatchedBackend(Backend):
         return self._root
 
     def made(self, array: Array) -> Array:
-        """Return an array that was made inside the function, of the library below, as one of this library."""
+        """Return a new array of the library below as a batched array of the running level."""
         level = mapping.get()
         while level is not None and level.depth > self.depth:
             level = level.outer
@@ -244,10 +252,10 @@ class BatchedBackend(Backend):
             return level.array(wrap(backend_of[type(a)].loop(until, below, a)), mapped=False)
 
         def all_below(a: Array) -> list[Array]:
-            """Take a step in the examples that still change, and look at the largest change of these.
+            """Take a step in the examples that have not converged, and return their largest change.
 
-            One that changes no more waits before its last step, which all take together at the end: so each ends where
-            it does alone.
+            A converged example waits before its last step. At the end all take that step together, so that each ends
+            where it would end alone.
             """
             examples = level.array(wrap(a), mapped=True)
             outs = step(examples)
@@ -269,13 +277,13 @@ class BatchedBackend(Backend):
         below = array.whole._array
         return backend_of[type(below)].memory(below)
 
-    def tracked(self, array: Array) -> Record | None:
+    def outer_record(self, array: Array) -> Record | None:
         whole = array.whole
-        record: Record | None = whole._record or tracked(whole._array)
+        record: Record | None = whole._record or outer_record(whole._array)
         return record
 
-    def constant(self, array: Array) -> Array:
-        return array.level.array(wrap(constant_array(array.whole._array)), array.mapped)
+    def detached(self, array: Array) -> Array:
+        return array.level.array(wrap(detached_array(array.whole._array)), array.mapped)
 
 
 def _any(condition: Batched) -> Array:
@@ -290,9 +298,9 @@ def _backend(depth: int, root: Backend) -> BatchedBackend:
 
 @once
 def _type(depth: int, root: Backend) -> type[Batched]:
-    """Return the type of arrays of a depth over a library's, known to the engine as an array type.
+    """Return the type of batched arrays of a depth over a library, registered with the engine.
 
-    One for each depth: so the engine notices Tensors of different ones that meet.
+    Each depth has its own type, so that the engine notices operands of different levels.
     """
     kind = type(f"Batched{depth}_{root.name}", (Batched,), {"__slots__": ()})
     backend_of[kind] = _backend(depth, root)

@@ -1,7 +1,7 @@
-"""Batching rules: for each function of the standard, the call on whole Tensors that serves all examples.
+"""Batching rules: for each function of the standard, a call on whole Tensors that computes all examples.
 
-Most need no rule of their own: axes count from the end, and operands of different ranks are lined up behind the
-examples' axis. The engine hands over axes as negative numbers, whole shapes and full keys.
+Most functions need no rule of their own: axes count from the end, and operands of different ranks are lined up behind
+the batch axis. The engine passes axes as negative numbers, whole shapes and full keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from tapegrad._engine.bound import bound
-from tapegrad._engine.coercion import within
+from tapegrad._engine.coercion import lift_to_level
 from tapegrad._engine.dispatch import device_of, find_backend, namespace_of
 from tapegrad._engine.levels import mapping
 from tapegrad._engine.tensor import Tensor, wrap
@@ -28,9 +28,9 @@ _LIKE = {"empty_like", "full_like", "ones_like", "zeros_like"}
 
 
 class BatchedNamespace:
-    """A namespace whose functions do for all examples what they say for one."""
+    """A namespace of functions on batched arrays."""
 
-    elsewhere = None  # its arrays hold Tensors, whose operations see to the device
+    elsewhere = None  # batched arrays hold Tensors, whose operations set the current device
 
     def __init__(self, backend: BatchedBackend, prefix: str = "") -> None:
         self._backend, self._prefix = backend, prefix
@@ -63,9 +63,9 @@ def _create_like(backend: BatchedBackend, name: str, x: Any, /, *args: Any) -> A
 
 
 def _apply(depth: int, name: str, rule: Function, function: Function, /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function by its rule, as an operation outside of the level."""
+    """Call a function by its batching rule, as an operation outside of the level."""
     level = _level_of(depth, args)
-    if level is None:  # of the library below alone: what a rule does with values saved outside
+    if level is None:  # only arrays of the library below: a rule that computes with values saved outside
         several = args[0] if isinstance(args[0], (list, tuple)) else ()
         below = next(a for a in (*several, *args) if hasattr(a, "shape"))
         return attrgetter(name)(namespace_of[type(below)])(*args, **kwargs)
@@ -95,7 +95,7 @@ def _level_of(depth: int, args: Sequence[Any]) -> Level | None:
 
 
 def _lifted(level: Level, a: Any) -> Any:
-    """Return an argument with arrays of libraries below as arrays of this level."""
+    """Return an argument with arrays of the libraries below lifted to this level."""
     if isinstance(a, Batched) and a.level.depth == level.depth:
         if a.level is not level:
             raise leaked()
@@ -115,7 +115,7 @@ Out = tuple[Any, bool]
 
 
 def _lined_up(level: Level, f: Function, /, *args: Any, **kwargs: Any) -> Out:
-    """Elementwise, or on the last axes: the others broadcast."""
+    """The rule of elementwise functions and of those on the last axes: the other axes broadcast."""
     arrays = [a for a in args if isinstance(a, Batched)]
     n = max(len(a.shape) for a in arrays)
     wholes = [a.lined_up(n) if isinstance(a, Batched) else a for a in args]
@@ -128,7 +128,7 @@ def _negative(axis: Any, ndim: int) -> Any:
     return tuple([_negative(i, ndim) for i in axis]) if isinstance(axis, tuple) else axis if axis < 0 else axis - ndim
 
 
-def _along(level: Level, f: Function, x: Batched, /, *args: Any, axis: Any = None, **kwargs: Any) -> Out:
+def _along_axis(level: Level, f: Function, x: Batched, /, *args: Any, axis: Any = None, **kwargs: Any) -> Out:
     return f(x.whole, *args, axis=_negative(axis, x.ndim), **kwargs), x.mapped
 
 
@@ -162,7 +162,7 @@ def _expand_dims(level: Level, f: Function, x: Batched, /, *, axis: Any) -> Out:
 
 
 def _join(level: Level, f: Function, arrays: Sequence[Batched], /, *, axis: int) -> Out:
-    """concat and stack, for which the engine counts the axis from the end."""
+    """The rule of concat and stack; the engine counts their axis from the end."""
     mapped = any([a.mapped for a in arrays])
     return f([a.spread() if mapped else a.whole for a in arrays], axis=axis), mapped
 
@@ -173,7 +173,7 @@ def _matmul(level: Level, f: Function, x1: Batched, x2: Batched, /) -> Out:
     a, b = x1.whole, x2.whole
     if not mapped:
         return f(a, b), False
-    # A matrix that all examples share takes them as rows of one product.
+    # With a matrix that all examples share, the examples become rows of one product.
     if not x2.mapped and n2 <= 2 and n1 == 1:
         return f(a, b), True
     if not x1.mapped and n1 <= 2 and n2 == 1:
@@ -238,7 +238,7 @@ Entries = list[Any]
 
 
 def _entries(key: tuple[Any, ...]) -> Entries:
-    """Return a full key with a mask spelt out as integer arrays."""
+    """Return the entries of a full key, with a mask as integer arrays."""
     out: Entries = []
     for i in key:
         if isinstance(i, Batched) and i.whole.dtype.kind == "bool":
@@ -254,7 +254,7 @@ def _is_mapped(entries: Entries) -> bool:
 
 
 def _block(entries: Entries) -> tuple[int, int, int]:
-    """Return where the index arrays of a key begin and end (with integers among them), and how many axes they make."""
+    """Return the first and last place of a key's index arrays and integers, and the number of axes that they make."""
     axes = [len(i.shape) for i in entries if isinstance(i, Batched)]
     if not axes:
         return 0, 0, 0
@@ -263,17 +263,17 @@ def _block(entries: Entries) -> tuple[int, int, int]:
 
 
 def _rank(entries: Entries) -> int:
-    """Return how many axes the part of an array has that a key names."""
+    """Return the number of axes of `x[key]`."""
     return _block(entries)[2] + sum([i is None or isinstance(i, slice) for i in entries])
 
 
 def _whole_key(level: Level, x: Batched, entries: Entries, rows: bool) -> tuple[Any, ...]:
-    """Return the key into the whole of what a key names in each example; rows: whether the whole has their axis."""
+    """Return the key into the whole for a key into each example; rows: whether the whole has the batch axis."""
     if not _is_mapped(entries):
         plain = [i.whole if isinstance(i, Batched) else i for i in entries]
         return (ALL, *plain) if rows else tuple(plain)
-    # An index array that counts the examples goes first. Slices before the other index arrays become arrays as well:
-    # then all of these are neighbours, and what they make stays in place.
+    # An index array that counts the examples comes first. Slices before the other index arrays become arrays too. Then
+    # all index arrays are neighbours, and their axes stay in place.
     xp, device = bound.tensor_namespace, device_of(x.whole._array)
     first, last, wide = _block(entries)
     rank = first + wide
@@ -306,29 +306,31 @@ def _take_along_axis(level: Level, f: Function, x: Batched, indices: Batched, /,
 
 
 def _own(level: Level, x: Batched, mapped: bool) -> Tensor:
-    """Return the whole of an array as a Tensor that may get another value, and is no leaf."""
-    y = within(x.spread() if mapped else x.whole)
+    """Return the whole of an array as a Tensor that may be updated in place and is not a leaf."""
+    y = lift_to_level(x.spread() if mapped else x.whole)
     return wrap(y._array) if y._record is None else bound.tensor_namespace.positive(y)
 
 
 def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: Batched, /) -> Out:
-    """index_set and index_add: they write into a Tensor of their own."""
+    """The rule of index_set and index_add, which write into a Tensor of their own."""
     entries = _entries(key)
     mapped = x.mapped or value.mapped or _is_mapped(entries)
     y = _own(level, x, mapped)
     adds = f is bound.tensor_namespace.index_add  # which does not broadcast
-    values = within(value.spread() if adds and mapped else value.lined_up(_rank(entries)))
+    values = lift_to_level(value.spread() if adds and mapped else value.lined_up(_rank(entries)))
     return f(y, full_key(y, _whole_key(level, x, entries, rows=mapped)), values), mapped
 
 
 def _as_one(level: Level, f: Function, function: Function, /, *arrays: Batched) -> Out:
-    """Of a function that takes extra leading axes."""
+    """The rule of opaque functions, which take batch axes."""
     return f(function, *[x.spread() for x in arrays]), True
 
 
 RULES: dict[str, Function] = {
-    **dict.fromkeys(("all", "any", "count_nonzero", "max", "mean", "min", "prod", "std", "sum", "var"), _along),
-    **dict.fromkeys(("cumulative_prod", "cumulative_sum", "argsort", "flip", "roll", "squeeze", "unstack"), _along),
+    **dict.fromkeys(("all", "any", "count_nonzero", "max", "mean", "min", "prod", "std", "sum", "var"), _along_axis),
+    **dict.fromkeys(
+        ("cumulative_prod", "cumulative_sum", "argsort", "flip", "roll", "squeeze", "unstack"), _along_axis
+    ),
     **dict.fromkeys(("argmax", "argmin"), _arg_extreme),
     **dict.fromkeys(("concat", "stack"), _join),
     **dict.fromkeys(("index_add", "index_set"), _write),
@@ -338,7 +340,7 @@ RULES: dict[str, Function] = {
     "index_get": _index_get,
     "isin": _isin,
     "linalg.solve": _solve,
-    "linalg.vector_norm": _along,
+    "linalg.vector_norm": _along_axis,
     "matmul": _matmul,
     "nonzero": _nonzero,
     "permute_dims": _permute_dims,

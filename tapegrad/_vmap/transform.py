@@ -1,4 +1,4 @@
-"""Mapping a function of single examples over an axis of them, without a loop."""
+"""The transform `vmap`, which maps a function of one example over a batch axis, without a loop."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
-from tapegrad._engine.coercion import placed, within
-from tapegrad._engine.dispatch import constant_array, find_backend, on_level
+from tapegrad._engine.coercion import lift_to_level, placed
+from tapegrad._engine.dispatch import detached_array, find_backend, on_level
 from tapegrad._engine.levels import mapping
-from tapegrad._engine.mode import mode, mode_set, noticed
+from tapegrad._engine.mode import mode, mode_set, notify_use
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad._engine.tree import flatten
 from tapegrad._inspect.tape import note_line
 from tapegrad._transforms.derived import derived
-from tapegrad._transforms.reverse import _raw, check_function, device_for_host, is_of_host, is_recorded
+from tapegrad._transforms.reverse import check_function, device_for_host, is_of_host, is_recorded, raw_result
 from tapegrad._transforms.typed import P, R, Transformed
 from tapegrad._vmap.array import Batched, Level
 from tapegrad.ops.creation import on_device
@@ -93,17 +93,17 @@ def vmap(f: Callable[P, R], in_axes: Any = 0, out_axes: Any = 0) -> Transformed[
         like = next(x for x, axis in zip(moved, axes, strict=True) if axis is not None)
         results = [_result(what, level, y, axis, like) for y, axis in zip(ys, places, strict=True)]
         if not mode().recording:
-            results = [wrap(constant_array(y._array)) for y in results]
+            results = [wrap(detached_array(y._array)) for y in results]
         if not any(isinstance(x, Tensor) for x in leaves) and not any(is_recorded(y) for y in results):
             to_host = all(is_of_host(x) for x in leaves)
-            return together([_raw(y, to_host) for y in results])
+            return together([raw_result(y, to_host) for y in results])
         return together(results)
 
     return run  # type: ignore[return-value]
 
 
 def _axes(what: str, axes: Any, tree: Any) -> Iterator[int | None]:
-    """Give the axis of each leaf of a tree, by axes that are one for all or a tree of the same structure at the top."""
+    """Yield the axis of each leaf of a tree; axes: one for all leaves, or a tree of the same structure at the top."""
     if axes is None or (isinstance(axes, int) and not isinstance(axes, bool)):
         yield from [axes] * len(flatten(tree)[0])
     elif isinstance(axes, dict) and isinstance(tree, dict) and axes.keys() == tree.keys():
@@ -114,32 +114,32 @@ def _axes(what: str, axes: Any, tree: Any) -> Iterator[int | None]:
             yield from _axes(what, axis, part)
     else:
         raise ValueError(
-            f"{what} must hold integers and None in the structure of what they are for, or one for all: {axes!r} does "
+            f"{what} must hold integers and None in the structure of the values, or be one axis for all: {axes!r} does "
             f"not fit {type(tree).__name__}"
         )
 
 
 def _to_front(what: str, x: Any, axis: int, device: str | None) -> Tensor:
-    """Return an argument as a Tensor with the examples along the first axis; device: for one of the host."""
+    """Return an argument as a Tensor with the batch axis in front; device: for an argument of the host."""
     if not isinstance(x, Tensor):
         if find_backend(x) is None:
             raise TypeError(f"{what} has axis {axis} in in_axes, but is no Tensor or array: give it None there")
         x = on_device(x, device)
-    noticed(x)
+    notify_use(x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{what} has no axis {axis} to map over: its shape is {x.shape}")
     return moveaxis(x, axis, 0) if axis % x.ndim else x
 
 
 def _input(level: Level, x: Any, axis: int | None) -> Any:
-    """Return an argument as the function gets it: what is the same for all is a value of its own there too."""
+    """Return an argument on the level; a Tensor that is the same for all examples is a separate value there too."""
     if axis is None:
         return wrap(level.lift(x)) if isinstance(x, Tensor) else x
     return wrap(level.array(wrap(x._array, x._record), mapped=True))
 
 
 def _size(what: str, sizes: list[tuple[int, int]]) -> int:
-    """Return how many examples there are, given (number of the argument, how many it holds) for each leaf."""
+    """Return the number of examples, given (number of the argument, its number of examples) for each leaf."""
     if not sizes:
         raise ValueError(f"{what}: no argument is mapped: give at least one an axis in in_axes")
     if len({n for _, n in sizes}) > 1:
@@ -150,7 +150,7 @@ def _size(what: str, sizes: list[tuple[int, int]]) -> int:
 
 @contextmanager
 def inside(level: Level) -> Iterator[None]:
-    """Compute inside of a level; whoever watches is told of what is computed for all examples only."""
+    """A context inside of a level; a watcher sees only operations on Tensors of all examples."""
     watch, was_open = mode().watch, level.open
     level.open = True
     try:
@@ -161,7 +161,7 @@ def inside(level: Level) -> Iterator[None]:
 
 
 def _of_wholes(watch: Callable[..., None]) -> Callable[..., None]:
-    """Return who watches, told only of operations on Tensors that hold all examples."""
+    """Return a watcher that passes on only operations on Tensors of all examples."""
 
     def seen(operation: Any, operands: Any, static: Any, result: Any) -> None:
         results = result if isinstance(result, tuple) else (result,)
@@ -174,7 +174,7 @@ def _of_wholes(watch: Callable[..., None]) -> Callable[..., None]:
 
 
 def _result(what: str, level: Level, y: Any, axis: int | None, like: Tensor) -> Tensor:
-    """Return a result with the examples along an axis; like: a Tensor where constants of the host go."""
+    """Return a result with its batch axis at `axis`; like: a Tensor whose device constants of the host go to."""
     if not isinstance(y, Tensor):
         if find_backend(y) is None and not isinstance(y, (int, float, complex)):
             raise TypeError(f"{what}: it must return a Tensor or a container of them, not {type(y).__name__}")
@@ -182,10 +182,10 @@ def _result(what: str, level: Level, y: Any, axis: int | None, like: Tensor) -> 
     array = y._array
     inside = isinstance(array, Batched) and array.level is level
     mapped = inside and array.mapped
-    whole = array.whole if inside else within(y)
+    whole = array.whole if inside else lift_to_level(y)
     if axis is None:
         if mapped:
-            raise ValueError(f"{what}: a result is another for each example: give it an axis in out_axes, not None")
+            raise ValueError(f"{what}: a result differs between examples: give it an axis in out_axes, not None")
         return whole
     if not mapped:
         whole = broadcast_to(whole, (level.size, *y.shape))

@@ -1,7 +1,6 @@
-"""Axes and shapes, normalised.
+"""Normalisation of axes and shapes.
 
-Axes count from the end, as negative numbers: then a rule that uses them also holds for a cotangent with extra leading
-axes.
+Axes are negative numbers, counted from the end, so that rules that use them also hold for cotangents with batch axes.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from typing import Any
 
 
 class AxisError(ValueError, IndexError):
-    """An axis that is not there: a ValueError, and an IndexError too, which the standard asks of some functions."""
+    """An axis out of range: a ValueError, and also an IndexError, which the standard wants from some functions."""
 
 
 def integer(name: str, what: str, value: Any) -> int:
-    """Return what is to be an integer as one; TypeError, by the name of the function and of the argument, if it is not.
+    """Return a value as an int; raise TypeError with the names of the function and argument if it is no integer.
 
-    A Tensor of one integer is one, and raises errors of its own.
+    A Tensor of one integer is an integer; its own errors are raised as they are.
     """
     try:
         return index(value)
@@ -28,7 +27,7 @@ def integer(name: str, what: str, value: Any) -> int:
 
 
 def integers(name: str, what: str, value: Any) -> tuple[int, ...]:
-    """Return an integer, or a tuple or list of them, as a tuple; TypeError for anything else: see `integer`."""
+    """Return an integer, or a tuple or list of them, as a tuple; raise TypeError for anything else, see `integer`."""
     try:
         return tuple([index(i) for i in value]) if isinstance(value, (tuple, list)) else (index(value),)
     except TypeError:
@@ -40,7 +39,7 @@ def integers(name: str, what: str, value: Any) -> tuple[int, ...]:
 
 
 def axis_of(name: str, ndim: int, axis: Any) -> int:
-    """Return one axis as a negative number; AxisError if there is none such."""
+    """Return one axis as a negative number; raise AxisError if it is out of range."""
     try:
         i = index(axis)
     except TypeError:
@@ -51,7 +50,7 @@ def axis_of(name: str, ndim: int, axis: Any) -> int:
 
 
 def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
-    """Return an axis, a tuple of axes or None for all of them as negative numbers, rising."""
+    """Return an axis, a tuple of axes, or all axes for None, as sorted negative numbers."""
     if axis is None:
         return tuple(range(-ndim, 0))
     axes = tuple(sorted(axis_of(name, ndim, i) for i in (axis if isinstance(axis, (tuple, list)) else (axis,))))
@@ -61,7 +60,7 @@ def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
 
 
 def count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
-    """Return how many elements the axes of a shape hold."""
+    """Return the number of elements along some axes of a shape."""
     n = 1
     for i in axes:
         n *= shape[i]
@@ -69,19 +68,19 @@ def count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
 
 
 def spread(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Any:
-    """Return the result of a reduction over axes of `shape` with these axes back, of length 1.
+    """Return the result of a reduction over axes of `shape` with these axes restored, with length 1.
 
-    Extra leading axes of `t` pass through.
+    Batch axes of `t` pass through.
     """
     if keepdims or not axes:
         return t
     kept = tuple(1 if i - len(shape) in axes else n for i, n in enumerate(shape))
-    lead = t.ndim - len(shape) + len(axes)
-    return xp.reshape(t, tuple(t.shape[:lead]) + kept)
+    batch_ndim = t.ndim - len(shape) + len(axes)
+    return xp.reshape(t, tuple(t.shape[:batch_ndim]) + kept)
 
 
 def fill(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Any:
-    """Return the result of a reduction broadcast to the shape it was reduced from."""
+    """Return the result of a reduction, broadcast to the shape before it."""
     t = spread(xp, t, shape, axes, keepdims)
     return xp.broadcast_to(t, tuple(t.shape[: t.ndim - len(shape)]) + tuple(shape))
 
@@ -92,5 +91,5 @@ def reduced(xp: Any, t: Any, axis: tuple[int, ...], keepdims: bool) -> tuple[tup
 
 
 def along(xp: Any, t: Any, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the same for an operation along an axis that stays."""
+    """Return the same axes for an operation that keeps its axis."""
     return (axis,), (axis,)

@@ -1,16 +1,16 @@
-"""The matrix of cofactors, which is the derivative of the determinant, at singular matrices too.
+"""The matrix of cofactors, the derivative of the determinant, for singular matrices too.
 
-Of matrices of up to three rows it is made of products. Of larger ones it is computed from the inverse, but where x is
-singular without dividing by what may be zero, so that it is differentiable to any order: x = U B V^H with constant U
-and V, from the singular value decomposition, such that B is diagonal at first. The last of its singular values may be
-zero; the block they are in is put apart by Schur's complement S, whose cofactors are polynomials.
+For up to three rows it is computed by products, for larger matrices from the inverse. For singular matrices it avoids
+divisions by zero, so that it is differentiable to any order: x = U B V^H with constant U and V from the singular value
+decomposition. B is diagonal at first, and its last entries may be zero. Schur's complement S separates the block of
+these; the cofactors of S are polynomials.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tapegrad._engine.dispatch import backend_of, constant_array, holds, native_device
+from tapegrad._engine.dispatch import backend_of, detached_array, holds, native_device
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._matrices import epsilon, herm
 
@@ -18,7 +18,7 @@ from tapegrad.ops._matrices import epsilon, herm
 def cofactors(xp: Any, x: Any, det_x: Any) -> Any:
     """Return det(x) x^-T, and its limit where x is singular."""
     n = x.shape[-1]
-    if n == 3:  # at [i, j] the minor of the next two rows and columns, counted in a circle
+    if n == 3:  # entry [i, j] is the minor of the next two rows and columns, cyclically
         a, b, c, d = (xp.roll(x, (-i, -j), axis=(-2, -1)) for i, j in ((1, 1), (2, 2), (1, 2), (2, 1)))
         return a * b - c * d
     if n == 2:
@@ -27,8 +27,8 @@ def cofactors(xp: Any, x: Any, det_x: Any) -> Any:
 
 
 def large_cofactors(xp: Any, x: Any, det_x: Any) -> Any:
-    """Return the cofactors of matrices of any size, after a look at whether any is singular."""
-    # As small as rounding leaves a determinant that is zero, beside its bound by Hadamard.
+    """Return the cofactors of matrices of any size; the method depends on whether any of them is singular."""
+    # A determinant counts as zero if it is within rounding of zero, relative to Hadamard's bound.
     bound = xp.prod(xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=-1)), axis=-1)
     singular = xp.abs(det_x) <= x.shape[-1] * epsilon(x.dtype) * bound
     if not _any(xp, singular):
@@ -41,17 +41,17 @@ def large_cofactors(xp: Any, x: Any, det_x: Any) -> Any:
     chosen = singular[..., None, None]
     regular = det_x[..., None, None] * xp.matrix_transpose(xp.linalg.inv(xp.where(chosen, eye, x)))
     y = xp.where(chosen, _of_singular(xp, xp.where(chosen, x, eye)), regular)
-    return y + (value - _fixed(y))  # the value loses no digits in polynomials; its derivatives are theirs
+    return y + (value - _fixed(y))  # the accurate value, with the derivatives of the polynomials
 
 
 def _fixed(x: Any) -> Any:
     """Return a constant of the same values."""
-    return wrap(constant_array(x._array)) if type(x) is Tensor else x
+    return wrap(detached_array(x._array)) if type(x) is Tensor else x
 
 
 def _from_factors(xp: Any, u: Any, s: Any, vh: Any) -> Any:
-    """Return cofactors from the singular value decomposition: its values, but not its derivatives, are exact."""
-    # The product of all other singular values, without dividing by one that is zero.
+    """Return cofactors from the singular value decomposition; the values are accurate, the derivatives are not."""
+    # The product of all other singular values, without a division.
     others = xp.where(xp.eye(s.shape[-1], dtype=xp.bool, device=native_device(s)), 1, s[..., None, :])
     rest = xp.astype(xp.prod(others, axis=-1), u.dtype)
     phase = xp.linalg.det(u) * xp.linalg.det(vh)
@@ -70,7 +70,7 @@ def _of_singular(xp: Any, x: Any) -> Any:
 
 
 def _any(xp: Any, condition: Any) -> bool:
-    """Say whether a condition holds, or may hold, anywhere."""
+    """Return whether a condition holds, or may hold, anywhere."""
     found = xp.any(condition)
     raw = found._array if type(found) is Tensor else found
     return backend_of[type(raw)].is_symbolic(raw) or holds(raw)
@@ -90,7 +90,7 @@ def _adjugate(xp: Any, b: Any, k: int) -> Any:
 
 
 def _polynomials(xp: Any, s: Any) -> tuple[Any, Any]:
-    """Return the determinant and the adjugate of small matrices, by Faddeev and LeVerrier: without a division."""
+    """Return the determinant and the adjugate of small matrices by the Faddeev-LeVerrier algorithm."""
     eye = xp.eye(s.shape[-1], dtype=s.dtype, device=native_device(s))
     product, total = s, eye + s * 0
     for i in range(1, s.shape[-1]):

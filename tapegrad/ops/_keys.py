@@ -1,4 +1,4 @@
-"""Index keys, normalised: one entry an axis, no Ellipsis, no negative integers, arrays of the right library."""
+"""Normalisation of index keys: one entry an axis, no Ellipsis, no negative integers, arrays of the right library."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from operator import index
 from typing import Any
 
 from tapegrad._engine.coercion import from_outside, same_library
-from tapegrad._engine.dispatch import backend_of, dtype_of, find_backend, holds, lifted, namespace_of
-from tapegrad._engine.host_constants import is_host, moved
+from tapegrad._engine.dispatch import as_tracer, backend_of, dtype_of, find_backend, holds, namespace_of
+from tapegrad._engine.host_constants import copied_beside, is_host
 from tapegrad._engine.levels import capturing
-from tapegrad._engine.mode import mode, noticed
+from tapegrad._engine.mode import mode, notify_use
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.backends import Array
 from tapegrad.ops.conversion import as_indices, index_dtype
@@ -23,8 +23,8 @@ ALL = slice(None)
 def full_key(x: Tensor, key: Any) -> Key:
     """Return a key as a tuple of ints, slices, None and raw integer or boolean arrays, for every axis of `x`.
 
-    A boolean array stays alone; beside other entries it becomes the integer arrays of its true places. Raises
-    IndexError for too many entries, an integer out of range, a mask of another shape, and for what is no index.
+    A single boolean array stays as it is. Beside other entries it becomes the integer arrays of its true places. Raise
+    IndexError for too many entries, an integer out of range, a mask of another shape, and an invalid index.
     """
     a = x._array
     shape = a.shape
@@ -55,7 +55,7 @@ def full_key(x: Tensor, key: Any) -> Key:
 
 
 def plain_key(key: Any, shape: tuple[int, ...]) -> Key | None:
-    """Return the full key for ints and slices, the hot path; None for any other key."""
+    """Return the full key for ints and slices, which is the hot path; None for any other key."""
     if type(key) is int:
         if not shape or not -shape[0] <= key < shape[0]:
             raise _out_of_range(key, 0, shape)
@@ -89,7 +89,7 @@ def plain_key(key: Any, shape: tuple[int, ...]) -> Key | None:
 
 
 def _entries(key: tuple[Any, ...], like: Array) -> list[Any]:
-    """Return a key's entries, masks among others spelt out as integer arrays."""
+    """Return a key's entries; a mask beside others becomes integer arrays."""
     entries: list[Any] = []
     for i in key:
         if type(i) is int or i is None or i is Ellipsis or isinstance(i, slice):
@@ -121,7 +121,7 @@ def _is_mask(i: Any) -> bool:
 
 
 def _spelt_out(entries: list[Any], n: int, like: Array) -> list[Any]:
-    """Return the mask among other entries as integer arrays."""
+    """Return the mask at place `n` of several entries as integer arrays."""
 
     def axes(some: list[Any]) -> int:
         return sum(len(i.shape) if _is_mask(i) else i is not None for i in some)
@@ -136,10 +136,10 @@ def _spelt_out(entries: list[Any], n: int, like: Array) -> list[Any]:
 
 
 def _index_array(i: Any, like: Array) -> Array | None:
-    """Return an index as a raw array of integers or booleans that nobody will change, None if it is one number."""
+    """Return an index as a raw array of integers or booleans that nobody will change; None if it is one number."""
     given = False
     if isinstance(i, Tensor):
-        noticed(i)
+        notify_use(i)
         array = _counting(i)
     elif isinstance(i, (list, tuple, range)):
         array = _counting(of_list(list(i), like, dtype=None if i else index_dtype(like)))
@@ -147,9 +147,9 @@ def _index_array(i: Any, like: Array) -> Array | None:
         backend = find_backend(i)
         if backend is None or backend.as_scalar(i) is not None:
             return None
-        array = lifted(i)
+        array = as_tracer(i)
         given = not is_host(array, like)
-        array = _counting(wrap(array if given else moved(array, like)))
+        array = _counting(wrap(array if given else copied_beside(array, like)))
     alike = same_library("x[...]", array, like)
     if alike is not None:
         array = alike
@@ -159,12 +159,12 @@ def _index_array(i: Any, like: Array) -> Array | None:
     if kind not in ("bool", "signed integer", "unsigned integer"):
         raise IndexError(f"x[...]: an array of {dtype_of(array).name} is no index: use integers or booleans")
     if len(array.shape) == 0 and kind != "bool" and not _differs(array):
-        return None  # a number; inside vmap, or in a program, it may be another each time: no Python integer is that
+        return None  # a number; one that may differ, inside vmap or in a program, stays an array
     return backend_of[type(array)].copy(array) if given else array
 
 
 def _differs(array: Array) -> bool:
-    """Say whether an array is another one for each example of a vmap, or at each call of a program, JAX's too."""
+    """Return whether an array may differ between examples of a vmap or calls of a program, JAX's too."""
     while backend_of[type(array)].depth:
         if array.mapped:
             return True
@@ -173,7 +173,7 @@ def _differs(array: Array) -> bool:
 
 
 def _counting(x: Tensor) -> Array:
-    """Return an index as a raw array, integers in a dtype that can number any axis."""
+    """Return an index as a raw array; integers get a dtype wide enough for any axis."""
     return (as_indices(x) if "integer" in dtype_of(x._array).kind else x)._array
 
 
@@ -194,7 +194,7 @@ def _checked(i: Any, axis: int, shape: tuple[int, ...]) -> Any:
         return ALL if i == ALL else _slice(i, shape[axis])
     if hasattr(i, "shape"):
         check_range("x[...]", i, axis, shape)
-        if not i.shape and capturing.get() is not None:  # an eager call has looked at this one
+        if not i.shape and capturing.get() is not None:  # an eager call reads such an index as a number
             xp, n = namespace_of[type(i)], shape[axis]
             outside = xp.logical_or(xp.less(i, -n), xp.greater_equal(i, n))
             backend_of[type(outside)].refuse(outside, partial(_range_error, "x[...]", axis, tuple(shape)))
@@ -206,7 +206,7 @@ def _range_error(name: str, axis: int, shape: tuple[int, ...]) -> IndexError:
 
 
 def check_range(name: str, indices: Array, axis: int, shape: tuple[int, ...]) -> None:
-    """Under `debug()`, raise IndexError for integers out of range: not every library does."""
+    """Raise IndexError for integers out of range under `debug()`; not every library checks them."""
     if not mode().debug or 0 in indices.shape:
         return
     xp, n = namespace_of[type(indices)], shape[axis]
@@ -215,7 +215,7 @@ def check_range(name: str, indices: Array, axis: int, shape: tuple[int, ...]) ->
 
 
 def _slice(s: slice, n: int) -> slice:
-    """Return a slice within its axis, spelt as every library accepts it."""
+    """Return a slice within the bounds of its axis, in a form that every library accepts."""
     start, stop, step = s.indices(n)
     if step > 0:
         return slice(start, stop, step) if start < stop else slice(0, 0, 1)
@@ -227,15 +227,15 @@ def _out_of_range(i: int, axis: int, shape: tuple[int, ...]) -> IndexError:
 
 
 def may_repeat(key: Key) -> bool:
-    """Say whether a full key may name a place more than once."""
+    """Return whether a full key may index a place more than once."""
     return any(hasattr(i, "shape") and dtype_of(i).kind != "bool" and i.shape != (1,) for i in key)
 
 
 def with_axes(key: Key) -> tuple[Key, int | None]:
-    """Return a key, whose index arrays stand together, with an axis of length 1 for those that have none.
+    """Return a key with an axis of length 1 for index arrays without axes, and the axis that this adds to the result.
 
-    In a program these stand for integers, which some libraries would ask for. Also the axis, counted from the end, that
-    comes of it in what the key reads; None if there is none.
+    The key's index arrays stand together. In a captured program, arrays without axes stand for integers, which some
+    libraries would read. The added axis counts from the end; None if there is none.
     """
     if capturing.get() is None or not any(hasattr(i, "shape") and not i.shape and not _is_mask(i) for i in key):
         return key, None
@@ -246,7 +246,7 @@ def with_axes(key: Key) -> tuple[Key, int | None]:
 
 
 def axes_at(key: Key) -> int:
-    """Return how many axes `x[key]` has, for a full key whose index arrays stand together."""
+    """Return the number of axes of `x[key]`, for a full key whose index arrays stand together."""
     arrays = [i for i in key if hasattr(i, "shape")]
     new = (
         1 if len(arrays) == 1 and dtype_of(arrays[0]).kind == "bool" else max([len(i.shape) for i in arrays], default=0)
@@ -255,17 +255,17 @@ def axes_at(key: Key) -> int:
 
 
 def gathered(x: Tensor, key: Key) -> tuple[tuple[int, ...], tuple[int, ...], Key] | None:
-    """Say how to index by a key whose index arrays stand apart: None if they do not.
+    """Return (shape, order, key) to index by a key whose index arrays stand apart; None if they stand together.
 
-    NumPy puts the axes of such arrays first. The same comes of (shape to reshape to, axes to permute by, key for
-    that), where the indexed axes stand first, and then extra leading axes pass through as well.
+    NumPy puts the axes of such arrays first. The same result comes from a reshape to `shape`, a permutation of axes by
+    `order` and the new key, whose indexed axes come first. Batch axes pass through it as well.
     """
     for i in key:
         if type(i) is not slice and type(i) is not int and i is not None:
             break
     else:
         return None
-    if len(key) == 1 and not key[0].shape and _is_mask(key[0]):  # one boolean: it says whether the whole is taken
+    if len(key) == 1 and not key[0].shape and _is_mask(key[0]):  # one boolean selects the whole or nothing
         xp = backend_of[type(key[0])].xp
         shape = (1, *x.shape)
         return shape, tuple(range(len(shape))), (xp.nonzero(xp.reshape(key[0], (1,)))[0], *(ALL,) * len(x.shape))

@@ -1,4 +1,4 @@
-"""Points where a function has a subgradient and no second derivative, such as the origin of a norm."""
+"""Kinks: points with a subgradient and without a second derivative, such as the origin of a norm."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _kink = primitive(
 
 
 def kink(xp: Any, factor: Any, x: Any, at: Any) -> Any:
-    """Return a factor of a rule, with a derivative by `x` of NaN where `at` is true.
+    """Return a factor of a rule whose derivative by `x` is NaN where `at` is true.
 
-    The factor is the subgradient that was chosen there. A finite derivative of it would be a wrong second derivative:
-    that of norm(x)^2 at the origin is 2, and no product of the chain rule finds it there.
+    The factor is the chosen subgradient there. A finite derivative of it would give wrong second derivatives: that of
+    norm(x)^2 at the origin is 2, and no product of the chain rule finds it.
     """
     return _kink(factor, x, at) if type(factor) is Tensor else factor
 

@@ -54,7 +54,7 @@ def skew(xp: Any, x: Any) -> Any:
 
 
 def negligible(xp: Any, values: Any, size: int) -> Any:
-    """Return what counts as zero beside these values along the last axis: `size` units of rounding of the largest."""
+    """Return the threshold for zero along the last axis: `size` rounding units of the largest value."""
     if values.shape[-1] == 0:
         return xp.abs(values)
     return xp.max(xp.abs(values), axis=-1, keepdims=True) * (size * epsilon(values.dtype))
@@ -66,10 +66,10 @@ def epsilon(dtype: object) -> float:
 
 
 def inverse_gaps(xp: Any, values: Any) -> Any:
-    """Return 1 / (values[j] - values[i]) at [i, j], and 0 on the diagonal and where two values are the same.
+    """Return 1 / (values[j] - values[i]) at [i, j], and 0 on the diagonal and for equal values.
 
-    The same: up to rounding, so that a gradient which does not depend on the basis of a degenerate subspace is right,
-    and any other one finite.
+    Values are equal up to rounding. So a gradient that does not depend on the basis of a degenerate subspace is right,
+    and any other gradient is finite.
     """
     gap = values[..., None, :] - values[..., :, None]
     same = xp.abs(gap) <= negligible(xp, values, values.shape[-1])[..., None]
@@ -77,7 +77,7 @@ def inverse_gaps(xp: Any, values: Any) -> Any:
 
 
 def inverse_or_zero(xp: Any, values: Any, size: int) -> Any:
-    """Return 1 / values, and 0 for what counts as zero."""
+    """Return 1 / values, and 0 for values that count as zero."""
     zero = xp.abs(values) <= negligible(xp, values, size)
     return xp.where(zero, 0, 1 / xp.where(zero, 1, values))
 

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Kind(NamedTuple):
-    """What an elementwise function takes and gives: the dtypes of its operands, and that of its result."""
+    """The dtypes of an elementwise function's operands, and that of its result."""
 
     operands: str
     result: str

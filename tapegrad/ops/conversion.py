@@ -10,7 +10,7 @@ from tapegrad._engine.dispatch import backend_of, checked_dtype, dtype_of, nativ
 from tapegrad._engine.dtypes import DTYPES, as_dtype, isdtype
 from tapegrad._engine.graph_breaks import cut
 from tapegrad._engine.levels import capturing
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.record import LEAF, Record
 from tapegrad._engine.rules import identity
@@ -49,7 +49,7 @@ def astype(x: ArrayLike, dtype: DTypeLike, /, *, copy: bool = True, device: str 
     native = native_dtype(x._array, to)
     if x._record is not None and not isdtype(to, ("real floating", "complex floating")):
         cut(f"astype({to.name})", x._record)
-        noticed(x)
+        notify_use(x)
         x = wrap(x._array)
     y = _astype(x, native)
     return y if device is None else to_device(y, device)
@@ -60,7 +60,7 @@ def unchanged(x: Tensor) -> Tensor:
 
     A leaf that requires a gradient is returned itself: `.grad` is filled there, and writing to it raises.
     """
-    noticed(x)
+    notify_use(x)
     if x._record is not None:
         return x if x._record.op is LEAF else reshape(x, x.shape)
     y = shallow_copy(x)
@@ -122,7 +122,7 @@ def _move(t: Any, device: str) -> Any:
     return to_device(t, device) if type(t) is Tensor else transfer(t, device)
 
 
-def _push_to_device(r: Record, tangents: dict[Record, Any], taped: bool) -> Any:
+def _push_to_device(r: Record, tangents: dict[Record, Any], create_graph: bool) -> Any:
     (p,) = r.parents
     t = None if p is None else tangents.get(p)
     return None if t is None else _move(t, r.saved[0])

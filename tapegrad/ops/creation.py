@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 
 from tapegrad import backends
-from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors, within
+from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors, lift_to_level
 from tapegrad._engine.dispatch import (
+    as_tracer,
     backend_of,
     checked_dtype,
-    constant_array,
+    detached_array,
     device_of,
     dtype_of,
-    entered,
     find_backend,
-    lifted,
+    innermost_backend,
     namespace_of,
     native_device,
     native_dtype,
 )
 from tapegrad._engine.dtypes import KIND_RANKS, DType, as_dtype, isdtype, of_parts
 from tapegrad._engine.graph_breaks import cut
-from tapegrad._engine.host_constants import HOST, moved_to
-from tapegrad._engine.mode import mode, noticed
+from tapegrad._engine.host_constants import HOST, copied_to
+from tapegrad._engine.mode import mode, notify_use
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed, constant
 from tapegrad._engine.settings import chosen_device, default_device, float_dtype_on
@@ -83,8 +83,8 @@ def tensor(
                 "tapegrad.asarray(x), or tapegrad.asarray(x, copy=True), which are recorded, or "
                 "tapegrad.tensor(x.detach()) for a constant"
             )
-        noticed(data)
-        data = constant_array(data._array)
+        notify_use(data)
+        data = detached_array(data._array)
         if device is None and backend_of[type(data)].prefix == HOST:
             device = HOST
     elif _first_tensor(data) is not None:
@@ -131,7 +131,7 @@ def asarray(
     """
     if isinstance(obj, Tensor):
         return _asarray_of_tensor(obj, dtype, device, copy)
-    obj = lifted(obj)
+    obj = as_tracer(obj)
     backend = find_backend(obj)
     if backend is None:
         like = _first_tensor(obj)
@@ -144,7 +144,7 @@ def asarray(
     if device is None and backend.prefix == HOST and not backend.depth:
         device = chosen_device()
         if device is not None and full_name(device) != HOST and dtype is None and copy is not False:
-            return within(wrap(moved_to(array, device)))
+            return lift_to_level(wrap(copied_to(array, device)))
     if dtype is not None and as_dtype(dtype) is not checked:
         if copy is False:
             raise ValueError(f"asarray: from {checked.name} to {as_dtype(dtype).name} needs a copy")
@@ -155,8 +155,8 @@ def asarray(
     if device is not None and device_of(array) != full_name(device):
         if copy is False and array is obj:
             raise ValueError(f"asarray: from {device_of(array)} to {device} needs a copy")
-        return within(wrap(transfer(array, device)))
-    return within(wrap(array if copy is False else backend.copy(array)))
+        return lift_to_level(wrap(transfer(array, device)))
+    return lift_to_level(wrap(array if copy is False else backend.copy(array)))
 
 
 def on_device(x: Any, device: str | None) -> Tensor:
@@ -166,7 +166,7 @@ def on_device(x: Any, device: str | None) -> Tensor:
         return asarray(x)
     if backend is None or backend.as_scalar(x) is not None or full_name(device) == HOST:
         return asarray(x, device=device)
-    return within(wrap(moved_to(lifted(x), device)))
+    return lift_to_level(wrap(copied_to(as_tracer(x), device)))
 
 
 def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | None) -> Tensor:
@@ -180,7 +180,7 @@ def _asarray_of_tensor(x: Tensor, dtype: Any, device: str | None, copy: bool | N
             raise ValueError(f"asarray: from {x.device} to {device} needs a copy")
         return to_device(x, device)
     if copy is False:
-        noticed(x)
+        notify_use(x)
         return x  # whose memory the result is to share, in-place updates included
     return _positive_copy(x) if copy else unchanged(x)
 
@@ -204,8 +204,8 @@ def _joined(obj: Any, like: Tensor) -> Tensor:
 
 def _positive_copy(x: Tensor) -> Tensor:
     """Return another Tensor of the same value: a Tensor is a value, so the buffer may be shared."""
-    noticed(x)
-    x = within(x)
+    notify_use(x)
+    x = lift_to_level(x)
     return wrap(x._array) if x._record is None else astype(x, x.dtype)
 
 
@@ -255,7 +255,7 @@ def _from_python(obj: Any, dtype: Any, backend: Backend, native: Any, copy: bool
         raise TypeError(
             f"asarray: {type(obj).__name__} gives an array of {values.dtype.name}; a Tensor holds numbers and booleans"
         )
-    backend = entered(backend)
+    backend = innermost_backend(backend)
     if dtype is not None:
         to = checked_dtype(backend, as_dtype(dtype), native)
         if values.dtype.kind == "c" and not isdtype(dtype, "complex floating"):
@@ -292,7 +292,7 @@ def _check_parts(obj: Any) -> None:
 def _place(dtype: Any, device: str | None, integer: bool = False) -> tuple[Backend, Any, Any]:
     """Return the adapter, native device and native dtype for a new array."""
     backend, native = backends.of_device(_or_default(device))
-    backend = entered(backend)
+    backend = innermost_backend(backend)
     if dtype is not None:
         return backend, native, checked_dtype(backend, as_dtype(dtype), native)
     if integer:

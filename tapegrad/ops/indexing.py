@@ -12,19 +12,19 @@ from tapegrad._engine.coercion import (
     SCALARS,
     as_tensor,
     as_tensors,
-    beside,
     coerce,
     from_outside,
-    listed,
+    lift_beside,
+    lift_to_level,
     not_an_operand,
     on_one_level,
     same_kind,
     same_library,
-    within,
+    tensor_of_list,
 )
-from tapegrad._engine.dispatch import as_array, backend_of, dtype_of, namespace_of, native_device, tracked
+from tapegrad._engine.dispatch import as_array, backend_of, dtype_of, namespace_of, native_device, outer_record
 from tapegrad._engine.dtypes import KIND_RANKS, SCALAR_RANKS
-from tapegrad._engine.mode import DEFAULT, mode, noticed, scopes
+from tapegrad._engine.mode import DEFAULT, mode, notify_use, scopes
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.record import LEAF, STATIC, Operation, Record
 from tapegrad._engine.rules import OPERATIONS, composed, new, record
@@ -47,10 +47,10 @@ OUTSIDE = (
 )
 
 
-def _led(t: Any, ndim: int, key: Key) -> Key:
-    """Return a key for a cotangent with extra leading axes, given how many axes it should have."""
-    lead: Key = (ALL,) * (t.ndim - ndim)
-    return lead + key
+def _batched_key(t: Any, ndim: int, key: Key) -> Key:
+    """Return the key of a cotangent with batch axes; ndim: the number of axes without them."""
+    batch: Key = (ALL,) * (t.ndim - ndim)
+    return batch + key
 
 
 # -- reading ---------------------------------------------------------------------------------------------
@@ -58,12 +58,12 @@ def _led(t: Any, ndim: int, key: Key) -> Key:
 
 def _pull_read(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
-    lead = len(t.shape) - len(r.shape)
+    batch_ndim = len(t.shape) - len(r.shape)
     (key,) = saved
-    acc = walk.accumulator(p, t, lead, key)
-    if lead:
-        key = (ALL,) * lead + key
-    walk.put(p, walk.xp.index_add(acc, key, t))
+    acc = walk.accumulator(p, t, batch_ndim, key)
+    if batch_ndim:
+        key = (ALL,) * batch_ndim + key
+    walk.set_cotangent(p, walk.xp.index_add(acc, key, t))
 
 
 _getitem = primitive(
@@ -87,7 +87,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     a = x._array
     plain = plain_key(key, a.shape)
     if plain is None:
-        x = within(x)
+        x = lift_to_level(x)
         key = full_key(x, key)
         apart = gathered(x, key)
         if apart is not None:
@@ -98,7 +98,8 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if any([hasattr(i, "shape") for i in key]):
             y._base = None  # a copy everywhere
         return y
-    # What _getitem does, in one frame: loops over rows and gates of a cell spend their time here.
+    # An inlined copy of _getitem, and so of `recorded_result` in primitive.py, to save a frame: loops over rows and
+    # over gates of a cell spend their time here.
     out = namespace_of[type(a)].index_get(a, plain)
     if type(out) is not type(a):
         out = backend_of[type(out)].as_array(out)
@@ -128,11 +129,11 @@ def iterate(x: Tensor) -> Any:
 def _pull_take(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     indices, axis = saved
-    lead = t.ndim - len(r.shape)
+    batch_ndim = t.ndim - len(r.shape)
     assert p is not None
     key = (ALL,) * (len(p.shape) + axis) + (_raw(indices),) + (ALL,) * (-axis - 1)
-    acc = walk.accumulator(p, t, lead, _if_useful(p, key))
-    walk.put(p, walk.xp.index_add(acc, _led(t, len(r.shape), key), t))
+    acc = walk.accumulator(p, t, batch_ndim, _if_useful(p, key))
+    walk.set_cotangent(p, walk.xp.index_add(acc, _batched_key(t, len(r.shape), key), t))
 
 
 def _if_useful(p: Any, key: Key) -> Key | None:
@@ -182,7 +183,7 @@ def _with_indices(name: str, x: Any, indices: Any) -> tuple[Tensor, ...]:
     if type(indices) in SCALARS or isinstance(indices, (list, tuple)):
         x = as_tensor(x)
         number = type(indices) in SCALARS
-        indices = asarray(indices, device=x.device) if number else listed(name, indices, x._array)
+        indices = asarray(indices, device=x.device) if number else tensor_of_list(name, indices, x._array)
     return as_tensors(name, x, indices)
 
 
@@ -222,10 +223,10 @@ def repeat(x: ArrayLike, repeats: ArrayLike, /, *, axis: int | None = None) -> T
 def _pull_take_along_axis(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     p = r.parents[0]
     indices, axis = saved
-    lead = t.ndim - len(r.shape)
+    batch_ndim = t.ndim - len(r.shape)
     key = _grid(_raw(indices), axis)
-    acc = walk.accumulator(p, t, lead, _if_useful(p, key))
-    walk.put(p, walk.xp.index_add(acc, _led(t, len(r.shape), key), t))
+    acc = walk.accumulator(p, t, batch_ndim, _if_useful(p, key))
+    walk.set_cotangent(p, walk.xp.index_add(acc, _batched_key(t, len(r.shape), key), t))
 
 
 def _grid(indices: Array, axis: int) -> Key:
@@ -286,7 +287,7 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, /, *, axis: int = -1) -> T
 def _indices(name: str, indices: Tensor, axis: int, x: Tensor) -> Array:
     if "integer" not in indices.dtype.kind:
         raise TypeError(f"{name}: indices must be integers, not {indices.dtype.name}")
-    noticed(indices)
+    notify_use(indices)
     raw = as_indices(indices)._array
     check_range(name, raw, axis, x.shape)
     return raw
@@ -300,29 +301,29 @@ def _raw(x: Any) -> Array:
 
 
 def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
-    """Take the written places out of the cotangent, and hand the rest on in the same buffer."""
+    """Take the cotangent of the value at the written places, and pass the rest on in the same buffer."""
     old, value = r.parents
     (key,) = saved
     xp = walk.xp
-    if r.shape == () and not walk.taped:
+    if r.shape == () and not walk.create_graph:
         t = as_array(t)  # NumPy adds arrays of no axes to scalars, which cannot be written to
-    key = _led(t, len(r.shape), key)
+    key = _batched_key(t, len(r.shape), key)
     if walk.wants(value):
         part = xp.index_get(t, key)
         if may_repeat(key):
             part = xp.where(_last_writes(xp, t, key), part, 0)
-        elif not walk.taped and walk.wants(old):
+        elif not walk.create_graph and walk.wants(old):
             part = backend_of[type(part)].copy(part)  # it may be a view of what is zeroed next
-        walk.give(value, walk.fit(part, value, r, t))
+        walk.accumulate(value, walk.fit(part, value, r, t))
     if walk.wants(old):
         rest = t if r in walk.owned else walk.copy(t)
-        inside = walk.unwritten(r, saved[0], t) if old is not None and old.op.carries else None
+        inside = walk.support_outside(r, saved[0], t) if old is not None and old.op.carries else None
         rest = xp.index_set(rest, key, xp.zeros((), dtype=t.dtype, device=native_device(t)))
-        walk.give(old, rest, owned=True, support=inside)
+        walk.accumulate(old, rest, owned=True, support=inside)
 
 
 def _last_writes(xp: Any, t: Any, key: Key) -> Any:
-    """Say for each written element whether it stayed: where indices repeat, the last write wins."""
+    """Return for each written element whether it stays: if indices repeat, the last write wins."""
     t = _raw(t)
     raw = namespace_of[type(t)]
     places = raw.zeros(t.shape, dtype=backend_of[type(t)].native_dtype(index_dtype(t)), device=native_device(t))
@@ -354,7 +355,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """
     check_writable(x, "x[...] = v")
     if isinstance(value, (list, tuple)):
-        value = listed("x[...] = v", value, x._array)  # recorded, if it holds Tensors that are
+        value = tensor_of_list("x[...] = v", value, x._array)  # recorded, if it holds Tensors that are
     key = full_key(x, key)
     apart = gathered(x, key)
     if apart is not None:
@@ -409,29 +410,29 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
 
 
 def _is_whole(key: Key, v: Array, x: Tensor) -> bool:
-    """Say whether a value is written at all places as it is."""
+    """Return whether a write replaces the whole Tensor by the value itself."""
     return v.shape == x._array.shape and v.dtype == x._array.dtype and all(type(i) is slice and i == ALL for i in key)
 
 
 def _fits_everywhere(mask: Any, v: Array) -> bool:
-    """Say whether one number is written by a mask inside vmap, which is another for each example."""
+    """Return whether one number is written by a mask that differs between the examples of a vmap."""
     return hasattr(mask, "shape") and backend_of[type(mask)].depth > 0 and dtype_of(mask).kind == "bool" and not v.shape
 
 
 def _beside_target(x: Tensor, value: Tensor) -> Tensor:
-    """Return what is written into `x` as a Tensor of the same vmap; RuntimeError if only the value is of one."""
+    """Return a written value lifted to the vmap level of `x`; raise RuntimeError if its own level is deeper."""
     name = "x[...] = v"
     alike = same_library(name, value._array, x._array)
     if alike is not None:
         return wrap(alike, value._record)
-    value = beside(x._array, value)
+    value = lift_beside(x._array, value)
     if type(value._array) is not type(x._array):
         raise from_outside(name)
     return value
 
 
 def _written(value: Any, a: Array) -> Array:
-    """Return what is written into `a` as a raw array of its library and dtype."""
+    """Return a written value as a raw array of the library and dtype of `a`."""
     name = "x[...] = v"
     if type(value) is Tensor:
         v = value._array
@@ -449,7 +450,7 @@ def parts(y: Tensor, x: Tensor) -> tuple[Array, Record | None]:
 
 
 def _cast_value(v: Any, a: Array) -> Array:
-    """Return what is written as an array in the dtype of where it goes; TypeError if that loses its kind."""
+    """Return a written value in the dtype of `a`; raise TypeError if the cast loses its kind."""
     to = dtype_of(a)
     xp = namespace_of[type(a)]
     if type(v) in SCALARS:
@@ -469,24 +470,24 @@ def _cast_value(v: Any, a: Array) -> Array:
 def check_writable(x: Tensor, what: str) -> None:
     """Raise RuntimeError for an in-place update that would silently lose a gradient.
 
-    That is one of a leaf that requires a gradient while recording, and of a recorded result while not.
+    These are updates of a leaf that requires a gradient while recording, and of a recorded result while not recording.
     """
     r = x._record
     if mode().recording:
         if r is not None and r.op is LEAF:
             raise RuntimeError(
-                f"{what} on a leaf that requires a gradient would leave its gradient without a home: train under "
+                f"{what} on a leaf that requires a gradient would lose its gradient: update it under "
                 "tapegrad.no_grad(), or work on a copy such as y = x * 1"
             )
-    elif r.op is not LEAF if r is not None else tracked(x._array) is not None:
+    elif r.op is not LEAF if r is not None else outer_record(x._array) is not None:
         raise RuntimeError(
-            f"{what} under tapegrad.no_grad() on the result of an operation would cut it from what it was computed "
-            "from: write while recording, or on x = x.detach() if its gradient is not meant to flow back"
+            f"{what} under tapegrad.no_grad() on the result of an operation would cut it from the tape: write while "
+            "recording, or on x = x.detach() if no gradient is meant to flow back"
         )
 
 
 def rebind(x: Tensor, out: Array, op: Operation, parents: tuple[Record | None, ...], saved: tuple[Any, ...]) -> None:
-    """Give a Tensor a new value that an operation on these records made."""
+    """Set the new value of a Tensor after an in-place operation, and record the operation if a parent is recorded."""
     x._array = out
     if mode().recording and any(p is not None for p in parents):
         x._record = record(op, parents, saved, out)
@@ -512,11 +513,11 @@ def index_set(x: Tensor, key: Key, value: Tensor) -> Tensor:
 def _pull_add(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
     old, value = r.parents
     if walk.wants(value):
-        part = walk.xp.index_get(t, _led(t, len(r.shape), saved[0]))
-        inside = walk.part(r, saved[0], t) if value is not None and value.op.carries else None
-        walk.give(value, part if walk.taped else backend_of[type(part)].copy(part), support=inside)
+        part = walk.xp.index_get(t, _batched_key(t, len(r.shape), saved[0]))
+        inside = walk.support_at(r, saved[0], t) if value is not None and value.op.carries else None
+        walk.accumulate(value, part if walk.create_graph else backend_of[type(part)].copy(part), support=inside)
     if walk.wants(old):
-        walk.give(old, t, support=walk.support)
+        walk.accumulate(old, t, support=walk.support)
 
 
 INDEX_ADD = Operation("index_add", (None, None), ("key",), (STATIC,), pull=_pull_add, moves="all")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors
 from tapegrad._engine.dispatch import native_device
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed, constant
 from tapegrad._engine.tensor import Tensor, wrap
@@ -90,7 +90,7 @@ def _of_nothing(x: Tensor, axes: tuple[int, ...], keepdims: bool, ord: float) ->
 
 
 def _count(x: Tensor) -> Tensor:
-    noticed(x)
+    notify_use(x)
     x = wrap(x._array)
     return astype(x != 0, abs(x).dtype)
 
@@ -168,8 +168,8 @@ _matrix_rank = primitive("matrix_rank", _rank, None)
 def _diagonal_vjp(xp: Any, t: Any, x_shape: tuple[int, ...], offset: int) -> Any:
     rows, columns = x_shape[-2:]
     before, k = -min_(offset, 0), t.shape[-1]
-    lead = tuple(t.shape[:-1])
-    zeros = [xp.zeros((*lead, n), dtype=t.dtype, device=native_device(t)) for n in (before, rows - before - k)]
+    batch_shape = tuple(t.shape[:-1])
+    zeros = [xp.zeros((*batch_shape, n), dtype=t.dtype, device=native_device(t)) for n in (before, rows - before - k)]
     column = xp.concat([zeros[0], t, zeros[1]], axis=-1)[..., None]
     return xp.where(xp.eye(rows, columns, k=offset, dtype=xp.bool, device=native_device(t)), column, 0)
 

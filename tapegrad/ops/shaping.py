@@ -17,7 +17,7 @@ from tapegrad.typing import ArrayLike, Axis, Shape
 # -- the primitives --------------------------------------------------------------------------------------
 
 
-def _lead(t: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _batch_shape(t: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the extra leading axes of the cotangent of a result of this shape."""
     return tuple(t.shape[: t.ndim - len(shape)])
 
@@ -25,7 +25,7 @@ def _lead(t: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 _reshape = primitive(
     "reshape",
     lambda xp, x, shape: xp.reshape(x, shape),
-    lambda xp, t, x_shape, shape: xp.reshape(t, _lead(t, shape) + tuple(x_shape)),
+    lambda xp, t, x_shape, shape: xp.reshape(t, _batch_shape(t, shape) + tuple(x_shape)),
     view=True,
     moves="all",
 )
@@ -35,9 +35,9 @@ _broadcast_to = primitive(
 
 
 def _permute_vjp(xp: Any, t: Any, axes: tuple[int, ...]) -> Any:
-    lead = t.ndim - len(axes)
+    batch_ndim = t.ndim - len(axes)
     back = sorted(range(len(axes)), key=axes.__getitem__)
-    return xp.permute_dims(t, (*range(lead), *(lead + i for i in back)))
+    return xp.permute_dims(t, (*range(batch_ndim), *(batch_ndim + i for i in back)))
 
 
 _permute_dims = primitive(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import namespace_of
-from tapegrad._engine.mode import noticed
+from tapegrad._engine.mode import notify_use
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import CONSTANT, composed
 from tapegrad._engine.tensor import Tensor, wrap
@@ -102,7 +102,7 @@ def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
     x = as_tensor(x)
     if x.ndim == 0:
         raise ValueError("nonzero: a Tensor with no axes")
-    noticed(x)
+    notify_use(x)
     return tuple(wrap(a) for a in namespace_of[type(x._array)].nonzero(x._array))
 
 
@@ -146,7 +146,7 @@ def searchsorted(x1: ArrayLike, x2: ArrayLike, /, *, side: str = "left", sorter:
         if "integer" not in sorter.dtype.kind:
             raise TypeError(f"searchsorted: sorter holds indices, so it must be of integers, not {sorter.dtype.name}")
         if sorter.shape != x1.shape:
-            raise ValueError(f"searchsorted: sorter has shape {sorter.shape}, but what it sorts {x1.shape}")
+            raise ValueError(f"searchsorted: sorter has shape {sorter.shape}, but x1 has {x1.shape}")
         sorter = as_indices(sorter)
     dtype = result_type(x1, x2)
     return _searchsorted(astype(x1, dtype, copy=False), astype(x2, dtype, copy=False), sorter, side)

@@ -77,7 +77,7 @@ def gradcheck(
     rng = np.random.default_rng(seed)
     xs = [as_tensor(a).detach() for a in args]
     f = isolated(f)
-    w = _like(rng, f(*xs))
+    w = _random_like(rng, f(*xs))
 
     def projected(*inputs: Tensor) -> Tensor:
         return _inner(w, f(*inputs))
@@ -122,9 +122,9 @@ def gradgradcheck(
     xs = [as_tensor(a).detach() for a in args]
     f = isolated(f)
     # A sum of squares: linear functions have second derivatives to check too.
-    w, offset = _like(rng, f(*xs)), _like(rng, f(*xs))
+    w, offset = _random_like(rng, f(*xs)), _random_like(rng, f(*xs))
     floating = [i for i, x in enumerate(xs) if isdtype(x.dtype, _FLOATING) and x.size]
-    directions = {i: _like(rng, xs[i]) for i in floating}
+    directions = {i: _random_like(rng, xs[i]) for i in floating}
 
     def projected(*inputs: Tensor) -> Tensor:
         y = f(*inputs)
@@ -160,7 +160,7 @@ def _compare(
     x = xs[i]
     step, default = _ACCURACY.get(x.dtype.name, _ACCURACY["float32"])
     rtol = default if rtol is None else rtol
-    v = _like(rng, x)
+    v = _random_like(rng, x)
     g = grad(s, i)(*xs)
     if g.shape != x.shape or g.dtype is not x.dtype or g.device != x.device:
         raise GradcheckError(
@@ -207,17 +207,17 @@ def _compare(
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return the real inner product of two Tensors: of their elements, or of the elements' parts if complex."""
+    """Return the real inner product of two Tensors; complex numbers count as pairs of real ones."""
     product = conj(a) * b if isdtype(a.dtype, "complex floating") else a * b
     return sum_(real(product) if isdtype(product.dtype, "complex floating") else product)
 
 
 def g_is_zero(g: Tensor) -> bool:
-    """Say whether a gradient is zero everywhere."""
+    """Return whether a gradient is zero everywhere."""
     return not host(g).any()
 
 
-def _like(rng: np.random.Generator, x: Any) -> Tensor:
+def _random_like(rng: np.random.Generator, x: Any) -> Tensor:
     x = as_tensor(x)
     values = np.asarray(rng.standard_normal(x.shape))
     if isdtype(x.dtype, "complex floating"):

@@ -1,4 +1,4 @@
-"""What a sample of an operation is, and values to make its arguments of."""
+"""The class of a sample of an operation, and generators of values for its arguments."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _rng = np.random.default_rng(20)
 
 
 def reseed(seed: int) -> None:
-    """Start the values of a family anew, so that they do not depend on what other families draw."""
+    """Restart the generator for a family, so that its values do not depend on other families."""
     global _rng
     _rng = np.random.default_rng(seed)
 

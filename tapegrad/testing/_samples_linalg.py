@@ -1,6 +1,6 @@
 """Samples of linear algebra: batches, wide, tall and square matrices, real and complex.
 
-Factors that are determined up to signs and phases are sampled through what does not depend on them.
+Factors that are unique up to signs and phases are sampled through functions that do not depend on these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _h(m: Any, x: Any) -> Any:
 
 
 def _positive(m: Any, x: Any) -> Any:
-    """Return a positive definite Hermitian matrix made of any square one."""
+    """Return a positive definite Hermitian matrix, given any square one."""
     return m.matmul(x, _h(m, x)) + 0.5 * m.matmul(_h(m, x), x)
 
 
@@ -28,12 +28,12 @@ def _hermitian(m: Any, x: Any) -> Any:
 
 
 def _projector(m: Any, q: Any) -> Any:
-    """Return what a basis spans, whatever its signs and phases."""
+    """Return the projector on the span of a basis, which does not depend on signs and phases."""
     return m.matmul(q, _h(m, q))
 
 
 def _of_columns(m: Any, v: Any) -> Any:
-    """Return v[i, k] conj(v[j, k]): what is determined of normalised columns."""
+    """Return v[i, k] conj(v[j, k]), which does not depend on the phases of normalised columns."""
     return v[..., :, None, :] * m.conj(v)[..., None, :, :]
 
 

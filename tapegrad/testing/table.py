@@ -1,4 +1,4 @@
-"""The table of functions in the guides: what each is differentiated by and checked on.
+"""The table of functions in the guides: how each is differentiated, and to which order it is checked.
 
 In a checkout, `python -m tapegrad.testing.table` writes it there; a test compares.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tapegrad as tg
-from tapegrad._engine import rules as _rules
+from tapegrad._engine import rules
 from tapegrad._engine.record import STATIC
 from tapegrad.testing._samples import SAMPLES
 
@@ -39,7 +39,7 @@ def functions() -> Iterator[tuple[str, str, Any]]:
 
 def derivatives(name: str) -> list[str]:
     """Return how an operation gets its derivative: one of DERIVATIVES, if all is well."""
-    homes = (_rules.OPERATIONS, _rules.COMPOSED, _rules.CONSTANT)
+    homes = (rules.OPERATIONS, rules.COMPOSED, rules.CONSTANT)
     return [what for what, names in zip(DERIVATIVES, homes, strict=True) if name in names]
 
 
@@ -59,7 +59,7 @@ def render() -> str:
     for (family, how, checked, where), names in sorted(rows.items(), key=_place):
         lines.append(f"| {family} | {', '.join(names)} | {how} | {checked} | {where} |")
     saved: dict[str, list[str]] = {}
-    for name, operation in sorted(_rules.OPERATIONS.items()):
+    for name, operation in sorted(rules.OPERATIONS.items()):
         if name == "kink" or name.endswith(" slope"):  # of rules alone
             continue
         arrays = [n for n, source in zip(operation.saves, operation.sources, strict=True) if source != STATIC]

@@ -181,7 +181,7 @@ class Graph:
         self.apart[id(raw)] = raw, value
         return value
 
-    def given_out(self, array: Array) -> Array:
+    def untrace(self, array: Array) -> Array:
         """Return an array for the user, in a tentative call as a raw one."""
         if not self.tentative or not isinstance(array, Tracer):
             return array
