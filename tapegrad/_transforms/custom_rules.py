@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from tapegrad._engine.backward import pulled
 from tapegrad._engine.coercion import as_tensor, lift_to_level, placed
@@ -231,7 +231,68 @@ def only_positional(what: str, kwargs: dict[str, Any]) -> None:
         raise TypeError(f"{what}: its arguments are positional, as its rule's are: call it without {given}")
 
 
-class custom_vjp(Derived):
+class OpenCall(NamedTuple):
+    """A call of a function with a rule that is to be recorded.
+
+    Attributes
+    ----------
+    what : str
+        The name of the call, for messages.
+    function : callable
+        The function, which cannot write to its arguments.
+    rules : list of callable
+        The parts of its rule, which cannot either.
+    inputs, put : list of Tensor, callable
+        The Tensors among the arguments, and the arguments with others in their places.
+    parents : tuple of Record or None
+        The records of the inputs.
+    outside : bool
+        Whether an input is recorded outside of the vmap that is running.
+    """
+
+    what: str
+    function: Callable[..., Any]
+    rules: list[Callable[..., Any]]
+    inputs: list[Tensor]
+    put: Callable[..., list[Any]]
+    parents: tuple[Record | None, ...]
+    outside: bool
+
+
+class Ruled(Derived):
+    """A function with a rule of the user's own: the part that `custom_vjp` and `custom_jvp` share.
+
+    A call that nothing is recorded of calls the function. Any other is one record, which `one_record` makes.
+    """
+
+    how: ClassVar[str]  # the call that gives the rule
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        check_function(type(self).__name__, function)
+        self.wrap(function)
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        what = f"{type(self).__name__} of {getattr(self.function, '__name__', 'the function')}"
+        only_positional(what, kwargs)
+        function, *rules = self.recipe()
+        if None in rules:
+            raise TypeError(f"{what}: give its rule first, with {self.how}")
+        function, *rules = map(isolated, (function, *rules))
+        inputs, put = inputs_of(args)
+        parents = tuple(x._record for x in inputs)
+        recording = mode().recording
+        outside = recording and any(outer_record(x._array) is not None for x in inputs)
+        if not outside and not (recording and any(p is not None for p in parents)):
+            return function(*args)
+        return self.one_record(OpenCall(what, function, rules, inputs, put, parents, outside), args)
+
+    def one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
+        """Return the result of a call, recorded as one operation."""
+        raise NotImplementedError
+
+
+class custom_vjp(Ruled):
     """A function with a rule of the user's own for reverse mode, in place of what happens inside.
 
     Decorate the function, then give the rule with `defvjp`. Arguments are positional. It is differentiated again
@@ -260,10 +321,10 @@ class custom_vjp(Derived):
     1.0
     """
 
+    how = "defvjp(forward, backward)"
+
     def __init__(self, function: Callable[..., Any], *rule: Callable[..., Any] | None) -> None:
-        check_function("custom_vjp", function)
-        self.wrap(function)
-        self.function = function
+        super().__init__(function)
         self.forward, self.backward = rule or (None, None)
 
     def recipe(self) -> tuple[Any, ...]:
@@ -293,17 +354,9 @@ class custom_vjp(Derived):
         """
         self.forward, self.backward = forward, backward
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        what = f"custom_vjp of {getattr(self.function, '__name__', 'the function')}"
-        only_positional(what, kwargs)
-        if self.forward is None or self.backward is None:
-            raise TypeError(f"{what}: give its rule first, with defvjp(forward, backward)")
-        function, forward, backward = map(isolated, (self.function, self.forward, self.backward))
-        inputs, put = inputs_of(args)
-        parents = tuple(x._record for x in inputs)
-        recorded_outside = mode().recording and any(outer_record(x._array) is not None for x in inputs)
-        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
-            return function(*args)
+    def one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
+        """Return the result of a call, recorded as one operation."""
+        what, function, (forward, backward), inputs, put, parents, outside = call
 
         def cotangents_of(kept: Any, t: Any) -> list[Any]:
             given = backward(kept, t)
@@ -331,7 +384,7 @@ class custom_vjp(Derived):
             return whole
 
         residuals = None  # not known if the call is recorded outside of a vmap
-        if recorded_outside:
+        if outside:
             outs, rebuild = call_outside(self, inputs, put, mapped)
         else:
             y, residuals = forward(*put([constant_of(x) for x in inputs]))
@@ -339,14 +392,14 @@ class custom_vjp(Derived):
             outs, rebuild = outputs_of(what, y, inputs)
 
         def rule(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], __: Any) -> list[Any]:
-            anew = recorded_outside or mode().recording
+            anew = outside or mode().recording
             return cotangents_of(forward(*put(tied))[1] if anew else residuals, rebuild(list(ts)))
 
         ys = recorded("custom_vjp", SavedCall([x._array for x in inputs], [y._array for y in outs], parents, rule))
         return rebuild(list(ys))
 
 
-class custom_jvp(Derived):
+class custom_jvp(Ruled):
     """A function with a rule of the user's own for forward mode, which reverse mode transposes.
 
     Decorate the function, then give the rule with `defjvp`. Arguments are positional. A call raises TypeError if no
@@ -370,10 +423,10 @@ class custom_jvp(Derived):
     2.0
     """
 
+    how = "defjvp(rule)"
+
     def __init__(self, function: Callable[..., Any], rule: Callable[..., Any] | None = None) -> None:
-        check_function("custom_jvp", function)
-        self.wrap(function)
-        self.function = function
+        super().__init__(function)
         self.rule = rule
 
     def recipe(self) -> tuple[Any, ...]:
@@ -401,17 +454,9 @@ class custom_jvp(Derived):
         """
         self.rule = rule
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        what = f"custom_jvp of {getattr(self.function, '__name__', 'the function')}"
-        only_positional(what, kwargs)
-        if self.rule is None:
-            raise TypeError(f"{what}: give its rule first, with defjvp(rule)")
-        function, user = isolated(self.function), isolated(self.rule)
-        inputs, put = inputs_of(args)
-        parents = tuple(x._record for x in inputs)
-        recorded_outside = mode().recording and any(outer_record(x._array) is not None for x in inputs)
-        if not recorded_outside and (not mode().recording or not any(p is not None for p in parents)):
-            return function(*args)
+    def one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
+        """Return the result of a call, recorded as one operation."""
+        what, function, (user,), inputs, put, parents, outside = call
 
         def mapped(axes: Axes) -> custom_jvp:
             """Return the function with its rule, both mapped over examples."""
@@ -423,7 +468,7 @@ class custom_jvp(Derived):
             whole.defjvp(lambda primals, tangents: vmap(both, (*axes, *axes))(*primals, *tangents))
             return whole
 
-        if recorded_outside:
+        if outside:
             outs, rebuild = call_outside(self, inputs, put, mapped)
         else:
             y = function(*put([constant_of(x) for x in inputs]))
@@ -439,8 +484,8 @@ class custom_jvp(Derived):
         def transposed(tied: list[Tensor], _: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
             return transpose(lambda *u: push(tied, list(u)), tied, ts, mode().recording, supports)
 
-        call = SavedCall([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
-        return rebuild(list(recorded("custom_jvp", call)))
+        saved = SavedCall([x._array for x in inputs], [y._array for y in outs], parents, transposed, push)
+        return rebuild(list(recorded("custom_jvp", saved)))
 
 
 def transpose(
