@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad.backends import _pool
 from tapegrad.backends._numpy.executor.references import NDArray
 
 ALIGN = 64  # bytes of a cache line, and of the widest vector register
-SPARE = 4096  # bytes of a buffer that may lie idle beside the half of it: a page
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> NDArray:
@@ -30,31 +30,12 @@ def empty(shape: tuple[int, ...], dtype: Any) -> NDArray:
     return array
 
 
-class Pool:
-    """A best-fit pool of buffers.
-
-    free: buffers that no value uses now; nbytes: the size of all buffers that were ever made.
-    """
+class Pool(_pool.Pool):
+    """A best-fit pool of aligned buffers, and the arrays that lie in them."""
 
     def __init__(self) -> None:
-        self.free: list[NDArray] = []
-        self.nbytes = 0
+        super().__init__(lambda nbytes: empty((nbytes,), np.dtype(np.uint8)))
         self._arrays: dict[tuple[int, tuple[int, ...], Any], NDArray] = {}
-
-    def take(self, nbytes: int) -> NDArray:
-        """Return the free buffer that fits best, or a new one."""
-        # Best fit: a larger buffer is left to a value that needs it.
-        fitting = [b for b in self.free if nbytes <= b.nbytes <= 2 * nbytes + SPARE]
-        if fitting:
-            best = min(fitting, key=lambda b: b.nbytes)
-            self.free = [b for b in self.free if b is not best]
-            return best
-        self.nbytes += nbytes
-        return empty((nbytes,), np.dtype(np.uint8))
-
-    def give(self, buffer: NDArray) -> None:
-        """Take a buffer back."""
-        self.free.append(buffer)
 
     def array(self, buffer: NDArray, shape: tuple[int, ...], dtype: Any) -> NDArray:
         """Return a buffer as an array of a shape and dtype.
