@@ -262,7 +262,7 @@ class OpenCall(NamedTuple):
 class Ruled(Derived):
     """A function with a rule of the user's own: the part that `custom_vjp` and `custom_jvp` share.
 
-    A call that nothing is recorded of calls the function. Any other is one record, which `one_record` makes.
+    A call that nothing is recorded of calls the function. Any other is one record, which `_one_record` makes.
     """
 
     how: ClassVar[str]  # the call that gives the rule
@@ -285,9 +285,9 @@ class Ruled(Derived):
         outside = recording and any(outer_record(x._array) is not None for x in inputs)
         if not outside and not (recording and any(p is not None for p in parents)):
             return function(*args)
-        return self.one_record(OpenCall(what, function, rules, inputs, put, parents, outside), args)
+        return self._one_record(OpenCall(what, function, rules, inputs, put, parents, outside), args)
 
-    def one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
+    def _one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
         """Return the result of a call, recorded as one operation."""
         raise NotImplementedError
 
@@ -354,7 +354,7 @@ class custom_vjp(Ruled):
         """
         self.forward, self.backward = forward, backward
 
-    def one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
+    def _one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
         """Return the result of a call, recorded as one operation."""
         what, function, (forward, backward), inputs, put, parents, outside = call
 
@@ -454,7 +454,7 @@ class custom_jvp(Ruled):
         """
         self.rule = rule
 
-    def one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
+    def _one_record(self, call: OpenCall, args: tuple[Any, ...]) -> Any:
         """Return the result of a call, recorded as one operation."""
         what, function, (user,), inputs, put, parents, outside = call
 
