@@ -13,7 +13,7 @@ import numpy as np
 
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
-from tapegrad.backends import _scatter
+from tapegrad.backends import _deterministic_scatter as scatter
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
 from tapegrad.backends._special import Special, find
@@ -128,8 +128,8 @@ class Backend:
             self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
         if type(self).races is not Backend.races:
             self.xp.replace(
-                index_set=partial(_scatter.index_set, self),
-                index_add=partial(_scatter.index_add, self),
+                index_set=partial(scatter.index_set, self),
+                index_add=partial(scatter.index_add, self),
             )
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 

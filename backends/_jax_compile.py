@@ -13,10 +13,10 @@ import jax
 
 from tapegrad._program.interpreter import replay_of
 from tapegrad.backends._array import Array
-from tapegrad.backends._handed_over import HandedOver
+from tapegrad.backends._external_compiler import CompiledExecutor
 
 
-class Executor(HandedOver):
+class Executor(CompiledExecutor):
     """Runs a program by `jax.jit` of its replay."""
 
     def __init__(self, program: Any, to_host: Callable[[Array], Any]) -> None:

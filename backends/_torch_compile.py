@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from tapegrad._program.interpreter import PlainExecutor
-from tapegrad.backends._handed_over import HandedOver
+from tapegrad.backends._external_compiler import CompiledExecutor
 from tapegrad.backends._torch_functions import tracing
 
 SWITCH = "TAPEGRAD_TORCH_COMPILE"
@@ -43,7 +43,7 @@ def executor(program: Any, to_host: Callable[[Any], Any]) -> Any:
             )
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         return PlainExecutor(program)
-    return HandedOver(
+    return CompiledExecutor(
         program, "torch.compile", _compiled, to_host, from_host=lambda v, like: torch.asarray(v, device=like.device)
     )
 

@@ -10,7 +10,8 @@ from places import Place
 
 import tapegrad as tg
 from tapegrad import backends
-from tapegrad.backends._scatter import add_in_order, set_in_order
+from tapegrad.backends import _deterministic_scatter as scatter
+from tapegrad.backends._deterministic_scatter import add_in_order, set_in_order
 
 ALL = slice(None)
 KEYS: list[tuple[tuple[int, ...], tuple[Any, ...]]] = [
@@ -101,11 +102,11 @@ def test_gradients_and_writes_use_it(xp: Place, monkeypatch: pytest.MonkeyPatch)
 
         return called
 
-    monkeypatch.setattr(backends._scatter, "add_in_order", spy("add", add_in_order))
-    monkeypatch.setattr(backends._scatter, "set_in_order", spy("set", set_in_order))
+    monkeypatch.setattr(scatter, "add_in_order", spy("add", add_in_order))
+    monkeypatch.setattr(scatter, "set_in_order", spy("set", set_in_order))
     monkeypatch.setattr(backend, "races", lambda array: True)
-    monkeypatch.setitem(backend.xp.__dict__, "index_add", lambda *args: backends._scatter.index_add(backend, *args))
-    monkeypatch.setitem(backend.xp.__dict__, "index_set", lambda *args: backends._scatter.index_set(backend, *args))
+    monkeypatch.setitem(backend.xp.__dict__, "index_add", lambda *args: scatter.index_add(backend, *args))
+    monkeypatch.setitem(backend.xp.__dict__, "index_set", lambda *args: scatter.index_set(backend, *args))
     index = xp.tensor(np.asarray([0, 2, 2, 2, 2]))
 
     def f(x: tg.Tensor) -> tg.Tensor:

@@ -11,7 +11,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad._engine import rules, settings
-from tapegrad.backends import _setting
+from tapegrad.backends import _settings
 
 DOCUMENTS = guides.documents()
 WITH_CODE = [p for p in DOCUMENTS if "```python" in (guides.ROOT / p).read_text(encoding="utf-8")]
@@ -22,7 +22,7 @@ def name(path: Path) -> str:
     return f"{path}{' cuda' if '```python cuda' in (guides.ROOT / path).read_text(encoding='utf-8') else ''}"
 
 
-SETTINGS: list[_setting.Setting[Any]] = [settings._device, settings._dtype, _setting.TF32, _setting.DETERMINISTIC]
+SETTINGS: list[_settings.Setting[Any]] = [settings._device, settings._dtype, _settings.TF32, _settings.DETERMINISTIC]
 
 
 @pytest.mark.parametrize("path", WITH_CODE, ids=name)

@@ -40,7 +40,7 @@ PARTS = {
     f"{_CUPY}.executor": (
         *("tapegrad._program.*", f"{_CUPY}.codegen.*", f"{_CUPY}.executor.*"),
         *(f"{_CUPY}.cublas", f"{_CUPY}.deferred_checks", f"{_CUPY}.error_advice"),
-        *("tapegrad.backends._array", "tapegrad.backends._pool", "tapegrad.backends._setting"),
+        *("tapegrad.backends._array", "tapegrad.backends._pool", "tapegrad.backends._settings"),
     ),
 }
 

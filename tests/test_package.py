@@ -71,6 +71,19 @@ def top_imports(path: Path) -> set[str]:
     return found
 
 
+def test_the_first_line_of_a_module_says_what_it_holds() -> None:
+    """As a noun and a sentence: neither a question nor a command."""
+    unlike = {}
+    for name, path in modules().items():
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        word = first.partition(" ")[0]
+        if word in ("How", "What", "When", "Where", "Whether", "Which", "Who") or not first.endswith(
+            (".", "?", ":", ",")
+        ):
+            unlike[name] = first
+    assert not unlike
+
+
 def test_only_adapters_name_a_library() -> None:
     libraries = {"cupy", "cupyx", "torch", "jax", "array_api_strict", "array_api_compat"}
     for name, path in modules().items():

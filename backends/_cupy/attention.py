@@ -18,7 +18,7 @@ from tapegrad.backends._cupy.codegen.attention_kernels import DTYPES, LARGEST, L
 from tapegrad.backends._cupy.codegen.attention_kernels import HELPERS as PRODUCTS
 from tapegrad.backends._cupy.codegen.cuda_types import HELPERS, OPTIONS
 from tapegrad.backends._cupy.codegen.memory_access import Layout, alignment_of
-from tapegrad.backends._setting import TF32
+from tapegrad.backends._settings import TF32
 
 Arrays = dict[str | Value, Array]  # of matrices by name, and of operands of the scores
 

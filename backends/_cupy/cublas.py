@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tapegrad.backends._cupy.codegen.cuda_types import result_type
-from tapegrad.backends._setting import TF32
+from tapegrad.backends._settings import TF32
 
 Ints = tuple[int, ...]
 

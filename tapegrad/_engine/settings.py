@@ -7,7 +7,7 @@ from typing import Any
 
 from tapegrad import backends
 from tapegrad._engine.dtypes import DType, as_dtype, isdtype
-from tapegrad.backends._setting import DETERMINISTIC, TF32, Scope, Setting
+from tapegrad.backends._settings import DETERMINISTIC, TF32, Scope, Setting
 from tapegrad.typing import DTypeLike
 
 _device: Setting[str | None] = Setting("device", os.environ.get("TAPEGRAD_DEVICE") or None)  # None: was not set

@@ -1,4 +1,4 @@
-"""How dtypes of arrays look in generated CUDA: how they are read, computed with, written, and spelt as literals.
+"""Dtypes in generated CUDA: their types in memory and in arithmetic, and their literals.
 
 float16 and bfloat16 are computed in float and rounded after each operation, as NumPy does. The text uses no header, so
 that it compiles quickly.

@@ -41,7 +41,7 @@ from tapegrad.backends._cupy.executor.nodes import (
 )
 from tapegrad.backends._cupy.executor.placement import Placement, is_contiguous
 from tapegrad.backends._cupy.executor.steps import Steps
-from tapegrad.backends._setting import DETERMINISTIC
+from tapegrad.backends._settings import DETERMINISTIC
 
 # Functions of CuPy that read no value on the host, besides those with a `kind`.
 _NAMES = """

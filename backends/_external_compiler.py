@@ -16,7 +16,7 @@ ROUNDINGS = 3  # replays with perturbed results, to measure the effect of roundi
 SPREAD = 10.0  # a difference of up to so many times the measured effect is put down to rounding
 
 
-class HandedOver:
+class CompiledExecutor:
     """Runs a program by one function that a library's own compiler makes of the replay, on the first run.
 
     Every run replays call by call if the compiler fails, or if its first results differ from those of the replay. A

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, Protocol
 
 from tapegrad.backends._array import Array
-from tapegrad.backends._setting import DETERMINISTIC
+from tapegrad.backends._settings import DETERMINISTIC
 
 Key = tuple[Any, ...]
 
