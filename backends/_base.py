@@ -274,7 +274,8 @@ class Backend:
         """Return sigmoid(x) sigmoid(-x), the derivative of sigmoid; it has all digits where sigmoid(x) is nearly 1."""
         if self.xp.isdtype(x.dtype, "complex floating"):
             return 0.25 * self.xp.tanh_slope(0.5 * x)
-        return 0.5 / (1 + self.xp.cosh(x))
+        e = self.xp.exp(-self.xp.abs(x))  # cosh would overflow
+        return e / ((1 + e) * (1 + e))
 
     def tanh_slope(self, x: Array) -> Array:
         """Return 1 / cosh(x)^2, the derivative of tanh; it has all digits where tanh(x) is nearly 1."""

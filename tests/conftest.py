@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from places import Place, why_not
+from places import WHOLE_SWEEPS, Place, why_not
 
 import tapegrad as tg
 from tapegrad._engine import dispatch
@@ -31,9 +31,7 @@ PLACES = {
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
-# JAX compiles each operation for each shape, which takes most of the time of all tests. So long sweeps run there in
-# part: the first samples of each operation, and every third case of others. TAPEGRAD_TESTS=all runs all of them.
-WHOLE_SWEEPS = os.environ.get("TAPEGRAD_TESTS") == "all"
+# Long sweeps run in part on JAX: the first samples of each operation, and every third case of others.
 SAMPLES_ON_JAX, LONG_SWEEP = 2, 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,6 +29,11 @@ def why_not(device: str) -> str | None:
     except (RuntimeError, ValueError) as error:
         return f"{error}; {PLUGIN}" if prefix == "cuda" else str(error)
     return None
+
+
+# JAX compiles each operation for each shape, which takes most of the time of all tests. So sweeps run there in part,
+# unless TAPEGRAD_TESTS=all.
+WHOLE_SWEEPS = os.environ.get("TAPEGRAD_TESTS") == "all"
 
 
 @dataclass(frozen=True)

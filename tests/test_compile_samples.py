@@ -10,7 +10,7 @@ from weakref import ref
 
 import numpy as np
 import pytest
-from places import Place
+from places import WHOLE_SWEEPS, Place
 
 import tapegrad as tg
 from tapegrad._engine.dispatch import CaptureError
@@ -164,6 +164,8 @@ SINGULAR = np.asarray([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 0.0, 1.0]])
 @pytest.mark.parametrize("at", [np.diag([2.0, 3.0, 4.0]), np.diag([2.0, 3.0, 0.0]), SINGULAR])
 def test_derivatives_of_what_looks_at_values_are_one_operation_each(xp: Place, at: Any, n: int) -> None:
     """Those of small determinants look at none."""
+    if xp.device.startswith("jax") and n == 4 and not WHOLE_SWEEPS:
+        pytest.skip("XLA compiles it for a minute")
     det: Any = tg.linalg.det
     whole = np.eye(n)
     whole[:3, :3] = at

@@ -31,9 +31,13 @@ def test_its_code_does_what_it_says(path: Path, monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(setting, "everywhere", setting.everywhere)  # so that it is put back
     monkeypatch.chdir(tmp_path)
     operations = dict(rules.OPERATIONS)
-    guides.run(path)
-    for name in rules.OPERATIONS.keys() - operations.keys():
-        del rules.OPERATIONS[name]  # that a guide has declared
+    try:
+        guides.run(path)
+    finally:
+        for name in rules.OPERATIONS.keys() - operations.keys():
+            del rules.OPERATIONS[name]  # that a guide has declared
+        for setting in SETTINGS:
+            setting.settle()  # else a value that waits would take effect in another test
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)

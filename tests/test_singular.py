@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from places import Place
+from places import WHOLE_SWEEPS, Place
 
 import tapegrad as tg
 
@@ -552,6 +552,8 @@ def test_derivatives_of_a_determinant_that_is_zero(xp: Place, x: Any, rows: int)
 
     With another row and column of the unit matrix the derivatives are the same, and computed in another way.
     """
+    if xp.device.startswith("jax") and rows == 4 and not WHOLE_SWEEPS:
+        pytest.skip("XLA compiles it for a minute")
     sides, corner = xp.tensor(np.eye(rows, 3)), xp.tensor(np.diag([0.0] * 3 + [1.0])[:rows, :rows])
 
     def det(x: Any) -> Any:
