@@ -56,4 +56,4 @@ def device_time(call: Call, calls: int, rounds: int = 5) -> float:
 def graphs_of(step: Any) -> list[Any]:
     """Return the CUDA graphs that a compiled function replays, without the copies before and after them."""
     executor = step.program._run.executor
-    return [graph for graph in executor._graphs if hasattr(graph, "launch")]
+    return [graph for graph in executor._graphs.graphs if graph is not None]
