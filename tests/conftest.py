@@ -13,7 +13,8 @@ import pytest
 from places import WHOLE_SWEEPS, Place, why_not
 
 import tapegrad as tg
-from tapegrad._engine import dispatch
+from tapegrad._engine import dispatch, settings
+from tapegrad.backends._settings import DETERMINISTIC, TF32, Setting
 
 PLACES = {
     "numpy": Place("cpu"),
@@ -86,6 +87,19 @@ def _heap_without_what_pytest_holds() -> None:
     """Have collections, and tg.compile's search for what holds traced arrays, pass over all that is there already."""
     gc.collect()
     gc.freeze()
+
+
+SETTINGS: tuple[Setting[Any], ...] = (settings._device, settings._dtype, TF32, DETERMINISTIC)
+
+
+@pytest.fixture(autouse=True)
+def _settings_as_they_were() -> Iterator[None]:
+    """Put back what a test sets for the process: a default that was set is another one than none."""
+    before = [setting.everywhere for setting in SETTINGS]
+    yield
+    for setting, value in zip(SETTINGS, before, strict=True):
+        setting.settle()  # else a value that waits would take effect in another test
+        setting.everywhere = value
 
 
 @pytest.fixture(autouse=True)

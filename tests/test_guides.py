@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import guides
 import pytest
 
 import tapegrad as tg
-from tapegrad._engine import rules, settings
-from tapegrad.backends import _settings
+from tapegrad._engine import rules
 
 DOCUMENTS = guides.documents()
 WITH_CODE = [p for p in DOCUMENTS if "```python" in (guides.ROOT / p).read_text(encoding="utf-8")]
@@ -22,13 +20,8 @@ def name(path: Path) -> str:
     return f"{path}{' cuda' if '```python cuda' in (guides.ROOT / path).read_text(encoding='utf-8') else ''}"
 
 
-SETTINGS: list[_settings.Setting[Any]] = [settings._device, settings._dtype, _settings.TF32, _settings.DETERMINISTIC]
-
-
 @pytest.mark.parametrize("path", WITH_CODE, ids=name)
 def test_its_code_does_what_it_says(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for setting in SETTINGS:
-        monkeypatch.setattr(setting, "everywhere", setting.everywhere)  # so that it is put back
     monkeypatch.chdir(tmp_path)
     operations = dict(rules.OPERATIONS)
     try:
@@ -36,8 +29,6 @@ def test_its_code_does_what_it_says(path: Path, monkeypatch: pytest.MonkeyPatch,
     finally:
         for name in rules.OPERATIONS.keys() - operations.keys():
             del rules.OPERATIONS[name]  # that a guide has declared
-        for setting in SETTINGS:
-            setting.settle()  # else a value that waits would take effect in another test
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
