@@ -41,7 +41,8 @@ class Setting(Generic[T]):
             for call in tuple(self.waiting):
                 if call.thread == get_ident() or call.scope() is None:
                     self.waiting.remove(call)
-                    call.before, self.everywhere, self.last = self.everywhere, call.value, call
+                    call.before, call.replaced = self.everywhere, None if self.last is None else ref(self.last)
+                    self.everywhere, self.last = call.value, call
 
     def withdraw(self, call: _Call[T]) -> None:
         """Restrict the value of a call to a block."""
@@ -49,15 +50,30 @@ class Setting(Generic[T]):
             if call in self.waiting:
                 self.waiting.remove(call)
             elif self.last is call:
-                self.everywhere, self.last = call.before, None
+                self.everywhere, self.last = call.before, call.previous()
+            else:  # the call after it, if there still is one, takes over the value that it replaced
+                later = self.last
+                while later is not None and later.previous() is not call:
+                    later = later.previous()
+                if later is not None:
+                    later.before, later.replaced = call.before, call.replaced
 
 
 class _Call(Generic[T]):
-    """A call that sets a value; before: the value of the process that it replaced."""
+    """A call that sets a value.
+
+    before: the value of the process that it replaced; replaced: the call that had set that one, held weakly, since it
+    lives with the object that it returned.
+    """
 
     def __init__(self, scope: Scope[T], value: T) -> None:
         self.scope, self.value, self.thread = ref(scope), value, get_ident()
         self.before = value
+        self.replaced: ref[_Call[T]] | None = None
+
+    def previous(self) -> _Call[T] | None:
+        """Return the call whose value this one replaced, None if no block can follow that any more."""
+        return None if self.replaced is None else self.replaced()
 
 
 class _Block(Generic[T]):

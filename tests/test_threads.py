@@ -239,6 +239,19 @@ def test_a_value_that_was_used_and_then_entered_holds_in_the_block_only(
         assert setter() == before
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 2, 1), (2, 0, 1), (1, 2, 0)])
+def test_objects_that_were_set_first_and_entered_later_leave_nothing(order: tuple[int, ...]) -> None:
+    before = tg.default_dtype()
+    scopes = []
+    for _ in order:
+        scopes.append(tg.default_dtype(tg.float32))
+        assert tg.default_dtype() is tg.float32  # which makes it a value for the process
+    for i in order:
+        with scopes[i]:
+            assert tg.default_dtype() is tg.float32
+    assert tg.default_dtype() is before
+
+
 # -- blocks that end in any order --------------------------------------------------------------------------
 
 SCOPES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
