@@ -24,7 +24,7 @@ class Disagreement(Exception):
 
 @dataclass
 class Checked:
-    """What running the steps of a case showed.
+    """The outcome of running the steps of a case.
 
     slow: the labels of slow steps. refused: label -> why its step cannot be compiled. off: label -> how far
     its results are from those of the first, relative to the largest element.

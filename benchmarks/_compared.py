@@ -9,7 +9,7 @@ from benchmarks._measure import Row
 
 @dataclass
 class Compared:
-    """What was measured of one program; the labels are the devices, and for what is compiled "cpu compiled".
+    """The measurements of one program; the labels are the devices, and for what is compiled "cpu compiled".
 
     off: how far the results are from those of the first device, relative to the largest element. memory: the
     peak, in MB above the inputs.

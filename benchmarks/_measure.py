@@ -25,7 +25,7 @@ FEWEST = 3  # but has so many samples
 
 @dataclass
 class Row:
-    """What was measured of a case: samples of each column, in the case's unit, and why columns lack.
+    """The measurements of a case: samples of each column, in the case's unit, and why columns lack.
 
     The samples of all columns with the same index were taken in the same round. refused: label -> why its step
     does not run; the notes say so too.

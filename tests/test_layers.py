@@ -194,3 +194,23 @@ def test_packages_that_are_imported_late_are_optional() -> None:
     for name, found in IMPORTS.items():
         late = {i.module.partition(".")[0] for i in found if i.late and i.module not in MODULES}
         assert late <= OPTIONAL, f"{name} imports {late - OPTIONAL} inside functions"
+
+
+def test_only_adapters_name_a_library() -> None:
+    libraries = {"cupy", "cupyx", "torch", "jax", "array_api_strict", "array_api_compat"}
+    for name, found in IMPORTS.items():
+        used = {i.module.partition(".")[0] for i in found if not i.late} & libraries
+        if name.startswith("tapegrad"):  # benchmarks measure the libraries
+            assert not used or name.startswith("tapegrad.backends._"), f"{name} imports {used}"
+
+
+def test_the_first_line_of_a_module_says_what_it_holds() -> None:
+    """As a noun and a sentence: neither a question nor a command."""
+    unlike = {}
+    for name, path in MODULES.items():
+        first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        word = first.partition(" ")[0]
+        questions = ("How", "What", "When", "Where", "Whether", "Which", "Who")
+        if name.startswith("tapegrad") and (word in questions or not first.endswith((".", "?", ":", ","))):
+            unlike[name] = first
+    assert not unlike

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import doctest
 import importlib
 import pkgutil
@@ -48,47 +47,6 @@ def test_backends_is_no_top_level_import() -> None:
     code = "import importlib.util, os; os.chdir('/'); print(importlib.util.find_spec('backends'))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "None"
-
-
-def modules() -> dict[str, Path]:
-    files = {
-        ".".join(("tapegrad", *p.relative_to(ROOT).with_suffix("").parts)): p for p in (ROOT / "backends").rglob("*.py")
-    }
-    for p in (ROOT / "tapegrad").rglob("*.py"):
-        if "backends" not in p.parts[len(ROOT.parts) :]:
-            files[".".join(p.relative_to(ROOT).with_suffix("").parts)] = p
-    return files
-
-
-def top_imports(path: Path) -> set[str]:
-    """Return the modules a file imports when it is imported, not those inside functions or for type checkers."""
-    found = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-    return found
-
-
-def test_the_first_line_of_a_module_says_what_it_holds() -> None:
-    """As a noun and a sentence: neither a question nor a command."""
-    unlike = {}
-    for name, path in modules().items():
-        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-        word = first.partition(" ")[0]
-        if word in ("How", "What", "When", "Where", "Whether", "Which", "Who") or not first.endswith(
-            (".", "?", ":", ",")
-        ):
-            unlike[name] = first
-    assert not unlike
-
-
-def test_only_adapters_name_a_library() -> None:
-    libraries = {"cupy", "cupyx", "torch", "jax", "array_api_strict", "array_api_compat"}
-    for name, path in modules().items():
-        used = {m.partition(".")[0] for m in top_imports(path)} & libraries
-        assert not used or name.startswith("tapegrad.backends._"), f"{name} imports {used}"
 
 
 def public_modules() -> list[str]:

@@ -11,7 +11,7 @@ from benchmarks.gradbench._function import Function, floats, integers
 
 
 class Level(NamedTuple):
-    """How the minors of the last m rows expand along the first of them: arrays of shape (minors, m).
+    """Expansion of the minors of the last m rows along the first of them: arrays of shape (minors, m).
 
     places: where in the flat matrix each factor stands; smaller: the minor of m - 1 rows it is multiplied by; signs:
     1 and -1, by turns.

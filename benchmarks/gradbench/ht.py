@@ -16,7 +16,7 @@ class Level(NamedTuple):
 
 
 class Hand(NamedTuple):
-    """What does not change with the pose.
+    """The parts of a hand that do not change with the pose.
 
     relatives: (bones, 4, 4), each bone in its parent's frame at rest; inverses: (bones, 4, 4), from the model's frame
     at rest to each bone's; levels: from the root down; order: for each bone where it stands in the levels one after the

@@ -51,7 +51,7 @@ class Attempt(NamedTuple):
 
     @property
     def is_binding(self) -> bool:
-        """Whether the next call must do the same."""
+        """True if the next call must do the same."""
         return self.state is not State.TENTATIVE
 
 

@@ -30,7 +30,7 @@ _NARROWER = {"float64": "float32", "complex128": "complex64", "int64": "int32", 
 
 
 class Copies(NamedTuple):
-    """How often host arrays were copied, and how many bytes that were."""
+    """The copies of host arrays: their number and their bytes."""
 
     times: int
     bytes: int

@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Mode:
-    """Whether operations are recorded and gradients are checked for NaN, and who watches operations.
+    """The switches of a context: recording, the check of gradients for NaN, and the watcher of operations.
 
     Each `with` block makes a mode, which holds inside the block.
 

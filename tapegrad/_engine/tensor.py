@@ -121,7 +121,7 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether operations on this Tensor are recorded. Set it on a Tensor to make it a leaf."""
+        """True if operations on this Tensor are recorded. Set it on a Tensor to make it a leaf."""
         return (self._record or outer_record(self._array)) is not None
 
     @requires_grad.setter
@@ -136,7 +136,7 @@ class Tensor:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether this Tensor is no result of a recorded operation."""
+        """True if this Tensor is no result of a recorded operation."""
         return self._record is None or self._record.op is LEAF
 
     @property

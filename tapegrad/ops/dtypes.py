@@ -116,7 +116,7 @@ def _there(dtype: DType, array: Any) -> bool:
     to="The dtype to cast to.",
 )
 def can_cast(from_: ArrayLike | DTypeLike, to: DTypeLike, /) -> bool:
-    """Whether promotion can lead from a dtype to another one.
+    """Test of a dtype promotion: True if it can lead from a dtype to another one.
 
     Between kinds it goes by `result_type`, as on NumPy: int32 can be cast to float64, not to float32.
 

@@ -361,7 +361,7 @@ _count_nonzero = primitive(
 
 @_documented(f"The answers: {SHAPE} {BOOLEAN}")
 def all(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether all elements over axes are true, or not zero.
+    """Logical AND over axes: True where all elements are true, or not zero.
 
     Not differentiable.
 
@@ -375,7 +375,7 @@ def all(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor
 
 @_documented(f"The answers: {SHAPE} {BOOLEAN}")
 def any(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether any element over axes is true, or not zero.
+    """Logical OR over axes: True where any element is true, or not zero.
 
     Not differentiable.
 

@@ -21,7 +21,7 @@ from tapegrad.typing import ArrayLike
 
 
 class UniqueAll(NamedTuple):
-    """What `unique_all` gives."""
+    """The result of `unique_all`."""
 
     values: Tensor
     indices: Tensor
@@ -30,14 +30,14 @@ class UniqueAll(NamedTuple):
 
 
 class UniqueCounts(NamedTuple):
-    """What `unique_counts` gives."""
+    """The result of `unique_counts`."""
 
     values: Tensor
     counts: Tensor
 
 
 class UniqueInverse(NamedTuple):
-    """What `unique_inverse` gives."""
+    """The result of `unique_inverse`."""
 
     values: Tensor
     inverse_indices: Tensor
@@ -149,7 +149,7 @@ _isin = primitive("isin", lambda xp, x1, x2, invert: xp.isin(x1, x2, invert=inve
     invert="Whether to say where it is not.",
 )
 def isin(x1: ArrayLike, x2: ArrayLike, /, *, invert: bool = False) -> Tensor:
-    """Whether each element of x1 is one of x2.
+    """Membership of each element of x1 in x2.
 
     Equality is by value, so that a NaN is nowhere in. Not differentiable.
 

@@ -62,7 +62,7 @@ class Executor:
 
     @property
     def how(self) -> str:
-        """How the program is run, in words."""
+        """The way in which the program is run, in words."""
         graphs = 0 if self._plan is None else sum(graph is not None for graph in self._graphs.graphs)
         return f"{graphs} CUDA graphs" if graphs else "generated kernels, launched one by one"
 

@@ -114,7 +114,7 @@ class Executor:
 
     @property
     def lends(self) -> bool:
-        """Whether a call may write over the arrays that are lent: it raises before it does, if at all."""
+        """True if a call may write over the arrays that are lent: it raises before it does, if at all."""
         return self.checks.come_first
 
     def run(self, arrays: list[Array]) -> list[Array]:

@@ -18,7 +18,7 @@ MOST_OUTSIDE = 20  # how many times the work of batched products all products ma
 
 
 class Sharing(NamedTuple):
-    """How a program shares work.
+    """The threads that a program shares its work among.
 
     threads: how many it may use; splits: whether products and copies are split among threads of this process; wakes:
     whether BLAS has threads that are awake after a product.

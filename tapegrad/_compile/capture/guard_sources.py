@@ -92,7 +92,7 @@ class Place:
 
     @property
     def has_array(self) -> bool:
-        """Whether a raw array is at this place, perhaps one that is at another one as well."""
+        """True if a raw array is at this place, perhaps one that is at another one as well."""
         return self.kind == "array" or (self.other is not None and self.other.kind == "array")
 
     def write(self, value: Any) -> bool:

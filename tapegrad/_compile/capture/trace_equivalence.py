@@ -15,7 +15,7 @@ _STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[..
 
 
 class Difference(NamedTuple):
-    """How two calls differ; again: whether the next may still agree with the second (state made late).
+    """The difference between two calls; again: whether the next may still agree with the second (state made late).
 
     aliased: an argument is state at the same time in one of them, which says nothing against the function.
     """
@@ -26,7 +26,7 @@ class Difference(NamedTuple):
 
 
 class _Differ(Exception):
-    """How values differ, in words; the rest as in `Difference`."""
+    """The difference between values, in words; the rest as in `Difference`."""
 
     def __init__(self, message: str, again: bool = False, aliased: bool = False) -> None:
         super().__init__(message)
