@@ -16,6 +16,7 @@ from tapegrad._compile.capture.errors import random_numbers
 from tapegrad._compile.capture.locks import functions, tracing
 from tapegrad._compile.capture.rng_guard import RngGuard
 from tapegrad._compile.debug import compared
+from tapegrad._compile.rehearsal import MOST, Snapshot, unknown_state
 from tapegrad._compile.run.bound_program import BoundProgram, elsewhere, fits, grown, outlived
 from tapegrad._compile.states import ATTEMPTS, Attempt, Pending, State, judged
 from tapegrad._engine.levels import capturing, mapping
@@ -36,13 +37,19 @@ class Compiled(Derived):
     """A function whose calls are captured and replayed; made by `tapegrad.compile`."""
 
     def __init__(
-        self, function: Callable[..., Any], debug: bool = False, threads: int | None = None, reassociate: bool = False
+        self,
+        function: Callable[..., Any],
+        debug: bool = False,
+        threads: int | None = None,
+        reassociate: bool = False,
+        rehearse: bool = False,
     ) -> None:
         self.wrap(function)
         self.function = function
         self.debug = debug
         self.threads = threads
         self.reassociate = reassociate
+        self.rehearse = rehearse
         self._warned: set[str] = set()
         self.reset()
         functions[id(self)] = self
@@ -69,7 +76,7 @@ class Compiled(Derived):
 
     def recipe(self) -> tuple[Any, ...]:
         """Return the function and the options; programs are made anew."""
-        return self.function, self.debug, self.threads, self.reassociate
+        return self.function, self.debug, self.threads, self.reassociate, self.rehearse
 
     @property
     def program(self) -> Any:
@@ -131,6 +138,8 @@ class Compiled(Derived):
                 tracing.begun += 1
                 try:
                     replay, xs = self._fitting(key, leaves)
+                    if replay is None and self.rehearse:
+                        replay, xs = self._rehearsed(key, leaves, args, kwargs)
                     if replay is None:
                         return self._eager(key, args, kwargs)
                     self._last = replay
@@ -144,6 +153,27 @@ class Compiled(Derived):
         for replay in self._programs.get(key, ()):
             xs = replay.tensors(leaves)
             if xs is not None:
+                return replay, xs
+        return None, []
+
+    def _rehearsed(
+        self, key: Any, leaves: list[Any], args: Any, kwargs: Any
+    ) -> tuple[BoundProgram | None, list[Tensor]]:
+        """Run captured calls, and take back their effects, until a program fits; None where there will be none."""
+        for _ in range(MOST):
+            pending = self._pending.get(key)
+            known = [x for r in (pending.known.tensors if pending and pending.known else ()) if (x := r()) is not None]
+            before = Snapshot(self.function, flatten((args, kwargs))[0], known)
+            try:
+                self._eager(key, args, kwargs)
+            finally:
+                before.restore()
+            pending = self._pending.get(key)
+            lasting = pending.known.lasting if pending is not None and pending.known is not None else ()
+            if before.lacks([x for r in lasting if (x := r()) is not None]):
+                raise unknown_state()
+            replay, xs = self._fitting(key, leaves)
+            if replay is not None or pending is None:  # without pending calls there will be no program
                 return replay, xs
         return None, []
 
@@ -357,11 +387,23 @@ def _inner(x: Any) -> bool:
 
 @overload
 def compile(
-    function: Callable[P, R], /, *, debug: bool = False, threads: int | None = None, reassociate: bool = False
+    function: Callable[P, R],
+    /,
+    *,
+    debug: bool = False,
+    threads: int | None = None,
+    reassociate: bool = False,
+    rehearse: bool = False,
 ) -> CompiledFunction[P, R]: ...
 @overload
 def compile(
-    function: None = None, /, *, debug: bool = False, threads: int | None = None, reassociate: bool = False
+    function: None = None,
+    /,
+    *,
+    debug: bool = False,
+    threads: int | None = None,
+    reassociate: bool = False,
+    rehearse: bool = False,
 ) -> Callable[[Callable[P, R]], CompiledFunction[P, R]]: ...
 def compile(
     function: Callable[..., Any] | None = None,
@@ -370,6 +412,7 @@ def compile(
     debug: bool = False,
     threads: int | None = None,
     reassociate: bool = False,
+    rehearse: bool = False,
 ) -> Any:
     """Return the function compiled: two calls run eagerly, later ones replay what these did.
 
@@ -398,6 +441,11 @@ def compile(
         multiple of an array may be added to a parameter with one rounding, by the threads of NumPy's BLAS. Results
         then differ by rounding: by a few units in the last place of the largest term of each sum. Where a term is
         infinite, or its coefficient underflows, they may be NaN where an eager call's are not.
+    rehearse : bool, default False
+        Whether the calls that are captured only rehearse: what they do to Tensors is taken back, and the first call
+        that counts is a replay, too. A training that is stopped and goes on in another process is then equal to the
+        bit to one without a break, where compilers round otherwise than eager calls do. The function runs two times,
+        or a few more, within its first call, and what it does beside computing it does as often.
 
     Returns
     -------
@@ -449,7 +497,7 @@ def compile(
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"compile: threads must be 1 or more, not {threads!r}")
     if function is None:
-        return lambda f: Compiled(f, debug, threads, reassociate)
+        return lambda f: Compiled(f, debug, threads, reassociate, rehearse)
     if not callable(function):
         raise TypeError(f"compile: pass a function, not {type(function).__name__}")
-    return Compiled(function, debug, threads, reassociate)
+    return Compiled(function, debug, threads, reassociate, rehearse)
