@@ -14,6 +14,7 @@ import numpy as np
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
 from tapegrad.backends import _deterministic_scatter as scatter
+from tapegrad.backends import _philox
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
 from tapegrad.backends._special import Special, find
@@ -122,6 +123,8 @@ class Backend:
             sigmoid=self.sigmoid,
             sigmoid_slope=self.sigmoid_slope,
             tanh_slope=self.tanh_slope,
+            draw=self.draw,
+            skip=self.skip,
         )
         self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
         if hasattr(xp, "linalg"):
@@ -293,6 +296,22 @@ class Backend:
     def special(self, name: str) -> Callable[..., Array]:
         """Return the special function that SciPy has under a name, for arrays: by default SciPy's, through the host."""
         return find(self, name)
+
+    # -- random numbers --------------------------------------------------------------------------------
+
+    def philox_dtype(self, array: Array) -> str:
+        """Return the dtype in which words of 32 bits are multiplied: uint64 or int64, else uint32."""
+        return "uint64" if self.has_dtype("uint64", getattr(array, "device", None)) else "uint32"
+
+    words = _philox.Words  # the arithmetic of 32-bit words
+
+    def draw(self, key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str, least: int = 0) -> Array:
+        """Return the random numbers of a key and a counter, see `_philox.draw`."""
+        return _philox.draw(self, key, count, form, shape, dtype, least)
+
+    def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
+        """Return a counter advanced by `start`, or such counters in a shape, `step` apart; see `_philox.skip`."""
+        return _philox.skip(self, count, shape, start, step)
 
     # -- what hides in an array ------------------------------------------------------------------------
 

@@ -10,9 +10,17 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 
+from tapegrad.backends import _philox
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
 from tapegrad.backends._special import find
+
+
+class Words(_philox.Words):
+    """Arithmetic of 32-bit words, where rounds are a loop: XLA would compile their operations for seconds."""
+
+    def repeat(self, n: int, step: Callable[[list[Array]], list[Array]], state: list[Array]) -> list[Array]:
+        return jax.lax.fori_loop(0, n, lambda _, state: step(state), state)  # type: ignore[no-any-return]
 
 
 class Adapter(Backend):
@@ -22,11 +30,15 @@ class Adapter(Backend):
     """
 
     mutable = False
+    words = Words
     dtype_hint = ', or have 64-bit types with jax.config.update("jax_enable_x64", True)'
 
     def __init__(self) -> None:
         super().__init__("jax", jnp)
         self.xp.replace(searchsorted=_searchsorted)
+        # Each is hundreds of operations, which XLA makes one loop of.
+        self._jitted_draw = jax.jit(super().draw, static_argnums=(2, 3, 4, 5))
+        self._jitted_skip = jax.jit(super().skip, static_argnums=(1, 2, 3))
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)
@@ -98,6 +110,12 @@ class Adapter(Backend):
         own = {"log_expit": jax.nn.log_sigmoid, "sinc": jnp.sinc}
         function = find(self, name, jax.scipy.special, own, composed=("betaln",))  # JAX's has 7 digits
         return function if name == "polygamma" else lambda *args: function(*map(_as_floats, args))
+
+    def draw(self, key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str, least: int = 0) -> Array:
+        return self._jitted_draw(key, count, form, tuple(shape), dtype, least)
+
+    def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
+        return self._jitted_skip(count, shape, start, step)
 
     def races(self, array: Array) -> bool:
         traced = isinstance(array, jax.core.Tracer)  # it has no device yet; XLA has a flag for determinism

@@ -7,6 +7,7 @@ from typing import Any
 import array_api_strict as strict
 import numpy as np
 
+from tapegrad.backends import _host_philox as philox
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
 
@@ -45,6 +46,12 @@ class Adapter(Backend):
         view = self.to_host(array).view()
         view.flags.writeable = False
         return view.__dlpack__(stream=stream, max_version=(1, 0), copy=False)
+
+    def draw(self, key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str, least: int = 0) -> Array:
+        return philox.through_host(self, philox.draw, (key, count), form, shape, dtype, least)
+
+    def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
+        return philox.through_host(self, philox.skip, (count,), shape, start, step)
 
     def memory(self, array: Array) -> int:
         below = array._array

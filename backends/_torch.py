@@ -9,6 +9,7 @@ import array_api_compat.torch as compat
 import numpy as np
 import torch
 
+from tapegrad.backends import _host_philox as philox
 from tapegrad.backends import _torch_compile
 from tapegrad.backends import _torch_functions as functions
 from tapegrad.backends._array import Array
@@ -84,6 +85,20 @@ class Adapter(Backend):
         own["log_expit"] = lambda x: torch.nn.functional.logsigmoid(x if x.is_floating_point() else x * 1.0)
         return find(self, name, torch.special, own, composed=("ndtr",))  # PyTorch's, by 1 + erf, is 0 below -9
 
+    def philox_dtype(self, array: Array) -> str:
+        return "int64"  # PyTorch neither adds nor shifts unsigned integers
+
+    def draw(self, key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str, least: int = 0) -> Array:
+        if not _on_host(count):
+            return super().draw(key, count, form, shape, dtype, least)
+        out = torch.from_numpy(philox.draw(key.numpy(), count.numpy(), form, shape, dtype, least))
+        return out.to(torch.bfloat16) if dtype == "bfloat16" else out
+
+    def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
+        if not _on_host(count):
+            return super().skip(count, shape, start, step)
+        return torch.from_numpy(philox.skip(count.numpy(), shape, start, step))
+
     def races(self, array: Array) -> bool:
         return bool(array.device.type != "cpu")
 
@@ -131,3 +146,8 @@ class Adapter(Backend):
             axis += not isinstance(i, int)
             out.append(i)
         return tuple(out), axes
+
+
+def _on_host(array: Array) -> bool:
+    """Return whether NumPy can read an array's memory, which it cannot where PyTorch traces a program."""
+    return array.device.type == "cpu" and not functions.tracing.depth

@@ -8,7 +8,7 @@ import sys as _sys
 import typing as _typing
 from math import e, inf, nan, pi
 
-from tapegrad import backends, fft, linalg, special
+from tapegrad import backends, fft, linalg, random, special
 from tapegrad._bind import bind as _bind
 from tapegrad._compile.function import compile
 from tapegrad._engine.dispatch import CaptureError
@@ -210,7 +210,7 @@ newaxis = None
 
 _bind(_sys.modules[__name__])
 _published(globals(), "tapegrad")
-for _module in (fft, linalg, special):
+for _module in (fft, linalg, random, special):
     _published(vars(_module), _module.__name__)
 
 if not _typing.TYPE_CHECKING:  # a type checker would take any name for one that is there
@@ -241,6 +241,7 @@ __all__ = [
     "fft",
     "grad",
     "no_grad",
+    "random",
     "numpy_dtype",
     "to_dot",
     "to_mermaid",

@@ -22,6 +22,7 @@ FLOORS = (
     ("tapegrad.ops",),
     ("tapegrad.fft", "tapegrad.linalg", "tapegrad.special"),
     ("tapegrad._transforms", "tapegrad._vmap"),
+    ("tapegrad.random",),
     ("tapegrad._compile.plan",),
     ("tapegrad._compile.capture", "tapegrad._compile.states"),
     ("tapegrad._compile.run",),

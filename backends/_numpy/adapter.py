@@ -12,6 +12,7 @@ import array_api_compat.numpy as compat
 import numpy as np
 
 from tapegrad._program.ir import Program
+from tapegrad.backends import _host_philox as philox
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
@@ -106,6 +107,12 @@ class Adapter(Backend):
 
     def special(self, name: str) -> Callable[..., Array]:
         return find(self, name, scipy_special())
+
+    def draw(self, key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str, least: int = 0) -> Array:
+        return philox.draw(key, count, form, shape, dtype, least)
+
+    def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
+        return philox.skip(count, shape, start, step)
 
     def executor(self, program: Program, threads: int | None = None) -> Any:
         from tapegrad.backends._numpy.executor.executor import Executor

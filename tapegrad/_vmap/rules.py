@@ -321,6 +321,16 @@ def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: B
     return f(y, full_key(y, _whole_key(level, x, entries, rows=mapped)), values), mapped
 
 
+def _draw(level: Level, f: Function, key: Batched, count: Batched, /, *static: Any) -> Out:
+    """The rule of random numbers: the axes of several keys and counters stand before the shape of the numbers."""
+    mapped = key.mapped or count.mapped
+    return f(*[x.spread() if mapped else x.whole for x in (key, count)], *static), mapped
+
+
+def _skip(level: Level, f: Function, count: Batched, /, *static: Any) -> Out:
+    return f(count.whole, *static), count.mapped
+
+
 def _as_one(level: Level, f: Function, function: Function, /, *arrays: Batched) -> Out:
     """The rule of opaque functions, which take batch axes."""
     return f(function, *[x.spread() for x in arrays]), True
@@ -336,6 +346,7 @@ RULES: dict[str, Function] = {
     **dict.fromkeys(("index_add", "index_set"), _write),
     "as_one": _as_one,
     "broadcast_to": _broadcast_to,
+    "draw": _draw,
     "expand_dims": _expand_dims,
     "index_get": _index_get,
     "isin": _isin,
@@ -346,6 +357,7 @@ RULES: dict[str, Function] = {
     "permute_dims": _permute_dims,
     "reshape": _reshape,
     "searchsorted": _searchsorted,
+    "skip": _skip,
     "take": _take,
     "take_along_axis": _take_along_axis,
 }
