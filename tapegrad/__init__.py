@@ -8,7 +8,7 @@ import sys as _sys
 import typing as _typing
 from math import e, inf, nan, pi
 
-from tapegrad import backends, fft, linalg, random, special
+from tapegrad import backends, fft, linalg, nn, optim, random, special
 from tapegrad._bind import bind as _bind
 from tapegrad._compile.function import compile
 from tapegrad._engine.dispatch import CaptureError
@@ -233,6 +233,8 @@ __all__ = [
     "special",
     "debug",
     "linalg",
+    "nn",
+    "optim",
     "default_device",
     "default_dtype",
     "deterministic",

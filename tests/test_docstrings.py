@@ -55,7 +55,10 @@ def parsed(doc: str) -> Doc:
 def public() -> Iterator[tuple[str, Any]]:
     """Go through all that users call: functions, classes, and the methods and properties of these."""
     spaces: dict[str, Any] = {
-        **{f"tg.{name}".rstrip("."): getattr(tg, name) for name in ("linalg", "fft", "special", "backends")},
+        **{
+            f"tg.{name}".rstrip("."): getattr(tg, name)
+            for name in ("linalg", "fft", "special", "nn", "optim", "backends")
+        },
         "tg": tg,
         "tg.testing": testing,
     }

@@ -28,6 +28,8 @@ FLOORS = (
     ("tapegrad._compile.run",),
     ("tapegrad._compile",),
     ("tapegrad._protocols",),
+    ("tapegrad.nn",),
+    ("tapegrad.optim",),
     ("tapegrad._bind",),
     ("tapegrad",),
     ("tapegrad.testing",),
