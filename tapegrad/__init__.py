@@ -63,6 +63,7 @@ from tapegrad.ops.binary import (
     subtract,
     where,
 )
+from tapegrad.ops.contraction import einsum
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import (
     arange,
@@ -134,6 +135,7 @@ from tapegrad.ops.indexing import (
 )
 from tapegrad.ops.interchange import from_dlpack
 from tapegrad.ops.products import (
+    kron,
     matmul,
     matrix_transpose,
     tensordot,
@@ -386,6 +388,8 @@ __all__ = [
     "take",
     "take_along_axis",
     # products
+    "einsum",
+    "kron",
     "matmul",
     "matrix_transpose",
     "tensordot",

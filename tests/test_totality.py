@@ -53,7 +53,7 @@ def library_has(name: str) -> bool:
 # called for its effect.
 OTHER_NODES = ("T", "as_one", "index_add", "index_get", "index_set", "loop", "refuse", "sigmoid_slope", "tanh_slope")
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
-NO_NODES = "broadcast_arrays clip diff linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
+NO_NODES = "broadcast_arrays clip diff einsum kron linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
 NODES = [name for name in PUBLIC if library_has(name) and name not in NO_NODES.split()] + [*OTHER_NODES]
 
 

@@ -22,7 +22,6 @@ FUNCTIONS = {
     **dict.fromkeys(("concatenate", "cat"), "tapegrad.concat(xs, axis=axis)"),
     **dict.fromkeys(("vstack", "hstack", "dstack", "column_stack", "append"), _JOIN),
     **dict.fromkeys(("dot", "inner", "mm", "bmm", "mv"), _PRODUCTS),
-    "einsum": f"{_PRODUCTS}, or a product and tapegrad.sum",
     **dict.fromkeys(("random", "rand", "randn", "randint", "normal", "uniform", "manual_seed"), _RANDOM),
     "pad": "tapegrad.concat with tapegrad.zeros, or y[1:-1] = x on y = tapegrad.zeros(shape)",
     **dict.fromkeys(("transpose", "permute"), "tapegrad.permute_dims(x, axes), x.T or x.mT"),
