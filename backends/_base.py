@@ -14,6 +14,7 @@ import numpy as np
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
 from tapegrad.backends import _deterministic_scatter as scatter
+from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
 from tapegrad.backends._special import Special, find
@@ -122,6 +123,12 @@ class Backend:
             sigmoid=self.sigmoid,
             sigmoid_slope=self.sigmoid_slope,
             tanh_slope=self.tanh_slope,
+        )
+        self.xp.replace(
+            cumulative_max=partial(scans.cumulative_extreme, self.xp, "maximum"),
+            cumulative_min=partial(scans.cumulative_extreme, self.xp, "minimum"),
+            segment_max=partial(scans.segment_extreme, self.xp, True),
+            segment_min=partial(scans.segment_extreme, self.xp, False),
         )
         self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
         if hasattr(xp, "linalg"):

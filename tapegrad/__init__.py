@@ -156,6 +156,19 @@ from tapegrad.ops.reductions import (
     sum,
     var,
 )
+from tapegrad.ops.scans import (
+    associative_scan,
+    cumulative_logsumexp,
+    cumulative_max,
+    cumulative_min,
+    scan,
+)
+from tapegrad.ops.segments import (
+    segment_max,
+    segment_mean,
+    segment_min,
+    segment_sum,
+)
 from tapegrad.ops.sets import (
     isin,
     unique_all,
@@ -187,6 +200,7 @@ from tapegrad.ops.sorting import (
     nonzero,
     searchsorted,
     sort,
+    top_k,
 )
 from tapegrad.ops.training import (
     cross_entropy,
@@ -385,6 +399,7 @@ __all__ = [
     "nonzero",
     "searchsorted",
     "sort",
+    "top_k",
     "take",
     "take_along_axis",
     # products
@@ -408,6 +423,16 @@ __all__ = [
     "std",
     "sum",
     "var",
+    # scans and segments
+    "associative_scan",
+    "cumulative_logsumexp",
+    "cumulative_max",
+    "cumulative_min",
+    "scan",
+    "segment_max",
+    "segment_mean",
+    "segment_min",
+    "segment_sum",
     # sets
     "isin",
     "unique_all",

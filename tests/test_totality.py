@@ -169,7 +169,7 @@ TABLES = {
                 name for name in NODES if name.startswith("linalg.") and name not in GRAPHS_TAKE
             ),
             "cuFFT's work areas would have to be the graph's": " ".join(n for n in NODES if n.startswith("fft.")),
-            "the sort of Thrust waits for the device": "argsort isin sort",
+            "the sort of Thrust waits for the device": "argsort isin segment_max segment_min sort",
             "cupyx.scipy.special, or composed": " ".join(n for n in NODES if n.startswith("special.")),
             "there is no operand: the result is a constant": "arange asarray empty empty_like eye full full_like "
             "linspace ones zeros",
@@ -210,7 +210,7 @@ TABLES = {
         exported,
         {
             "written as operators and methods": "getitem setitem to_device",
-            "of the walk and of rules alone": "gap index_add kink sigmoid_slope tanh_slope",
+            "of the walk and of rules alone": "cumulative_place gap index_add kink sigmoid_slope tanh_slope",
             "a case of sign, of imag": "constant_sign imag_of_real",
         },
     ),
