@@ -15,6 +15,7 @@ from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
 from tapegrad.backends import _deterministic_scatter as scatter
 from tapegrad.backends import _philox
+from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
 from tapegrad.backends._special import Special, find
@@ -125,6 +126,12 @@ class Backend:
             tanh_slope=self.tanh_slope,
             draw=self.draw,
             skip=self.skip,
+        )
+        self.xp.replace(
+            cumulative_max=partial(scans.cumulative_extreme, self.xp, "maximum"),
+            cumulative_min=partial(scans.cumulative_extreme, self.xp, "minimum"),
+            segment_max=partial(scans.segment_extreme, self.xp, True),
+            segment_min=partial(scans.segment_extreme, self.xp, False),
         )
         self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
         if hasattr(xp, "linalg"):

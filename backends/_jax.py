@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.scipy.special
 import numpy as np
 
 from tapegrad.backends import _philox
+from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
 from tapegrad.backends._special import find
@@ -39,6 +41,12 @@ class Adapter(Backend):
         # Each is hundreds of operations, which XLA makes one loop of.
         self._jitted_draw = jax.jit(super().draw, static_argnums=(2, 3, 4, 5))
         self._jitted_skip = jax.jit(super().skip, static_argnums=(1, 2, 3))
+        self.xp.replace(
+            cumulative_max=lambda x, /, *, axis: jax.lax.cummax(x, axis % x.ndim),
+            cumulative_min=lambda x, /, *, axis: jax.lax.cummin(x, axis % x.ndim),
+            segment_max=partial(_segment_extreme, True),
+            segment_min=partial(_segment_extreme, False),
+        )
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)
@@ -131,6 +139,11 @@ class Adapter(Backend):
 def _as_floats(x: Any) -> Any:
     """Convert integers and booleans to the default float dtype: JAX's functions refuse them, or wrap around."""
     return x * 1.0 if getattr(getattr(x, "dtype", None), "kind", "f") in "iub" else x
+
+
+def _segment_extreme(largest: bool, x: Array, ids: Array, n: int, /) -> Array:
+    out = jnp.full((n, *x.shape[1:]), scans.least(jnp, x.dtype, largest), x.dtype)
+    return out.at[ids].max(x) if largest else out.at[ids].min(x)
 
 
 def _searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import array_api_compat.torch as compat
@@ -26,6 +27,12 @@ class Adapter(Backend):
         self.xp.replace(std=scaled_std(self.xp, lambda x, **options: torch.sqrt(compat.var(x, **options))))
         self.xp.replace(take_along_axis=functions.take_along_axis)
         self.xp.replace(searchsorted=functions.searchsorted)
+        self.xp.replace(
+            cumulative_max=lambda x, /, *, axis: torch.cummax(x, axis).values,
+            cumulative_min=lambda x, /, *, axis: torch.cummin(x, axis).values,
+            segment_max=partial(functions.segment_extreme, True),
+            segment_min=partial(functions.segment_extreme, False),
+        )
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, torch.Tensor)

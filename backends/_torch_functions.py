@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import array_api_compat.torch as compat
 import torch
 
+from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import Array
 
 
@@ -17,6 +19,12 @@ def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array |
 def take_along_axis(x: Array, indices: Array, /, *, axis: int) -> Array:
     n, i = x.shape[axis], indices.long()
     return torch.gather(x, axis, torch.where(i < 0, i + n, i))  # torch.take_along_dim wraps indices out of range
+
+
+def segment_extreme(largest: bool, x: Array, ids: Array, n: int, /) -> Array:
+    out = torch.full((n, *x.shape[1:]), scans.least(compat, x.dtype, largest), dtype=x.dtype, device=x.device)
+    places = ids.long().reshape(-1, *(1,) * (x.ndim - 1)).expand(x.shape)
+    return out.scatter_reduce(0, places, x, "amax" if largest else "amin")
 
 
 def one_array(key: tuple[Any, ...]) -> bool:

@@ -63,6 +63,7 @@ from tapegrad.ops.binary import (
     subtract,
     where,
 )
+from tapegrad.ops.contraction import einsum
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import (
     arange,
@@ -134,6 +135,7 @@ from tapegrad.ops.indexing import (
 )
 from tapegrad.ops.interchange import from_dlpack
 from tapegrad.ops.products import (
+    kron,
     matmul,
     matrix_transpose,
     tensordot,
@@ -153,6 +155,19 @@ from tapegrad.ops.reductions import (
     std,
     sum,
     var,
+)
+from tapegrad.ops.scans import (
+    associative_scan,
+    cumulative_logsumexp,
+    cumulative_max,
+    cumulative_min,
+    scan,
+)
+from tapegrad.ops.segments import (
+    segment_max,
+    segment_mean,
+    segment_min,
+    segment_sum,
 )
 from tapegrad.ops.sets import (
     isin,
@@ -185,6 +200,7 @@ from tapegrad.ops.sorting import (
     nonzero,
     searchsorted,
     sort,
+    top_k,
 )
 from tapegrad.ops.training import (
     cross_entropy,
@@ -386,9 +402,12 @@ __all__ = [
     "nonzero",
     "searchsorted",
     "sort",
+    "top_k",
     "take",
     "take_along_axis",
     # products
+    "einsum",
+    "kron",
     "matmul",
     "matrix_transpose",
     "tensordot",
@@ -407,6 +426,16 @@ __all__ = [
     "std",
     "sum",
     "var",
+    # scans and segments
+    "associative_scan",
+    "cumulative_logsumexp",
+    "cumulative_max",
+    "cumulative_min",
+    "scan",
+    "segment_max",
+    "segment_mean",
+    "segment_min",
+    "segment_sum",
     # sets
     "isin",
     "unique_all",

@@ -214,6 +214,8 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Arguments that are no operands, by the name of the parameter, and what a function needs by name to take a matrix.
 OTHERS: dict[str, Any] = {
     "n": 1,
+    "k": 1,
+    "ids": [0, 0],
     "condition": True,
     "shape": (2, 2),
     "axes": (1, 0),
@@ -233,6 +235,7 @@ OTHERS: dict[str, Any] = {
     "num_classes": 2,
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {"axis": 0} for name in ("cumulative_prod", "cumulative_sum", "take")}
+OPTIONS |= {f"cumulative_{name}": {"axis": 0} for name in ("logsumexp", "max", "min")}
 SHAPES = {"searchsorted": (2,), "squeeze": (1, 2), "outer": (2,), "cross": (3,)}
 Given = Callable[[int], Any]
 

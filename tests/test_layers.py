@@ -61,7 +61,8 @@ LATE = {
 }
 # Packages of others that are optional, or slow to import: functions that need them import them.
 OPTIONAL = {
-    *("array_api_compat", "cuda", "cupy", "jax", "matplotlib", "ml_dtypes", "scipy", "threadpoolctl", "torch"),
+    *("array_api_compat", "cuda", "cupy", "jax", "matplotlib", "ml_dtypes", "opt_einsum", "scipy"),
+    *("threadpoolctl", "torch"),
     *("autograd", "mygrad"),  # peers in benchmarks
     "resource",  # which Windows lacks
 }

@@ -302,7 +302,7 @@ def test_every_function_has_a_sample() -> None:
     inner |= {"gap", "sigmoid_slope", "tanh_slope"}  # of rules alone, and so tested with second derivatives
     assert not {name.partition(" ")[0] for name in rules.OPERATIONS} - inner - sampled, "add a sample of each"
     assert not rules.COMPOSED - {"asarray"} - sampled, "add a sample of each"
-    inner = {"constant_sign", "imag_of_real", "from_dlpack"}  # of sign, of imag; in test_values
+    inner = {"constant_sign", "cumulative_place", "imag_of_real", "from_dlpack"}  # of sign, of imag; in test_values
     inner |= {"can_cast", "fftfreq", "finfo", "iinfo", "isin", "result_type", "rfftfreq", "searchsorted", "matrix_rank"}
     assert not rules.CONSTANT - inner - sampled, "add a sample of each"  # the second line: in test_standard
 
@@ -326,7 +326,8 @@ def test_what_each_operation_saves() -> None:
     )
     expected = dict.fromkeys(keep_x.split(), "x") | dict.fromkeys(keep_out.split(), "out")
     expected |= dict.fromkeys(keep_nothing.split(), "")
-    expected |= dict.fromkeys(("min", "max", "logsumexp", "std"), "x out")
+    expected |= dict.fromkeys(("min", "max", "logsumexp", "cumulative_logsumexp", "std"), "x out")
+    expected |= dict.fromkeys(("segment_max", "segment_min"), "x ids out")
     expected |= dict.fromkeys(("erfcx", "erfinv", "ndtri", "i0e", "i1", "i1e", "log_ndtr", "sinc"), "x out")
     expected |= dict.fromkeys(("matmul", "multiply", "vecdot"), "x1 x2")
     expected |= dict.fromkeys(

@@ -65,7 +65,7 @@ OTHER_NODES = (
     "tanh_slope",
 )
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
-NO_NODES = "broadcast_arrays clip diff linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
+NO_NODES = "broadcast_arrays clip diff einsum kron linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
 NODES = [name for name in PUBLIC if library_has(name) and name not in NO_NODES.split()] + [*OTHER_NODES]
 
 
@@ -181,7 +181,7 @@ TABLES = {
                 name for name in NODES if name.startswith("linalg.") and name not in GRAPHS_TAKE
             ),
             "cuFFT's work areas would have to be the graph's": " ".join(n for n in NODES if n.startswith("fft.")),
-            "the sort of Thrust waits for the device": "argsort isin sort",
+            "the sort of Thrust waits for the device": "argsort isin segment_max segment_min sort",
             "cupyx.scipy.special, or composed": " ".join(n for n in NODES if n.startswith("special.")),
             "there is no operand: the result is a constant": "arange asarray empty empty_like eye full full_like "
             "linspace ones zeros",
@@ -223,7 +223,7 @@ TABLES = {
         exported,
         {
             "written as operators and methods": "getitem setitem to_device",
-            "of the walk and of rules alone": "gap index_add kink sigmoid_slope tanh_slope",
+            "of the walk and of rules alone": "cumulative_place gap index_add kink sigmoid_slope tanh_slope",
             "a case of sign, of imag": "constant_sign imag_of_real",
             "of generators of random numbers alone": "draw skip",
         },

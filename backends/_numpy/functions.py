@@ -10,8 +10,10 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import array_api_compat.numpy as compat
 import numpy as np
 
+from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import Array
 from tapegrad.backends._quiet import quietly
 
@@ -148,3 +150,25 @@ def numbers_of(rows: Array, shape: tuple[int, ...]) -> Array:
 def add_rows(array: Array, numbers: Array, value: Array) -> None:
     """Add values to the elements of these numbers; the array is in C order."""
     np.add.at(array.reshape(-1), numbers.reshape(-1), value.reshape(-1))
+
+
+def cumulative_max(x: Array, /, *, axis: int) -> Array:
+    return np.maximum.accumulate(x, axis)
+
+
+def cumulative_min(x: Array, /, *, axis: int) -> Array:
+    return np.minimum.accumulate(x, axis)
+
+
+def segment_extreme(largest: bool, x: Array, ids: Array, n: int, /) -> Array:
+    """Do as `scans.segment_extreme` does; rows of several elements are sorted first, and reduced by runs of one id."""
+    out = np.full((n, *x.shape[1:]), scans.least(compat, x.dtype, largest), x.dtype)
+    pick = np.maximum if largest else np.minimum
+    if x.ndim == 1 or not x.size:
+        pick.at(out, ids, x)
+        return out
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
+    out[ids[starts]] = pick.reduceat(x[order], starts, axis=0)
+    return out

@@ -61,7 +61,11 @@ TABLE: dict[str, OpInfo] = {
         "arange asarray empty empty_like eye full full_like linspace ones ones_like zeros zeros_like",
     ),
     **_rows(OpInfo("", "none", "an array is moved or copied as a whole"), "copy to_device"),
-    **_rows(OpInfo("", "operand", "computed along an axis, in order"), "cumulative_prod cumulative_sum"),
+    **_rows(
+        OpInfo("", "operand", "computed along an axis, in order"),
+        "cumulative_max cumulative_min cumulative_prod cumulative_sum",
+    ),
+    **_rows(OpInfo("", "operand", "its rows go where their numbers say"), "segment_max segment_min"),
     **_rows(OpInfo("", "operand", "a mean and a sum of squares in one call"), "std var"),
     **_rows(OpInfo("", "operand", "an integer from any dtype"), "argmax argmin count_nonzero"),
     **_rows(OpInfo("", "operand", "composed in most libraries"), "linalg.trace linalg.vector_norm"),

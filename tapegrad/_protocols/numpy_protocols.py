@@ -316,17 +316,6 @@ def _diag(v: Any, k: int = 0) -> Any:
     return _find("where")(mask, _find("expand_dims")(rows, axis=1), 0)
 
 
-def _kron(a: Any, b: Any) -> Any:
-    """Return the Kronecker product: all products with axes of `a` and `b` in turn, then each pair of axes merged."""
-    a, b = as_tensors("kron", a, b)
-    ndim = max(a.ndim, b.ndim)
-    m, n = [(1,) * (ndim - x.ndim) + x.shape for x in (a, b)]
-    reshape = _find("reshape")
-    a = reshape(a, tuple(k for length in m for k in (length, 1)))
-    b = reshape(b, tuple(k for length in n for k in (1, length)))
-    return reshape(_find("multiply")(a, b), tuple(i * j for i, j in zip(m, n, strict=True)))
-
-
 def _vdot(a: Any, b: Any) -> Any:
     a, b = as_tensors("vdot", a, b)
     return _find("vecdot")(_find("reshape")(a, (-1,)), _find("reshape")(b, (-1,)))
@@ -346,8 +335,8 @@ def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> Any:
 
 
 def _einsum(operands: Any, optimize: Any = False, **options: Any) -> Any:
-    """Return an Einstein sum, contracted from left to right."""
-    return NotImplemented if options or not isinstance(operands[0], str) else einsum(*operands)
+    """Return an Einstein sum; from left to right if no other order is asked for, as NumPy does."""
+    return NotImplemented if options else einsum(*operands, optimize=optimize)
 
 
 # NumPy's functions that the standard lacks, or whose arguments differ in meaning.
@@ -359,7 +348,6 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "diff": _diff,
     "dot": _dot,
     "einsum": _einsum,
-    "kron": _kron,
     "linalg.norm": _norm,
     "outer": _outer,
     "ravel": _ravel,

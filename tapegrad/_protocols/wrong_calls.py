@@ -40,14 +40,18 @@ _MEANT = {
 
 
 def published(names: dict[str, Any], module: str) -> None:
-    """Wrap the functions of a namespace to explain wrong calls, except the elementwise ones."""
+    """Wrap the functions of a namespace to explain wrong calls.
+
+    Elementwise ones are not, nor those that call a function of the user's, whose errors stay as they are.
+    """
     found = [
         (name, f)
         for name, f in names.items()
         if type(f) is FunctionType and f.__module__.startswith(_MODULES) and f.__code__.co_filename not in _HOT
     ]
     for name, f in found:
-        names[name] = _explained(f, module)
+        if not any([str(kind).startswith("Callable") for kind in f.__annotations__.values()]):
+            names[name] = _explained(f, module)
 
 
 _MODULES = ("tapegrad.ops.", "tapegrad._engine.dtypes", "tapegrad._inspect.drawing", "tapegrad._engine.settings")

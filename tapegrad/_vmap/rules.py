@@ -305,6 +305,19 @@ def _take_along_axis(level: Level, f: Function, x: Batched, indices: Batched, /,
     return f(*[a.spread() if mapped else a.whole for a in (x, indices)], axis=axis), mapped
 
 
+def _segment(level: Level, f: Function, x: Batched, ids: Batched, n: int, /) -> Out:
+    xp = bound.tensor_namespace
+    if not ids.mapped:  # the examples lie beside each other in each row
+        if not x.mapped:
+            return f(x.whole, ids.whole, n), False
+        return xp.moveaxis(f(xp.moveaxis(x.whole, 0, 1), ids.whole, n), 0, 1), True
+    rows, numbers = x.spread(), ids.spread()
+    first = xp.arange(level.size, dtype=numbers.dtype, device=numbers.device) * n
+    flat = xp.reshape(numbers + first[:, None], (-1,))
+    out = f(xp.reshape(rows, (flat.shape[0], *x.shape[1:])), flat, level.size * n)
+    return xp.reshape(out, (level.size, n, *x.shape[1:])), True
+
+
 def _own(level: Level, x: Batched, mapped: bool) -> Tensor:
     """Return the whole of an array as a Tensor that may be updated in place and is not a leaf."""
     y = lift_to_level(x.spread() if mapped else x.whole)
@@ -339,7 +352,18 @@ def _as_one(level: Level, f: Function, function: Function, /, *arrays: Batched) 
 RULES: dict[str, Function] = {
     **dict.fromkeys(("all", "any", "count_nonzero", "max", "mean", "min", "prod", "std", "sum", "var"), _along_axis),
     **dict.fromkeys(
-        ("cumulative_prod", "cumulative_sum", "argsort", "flip", "roll", "squeeze", "unstack"), _along_axis
+        (
+            "cumulative_max",
+            "cumulative_min",
+            "cumulative_prod",
+            "cumulative_sum",
+            "argsort",
+            "flip",
+            "roll",
+            "squeeze",
+            "unstack",
+        ),
+        _along_axis,
     ),
     **dict.fromkeys(("argmax", "argmin"), _arg_extreme),
     **dict.fromkeys(("concat", "stack"), _join),
@@ -356,6 +380,7 @@ RULES: dict[str, Function] = {
     "nonzero": _nonzero,
     "permute_dims": _permute_dims,
     "reshape": _reshape,
+    **dict.fromkeys(("segment_max", "segment_min"), _segment),
     "searchsorted": _searchsorted,
     "skip": _skip,
     "take": _take,

@@ -13,6 +13,7 @@ from tapegrad._engine.rules import composed
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops._text import PROMOTED, SAME, UNFIT, documented
+from tapegrad.ops.binary import multiply
 from tapegrad.ops.shaping import permute_dims, reshape
 from tapegrad.typing import ArrayLike
 
@@ -190,3 +191,26 @@ def tensordot(x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int
     left = reshape(permute_dims(x1, (*kept1, *first)), (rows, n))
     right = reshape(permute_dims(x2, (*second, *kept2)), (n, columns))
     return reshape(matmul(left, right), (*shape1, *shape2))
+
+
+@composed
+@documented(
+    f"The products; axis by axis, the length is that of `x1` times that of `x2`. {PROMOTED}",
+    x1="The operand whose elements are replaced by multiples of `x2`.",
+    x2="The other operand. If one has fewer axes than the other, axes of length 1 are put before its own.",
+)
+def kron(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+    """Kronecker product: `x1` with each element replaced by that element times `x2`.
+
+    Composed of `reshape` and `multiply`.
+
+    >>> import tapegrad as tg
+    >>> tg.kron(tg.asarray([1.0, 10.0]), tg.asarray([1.0, 2.0]))
+    Tensor([ 1.,  2., 10., 20.])
+    """
+    x1, x2 = as_tensors("kron", x1, x2)
+    ndim = max(x1.ndim, x2.ndim)
+    m, n = [(1,) * (ndim - x.ndim) + x.shape for x in (x1, x2)]
+    left = reshape(x1, tuple(k for length in m for k in (length, 1)))
+    right = reshape(x2, tuple(k for length in n for k in (1, length)))
+    return reshape(multiply(left, right), tuple(i * j for i, j in zip(m, n, strict=True)))

@@ -281,7 +281,7 @@ def cumulative_sum(
 def _cumulative(
     name: str, op: Any, initial: int, x: Any, axis: int | None, dtype: Any, include_initial: bool
 ) -> Tensor:
-    x = _cast(x, dtype) if dtype is not None else _widened(as_tensor(x))
+    x = _cast(x, dtype) if dtype is not None else widened(as_tensor(x))
     if axis is None and x.ndim != 1:
         raise ValueError(f"{name}: a Tensor of {x.ndim} axes needs axis=")
     place = axis_of(name, x.ndim, -1 if axis is None else axis)
@@ -330,7 +330,7 @@ def prod(x: ArrayLike, /, *, axis: Axis = None, dtype: DTypeLike | None = None, 
     return x if keepdims else squeeze(x, axes)
 
 
-def _widened(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
     """Return small integers in the default integer dtype, or the unsigned one of its size, where there is one."""
     kind, device = x.dtype.kind, native_device(x._array)
     if kind not in ("signed integer", "unsigned integer"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import namespace_of
 from tapegrad._engine.mode import notify_use
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import CONSTANT, composed
 from tapegrad._engine.tensor import Tensor, wrap
-from tapegrad.ops._axes import axis_of
+from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops._text import INDICES, SAME, documented
 from tapegrad.ops.conversion import as_indices, astype
 from tapegrad.ops.dtypes import result_type
@@ -57,6 +59,41 @@ def sort(x: ArrayLike, /, *, axis: int = -1, descending: bool = False, stable: b
     """
     x = as_tensor(x)
     return take_along_axis(x, argsort(x, axis=axis, descending=descending, stable=stable), axis=axis)
+
+
+class TopK(NamedTuple):
+    """The greatest elements along an axis, and where they stood."""
+
+    values: Tensor
+    indices: Tensor
+
+
+@composed
+@documented(
+    f"The `values` and their `indices`, each with length k along the axis. {SAME} "
+    "Indices are int64, or int32 where the device has no int64.",
+    "ValueError: There are fewer than k elements along the axis, or k is negative.",
+    "TypeError: k is no integer, or `x` is complex.",
+    k="How many elements to take.",
+    largest="Whether to take the greatest, in descending order; else the least, in ascending order.",
+)
+def top_k(x: ArrayLike, k: int, /, *, axis: int = -1, largest: bool = True) -> TopK:
+    """The k greatest elements along an axis, and their indices; of equal ones the first come first.
+
+    Derivative: t, added at the indices.
+
+    >>> import tapegrad as tg
+    >>> tg.top_k(tg.asarray([3.0, 1.0, 7.0, 7.0]), 3)
+    TopK(values=Tensor([7., 7., 3.]), indices=Tensor([2, 3, 0]))
+    """
+    x = as_tensor(x)
+    place, k = axis_of("top_k", x.ndim, axis), integer("top_k", "k", k)
+    if "complex" in x.dtype.kind:
+        raise TypeError("top_k: complex numbers have no order: give real ones, such as abs(x)")
+    if not 0 <= k <= x.shape[place]:
+        raise ValueError(f"top_k: k is 0 to {x.shape[place]}, the length along axis {axis}, not {k}")
+    indices = argsort(x, axis=place, descending=largest)[(..., slice(None, k), *(slice(None),) * (-place - 1))]
+    return TopK(take_along_axis(x, indices, axis=place), indices)
 
 
 @documented(f"The indices along the axis, {WITHOUT} {INDICES}", EMPTY, axis=REDUCED)

@@ -9,6 +9,7 @@ import numpy as np
 
 import tapegrad as tg
 from tapegrad.testing import (
+    _samples_arrays,
     _samples_complex,
     _samples_constant,
     _samples_fft,
@@ -386,6 +387,7 @@ SAMPLES: tuple[Sample, ...] = (
     *_shaping(),
     *_indexing(),
     *_samples_complex.samples(),
+    *_samples_arrays.samples(),
     *_samples_linalg.samples(),
     *_samples_fft.samples(),
     *_samples_special.samples(),
