@@ -212,6 +212,7 @@ TABLES = {
             "written as operators and methods": "getitem setitem to_device",
             "of the walk and of rules alone": "gap index_add kink sigmoid_slope tanh_slope",
             "a case of sign, of imag": "constant_sign imag_of_real",
+            "what all norms of layers stand on": "standardised",
         },
     ),
     "vmap": Table(
