@@ -134,6 +134,13 @@ from tapegrad.ops.indexing import (
     take_along_axis,
 )
 from tapegrad.ops.interchange import from_dlpack
+from tapegrad.ops.normalisation import (
+    batch_norm,
+    batch_norm_training,
+    group_norm,
+    layer_norm,
+    rms_norm,
+)
 from tapegrad.ops.products import (
     kron,
     matmul,
@@ -442,6 +449,12 @@ __all__ = [
     "unique_counts",
     "unique_inverse",
     "unique_values",
+    # normalisation
+    "batch_norm",
+    "batch_norm_training",
+    "group_norm",
+    "layer_norm",
+    "rms_norm",
     # shaping
     "broadcast_arrays",
     "broadcast_shapes",

@@ -226,6 +226,7 @@ TABLES = {
             "of the walk and of rules alone": "cumulative_place gap index_add kink sigmoid_slope tanh_slope",
             "a case of sign, of imag": "constant_sign imag_of_real",
             "of generators of random numbers alone": "draw skip",
+            "what all norms of layers stand on": "standardised",
         },
     ),
     "vmap": Table(

@@ -220,16 +220,20 @@ def variadic(name: str, forward: Callable[..., Any], vjp: Rule) -> Callable[...,
     return publish(call, name, f"The primitive {name}.", forward.__module__)  # type: ignore[no-any-return]
 
 
-def several(name: str, forward: Callable[..., Any], vjp: Rule, moves: str = "") -> Callable[..., tuple[Tensor, ...]]:
+def several(
+    name: str, forward: Callable[..., Any], vjp: Rule, moves: str = "", fuses: bool = False
+) -> Callable[..., tuple[Tensor, ...]]:
     """Declare an operation of one operand with several results.
 
     forward: `f(xp, x, *static)`, which returns a sequence of arrays; vjp: `rule(xp, ts, ...)`, with a list `ts` of the
     results' cotangents, None for a result without one. It may read `x`, `x_shape`, the tuple of results `outs` and
-    static arguments. moves: see `Operation`.
+    static arguments. moves: see `Operation`; fuses: see `primitive`, whose forward functions of several results return
+    a tuple.
 
     A call makes one record for the operation, and for each result a record that picks it.
     """
-    code = forward.__code__
+    forwards = Forwards(name, forward, fuses)
+    code = unwrap(forward).__code__
     names = ("x", "outs", "x_shape", *code.co_varnames[2 : code.co_argcount])
     layout = reads(vjp)
     places = tuple(names.index(n) for n in layout)
@@ -239,7 +243,7 @@ def several(name: str, forward: Callable[..., Any], vjp: Rule, moves: str = "") 
     def call(x: Tensor, *static: Any) -> tuple[Tensor, ...]:
         a = x._array
         try:
-            outs = [backend_of[type(o)].as_array(o) for o in forward(namespace_of[type(a)], a, *static)]
+            outs = [backend_of[type(o)].as_array(o) for o in forwards[type(a)](a, *static)]
         except Exception as error:
             raise explain(name, error, (a,)) from error
         ys = tuple([wrap(out) for out in outs])
