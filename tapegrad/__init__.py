@@ -64,6 +64,7 @@ from tapegrad.ops.binary import (
     where,
 )
 from tapegrad.ops.conversion import astype
+from tapegrad.ops.convolution import conv, conv_transpose
 from tapegrad.ops.creation import (
     arange,
     asarray,
@@ -133,6 +134,7 @@ from tapegrad.ops.indexing import (
     take_along_axis,
 )
 from tapegrad.ops.interchange import from_dlpack
+from tapegrad.ops.pooling import adaptive_max_pool, adaptive_mean_pool, fold, max_pool, mean_pool, unfold
 from tapegrad.ops.products import (
     matmul,
     matrix_transpose,
@@ -154,6 +156,7 @@ from tapegrad.ops.reductions import (
     sum,
     var,
 )
+from tapegrad.ops.resizing import pad, resize
 from tapegrad.ops.sets import (
     isin,
     unique_all,
@@ -426,6 +429,17 @@ __all__ = [
     "stack",
     "tile",
     "unstack",
+    # convolution, windows, other lengths
+    "adaptive_max_pool",
+    "adaptive_mean_pool",
+    "conv",
+    "conv_transpose",
+    "fold",
+    "max_pool",
+    "mean_pool",
+    "pad",
+    "resize",
+    "unfold",
     # training
     "cross_entropy",
     "gelu",

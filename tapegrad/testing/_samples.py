@@ -14,6 +14,7 @@ from tapegrad.testing import (
     _samples_fft,
     _samples_linalg,
     _samples_special,
+    _samples_windows,
 )
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
@@ -389,5 +390,6 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_linalg.samples(),
     *_samples_fft.samples(),
     *_samples_special.samples(),
+    *_samples_windows.samples(),
     *_samples_constant.samples(),
 )
