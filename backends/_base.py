@@ -13,12 +13,18 @@ import numpy as np
 
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
+from tapegrad.backends import _convolution, _philox, _windows
 from tapegrad.backends import _deterministic_scatter as scatter
-from tapegrad.backends import _philox
 from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
 from tapegrad.backends._special import Special, find
+
+# Functions beyond the standard that every namespace has, in the words of the standard where no adapter has its own.
+_COMPOSED = {
+    _convolution: "convolution convolution_input convolution_weight",
+    _windows: "max_pool pad_last pool_gather pool_scatter window_spread window_sum windows windows_sum",
+}
 
 
 class Namespace:
@@ -134,6 +140,8 @@ class Backend:
             segment_min=partial(scans.segment_extreme, self.xp, False),
         )
         self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
+        for module, names in _COMPOSED.items():
+            self.xp.replace(**{name: partial(getattr(module, name), self.xp) for name in names.split()})
         if hasattr(xp, "linalg"):
             self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
         if type(self).races is not Backend.races:

@@ -65,6 +65,7 @@ from tapegrad.ops.binary import (
 )
 from tapegrad.ops.contraction import einsum
 from tapegrad.ops.conversion import astype
+from tapegrad.ops.convolution import conv, conv_transpose
 from tapegrad.ops.creation import (
     arange,
     asarray,
@@ -141,6 +142,7 @@ from tapegrad.ops.normalisation import (
     layer_norm,
     rms_norm,
 )
+from tapegrad.ops.pooling import adaptive_max_pool, adaptive_mean_pool, fold, max_pool, mean_pool, unfold
 from tapegrad.ops.products import (
     kron,
     matmul,
@@ -163,6 +165,7 @@ from tapegrad.ops.reductions import (
     sum,
     var,
 )
+from tapegrad.ops.resizing import pad, resize
 from tapegrad.ops.scans import (
     associative_scan,
     cumulative_logsumexp,
@@ -471,6 +474,17 @@ __all__ = [
     "stack",
     "tile",
     "unstack",
+    # convolution, windows, other lengths
+    "adaptive_max_pool",
+    "adaptive_mean_pool",
+    "conv",
+    "conv_transpose",
+    "fold",
+    "max_pool",
+    "mean_pool",
+    "pad",
+    "resize",
+    "unfold",
     # training
     "cross_entropy",
     "gelu",

@@ -16,7 +16,13 @@ from tapegrad._transforms.opaque import as_one
 from tapegrad._vmap.array import BatchedBackend
 from tapegrad._vmap.rules import BatchedNamespace
 from tapegrad.backends._base import Namespace
-from tapegrad.ops import _slopes, creation, draws, indexing
+from tapegrad.ops import _slopes, _trilinear, _windows, creation, draws, indexing
+
+# Functions beyond the standard that rules on Tensors call.
+_ON_TENSORS: dict[ModuleType, str] = {
+    _trilinear: "convolution convolution_input convolution_weight",
+    _windows: "max_pool pad_last pool_gather pool_scatter window_spread window_sum windows windows_sum",
+}
 
 
 def bind(namespace: ModuleType) -> None:
@@ -25,6 +31,8 @@ def bind(namespace: ModuleType) -> None:
     own = {name: getattr(indexing, name) for name in ("index_get", "index_set", "index_add")}
     own |= {name: getattr(_slopes, name) for name in ("sigmoid_slope", "tanh_slope")}
     own |= {"draw": draws.draw, "skip": draws.skip}
+    for module, names in _ON_TENSORS.items():
+        own |= {name: getattr(module, name) for name in names.split()}
     bound.tensor_namespace = Namespace(namespace, as_one=as_one, **own)
     bound.asarray, bound.of_list = creation.asarray, creation.of_list
     bound.hint = hints.of_attribute

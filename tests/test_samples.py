@@ -305,6 +305,8 @@ def test_every_function_has_a_sample() -> None:
         "standardised",
         "tanh_slope",
     }  # of rules alone, and so tested with second derivatives
+    inner |= {"conv_weight", "pool_gather", "pool_scatter", "window_spread", "window_sum"}  # of rules alone
+    inner |= {"gap", "sigmoid_slope", "tanh_slope"}  # of rules alone, and so tested with second derivatives
     assert not {name.partition(" ")[0] for name in rules.OPERATIONS} - inner - sampled, "add a sample of each"
     assert not rules.COMPOSED - {"asarray"} - sampled, "add a sample of each"
     inner = {"constant_sign", "cumulative_place", "imag_of_real", "from_dlpack"}  # of sign, of imag; in test_values
@@ -363,6 +365,9 @@ def test_what_each_operation_saves() -> None:
         "slogdet": "x outs",
         "standardised": "outs",
     }
+    expected |= {"eigh": "outs", "eig": "outs", "svd": "outs", "qr": "outs", "slogdet": "x outs"}
+    expected |= dict.fromkeys(("fold", "max_pool", "pad", "pool_gather", "pool_scatter", "unfold"), "")
+    expected |= {"conv": "x w", "conv_transpose": "x w", "conv_weight": "x1 x2", "window_spread": "", "window_sum": ""}
     expected |= {"vector_norm": "x out", "diagonal": ""}
     pairs = {n: (set(a.split()), set(expected[n].split()) if n in expected else None) for n, a in arrays.items()}
     assert {n: pair for n, pair in pairs.items() if pair[0] != pair[1]} == {}, "name: (what it saves, what is listed)"

@@ -66,6 +66,11 @@ OTHER_NODES = (
 )
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
 NO_NODES = "broadcast_arrays clip diff einsum kron linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
+OTHER_NODES = ("T", "as_one", "index_add", "index_get", "index_set", "loop", "refuse", "sigmoid_slope", "tanh_slope")
+OTHER_NODES += ("convolution", "convolution_input", "convolution_weight", "max_pool", "pad_last", "pool_gather")
+OTHER_NODES += ("pool_scatter", "window_spread", "window_sum", "windows", "windows_sum")
+# Plain code over others: a program holds these instead. A test runs them to see that it does.
+NO_NODES = "broadcast_arrays clip diff linalg.outer linalg.trace meshgrid moveaxis pad repeat resize tensordot tile"
 NODES = [name for name in PUBLIC if library_has(name) and name not in NO_NODES.split()] + [*OTHER_NODES]
 
 
@@ -204,7 +209,8 @@ TABLES = {
         {
             "elementwise in effect: the rule is a cast": "astype",
             "rare: its rule is transposed at each call, which is right and takes 100 us": "broadcast_to cumulative_sum "
-            "diagonal fft flip irfft matrix_transpose mean rfft roll stack take_along_axis to_device tril triu unstack",
+            "diagonal fft flip fold irfft matrix_transpose max_pool mean pad pool_gather pool_scatter rfft roll stack "
+            "take_along_axis to_device tril triu unfold unstack window_spread window_sum",
             "of the walk alone": "index_add setitem",
         },
     ),
@@ -224,6 +230,8 @@ TABLES = {
         {
             "written as operators and methods": "getitem setitem to_device",
             "of the walk and of rules alone": "cumulative_place gap index_add kink sigmoid_slope tanh_slope",
+            "of the walk and of rules alone": "conv_weight gap index_add kink pool_gather pool_scatter sigmoid_slope "
+            "tanh_slope window_spread window_sum",
             "a case of sign, of imag": "constant_sign imag_of_real",
             "of generators of random numbers alone": "draw skip",
             "what all norms of layers stand on": "standardised",

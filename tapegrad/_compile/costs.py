@@ -54,6 +54,8 @@ def flops_of(node: Node) -> int | None:
         return None if flops == "unknown" else 0
     if flops == "product" and len(operands) == 2:
         return 2 * _products(node, *operands)
+    if flops == "convolution":
+        return _convolution(node)
     if flops == "attention":
         return _attention(node)
     if flops in ("operand", "last operand"):
@@ -69,6 +71,17 @@ def _products(node: Node, a: Value, b: Value) -> int:
     if node.op == "matmul":
         return node.out.size * a.shape[-1]
     return isqrt(a.size * b.size * node.out.size)  # each axis is in two of the three
+
+
+def _convolution(node: Node) -> int:
+    """Return the floating-point operations of a convolution or an adjoint: a product for each tap of a place."""
+    a, b, out = node.args[0], node.args[1], node.out
+    places, weights = {
+        "convolution": (out, b),
+        "convolution_input": (a, b),
+        "convolution_weight": (b, out),
+    }[node.op]
+    return 2 * places.size * (weights.size // max(weights.shape[0], 1))
 
 
 def _attention(node: Node) -> int:

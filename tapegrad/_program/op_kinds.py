@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 from tapegrad._program.ir import Kind, Node
 
 # Floating-point operations of a call: none, for what only moves elements; one for each element of the result, of the
-# first operand or of the last; those of a product of matrices or of attention; not known.
-Flops = Literal["none", "result", "operand", "last operand", "product", "attention", "unknown"]
+# first operand or of the last; those of a product of matrices, a convolution or attention; not known.
+Flops = Literal["none", "result", "operand", "last operand", "product", "convolution", "attention", "unknown"]
 
 
 class OpInfo(NamedTuple):
@@ -70,6 +70,19 @@ TABLE: dict[str, OpInfo] = {
     **_rows(OpInfo("", "operand", "an integer from any dtype"), "argmax argmin count_nonzero"),
     **_rows(OpInfo("", "operand", "composed in most libraries"), "linalg.trace linalg.vector_norm"),
     **_rows(OpInfo("", "product", "a product that is no matmul"), "linalg.outer tensordot vecdot"),
+    **_rows(
+        OpInfo("", "convolution", "an adapter's own way, by strips, kernels or a call of the library"),
+        "convolution convolution_input convolution_weight",
+    ),
+    **_rows(
+        OpInfo("", "operand", "several elements of an axis for each place, in an adapter's own way"),
+        "max_pool pool_scatter window_sum windows_sum",
+    ),
+    **_rows(
+        OpInfo("", "none", "its shape is not that of its operands, so that no run goes on through it"),
+        "pad_last pool_gather windows",
+    ),
+    **_rows(OpInfo("", "result", "several windows add to an element"), "window_spread"),
     **_rows(OpInfo("", "attention", "an adapter's own kernel"), "attention attention_gradient"),
     **_rows(OpInfo("", "unknown", "a call of the library's sort or search"), "argsort isin searchsorted sort"),
     **_rows(OpInfo("", "unknown", "it looks at values, on which its work depends"), "as_one loop"),

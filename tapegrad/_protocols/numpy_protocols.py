@@ -296,6 +296,13 @@ def _outer(a: Any, b: Any, **options: Any) -> Any:
     return _find("multiply")(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
+def _pad(array: Any, pad_width: Any, mode: Any = "constant", constant_values: Any = 0, **options: Any) -> Any:
+    if options or mode not in ("constant", "edge", "reflect", "wrap") or _ndim(constant_values):
+        return NotImplemented
+    value = {"value": constant_values} if mode == "constant" else {}
+    return _find("pad")(array, pad_width, mode=mode, **value)
+
+
 def _ravel(a: Any, **options: Any) -> Any:
     return NotImplemented if options else _find("reshape")(a, (-1,))
 
@@ -350,7 +357,9 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "einsum": _einsum,
     "linalg.norm": _norm,
     "outer": _outer,
+    "pad": _pad,
     "ravel": _ravel,
+    "resize": lambda a, new_shape: NotImplemented,  # which repeats elements
     "split": _split,
     "squeeze": _squeeze,
     "swapaxes": _swapaxes,

@@ -16,6 +16,7 @@ from tapegrad.testing import (
     _samples_linalg,
     _samples_normalisation,
     _samples_special,
+    _samples_windows,
 )
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
@@ -392,6 +393,7 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_linalg.samples(),
     *_samples_fft.samples(),
     *_samples_special.samples(),
+    *_samples_windows.samples(),
     *_samples_constant.samples(),
     *_samples_normalisation.samples(),
 )
