@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
+from tapegrad._program.executor import AttentionKernels, Executor, FusedProgram
 from tapegrad._program.interpreter import PlainExecutor
-from tapegrad._program.ir import Node, Program
+from tapegrad._program.ir import Node, Program, nodes_only
+from tapegrad._program.loops import Criterion, Round
 from tapegrad.backends import _deterministic_scatter as scatter
 from tapegrad.backends import _philox
 from tapegrad.backends._array import DTYPE_NAMES, Array
@@ -101,7 +103,8 @@ class Backend:
     plans = False  # whether the executor takes a planned program, which holds runs
     stacks = False  # whether the planned program may also hold stacks and folds of operations on small arrays
     smallest_run = 65536  # the smallest number of elements of an array whose operations are put into runs
-    attention: Any = None  # the module of the library's fused attention, for `tapegrad._compile.plan.attention`
+    # The module of the library's fused attention, for `tapegrad._compile.plan.attention`.
+    attention: AttentionKernels | None = None
     kernels = False  # whether a run becomes a kernel, which reads each operand at any element
     elementwise: frozenset[str] = frozenset()  # functions beyond the standard that the executor takes as elementwise
     fuses = False  # whether forward functions and rules are traced and run as few kernels: see `fused_program`
@@ -234,7 +237,7 @@ class Backend:
         """Return whether a condition, an array of one boolean, holds."""
         return bool(condition)
 
-    def loop(self, until: Any, step: Callable[[Array], Any], x: Array) -> Array:
+    def loop(self, until: Criterion, step: Round, x: Array) -> Array:
         """Return `until(step, x)`, which takes a step again and again until values say that it is enough."""
         return until(step, x)
 
@@ -247,12 +250,11 @@ class Backend:
 
     # -- compiled programs ---------------------------------------------------------------------------
 
-    def executor(self, program: Program, threads: int | None = None) -> Any:
+    def executor(self, program: Program, threads: int | None = None) -> Executor:
         """Return what runs a captured program: `run(arrays)` gives its outputs. By default call by call."""
-        # Only adapters that plan, which override this, are given groups.
-        return PlainExecutor(cast("Program[Node]", program), self.as_array)
+        return PlainExecutor(nodes_only(program), self.as_array)
 
-    def fused_program(self, program: Program[Node], name: str) -> Any:
+    def fused_program(self, program: Program[Node], name: str) -> FusedProgram | None:
         """Return what runs a small traced program in fewer launches, None if nothing does; name: of the operation."""
         return None
 

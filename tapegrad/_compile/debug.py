@@ -53,7 +53,7 @@ def compared(
     for v, out in zip(replay.program.outputs, outs, strict=True):
         at = "an input" if v.node is None else f"{v.node.op} at {v.node.line}"
         expected = contents[match.same[v]] if v.node is not None else values[v]
-        _check(f"as planned ({getattr(replay.executor, 'how', 'run')}), {at}", out, expected, UNITS)
+        _check(f"as planned ({replay.executor.how}), {at}", out, expected, UNITS)
     return result
 
 

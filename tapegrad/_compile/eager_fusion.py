@@ -14,6 +14,7 @@ from tapegrad._compile.decompositions import FusingNamespace
 from tapegrad._compile.plan.simplify import simplified
 from tapegrad._engine.dispatch import CaptureError, backend_of
 from tapegrad._engine.levels import capturing
+from tapegrad._program.executor import FusedProgram
 from tapegrad._program.ir import Program
 from tapegrad.backends import Backend
 
@@ -85,7 +86,7 @@ class _Entry:
 
     __slots__ = ("form", "plain", "run")
 
-    def __init__(self, run: Any, form: Any, plain: bool) -> None:
+    def __init__(self, run: FusedProgram, form: Any, plain: bool) -> None:
         self.run, self.form, self.plain = run, form, plain
 
 

@@ -26,7 +26,7 @@ from tapegrad._engine.settings import chosen_device, default_dtype, deterministi
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
 from tapegrad._transforms.derived import Derived
-from tapegrad._transforms.typed import CompiledFunction, P, R
+from tapegrad._transforms.typed import CompiledFunction, P, ProgramView, R
 
 LIMIT = 8  # programs of one function, with those that it does not have yet
 FEW = 4  # calls that are captured since Python changed something between calls, and one more for so many calls:
@@ -79,7 +79,7 @@ class Compiled(Derived):
         return self.function, self.debug, self.threads, self.reassociate, self.rehearse
 
     @property
-    def program(self) -> Any:
+    def program(self) -> ProgramView:
         """The program that the latest replayed call ran: print it; it has `profile`, `to_dot` and `to_mermaid`.
 
         It raises RuntimeError before the first call that was captured, and after the last object is gone that there
