@@ -1,4 +1,4 @@
-"""The contract of an adapter: what an array library must do beyond the array API standard, with defaults."""
+"""The contract of an adapter: methods beyond the array API standard, with defaults."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Backend:
             )
         self.dtype_names: dict[object, str] = {self.native_dtype(n): n for n in self._known_dtypes()}
 
-    # -- what the library is -------------------------------------------------------------------------
+    # -- the library ---------------------------------------------------------------------------------
 
     @property
     def root(self) -> Backend:
@@ -573,7 +573,7 @@ class Backend:
         """
         return None
 
-    # -- what functions return and users pass ---------------------------------------------------------
+    # -- results, scalars and functions --------------------------------------------------------------
 
     def as_array(self, result: Any) -> Array:
         """Return the result of a function of the library as an array, as NumPy returns scalars.
@@ -701,7 +701,7 @@ class Backend:
         """Return a counter advanced by `start`, or such counters in a shape, `step` apart; see `_philox.skip`."""
         return _philox.skip(self, count, shape, start, step)
 
-    # -- what hides in an array ------------------------------------------------------------------------
+    # -- records of arrays -----------------------------------------------------------------------------
 
     def outer_record(self, array: Array) -> Any:
         """Return the record of the Tensor inside a batched array of vmap; not for adapters of libraries.

@@ -15,7 +15,7 @@ from tapegrad._engine.tree import flatten
 from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Value
 
-# How much the outputs of a planned program, which may add up in another order, may be off: in units of the last place
+# The largest error of outputs of a planned program, which may add in another order: in units of the last place
 # of the greatest value.
 UNITS = 1000
 

@@ -134,7 +134,7 @@ class View:
     # -- text ----------------------------------------------------------------------------------------
 
     def table(self, names: Mapping[str, Tensor] | None = None) -> str:
-        """Return the program as a table; names: what to call state, as {"w": w}.
+        """Return the program as a table; names: of state, as {"w": w}.
 
         >>> import tapegrad as tg
         >>> w = tg.asarray([1.0])
@@ -240,7 +240,7 @@ class View:
     # -- time ----------------------------------------------------------------------------------------
 
     def profile(self, *args: Any, repeats: int = 5, **kwargs: Any) -> View:
-        """Run the program item by item on its state and these arguments, timing each; print what this returns.
+        """Run the program item by item on its state and these arguments, timing each; print the result.
 
         Nothing is changed: no state, no gradients. The time of an item is the median of the repeats. Items run one by
         one, so that their sum is more than a call takes where the library's compiler fuses further. Raises ValueError

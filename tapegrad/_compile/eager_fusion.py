@@ -93,8 +93,8 @@ class _Entry:
 class _Alike:
     """Knowledge of calls whose shapes have equal sizes in the same places.
 
-    sizes: those of a trace; identity: what its program has in common with that for other sizes; varied: the places
-    among the sizes of those that have been seen not to matter.
+    sizes: those of a trace; identity: a key that its program has in common with that for other sizes; varied: the
+    places among the sizes of those that have been seen not to matter.
     """
 
     def __init__(self, entry: _Entry | None, sizes: list[int], identity: Any) -> None:

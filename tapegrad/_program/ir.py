@@ -167,7 +167,7 @@ class Scan(_Group):
         super().__init__(nodes)
         x, y = nodes[0].args
         if y.node is not None and x in [v for node in nodes[1:] for v in node.args]:
-            x, y = y, x  # what comes again is combined with
+            x, y = y, x  # the operand that comes again is the chain's
         self.first, self.others = x, [y]
         for before, node in pairwise(nodes):
             x, y = node.args

@@ -1,6 +1,6 @@
 """Types of the functions that transforms return, for type checkers.
 
-They are plain functions when the program runs. A class of its own, not a Callable, is what lets a checker infer a
+They are plain functions when the program runs. A class of its own, not a Callable, lets a checker infer a
 lambda also where its result goes to a place for any callable.
 """
 

@@ -148,7 +148,7 @@ def std(x: ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims
 
 def _extreme_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
-    mask = (x == out) | (x != x)  # NaN is the extreme of what holds one
+    mask = (x == out) | (x != x)  # NaN is the extreme of a row that holds one
     ties = xp.sum(xp.astype(mask, out.dtype), axis=axis, keepdims=True)
     return xp.where(mask, t / ties, 0)
 
@@ -321,7 +321,7 @@ def prod(x: ArrayLike, /, *, axis: Axis = None, dtype: DTypeLike | None = None, 
     axes = axes_of("prod", x.ndim, axis)
     if not axes and "integer" in x.dtype.kind:  # the dtype that the library gives a product
         x = squeeze(_prod(reshape(x, (1, *x.shape)), -x.ndim - 1), (-x.ndim - 1,))
-    for i in axes:  # one at a time is what all libraries have
+    for i in axes:  # all libraries have one at a time
         x = _prod(x, i)
     if dtype is not None:
         x = _cast(x, dtype)

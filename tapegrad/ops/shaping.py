@@ -137,7 +137,7 @@ def reshape(x: ArrayLike, /, shape: Shape, *, copy: bool | None = None) -> Tenso
 def broadcast_to(x: ArrayLike, /, shape: Shape) -> Tensor:
     """Repeat along new axes and axes of length 1, to a shape.
 
-    Derivative: t, summed over what was repeated.
+    Derivative: t, summed over the repetitions.
 
     >>> import tapegrad as tg
     >>> tg.broadcast_to(tg.asarray(1.0), (2,))
@@ -401,7 +401,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 def broadcast_arrays(*arrays: ArrayLike) -> tuple[Tensor, ...]:
     """Broadcast arrays against each other.
 
-    Derivatives: t of each, summed over what was repeated.
+    Derivatives: t of each, summed over the repetitions.
 
     >>> import tapegrad as tg
     >>> [x.shape for x in tg.broadcast_arrays(tg.zeros((2, 1)), tg.zeros(3))]

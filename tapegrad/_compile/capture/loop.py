@@ -20,8 +20,8 @@ from tapegrad.backends import Array
 class Loop:
     """The loop that a node runs.
 
-    until: runs a step on an array again and again; state: the value that a round starts from; nodes: what it does;
-    outs: the values that it gives: the next state, and what `until` looks at; outer: the values from outside that it
+    until: runs a step on an array again and again; state: the value that a round starts from; nodes: its calls;
+    outs: the values that it gives: the next state, and the measures for `until`; outer: the values from outside that it
     reads.
     """
 

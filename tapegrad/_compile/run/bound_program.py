@@ -101,7 +101,7 @@ class BoundProgram:
         for c in capture.slots:
             if c.tensor is not None:
                 c.tensor = state_of(c.tensor)
-        # Where a slot's Tensor is found: in its box; else the first that holds of an argument, a gradient of another.
+        # The place of a slot's Tensor: its box; else the first that holds of an argument, a gradient of another.
         order = sorted(capture.slots, key=lambda c: 1 if c.arguments else 2 if c.owners else 0)
         number = {c: n for n, c in enumerate(order)}
         guards = {g.slot: g for g in capture.guards}
