@@ -28,7 +28,7 @@ class Doc(NamedTuple):
     sections: dict[str, str]
 
     def items(self, section: str) -> dict[str, str]:
-        """Return name -> description of what a section lists; `x1, x2 : ...` is for both."""
+        """Return name -> description of the items of a section; `x1, x2 : ...` is for both."""
         text = self.sections.get(section, "")
         found: dict[str, str] = {}
         matches = list(ITEM.finditer(text)) if text else []
@@ -101,7 +101,7 @@ FUNCTIONS: dict[str, Any] = {
 
 
 def complaints(name: str, f: Any) -> Iterator[str]:
-    """Say what a docstring lacks, or has too much, beside the signature."""
+    """List the faults of a docstring, beside the signature."""
     doc = inspect.getdoc(f) or ""
     d = parsed(doc)
     if "\n" in d.summary or not d.summary.endswith(".") or d.summary[:1] != d.summary[:1].upper():
@@ -148,7 +148,7 @@ def test_the_sweep_is_of_all() -> None:
     }
 
 
-# -- what they say is so ------------------------------------------------------------------------------------
+# -- their statements are true-------------------------------------------------------------------------------
 
 DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128")
 FLOATS = {"complex64": "float32", "complex128": "float64"}
@@ -210,7 +210,8 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Of an integer dtype": (INTEGERS, ()),
     "Boolean": (("bool",), DTYPES),
 }
-# Arguments that are no operands, by the name of the parameter, and what a function needs by name to take a matrix.
+# Arguments that are no operands, by the name of the parameter, and those that a function needs by name to take a
+# matrix.
 OTHERS: dict[str, Any] = {
     "n": 1,
     "condition": True,
@@ -251,7 +252,7 @@ def operands(f: Any) -> list[str]:
 
 
 def call(f: Any, given: Given, **options: Any) -> Any:
-    """Call a function with the operands that `given` makes, by their number, and with what else it needs."""
+    """Call a function with the operands that `given` makes, by their number, and with other arguments that it needs."""
     options = {**OPTIONS.get(f.__name__, {}), **options}
     args: list[Any] = []
     k = 0
@@ -425,7 +426,7 @@ def test_wrong_axes(name: str) -> None:
 
 X, W = tg.ones(2), tg.tensor([1.0, 2.0], requires_grad=True)
 WHAT: Any = 3  # no function, no device
-# What else is raised: a call, and what its docstring lists.
+# Other errors: a call, and the clause of its docstring.
 RAISED: dict[str, list[tuple[Callable[[], Any], type[Exception]]]] = {
     "tg.grad": [
         (lambda: tg.grad(WHAT), TypeError),

@@ -283,7 +283,7 @@ class Compiled(Derived):
             self._warn(
                 "counted",
                 f"compile: {getattr(self.function, '__name__', 'the function')} changes and reads "
-                f"{' and '.join(capture.found.counted[:3])}, which stays what it is now while calls are replayed: keep "
+                f"{' and '.join(capture.found.counted[:3])}, which stays as it is now while calls are replayed: keep "
                 "it in a Tensor that is updated in place, or count outside",
                 6,
             )
@@ -308,8 +308,8 @@ class Compiled(Derived):
         name = getattr(self.function, "__name__", "the function")
         self._warn(
             "found",
-            f"compile: what {name} finds outside changes too often to be worth a program each time: last, {what}. It "
-            "runs eagerly where it finds what no program is for. Keep what changes in a Tensor that is updated in "
+            f"compile: things outside that {name} uses change too often to be worth a program each time: last, {what}. "
+            "It runs eagerly for things that no program is for. Keep changing values in a Tensor that is updated in "
             "place, or pass it as an argument",
         )
         return True
@@ -366,7 +366,7 @@ class Compiled(Derived):
             "keys",
             f"compile: {name} was called with {n} combinations of shapes, dtypes and static arguments, each of which "
             f"needs a program, and has {len(self._keys)} of these: it runs eagerly for further ones. The last "
-            f"change was in {why}. Pass what changes as a Tensor of one shape, or compile one function for each",
+            f"change was in {why}. Pass changing values as a Tensor of one shape, or compile one function for each",
         )
 
 

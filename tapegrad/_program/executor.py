@@ -72,7 +72,7 @@ class PlanningExecutor(Executor, Protocol):
 
     @property
     def lends(self) -> bool:
-        """Whether outputs of earlier runs may be lent."""
+        """True if outputs of earlier runs may be lent."""
 
     def refused(self) -> bool:
         """Return whether the last run raised before it wrote over an array that was lent to it."""

@@ -185,7 +185,7 @@ class TransformCall:
 
         device: for a number, or an array of the host; argnums: as given, None if all arguments are differentiated by.
         """
-        out = "leave it out of what is differentiated: close over it"
+        out = "leave it out of the differentiated arguments: close over it"
         if argnums is not None:
             out += ", or pass it in an argument outside of argnums"
         if not isinstance(x, Tensor):

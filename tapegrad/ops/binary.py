@@ -425,7 +425,7 @@ BROADCASTING.update(("clip", "copysign", "where"))
 
 
 @documented(
-    "The shape is what the three broadcast to. The dtype is that of `x1` and `x2`, promoted.",
+    "The shape is the one that the three broadcast to. The dtype is that of `x1` and `x2`, promoted.",
     BROADCAST,
     condition="Booleans, which say where `x1` is taken.",
     x1="The elements where the condition is true, of any dtype.",
@@ -556,7 +556,7 @@ def _bound(bound: Any, x: Tensor) -> Any:
 
 
 @documented(
-    "The shape is what the three broadcast to. The dtype is that of `x`.",
+    "The shape is the one that the three broadcast to. The dtype is that of `x`.",
     BROADCAST,
     x="The values, of any real dtype.",
     min="The lower bound; none for None.",

@@ -25,7 +25,7 @@ EMPTY = "ValueError: There is no element to take; on PyTorch it is an IndexError
 NO_AXIS = "ValueError: `x` has other than one axis, and `axis` is None."
 ALONG = "The axis, which `x` of one axis need not name; a negative one counts from the last."
 VARIANCE = "The dtype is real: that of the parts for complex values, that of `x` for real ones."
-CORRECTION = "What to take from n: 0 for a population, 1 (Bessel's correction) for a sample."
+CORRECTION = "The number to take from n: 0 for a population, 1 (Bessel's correction) for a sample."
 _documented = partial(
     documented,
     shared={
@@ -408,8 +408,8 @@ def count_nonzero(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False)
     UNFIT,
     axis=AN_AXIS_OF,
     n="How often to take differences; each time makes the axis shorter by one.",
-    prepend="What to put before `x` first, of the same shape except along the axis; nothing for None.",
-    append="What to put behind `x` first, likewise.",
+    prepend="An array to put before `x` first, of the same shape except along the axis; nothing for None.",
+    append="An array to put behind `x` first, likewise.",
 )
 def diff(
     x: ArrayLike, /, *, axis: int = -1, n: int = 1, prepend: ArrayLike | None = None, append: ArrayLike | None = None

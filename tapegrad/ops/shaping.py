@@ -98,7 +98,7 @@ def _sizes(name: str, shape: Any) -> tuple[int, ...]:
 @documented(
     f"The elements of `x`, in C order, in the shape. {SAME}",
     "ValueError: The number of elements differs.",
-    shape="The new shape, or its one length; one length may be -1, for what the elements fill.",
+    shape="The new shape, or its one length; one length may be -1, for the length that the elements fill.",
     copy="Accepted for the standard's sake: a Tensor is a value, so it makes no difference.",
 )
 def reshape(x: ArrayLike, /, shape: Shape, *, copy: bool | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from tapegrad._compile.capture.slots import NewTensor, Slot, StateBox
 from tapegrad._program.ir import Node, Value
 from tapegrad._program.loops import LoopNode
 
-_STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
+_STATE = "keep changing values in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
 
 
 class Difference(NamedTuple):
