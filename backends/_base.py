@@ -688,17 +688,66 @@ class Backend:
     # -- random numbers --------------------------------------------------------------------------------
 
     def philox_dtype(self, array: Array) -> str:
-        """Return the dtype in which words of 32 bits are multiplied: uint64 or int64, else uint32."""
+        """Return the dtype in which words of 32 bits are multiplied.
+
+        Parameters
+        ----------
+        array : array
+            An array on the device that computes.
+
+        Returns
+        -------
+        str
+            'uint64' or 'int64', in which products are exact; 'uint32' on devices without these.
+        """
         return "uint64" if self.has_dtype("uint64", getattr(array, "device", None)) else "uint32"
 
     words = _philox.Words  # the arithmetic of 32-bit words
 
     def draw(self, key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str, least: int = 0) -> Array:
-        """Return the random numbers of a key and a counter, see `_philox.draw`."""
+        """Return the random numbers of a key and a counter.
+
+        Parameters
+        ----------
+        key : array
+            The key: 4 words of uint32 along its last axis.
+        count : array
+            The counter: 8 words of uint32 along its last axis.
+        form : str
+            The kind of numbers, one of `FORMS` in `_philox`.
+        shape : tuple of int
+            The shape of one draw.
+        dtype : str
+            The dtype of the numbers.
+        least : int, default 0
+            The least word that counts as true, for the form 'at least'.
+
+        Returns
+        -------
+        array
+            The numbers: leading axes of key and counter, then the shape.
+        """
         return _philox.draw(self, key, count, form, shape, dtype, least)
 
     def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
-        """Return a counter advanced by `start`, or such counters in a shape, `step` apart; see `_philox.skip`."""
+        """Return a counter advanced by `start`, or such counters in a shape, `step` apart.
+
+        Parameters
+        ----------
+        count : array
+            The counter: 8 words of uint32 along its last axis.
+        shape : tuple of int
+            The shape of the counters; empty for one.
+        start : int
+            The blocks that the first counter goes on by.
+        step : int
+            The blocks between one counter and the next.
+
+        Returns
+        -------
+        array
+            The counters: leading axes of the given one, the shape, then the words.
+        """
         return _philox.skip(self, count, shape, start, step)
 
     # -- records of arrays -----------------------------------------------------------------------------
