@@ -26,7 +26,7 @@ def as_key(x: Any) -> Any:
     Returns
     -------
     hashable
-        The value itself, or what stands for it.
+        The value itself, or a stand-in.
 
     Examples
     --------

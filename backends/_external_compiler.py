@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._program.interpreter import LOOKING, PlainExecutor, large_constants, replay_of
+from tapegrad._program.ir import Node, Program
 from tapegrad.backends._array import Array
 
 ROUNDINGS = 3  # replays with perturbed results, to measure the effect of rounding
@@ -34,14 +35,15 @@ class CompiledExecutor:
 
     def __init__(
         self,
-        program: Any,
+        program: Program[Node],
         name: str,
         compiler: Callable[..., Callable[..., Any]],
         to_host: Callable[[Array], Any],
         loop: Callable[..., Any] | None = None,
         from_host: Callable[[Any, Array], Any] = lambda values, like: values,
     ) -> None:
-        self.program, self.name, self.compiler, self._loop = program, name, compiler, loop
+        self.program: Program[Node] = program
+        self.name, self.compiler, self._loop = name, compiler, loop
         self._to_host, self._from_host = to_host, from_host
         self.how = f"compiled by {name}"
         self._errors = [error for n in program.nodes if (error := _error(n)) is not None]
@@ -155,14 +157,14 @@ def _off(a: Any, b: Any) -> float:
         return float(np.max(np.abs(a - b), where=np.isfinite(b) & np.isfinite(a), initial=0))
 
 
-def _error(node: Any) -> Callable[[Array], Exception] | None:
+def _error(node: Node) -> Callable[[Array], Exception] | None:
     """Return a function from a node's condition to its error, or None for a node without a condition."""
     if node.op == "loop":
         return lambda change: node.args[0].until.error(float(change))
     return (lambda condition: node.args[1]()) if node.effect else None
 
 
-def _looks(node: Any, runs_loops: bool) -> bool:
+def _looks(node: Node, runs_loops: bool) -> bool:
     """Return whether a node reads values as it runs; a loop that the compiler runs does if a round may raise."""
     if node.op == "loop" and runs_loops:
         return any(n.effect or n.op in LOOKING for n in node.args[0].nodes)

@@ -101,6 +101,6 @@ def skip(count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
 
 
 def through_host(backend: Any, function: Callable[..., Array], arrays: tuple[Array, ...], *static: Any) -> Array:
-    """Return what a function here gives for arrays of another library, on the device of the first one."""
+    """Return the result of a function here for arrays of another library, on the device of the first one."""
     out = function(*map(backend.to_host, arrays), *static)
     return backend.from_host(out, arrays[0].device)

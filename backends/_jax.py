@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 
+from tapegrad._program.executor import Executor
+from tapegrad._program.ir import Program, nodes_only
 from tapegrad.backends import _philox
 from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import Array
@@ -103,10 +105,10 @@ class Adapter(Backend):
     def synchronize(self, array: Array) -> None:
         array.block_until_ready()
 
-    def executor(self, program: Any, threads: int | None = None) -> Any:
-        from tapegrad.backends._jax_compile import Executor
+    def executor(self, program: Program, threads: int | None = None) -> Executor:
+        from tapegrad.backends._jax_compile import JitExecutor
 
-        return Executor(program, self.to_host)
+        return JitExecutor(nodes_only(program), self.to_host)
 
     def readonly_dlpack(self, array: Array, stream: Any) -> Any:
         return array.__dlpack__(stream=stream, max_version=(1, 0), copy=False)  # no JAX array is ever written to

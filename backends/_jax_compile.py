@@ -12,14 +12,16 @@ from typing import Any
 import jax
 
 from tapegrad._program.interpreter import replay_of
+from tapegrad._program.ir import Node, Program
+from tapegrad._program.loops import LoopNode
 from tapegrad.backends._array import Array
 from tapegrad.backends._external_compiler import CompiledExecutor
 
 
-class Executor(CompiledExecutor):
+class JitExecutor(CompiledExecutor):
     """Runs a program by `jax.jit` of its replay."""
 
-    def __init__(self, program: Any, to_host: Callable[[Array], Any]) -> None:
+    def __init__(self, program: Program[Node], to_host: Callable[[Array], Any]) -> None:
         super().__init__(program, "jax.jit", _jit, to_host, _loop)
 
 
@@ -28,7 +30,7 @@ def _jit(replay: Callable[..., Any], *_: Any) -> Callable[..., Any]:
     return function
 
 
-def _loop(loop: Any, x: Array, *outer: Array) -> tuple[Array, Array]:
+def _loop(loop: LoopNode, x: Array, *outer: Array) -> tuple[Array, Array]:
     """Run a loop on the device; return its result, and the last change if it did not converge, else 0."""
     jnp, until = jax.numpy, loop.until
     step = replay_of(loop.program)

@@ -1,4 +1,4 @@
-"""Arrays of a library that has no adapter of its own, such as Dask: the standard, and what array-api-compat adds."""
+"""Arrays of a library that has no adapter of its own, such as Dask, by the standard and array-api-compat."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Words:
         return (high & MASK if self.wide else high), low
 
     def repeat(self, n: int, step: Callable[[list[Array]], list[Array]], state: list[Array]) -> list[Array]:
-        """Return what n steps make of some arrays, whose shapes and dtypes stay."""
+        """Return arrays after n steps, which keep their shapes and dtypes."""
         for _ in range(n):
             state = step(state)
         return state
@@ -127,7 +127,8 @@ class Words:
 
 
 def _arithmetic(backend: Any, like: Array) -> Words:
-    return backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(like))
+    arithmetic: Words = backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(like))
+    return arithmetic
 
 
 def _sum_of(a: Words, words: list[Array], high: Array, low: Array) -> list[Array]:

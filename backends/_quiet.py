@@ -1,4 +1,4 @@
-"""Calls of NumPy without a warning where they overflow, and the caller knows what to make of that."""
+"""Calls of NumPy without a warning where they overflow, and the caller handles that."""
 
 from __future__ import annotations
 

@@ -123,6 +123,6 @@ class Scope(Generic[T]):
         return f"<default {self._value!r}>"
 
 
-# Whether products of float32 on CuPy round their factors to TF32; the variable is CuPy's.
+# Products of float32 on CuPy round their factors to TF32; the variable is CuPy's.
 TF32 = Setting("tf32", os.environ.get("CUPY_TF32") == "1")
 DETERMINISTIC = Setting("deterministic", False)  # whether repeated indices are added and written in a fixed order

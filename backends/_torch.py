@@ -10,6 +10,8 @@ import array_api_compat.torch as compat
 import numpy as np
 import torch
 
+from tapegrad._program.executor import Executor
+from tapegrad._program.ir import Program, nodes_only
 from tapegrad.backends import _host_philox as philox
 from tapegrad.backends import _torch_compile
 from tapegrad.backends import _torch_functions as functions
@@ -74,8 +76,8 @@ class Adapter(Backend):
         if array.device.type == "cuda":
             torch.cuda.synchronize(array.device)
 
-    def executor(self, program: Any, threads: int | None = None) -> Any:
-        return _torch_compile.executor(program, self.to_host)
+    def executor(self, program: Program, threads: int | None = None) -> Executor:
+        return _torch_compile.executor(nodes_only(program), self.to_host)
 
     def refuse_recorded(self, array: Array) -> None:
         functions.refuse_recorded(array)

@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 
+from tapegrad._program.executor import Executor
 from tapegrad._program.interpreter import PlainExecutor
+from tapegrad._program.ir import Node, Program
 from tapegrad.backends._external_compiler import CompiledExecutor
 from tapegrad.backends._torch_functions import tracing
 
@@ -29,7 +31,7 @@ MOST = 120.0  # seconds that the compiler may take
 _warned = False
 
 
-def executor(program: Any, to_host: Callable[[Any], Any]) -> Any:
+def executor(program: Program[Node], to_host: Callable[[Any], Any]) -> Executor:
     """Return the executor of a program."""
     global _warned
     if os.environ.get(SWITCH) == "0" or any(v.dtype.is_complex for n in program.nodes for v in n.outs):

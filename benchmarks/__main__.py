@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line. Of what follows --compare, the names of benchmarks are no devices."""
+    """Read the command line. Among the words after --compare, the names of benchmarks are no devices."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure tapegrad.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all if none is given")
     parser.add_argument("--device", action="append", help="a tapegrad device; repeat for more (default: all there are)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Step = Callable[[], Sequence[Any]]
-"""The work to time. Returns what is waited for and compared: the loss and the gradients."""
+"""The work to time. Returns the results to wait for and compare: the loss and the gradients."""
 
 Program = Callable[[Any, Any], Step]
 """`program(task, place)` sets a task up in one library, at a place (see `Column`), and returns its step."""
@@ -22,7 +22,7 @@ EAGER, COMPILED = "tapegrad cpu", "tapegrad cpu compiled"
 
 @dataclass(frozen=True)
 class Target:
-    """`column` takes at most `limit` times what another column takes in the same row.
+    """`column` takes at most `limit` times as much as another column in the same row.
 
     against: None if the limit is on the column itself, in the row's unit. row: compare with this other row of
     the benchmark instead. difference: the limit is on the difference, in the row's unit, not on the ratio.

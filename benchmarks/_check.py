@@ -39,7 +39,7 @@ def calls_of(case: Case, columns: Sequence[Column]) -> int:
     """Return how often steps are run to be compared.
 
     Twice, because a training step is only right if the next one starts where it should. Two calls of a compiled
-    function are eager ones, so that two more show what is replayed.
+    function are eager ones, so that two more show replayed calls.
     """
     return 4 if any(column.compiled for column in columns) and not case.first else 2
 

@@ -18,9 +18,9 @@ HAND = "hand numpy"
 class Column:
     """A library at a place.
 
-    place: what its programs get to make their arrays with: the module for what is written by hand, a device
+    place: an argument of its programs, to make their arrays: the module for programs by hand, a device
     string for tapegrad and PyTorch, a device for JAX, None for libraries that know no devices. gpu: whether
-    it is compared with what is written by hand on the GPU. compiled: whether its step goes through the
+    it is compared with the programs by hand on the GPU. compiled: whether its step goes through the
     library's `compile`.
     """
 

@@ -64,7 +64,7 @@ def _add_memory(found: Compared, column: Column, tiny: bool) -> None:
 
 
 def as_json(results: Sequence[Compared], devices: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what was measured of each program, as JSON knows it."""
+    """Return the measurements of each program, as JSON knows them."""
 
     def of(result: Compared, label: str) -> dict[str, Any] | None:
         row = result.row

@@ -17,7 +17,7 @@ Speed = Callable[[Compared], float | None]
 
 
 def table(results: Sequence[Compared], devices: Sequence[str]) -> str:
-    """Return the table: a block a program, a line a device, and what the columns say."""
+    """Return the table: a block a program, a line a device, and notes on the columns."""
     first = devices[0]
     head = ["", "eager ms", "compiled ms", "speed-up", f"eager to {first}", f"compiled to {first}"]
     head += ["eager MB", "compiled MB", "off by"]
@@ -41,7 +41,7 @@ def table(results: Sequence[Compared], devices: Sequence[str]) -> str:
 
 
 def _speeds(device: str, first: str) -> tuple[Speed, ...]:
-    """Return what makes a program's speed-up on a device, and its speed eager and compiled relative to the first."""
+    """Return the parts of a program's speed-up on a device, and its speed eager and compiled relative to the first."""
     return (
         lambda result: result.speed_up(device),
         lambda result: result.speed(device, first),

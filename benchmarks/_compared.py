@@ -9,7 +9,7 @@ from benchmarks._measure import Row
 
 @dataclass
 class Compared:
-    """The measurements of one program; the labels are the devices, and for what is compiled "cpu compiled".
+    """The measurements of one program; the labels are the devices, and "cpu compiled" for compiled ones.
 
     off: how far the results are from those of the first device, relative to the largest element. memory: the
     peak, in MB above the inputs.
@@ -35,5 +35,5 @@ class Compared:
 
 
 def compiled(device: str) -> str:
-    """Return the label of what is compiled on a device."""
+    """Return the label of compiled programs on a device."""
     return f"{device} compiled"

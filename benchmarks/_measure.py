@@ -108,7 +108,7 @@ def measure(
 def ready(
     row: Row, columns: Sequence[Column], threads: int, forgiven: type[Exception] = CaptureError
 ) -> Iterator[dict[str, Step]]:
-    """Set a row's case up in all columns, and hold the libraries to their threads; note what is skipped."""
+    """Set a row's case up in all columns, and hold the libraries to their threads; note skipped ones."""
     case = row.case
     threads = 1 if case.one_thread else threads
     steps: dict[str, Step] = {}
@@ -140,7 +140,7 @@ def _sample(steps: dict[str, Step], cold: set[str], repeat: int) -> dict[str, li
     """Return the seconds that each step took, sampled in turns; cold: those not run untimed before."""
     seconds: dict[str, list[float]] = {label: [] for label in steps}
     labels = list(steps)
-    # What the libraries themselves hold is not gone through again in every collection, or whoever makes the
+    # Collections pass over the objects of the libraries themselves, or whoever makes the
     # most objects would pay for all the others.
     gc.collect()
     gc.freeze()

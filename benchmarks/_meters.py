@@ -12,7 +12,7 @@ class Host:
     """The memory of this process. On other systems than Linux its peak cannot be forgotten."""
 
     def used(self) -> float:
-        """Return what is in use now."""
+        """Return the bytes in use now."""
         status = _status("VmRSS")
         return self.peak() if status is None else status
 
@@ -28,7 +28,7 @@ class Host:
         return peak if sys.platform == "darwin" else peak * 1024
 
     def forget(self) -> None:
-        """Give back what is free, and let the peak begin anew from what is in use."""
+        """Give back free memory, and let the peak begin anew from the bytes in use."""
         try:
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
@@ -37,7 +37,7 @@ class Host:
 
 
 class Cupy:
-    """The memory of the device that is taken: CuPy's pools keep what they took, so that it is the peak.
+    """The memory of the device that is taken: CuPy's pools give nothing back, so that it is the peak.
 
     Those of compiled programs are pools of their own, and all count. It is the device's: nobody else may use it.
     """
@@ -48,14 +48,14 @@ class Cupy:
         self._cupy = cupy
 
     def used(self) -> float:
-        """Return what is in use now, with what the pools keep."""
+        """Return the bytes in use now, with those that the pools keep."""
         free, total = self._cupy.cuda.runtime.memGetInfo()
         return float(total - free)
 
     peak = used
 
     def forget(self) -> None:
-        """Give back what is free."""
+        """Give back free memory."""
         self._cupy.get_default_memory_pool().free_all_blocks()
 
 
@@ -68,7 +68,7 @@ class Torch:
         self._cuda = torch.cuda
 
     def used(self) -> float:
-        """Return what is in use now."""
+        """Return the bytes in use now."""
         return self._cuda.memory_allocated()  # type: ignore[no-any-return]
 
     def peak(self) -> float:
@@ -76,7 +76,7 @@ class Torch:
         return self._cuda.max_memory_allocated()  # type: ignore[no-any-return]
 
     def forget(self) -> None:
-        """Give back what is free, and let the peak begin anew from what is in use."""
+        """Give back free memory, and let the peak begin anew from the bytes in use."""
         self._cuda.empty_cache()
         self._cuda.reset_peak_memory_stats()
 
@@ -90,7 +90,7 @@ class Jax:
         self._device = jax.devices("gpu")[0]
 
     def used(self) -> float:
-        """Return what is in use now."""
+        """Return the bytes in use now."""
         return self._device.memory_stats()["bytes_in_use"]  # type: ignore[no-any-return]
 
     def peak(self) -> float:
@@ -102,7 +102,7 @@ class Jax:
 
 
 def meter(library: str, place: str) -> Any:
-    """Return what measures the memory in which a column has its arrays.
+    """Return a meter of the memory in which a column has its arrays.
 
     library: the column's. place: a device as tapegrad names it, or a kind of device, or the module of a column that is
     written by hand.

@@ -22,7 +22,7 @@ def table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 
 def targets(rows: Sequence[Row]) -> str:
-    """Return the table of what was asked for and what was measured; what was not measured is left out."""
+    """Return the table of requests and measurements; requests without one are left out."""
     lines = [["target", "at most", "measured", ""]]
     for row, target, measured in _measured_targets(rows):
         against = f"{row.case.benchmark} {target.row}" if target.row else target.against
@@ -39,7 +39,7 @@ def targets(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row], columns: Sequence[Column], **about: Any) -> dict[str, Any]:
-    """Return everything measured, with what is said `about` it, as JSON knows it."""
+    """Return everything measured, with the notes `about` it, as JSON knows it."""
     return {
         **about,
         "rows": [
@@ -121,7 +121,7 @@ def chart(rows: Sequence[Row], columns: Sequence[Column], path: Path) -> bool:
 
 
 def ratio(row: Row, label: str, columns: Sequence[Column]) -> float:
-    """Return how much a column takes, as a multiple of what is written by hand for its kind of device."""
+    """Return the cost of a column, as a multiple of the program by hand for its kind of device."""
     column = next(c for c in columns if c.label == label)
     return row.ratio(label, hand_of(column, list(row.samples)))
 

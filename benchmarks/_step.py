@@ -11,7 +11,7 @@ from benchmarks._arrays import wait
 from benchmarks._case import Case, Skip, Step
 from benchmarks._columns import Column
 
-FIRST = 4  # calls after which every library has compiled what it compiles
+FIRST = 4  # calls after which every library is done compiling
 
 
 def step_of(case: Case, column: Column, threads: int) -> Step:
@@ -51,7 +51,7 @@ def _compiled(step: Step, case: Case, library: str, threads: int) -> Step:
 
 
 def _no_cache(column: Column) -> AbstractContextManager[Any]:
-    """Return a context in which PyTorch does not find what it compiled before on disk; no other library looks there."""
+    """Return a context in which PyTorch does not find code compiled before on disk; no other library looks there."""
     if column.library != "torch" or not column.compiled:
         return nullcontext()
     from torch._inductor.utils import fresh_inductor_cache

@@ -144,7 +144,7 @@ def cases(tiny: bool) -> list[Case]:
         Case(
             "gelu",
             f"peak memory, composed, {'1M' if tiny else size}",
-            max(n, 1_000_000),  # fewer would be hidden in what the process has free
+            max(n, 1_000_000),  # fewer would be hidden in free memory of the process
             on_host,
             unit="MB",
             memory=True,

@@ -312,7 +312,7 @@ def _shown(task: Task) -> list[str]:
 
 @cache
 def _mask(length: int) -> Any:
-    """Return what is added to the scores of attention: minus infinity for later tokens."""
+    """Return the addend of the scores of attention: minus infinity for later tokens."""
     return np.triu(np.full((length, length), -np.inf, dtype=np.float32), k=1)
 
 

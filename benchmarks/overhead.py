@@ -17,7 +17,7 @@ BOTH, FORWARD, BACKWARD, BARE = "forward and backward", "forward", "backward", "
 
 
 class Task(NamedTuple):
-    """One row: what to do, and with what."""
+    """One row: the work, and its operands."""
 
     what: str
     links: int
@@ -212,7 +212,7 @@ def cases(tiny: bool) -> list[Case]:
         ),
         BARE: (Target(0.5, difference=True),),
     }
-    halves = dict.fromkeys(("tapegrad", "torch"), "what is compiled has forward and backward in one")
+    halves = dict.fromkeys(("tapegrad", "torch"), "compiled columns have forward and backward in one")
     return [
         Case(
             "overhead",

@@ -1,7 +1,7 @@
 """Reading and writing the rows of an array one by one, forward and backward.
 
 read: `total = total + x[i]`, and the gradient of `sum(total * total)` in x. write: `y[i] = w`, and the
-gradient of `sum(y * x)` in w. Each with half the rows too: linear in what is touched makes a factor of 2, a
+gradient of `sum(y * x)` in w. Each with half the rows too: linear in the rows that are touched makes a factor of 2, a
 copy of the whole array for each row one of 4.
 """
 

@@ -134,7 +134,7 @@ def walk_through(device: str, out: Path, seed: int) -> None:
     a_o = tg.sigmoid(a_h @ w_o.T + b_o)
     cost = tg.sum((a_o - ys) ** 2) / n
     cost.backward()
-    # The closed form goes through the samples one by one and adds up what section 3 found for each.
+    # The closed form goes through the samples one by one and adds up the gradients of section 3 for each.
     wh, bh, bo, inputs, wanted = (numbers(v) for v in (w_h, b_h, b_o, xs, ys))
     cost_sum, w12_sum, b1_sum, w22_sum = 0.0, 0.0, 0.0, 0.0
     for s in range(n):

@@ -28,7 +28,7 @@ except ImportError as error:
     sys.exit(f"this example needs more packages ({error}): pip install 'tapegrad[examples]'")
 
 PICTURE = "logistic_regression.png"
-# How close each method comes: L-BFGS-B stops by the change of the cost, Newton-CG by the step.
+# Tolerances of the methods: L-BFGS-B stops by the change of the cost, Newton-CG by the step.
 METHODS: dict[str, dict[str, float]] = {
     "L-BFGS-B": {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 2000},
     "Newton-CG": {"xtol": 1e-10},

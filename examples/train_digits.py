@@ -97,7 +97,7 @@ def training_step(weights: Weights) -> Callable[[tg.Tensor, tg.Tensor, tg.Tensor
     """Return the function that moves the weights, in place, against the gradient of a mini-batch's loss."""
     velocities = [tg.zeros_like(w) for w in weights.values()]
 
-    # The rate is a Tensor, as a number would be part of what is compiled: another rate, another program.
+    # The rate is a Tensor, as a number would be part of the compiled program: another rate, another program.
     def step(x: tg.Tensor, y: tg.Tensor, rate: tg.Tensor) -> tg.Tensor:
         loss = tg.cross_entropy(perceptron(weights, x), y)
         loss.backward()

@@ -242,7 +242,7 @@ for _module in (fft, linalg, random, special):
 if not _typing.TYPE_CHECKING:  # a type checker would take any name for one that is there
 
     def __getattr__(name: str) -> object:
-        """Raise AttributeError, with what to write for a name that NumPy, PyTorch or JAX have."""
+        """Raise AttributeError; for a name of NumPy, PyTorch or JAX the message names ours."""
         hint = _of_function(name)
         message = f"module 'tapegrad' has no attribute {name!r}{': use ' + hint if hint else ''}"
         raise AttributeError(message, name=name, obj=_sys.modules[__name__])

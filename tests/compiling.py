@@ -69,7 +69,7 @@ def values(tree: Any) -> list[Any]:
 
 
 def agree(found: Any, expected: Any) -> bool:
-    """Say whether what `values` and `visible` return is the same.
+    """Say whether results of `values` and `visible` are the same.
 
     It is to be so to the bit, except on CUDA: generated kernels add up in another order than CuPy's reductions.
     """
@@ -110,9 +110,9 @@ def same(
     replays: bool = True,
     hidden: bool = False,
 ) -> Any:
-    """Assert that a compiled step leaves what the eager one does, call by call; return the compiled function.
+    """Assert that a compiled step leaves the same as the eager one, call by call; return the compiled function.
 
-    step: of (model, *arguments); before: what is done to the model and the number of a call, outside; hidden: whether
+    step: of (model, *arguments); before: done outside to the model and the number of a call; hidden: whether
     the compiled step gets the model in a way that is not searched for Tensors.
     """
     eager, other = make(), make()

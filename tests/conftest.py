@@ -28,7 +28,7 @@ PLACES = {
     "jax": Place("jax:cpu"),
 }
 
-# What XLA compiles here runs once or twice, on a few numbers.
+# Code that XLA compiles here runs once or twice, on a few numbers.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
@@ -39,7 +39,7 @@ SAMPLES_ON_JAX, LONG_SWEEP = 2, 20
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out a part of long sweeps on JAX, and put the tests on JAX first.
 
-    Those of one sample stand together, so that they share what XLA compiled for them.
+    Those of one sample stand together, so that they share the code that XLA compiled for them.
 
     Workers that take from each other take the last tests, so that one worker keeps nearly all on JAX. NVRTC compiles
     the kernels that other tests generated, and comes last.
@@ -84,7 +84,7 @@ def _parameters(item: pytest.Item) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _heap_without_what_pytest_holds() -> None:
-    """Have collections, and tg.compile's search for what holds traced arrays, pass over all that is there already."""
+    """Have collections, and tg.compile's search for holders of traced arrays, pass over all that is there already."""
     gc.collect()
     gc.freeze()
 
@@ -94,7 +94,7 @@ SETTINGS: tuple[Setting[Any], ...] = (settings._device, settings._dtype, TF32, D
 
 @pytest.fixture(autouse=True)
 def _settings_as_they_were() -> Iterator[None]:
-    """Put back what a test sets for the process: a default that was set is another one than none."""
+    """Put back the settings of the process after a test: a default that was set is another one than none."""
     before = [setting.everywhere for setting in SETTINGS]
     yield
     for setting, value in zip(SETTINGS, before, strict=True):
@@ -110,7 +110,7 @@ def _no_compiler_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=PLACES)
 def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """Give each place in turn; what is absent is skipped with its reason."""
+    """Give each place in turn; an absent one is skipped with its reason."""
     place = PLACES[request.param]
     why = why_not(place.device)
     if why is not None:
@@ -122,7 +122,7 @@ def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _make_results_readonly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have NumPy's functions return read-only arrays: a rule that writes into what it was given fails."""
+    """Have NumPy's functions return read-only arrays: a rule that writes into an operand fails."""
     namespace = dispatch.namespace_of[np.ndarray]
     for name in (
         "sum",

@@ -1,4 +1,4 @@
-"""Containers of arrays, for tests of what takes nested ones."""
+"""Containers of arrays, for tests of functions that take nested ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is copied, pickled and sent to other processes in tests: these can be imported by their names."""
+"""Functions and classes that tests copy, pickle and send to other processes: these can be imported by their names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Model:
         return loss
 
     def results(self, x: Any) -> list[Any]:
-        """Return what all functions give."""
+        """Return the results of all functions."""
         found = [self.grad(x), *self.value_and_grad(x), self.jacobian(x), self.hessian(x), self.mapped(x)]
         found += [self.saving(x), tg.grad(self.saving)(x), tg.grad(self.own)(x), tg.grad(self.pushed)(x)]
         return [np.asarray(y.to_device("cpu")).tolist() for y in found]
@@ -125,6 +125,6 @@ class Methods:
 
 
 def work(given: Any) -> list[float]:
-    """Call what another process has sent, and send it back."""
+    """Call a function that another process has sent, and send the function back."""
     f, x = given
     return [f(x).item() for _ in range(4)]

@@ -1,7 +1,7 @@
 """The Markdown files of the project: their blocks of code, run as a reader runs them, and their links.
 
 The convention is in examples/guides/README.md: a comment behind `print(...)` is the text that the line prints,
-`# raises Name: text` and `# warns Name: text` are what a statement does, and `...` stands for any text.
+`# raises Name: text` and `# warns Name: text` are effects of a statement, and `...` stands for any text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("", "examples/guides", "tapegrad", "tapegrad/*", "backends", "backends/*", "tests", "tests/*", "benchmarks")
 FENCE = re.compile(r"^```(\w*) *([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRINTED = re.compile(r"\bprint\(.*\)  # (?!raises |warns )(.*)$")
-PACKAGES = ("scipy", "einops")  # that blocks may need; what else they name is a device
+PACKAGES = ("scipy", "einops")  # that blocks may need; other names are devices
 HAPPENS = re.compile(r"  # (raises|warns) (\w+): (.*)$")
 
 
 class Block(NamedTuple):
-    """A fenced block: what is written behind its language, its text, and the lines before it in the file."""
+    """A fenced block: the words behind its language, its text, and the lines before it in the file."""
 
     language: str
     needs: str
@@ -48,7 +48,7 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def is_here(needs: str) -> bool:
-    """Say whether what a block needs is here: a device, a package, or nothing."""
+    """Say whether the needs of a block are here: a device, a package, or nothing."""
     if needs in PACKAGES:
         return importlib.util.find_spec(needs) is not None
     return not needs or why_not(needs) is None
@@ -71,7 +71,7 @@ def run(path: Path) -> None:
 
 
 def _run(path: Path, block: Block, namespace: dict[str, Any]) -> list[str]:
-    """Run one block, and return what it printed on lines without a comment."""
+    """Run one block, and return its output from lines without a comment."""
     lines = block.text.splitlines()
     printed: dict[int, list[str]] = defaultdict(list)
 
@@ -111,7 +111,7 @@ def _execute(code: Any, namespace: dict[str, Any], where: str, line: str) -> Non
 
 
 def _check(where: str, got: str, promised: str) -> None:
-    """Assert that a text is as promised, but for white space and what `...` stands for."""
+    """Assert that a text is as promised, except for white space and text in the place of `...`."""
     got, promised = " ".join(got.split()), " ".join(promised.split())
     pattern = ".*?".join(re.escape(part) for part in promised.split("..."))
     assert re.fullmatch(pattern, got, re.DOTALL), f"{where} promises\n{promised}\nand gives\n{got}"

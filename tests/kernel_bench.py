@@ -125,7 +125,7 @@ class _Module:
         self.module = cupy.RawModule(code=source, options=OPTIONS)
 
     def launch(self, name: str, grid: int, block: int, arrays: list[Any], memory: _Memory | None = None) -> None:
-        """Launch a kernel on host arrays; memory: what is on the device already."""
+        """Launch a kernel on host arrays; memory: arrays that are on the device already."""
         memory = memory or _Memory()
         addresses = tuple(np.uint64(memory.address(a)) for a in arrays)
         self.module.get_function(name)((grid,), (block,), addresses)

@@ -1,4 +1,4 @@
-"""NVRTC by itself: `python tests/nvrtc.py FILE ...` compiles texts of kernels for an H100 and prints what they use.
+"""NVRTC by itself: `python tests/nvrtc.py FILE ...` compiles texts of kernels for an H100 and prints their resources.
 
 A file holds a text and its options as JSON. This runs in a process of its own: NVRTC brings a compiler along that
 nothing else should share memory with.
@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def compiled(nvrtc: Any, source: str, options: tuple[str, ...]) -> list[Usage]:
-    """Compile a text to a cubin and return what each kernel uses, as ptxas prints it; raises CompileError."""
+    """Compile a text to a cubin and return each kernel's resources, as ptxas prints them; raises CompileError."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     given = [o.encode() for o in (*options, *OPTIONS)]
@@ -74,7 +74,7 @@ def _usage(match: re.Match[str]) -> Usage:
 
 
 def main(paths: list[str]) -> None:
-    """Print a line of JSON for each file: what its kernels use, or the error."""
+    """Print a line of JSON for each file: the resources of its kernels, or the error."""
     nvrtc = library()
     for path in paths:
         given = json.loads(Path(path).read_text())

@@ -145,7 +145,7 @@ def indexed(r: Random, x: Any, y: Any) -> Any:
 
 
 def written(r: Random, x: Any, y: Any) -> Any:
-    """Write to a copy: numbers, a part of another array, or what is there, changed."""
+    """Write to a copy: numbers, a part of another array, or its own elements, changed."""
     z = tg.asarray(x, copy=True)
     for _ in range(r.randint(1, 2)):
         key = key_of(r, z)
@@ -426,7 +426,7 @@ KINDS: dict[str, Line] = {
 
 @dataclass(frozen=True)
 class Step:
-    """A line: its kind, which variables it takes, and the seed of what it chooses."""
+    """A line: its kind, the variables that it takes, and the seed of its choices."""
 
     kind: str
     first: int
@@ -567,7 +567,7 @@ def directions(xs: list[Array], seed: int) -> list[Array]:
 
 
 def inner(gs: Any, vs: list[Array]) -> tuple[float, float]:
-    """Return the derivative along a direction, and the size of what is added up in it."""
+    """Return the derivative along a direction, and the size of its terms."""
     terms = [np.real(np.conj(host(g)) * v) for g, v in zip(gs, vs, strict=True)]
     return float(sum(t.sum() for t in terms)), float(sum(np.abs(t).sum() for t in terms))
 
@@ -765,7 +765,7 @@ def in_turn(seed: int) -> list[str]:
 
 
 def failures(seeds: range, checks: Callable[[int], Iterable[str]] = in_turn) -> Iterator[tuple[int, str, str]]:
-    """Yield (seed, check, what went wrong) for the programs of some seeds; count what was right and what refused."""
+    """Yield (seed, check, fault) for the programs of some seeds; count those that were right and those refused."""
     with quiet():
         for seed in seeds:
             p = made(seed)

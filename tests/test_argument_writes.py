@@ -104,7 +104,7 @@ def writing(program: list[tuple[Any, ...]], *xs: tg.Tensor) -> tg.Tensor:
 
 
 def pure(program: list[tuple[Any, ...]], *given: tg.Tensor) -> tg.Tensor:
-    """Run the same program without a write: what it would write is chosen by a mask."""
+    """Run the same program without a write: a mask chooses the elements that it would write."""
     xs = list(given)
     for kind, i, op, key, e in program:
         x = xs[i]
@@ -246,7 +246,7 @@ OUTSIDE: dict[str, Callable[[Function], Function]] = {
 
 
 def pulled(pair: Any, *ts: Any) -> Any:
-    """Return a value and what its function gives at two calls, between which the value is written to."""
+    """Return a value and the results of its function at two calls, between which the value is written to."""
     y, pull = pair
     value, first = y * 1.0, pull(*ts)
     y *= 2.0
@@ -254,12 +254,12 @@ def pulled(pair: Any, *ts: Any) -> Any:
 
 
 def called(f: Function, *xs: Any) -> Any:
-    """Return what four calls give, the last of which are replayed."""
+    """Return the results of four calls, the last of which are replayed."""
     return [f(*xs) for _ in range(4)]
 
 
 def minimised(f: Function, x: Any, y: Any) -> Any:
-    """Return what an optimiser is given: value, gradient and Hessian times a vector."""
+    """Return the numbers for an optimiser: value, gradient and Hessian times a vector."""
     problem = tg.scipy_objective(lambda p: total(f, p["x"], p["y"]), {"x": x, "y": y})
     return problem.fun(problem.x0), problem.hessp(problem.x0, problem.x0), problem.fun(problem.x0)
 
@@ -330,7 +330,7 @@ def test_programs_that_write_to_their_arguments(xp: Place) -> None:
     run(0, 300 if xp.device == "cpu" and not xp.readonly else 5 if xp.device == "jax:cpu" else 30, xp)
 
 
-# -- what a caller sees ------------------------------------------------------------------------------------------
+# -- the caller's view --------------------------------------------------------------------------------------------
 
 
 def doubled(x: Any, y: Any) -> Any:

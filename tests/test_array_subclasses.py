@@ -65,7 +65,7 @@ def compiled(f: Callable[..., Any], *args: Any) -> Any:
     return [compiled_f(*args) for _ in range(4)][-1]
 
 
-# Each place where an array comes in: the call, and what it gives for the numbers.
+# Each place where an array comes in: the call, and its result for the numbers.
 ENTRIES: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "asarray": (tg.asarray, [1.0, 2.0]),
     "asarray without a copy": (lambda a: tg.asarray(a, copy=False), [1.0, 2.0]),

@@ -1,4 +1,4 @@
-"""Devices, settings, moving between libraries, and what an adapter must do."""
+"""Devices, settings, moving between libraries, and duties of an adapter."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_array_api_code_of_others_runs_on_tensors() -> None:
 
 
 def test_numbers_that_are_recorded(xp: Place) -> None:
-    """Tensors as numbers of what is made keep their gradients, in the default dtype; arange has none to keep."""
+    """Tensors as numbers of a new array keep their gradients, in the default dtype; arange has none to keep."""
     v = xp.tensor(2.0)
     xp.check(tg.grad(lambda v: tg.sum(tg.full(3, v) * v))(v), 12.0)
     xp.check(tg.grad(lambda v: tg.sum(tg.full_like(tg.ones(3), v) * v))(v), 12.0)

@@ -146,7 +146,7 @@ def test_compile_adds_a_column_for_each_device(tmp_path: Path, capsys: pytest.Ca
     head = next(line for line in out.splitlines() if line.startswith("median"))
     for column in ("tapegrad cpu", "tapegrad cpu compiled", "tapegrad strict:CPU_DEVICE compiled"):
         assert f"  {column}" in head
-    assert "- overhead backward: tapegrad cpu compiled: what is compiled has forward and backward in one" in out
+    assert "- overhead backward: tapegrad cpu compiled: compiled columns have forward and backward in one" in out
     rows = {f"{r['benchmark']} {r['case']}": r for r in json.loads((tmp_path / "results.json").read_text())["rows"]}
     for name in ("mlp batch 4", "mlp first four calls, batch 4", "gelu peak memory, composed, 1M"):
         assert rows[name]["columns"]["tapegrad cpu compiled"]["median"] > 0

@@ -46,7 +46,7 @@ PROGRAMS = {
 
 
 class Steps:
-    """Runs the programs above as steps, and gives what is on disk."""
+    """Runs the programs above as steps, and gives the records on disk."""
 
     def __init__(self, folder: Path, seconds: float = 60.0) -> None:
         from benchmarks.gpu._runner import Runner, Step
@@ -359,7 +359,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read(tmp_path / "nothing") == []
 
 
-# -- what is missing ---------------------------------------------------------------------------------------
+# -- missing things -----------------------------------------------------------------------------------------
 
 
 def step(module: str, out: Path, *arguments: str) -> int:

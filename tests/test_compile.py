@@ -1,4 +1,4 @@
-"""Compiled steps are exactly what the eager ones are, or are refused with their line."""
+"""Compiled steps: exactly as the eager ones, or refused with their line."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def test_a_rate_decayed_in_python_is_refused() -> None:
         m.sgd(m.rate)
         return loss  # type: ignore[no-any-return]
 
-    refused(Model, step, r"multiply at compiling.py:\d+: the number 0.025 became 0.0125: keep what changes in a Tensor")
+    refused(
+        Model, step, r"multiply at compiling.py:\d+: the number 0.025 became 0.0125: keep changing values in a Tensor"
+    )
 
 
 def test_a_rate_in_a_tensor() -> None:

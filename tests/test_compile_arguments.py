@@ -167,7 +167,7 @@ def _device(name: str) -> str:
 @pytest.mark.parametrize("device", DEVICES)
 def test_devices(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if type(tg.backends.of_device(_device(device))[0]).executor is not Backend.executor:
-        # Call by call: what XLA fuses is another number in the last digit.
+        # Call by call: fusion by XLA changes the last digit.
         monkeypatch.setattr(type(tg.backends.of_device(device)[0]), "executor", Backend.executor)
     with tg.default_device(device):
         same(lambda: Model(device, "float32"), plain)

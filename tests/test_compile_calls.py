@@ -1,4 +1,4 @@
-"""Calls over time: errors, threads, the limit, what is kept alive."""
+"""Calls over time: errors, threads, the limit, objects that are kept alive."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_numbers_that_change_at_each_call_warn_and_stay_right() -> None:
         for n in range(50):
             assert f(tg.asarray(2.0), n).item() == 2.0 * n
 
-    with pytest.warns(RuntimeWarning, match=r"has 0 of these.*last change was in 1: \d+ and \d+. Pass what changes"):
+    with pytest.warns(RuntimeWarning, match=r"has 0 of these.*last change was in 1: \d+ and \d+. Pass changing values"):
         steps()
 
 

@@ -1,4 +1,4 @@
-"""What may stand in a compiled function, and what becomes of its arguments."""
+"""Contents of a compiled function that may stand there, and uses of its arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tg.compile(f, debug=True)` finds what a program got wrong."""
+"""`tg.compile(f, debug=True)` finds faults of a program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_what_is_right_passes_and_is_eager() -> None:
 
 
 def later(change: Any) -> tuple[Any, Any]:
-    """Return a compiled function that has a program, and what changes it, which no guard looks at."""
+    """Return a compiled function that has a program, and a list that changes it, which no guard looks at."""
     flags = {"on": False, "rate": 0.5, "noise": np.ones(2), "other": tg.ones(2)}
     w = tg.asarray([1.0, 2.0])
     hidden = iter(lambda: flags, None)

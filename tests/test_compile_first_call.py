@@ -257,7 +257,7 @@ def test_a_search_has_an_end() -> None:
 @pytest.mark.parametrize("hidden", ["the model", "the weights", "the bias"])
 def test_known_and_unknown_tensors_meet(device: str, hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if type(tg.backends.of_device(at(device))[0]).executor is not Backend.executor:
-        # Call by call: what XLA fuses is another number in the last digit.
+        # Call by call: fusion by XLA changes the last digit.
         monkeypatch.setattr(type(tg.backends.of_device(device)[0]), "executor", Backend.executor)
 
     def make() -> Any:

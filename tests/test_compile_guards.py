@@ -1,4 +1,4 @@
-"""What Python changes between the calls of a compiled function is seen, and what makes no difference costs nothing."""
+"""Changes by Python between the calls of a compiled function are seen, and cost nothing if they make no difference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from places import Place
 
 import tapegrad as tg
 
-# What a world gives: the function, and what changes between its calls, given how often it has.
+# A world gives the function, and a change between its calls, given the number of changes so far.
 World = tuple[Callable[[Any], Any], Callable[[int], Any]]
 
 
@@ -651,7 +651,7 @@ WORLDS |= {f"{name} of an array": computing(name) for name in COMPUTED}
 
 
 def run(make: Callable[[], World], compiled: bool, calls: int = 15) -> tuple[list[Any], Any]:
-    """Return what calls give, between which two changes are made, and the function."""
+    """Return the results of calls, between which two changes are made, and the function."""
     f, change = make()
     called = tg.compile(f) if compiled else f
     found = []
@@ -846,7 +846,7 @@ def test_what_is_counted_and_read_is_named() -> None:
         compiled(tg.asarray(1.0))
 
 
-# What a call counts in a container, and reads on a line that writes nothing; the name in the warning.
+# Counters of a call in a container, read on a line that writes nothing; the name in the warning.
 def _in_a_dict() -> tuple[Any, str]:
     stats = {"n": 0}
 

@@ -56,7 +56,7 @@ def tree(r: random.Random, depth: int) -> Any:
 
 
 def fold(t: Any, x: Any) -> Any:
-    """Return what a structure makes of a Tensor."""
+    """Return the result of a structure for a Tensor."""
     if t is None or isinstance(t, (bool, int, float)):
         return x if t is None else x * 3.0 if t is True else x * t + 1.0
     if isinstance(t, str):
@@ -104,7 +104,7 @@ def changes(t: Any, r: random.Random) -> list[Callable[[Any], Any]]:
 
 
 @pytest.mark.parametrize("first", range(0, 4 * PROGRAMS, PROGRAMS))
-@pytest.mark.filterwarnings("ignore:compile. what .* finds outside changes too often")
+@pytest.mark.filterwarnings("ignore:compile. things outside that .* uses change too often")
 def test_structures_that_change(first: int) -> None:
     replayed = 0
     for seed in range(first, first + PROGRAMS):

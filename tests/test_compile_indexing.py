@@ -41,7 +41,7 @@ def names(xp: Place) -> list[str]:
 
 
 def agree(xp: Place, f: Callable[..., Any], arguments: Callable[[int], tuple[Any, ...]]) -> Any:
-    """Assert that a compiled function gives what the eager one does, and is replayed."""
+    """Assert that a compiled function agrees with the eager one, and is replayed."""
     compiled = tg.compile(f)
     for n in range(3 if xp.device == "jax" else 5):
         expected, found = f(*arguments(n)), compiled(*arguments(n))
@@ -68,7 +68,7 @@ def test_reading(xp: Place) -> None:
 
 
 def test_writing(xp: Place) -> None:
-    """What is written has the shape of the place, or is a number, or a row."""
+    """Values to write have the shape of the place, or are a number, or a row."""
     shapes = {name: np.shape(X[key(0, 1)]) if "[0, 1" not in name else None for name, key in KEYS.items()}
     shapes |= {"x[i, [0, 1, 0]]": (3, 3), "x[[0, 1], :, i]": (2, 4)}
     whole = [(name, shape) for name, shape in shapes.items() if shape is not None]
@@ -166,7 +166,7 @@ def test_raw_arrays_and_numbers_as_indices() -> None:
 
 
 def test_gradients_of_writing_one_item_are_right() -> None:
-    """Where only one place is written, nothing needs to be known of repeated ones."""
+    """A write to one place needs no knowledge of repeated ones."""
 
     def f(x: Any, v: Any) -> Any:
         y = x * 2.0

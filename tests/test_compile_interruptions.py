@@ -129,7 +129,7 @@ def test_a_raw_array_in_an_exception_is_no_traced_one() -> None:
 class Interrupt:
     """Raises KeyboardInterrupt at an entry of a function of tapegrad, the n-th one; counts them if n is 0."""
 
-    APART = ("__enter__", "__exit__", "<genexpr>")  # those that `with` needs; what is also entered to be closed
+    APART = ("__enter__", "__exit__", "<genexpr>")  # those that `with` needs; the latter is also entered to be closed
 
     def __init__(self, n: int = 0) -> None:
         self.n, self.count = n, 0

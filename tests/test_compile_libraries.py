@@ -15,7 +15,7 @@ import tapegrad as tg
 
 
 def executor_of(compiled: Any) -> Any:
-    """Return what runs a compiled function's one program."""
+    """Return the executor of a compiled function's one program."""
     ((replay,),) = compiled._programs.values()
     return replay.executor
 

@@ -1,4 +1,4 @@
-"""What compiled functions keep alive: not the objects they are called with, and few programs."""
+"""Lifetimes: compiled functions keep few programs alive, and no objects that they are called with."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_what_static_arguments_hold_is_not_kept(of: str) -> None:
                 of_function(f, tg.asarray(1.0))
         alive.append(ref(model))
         del model, f, made
-    for _ in range(2):  # a class is a cycle, and so may be what a program for it had
+    for _ in range(2):  # a class is a cycle, and so may be the objects of a program for it
         gc.collect()
     # A namespace cannot be held weakly, and is let go of where its place is needed.
     assert sum(r() is not None for r in alive) <= (LIMIT if of == "namespace" else 0)

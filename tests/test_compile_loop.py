@@ -17,7 +17,7 @@ CALLS = 6
 
 
 class Implicit(Model):
-    """A model whose hidden state is a fixed point, and whose output is a root; and what counts iterations."""
+    """A model whose hidden state is a fixed point, and whose output is a root; and a counter of iterations."""
 
     def __init__(self, device: str = "cpu", dtype: Any = None) -> None:
         super().__init__(device, dtype)
@@ -228,7 +228,7 @@ def test_eager_calls_raise_as_they_are() -> None:
 
 
 def test_mapped_loops_raise_as_they_are() -> None:
-    """Where one of the examples does not converge, the call raises, captured or replayed; where all do, it goes on."""
+    """A call raises, captured or replayed, if one of the examples does not converge; else it goes on."""
     solve = lambda a: tg.fixed_point(lambda x, a: a * x + 1.0, tg.zeros_like(a), a, max_iterations=60)  # noqa: E731
     compiled = tg.compile(lambda x: tg.vmap(solve)(x))
     for k in range(6):
@@ -303,8 +303,8 @@ def longer(x: Any) -> Any:
     ("step", "message"),
     [
         (caught, r"fixed_point at test_compile_loop.py:\d+ raised an error, and the function went on"),
-        (counted(), r"what an iteration .* computes at test_compile_loop.py:\d+ is used after it"),
-        (kept, r"what an iteration .* computes at test_compile_loop.py:\d+ is used after it"),
+        (counted(), r"a result of an iteration .* at test_compile_loop.py:\d+ is used after it"),
+        (kept, r"a result of an iteration .* at test_compile_loop.py:\d+ is used after it"),
         (with_momentum, r"does not do the same in each iteration.*: multiply .*came from elsewhere"),
         (annealed, r"fixed_point at test_compile_loop.py:\d+: its function .*: multiply .*the number 0.405 became"),
         (longer, r"does not do the same in each iteration.*: multiply at .*the number 0.5 became 0.25"),

@@ -1,4 +1,4 @@
-"""What must not stand in a compiled function: each refusal names the line and a way out."""
+"""Refusals by compiled functions: each names the line and a way out."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "kept zeros": (lambda x: kept.append(tg.zeros(2)), r"made at test_compile_messages.py:\d+, is kept"),
     "kept and returned": (
         lambda x: keep(x * 2.0),
-        r"made at test_compile_messages.py:\d+, is also kept by something outside.*keep what the function returns",
+        r"made at test_compile_messages.py:\d+, is also kept by something outside.*keep the function's results",
     ),
     "recorded": (
         lambda x: x * tg.tensor(2.0, requires_grad=True),

@@ -1,4 +1,4 @@
-"""Planning compiled programs: what is simplified, run together, stacked and merged, and that values stay the same."""
+"""Planning compiled programs: simplified, run together, stacked and merged, with the same values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Step = Callable[..., Any]
 
 @pytest.fixture
 def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run together, in blocks of a few elements and on threads, what else would be too small for it."""
+    """Run small arrays together too, in blocks of a few elements and on threads."""
     monkeypatch.setattr(backends.Backend, "smallest_run", 2)
     monkeypatch.setattr(fusion, "FEWEST_ROWS", 2)
     monkeypatch.setattr(tiling, "TILE", 3)
@@ -45,7 +45,7 @@ def traced_arrays() -> set[int]:
 
 
 def items(step: Any) -> list[Any]:
-    """Return what the latest program of a compiled function runs."""
+    """Return the names of the items of a compiled function's latest program."""
     return list(step._last.executor.program.nodes)
 
 
@@ -163,7 +163,7 @@ def test_replay_is_deterministic() -> None:
         same(first, list(flat(step())))
 
 
-# -- what is done less ---------------------------------------------------------------------------------------
+# -- work that is saved --------------------------------------------------------------------------------------
 
 
 def test_what_is_computed_twice_is_computed_once() -> None:

@@ -1,4 +1,4 @@
-"""Random training programs, run eagerly and compiled: what they give, what they leave, and what the user keeps of it.
+"""Random training programs, eager and compiled: the same results, effects and objects that the user keeps.
 
 A program is made by trial: lines that raise an error are left out. It runs in two worlds that begin alike, and between
 calls the same is done to both from outside.
@@ -44,7 +44,7 @@ SETTINGS: dict[str, list[tuple[Any, str, int]]] = {
 }
 
 
-# -- lines of a program: each takes what is chosen at random from `r`, the same at each call ---------------
+# -- lines of a program: each makes its random choices by `r`, the same at each call -----------------------
 
 
 def _axis(r: Random, x: tg.Tensor) -> Any:
@@ -169,7 +169,7 @@ def _transformed(r: Random, x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
 
 
 class World:
-    """Parameters, state beside them, and what the user keeps of earlier calls."""
+    """Parameters, state beside them, and objects that the user keeps of earlier calls."""
 
     def __init__(self, seed: int, shapes: list[tuple[int, ...]]) -> None:
         rng = np.random.default_rng(seed)
@@ -232,7 +232,7 @@ def _clear(r: Random, w: World, values: list[Any]) -> None:
         p.grad = None
 
 
-OUTSIDE = (_backward, _update, _written_outside, _clear)  # what takes the world
+OUTSIDE = (_backward, _update, _written_outside, _clear)  # those that take the world
 
 
 class Program:
@@ -272,7 +272,7 @@ class Program:
 
 
 def outside(r: Random, w: World, result: Any) -> None:
-    """Do what a user does between calls: keep results, change them, set parameters and gradients."""
+    """Act as a user does between calls: keep results, change them, set parameters and gradients."""
     results = [y for y in flatten(result)[0] if isinstance(y, tg.Tensor)]
     p = r.choice(w.params)
     choices: list[Callable[[], Any]] = [

@@ -1,4 +1,4 @@
-"""Every sample of the table compiled, on every backend: what is replayed is what an eager call gives."""
+"""Every sample of the table compiled, on every backend: a replayed call agrees with an eager one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ CALLS = 5
 # The first sample of each operation, and the first complex one.
 FIRST = set({(s.operation, any(a.dtype.kind == "c" for a in s.args)): s.name for s in reversed(SAMPLES)}.values())
 FOR_JAX = [s.name for s in SAMPLES if s.name in FIRST and all(a.dtype.kind != "c" for a in s.args)][::3]
-# What has a shape that depends on values.
+# Functions with a shape that depends on values.
 REFUSED = {"nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values", "repeat counts"}
 REFUSED |= {f"unique_{n} values" for n in ("all", "counts", "inverse")}
 REFUSED |= {"getitem mask", "getitem mask of rows", "setitem mask"}
 
 
 def same(xp: Place, got: Any, expected: Any, where: str) -> None:
-    """Assert that what a replayed call gave is what an eager one gave: the one place that says how closely."""
+    """Assert that a replayed call agrees with an eager one: the one place that says how closely."""
     a, b = xp.values(got), xp.values(expected)
     assert (a.dtype, a.shape) == (b.dtype, b.shape), where
     if xp.device.startswith("jax"):  # XLA orders and fuses as it likes
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11, err_msg=where)
-    elif xp.device in ("cpu", "cuda"):  # planned: what is added up may be in another order
+    elif xp.device in ("cpu", "cuda"):  # planned: sums may be in another order
         np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13, err_msg=where)
     else:
         np.testing.assert_array_equal(a, b, err_msg=where)

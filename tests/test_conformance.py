@@ -1,4 +1,4 @@
-"""What the array API standard asks at its edges, on every backend; the official suite found these."""
+"""Edges of the array API standard, on every backend; the official suite found these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies and pickles of compiled functions, of what transforms make of functions, and of what holds these."""
+"""Copies and pickles of compiled functions, of functions that transforms make, and of objects that hold these."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_nested_ones_take_no_state_from_each_other() -> None:
     assert twice.threads is None
     assert twice.function.threads == 1
     assert twice.function.mark == 1
-    assert twice.function._last is None  # a part of what is captured
+    assert twice.function._last is None  # a part of the captured call
     for made, name in ((tg.grad(f), "grad"), (tg.vmap(f), "vmap"), (tg.hessian(f), "hessian")):
         assert repr(made) == f"<{name} of {f.__qualname__}>"
 

@@ -1,4 +1,4 @@
-"""The stand-in for CUDA itself: what is right on a device is right on it, and what a device refuses it refuses."""
+"""The stand-in for CUDA itself: it agrees with a device, in results and in refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def zeros(n: int, dtype: str = "int32") -> Any:
 
 @installed
 def test_a_barrier_waits_for_warps_that_still_shuffle() -> None:
-    """The first warp shuffles five times before it writes what the others read behind the barrier."""
+    """The first warp shuffles five times before it writes the numbers that the others read behind the barrier."""
     out = zeros(64)
     run(
         """extern "C" __global__ void sum(int* out) {
@@ -224,7 +224,7 @@ def test_a_device_goes_away() -> None:
     assert x.get().tolist() == [1.0] * 3
 
 
-# -- what must be there --------------------------------------------------------------------------------------
+# -- requirements --------------------------------------------------------------------------------------------
 
 CASES: list[tuple[tuple[Any, str, Any], str]] = [
     ((platform, "machine", lambda: "arm64"), "x86-64 Linux, not on arm64 linux"),

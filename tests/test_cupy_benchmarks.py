@@ -1,4 +1,4 @@
-"""Compiled benchmark programs on CuPy: one graph a call, and the list of what is launched in it."""
+"""Compiled benchmark programs on CuPy: one graph a call, and the list of its launches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TASKS: dict[str, Callable[[Any], Any]] = {
     "lstm": lambda benchmark: benchmark.cases(tiny=True)[0].task,
     "gpt": lambda benchmark: benchmark.task(2, 8, 16, 2, 4, 16),
 }
-# How many steps of a plan there are that do these operations. A sum over rows, or of all, is completed by a second
+# The number of steps of a plan that do these operations. A sum over rows, or of all, is completed by a second
 # kernel, one for many sums ("partial results"). "join" and "copy" move data. Names of CuPy's functions are those of its
 # own kernels.
 STEPS = {

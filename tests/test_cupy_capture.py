@@ -22,7 +22,7 @@ from tapegrad.backends._cupy.executor.executor import Executor
 CUDA = Place("cuda")
 WARM = 5  # calls: two eager ones, two launched one by one, one that captures
 
-# What is launched between graphs, and why.
+# Launches between graphs, and the reasons.
 APART = {
     "argsort": "the sort of Thrust waits for the device",
     "linalg.": "cuSOLVER cannot be captured",
@@ -31,7 +31,7 @@ APART = {
 
 
 def executor_of(compiled: Any) -> Executor | None:
-    """Return what runs the program; None for one without arrays, which is not planned."""
+    """Return the executor of the program; None for one without arrays, which is not planned."""
     executor = compiled._last.executor
     return executor if isinstance(executor, Executor) else None
 

@@ -157,7 +157,7 @@ def test_flags_of_a_graph_stay_until_they_are_reported() -> None:
     wrong[...] = False
     graph.launch(cupy.cuda.get_current_stream())  # does not take it back
     flags.launched()
-    del flags  # what was launched is reported all the same
+    del flags  # launched checks are reported all the same
     with pytest.raises(ArithmeticError, match="check 1"):
         tg.asarray(wrong).tolist()
     checks.report(0)

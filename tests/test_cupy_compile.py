@@ -1,4 +1,4 @@
-"""Compiled steps on CuPy: what is launched, copied and waited for, and state that stays as it should."""
+"""Compiled steps on CuPy: launches, copies, waits, and state that stays as it should."""
 
 from __future__ import annotations
 
@@ -407,7 +407,7 @@ def test_a_refused_call_leaves_state_as_it_was(executors: list[Executor], device
         if i > 4:
             before = step.state()
             compiled(logits, on_device(BAD, device))
-            # Where nothing waits the next call reports it.
+            # The next call reports it if nothing waits.
             look: Callable[[], Any] = (lambda: compiled(logits, on_device(GOOD, device))) if late else step.count.item
             with pytest.raises(ValueError, match=OUT_OF_RANGE):
                 look()
@@ -630,7 +630,7 @@ def test_writing_and_joining() -> None:
             np.testing.assert_allclose(values(a), values(b))
 
 
-# -- what is launched --------------------------------------------------------------------------------------
+# -- launches -----------------------------------------------------------------------------------------------
 
 
 def steps_of(function: Callable[..., Any], *shapes: tuple[int, ...]) -> list[str]:

@@ -166,7 +166,7 @@ def test_dtypes(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_bfloat16(name: str) -> None:
-    """A kernel gives what the operations one by one give, rounding after each."""
+    """A kernel agrees with the operations one by one, rounding after each."""
     pytest.importorskip("ml_dtypes")
     x = rng.standard_normal((4, 6))
     one_by_one = computed(FUNCTIONS[name], [x], "cuda", "bfloat16")

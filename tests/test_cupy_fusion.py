@@ -27,7 +27,7 @@ def host(x: Any) -> Any:
 
 
 def in_rows(executor: Executor) -> list[Any]:
-    """Return what the kernels over rows of a plan compute."""
+    """Return the operations of a plan's kernels over rows."""
     assert executor._plan is not None
     return [group.rows for group in executor._plan.groups if isinstance(group, kernel_groups.RowGroup)]
 

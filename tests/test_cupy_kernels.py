@@ -98,7 +98,7 @@ def test_totals_of_all_sizes(dtype: str) -> None:
 
 
 def update(bench: Bench, shape: tuple[int, ...], rate: Any, dtype: str) -> tuple[kernels.Group, list[Any], list[Any]]:
-    """Return a step of momentum: the group, its results, which are written over operands, and what they should be."""
+    """Return a step of momentum: the group, its results, which are written over operands, and the right values."""
     rng = np.random.default_rng(len(shape))
     p, m, g = (rng.normal(size=shape).astype(dtype) for _ in range(3))
     a, b, c = (bench.value(v.copy()) for v in (p, m, g))

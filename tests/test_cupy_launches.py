@@ -1,4 +1,4 @@
-"""Launches, copies and waits on CuPy stay what a table says: see launches.py."""
+"""Launches, copies and waits on CuPy are those of a table: see launches.py."""
 
 from __future__ import annotations
 

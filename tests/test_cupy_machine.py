@@ -1,4 +1,4 @@
-"""Machines on which CuPy cannot work: each is told what to do, and nothing is left half done."""
+"""Machines on which CuPy cannot work: each gets advice, and nothing is left half done."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_device_goes_away() -> None:
     ],
 )
 def test_a_compiled_step_fails(settings: dict[str, int], advice: str, call: int) -> None:
-    """A call that fails at any stage changes nothing, and the next ones do what they would have done."""
+    """A call that fails at any stage changes nothing, and the next ones work as they would have."""
     eager, other = Model("cuda"), Model("cuda")
     compiled = tg.compile(lambda x, y: train(other, x, y))
     for i in range(CALLS):

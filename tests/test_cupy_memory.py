@@ -71,7 +71,7 @@ def test_a_whole_array_is_written_by_taking_the_value() -> None:
     x, v = tensor(), tensor() * 2
     x[...] = v
     assert x._array is v._array
-    x += 1.0  # the value stays what it was
+    x += 1.0  # the value stays as it was
     assert v.tolist() == [2.0 * i for i in range(16)]
     x[:] = v
     v[0] = 5.0

@@ -31,7 +31,7 @@ def test_rows_with_reductions_within_and_over_them(dtype: str) -> None:
 
 
 def a_run(bench: Bench, name: str, count: int, length: int, dtype: str) -> tuple[kernels.Kernel, list[Any], list[Any]]:
-    """Return the kernel of a softmax and sums of what comes of it, its results and what they should be."""
+    """Return the kernel of a softmax and sums of its results, the results and the right values."""
     rng = np.random.default_rng(1)
     x, g = rng.normal(size=(count, length)).astype(dtype), rng.normal(size=length).astype(dtype)
     a, b = bench.value(x), bench.value(g)
@@ -146,7 +146,7 @@ def test_rows_of_all_lengths(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_infinite_and_nan_rows_in_one_pass(dtype: str) -> None:
-    """The running maximum meets what is not finite in any place of a row, as softmax in two passes does."""
+    """The running maximum meets infinities and NaN in any place of a row, as softmax in two passes does."""
     bench = Bench()
     n = 20000
     x = np.zeros((8, n), dtype)

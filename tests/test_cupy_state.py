@@ -21,7 +21,7 @@ if why := why_not("cuda"):
     pytest.skip(why, allow_module_level=True)
 
 Random = random.Random
-ERRORS = (ValueError, TypeError, RuntimeError, IndexError)  # of lines that do not fit what they are given
+ERRORS = (ValueError, TypeError, RuntimeError, IndexError)  # of lines that do not fit their operands
 
 
 def at(r: Random, x: tg.Tensor) -> Any:
@@ -32,7 +32,7 @@ def at(r: Random, x: tg.Tensor) -> Any:
 
 
 def written(r: Random, x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
-    """Write to a Tensor, and return what else there is of it then."""
+    """Write to a Tensor, and return other Tensors made of it."""
     z, key = tg.exp(-y * y), at(r, x)
     writes: list[Callable[[], Any]] = [
         lambda: x.__setitem__(..., y),
@@ -47,14 +47,14 @@ def written(r: Random, x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
         lambda: x.__isub__(0.1 * y),
     ]
     r.choice(writes)()
-    if r.random() < 0.3:  # what was assigned changes, or what it was assigned to
+    if r.random() < 0.3:  # the assigned array changes, or its target
         x[...] = other = r.choice([y, z])
         r.choice([x, other]).__imul__(0.5)
     return [z]
 
 
 def viewed(r: Random, x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
-    """Return what may share the memory of a Tensor, or is computed from it."""
+    """Return a Tensor that may share the memory of another one, or is computed from it."""
     key = at(r, x)
     views: list[Callable[[], tg.Tensor]] = [
         x.detach,
@@ -69,7 +69,7 @@ def viewed(r: Random, x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
 
 
 class World:
-    """State, of which some is trained, and what is kept of calls."""
+    """State, of which some is trained, and objects that are kept of calls."""
 
     def __init__(self, seed: int, device: str) -> None:
         r, rng = Random(seed), np.random.default_rng(seed)

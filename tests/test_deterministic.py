@@ -36,7 +36,7 @@ def pairwise(parts: list[Any]) -> Any:
 
 
 def by_hand(array: np.ndarray[Any, Any], key: Any, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return what adding should give, by Python numbers."""
+    """Return the right sums, by Python numbers."""
     places = np.arange(array.size).reshape(array.shape)[key].reshape(-1)
     out = array.copy().reshape(-1)
     for place in set(places.tolist()):

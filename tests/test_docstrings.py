@@ -14,6 +14,7 @@ import tapegrad as tg
 from tapegrad import testing
 from tapegrad.ops import _text
 
+STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
 HEADING = re.compile(r"^(\w+)\n(-+)$", re.MULTILINE)
 ITEM = re.compile(r"^(\S.*?)(?: : (.+))?$", re.MULTILINE)
@@ -27,7 +28,7 @@ class Doc(NamedTuple):
     sections: dict[str, str]
 
     def items(self, section: str) -> dict[str, str]:
-        """Return name -> description of what a section lists; `x1, x2 : ...` is for both."""
+        """Return name -> description of the items of a section; `x1, x2 : ...` is for both."""
         text = self.sections.get(section, "")
         found: dict[str, str] = {}
         matches = list(ITEM.finditer(text)) if text else []
@@ -83,15 +84,16 @@ def public() -> Iterator[tuple[str, Any]]:
         if not name.endswith("()"):
             yield name, kind
         for method, f in vars(kind).items():
-            if not method.startswith("_") and (callable(f) or isinstance(f, property)):
-                yield f"{name}.{method}", f
+            if not method.startswith("_") and (callable(f) or isinstance(f, (property, classmethod))):
+                yield f"{name}.{method}", f if isinstance(f, property) else getattr(kind, method)
 
 
-# What adapters of libraries implement, and what the package calls itself.
+# Methods that the package calls itself, and those that adapters of libraries implement.
 INTERNAL = (
-    *("tg.backends.Backend.", "tg.backends.Namespace.", "tg.backends.Array", "compile().recipe", "compile().forget"),
+    *("tg.backends.Array", "compile().recipe", "compile().forget"),
     *("custom_vjp.recipe", "custom_jvp.recipe"),
 )
+ADAPTER = ("tg.backends.Backend.", "tg.backends.Namespace.")
 PUBLIC = {name: f for name, f in public() if not any(part in name for part in INTERNAL)}
 # The functions of arrays.
 FUNCTIONS: dict[str, Any] = {
@@ -102,7 +104,7 @@ FUNCTIONS: dict[str, Any] = {
 
 
 def complaints(name: str, f: Any) -> Iterator[str]:
-    """Say what a docstring lacks, or has too much, beside the signature."""
+    """List the faults of a docstring, beside the signature."""
     doc = inspect.getdoc(f) or ""
     d = parsed(doc)
     if "\n" in d.summary or not d.summary.endswith(".") or d.summary[:1] != d.summary[:1].upper():
@@ -117,18 +119,18 @@ def complaints(name: str, f: Any) -> Iterator[str]:
         yield "a line is too long"
     if isinstance(f, property):
         return
-    if ">>> " not in d.sections.get("Examples", ""):
+    if ">>> " not in d.sections.get("Examples", "") and not name.startswith(ADAPTER):
         yield "there is no example"
     if not isinstance(f, type):
         signature = inspect.signature(f)
         given = list(signature.parameters.values())
-        if "." in inspect.unwrap(f).__qualname__:
+        if "." in inspect.unwrap(f).__qualname__ and not inspect.ismethod(f):
             given = given[1:]  # the object
-        wanted = ["*" * (p.kind is p.VAR_POSITIONAL) + p.name for p in given]
+        wanted = [STARS.get(p.kind, "") + p.name for p in given]
         found = list(d.items("Parameters"))
         if found != wanted:
             yield f"the parameters are {', '.join(wanted)}; described are {', '.join(found)}"
-        if ("Returns" in d.sections) is (signature.return_annotation in ("None", None)):
+        if ("Returns" in d.sections or "Yields" in d.sections) is (signature.return_annotation in ("None", None)):
             yield "what it returns is not said, or is nothing"
     for section in ("Parameters", "Returns", "Raises"):
         for item, text in d.items(section).items():
@@ -149,7 +151,7 @@ def test_the_sweep_is_of_all() -> None:
     }
 
 
-# -- what they say is so ------------------------------------------------------------------------------------
+# -- their statements are true-------------------------------------------------------------------------------
 
 DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128")
 FLOATS = {"complex64": "float32", "complex128": "float64"}
@@ -211,7 +213,8 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Of an integer dtype": (INTEGERS, ()),
     "Boolean": (("bool",), DTYPES),
 }
-# Arguments that are no operands, by the name of the parameter, and what a function needs by name to take a matrix.
+# Arguments that are no operands, by the name of the parameter, and those that a function needs by name to take a
+# matrix.
 OTHERS: dict[str, Any] = {
     "n": 1,
     "k": 1,
@@ -256,7 +259,7 @@ def operands(f: Any) -> list[str]:
 
 
 def call(f: Any, given: Given, **options: Any) -> Any:
-    """Call a function with the operands that `given` makes, by their number, and with what else it needs."""
+    """Call a function with the operands that `given` makes, by their number, and with other arguments that it needs."""
     options = {**OPTIONS.get(f.__name__, {}), **options}
     args: list[Any] = []
     k = 0
@@ -430,7 +433,7 @@ def test_wrong_axes(name: str) -> None:
 
 X, W = tg.ones(2), tg.tensor([1.0, 2.0], requires_grad=True)
 WHAT: Any = 3  # no function, no device
-# What else is raised: a call, and what its docstring lists.
+# Other errors: a call, and the clause of its docstring.
 RAISED: dict[str, list[tuple[Callable[[], Any], type[Exception]]]] = {
     "tg.grad": [
         (lambda: tg.grad(WHAT), TypeError),

@@ -1,4 +1,4 @@
-"""The examples run, print what they promise, and end as they should."""
+"""The examples run, print the promised text, and end as they should."""
 
 import os
 import re
@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 class Result(NamedTuple):
-    """How a program ended and what it printed."""
+    """The end of a program, with its output."""
 
     status: object  # an exit status, or the message that the program ended with
     out: list[str]

@@ -133,7 +133,7 @@ def test_several_results_are_pushed_at_once(name: str, transform: str) -> None:
         else:
             np.testing.assert_allclose(tg.jvp(tg.grad(f), (x,), (v,))[1], twice @ np.asarray(v))
 
-    run(2)  # what is made at first use
+    run(2)  # makes all that is made at first use
     assert calls_of(run, 80) < 2.5 * calls_of(run, 40)
 
 
@@ -157,7 +157,7 @@ def calls_of(f: Callable[[int], None], n: int) -> int:
 @pytest.mark.parametrize("used", [(0,), (2,), (0, 2), (2, 1, 0, 1)])
 @pytest.mark.parametrize("complex_values", [False, True])
 def test_some_of_several_results(used: tuple[int, ...], complex_values: bool) -> None:
-    """What nobody picks from an operation has no part in it; real and complex results go together."""
+    """Results that nobody picks have no part in a tangent; real and complex results go together."""
     rng = np.random.default_rng(4)
     x = tg.asarray(rng.standard_normal((3, 3)) + (1j * rng.standard_normal((3, 3)) if complex_values else 0.0))
 

@@ -93,7 +93,7 @@ def test_several_arguments_and_results_in_containers() -> None:
 
 
 def test_a_rule_is_the_rule() -> None:
-    """What is declared is what is used, right or wrong; gradcheck says so."""
+    """The declared rule is used, right or wrong; gradcheck says so."""
     f = tg.custom_vjp(lambda x: x * x)
     f.defvjp(lambda x: (x * x, x), lambda x, t: (t * 100.0,))
     assert float(tg.grad(f)(1.0)) == 100.0
@@ -135,7 +135,7 @@ def test_parameters_a_checkpoint_closes_over_get_their_gradients() -> None:
 
 
 def test_a_checkpoint_without_arguments() -> None:
-    """What it makes inside is not mistaken for something outside."""
+    """Tensors made inside are not mistaken for some from outside."""
     w = tg.tensor(2.0, requires_grad=True)
     tg.checkpoint(lambda: tg.sin(w * 2.0))().backward()
     assert w.grad is not None

@@ -1,4 +1,4 @@
-"""Guides and READMEs: their code runs and does what its comments promise, and their links lead somewhere."""
+"""Guides and READMEs: their code runs, its comments hold, and their links lead somewhere."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ def test_an_operand_of_the_host_goes_where_the_tensor_is(xp: Place, sample: Samp
             check(outcome(xp, sample.f, args), outcome(xp, sample.f, constant))
 
 
-# -- what has no sample of several arrays, and all other places where a value of the host meets a Tensor -------------
+# -- operations without a sample of several arrays, and all other places where a value of the host meets a Tensor
+# -------------
 
 H = np.asarray([2.0, 0.5, 3.0])
 M = np.asarray([[2.0, 0.5, 1.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
@@ -327,7 +328,7 @@ def test_an_array_of_a_device_library_stays_but_in_tensor(xp: Place) -> None:
 
 
 def test_raw_arrays_in_give_raw_arrays_of_the_host_out(xp: Place) -> None:
-    """Where the computing is done is no concern of who passes arrays of NumPy."""
+    """Arrays of NumPy may be passed, whatever device computes."""
     here, seen = tg.zeros(()).device, set()
     dtype = np.float64 if xp.double else np.float32
 
@@ -495,7 +496,7 @@ def test_a_constant_is_copied_out_of_the_callers_memory(xp: Place) -> None:
     xp.check(x.grad, H)
 
 
-# -- what a device lacks -------------------------------------------------------------------------------------------
+# -- things a device lacks ------------------------------------------------------------------------------------------
 
 
 def test_a_constant_gets_the_dtypes_of_the_device() -> None:

@@ -1,4 +1,4 @@
-"""What tapegrad computes inside of functions that users hand to jax.jit and jax.vmap themselves."""
+"""Computations of tapegrad inside functions that users hand to jax.jit and jax.vmap themselves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 TRACED = [s for s in SAMPLES if s.name in FIRST and s.operation not in REFUSED and s.name not in REFUSED]
-# What rules make new arrays for, on the device of others, or look at values for.
+# Operations whose rules make new arrays on the device of others, or look at values.
 COMPILED = [
     s for s in TRACED if s.operation in ("getitem", "setitem", "take", "rfft", "det", "diagonal", "cross_entropy")
 ]

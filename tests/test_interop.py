@@ -1,4 +1,4 @@
-"""NumPy's functions, ufuncs, scalars and arrays beside Tensors: recorded, or an error that says what to do."""
+"""NumPy's functions, ufuncs, scalars and arrays beside Tensors: recorded, or an error with the fix."""
 
 from __future__ import annotations
 
@@ -366,7 +366,7 @@ def test_what_a_backward_pass_released_leaves_the_tape(xp: Place) -> None:
     np.testing.assert_array_equal(np.asarray(y), y.tolist())
     np.testing.assert_allclose(np.percentile(y, 50), np.percentile(y.tolist(), 50), rtol=1e-6)
     assert pickle.loads(pickle.dumps(losses[0])).item() == 20.0
-    assert float(tg.max(tg.abs(y)) + 1.0) == max(map(abs, y.tolist())) + 1.0  # and what is computed of it
+    assert float(tg.max(tg.abs(y)) + 1.0) == max(map(abs, y.tolist())) + 1.0  # and results of it
 
 
 def test_losses_are_plotted(xp: Place) -> None:

@@ -1,4 +1,4 @@
-"""einops, opt_einsum, autoray and what is above them: Tensors are known to them as soon as they are imported."""
+"""einops, opt_einsum, autoray and libraries above them: Tensors are known to them as soon as they are imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tapegrad.ops.contraction import einsum
 
 @pytest.fixture(autouse=True)
 def _fast(request: pytest.FixtureRequest) -> None:
-    """Leave JAX out: it takes seconds to compile what is made of functions that are tried there elsewhere."""
+    """Leave JAX out: it takes seconds to compile compositions of functions that are tried there elsewhere."""
     if "xp" in request.fixturenames and request.getfixturevalue("xp").device.startswith("jax"):
         pytest.skip("functions of the standard")
 

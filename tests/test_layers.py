@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -35,7 +36,7 @@ FLOORS = (
     ("tapegrad.testing",),
 )
 
-# What the parts of a backend may import of tapegrad: whole packages by "*", else single modules of the package.
+# Modules of tapegrad that the parts of a backend may import: whole packages by "*", else single modules of the package.
 _CUPY = "tapegrad.backends._cupy"
 PARTS = {
     f"{_CUPY}.codegen": ("tapegrad._program.*", f"{_CUPY}.codegen.*"),
@@ -117,7 +118,7 @@ IMPORTS = {name: list(imports_of(path.read_text(encoding="utf-8"))) for name, pa
 
 
 def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the sets of modules that import each other: what is left when ends are taken away again and again."""
+    """Return the sets of modules that import each other: the rest when ends are taken away again and again."""
     left = {name: set(targets) for name, targets in graph.items()}
     while True:
         used = set().union(*left.values())
@@ -208,13 +209,74 @@ def test_only_adapters_name_a_library() -> None:
             assert not used or name.startswith("tapegrad.backends._"), f"{name} imports {used}"
 
 
-def test_the_first_line_of_a_module_says_what_it_holds() -> None:
-    """As a noun and a sentence: neither a question nor a command."""
-    unlike = {}
-    for name, path in MODULES.items():
-        first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-        word = first.partition(" ")[0]
-        questions = ("How", "What", "When", "Where", "Whether", "Which", "Who")
-        if name.startswith("tapegrad") and (word in questions or not first.endswith((".", "?", ":", ","))):
-            unlike[name] = first
+QUESTION = re.compile(r"(How|What|When|Where|Whether|Which|Who|Whose|Why)\b")
+WHAT_CLAUSE = re.compile(r"\bwhat\b(?![`-])")
+
+
+def first_lines(text: str) -> Iterator[str]:
+    """Go through the first lines of the docstrings in a file, the module's first."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            doc = ast.get_docstring(node)
+            if doc is not None:
+                yield doc.partition("\n")[0]
+
+
+def is_plain(line: str) -> bool:
+    """Say whether a first line is no question, has no what-clause, and ends as a sentence."""
+    return not QUESTION.match(line) and not WHAT_CLAUSE.search(line) and line.endswith((".", "?", ":", ",", "::"))
+
+
+def test_plain_first_lines_are_told() -> None:
+    text = "'''Keys.'''\ndef f():\n    '''What f does.'''"
+    assert list(first_lines(text)) == ["Keys.", "What f does."]
+    assert is_plain("Give the name `what` and the error.")
+    assert not is_plain("Whether it holds.")
+    assert not is_plain("Return what is there.")
+    assert not is_plain("Return it")
+
+
+@pytest.mark.parametrize("top", ["tapegrad", "backends", "tests", "benchmarks", "examples"])
+def test_first_lines_of_docstrings_are_plain(top: str) -> None:
+    """A docstring begins with a noun or a verb: neither a question nor a clause in the place of a noun."""
+    unlike = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in sorted((ROOT / top).rglob("*.py"))
+        if "tapegrad/backends" not in path.as_posix()
+        for line in first_lines(path.read_text(encoding="utf-8"))
+        if not is_plain(line)
+    ]
     assert not unlike
+
+
+PROGRAM_NAMES = {"program", "node", "nodes", "planner", "plan", "executor", "loop", "until", "fused_program"}
+
+
+def untyped(text: str) -> list[str]:
+    """Return the arguments, attributes and results that are parts of a program by their names, and `Any` by type."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.arg):
+            pairs = [(node.arg, node.annotation)]
+        elif isinstance(node, ast.FunctionDef):
+            pairs = [(node.name, node.returns)]
+        elif isinstance(node, ast.AnnAssign):
+            pairs = [(ast.unparse(node.target).rpartition(".")[2], node.annotation)]
+        else:
+            continue
+        found += [
+            f"{name}: {ast.unparse(kind)}"
+            for name, kind in pairs
+            if name.strip("_") in PROGRAM_NAMES and kind is not None and ast.unparse(kind) in ("Any", "list[Any]")
+        ]
+    return found
+
+
+def test_parts_of_programs_have_types() -> None:
+    """Executors and planners are typed by `tapegrad._program`: mypy does not look behind `Any`."""
+    assert untyped("def executor(program: Any) -> Any: ...\nnode: list[Any] = []") == [
+        *("executor: Any", "node: list[Any]"),
+        "program: Any",
+    ]
+    unlike = {name: untyped(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+    assert not {name: found for name, found in unlike.items() if found and name.startswith("tapegrad")}

@@ -517,7 +517,7 @@ ERRORS: dict[str, tuple[Callable[[tg.Tensor], Any], str, str]] = {
 @pytest.mark.parametrize("device", ["cpu", "strict", "torch:cpu"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_errors_keep_their_type(name: str, device: str, compiled: bool) -> None:
-    """Who catches what the library raises, catches it of Tensors too; and NumPy's LinAlgError whatever computes."""
+    """A handler of the library's errors catches those of Tensors; one of LinAlgError catches those of any library."""
     for module in {"strict": ["array_api_strict"], "torch:cpu": ["torch"]}.get(device, []):
         pytest.importorskip(module)
     f, kind, match = ERRORS[name]

@@ -108,7 +108,7 @@ def in_one(f: Callable[..., Any]) -> Callable[[Any], Any]:
 
 
 class Numeric:
-    """What tapegrad and JAX have in common: derivatives of functions of a container where they have two variables."""
+    """The common part of tapegrad and JAX: derivatives of functions of a container where they have two variables."""
 
     def derivative(self, how: str, f: Callable[..., Any], at: list[Any]) -> Any:
         one: Any = at[0] if len(at) == 1 else {"first": at[0], "rest": at[1:]}
@@ -280,7 +280,7 @@ def test_programs_against_themselves() -> None:
 
 
 def test_programs_are_as_promised() -> None:
-    """The programs are the same for the same seed, deep, of all kinds, and nearly all depend on what they should."""
+    """The programs are the same for the same seed, deep, of all kinds, and nearly all depend on their variables."""
     some = list(islice(programs(0), 200))
     assert some == list(islice(programs(0), 200))
     assert sum(derivatives(e) == 3 for e in some) > 100

@@ -53,7 +53,7 @@ def operands(kind: str) -> Iterator[tg.Tensor]:
 
 
 def results(f: Any, x: tg.Tensor) -> Iterator[Any]:
-    """Yield what a function gives for each way to call it that it takes."""
+    """Yield the result of a function for each way to call it that it takes."""
     for more in (*MORE, (x,), (x, x)):
         for options in OPTIONS:
             if f in (tg.asarray, tg.from_dlpack) and options.get("copy") is False:

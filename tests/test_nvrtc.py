@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     nvrtc.library() is None, reason="NVRTC is not installed (pip install nvidia-cuda-nvrtc)"
 )
 
-AROUND_CALLS = 64  # bytes: what ptxas keeps aside around the slow paths of divisions and exponentials
+AROUND_CALLS = 64  # bytes that ptxas keeps aside around the slow paths of divisions and exponentials
 SPILLING = r"""
 extern "C" __global__ void __launch_bounds__(1024) spilling(float* p) {
   float a[200], sum = 0;
@@ -59,7 +59,7 @@ def results(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def complaints(paths: list[Path]) -> list[str]:
-    """Say what is wrong with the kernels of files."""
+    """List the faults of the kernels of files."""
     out = []
     for result in results(paths):
         if "error" in result:

@@ -98,7 +98,7 @@ REFUSED: dict[str, Function] = {
 
 
 def after_backward(f: Function, no_grad: bool = False) -> Function:
-    """Let a backward pass of the function's own have released what leaves the tape."""
+    """Let a backward pass of the function's own have released the values that leave the tape."""
 
     def call(x: Any) -> Any:
         y = x * W

@@ -409,7 +409,7 @@ for _name in (
 
 @dataclass(frozen=True)
 class Exception_:
-    """Where fewer digits are right: at most `ulp` are lost, or the error is `absolute` ulp of the largest slope."""
+    """Loss of digits: at most `ulp` are lost, or the error is `absolute` ulp of the largest slope."""
 
     why: str
     ulp: float = ULP
@@ -618,7 +618,7 @@ class Pair:
 
     positive: whether operands must be; ends: how far from the ends of the dtype they stay; at: other points, for a
     dtype; step: every which exponent is tried.
-    Of what has fewer digits `why` says the reason: at most `ulp(x, y)` are lost, or the error counts against
+    For a function of fewer digits `why` says the reason: at most `ulp(x, y)` are lost, or the error counts against
     `sizes(x, y, operands)`, that of the terms whose sum it is. Where these overflow, the derivative may be NaN.
     """
 
@@ -801,7 +801,7 @@ def pairs(pair: Pair, dtype: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any,
     return x[keep], y[keep]
 
 
-# Which operands the derivatives are by, one after the other; both mixed ones are the same number.
+# The operands that derivatives are by, one after the other; both mixed ones are the same number.
 ORDERS = ((0,), (1,), (0, 0), (1, 1), (0, 1), (1, 0))
 
 

@@ -28,7 +28,7 @@ def run(name: str) -> dict[str, Any]:
 
 @cache
 def expected(name: str) -> dict[str, Any]:
-    """Return what a program gives where nobody has named a device."""
+    """Return the result of a program without the name of a device."""
     return run(name)
 
 

@@ -44,7 +44,7 @@ def values(*shape: int) -> NumPyArray:
     return np.asarray(signs * (0.75 + (np.arange(n) * 7 % 31) / 16 + np.arange(n) / 256)).reshape(shape)
 
 
-# -- what moves elements ---------------------------------------------------------------------------------
+# -- moves of elements ------------------------------------------------------------------------------------
 
 
 def check_move(xp: Place, move: Move, *shapes: tuple[int, ...]) -> None:
@@ -188,7 +188,7 @@ def broadcasting_to(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[int, ...]
 
 @st.composite
 def writes(draw: st.DrawFn) -> Any:
-    """Return (shape, key, shape of what is written there)."""
+    """Return (shape, key, shape of the values to write there)."""
     shape, key = draw(reads)
     return shape, key, draw(broadcasting_to(np.empty(shape)[key].shape))
 
@@ -208,7 +208,7 @@ def test_writing(xp: Place) -> None:
 
 
 def test_writing_over_what_was_written(xp: Place) -> None:
-    """Reads and writes follow each other; each reads what the last left."""
+    """Reads and writes follow each other; each reads the array that the last one left."""
     two = writes().flatmap(lambda case: st.tuples(st.just(case), keys(case[0])))
 
     @each(xp, two)

@@ -36,7 +36,7 @@ def dask(data: Any, requires_grad: bool = False) -> tg.Tensor:
 
 
 def check(make: Make, device: str) -> None:
-    """Assert that all of a Tensor's properties and protocols answer, and what."""
+    """Assert that all of a Tensor's properties and protocols give the right answers."""
     x, one, whole, leaf = make(VALUES), make(2.5), make(np.asarray(3)), make(VALUES, requires_grad=True)
     assert (x.shape, x.ndim, x.size, x.device) == ((2, 3), 2, 6, device)
     assert (one.shape, one.ndim, one.size, one.device) == ((), 0, 1, device)

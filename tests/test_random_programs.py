@@ -60,7 +60,7 @@ def second_is_nan(xp: Any, g: Any) -> Any:
 
 
 def second_is_off(xp: Any, g: Any) -> Any:
-    """Add what is 0, with a derivative that is not; both modes agree on it."""
+    """Add a term that is 0, with a derivative that is not; both modes agree on it."""
     return g + 0.1 * (g - g.detach()) if type(g) is tg.Tensor else g
 
 
@@ -162,7 +162,7 @@ def test_a_program_that_fails_is_reduced(users: dict[tuple[str, int], list[int]]
     assert "getattr(tg, name)(x)  # float64" in text or "getattr(tg, name)(x)  # complex128" in text
 
 
-# -- what they found ---------------------------------------------------------------------------------------------
+# -- findings -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("f", [tg.tril, tg.triu])

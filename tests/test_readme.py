@@ -1,4 +1,4 @@
-"""The README is short, shows what happens, and names the two commands; the table of functions is up to date."""
+"""The README is short, shows results, and names the two commands; the table of functions is up to date."""
 
 from __future__ import annotations
 

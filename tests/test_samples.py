@@ -35,7 +35,7 @@ def leaves(xp: Place, sample: Sample) -> list[tg.Tensor]:
 
 
 def random_like(xp: Place, xs: list[tg.Tensor]) -> list[tg.Tensor]:
-    """Return what is as random for the same shapes and kinds anywhere."""
+    """Return random operands that are the same for equal shapes and kinds anywhere."""
     rng = np.random.default_rng(0)
     drawn = []
     for x in xs:
@@ -166,7 +166,7 @@ def test_gradient_dtype_and_device(xp: Place, sample: Sample) -> None:
 
 @differentiable
 def test_extra_leading_axis(sample: Sample) -> None:
-    """Two cotangents at once give what each gives alone."""
+    """Two cotangents at once give the same as each alone."""
     place = Place("cpu")
     xs = leaves(place, sample)
     y = sample.f(*xs)

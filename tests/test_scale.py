@@ -85,7 +85,7 @@ def test_a_zero_makes_a_norm_of_negative_order_constant(xp: Place, ord: float) -
 
 @pytest.mark.parametrize("name", ["vector_norm 2", "vector_norm 3", "vector_norm 0.5", "hypot", "std"])
 def test_a_norm_that_is_too_large_has_no_slope_of_zero(xp: Place, name: str) -> None:
-    """Where the norm itself overflows, the slope is right or NaN."""
+    """The slope is right or NaN if the norm itself overflows."""
     f = NORMS.get(name, tg.std)
     most = float(np.finfo(np.float64 if xp.double else np.float32).max)
     with np.errstate(all="ignore"):

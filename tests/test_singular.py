@@ -1,4 +1,4 @@
-"""Where a derivative is undefined: the documented value, never a silent NaN from 0 * inf."""
+"""Undefined derivatives: the documented value, never a silent NaN from 0 * inf."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_the_deviation_of_nearly_equal_values() -> None:
 @pytest.mark.parametrize("f", [tg.logsumexp, lambda x: tg.logsumexp(x, axis=0), lambda x: tg.log_softmax(x)[0]])
 @pytest.mark.parametrize("special", [inf, np.nan])
 def test_logsumexp_of_what_is_not_finite(xp: Place, f: Callable[..., Any], special: float) -> None:
-    """The gradient is that of softmax, which is 1 for infinity and 0 for what is beside it, or NaN."""
+    """The gradient is that of softmax, which is 1 for infinity and 0 for others beside it, or NaN."""
     with np.errstate(all="ignore"):
         for x in ([special, 1.0, 3.0], [1.0, special, -inf]):
             g = xp.values(gradient(xp, f, np.asarray(x)))
@@ -266,14 +266,14 @@ def test_large_values_do_not_overflow(xp: Place) -> None:
 
 
 def gradient(xp: Place, f: Callable[[tg.Tensor], tg.Tensor], x: Any) -> Any:
-    """Return the gradient of the sum of what f gives."""
+    """Return the gradient of the sum of f."""
     leaf = xp.tensor(x, requires_grad=True)
     tg.sum(f(leaf)).backward()
     return leaf.grad
 
 
 def test_equal_eigenvalues(xp: Place) -> None:
-    """What does not depend on the basis of their subspace is exact; the rest is finite."""
+    """Results that do not depend on the basis of their subspace are exact; others are finite."""
     x = np.diag([2.0, 2.0, 5.0])
     xp.check(gradient(xp, tg.linalg.eigvalsh, x), np.eye(3), rtol=1e-12)
 
@@ -351,7 +351,7 @@ def test_std_in_half_precision() -> None:
 
 @pytest.mark.parametrize("f", [tg.var, tg.std])
 def test_the_sample_variance_of_one_value_is_not_a_number(f: Callable[..., Any]) -> None:
-    """Where NumPy has 0 / 0 for the value, the gradient is NaN too, and no error."""
+    """The gradient is NaN, and no error, if NumPy has 0 / 0 for the value."""
     x = tg.tensor([3.0], requires_grad=True)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -65,7 +65,7 @@ def test_indexing_is_by_numbers(xp: Place, small: str) -> None:
 
 
 def test_labels_in_compiled_and_mapped_functions(small: str) -> None:
-    """What vmap maps and compile records is the same."""
+    """Mapped and compiled calls give the same."""
     labels = tg.asarray(LABELS.astype(small))
     x = tg.zeros((len(LABELS), LONG))
     expected = (1 / LONG - np.eye(LONG)[LABELS]) / len(LABELS)

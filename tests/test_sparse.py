@@ -266,7 +266,7 @@ CANCELLING: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_zero_but_for_rounding(name: str, device: str, dtype: str) -> None:
-    """Where terms cancel, what is left is no derivative outside the pattern; what is one is still found."""
+    """A remainder of terms that cancel is no derivative outside the pattern; a true one is still found."""
     if device != "cpu":
         pytest.importorskip("torch")
     f = CANCELLING[name]

@@ -121,7 +121,7 @@ SINGULAR: list[tuple[Any, tuple[float, ...]]] = [
 @pytest.mark.parametrize(("f", "at"), SINGULAR)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_where_does_not_let_a_nan_through(xp: Place, f: Any, at: tuple[float, ...]) -> None:
-    """Of what `where` did not choose the derivatives are zero, the second ones too."""
+    """Elements that `where` did not choose have derivatives of zero, second ones too."""
     xs = [xp.tensor([x, 0.5], requires_grad=True) for x in at]
     choice = tg.asarray(np.asarray([False, True])).to_device(xs[0].device)
     y = tg.sum(tg.where(choice, f(*xs), 0.0))

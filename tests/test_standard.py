@@ -1,4 +1,4 @@
-"""The array API standard, version 2025.12: every name and signature is there, and what has no gradient is right."""
+"""The array API standard, version 2025.12: every name and signature, and the functions without a gradient."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_limits_are_numpys() -> None:
     assert tg.finfo(tg.bfloat16).max == pytest.approx(3.39e38, rel=1e-2)
 
 
-# -- what tapegrad says of itself ------------------------------------------------------------------------------
+# -- capabilities ----------------------------------------------------------------------------------------------
 
 
 def test_info(xp: Place) -> None:

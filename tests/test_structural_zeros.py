@@ -1,4 +1,4 @@
-"""What a selection leaves out gets no gradient; a zero that is a number times infinity is NaN."""
+"""Elements that a selection leaves out get no gradient; a zero that is a number times infinity is NaN."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_any_selection_everywhere(xp: Place, selection: str) -> None:
     agree(xp, SELECTIONS[selection], *FUNCTIONS["log"])
 
 
-# A zero that is a number: the true gradient, and what the chain rule makes of it.
+# A zero that is a number: the true gradient, and that of the chain rule.
 NUMBERS: dict[str, tuple[Callable[[Any], Any], list[float]]] = {
     "logsumexp of a log": (lambda x: tg.logsumexp(tg.stack([tg.log(x[0]), tg.log(x[1])])), [0.0, 0.5]),
     "exp of a sum of logs": (lambda x: tg.exp(tg.sum(tg.log(x))), [0.0, 2.0, 3.0]),
@@ -256,7 +256,7 @@ def _moved_to_another_library(x: tg.Tensor) -> tg.Tensor:
 with_own_tangent = tg.custom_jvp(tg.log)
 with_own_tangent.defjvp(lambda primals, tangents: (tg.log(primals[0]), tangents[0] / primals[0]))
 
-# What a call may be wrapped in: the support goes on inside.
+# Wrappers of a call: the support goes on inside.
 WRAPPED: dict[str, Function] = {
     "checkpoint": tg.checkpoint(tg.log),
     "custom_jvp": with_own_tangent,

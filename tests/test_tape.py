@@ -1,4 +1,4 @@
-"""The open tape: what it lists, how it prints, what debug adds."""
+"""The open tape: its list, its text, and additions by debug."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads, generators and tasks: what each sets holds for itself, what they share loses nothing."""
+"""Threads, generators and tasks: settings hold for each itself, shared objects lose nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _switching() -> Iterator[None]:
 
 
 def together(*works: Callable[[], object]) -> None:
-    """Run functions in threads that start at once; raise what one of them raises."""
+    """Run functions in threads that start at once; raise an error of one of them."""
     barrier, errors = threading.Barrier(len(works)), []
 
     def run(work: Callable[[], object]) -> None:
@@ -59,7 +59,7 @@ def elsewhere(work: Callable[[], object]) -> None:
 
 
 def recording() -> bool:
-    """Say whether operations are recorded here; what asks for the mode must know the same."""
+    """Say whether operations are recorded here; functions that ask for the mode must agree."""
     recorded = (tg.tensor([1.0], requires_grad=True) * 2.0).requires_grad
     assert mode.mode().recording is recorded
     return recorded
@@ -381,7 +381,7 @@ def test_one_scope_in_several_blocks() -> None:
 
 @tg.no_grad()
 def steps(n: int) -> Generator[Any, Any, Any]:
-    """Say whether the body records, at each step, and what was sent in."""
+    """Say whether the body records, at each step, and give the objects sent in."""
     sent: Any = None
     try:
         for _ in range(n):

@@ -297,7 +297,7 @@ def test_opaque_operations_have_a_reason() -> None:
 
 
 def test_elementwise_rules_are_elementwise_nodes() -> None:
-    """A program fuses what the registry says is elementwise; an operation that is none has its reason in the table."""
+    """A program fuses operations that the registry calls elementwise; another one has its reason in the table."""
     names = {name for name, operation in rules.OPERATIONS.items() if operation.elementwise}
     unlike = {name for name in names & set(NODES) if op_kinds.kind_of(name, ()) != "elementwise"}
     assert {name for name in unlike if not op_kinds.info_of(name).why} == set()

@@ -1,4 +1,4 @@
-"""grad and value_and_grad: structures, nesting, and what stays off the tape."""
+"""grad and value_and_grad: structures, nesting, and things that stay off the tape."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ DIFFERENTIATES: dict[str, Any] = {
 @pytest.mark.parametrize("name", DIFFERENTIATES)
 def test_messages_name_the_transform(name: str) -> None:
     run = DIFFERENTIATES[name]
-    out = "leave it out of what is differentiated: close over it"
+    out = "leave it out of the differentiated arguments: close over it"
     with pytest.raises(TypeError, match=f"^{name} of whole: .*dtype int64.*astype.*or {out}"):
         run(whole, {"w": X, "steps": np.asarray([1, 2])})
     with pytest.raises(TypeError, match=f"^{name} of whole: .*dtype bool.*{out}"):

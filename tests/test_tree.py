@@ -280,8 +280,8 @@ OUTSIDE: dict[str, Callable[[], Any]] = {
     "mask: class does not make, of Tensors beside": lambda: set_later(WithMore(X), mask=tg.asarray(X)),
     "mask: class does not make, frozen": lambda: set_later(Frozen(X), mask=X),
     "extra: class does not make, in a slot": lambda: set_later(WithASlotOfItsBase(X), extra=X),
-    "doubled: is not what its class makes": lambda: set_later(WithMore(X), doubled=X * 3.0),
-    "doubled: is not what its class makes, of another shape": lambda: set_later(WithMore(X), doubled=X[:1]),
+    "doubled: its class does not make it": lambda: set_later(WithMore(X), doubled=X * 3.0),
+    "doubled: its class does not make it, of another shape": lambda: set_later(WithMore(X), doubled=X[:1]),
     "scaled: cannot be made of its fields": lambda: OnlyToStartWithMore(X, 2.0),
 }
 

@@ -1,4 +1,4 @@
-"""What mypy says to a user's program: nothing to a right one, and the line of each mistake."""
+"""Messages of mypy for a user's program: none for a right one, and the line of each mistake."""
 
 from __future__ import annotations
 

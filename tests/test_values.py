@@ -367,7 +367,7 @@ def test_lists_of_recorded_tensors(xp: Place) -> None:
 
 
 def test_writing_lists_of_recorded_tensors(xp: Place) -> None:
-    """What is written as a list is recorded like a Tensor, by slices, arrays and masks."""
+    """A list that is written is recorded like a Tensor, by slices, arrays and masks."""
     x = xp.tensor([1.0, 1.0])
     keys = slice(2), tg.asarray([2, 0], device=xp.device), tg.asarray([True, False, True], device=xp.device)
     for key in keys:

@@ -20,7 +20,7 @@ W = tg.asarray(RNG.standard_normal(3))
 
 
 def looped(f: Function, in_axes: Any = 0, out_axes: int = 0) -> Function:
-    """Return what `tg.vmap` should: the results for one example after the other, stacked."""
+    """Return the right result of `tg.vmap`: those for one example after the other, stacked."""
 
     def run(*args: Any) -> Any:
         axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
@@ -135,7 +135,8 @@ def test_index_of_one_number_everywhere(xp: Place) -> None:
 
 # -- every operation -------------------------------------------------------------------------------------------
 
-# What has another shape for each example, or needs a value, when the second argument (or the only one) is mapped.
+# Functions with another shape for each example, or in need of a value, when the second argument (or the only one) is
+# mapped.
 REFUSED = {"repeat counts", "getitem mask", "getitem mask of rows", "nonzero"}
 REFUSED |= {s.name for s in SAMPLES if s.operation.startswith("unique_")}
 MAPPABLE = [s for s in SAMPLES if s.args]
@@ -253,7 +254,7 @@ def test_derivatives(sample: Sample) -> None:
 @pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
 @pytest.mark.parametrize("sample", [s for s in FIRST if s.order], ids=lambda s: s.name)
 def test_pulls_and_pushes_from_outside(sample: Sample, device: str) -> None:
-    """Cotangents and tangents of a call that was made outside: there are many, and one of what the rules read."""
+    """Cotangents and tangents of a call that was made outside: many, beside one of each value that rules read."""
     if device == "torch:cpu":
         pytest.importorskip("torch")
     args = [tg.tensor(a, device=device) for a in sample.args]

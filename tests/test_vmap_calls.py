@@ -1,4 +1,4 @@
-"""vmap: axes and containers, what is used from outside, updates in place, and what is refused."""
+"""vmap: axes and containers, Tensors from outside, updates in place, and refusals."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def test_a_saved_value_is_not_changed_by_an_update_outside() -> None:
     close(tg.vmap(tg.grad(g))(X), tg.broadcast_to(W, (4, 3)))
 
 
-# -- what is refused -----------------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("nothing mapped", lambda: tg.vmap(tg.sin, None)(X), ValueError, "no argument is mapped.*in_axes"),
@@ -416,7 +416,7 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
 
 @tg.custom_vjp
 def twice_vjp(x: Any, k: float, w: Any) -> Any:
-    """A function whose derivative in x is, wrongly and on purpose, twice what it should be."""
+    """A function whose derivative in x is, wrongly and on purpose, twice the true one."""
     return {"y": tg.sin(x) * w * k}
 
 
@@ -436,7 +436,7 @@ twice_jvp.defjvp(lambda p, t: (twice_jvp(*p), 2 * tg.cos(p[0]) * p[1] * t[0] + t
 
 @pytest.mark.parametrize("f", [lambda x, w: twice_vjp(x, 3.0, w)["y"], twice_jvp], ids=["vjp", "jvp"])
 def test_rules_of_the_users_own(f: Any) -> None:
-    """They hold inside, outside, both, through two levels, and for what is the same for all."""
+    """They hold inside, outside, both, through two levels, and for Tensors that are the same for all."""
     slope = tg.grad(lambda u, x, w: tg.sum(tg.sin(f(u * w, w + x))))
     losses: list[Callable[..., Any]] = [
         lambda vmap, x, w: vmap(f, (0, None))(x, w),
@@ -529,7 +529,7 @@ def test_numpy_functions_and_arrays_inside() -> None:
 @pytest.mark.parametrize("hidden", ["mapped", "closed over", "both", "updated"])
 def test_compiled_with_tensors_that_turn_up_late(hidden: str) -> None:
     class Kept:
-        """Where the search before the first call does not look: attributes of classes."""
+        """Places that the search before the first call leaves out: attributes of classes."""
 
         w = tg.tensor([1.0, 2.0, 3.0], requires_grad=True)
         xs = tg.asarray(np.arange(6.0).reshape(2, 3))

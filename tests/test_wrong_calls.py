@@ -29,7 +29,7 @@ WRONG: dict[str, Any] = {
     "a type": int,
 }
 MODULES = {"tapegrad": tg, "tapegrad.linalg": tg.linalg, "tapegrad.fft": tg.fft, "tapegrad.special": tg.special}
-# What runs a user's function lets its errors through, and what has a context or is a class is no function of arrays.
+# Runners of a user's function let its errors through; contexts and classes are no functions of arrays.
 OTHERS = {
     "vjp",
     "jvp",
@@ -80,7 +80,7 @@ def test_an_error_names_the_function(name: str) -> None:
     for what, args, kwargs in (*wrong_calls(f), *more):
         error = error_of(f, args, kwargs)
         if error is not None:
-            # The standard says what from_dlpack raises.
+            # The standard names the errors of from_dlpack.
             assert isinstance(error, (TypeError, ValueError, AttributeError if short == "from_dlpack" else TypeError))
             assert short in str(error), (what, error)
             assert "tapegrad._" not in str(error), (what, error)
@@ -130,7 +130,7 @@ CALLS = {
 def test_the_right_call_is_shown(call: str) -> None:
     with pytest.raises(TypeError, match=re.escape(f": call it as in {CALLS[call]}") + "$") as caught:
         eval(f"tg.{call}", {"tg": tg, "x": X, "y": X[0]})
-    assert re.match(r"\w+\(\) ", str(caught.value))  # what Python said
+    assert re.match(r"\w+\(\) ", str(caught.value))  # Python's message
 
 
 def test_every_option_by_position_gets_the_right_call() -> None:

@@ -16,6 +16,7 @@ import cupyx.scipy.special
 import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
+from tapegrad._program.executor import AttentionKernels, FusedProgram, PlanningExecutor
 from tapegrad._program.ir import Node, Program
 from tapegrad._program.queries import is_put_where
 from tapegrad.backends._array import DEVICE_IDS, Array
@@ -39,7 +40,7 @@ class Adapter(Backend):
 
     plans = fuses = True
     smallest_run = 1  # each kernel costs a launch
-    attention = attention_calls
+    attention: AttentionKernels | None = attention_calls
     kernels = True
     elementwise = EXTRA
     dtype_hint = bfloat16.hint()
@@ -176,12 +177,12 @@ class Adapter(Backend):
     def special(self, name: str) -> Callable[..., Array]:
         return bfloat16.wide(find(self, name, cupyx.scipy.special, functions.SPECIAL))
 
-    def executor(self, program: Program, threads: int | None = None) -> Any:
+    def executor(self, program: Program, threads: int | None = None) -> PlanningExecutor:
         from tapegrad.backends._cupy.executor.executor import Executor
 
         return Executor(program)
 
-    def fused_program(self, program: Program[Node], name: str) -> Any:
+    def fused_program(self, program: Program[Node], name: str) -> FusedProgram | None:
         from tapegrad.backends._cupy.eager.fused_program import compiled
 
         return compiled(program, name)

@@ -11,6 +11,7 @@ from typing import Any
 import array_api_compat.numpy as compat
 import numpy as np
 
+from tapegrad._program.executor import PlanningExecutor
 from tapegrad._program.ir import Program
 from tapegrad.backends import _host_philox as philox
 from tapegrad.backends._array import Array
@@ -118,7 +119,7 @@ class Adapter(Backend):
     def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
         return philox.skip(count, shape, start, step)
 
-    def executor(self, program: Program, threads: int | None = None) -> Any:
+    def executor(self, program: Program, threads: int | None = None) -> PlanningExecutor:
         from tapegrad.backends._numpy.executor.executor import Executor
 
         return Executor(program, threads)

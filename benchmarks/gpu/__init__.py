@@ -1,4 +1,4 @@
 """Measurements on a CUDA device, in phases of less than five minutes each: `python -m benchmarks.gpu`.
 
-README.md beside this file says how to run them and what they write.
+README.md beside this file says how to run them and describes their output.
 """

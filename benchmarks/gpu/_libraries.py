@@ -19,8 +19,9 @@ FIXES = {
 def device_columns(
     output: Output, peers: Sequence[str] = tuple(FIXES), compiled: bool = True
 ) -> tuple[list[Column], int]:
-    """Return the hand-written column and those on the device, and the exit status of a step with
-    no others: 0, or MISSING.
+    """Return the hand-written column and those on the device, and an exit status.
+
+    The status is that of a step with no others: 0, or MISSING.
 
     Prints each library that is missing, with the fix. In a tiny run a peer that finds no GPU is run on the CPU,
     without its compiler, so that its programs are run at all.

@@ -1,4 +1,4 @@
-"""The report: what was run on which machine, what failed or is missing, and the targets."""
+"""The report: steps that ran, with their machine, steps that failed or are missing, and the targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(folder: Path) -> str:
 
 
 def report(records: Sequence[Record]) -> str:
-    """Return the report of records; of what was run more than once it takes the last."""
+    """Return the report of records; of a step that ran more than once it takes the last."""
     parts = [_about(records), _steps(records), _failures(records), *_figures(records), _targets(records)]
     return "\n\n".join(part for part in parts if part)
 

@@ -1,4 +1,4 @@
-"""The targets on an H100, and what was measured of them."""
+"""The targets on an H100, with their measurements."""
 
 from __future__ import annotations
 

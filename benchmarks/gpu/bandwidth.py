@@ -1,4 +1,4 @@
-"""A step: the time of generated kernels, by the bytes that they have to move, as a share of what a copy moves.
+"""A step: the time of generated kernels, by the bytes that they have to move, as a share of a copy's.
 
 The time is that of a program's CUDA graphs alone, without the copies of arguments and results around them.
 """

@@ -1,6 +1,6 @@
 """A step: microseconds for which an eager call keeps the host busy, beside PyTorch's, forward and with its backward.
 
-On a device an eager call costs what its launches cost.
+On a device an eager call costs as much as its launches.
 """
 
 from __future__ import annotations

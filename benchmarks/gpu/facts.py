@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(output: Output, name: str, fact: Callable[[], object]) -> int:
-    """Print and record whether a fact holds, and what it warned of; return 1 if it does not."""
+    """Print and record whether a fact holds, and its warnings; return 1 if it does not."""
     start = perf_counter()
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -56,7 +56,7 @@ def _check(output: Output, name: str, fact: Callable[[], object]) -> int:
 
 
 def facts() -> Iterator[Fact]:
-    """Return the facts by name: each raises if it does not hold, and may return what was seen."""
+    """Return the facts by name: each raises if it does not hold, and may return an observation."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((64, 48), dtype=np.float32)
     square = x @ x.T / np.float32(48) + np.eye(64, dtype=np.float32)
@@ -179,7 +179,7 @@ def _dlpack() -> str:
 
 
 def _linalg(name: str, shape: tuple[int, ...]) -> None:
-    """Check a decomposition by what it must give back."""
+    """Check a decomposition by the product of its factors."""
     a = np.random.default_rng(1).normal(size=shape)
     a = a @ np.swapaxes(a, -1, -2) + 3 * np.eye(shape[-1])
     out = getattr(tg.linalg, name)(tg.tensor(a, device=DEVICE))

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("benchmark")
     output, given = output_of(argv, parser)
     columns, status = device_columns(output)
-    # PyTorch compiles for so long that what the others take is on disk before.
+    # PyTorch compiles for so long that the records of the others are on disk before.
     slow = [column for column in columns if column.library == "torch" and column.compiled]
     groups = [[column for column in columns if column not in slow], [columns[0], *slow]]
     for case in import_module(f"benchmarks.{given.benchmark}").cases(output.tiny):

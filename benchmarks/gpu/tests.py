@@ -58,7 +58,7 @@ class Reports:
         self._output.write(line, kind="tests", selection=self._selection, complete=complete, **counts)
 
     def pytest_collectreport(self, report: Any) -> None:
-        """Write what could not be collected."""
+        """Write the tests that could not be collected."""
         if report.failed:
             self.counts["failed"] += 1
             self._output.write(f"FAILED {report.nodeid}", kind="failure", test=report.nodeid, why="not collected")

@@ -77,7 +77,7 @@ Tool = Callable[[Case, dict[str, float]], Evaluation]
 
 
 def _tools(device: str, suite: Path | None, compiled: bool) -> dict[str, Tool]:
-    """Return what is measured side by side, by its column: ours first."""
+    """Return the programs to measure side by side, by column: ours first."""
     from benchmarks.gradbench._compiled import Compiler
     from benchmarks.gradbench.run import functions
 

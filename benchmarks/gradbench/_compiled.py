@@ -31,7 +31,7 @@ NOT_COMPILED = {
 
 
 class Compiler:
-    """Compiles what functions compute: one program for a function, the shapes and the static values of its task.
+    """Compiles the work of functions: one program for a function, the shapes and the static values of its task.
 
     threads: as in `tapegrad.compile`; kept: how many programs, with the memory they hold, are kept for tasks alike.
     """
@@ -44,7 +44,7 @@ class Compiler:
     def __call__(self, module: str, compute: Compute, task: Any, refuse: type[Exception] | None = None) -> Compute:
         """Return `compute` compiled and ready to replay for this task, or as it is where it cannot be compiled.
 
-        refuse: what to raise there instead, with the reason.
+        refuse: an error to raise there instead, with the reason.
         """
         known = NOT_COMPILED.get(module)
         if known is not None and known.when(task):
@@ -73,7 +73,7 @@ def _eagerly(compute: Compute, why: str, refuse: type[Exception] | None, surpris
 
 
 def _alike(tree: Any) -> Hashable:
-    """Return what tasks have in common that one program serves."""
+    """Return a key that tasks have in common if one program serves them."""
     if isinstance(tree, tg.Tensor):
         return tree.shape
     return (type(tree), *map(_alike, tree)) if isinstance(tree, (tuple, list)) else tree

@@ -31,8 +31,8 @@ def to_json(tree: Any) -> Any:
 class Function:
     """A function of a module, in the three parts of which only the middle one is timed.
 
-    prepare: from the message's input and a device to what `compute` takes; compute: the work, from Tensors to a
-    container of Tensors; finish: from that to what the suite expects as JSON.
+    prepare: from the message's input and a device to the arguments of `compute`; compute: the work, from Tensors to a
+    container of Tensors; finish: from that to the suite's result as JSON.
     """
 
     prepare: Callable[[Any, str], Any]
@@ -42,7 +42,7 @@ class Function:
     def evaluate(self, given: Any, device: str, compiled: Compiling | None = None) -> tuple[Any, list[dict[str, Any]]]:
         """Return the output and the timings for an input, which may ask for several runs.
 
-        compiled: from `compute` and a task to what is timed instead, once it is ready.
+        compiled: from `compute` and a task to the function that is timed instead, once it is ready.
         """
         runs = given if isinstance(given, dict) else {}
         min_runs, min_seconds = runs.get("min_runs", 1), runs.get("min_seconds", 0)

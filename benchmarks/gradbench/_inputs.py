@@ -12,8 +12,10 @@ Input = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """One evaluation to time: a function of a module on an input. torch: False where the suite's PyTorch tool would
-    take minutes."""
+    """One evaluation to time: a function of a module on an input.
+
+    torch: False where the suite's PyTorch tool would take minutes.
+    """
 
     module: str
     function: str
@@ -23,7 +25,7 @@ class Case(NamedTuple):
 
 
 def cases(tiny: bool, suite: Path | None) -> Iterator[Case]:
-    """Yield what to time, of every module but hello."""
+    """Yield the tasks to time, of every module except hello."""
     rng = np.random.default_rng(31337)
     for n in (16,) if tiny else (1024, 16392):
         yield Case("llsq", "gradient", f"n={n}, m=128", llsq(rng, n, 128))

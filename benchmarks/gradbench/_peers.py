@@ -1,4 +1,4 @@
-"""The suite's own tools on one evaluation: what is written by hand in C++, and what is written for PyTorch."""
+"""The suite's own tools on one evaluation: the one by hand in C++, and the one for PyTorch."""
 
 from __future__ import annotations
 

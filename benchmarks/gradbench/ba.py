@@ -10,7 +10,7 @@ from benchmarks.gradbench._function import Function, floats, to_json
 
 CAMERA = 11  # rotation 3, centre 3, focal length, principal point 2, radial distortion 2
 AT_ONCE = 16384
-BLOCK = CAMERA + 3 + 1  # what an observation depends on: its camera, its point, its weight
+BLOCK = CAMERA + 3 + 1  # the parameters of an observation: its camera, its point, its weight
 
 
 class Task(NamedTuple):
@@ -25,7 +25,7 @@ class Task(NamedTuple):
 
 
 class Camera(NamedTuple):
-    """Cameras, one a column: what has several rows is a vector."""
+    """Cameras, one a column: parameters of several rows are vectors."""
 
     rotation: tg.Tensor
     centre: tg.Tensor

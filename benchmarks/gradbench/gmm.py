@@ -35,7 +35,7 @@ def prepare(given: Any, device: str) -> Task:
 
 
 def _places(d: int) -> list[int]:
-    """Return where the elements of a (d, d) lower triangle stand in (0, diagonal, what is below column by column)."""
+    """Return the places of the elements of a (d, d) lower triangle in (0, diagonal, the rest column by column)."""
     places = [0] * (d * d)
     below = 1 + d
     for j in range(d):
@@ -67,7 +67,7 @@ def objective(parameters: Parameters, x: tg.Tensor, places: tg.Tensor, m: int, g
 
 
 def _constant(n: int, d: int, k: int, m: int, gamma: float) -> float:
-    """Return what the posterior has that depends on sizes only."""
+    """Return the part of the posterior that depends on sizes only."""
     freedom = d + m + 1
     log_gamma = 0.25 * d * (d - 1) * log(pi) + sum(lgamma(0.5 * (freedom - i)) for i in range(d))
     return -0.5 * n * d * log(2 * pi) + k * (freedom * d * (log(gamma) - 0.5 * log(2)) - log_gamma)

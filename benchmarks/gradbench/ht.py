@@ -37,8 +37,11 @@ class Hand(NamedTuple):
 
 
 class Task(NamedTuple):
-    """theta: the pose, 26 numbers; points: (c, 3), measured; corners: (c,) a vertex for each point, or (3, c) those of
-    the triangle it is on; us: (c, 2), where on the triangle, or None."""
+    """The pose of a hand, its model and the points to fit.
+
+    theta: the pose, 26 numbers; points: (c, 3), measured; corners: (c,) a vertex for each point, or (3, c) those of
+    the triangle it is on; us: (c, 2), the place on the triangle, or None.
+    """
 
     theta: tg.Tensor
     hand: Hand
@@ -125,12 +128,12 @@ _CROSS = [[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0,
 
 
 def objective(theta: tg.Tensor, hand: Hand, points: tg.Tensor, corners: tg.Tensor, us: tg.Tensor | None) -> tg.Tensor:
-    """Return what the points are off by, (c, 3)."""
+    """Return the errors of the points, (c, 3)."""
     return errors(corners_at(theta, hand, corners), points, us)
 
 
 def errors(placed: tg.Tensor, points: tg.Tensor, us: tg.Tensor | None) -> tg.Tensor:
-    """Return what the points are off by, from their vertices, (c, 3), or corners, (3, c, 3)."""
+    """Return the errors of the points, from their vertices, (c, 3), or corners, (3, c, 3)."""
     if us is None:
         return points - placed
     third = 1 - us[:, :1] - us[:, 1:]

@@ -9,8 +9,11 @@ from benchmarks.gradbench._function import Function, floats
 
 
 class Task(NamedTuple):
-    """main: (2 l, 4 b), weights and biases of each layer, gates side by side; extra: (3, b), the weights of the input
-    and of the output, and its bias; state: (2 l, b), hidden and cell of each layer; text: (c, b)."""
+    """The parameters, the state and the text of a network.
+
+    main: (2 l, 4 b), weights and biases of each layer, gates side by side; extra: (3, b), the weights of the input and
+    of the output, and its bias; state: (2 l, b), hidden and cell of each layer; text: (c, b).
+    """
 
     main: tg.Tensor
     extra: tg.Tensor
@@ -32,7 +35,7 @@ def objective(main: tg.Tensor, extra: tg.Tensor, state: tg.Tensor, text: tg.Tens
 
 
 def run(main: tg.Tensor, state: tg.Tensor, inputs: tg.Tensor) -> tg.Tensor:
-    """Return what the last layer says at each time, for the inputs of the first.
+    """Return the outputs of the last layer at each time, for the inputs of the first.
 
     Layer i at time t needs layer i - 1 at time t and itself at t - 1: so step s takes all layers at once, layer i at
     time s - i. Forget and output gates see the layer's input, the other two its hidden state: in a step the rows are

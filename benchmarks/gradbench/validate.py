@@ -1,8 +1,8 @@
 """`python -m benchmarks.gradbench.validate --suite PATH [MODULE ...] [-- ARGUMENT ...]`: run the suite's evaluations.
 
 Stands between each evaluation and our tool, as the suite's own `gradbench run` does, and prints how many answers
-were valid. The arguments after `--` go to the evaluations. They need what the suite says (pydantic, dataclasses-json),
-and the tool `manual` built: its answers are what they compare with.
+were valid. The arguments after `--` go to the evaluations. They need the suite's requirements (pydantic,
+dataclasses-json), and the tool `manual` built: they compare with its answers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def session(name: str, suite: Path, ours: list[str], extra: list[str]) -> tuple[int, int, list[str]]:
-    """Run one evaluation to its end; return how many answers were valid, of how many, and what was wrong.
+    """Run one evaluation to its end; return the numbers of valid answers and of all, and the faults.
 
     ours: arguments of our tool; extra: of the evaluation.
     """

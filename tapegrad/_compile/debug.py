@@ -15,7 +15,7 @@ from tapegrad._engine.tree import flatten
 from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Value
 
-# How much the outputs of a planned program, which may add up in another order, may be off: in units of the last place
+# The largest error of outputs of a planned program, which may add in another order: in units of the last place
 # of the greatest value.
 UNITS = 1000
 
@@ -53,7 +53,7 @@ def compared(
     for v, out in zip(replay.program.outputs, outs, strict=True):
         at = "an input" if v.node is None else f"{v.node.op} at {v.node.line}"
         expected = contents[match.same[v]] if v.node is not None else values[v]
-        _check(f"as planned ({getattr(replay.executor, 'how', 'run')}), {at}", out, expected, UNITS)
+        _check(f"as planned ({replay.executor.how}), {at}", out, expected, UNITS)
     return result
 
 

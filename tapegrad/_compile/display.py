@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 from textwrap import shorten
 from time import perf_counter
@@ -17,6 +17,7 @@ from tapegrad._engine.tensor import Tensor, host, wrap
 from tapegrad._engine.tree import flatten
 from tapegrad._inspect.drawing import LONGEST, PROGRAM_COLOURS, Shape, draw_dot, draw_mermaid
 from tapegrad._inspect.tape import show_static
+from tapegrad._program.executor import PlanningExecutor
 from tapegrad._program.interpreter import results_of
 from tapegrad._program.ir import Node, Program, Value
 
@@ -61,7 +62,7 @@ class View:
 
     def __init__(self, program: Program, run: BoundProgram | None = None) -> None:
         captured, self._run = program, run
-        self.program: Program = getattr(run.executor, "program", program) if run is not None else program  # as planned
+        self.program = program if run is None else run.executor.program  # as planned
         # Planning has other values, but as many inputs and outputs in the same order.
         self._now = dict(zip(captured.outputs, self.program.outputs, strict=True))
         self._now |= zip(captured.inputs, self.program.inputs, strict=True)
@@ -133,7 +134,7 @@ class View:
     # -- text ----------------------------------------------------------------------------------------
 
     def table(self, names: Mapping[str, Tensor] | None = None) -> str:
-        """Return the program as a table; names: what to call state, as {"w": w}.
+        """Return the program as a table; names: of state, as {"w": w}.
 
         >>> import tapegrad as tg
         >>> w = tg.asarray([1.0])
@@ -173,9 +174,9 @@ class View:
         if self.seconds is not None:
             what += f", {sum(self.seconds) * 1e3:.4g} ms one by one"
         if self._run is not None:
-            what += f"; {getattr(self._run.executor, 'how', '')}".rstrip("; ")
-            planned = getattr(self._run.executor, "nbytes", None)
-            what += "" if planned is None else f" of {_quantity(planned, 'B')} at most"
+            what += f"; {self._run.executor.how}"
+            if isinstance(self._run.executor, PlanningExecutor):
+                what += f" of {_quantity(self._run.executor.nbytes, 'B')} at most"
         results = self._results(known, names)
         left = ", ".join(f"{name} = {known.get(v, 'a constant')}" for name, v in results)
         return f"{what}\n{left or 'nothing is left behind'}"
@@ -239,7 +240,7 @@ class View:
     # -- time ----------------------------------------------------------------------------------------
 
     def profile(self, *args: Any, repeats: int = 5, **kwargs: Any) -> View:
-        """Run the program item by item on its state and these arguments, timing each; print what this returns.
+        """Run the program item by item on its state and these arguments, timing each; print the result.
 
         Nothing is changed: no state, no gradients. The time of an item is the median of the repeats. Items run one by
         one, so that their sum is more than a call takes where the library's compiler fuses further. Raises ValueError
@@ -277,7 +278,7 @@ class View:
             )
         return arrays
 
-    def _runner(self, n: int, arrays: list[Any]) -> Any:
+    def _runner(self, n: int, arrays: list[Any]) -> Callable[[list[Any]], list[Any]] | None:
         """Return a function that runs a group of nodes as the library's executor does, None for a single node."""
         item, entry = self.items[n], self.program.items[n]
         if type(entry) is Node or not arrays:
@@ -286,7 +287,7 @@ class View:
         inputs = [v for v in item.operands if v.constant is None]
         return backend.executor(Program(inputs, [entry], list(item.results))).run if backend.plans else None
 
-    def _timed(self, arrays: list[Any], runners: list[Any]) -> Iterator[float]:
+    def _timed(self, arrays: list[Any], runners: list[Callable[[list[Any]], list[Any]] | None]) -> Iterator[float]:
         env: dict[Value, Any] = dict(zip(self.program.inputs, arrays, strict=True))
         last = {v: n for n, item in enumerate(self.items) for node in item.nodes for v in (*node.values(), *node.outs)}
         drop: dict[int, list[Value]] = {}

@@ -14,6 +14,7 @@ from tapegrad._compile.decompositions import FusingNamespace
 from tapegrad._compile.plan.simplify import simplified
 from tapegrad._engine.dispatch import CaptureError, backend_of
 from tapegrad._engine.levels import capturing
+from tapegrad._program.executor import FusedProgram
 from tapegrad._program.ir import Program
 from tapegrad.backends import Backend
 
@@ -85,15 +86,15 @@ class _Entry:
 
     __slots__ = ("form", "plain", "run")
 
-    def __init__(self, run: Any, form: Any, plain: bool) -> None:
+    def __init__(self, run: FusedProgram, form: Any, plain: bool) -> None:
         self.run, self.form, self.plain = run, form, plain
 
 
 class _Alike:
     """Knowledge of calls whose shapes have equal sizes in the same places.
 
-    sizes: those of a trace; identity: what its program has in common with that for other sizes; varied: the places
-    among the sizes of those that have been seen not to matter.
+    sizes: those of a trace; identity: a key that its program has in common with that for other sizes; varied: the
+    places among the sizes of those that have been seen not to matter.
     """
 
     def __init__(self, entry: _Entry | None, sizes: list[int], identity: Any) -> None:

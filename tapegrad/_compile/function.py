@@ -26,7 +26,7 @@ from tapegrad._engine.settings import chosen_device, default_dtype, deterministi
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
 from tapegrad._transforms.derived import Derived
-from tapegrad._transforms.typed import CompiledFunction, P, R
+from tapegrad._transforms.typed import CompiledFunction, P, ProgramView, R
 
 LIMIT = 8  # programs of one function, with those that it does not have yet
 FEW = 4  # calls that are captured since Python changed something between calls, and one more for so many calls:
@@ -79,7 +79,7 @@ class Compiled(Derived):
         return self.function, self.debug, self.threads, self.reassociate, self.rehearse
 
     @property
-    def program(self) -> Any:
+    def program(self) -> ProgramView:
         """The program that the latest replayed call ran: print it; it has `profile`, `to_dot` and `to_mermaid`.
 
         It raises RuntimeError before the first call that was captured, and after the last object is gone that there
@@ -111,7 +111,7 @@ class Compiled(Derived):
             or capturing.get() is not None
             or mapping.get() is not None
         ):
-            return self.function(*args, **kwargs)  # a part of what is captured, mapped, or listed by an open Tape
+            return self.function(*args, **kwargs)  # a part of a captured or mapped function, or listed by an open Tape
         leaves: list[Any] = []
         key = (
             key_of((args, kwargs) if kwargs else args, leaves),
@@ -189,7 +189,7 @@ class Compiled(Derived):
         pending, programs = self._pending.get(key), self._programs.get(key, [])
         missed = [p for p in programs if p.missed]
         before = [] if pending is None else [a for a in pending.attempts if _is_like(a.capture, leaves)]
-        # Where Python changed something outside: whether containers only have further items, None for any other change.
+        # Changes that Python made outside: further items of containers, and where; None for any other change.
         changed = [elsewhere(a.capture, leaves) for a in before]
         more = [grown(a.capture, leaves) if what else set() for a, what in zip(before, changed, strict=True)]
         if (missed or more) and all(where is None for where in more):
@@ -283,7 +283,7 @@ class Compiled(Derived):
             self._warn(
                 "counted",
                 f"compile: {getattr(self.function, '__name__', 'the function')} changes and reads "
-                f"{' and '.join(capture.found.counted[:3])}, which stays what it is now while calls are replayed: keep "
+                f"{' and '.join(capture.found.counted[:3])}, which stays as it is now while calls are replayed: keep "
                 "it in a Tensor that is updated in place, or count outside",
                 6,
             )
@@ -308,8 +308,8 @@ class Compiled(Derived):
         name = getattr(self.function, "__name__", "the function")
         self._warn(
             "found",
-            f"compile: what {name} finds outside changes too often to be worth a program each time: last, {what}. It "
-            "runs eagerly where it finds what no program is for. Keep what changes in a Tensor that is updated in "
+            f"compile: things outside that {name} uses change too often to be worth a program each time: last, {what}. "
+            "It runs eagerly for things that no program is for. Keep changing values in a Tensor that is updated in "
             "place, or pass it as an argument",
         )
         return True
@@ -366,7 +366,7 @@ class Compiled(Derived):
             "keys",
             f"compile: {name} was called with {n} combinations of shapes, dtypes and static arguments, each of which "
             f"needs a program, and has {len(self._keys)} of these: it runs eagerly for further ones. The last "
-            f"change was in {why}. Pass what changes as a Tensor of one shape, or compile one function for each",
+            f"change was in {why}. Pass changing values as a Tensor of one shape, or compile one function for each",
         )
 
 
@@ -414,16 +414,16 @@ def compile(
     reassociate: bool = False,
     rehearse: bool = False,
 ) -> Any:
-    """Return the function compiled: two calls run eagerly, later ones replay what these did.
+    """Return the function compiled: two calls run eagerly, later ones replay the work of these.
 
     Usable as a decorator, with and without options. Arguments may be nested containers: Tensors and arrays in them are
     inputs, everything else is static, and another value of it another program. Tensors that the function reaches
     otherwise (parameters, the state of an optimiser) are read at each call, and get their new values and gradients as
     in an eager call; so are raw arrays from outside read. Programs are for one combination of shapes, dtypes, devices
     and default settings; after some of them, further ones run eagerly, with a warning. State that the first call makes
-    takes an eager call or two more, and so does what a search through closures, globals, attributes and containers
-    does not find. Results are recorded by nobody: call `backward()`, or `grad`, inside. Under an open Tape or
-    `debug()`, inside another compiled function, and for arguments that are recorded, it runs eagerly.
+    takes an eager call or two more, and so does state that a search through closures, globals, attributes and
+    containers does not find. Results are recorded by nobody: call `backward()`, or `grad`, inside. Under an open Tape
+    or `debug()`, inside another compiled function, and for arguments that are recorded, it runs eagerly.
 
     Parameters
     ----------
@@ -458,7 +458,7 @@ def compile(
     CaptureError
         At a call, naming the line: it needs the value of an array (`if`, `float`, a shape that depends on values), two
         calls do not do the same (a number that Python changes), or something outside keeps a Tensor that a call made.
-        State is then what the call made of it, as if it had run eagerly.
+        State is then as the call left it, as if it had run eagerly.
     AssertionError
         At a call, with `debug`: an operation or value differs from that of the eager call.
     TypeError
@@ -466,17 +466,17 @@ def compile(
 
     Notes
     -----
-    Without `reassociate`, a replayed call gives what an eager one gives to the bit, except where NumPy adds in another
+    Without `reassociate`, a replayed call agrees with an eager one to the bit, except where NumPy adds in another
     order: sums over runs of large arrays are added block by block, products of matrices in a loop may become one, and
-    a sum, or product of matrices, depends on whether its operand lies in C order, as what a program computes does, or
+    a sum, or product of matrices, depends on whether its operand lies in C order, as results of a program do, or
     transposed, as it may in an eager call; `jax.jit` and `torch.compile` round in their own way.
 
-    What is not replayed is what the function does beside computing: printing, appending to a list, counting in Python,
-    some of NumPy's warnings of overflow. What the code names outside (numbers, flags, functions, Tensors, in globals,
-    closures, attributes and containers) is looked at in each call, and where it has changed, the call is captured
-    anew; more often than in one of 20 calls it runs eagerly instead, with a warning. Not looked at is what the
-    function changes itself, what a container of more than 256 items holds, and what code does not name, as behind
-    `__getattr__` or an iterator. Tensors and arrays that it can reach are not to be used by other threads while a call
+    Effects beside computing are not replayed: printing, appending to a list, counting in Python, some of NumPy's
+    warnings of overflow. Guards compare the things outside that the code names (numbers, flags, functions, Tensors, in
+    globals, closures, attributes and containers) in each call. Where one has changed, the call is captured anew; more
+    often than in one of 20 calls it runs eagerly instead, with a warning. Guards leave out things that the function
+    changes itself, items of a container of more than 256, and things that code does not name, as behind `__getattr__`
+    or an iterator. Tensors and arrays that it can reach are not to be used by other threads while a call
     is captured.
 
     Examples

@@ -110,7 +110,7 @@ DTYPES = {name: DType(name) for name in DTYPE_NAMES}
 def as_dtype(dtype: object) -> DType:
     """Return the dtype that a DType, a name or a library's own dtype object means.
 
-    Raises TypeError for what is none of the standard's dtypes, such as objects and strings.
+    Raises TypeError for dtypes that the standard does not have, such as objects and strings.
 
     >>> from tapegrad._engine.dtypes import as_dtype
     >>> as_dtype("float64")

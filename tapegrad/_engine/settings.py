@@ -30,7 +30,7 @@ def default_device(device: str | None = None) -> Any:
     Returns
     -------
     str or context manager
-        The device for None; else what is used in a `with` block, or ignored to set it for good.
+        The device for None; else an object for a `with` block, which is ignored to set it for good.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def default_dtype(dtype: DTypeLike | None = None) -> Any:
     Returns
     -------
     DType or context manager
-        The dtype for None; else what is used in a `with` block, or ignored to set it for good.
+        The dtype for None; else an object for a `with` block, which is ignored to set it for good.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def deterministic(on: bool | None = None) -> Any:
     Returns
     -------
     bool or context manager
-        Whether it is on for None; else what is used in a `with` block, or ignored to set it for good.
+        Whether it is on for None; else an object for a `with` block, which is ignored to set it for good.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def tf32(on: bool | None = None) -> Any:
     Returns
     -------
     bool or context manager
-        Whether it is on for None; else what is used in a `with` block, or ignored to set it for good.
+        Whether it is on for None; else an object for a `with` block, which is ignored to set it for good.
 
     Raises
     ------

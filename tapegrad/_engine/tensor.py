@@ -111,7 +111,7 @@ class Tensor:
     def array(self) -> Array:
         """The value as its library's own array: a read-only view on NumPy, a copy where there are none.
 
-        Raises TypeError while this Tensor is being recorded: what is done with the raw array would
+        Raises TypeError while this Tensor is being recorded: computations on the raw array would
         be lost to the gradient.
         """
         self._leave("reading .array")

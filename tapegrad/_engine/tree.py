@@ -109,7 +109,7 @@ def _maker(tree: Any, names: list[str]) -> Callable[[list[Any]], Any]:
         again = _attributes(constructed(list(own.values())))
         other = [n for n, v in arrays.items() if not _same(v, again[n])]
         if other:
-            raise _outside_of_fields(kind, other, "it is not what its class makes of the fields")
+            raise _outside_of_fields(kind, other, "its class does not make it of the fields")
     return constructed
 
 

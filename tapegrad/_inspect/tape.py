@@ -16,8 +16,8 @@ class Entry(NamedTuple):
     """One operation on a tape: its operands and results as Tensors of the values they had then.
 
     operands: Tensors, and constants as they were given; static: the other arguments; results: one Tensor or several;
-    record: what backward walks, None if nothing was recorded; saved: the bytes that the record keeps beyond its
-    operands' and results' own lifetime; line: "file:line" of the call outside tapegrad.
+    record: the node that backward walks, None if nothing was recorded; saved: the bytes that the record keeps beyond
+    its operands' and results' own lifetime; line: "file:line" of the call outside tapegrad.
     """
 
     operation: Operation
@@ -32,9 +32,9 @@ class Entry(NamedTuple):
 class Tape:
     """A `with` block that lists every operation done inside, in order.
 
-    Also what is not recorded for gradients, under `no_grad` too. The tape holds all values until it is dropped. Print
-    it for a table; iterate over it for `Entry` objects. A backward pass is listed if it is recorded itself
-    (create_graph=True, nested `grad`).
+    Operations that are not recorded for gradients are listed as well, under `no_grad` too. The tape holds all values
+    until it is dropped. Print it for a table; iterate over it for `Entry` objects. A backward pass is listed if it is
+    recorded itself (create_graph=True, nested `grad`).
 
     Attributes
     ----------

@@ -107,4 +107,5 @@ class PlainExecutor:
     how = "replayed call by call"
 
     def __init__(self, program: Program[Node], keep: Callable[[Any], Any] | None = None) -> None:
+        self.program = program
         self.run: Callable[[list[Any]], list[Any]] = replay_of(program, keep)

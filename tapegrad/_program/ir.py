@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, Generic, Literal, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, cast, final
 
 # Kinds of operations. "pick" takes one element of each row, "rows" lays values side by side; "" is any other.
 Kind = Literal["", "elementwise", "reduction", "view", "matmul", "pick", "rows"]
@@ -167,7 +167,7 @@ class Scan(_Group):
         super().__init__(nodes)
         x, y = nodes[0].args
         if y.node is not None and x in [v for node in nodes[1:] for v in node.args]:
-            x, y = y, x  # what comes again is combined with
+            x, y = y, x  # the operand that comes again is the chain's
         self.first, self.others = x, [y]
         for before, node in pairwise(nodes):
             x, y = node.args
@@ -228,6 +228,12 @@ class Program(Generic[ItemT]):
         """Return a program of the same inputs and outputs that computes them in another way."""
         outputs = self.outputs if outputs is None else outputs
         return Program(self.inputs, items, outputs, self.replaces, self.arguments, self.gradients)
+
+
+def nodes_only(program: Program) -> Program[Node]:
+    """Return a program for an executor that takes single nodes alone, which no planner has grouped."""
+    assert all(type(item) is Node for item in program.items), "groups are for executors that plan"
+    return cast("Program[Node]", program)
 
 
 def reads_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:

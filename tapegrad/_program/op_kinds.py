@@ -13,6 +13,9 @@ from tapegrad._program.ir import Kind, Node
 # Floating-point operations of a call: none, for what only moves elements; one for each element of the result, of the
 # first operand or of the last; those of a product of matrices, a convolution or attention; not known.
 Flops = Literal["none", "result", "operand", "last operand", "product", "convolution", "attention", "unknown"]
+# Floating-point operations of a call: none, for moves of elements; one for each element of the result, of the
+# first operand or of the last; those of a product of matrices or of attention; not known.
+Flops = Literal["none", "result", "operand", "last operand", "product", "attention", "unknown"]
 
 
 class OpInfo(NamedTuple):
@@ -104,7 +107,7 @@ _MISSING = OpInfo("", "result")
 ELEMENTWISE = frozenset(op for op, info in TABLE.items() if info.kind == "elementwise")
 REDUCTIONS = frozenset(op for op, info in TABLE.items() if info.kind == "reduction")
 VIEWS = frozenset(op for op, info in TABLE.items() if info.kind == "view")
-LOOKING = frozenset(("as_one", "loop"))  # operations that look at values, on which what they compute depends
+LOOKING = frozenset(("as_one", "loop"))  # operations that look at values, on which their work depends
 # Operations whose result has a shape that depends on values: a capture refuses them.
 DATA_DEPENDENT = frozenset(op for op, info in TABLE.items() if info.why.startswith("no program has it"))
 # Views that a user takes of a raw array by an attribute or an index: nothing copies it before it is captured.

@@ -34,7 +34,7 @@ class Info:
     """
 
     def capabilities(self) -> dict[str, Any]:
-        """Return what tapegrad can do.
+        """Return the capabilities of tapegrad.
 
         Returns
         -------

@@ -246,7 +246,7 @@ def scipy_objective(f: Callable[..., Any], x0: Any, *, compile: bool = False) ->
     SciPy sees one float64 vector of all numbers of `x0`; `f` sees their structure, shapes, dtypes and devices. A
     method that takes the Hessian is given `hessp`; the others would warn of it.
 
-    A call of what is returned raises TypeError or ValueError if `f` does not return one real number,
+    A call of the result raises TypeError or ValueError if `f` does not return one real number,
     FloatingPointError if that or its gradient is not finite at the start. Elsewhere SciPy gets the NaN: most methods
     step back from it, or report that they did not succeed. BFGS, CG, Newton's and trust region methods step back from
     infinity more often: `tg.where(tg.isnan(y), tg.inf, y)`.
@@ -259,7 +259,7 @@ def scipy_objective(f: Callable[..., Any], x0: Any, *, compile: bool = False) ->
         Where to start: an array of any library and device, a Tensor, a float, or nested containers of them.
     compile : bool, default False
         Whether value and gradient, and products with the Hessian, are captured and replayed, as by `tapegrad.compile`;
-        what changes from call to call goes into `args=`, as Tensors or arrays. So are those of an `f` that is a
+        things that change from call to call go into `args=`, as Tensors or arrays. So are those of an `f` that is a
         compiled function, with its options.
 
     Returns

@@ -293,7 +293,7 @@ class Ruled(Derived):
 
 
 class custom_vjp(Ruled):
-    """A function with a rule of the user's own for reverse mode, in place of what happens inside.
+    """A function with a rule of the user's own for reverse mode, in place of the derivatives of the operations inside.
 
     Decorate the function, then give the rule with `defvjp`. Arguments are positional. It is differentiated again
     through the operations of the rule, and pushed forward by transposing `backward`. Check a rule with
@@ -339,7 +339,7 @@ class custom_vjp(Ruled):
         forward : callable
             `forward(*args)` returns (result, residuals).
         backward : callable
-            `backward(residuals, cotangent)` returns a tuple with a cotangent for each argument: None for what gets
+            `backward(residuals, cotangent)` returns a tuple with a cotangent for each argument: None for one that gets
             none, containers for containers. A method's first argument is its object, which gets None.
 
         Examples

@@ -22,7 +22,7 @@ class Derived:
     """A callable that stands for a function, and for a method in a class.
 
     As with functions, the copy of one that can be imported by its name is the same object, and pickle keeps the name.
-    A deep copy of another one has copies of what its function can reach by its object, closure and defaults.
+    A deep copy of another one has copies of all that its function can reach by its object, closure and defaults.
     """
 
     def recipe(self) -> tuple[Any, ...]:

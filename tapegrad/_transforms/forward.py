@@ -312,7 +312,7 @@ def jvp(
     tangents : tuple or list
         A direction for each primal, of its structure, shapes and dtypes.
     has_aux : bool, default False
-        Whether `f` returns (result, anything); the latter is a third item of what is returned here, then.
+        Whether `f` returns (result, anything); the latter is then a third item of the result here.
 
     Returns
     -------
@@ -338,7 +338,7 @@ def jvp(
 def jvp_as(
     transform: str, f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False
 ) -> tuple[Any, ...]:
-    """Return what `jvp` does, for a transform that messages are to name."""
+    """Return the result of `jvp`; messages name `transform`."""
     check_function(transform, f, form="(f, (x,), (t,))")
     for arguments in (primals, tangents):
         if not isinstance(arguments, (tuple, list)):
@@ -371,9 +371,9 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     Raises
     ------
     TypeError
-        `f` is no function. At a call of what is returned: a tangent has another structure or dtype.
+        `f` is no function. At a call of the linear map: a tangent has another structure or dtype.
     ValueError
-        At a call of what is returned: a tangent has another shape.
+        At a call of the linear map: a tangent has another shape.
 
     Examples
     --------
@@ -387,7 +387,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
 
 
 def linearize_as(transform: str, f: Callable[..., Any], *primals: Any) -> tuple[Any, partial[Any]]:
-    """Return what `linearize` does, for a transform that messages are to name."""
+    """Return the result of `linearize`; messages name `transform`."""
     check_function(transform, f, form="(f, x)")
     traced = TransformCall(transform, f, primals, {})
     return traced.result(traced.outputs, traced.create_graph), partial(_pushed, traced)

@@ -96,7 +96,7 @@ def jacobian_as(
     has_aux: bool = False,
     sparsity: Any = None,
 ) -> Callable[..., Any]:
-    """Return what `jacobian` does, for a transform that messages are to name."""
+    """Return the result of `jacobian`; messages name `transform`."""
     check_function(transform, f, argnums)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"{transform}: chunk_size is a number of seeds from 1 up, not {chunk_size}")
@@ -238,7 +238,7 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     Returns
     -------
     tree
-        The product, of the structure of the primals: a tuple, or what stands for the argument alone if there is one.
+        The product, of the structure of the primals: a tuple, or its only item if there is one argument.
 
     Raises
     ------

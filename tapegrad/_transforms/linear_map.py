@@ -1,4 +1,4 @@
-"""The maps that `vjp` and `linearize` return, as objects: constants to copies, and pickled as what makes them again."""
+"""The maps that `vjp` and `linearize` return, as objects: copied as they are, pickled as the call that made them."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class TransformCall:
 
         device: for a number, or an array of the host; argnums: as given, None if all arguments are differentiated by.
         """
-        out = "leave it out of what is differentiated: close over it"
+        out = "leave it out of the differentiated arguments: close over it"
         if argnums is not None:
             out += ", or pass it in an argument outside of argnums"
         if not isinstance(x, Tensor):
@@ -293,7 +293,7 @@ def value_and_grad(
     `default_device`, if it was set. They give arrays of NumPy wherever that was.
 
     `f` may update its arguments in place. Those to differentiate by reach it as Tensors of its own, so that the
-    caller's stay as they are. It is given other arguments as they are, and the caller sees what it writes to them.
+    caller's stay as they are. It is given other arguments as they are, and the caller sees its writes to them.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ def value_and_grad(
     -------
     callable
         A function of the arguments of `f`. It returns (value, gradient), where the gradient has the structure, shapes,
-        dtypes and devices of the argument, or a tuple of those for a tuple of arguments. It is zero for what `f` does
+        dtypes and devices of the argument, or a tuple of those for a tuple of arguments. It is zero where `f` does
         not depend on.
 
     Raises
@@ -332,7 +332,7 @@ def value_and_grad(
 def value_and_grad_as(
     transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
-    """Return what `value_and_grad` does; messages name `transform`."""
+    """Return the result of `value_and_grad`; messages name `transform`."""
     check_function(transform, f, argnums)
 
     @wraps(f)
@@ -394,7 +394,7 @@ def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bo
 def grad_as(
     transform: str, f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """Return what `grad` does; messages name `transform`."""
+    """Return the result of `grad`; messages name `transform`."""
     both = value_and_grad_as(transform, f, argnums, has_aux)
 
     @wraps(f)
@@ -418,7 +418,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     *primals : ArrayLike or tree
         The arguments: arrays, Tensors, floats, or nested containers of them.
     has_aux : bool, default False
-        Whether `f` returns (result, anything); the latter is a third item of what is returned here, then.
+        Whether `f` returns (result, anything); the latter is then a third item of the result here.
 
     Returns
     -------
@@ -429,10 +429,10 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     Raises
     ------
     TypeError
-        `f` is no function, or a leaf of the primals is not floating. At a call of what is returned: the cotangent has
+        `f` is no function, or a leaf of the primals is not floating. At a call of the pullback: the cotangent has
         another structure or dtype.
     ValueError
-        At a call of what is returned: the cotangent has other shapes.
+        At a call of the pullback: the cotangent has other shapes.
 
     Examples
     --------
@@ -453,7 +453,7 @@ def vjp_as(
     has_aux: bool = False,
     may_be_constant: bool = False,
 ) -> tuple[Any, ...]:
-    """Return what `vjp` does; messages name `transform`."""
+    """Return the result of `vjp`; messages name `transform`."""
     traced = TransformCall(transform, f, primals, {}, None, has_aux, may_be_constant)
     pull = partial(_pulled, traced)
     value = traced.result(traced.outputs, traced.create_graph)

@@ -1,13 +1,16 @@
 """Types of the functions that transforms return, for type checkers.
 
-They are plain functions when the program runs. A class of its own, not a Callable, is what lets a checker infer a
+They are plain functions when the program runs. A class of its own, not a Callable, lets a checker infer a
 lambda also where its result goes to a place for any callable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from tapegrad._engine.tensor import Tensor
+from tapegrad._program.ir import Node, Program, Value
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -35,11 +38,56 @@ class Transformed(Generic[P, R_co]):
         raise NotImplementedError
 
 
+class ProgramView(Protocol):
+    """The program of a compiled function, as `compiled.program` shows it; `str` of it is its table.
+
+    Attributes
+    ----------
+    program : Program
+        The program as its executor runs it.
+    nodes : list of Node
+        The calls, in order.
+    items : list
+        The entries of the table: a call, or several fused ones.
+    outputs : list of Value
+        The values that stay: new state, gradients and results.
+    seconds : list of float or None
+        The time of each item, once profiled.
+    """
+
+    program: Program
+    items: list[Any]
+    seconds: list[float] | None
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The calls, in order."""
+
+    @property
+    def outputs(self) -> list[Value]:
+        """The values that stay."""
+
+    def __len__(self) -> int:
+        """Return the number of operations."""
+
+    def table(self, names: Mapping[str, Tensor] | None = None) -> str:
+        """Return the program as a table, one line an operation; names: of state."""
+
+    def profile(self, *args: Any, repeats: int = 5, **kwargs: Any) -> ProgramView:
+        """Time each item on the arguments of a call, and return this view, which then shows the times."""
+
+    def to_dot(self, names: Mapping[str, Tensor] | None = None) -> str:
+        """Return the program in Graphviz's DOT language."""
+
+    def to_mermaid(self, names: Mapping[str, Tensor] | None = None) -> str:
+        """Return the program as a Mermaid flowchart."""
+
+
 class CompiledFunction(Transformed[P, R_co]):
     """A compiled function, which has a program: see `Compiled`."""
 
     function: Any
-    program: Any
+    program: ProgramView
     threads: int | None
     # For tests.
     _keys: Any

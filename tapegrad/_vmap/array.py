@@ -19,6 +19,7 @@ from tapegrad._engine.operator_names import BINARY, COMPARISONS, UNARY
 from tapegrad._engine.record import Record
 from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor, host, wrap
+from tapegrad._program.loops import Criterion, Round
 from tapegrad.backends import Array, Backend
 from tapegrad.ops._keys import full_key
 from tapegrad.ops.conversion import to_device
@@ -239,7 +240,7 @@ class BatchedBackend(Backend):
         below = array.whole._array
         backend_of[type(below)].synchronize(below)
 
-    def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
+    def loop(self, until: Criterion, step: Round, x: Array) -> Array:
         level = x.level
         if level.size == 0:
             return step(x)[0]

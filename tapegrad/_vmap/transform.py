@@ -36,11 +36,11 @@ def vmap(f: Callable[P, R], in_axes: Any = 0, out_axes: Any = 0) -> Transformed[
     f : callable
         A function of one example.
     in_axes : int, None or tuple, default 0
-        The axis of each argument along which the examples lie, None for what is the same for all: one for all
+        The axis of each argument along which the examples lie, None if it is the same for all: one for all
         arguments, or a tuple with one for each. In a dict, list or tuple an argument may have another axis for each
         item.
     out_axes : int, None or tuple, default 0
-        The axis of each result along which the examples go, in the same way; None only for what is the same for all.
+        The axis of each result along which the examples go, in the same way; None only if it is the same for all.
 
     Returns
     -------
@@ -52,8 +52,8 @@ def vmap(f: Callable[P, R], in_axes: Any = 0, out_axes: Any = 0) -> Transformed[
     ValueError
         At a call: nothing is mapped, an axis is not there, or there are different numbers of examples.
     TypeError
-        `f` is no function. At a call: an axis is of what is no array, or `f` needs the value of a Tensor (`if x > 0`,
-        `x[mask]`).
+        `f` is no function. At a call: an axis is for something that is no array, or `f` needs the value of a Tensor
+        (`if x > 0`, `x[mask]`).
 
     Examples
     --------

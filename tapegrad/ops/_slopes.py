@@ -119,7 +119,7 @@ def within(xp: Any, x: Any) -> Any:
 
 
 def gaussian(xp: Any, x: Any, c: float) -> Any:
-    """Return exp(-c x^2), from the exact square of x rounded to half its digits and what that leaves.
+    """Return exp(-c x^2), from the exact square of x rounded to half its digits and the remainder.
 
     The rounding of x^2 itself, which exp makes a relative error, would cost three digits at 25. c: 1 or 1/2.
     """

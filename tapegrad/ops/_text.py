@@ -34,7 +34,7 @@ REAL_FLOATING = Kind(
 )
 RECIPROCAL = Kind(
     "Real or complex floating; integers as far as the library takes them.",
-    "The dtype is that of a floating operand; for integers it is what the library gives.",
+    "The dtype is that of a floating operand; for integers the library decides.",
 )
 SPECIAL = Kind(
     "Real floating; integers and booleans as far as the library converts them.",
@@ -48,7 +48,7 @@ SHIFTED = Kind("Of an integer dtype.", "The dtype is that of the operands, promo
 PREDICATE = Kind("Of any numeric dtype.", "The dtype is boolean.")
 COMPARED = Kind("Of any dtype.", "The dtype is boolean.")
 ORDERED = Kind("Of any real dtype.", "The dtype is boolean.")
-LOGICAL = Kind("Boolean; other dtypes as far as the library takes what is not zero for true.", "The dtype is boolean.")
+LOGICAL = Kind("Boolean; other dtypes as far as the library has a truth for them.", "The dtype is boolean.")
 
 # The dtype of other results, beside that of `x`.
 SAME = "The dtype is that of `x`."
@@ -137,7 +137,7 @@ def of_two(summary: str, derivatives: str, call: str, result: str, kind: Kind = 
         summary,
         _defined(derivatives, "the tangent of `x1` or `x2`"),
         [("x1, x2", "ArrayLike", f"{kind.operands} The shapes broadcast.")],
-        ("Tensor", f"The shape is what the operands broadcast to. {kind.result}"),
+        ("Tensor", f"The shape is the one that the operands broadcast to. {kind.result}"),
         (SEVERAL, BROADCAST, *raises, *[SCIPY] * (kind is SPECIAL)),
         f">>> import tapegrad as tg\n>>> {call}\n{result}",
     )
@@ -207,7 +207,7 @@ def _type(annotation: str) -> str:
 
 
 def _of_operands(types: Mapping[str, str], raises: tuple[str, ...]) -> list[str]:
-    """Return what a function raises, beside what is said, for operands and axes that are none."""
+    """Return further clauses of Raises, for operands and axes of the wrong kind."""
     operands = [name for name, kind in types.items() if kind.startswith(("ArrayLike", "Sequence[ArrayLike]"))]
     found = []
     if operands:
@@ -226,7 +226,7 @@ def _of_operands(types: Mapping[str, str], raises: tuple[str, ...]) -> list[str]
 
 
 def _defined(text: str, what: str) -> str:
-    """Return a text with a sentence that says what t and out are, where it speaks of them."""
+    """Return a text with a sentence that defines t and out, where it speaks of them."""
     if not _names_t(text):
         return text
     out = ", out the result" if _names_out(text) else ""

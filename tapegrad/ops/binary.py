@@ -393,7 +393,7 @@ _copysign = primitive(
 
 
 @documented(
-    f"The shape is what the operands broadcast to. {REAL_FLOATING.result}",
+    f"The shape is the one that the operands broadcast to. {REAL_FLOATING.result}",
     BROADCAST,
     x1="The magnitudes, real floating.",
     x2="The signs, real floating.",
@@ -425,7 +425,7 @@ BROADCASTING.update(("clip", "copysign", "where"))
 
 
 @documented(
-    "The shape is what the three broadcast to. The dtype is that of `x1` and `x2`, promoted.",
+    "The shape is the one that the three broadcast to. The dtype is that of `x1` and `x2`, promoted.",
     BROADCAST,
     condition="Booleans, which say where `x1` is taken.",
     x1="The elements where the condition is true, of any dtype.",
@@ -491,7 +491,7 @@ _clip = primitive("clip", _clip_forward, _clip_vjp, fuses=True, selects=(_within
 
 
 def _bounded(xp: Any, x: Any, low: Any, high: Any) -> tuple[Any, Any, Any]:
-    """Return what x is limited to, and where the lower and the upper bound apply: as NaN, they do everywhere."""
+    """Return the limited x, and where the lower and the upper bound apply: as NaN, they do everywhere."""
     below = above = None
     if low is not None:
         low = _as_bound(xp, low, x)
@@ -505,7 +505,7 @@ def _bounded(xp: Any, x: Any, low: Any, high: Any) -> tuple[Any, Any, Any]:
 
 
 def _as_bound(xp: Any, bound: Any, x: Any) -> Any:
-    """Return a bound in the dtype of what it limits."""
+    """Return a bound in the dtype of the array that it limits."""
     return bound if type(bound) in SCALARS or bound.dtype == x.dtype else xp.astype(bound, x.dtype)
 
 
@@ -540,13 +540,13 @@ _CLIPPED = frozenset(("real floating", "signed integer", "unsigned integer"))  #
 
 
 def _clipped(x: Any, *bounds: Any) -> Tensor:
-    """Return what is clipped as a Tensor where its bounds are, if one of these is a Tensor and it is none."""
+    """Return the operand of clip as a Tensor on the device of its bounds, if one of these is one and it is not."""
     found = next((bound for bound in bounds if type(bound) is Tensor), None)
     return as_tensor(x) if found is None or type(x) is Tensor else placed("clip", x, found._array)
 
 
 def _bound(bound: Any, x: Tensor) -> Any:
-    """Return a bound as a Tensor or a number, so that what is of the host is copied once."""
+    """Return a bound as a Tensor or a number, so that an array of the host is copied once."""
     if type(bound) is Tensor or type(bound) in SCALARS:
         return bound
     found = operand("clip", bound, x._array)
@@ -556,7 +556,7 @@ def _bound(bound: Any, x: Tensor) -> Any:
 
 
 @documented(
-    "The shape is what the three broadcast to. The dtype is that of `x`.",
+    "The shape is the one that the three broadcast to. The dtype is that of `x`.",
     BROADCAST,
     x="The values, of any real dtype.",
     min="The lower bound; none for None.",

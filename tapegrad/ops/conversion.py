@@ -56,7 +56,7 @@ def astype(x: ArrayLike, dtype: DTypeLike, /, *, copy: bool = True, device: str 
 
 
 def unchanged(x: Tensor) -> Tensor:
-    """Return what a conversion that has nothing to convert gives: another Tensor, so that a write leaves `x` as it is.
+    """Return the result of a conversion with nothing to convert: another Tensor, so that a write leaves `x` as it is.
 
     A leaf that requires a gradient is returned itself: `.grad` is filled there, and writing to it raises.
     """
@@ -98,7 +98,7 @@ def full_name(device: str) -> str:
 
 
 def transfer(array: Array, device: str) -> Array:
-    """Return a raw array on another device, of another library if that is what the device names."""
+    """Return a raw array on another device, of another library if the device names that."""
     if backend_of[type(array)].depth:
         return backend_of[type(array)].transfer(array, device)
     graph = capturing.get()

@@ -68,7 +68,7 @@ def tensor(
 ) -> Tensor:
     """Make a new Tensor from data.
 
-    It is never recorded; `asarray` keeps what is recorded.
+    It is never recorded; `asarray` keeps records.
 
     >>> import tapegrad as tg
     >>> tg.tensor([1, 2, 3])
@@ -212,8 +212,8 @@ def _positive_copy(x: Tensor) -> Tensor:
 def of_list(obj: Any, like: Array, weak: bool = False, dtype: Any = None) -> Tensor:
     """Return nested lists as a Tensor where a raw array is, recorded if they hold Tensors that are.
 
-    weak: whether numbers get the dtype of the array wherever its kind allows; dtype: of others; by default what new
-    Tensors of them get.
+    weak: whether numbers get the dtype of the array wherever its kind allows; dtype: of others; by default the one that
+    new Tensors of them get.
     """
     tensor = _first_tensor(obj)
     if tensor is not None:
@@ -342,7 +342,7 @@ def _number(name: str, value: Any) -> Any:
     if type(value) in SCALARS:
         return value
     x = as_tensor(value)
-    if x._record is not None:  # what is made has integers, or nothing is recorded here
+    if x._record is not None:  # the result has integers, or nothing is recorded here
         cut(f"{name}()", x._record)
     return wrap(x._array).item()
 
@@ -355,7 +355,7 @@ def _is_recorded(value: Any) -> bool:
 
 
 def _differentiable(numbers: tuple[Any, ...], dtype: Any, device: str | None) -> tuple[DType, list[Tensor]] | None:
-    """Return the dtype of what is made of numbers, and them as Tensors of it, if any is recorded; else None."""
+    """Return the dtype of an array made of numbers, and these as Tensors of it, if any is recorded; else None."""
     if not any(_is_recorded(v) for v in numbers) or (dtype is not None and isdtype(dtype, ("integral", "bool"))):
         return None
     if dtype is None:

@@ -1,9 +1,9 @@
 """Eigenvalues, singular values and orthogonal factors.
 
-The factors are determined up to signs, phases, and the basis of a degenerate subspace; a gradient is right for what
-does not depend on that choice. Where eigenvalues or singular values are equal, a quotient by a gap of zero is left out:
-first derivatives of symmetric functions of the values alone are exact, and what uses the vectors lacks the terms
-between equal ones, also in matrix functions like V f(l) V^T and in second derivatives; it is finite. Formulas: Giles
+The factors are determined up to signs, phases, and the basis of a degenerate subspace; a gradient is right for results
+that do not depend on that choice. Where eigenvalues or singular values are equal, a quotient by a gap of zero is left
+out: first derivatives of symmetric functions of the values alone are exact, and functions of the vectors lack the terms
+between equal ones, also in matrix functions like V f(l) V^T and in second derivatives; they are finite. Formulas: Giles
 (2008); Townsend, "Differentiating the singular value decomposition" (2016); Walter and Lehmann, "Algorithmic
 differentiation of linear algebra functions" (2018).
 """
@@ -105,7 +105,7 @@ def _eig_vjp(xp: Any, ts: list[Any], outs: tuple[Any, Any]) -> Any:
     inner = None if t is None else on_diagonal(xp, t)
     if t_vectors is not None:
         a = dagger_times(xp, vectors, t_vectors)
-        # The vectors have length 1: what would make them longer is taken out.
+        # The vectors have length 1: the part of a tangent along them is taken out.
         longer = xp.real(xp.sum(xp.conj(vectors) * t_vectors, axis=-2))
         a = a - xp.matmul(herm(xp, vectors), vectors * xp.astype(longer, vectors.dtype)[..., None, :])
         a = a * xp.conj(inverse_gaps(xp, values))
@@ -173,7 +173,7 @@ class SVDResult(NamedTuple):
 def _economy(xp: Any, t: Any, q: Any, k: int) -> Any:
     """Return the cotangent of the first k orthonormal columns for that of a full basis.
 
-    The others span what these leave over, so that they turn with them.
+    The others span the complement of these, so that they turn with them.
     """
     if t is None or q.shape[-1] == k:
         return t
@@ -269,7 +269,7 @@ def _qr_vjp(xp: Any, ts: list[Any], outs: tuple[Any, Any], x_shape: tuple[int, .
     q, r = outs
     t_q = _economy(xp, ts[0], q, n)
     q, r = q[..., :, :n], r[..., :n, :]
-    # Below its diagonal R is nothing but zero, so that what arrives there, perhaps NaN, is left out.
+    # Below its diagonal R is nothing but zero, so that a cotangent there, perhaps NaN, is left out.
     inner = None if ts[1] is None else times_dagger(xp, xp.triu(ts[1][..., :n, :]), r)
     if t_q is not None:
         a = dagger_times(xp, q, t_q)

@@ -66,7 +66,7 @@ def _transform(xp: Any, x: Any, sizes: tuple[int, ...], axes: tuple[int, ...], i
 
 
 def _resized(xp: Any, t: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
-    """Return a cotangent with what was cut off as zeros, and without what was padded, along axes of a shape."""
+    """Return a cotangent with zeros for elements that were cut off, and without padding, along axes of a shape."""
     for i in axes:
         missing = shape[i] - t.shape[i]
         if missing < 0:
@@ -105,7 +105,7 @@ def _irfft_vjp(xp: Any, t: Any, x_shape: Any, n: int, axis: int, norm: str) -> A
 
 
 def _irfft_forward(xp: Any, x: Any, n: int, axis: int, norm: str) -> Any:
-    if x.shape[axis] == 0:  # NumPy reads what is not there (of 2.4)
+    if x.shape[axis] == 0:  # NumPy reads past the end (of 2.4)
         shape = (*x.shape[:axis], 1, *x.shape[x.ndim + axis + 1 :])
         x = xp.zeros(shape, dtype=x.dtype, device=native_device(x))
     return xp.fft.irfft(x, n=n, axis=axis, norm=norm)

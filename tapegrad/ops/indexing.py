@@ -1,7 +1,7 @@
 """Indexing: parts of arrays, read and written.
 
 The derivative of reading adds into the operand's one accumulator, and that of writing works on the cotangent it owns:
-a loop over all rows costs what it touches, not the whole array for each row.
+a loop over all rows costs its own elements, not the whole array for each row.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ def _pull_write(walk: Any, r: Record, t: Any, saved: tuple[Any, ...]) -> None:
         if may_repeat(key):
             part = xp.where(_last_writes(xp, t, key), part, 0)
         elif not walk.create_graph and walk.wants(old):
-            part = backend_of[type(part)].copy(part)  # it may be a view of what is zeroed next
+            part = backend_of[type(part)].copy(part)  # it may be a view of the elements that are zeroed next
         walk.accumulate(value, walk.fit(part, value, r, t))
     if walk.wants(old):
         rest = t if r in walk.owned else walk.copy(t)

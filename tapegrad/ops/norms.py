@@ -62,7 +62,7 @@ _vector_norm = primitive(
     "ValueError: `ord` is -inf, and there is no element.",
     x="The vectors.",
     axis="The axes of a vector; all of them for None.",
-    ord="The order: inf and -inf take the largest and the least absolute value, 0 counts what is not zero.",
+    ord="The order: inf and -inf take the largest and the least absolute value, 0 counts all but zeros.",
 )
 def vector_norm(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """Norm of vectors along axes: sum(abs(x)^ord)^(1/ord).

@@ -25,7 +25,7 @@ EMPTY = "ValueError: There is no element to take; on PyTorch it is an IndexError
 NO_AXIS = "ValueError: `x` has other than one axis, and `axis` is None."
 ALONG = "The axis, which `x` of one axis need not name; a negative one counts from the last."
 VARIANCE = "The dtype is real: that of the parts for complex values, that of `x` for real ones."
-CORRECTION = "What to take from n: 0 for a population, 1 (Bessel's correction) for a sample."
+CORRECTION = "The number to take from n: 0 for a population, 1 (Bessel's correction) for a sample."
 _documented = partial(
     documented,
     shared={
@@ -148,7 +148,7 @@ def std(x: ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims
 
 def _extreme_vjp(xp: Any, t: Any, x: Any, out: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     t, out = (spread(xp, v, x.shape, axis, keepdims) for v in (t, out))
-    mask = (x == out) | (x != x)  # NaN is the extreme of what holds one
+    mask = (x == out) | (x != x)  # NaN is the extreme of a row that holds one
     ties = xp.sum(xp.astype(mask, out.dtype), axis=axis, keepdims=True)
     return xp.where(mask, t / ties, 0)
 
@@ -321,7 +321,7 @@ def prod(x: ArrayLike, /, *, axis: Axis = None, dtype: DTypeLike | None = None, 
     axes = axes_of("prod", x.ndim, axis)
     if not axes and "integer" in x.dtype.kind:  # the dtype that the library gives a product
         x = squeeze(_prod(reshape(x, (1, *x.shape)), -x.ndim - 1), (-x.ndim - 1,))
-    for i in axes:  # one at a time is what all libraries have
+    for i in axes:  # all libraries have one at a time
         x = _prod(x, i)
     if dtype is not None:
         x = _cast(x, dtype)
@@ -408,8 +408,8 @@ def count_nonzero(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False)
     UNFIT,
     axis=AN_AXIS_OF,
     n="How often to take differences; each time makes the axis shorter by one.",
-    prepend="What to put before `x` first, of the same shape except along the axis; nothing for None.",
-    append="What to put behind `x` first, likewise.",
+    prepend="An array to put before `x` first, of the same shape except along the axis; nothing for None.",
+    append="An array to put behind `x` first, likewise.",
 )
 def diff(
     x: ArrayLike, /, *, axis: int = -1, n: int = 1, prepend: ArrayLike | None = None, append: ArrayLike | None = None

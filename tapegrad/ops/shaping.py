@@ -98,7 +98,7 @@ def _sizes(name: str, shape: Any) -> tuple[int, ...]:
 @documented(
     f"The elements of `x`, in C order, in the shape. {SAME}",
     "ValueError: The number of elements differs.",
-    shape="The new shape, or its one length; one length may be -1, for what the elements fill.",
+    shape="The new shape, or its one length; one length may be -1, for the length that the elements fill.",
     copy="Accepted for the standard's sake: a Tensor is a value, so it makes no difference.",
 )
 def reshape(x: ArrayLike, /, shape: Shape, *, copy: bool | None = None) -> Tensor:
@@ -137,7 +137,7 @@ def reshape(x: ArrayLike, /, shape: Shape, *, copy: bool | None = None) -> Tenso
 def broadcast_to(x: ArrayLike, /, shape: Shape) -> Tensor:
     """Repeat along new axes and axes of length 1, to a shape.
 
-    Derivative: t, summed over what was repeated.
+    Derivative: t, summed over the repetitions.
 
     >>> import tapegrad as tg
     >>> tg.broadcast_to(tg.asarray(1.0), (2,))
@@ -401,7 +401,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 def broadcast_arrays(*arrays: ArrayLike) -> tuple[Tensor, ...]:
     """Broadcast arrays against each other.
 
-    Derivatives: t of each, summed over what was repeated.
+    Derivatives: t of each, summed over the repetitions.
 
     >>> import tapegrad as tg
     >>> [x.shape for x in tg.broadcast_arrays(tg.zeros((2, 1)), tg.zeros(3))]

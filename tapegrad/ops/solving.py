@@ -44,7 +44,7 @@ def _check_square(name: str, x: Tensor) -> Tensor:
 
 
 def _checked(name: str, operation: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """Return what an operation gives; under `debug()`, raise ValueError for what every library should.
+    """Return the result of an operation; under `debug()`, raise ValueError for matrices that all should refuse.
 
     CuPy and JAX return numbers for singular matrices: a look at these would make the host wait.
     """

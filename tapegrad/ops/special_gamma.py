@@ -81,7 +81,7 @@ _polygamma_of_orders = primitive(
 
 
 @documented(
-    f"The shape is what the operands broadcast to. {SPECIAL.result}",
+    f"The shape is the one that the operands broadcast to. {SPECIAL.result}",
     "TypeError: `n` is not of integers.",
     SCIPY,
     BROADCAST,

@@ -88,7 +88,7 @@ def silu(x: ArrayLike, /) -> Tensor:
 
 
 def _gelu_share(xp: Any, x: Any, approximate: str) -> Any:
-    """Return what x is multiplied by: the normal distribution function, or 1 + th."""
+    """Return the factor of x: the normal distribution function, or 1 + th."""
     if approximate == "tanh":
         return 1 + xp.tanh(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBE) * (x * x)))
     share = 0.5 * xp.special.erfc(x * -sqrt(0.5))  # which has its digits where it is near 0, as 1 + erf has not
@@ -104,7 +104,7 @@ def _gelu_forward(xp: Any, x: Any, approximate: str) -> tuple[Any, Any]:
 def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any, approximate: str) -> Any:
     if approximate == "none":
         return t * (_slopes.gelu(xp, x) if cache is None else _slopes.gelu_of(xp, x, cache))
-    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do. What is differentiated again has x cut there.
+    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do. Second derivatives have x cut there.
     z = xp.minimum(xp.maximum(x, -32.0), 32.0) if cache is None else x
     share = _gelu_share(xp, z, approximate) if cache is None else cache
     slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * xp.minimum(x * x, 1024.0)
@@ -332,7 +332,7 @@ def _cross_entropy_vjp(xp: Any, t: Any, logits: Any, labels: Any, cache: Any) ->
 
 
 def _each(xp: Any, t: Any, logits: Any, samples: int) -> Any:
-    """Return the cotangent of each sample's loss, to multiply what has the shape of the logits."""
+    """Return the cotangent of each sample's loss, to multiply arrays of the logits' shape."""
     t = t / samples
     return xp.reshape(t, (*t.shape, *(1,) * logits.ndim)) if t.ndim else t  # extra leading axes
 

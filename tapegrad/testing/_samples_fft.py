@@ -10,7 +10,7 @@ import numpy as np
 import tapegrad as tg
 from tapegrad.testing._sample import Sample, complexes, normal, reseed
 
-# What the transforms along one axis, and over many, are called with.
+# Arguments of the transforms along one axis, and over many.
 ONE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("", {}),
     ("ortho", {"norm": "ortho"}),

@@ -19,7 +19,7 @@ from tapegrad.testing._samples import SAMPLES
 NAMESPACES = ("", "linalg", "fft", "special")  # of tapegrad, where they exist
 FILE = Path("examples", "guides", "functions.md")  # in a checkout
 START = "<!-- made by: python -m tapegrad.testing.table -->\n"
-END = "<!-- end of what is made -->"
+END = "<!-- end of the generated part -->"
 DERIVATIVES = ("a rule", "composed", "none")
 NO_OPERATIONS = {"tensor", "broadcast_shapes"}  # they make leaves, or work on shapes
 

@@ -1,4 +1,4 @@
-"""Kernels compiled by g++: what CuPy would give to NVRTC becomes a shared library, kept by its text."""
+"""Kernels compiled by g++: a text for NVRTC becomes a shared library, kept by its text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def compile_module_with_cache(
 
 
 def compiled(source: str, names: dict[str, str]) -> Path:
-    """Return the shared library of a text; names: of instances of templates -> what stands for them."""
+    """Return the shared library of a text; names: of instances of templates -> of their stand-ins."""
     path = library.folder() / f"{hashlib.sha1((source + repr(names)).encode()).hexdigest()}.so"
     if path.exists():
         return path
@@ -99,7 +99,7 @@ def host_text(source: str, names: dict[str, str], kind: str) -> str:
 
 
 def _listed(symbol: str, kernel: str, text: str) -> str:
-    """Return an entry of the list: a kernel, and what its text says of how it must be run."""
+    """Return an entry of the list: a kernel, and the conditions of its text on how it is run."""
     barriers = bool(_BARRIER.search(text))
     loops = "CUPY_FOR" in text and not barriers and "return;" not in text  # one thread may do the work of all
     return f"STAND_IN_KERNEL({symbol}, ({kernel}), {int(barriers)}, {int(loops)})"
@@ -121,7 +121,7 @@ def _preamble(kind: str) -> Path:
 
 
 def _keep_text(source: str, options: Sequence[str]) -> None:
-    """Keep what tapegrad generated in this session, for the tests that give it to NVRTC."""
+    """Keep the texts that tapegrad generated in this session, for the tests that give them to NVRTC."""
     folder = os.environ.get("CUDA_STAND_IN_TEXTS")
     if folder:
         path = Path(folder) / f"{hashlib.sha1(source.encode()).hexdigest()}.json"

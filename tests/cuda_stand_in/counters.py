@@ -1,4 +1,4 @@
-"""Counts of what a program asks of the device: launches, copies, waits."""
+"""Counts of requests to the device: launches, copies, waits."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def folder() -> Path:
 
 
 def gcc(*arguments: str) -> str:
-    """Run g++ and return what it says; Unavailable if it cannot do this."""
+    """Run g++ and return its output; Unavailable if it cannot do this."""
     done = subprocess.run(["g++", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise requirements.unavailable(f"g++ fails (version 8 or newer is needed): {done.stderr[:500]}")
@@ -56,7 +56,7 @@ def _cupy_version() -> str:
 
 @contextmanager
 def build_lock() -> Iterator[None]:
-    """Let one process at a time build what all share."""
+    """Let one process at a time build the files that all share."""
     with open(folder() / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Requirements of the stand-in: what must be on the machine, and what to do where it is not."""
+"""Requirements of the stand-in: packages of the machine, and advice where one is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Unavailable(RuntimeError):
-    """The stand-in cannot run here; the message says what to install."""
+    """The stand-in cannot run here; the message names the packages to install."""
 
 
 def check() -> None:

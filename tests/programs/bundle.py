@@ -6,7 +6,7 @@ import numpy as np
 
 import tapegrad as tg
 
-CAMERAS = np.array([0, 0, 0, 0, 1, 1, 1, 1])  # who saw what
+CAMERAS = np.array([0, 0, 0, 0, 1, 1, 1, 1])  # of each observation
 POINTS = np.array([0, 1, 2, 3, 0, 1, 2, 3])
 
 

@@ -1,4 +1,4 @@
-"""Waves in a medium: its speed from what receivers heard, through the steps of a finite-difference scheme."""
+"""Waves in a medium: its speed from records of receivers, through the steps of a finite-difference scheme."""
 
 from typing import Any
 

@@ -110,7 +110,7 @@ _POWERS: dict[float, str] = {
 Number = bool | int | float
 Operand = tuple[str, Any] | Number  # text and dtype of an array's element, or a number of Python's
 
-# What generated code computes beyond the elementwise functions of the standard.
+# Functions of generated code beyond the elementwise ones of the standard.
 EXTRA = frozenset(name for name in _FLOAT if name.startswith("special."))
 
 

@@ -53,7 +53,7 @@ class ElementwiseStep(KernelText):
 
         self.key = (self.group.name, *ins, results, code)
         self.function, self.arguments = self.kernel(self.key, make)
-        # Whether the operands broadcast to the shape of the results, so that CuPy finds it.
+        # True if the operands broadcast to the shape of the results, so that CuPy finds it.
         self.covered = np.broadcast_shapes(*[tuple(v.shape) for v in self.reads]) == self.group.shape
 
     def name(self, v: Value) -> str:

@@ -65,7 +65,7 @@ class CallGroup:
         return [self.node]
 
 
-# Who handles groups by class handles each of these.
+# Code that branches on the class of a group has a branch for each of these.
 KernelGroup = FlatGroup | RowGroup | UpdateBatch | CallGroup
 
 

@@ -121,7 +121,7 @@ def axpy(dtype: Any) -> Callable[..., None] | None:
         for before, after in (("", ""), ("scipy_", "64_"), ("scipy_", ""), ("", "64_")):
             function = getattr(b.dynlib, f"{before}cblas_{name}{after}", None)
             if function is not None:
-                # Where its integers have 32 bits, it takes them from registers that hold 64.
+                # A BLAS with integers of 32 bits takes them from registers of 64.
                 function.argtypes = [c_int64, number, c_void_p, c_int64, c_void_p, c_int64]
                 function.restype = None
                 return function  # type: ignore[no-any-return]

@@ -43,7 +43,7 @@ REDUCES: dict[str, Any] = {
     "any": np.logical_or.reduce,
     "all": np.logical_and.reduce,
 }
-_POWERS: dict[Any, Any] = {2: np.square, 0.5: np.sqrt, -1: np.reciprocal, 1: np.positive}  # what ** takes
+_POWERS: dict[Any, Any] = {2: np.square, 0.5: np.sqrt, -1: np.reciprocal, 1: np.positive}  # the functions that ** calls
 # Integers that hold the bits of a float, by its size: products of bits and masks select without a branch.
 _BITS = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 

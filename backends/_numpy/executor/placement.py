@@ -55,7 +55,7 @@ class Placement:
     def add_reference(self, v: Value) -> None:
         """Place a root whose array changes from call to call."""
         ref = Ref(v)
-        ref.array = np.empty(v.shape, v.dtype)  # while planning: it shows what is a view
+        ref.array = np.empty(v.shape, v.dtype)  # while planning: it tells views from copies
         self.refs[v] = [ref]
         self._place[v] = ref
 
@@ -92,7 +92,7 @@ class Placement:
     def _row(self, v: Value, rows: Rows, i: int) -> NDArray:
         if rows not in self._rows:
             self._rows[rows] = self.reserve((rows.count + 1, *v.shape), v.dtype)
-        # Row 0 is the one to spare: a fold puts there what its chain begins with.
+        # Row 0 is the one to spare: a fold puts there the start of its chain.
         array: NDArray = self._rows[rows][i + 1, ...]
         return array
 
@@ -142,7 +142,7 @@ class Placement:
                 self.pool.give(self._buffer.pop(v))
 
     def forget_shown(self) -> None:
-        """Drop the arrays that showed what is a view, once all items are emitted."""
+        """Drop the arrays that told views from copies, once all items are emitted."""
         for refs in self.refs.values():
             for ref in refs:
                 ref.array = None

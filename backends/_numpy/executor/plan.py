@@ -61,7 +61,7 @@ def plan_of(program: Program, threads: int) -> Plan:
     emission = Emission(program, placement, sharing, donated)
     writer = emission.writer
     for i, (item, dead) in enumerate(zip(program.items, liveness.dead_after(program.items), strict=True)):
-        # Emission before release: what an item reads last may not be overwritten by the same item, except in place.
+        # Emission before release: an item's last reads may not be overwritten by the same item, except in place.
         placement.now = i
         emission.emit_item(item)
         placement.release(dead)

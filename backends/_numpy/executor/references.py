@@ -27,7 +27,8 @@ class Ref:
     def __init__(self, root: Value, parent: Ref | None = None, function: View | None = None) -> None:
         self.root, self.parent = root, parent
         self.function: Any = function
-        # Between calls the executor sets it. While planning it is an array laid out alike, which shows what is a view.
+        # Between calls the executor sets it. While planning it is an array laid out alike, which tells views from
+        # copies.
         self.array: Any = None
 
 

@@ -60,7 +60,7 @@ class TiledRun:
                 for x in _factors(n.args[0]):
                     self.liveness.keep_until(i, x)
         self._lay_out()
-        # Neighbouring tiles go to one thread, whose cache holds what they share.
+        # Neighbouring tiles go to one thread, whose cache holds the elements that they share.
         codes: list[Code] = []
         for tiles in self.tiling.shares():
             code: Code = []

@@ -1,7 +1,7 @@
 """Tiling of a run: its rows, cut into tiles whose values stay in the cache (loop blocking).
 
 A run computes elementwise operations, and reductions within rows, along the leading axes of large arrays. Operation by
-operation, each array would travel to memory and back. Tile by tile, only what enters and leaves the run does::
+operation, each array would travel to memory and back. Tile by tile, only operands and results of the run do::
 
     run along (1000,):  %0 = exp(x0)  (1000, 512)      tiles of 128 rows: 65536 elements
                         %1 = sin(%0)  (1000, 512)      of about equal length: 8 tiles of 125 rows

@@ -20,7 +20,7 @@ _READING = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME"
 
 
 def refuse_asking(codes: Collection[CodeType], names: Collection[str], tables: Collection[str]) -> None:
-    """Raise CaptureError for what compares the type of something with an array type, which a tracer is not of.
+    """Raise CaptureError for code that compares a type with an array type, which a tracer is not of.
 
     names: of array types, and of variables that hold some; tables: of dicts that have them for keys. `isinstance`,
     `match` and `functools.singledispatch` ask for `x.__class__`, which it answers as the array does.
@@ -119,7 +119,7 @@ def _is_subscript(i: dis.Instruction) -> bool:
 
 
 def _names_of(instructions: list[dis.Instruction], holder: str) -> set[object]:
-    """Return the names that code has for what has a name outside: that, and those of variables it is assigned to."""
+    """Return the names in code of an object with a name outside: that one, and the variables it is assigned to."""
     names: set[object] = {holder}
     for i, after in pairwise(instructions):
         if i.argval in names and i.opname.startswith("LOAD_") and after.opname.startswith("STORE_FAST"):

@@ -127,7 +127,7 @@ def _check_kept(made: list[Tensor], values: list[Value], leaves: list[Any], tens
             gc.collect()
     raise CaptureError(
         f"a result{_made(values[n])}, is also kept by something outside the function, which replay "
-        "would not update: keep what the function returns, outside"
+        "would not update: keep the function's results, outside"
     )
 
 

@@ -22,7 +22,7 @@ def value_needed(what: str) -> CaptureError:
     """Return the error for an operation that needs a value."""
     return CaptureError(
         f"{what} at {user_line()} needs the value of an array, which a compiled function does not know: choose with "
-        "tapegrad.where, pass what is fixed as a Python value (it is static), or leave it outside the function"
+        "tapegrad.where, pass fixed values as Python values (they are static), or leave it outside the function"
     )
 
 
@@ -68,8 +68,8 @@ def rounds_unlike(name: str, how: str) -> CaptureError:
 def escaped(line: str) -> CaptureError:
     """Return the error for a value that leaves an iteration beside its result."""
     return CaptureError(
-        f"what an iteration of fixed_point or root computes at {line} is used after it, which replay cannot do: its "
-        "function may update no state and keep nothing, so use what it returns"
+        f"a result of an iteration of fixed_point or root at {line} is used after it, which replay cannot do: its "
+        "function may update no state and keep nothing, so use its results"
     )
 
 

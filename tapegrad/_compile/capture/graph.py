@@ -41,7 +41,7 @@ class Tracer:
 
 
 class Held(NamedTuple):
-    """A raw array from outside that a call reads: a copy of what it was, and where it was found, if it was."""
+    """A raw array from outside that a call reads, a copy of its contents, and the place where it was found, if any."""
 
     array: Array
     copy: Array
@@ -55,11 +55,11 @@ class Held(NamedTuple):
 class Graph:
     """The program that is being recorded.
 
-    tentative: whether the call is to come out as an eager one whatever it does: what a program cannot do is then done,
+    tentative: whether the call is to come out as an eager one whatever it does: things no program can do are then done,
     and the graph is void; why: the first thing that was, unless another call may do without it. ended: whether the call
     is over, though a copy of its context may still run. nodes: so far; handed: all arrays that were handed out, held
     weakly; held: the raw arrays from outside that no Tensor holds, which are read again at each call; found: the places
-    of those that a search has found, by identity; pinned: those that a library computed with, and marks of what they
+    of those that a search has found, by identity; pinned: those that a library computed with, and marks of how they
     were, by identity; foreign: values in memory that others may write to; apart: raw arrays that the user has as they
     are, and their values, by identity; values: the contents of all results, for `debug` only; loops: whether there are
     any; flaw: why there is to be no program, though nothing was raised.
@@ -109,7 +109,7 @@ class Graph:
         return self.tracer(Value(tuple(raw.shape), raw.dtype), raw)
 
     def constant(self, raw: Array) -> Tracer:
-        """Return an array that stays what it is now."""
+        """Return an array that is constant from now on."""
         return self.tracer(Value(tuple(raw.shape), raw.dtype, constant=raw), raw)
 
     def lift(self, array: Any) -> Any:
@@ -132,9 +132,9 @@ class Graph:
         return x
 
     def pin(self, value: Value) -> bool:
-        """Say whether a value is computed from arrays alone that a search has found: it then stays what it is.
+        """Say whether a value is computed from arrays alone that a search has found: it is then a constant.
 
-        Whether these arrays are what they were is looked at in each call; those that have no mark have to be small.
+        Guards compare these arrays in each call; those without a mark have to be small.
         """
         used: dict[int, tuple[Array, Any]] = {}
         todo, seen = [value], set()

@@ -13,7 +13,7 @@ from tapegrad._engine.tensor import Tensor
 
 Check = Callable[[list[Any]], Any]  # from leaves of a call to arrays that it reads, or the number of a place that fails
 
-# How the value at a place is read from its holder, in the code of a guard.
+# The code of a guard that reads the value at a place from its holder.
 _SOURCES = {
     "attribute": "{holder}.{name}",
     "hidden attribute": "hidden_attribute({holder}, {key})",

@@ -53,7 +53,8 @@ class TypeCondition(NamedTuple):
 class ArrayCondition(NamedTuple):
     """A guard of an array: its type, shape, dtype and device.
 
-    was: which one it must be; contents: what must be in it; mark: what tells that this is so; each None if all will do.
+    was: the only array that will do; contents: those that will do; mark: the sign of the contents; each None if all
+    will.
     """
 
     type: type
@@ -81,7 +82,7 @@ class ArrayCondition(NamedTuple):
 def condition_of(place: Place, bases: set[int], pinned: set[int]) -> Any:
     """Return the condition that holds at a place, without holding objects that the user may let go.
 
-    bases: identities of arrays of which another holds a part; pinned: of those that must be what they are.
+    bases: identities of arrays of which another holds a part; pinned: of those that must have the same contents.
     """
     x = place.value
     if place.kind == "plain":

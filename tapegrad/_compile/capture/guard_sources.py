@@ -1,4 +1,4 @@
-"""Sources of guards: the places where a function finds what it uses outside, by holder and key.
+"""Sources of guards: the places where a function finds objects from outside, by holder and key.
 
 It goes by names: from a function to the globals, closure cells and defaults that its code can name, from an object to
 the attributes that any code found so far names, and to the methods of these names, whose code names more. The items of
@@ -66,8 +66,8 @@ class Place:
     """A place where something is found: reached from a holder, another place, by a key.
 
     how: the way from the holder, a name in `READ`, or "fixed" for one object for good, "weak" for one that
-    is held weakly, and "argument" for a leaf of the arguments; value: what is there, while a call is captured; kind: of
-    what is there, "plain", "tensor", "array", "same" (as at the place `other`), "whole" (by identity), "parts" (a
+    is held weakly, and "argument" for a leaf of the arguments; value: the object there, while a call is captured; kind:
+    of that object, "plain", "tensor", "array", "same" (as at the place `other`), "whole" (by identity), "parts" (a
     holder of places), "absent" (nothing) or "space" (the globals of a module); contents: the number of items of a
     container, the elements of a set, or those of a list of many plain values; name: in words.
     """
@@ -158,10 +158,10 @@ _WRITE: dict[str, Callable[[Any, Any, Any], None]] = {
 
 
 class Places:
-    """The places that a function can reach, near ones first; holders come before what they hold.
+    """The places that a function can reach, near ones first; holders come before their contents.
 
-    all: of them; arrays: the first place of each raw array, by the array's identity; codes: what can be run. Values are
-    held until `forget` is called. No code of the user's is run.
+    all: of them; arrays: the first place of each raw array, by the array's identity; codes: code that can be run.
+    Values are held until `forget` is called. No code of the user's is run.
     """
 
     def __init__(self, function: Any, leaves: Iterable[Any] = ()) -> None:
@@ -188,7 +188,7 @@ class Places:
         self._waiting.clear()
 
     def names_of_types(self, types: set[type]) -> tuple[set[str], set[str]]:
-        """Return the names of types, of what is one or holds some, and of dicts that have one for a key."""
+        """Return the names of types, of objects that are one or hold some, and of dicts that have one for a key."""
         names, tables = {t.__name__ for t in types}, set()
         for place in self.all:
             x, name = place.value, place.name.rpartition(".")[2]
@@ -232,7 +232,7 @@ class Places:
         return place
 
     def _function(self, f: Any) -> None:
-        """Go on to a function that a class has: it stays what it is."""
+        """Go on to a function that a class has, which is taken as constant."""
         if id(f) not in self._fixed and id(f) not in self._at:
             self._fixed[id(f)] = f
             try:
@@ -587,7 +587,7 @@ def _short(key: Any) -> str:
 
 @lru_cache(4096)
 def globals_of(code: CodeType) -> set[str]:
-    """Return what code, and code inside it, names as globals; all names and strings in it if it may ask by strings."""
+    """Return the globals that code, and code inside it, names; all names and strings in it if it may ask by strings."""
     found: set[str] = set()
     codes = [code]
     for c in codes:

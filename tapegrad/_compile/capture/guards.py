@@ -1,4 +1,4 @@
-"""Guards: checks that a call finds outside what a captured call found there.
+"""Guards: checks that things outside of the function are as a captured call found them.
 
 They are generated code, one line a place, that looks at identities, types, lengths and plain values: 10 to 30 ns each.
 """
@@ -27,7 +27,7 @@ _ITEMS = ("item", "dict item", "list item")
 class Guards:
     """The guards of a captured call: values that it found, except those that it changed, as a replayed call does not.
 
-    places: those that are looked at; counted: names of what the call gave another number, and reads. Nothing found is
+    places: those that are looked at; counted: names to which the call gave another number, and reads. Nothing found is
     held but plain values, functions, and classes of modules.
     """
 
@@ -181,7 +181,7 @@ def _unchanged(places: Places, leaves: list[Any]) -> set[Place]:
 
 
 def _counted(places: Places, unchanged: set[Place], leaves: list[Any]) -> list[str]:
-    """Return the names of what a call gave another plain value, or another length, and that its code reads."""
+    """Return the names to which a call gave another plain value, or another length, and which its code reads."""
     found = []
     for place in places.all:
         if place.kind == "parts" and place in unchanged:

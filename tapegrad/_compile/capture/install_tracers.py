@@ -17,7 +17,7 @@ from tapegrad._program.ir import Value
 class Tracers:
     """The Tensors and raw arguments of a call that tracers stand for, in a graph.
 
-    slots: (Tensor, its slot) by identity; guards: what these must be like at a call, by the same; raw: the values of
+    slots: (Tensor, its slot) by identity; guards: conditions on these at a call, by the same; raw: the values of
     the leaves of the arguments that are raw arrays, by number.
     """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
 
 from tapegrad._compile.capture.errors import caught, escaped, rounds_unlike
 from tapegrad._compile.capture.graph import Graph, Tracer
@@ -14,20 +13,19 @@ from tapegrad._engine.dispatch import as_array
 from tapegrad._engine.source_line import user_line
 from tapegrad._program.interpreter import replay_of
 from tapegrad._program.ir import Node, Program, Value
+from tapegrad._program.loops import Criterion, Round
 from tapegrad.backends import Array
-
-Step = Callable[[Array], tuple[Array, Array, Array]]
 
 
 class Loop:
     """The loop that a node runs.
 
-    until: runs a step on an array again and again; state: the value that a round starts from; nodes: what it does;
-    outs: the values that it gives: the next state, and what `until` looks at; outer: the values from outside that it
+    until: runs a step on an array again and again; state: the value that a round starts from; nodes: its calls;
+    outs: the values that it gives: the next state, and the measures for `until`; outer: the values from outside that it
     reads.
     """
 
-    def __init__(self, until: Any, state: Value, nodes: list[Node], outs: list[Value]) -> None:
+    def __init__(self, until: Criterion, state: Value, nodes: list[Node], outs: list[Value]) -> None:
         self.until, self.state, self.outs = until, state, outs
         self.nodes = needed(nodes, outs)[1]
         inside = {state, *(v for node in self.nodes for v in node.outs)}
@@ -43,7 +41,7 @@ class Loop:
         return Program([self.state, *self.outer], self.nodes, self.outs)
 
     @cached_property
-    def _round(self) -> Callable[[list[Array]], tuple[Array, Array, Array]]:
+    def _round(self) -> Round:
         return replay_of(self.program, as_array)
 
     def __repr__(self) -> str:
@@ -54,7 +52,7 @@ def _run(loop: Loop, x: Array, *outer: Array) -> Array:
     return loop(x, *outer)
 
 
-def captured(graph: Graph, until: Any, step: Step, x: Tracer) -> Tracer:
+def captured(graph: Graph, until: Criterion, step: Round, x: Tracer) -> Tracer:
     """Run a loop and record it as one node; CaptureError if two rounds do not do the same."""
     nodes = graph.nodes
     rounds: list[Loop] = []  # the first

@@ -20,7 +20,7 @@ class RawArrayTracers:
 
     def __init__(self, graph: Graph, places: Places, fresh: bool = False) -> None:
         self.graph, self.fresh = graph, fresh
-        self.types: set[type] = set()  # of what they stand for
+        self.types: set[type] = set()  # of the arrays that they stand for
         self._put: list[tuple[Place, Any]] = []
         self._left: list[Place] = []  # of arrays that stay
         graph.found = dict(places.arrays)

@@ -10,8 +10,9 @@ from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.equality import equal, same_constant
 from tapegrad._compile.capture.slots import NewTensor, Slot, StateBox
 from tapegrad._program.ir import Node, Value
+from tapegrad._program.loops import LoopNode
 
-_STATE = "keep what changes in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
+_STATE = "keep changing values in a Tensor that is updated in place (x *= ..., x[...] = ...), or pass it as an argument"
 
 
 class Difference(NamedTuple):
@@ -38,7 +39,7 @@ def difference(a: Capture, b: Capture) -> Difference | None:
     return Equivalence(a, b).difference()
 
 
-def rounds_differ(graph: Any, x: Any, y: Any) -> str | None:
+def rounds_differ(graph: Any, x: LoopNode, y: LoopNode) -> str | None:
     """Say how two rounds of a loop differ, None if they do the same."""
     nothing = Capture(graph, [], {}, [], [], None, [], None)  # type: ignore[arg-type]
     try:
@@ -123,7 +124,7 @@ class Equivalence:
             what = "number" if isinstance(y, (int, float, complex)) else "argument"
             raise _Differ(f"the {what} {x!r} became {y!r}: {_STATE}")
 
-    def loop(self, x: Any, y: Any) -> None:
+    def loop(self, x: LoopNode, y: LoopNode) -> None:
         """Compare two loops."""
         self.tree(x.until, y.until)
         self.same[x.state] = y.state

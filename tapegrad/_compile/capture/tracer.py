@@ -177,7 +177,7 @@ _UFUNCS |= {other: _UFUNCS[op] for other, op in NUMPY_NAMES.items()}
 
 
 class _TracerType(type):
-    """The type of types of tracers, which have the names and bases of what they stand for: code may ask."""
+    """The type of types of tracers, which have the names and bases of the types that they stand for: code may ask."""
 
     stands_for: type
     __name__ = property(lambda cls: cls.stands_for.__name__)

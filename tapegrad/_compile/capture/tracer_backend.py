@@ -10,6 +10,7 @@ from tapegrad._compile.capture.errors import shape_needed
 from tapegrad._compile.capture.graph import Tracer, active, contents_of, graph_now
 from tapegrad._compile.capture.loop import captured
 from tapegrad._compile.capture.tracer import check_key
+from tapegrad._program.loops import Criterion, Round
 from tapegrad._program.op_kinds import DATA_DEPENDENT
 from tapegrad.backends import Array, Backend
 
@@ -123,7 +124,7 @@ class TraceBackend(Backend):
     def refuse(self, condition: Array, error: Callable[[], Exception]) -> None:
         graph_now().call("refuse", self.base.refuse, (condition, error), {}, effect=True)
 
-    def loop(self, until: Any, step: Callable[..., Any], x: Array) -> Array:
+    def loop(self, until: Criterion, step: Round, x: Array) -> Array:
         return captured(graph_now(), until, step, x)
 
     def index_get(self, array: Array, key: tuple[Any, ...]) -> Array:

@@ -20,30 +20,14 @@ operations by rounding. Where anything else reads a score or a probability, all 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from tapegrad._compile.plan.dead_code import without_dead_code
+from tapegrad._program.executor import AttentionKernels
 from tapegrad._program.ir import Node, Program, Value
 from tapegrad._program.queries import axes_of
 
 _TRANSPOSES = ("matrix_transpose", "T")
-
-
-class Kernels(Protocol):
-    """An adapter's module of attention: the limits of its kernels, and calls of them."""
-
-    LARGEST: int  # elements of a query, key or value
-    LOGS: Any  # the dtype of logarithms of sums
-    Sizes: Callable[..., Any]
-    Scores: Callable[..., Any]
-    Attention: Callable[..., Any]
-    AttentionGradient: Callable[..., Any]
-
-    def takes(self, dtype: str, queries: int, keys: int) -> bool:
-        """Say whether there is a kernel for a dtype and numbers of queries and keys."""
-
-    def can_compute(self, nodes: list[Node]) -> bool:
-        """Say whether kernels can compute some elementwise nodes."""
 
 
 class Forward(NamedTuple):
@@ -73,7 +57,7 @@ class Backward(NamedTuple):
     values: Node | None
 
 
-def fuse_attention(program: Program[Node], kernels: Kernels) -> Program[Node]:
+def fuse_attention(program: Program[Node], kernels: AttentionKernels) -> Program[Node]:
     """Return a program with attention in fused nodes; kernels: the adapter's."""
     return _Matching(program, kernels).fused()
 
@@ -81,7 +65,7 @@ def fuse_attention(program: Program[Node], kernels: Kernels) -> Program[Node]:
 class _Matching:
     """A search for the pattern in a program, from the division that ends each softmax."""
 
-    def __init__(self, program: Program[Node], kernels: Kernels) -> None:
+    def __init__(self, program: Program[Node], kernels: AttentionKernels) -> None:
         self.program, self.kernels = program, kernels
         self.order = {node: i for i, node in enumerate(program.nodes)}
         self.readers: dict[Value, list[Node]] = {}
@@ -135,7 +119,7 @@ class _Matching:
         if len(products) != 1:
             return None
         chain = [n for n in found if n.op != "matmul"]
-        # 4. Kernels are for some dtypes and sizes only.
+        # 4. AttentionKernels are for some dtypes and sizes only.
         forward = Forward(products[0], chain, x, [*softmax, *casts], node.out, weights, results[0])
         q, k, v = (*products[0].args, results[0].args[1])
         dtypes = {w.dtype.name for w in (q, k, v, products[0].out, weights, results[0].out)}

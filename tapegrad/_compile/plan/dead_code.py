@@ -20,7 +20,7 @@ def needed(nodes: list[Node], wanted: Iterable[Value]) -> tuple[set[Value], list
     # Liveness: a value is live if a later node that is kept reads it.
     read = set(wanted)
     kept = []
-    for node in reversed(nodes):  # readers come after what they read, so that one pass backwards is enough
+    for node in reversed(nodes):  # readers come after their operands, so that one pass backwards is enough
         if node.effect or not read.isdisjoint(node.outs):
             read.update(node.reads)
             kept.append(node)

@@ -196,7 +196,7 @@ def _one(products: list[Factors], start: Value | None, last: Node, xp: Any) -> l
             node = _made("rows", xp.concat, (values,), shape, values[0], "rows")
         made.append(node)
         sides.append(node.out)
-    # 3. The product, and what it is added to.
+    # 3. The product, and its sum with the start, if any.
     turned = _made("T", operator.attrgetter("T"), (sides[0],), sides[0].shape[::-1], sides[0], "view")
     product = _made("matmul", products[0].node.function, (turned.out, sides[1]), last.out.shape, last.out, "matmul")
     made += [turned, product]

@@ -35,7 +35,7 @@ class Schedule:
     def reaches(self, values: Iterable[Value], group: Group) -> bool:
         """Say whether any of some values depends on a group.
 
-        A search in depth goes from the values back to what they are computed from.
+        A depth-first search goes from the values back to their operands.
         """
         stack = [v.node for v in values if v.node is not None]
         if not stack:
@@ -59,7 +59,7 @@ class Schedule:
         """Return the place from which on a node may depend on a group: nodes before read nothing that does."""
         spans = {(self.place[g.nodes[0]], self.place[g.nodes[-1]]) for g in set(self.group_of.values())}
         first = self.place[group.nodes[0]]
-        # A group that spans this place may hand on what its later nodes read: then its first node bounds the search.
+        # A group that spans this place may hand on operands of its later nodes: then its first node bounds the search.
         while True:
             earlier = min((a for a, b in spans if a < first <= b), default=first)
             if earlier == first:

@@ -55,7 +55,7 @@ def simplified(program: Program[Node], backend: Backend) -> Program[Node]:
             reads = list(map(now, reads))
         node = Node(old.op, old.function, args, kwargs, old.line, old.effect, reads)
         node.outs, node.many = old.outs, old.many
-        if old.effect:  # called for what it does, each time
+        if old.effect:  # called for its effect, each time
             nodes.append(node)
             continue
         # 2. Common subexpressions: the same operation on the same operands was there before.

@@ -21,8 +21,10 @@ from tapegrad._engine.dispatch import as_array, backend_of, computed
 from tapegrad._engine.host_constants import HOST
 from tapegrad._engine.record import LEAF
 from tapegrad._engine.tensor import Hooks, Tensor
+from tapegrad._program.executor import Executor, PlanningExecutor
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
+from tapegrad._transforms.typed import ProgramView
 from tapegrad.backends import Backend
 
 ALTERNATIVES = 4  # sets of guards, for one program
@@ -93,13 +95,13 @@ class BoundProgram:
         self.program, self._stay, self._sent = split_by_host(program, len(slots), on_host)
         self._inputs = program.inputs  # before those of the host were sent to the device
         self.slots = slots
-        self.view: Any = None  # how the user sees the program, once asked for
+        self.view: ProgramView | None = None  # how the user sees the program, once asked for
         capture.graph.handed.clear()
         capture.graph.held = {v: h._replace(copy=h.array) for v, h in capture.graph.held.items()}  # no copies any more
         for c in capture.slots:
             if c.tensor is not None:
                 c.tensor = state_of(c.tensor)
-        # Where a slot's Tensor is found: in its box; else the first that holds of an argument, a gradient of another.
+        # The place of a slot's Tensor: its box; else the first that holds of an argument, a gradient of another.
         order = sorted(capture.slots, key=lambda c: 1 if c.arguments else 2 if c.owners else 0)
         number = {c: n for n, c in enumerate(order)}
         guards = {g.slot: g for g in capture.guards}
@@ -124,12 +126,12 @@ class BoundProgram:
         made = partial(_executor, self.program, found, threads, reassociate)
         tensors = [x for x in leaves if isinstance(x, Tensor)] + [box.tensor for box, *_ in self._states]
         arrays = [x._array for x in tensors] + [leaves[i] for i in self.raw]
-        self.executor = computed(lambda *_: made(), arrays[:1], {})  # planned on their device
+        self.executor: Executor = computed(lambda *_: made(), arrays[:1], {})  # planned on their device
         self.run = self.executor.run
         # Gradients that a call replaces, whose memory its own may lie in if nobody else can see it.
         guarded = {n for n, _ in self._grads_are}
-        lends = getattr(self.executor, "lends", False)
-        self._passing = [n for n in self.leave.renewed if n not in guarded] if lends else []
+        self._lender = self.executor if isinstance(self.executor, PlanningExecutor) and self.executor.lends else None
+        self._passing = [n for n in self.leave.renewed if n not in guarded] if self._lender is not None else []
 
     def tensors(self, leaves: list[Any]) -> list[Tensor] | None:
         """Return the Tensors that the slots stand for now; None if state or arguments are not as they were captured.
@@ -228,7 +230,8 @@ class BoundProgram:
 
     def replay(self, leaves: list[Any], xs: list[Tensor], arrays: list[Any]) -> Any:
         """Run the program on the arrays that it reads; return the result of the call."""
-        if not self._passing:
+        lender = self._lender
+        if lender is None or not self._passing:
             return self.leave(leaves, xs, self.run(arrays))
         lent = []
         for n in self._passing:
@@ -236,20 +239,20 @@ class BoundProgram:
             if g is not None and getrefcount(g) == UNSEEN:
                 lent.append(n)
         g = None
-        self.executor.lent = {id(xs[n]._grad._array) for n in lent}  # type: ignore[union-attr]
+        lender.lent = {id(xs[n]._grad._array) for n in lent}  # type: ignore[union-attr]
         try:
             outs = self.run(arrays)
         except BaseException:
-            if not self.executor.refused():
+            if not lender.refused():
                 for n in lent:  # half of it may be written over
                     xs[n]._grad = None
             raise
         finally:
-            self.executor.lent = ()
+            lender.lent = ()
         return self.leave(leaves, xs, outs)
 
 
-def _executor(program: Program[Node], found: set[Backend], threads: int | None, reassociate: bool) -> Any:
+def _executor(program: Program[Node], found: set[Backend], threads: int | None, reassociate: bool) -> Executor:
     """Return the executor of a program: the adapter's own, if all arrays are of one library."""
     if len(found) == 1 and not any(n.op == "to_device" for n in program.nodes):
         backend = found.pop()
