@@ -299,14 +299,9 @@ def test_every_function_is_accounted_for() -> None:
 def test_every_function_has_a_sample() -> None:
     sampled = {s.operation for s in SAMPLES}
     inner = {"index_add", "to_device", "kink"}  # of the walk (tested with second derivatives); in test_backends
-    inner |= {
-        "gap",
-        "sigmoid_slope",
-        "standardised",
-        "tanh_slope",
-    }  # of rules alone, and so tested with second derivatives
-    inner |= {"conv_weight", "pool_gather", "pool_scatter", "window_spread", "window_sum"}  # of rules alone
-    inner |= {"gap", "sigmoid_slope", "tanh_slope"}  # of rules alone, and so tested with second derivatives
+    # Of rules alone, and so tested with second derivatives:
+    inner |= {"conv_weight", "gap", "pool_gather", "pool_scatter", "sigmoid_slope", "standardised", "tanh_slope"}
+    inner |= {"window_spread", "window_sum"}
     assert not {name.partition(" ")[0] for name in rules.OPERATIONS} - inner - sampled, "add a sample of each"
     assert not rules.COMPOSED - {"asarray"} - sampled, "add a sample of each"
     inner = {"constant_sign", "cumulative_place", "imag_of_real", "from_dlpack"}  # of sign, of imag; in test_values
@@ -357,15 +352,8 @@ def test_what_each_operation_saves() -> None:
     expected |= {"kink": "at", "gap of reciprocals": "a b", "sigmoid_slope": "x out", "tanh_slope": "x out"}
     expected |= {"take": "", "take_along_axis": ""}
     expected |= {"inv": "out", "cholesky": "out", "det": "x out", "pinv": "x out", "solve": "x1 x2 out"}
-    expected |= {
-        "eigh": "outs",
-        "eig": "outs",
-        "svd": "outs",
-        "qr": "outs",
-        "slogdet": "x outs",
-        "standardised": "outs",
-    }
-    expected |= {"eigh": "outs", "eig": "outs", "svd": "outs", "qr": "outs", "slogdet": "x outs"}
+    expected |= dict.fromkeys(("eigh", "eig", "svd", "qr", "standardised"), "outs")
+    expected |= {"slogdet": "x outs"}
     expected |= dict.fromkeys(("fold", "max_pool", "pad", "pool_gather", "pool_scatter", "unfold"), "")
     expected |= {"conv": "x w", "conv_transpose": "x w", "conv_weight": "x1 x2", "window_spread": "", "window_sum": ""}
     expected |= {"vector_norm": "x out", "diagonal": ""}

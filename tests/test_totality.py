@@ -51,26 +51,14 @@ def library_has(name: str) -> bool:
 
 # Nodes of programs beside the public functions: operators, reading and writing, slopes that adapters have, and what is
 # called for its effect.
-OTHER_NODES = (
-    "T",
-    "as_one",
-    "index_add",
-    "draw",
-    "index_get",
-    "index_set",
-    "loop",
-    "refuse",
-    "sigmoid_slope",
-    "skip",
-    "tanh_slope",
-)
-# Plain code over others: a program holds these instead. A test runs them to see that it does.
-NO_NODES = "broadcast_arrays clip diff einsum kron linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
-OTHER_NODES = ("T", "as_one", "index_add", "index_get", "index_set", "loop", "refuse", "sigmoid_slope", "tanh_slope")
+OTHER_NODES = ("T", "as_one", "draw", "index_add", "index_get", "index_set", "loop", "refuse", "skip")
+OTHER_NODES += ("sigmoid_slope", "tanh_slope")
 OTHER_NODES += ("convolution", "convolution_input", "convolution_weight", "max_pool", "pad_last", "pool_gather")
 OTHER_NODES += ("pool_scatter", "window_spread", "window_sum", "windows", "windows_sum")
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
-NO_NODES = "broadcast_arrays clip diff linalg.outer linalg.trace meshgrid moveaxis pad repeat resize tensordot tile"
+NO_NODES = """
+broadcast_arrays clip diff einsum kron linalg.outer linalg.trace meshgrid moveaxis pad repeat resize tensordot tile
+"""
 NODES = [name for name in PUBLIC if library_has(name) and name not in NO_NODES.split()] + [*OTHER_NODES]
 
 
@@ -229,9 +217,8 @@ TABLES = {
         exported,
         {
             "written as operators and methods": "getitem setitem to_device",
-            "of the walk and of rules alone": "cumulative_place gap index_add kink sigmoid_slope tanh_slope",
-            "of the walk and of rules alone": "conv_weight gap index_add kink pool_gather pool_scatter sigmoid_slope "
-            "tanh_slope window_spread window_sum",
+            "of the walk and of rules alone": "conv_weight cumulative_place gap index_add kink pool_gather "
+            "pool_scatter sigmoid_slope tanh_slope window_spread window_sum",
             "a case of sign, of imag": "constant_sign imag_of_real",
             "of generators of random numbers alone": "draw skip",
             "what all norms of layers stand on": "standardised",

@@ -45,12 +45,10 @@ from tapegrad.backends._settings import DETERMINISTIC
 
 # Functions of CuPy that read no value on the host, besides those with a `kind`.
 _NAMES = """
-argmax argmin count_nonzero cumulative_max cumulative_min cumulative_prod cumulative_sum index_add index_get index_set
-linalg.diagonal linalg.vector_norm ones_like repeat roll searchsorted std take take_along_axis tile tril triu var
-vecdot zeros_like
-argmax argmin convolution convolution_input convolution_weight count_nonzero cumulative_prod cumulative_sum index_get
-index_set index_add linalg.diagonal linalg.vector_norm max_pool ones_like pad_last pool_gather pool_scatter repeat roll
-searchsorted std take take_along_axis tile tril triu var vecdot window_spread window_sum windows windows_sum zeros_like
+argmax argmin convolution convolution_input convolution_weight count_nonzero cumulative_max cumulative_min
+cumulative_prod cumulative_sum index_add index_get index_set linalg.diagonal linalg.vector_norm max_pool ones_like
+pad_last pool_gather pool_scatter repeat roll searchsorted std take take_along_axis tile tril triu var vecdot
+window_spread window_sum windows windows_sum zeros_like
 """
 CAPTURED = frozenset(_NAMES.split())
 
