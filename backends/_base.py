@@ -125,6 +125,8 @@ class Backend:
             tanh_slope=self.tanh_slope,
             draw=self.draw,
             skip=self.skip,
+            dropped=self.dropped,
+            gamma_sample=self.gamma_sample,
         )
         self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
         if hasattr(xp, "linalg"):
@@ -312,6 +314,19 @@ class Backend:
     def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
         """Return a counter advanced by `start`, or such counters in a shape, `step` apart; see `_philox.skip`."""
         return _philox.skip(self, count, shape, start, step)
+
+    def dropped(self, x: Array, key: Array, count: Array, shape: tuple[int, ...], least: int, scale: float) -> Array:
+        """Return x times a scale where a random word is at least a number, else 0.
+
+        shape: that of the words, behind the leading axes of key and counter; x may have further axes in front.
+        """
+        if least > _philox.MASK:
+            return self.xp.zeros_like(x)
+        return self.xp.where(self.draw(key, count, "at least", shape, "bool", least), x * scale, 0.0)
+
+    def gamma_sample(self, a: Array, x: Array) -> Array:
+        """Return x, in memory of its own: the operation is there for its derivative in `a`."""
+        return self.copy(x)
 
     # -- what hides in an array ------------------------------------------------------------------------
 

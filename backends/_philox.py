@@ -127,7 +127,8 @@ class Words:
 
 
 def _arithmetic(backend: Any, like: Array) -> Words:
-    return backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(like))
+    made: Words = backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(like))
+    return made
 
 
 def _sum_of(a: Words, words: list[Array], high: Array, low: Array) -> list[Array]:

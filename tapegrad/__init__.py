@@ -81,6 +81,7 @@ from tapegrad.ops.creation import (
     zeros,
     zeros_like,
 )
+from tapegrad.ops.dropout import dropout
 from tapegrad.ops.dtypes import (
     can_cast,
     finfo,
@@ -429,6 +430,7 @@ __all__ = [
     "unstack",
     # training
     "cross_entropy",
+    "dropout",
     "gelu",
     "log_softmax",
     "logsumexp",

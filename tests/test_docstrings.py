@@ -55,7 +55,7 @@ def parsed(doc: str) -> Doc:
 def public() -> Iterator[tuple[str, Any]]:
     """Go through all that users call: functions, classes, and the methods and properties of these."""
     spaces: dict[str, Any] = {
-        **{f"tg.{name}".rstrip("."): getattr(tg, name) for name in ("linalg", "fft", "special", "backends")},
+        **{f"tg.{name}".rstrip("."): getattr(tg, name) for name in ("linalg", "fft", "random", "special", "backends")},
         "tg": tg,
         "tg.testing": testing,
     }
@@ -228,6 +228,8 @@ OTHERS: dict[str, Any] = {
     "start": 1.0,
     "stop": 2.0,
     "num_classes": 2,
+    "rate": 0.5,
+    "rng": tg.random.Generator(0),
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {"axis": 0} for name in ("cumulative_prod", "cumulative_sum", "take")}
 SHAPES = {"searchsorted": (2,), "squeeze": (1, 2), "outer": (2,), "cross": (3,)}

@@ -299,10 +299,12 @@ def test_every_function_is_accounted_for() -> None:
 def test_every_function_has_a_sample() -> None:
     sampled = {s.operation for s in SAMPLES}
     inner = {"index_add", "to_device", "kink"}  # of the walk (tested with second derivatives); in test_backends
+    inner |= {"gamma_sample"}  # of generators of random numbers, in test_random
     inner |= {"gap", "sigmoid_slope", "tanh_slope"}  # of rules alone, and so tested with second derivatives
     assert not {name.partition(" ")[0] for name in rules.OPERATIONS} - inner - sampled, "add a sample of each"
     assert not rules.COMPOSED - {"asarray"} - sampled, "add a sample of each"
     inner = {"constant_sign", "imag_of_real", "from_dlpack"}  # of sign, of imag; in test_values
+    inner |= {"draw", "skip"}  # of generators of random numbers, in test_random
     inner |= {"can_cast", "fftfreq", "finfo", "iinfo", "isin", "result_type", "rfftfreq", "searchsorted", "matrix_rank"}
     assert not rules.CONSTANT - inner - sampled, "add a sample of each"  # the second line: in test_standard
 
@@ -339,6 +341,8 @@ def test_what_each_operation_saves() -> None:
         "copysign": "x1 out",
         "cross_entropy": "logits labels cache",
         "cross_entropy probabilities": "logits labels cache",
+        "dropout": "key count",
+        "gamma_sample": "a out",
         "gelu": "x cache",
         "polygamma orders": "n x",
         "silu": "x cache",

@@ -52,17 +52,8 @@ def library_has(name: str) -> bool:
 # Nodes of programs beside the public functions: operators, reading and writing, slopes that adapters have, and what is
 # called for its effect.
 OTHER_NODES = (
-    "T",
-    "as_one",
-    "index_add",
-    "draw",
-    "index_get",
-    "index_set",
-    "loop",
-    "refuse",
-    "sigmoid_slope",
-    "skip",
-    "tanh_slope",
+    *("T", "as_one", "draw", "dropped", "gamma_sample", "index_add", "index_get", "index_set", "loop", "refuse"),
+    *("sigmoid_slope", "skip", "tanh_slope"),
 )
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
 NO_NODES = "broadcast_arrays clip diff linalg.outer linalg.trace meshgrid moveaxis repeat tensordot tile"
@@ -188,7 +179,7 @@ TABLES = {
             "no function of arrays, so no node": "can_cast finfo from_dlpack iinfo result_type",
             "it looks at values": "as_one loop nonzero unique_all unique_counts unique_inverse unique_values",
             "planned by itself: the check is noted by a kernel": "refuse",
-            "many kernels, each of them one that may be captured": "draw skip",
+            "many kernels, each of them one that may be captured": "draw dropped gamma_sample skip",
         },
     ),
     "NumPy's protocols": Table(
@@ -225,7 +216,7 @@ TABLES = {
             "written as operators and methods": "getitem setitem to_device",
             "of the walk and of rules alone": "gap index_add kink sigmoid_slope tanh_slope",
             "a case of sign, of imag": "constant_sign imag_of_real",
-            "of generators of random numbers alone": "draw skip",
+            "of generators of random numbers alone": "draw gamma_sample skip",
         },
     ),
     "vmap": Table(

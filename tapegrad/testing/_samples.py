@@ -13,6 +13,7 @@ from tapegrad.testing import (
     _samples_constant,
     _samples_fft,
     _samples_linalg,
+    _samples_random,
     _samples_special,
 )
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
@@ -390,4 +391,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_fft.samples(),
     *_samples_special.samples(),
     *_samples_constant.samples(),
+    *_samples_random.samples(),
 )
