@@ -151,6 +151,8 @@ class Backend:
             tanh_slope=self.tanh_slope,
             draw=self.draw,
             skip=self.skip,
+            dropped=self.dropped,
+            gamma_sample=self.gamma_sample,
         )
         self.xp.replace(
             cumulative_max=partial(scans.cumulative_extreme, self.xp, "maximum"),
@@ -766,6 +768,20 @@ class Backend:
         return _philox.skip(self, count, shape, start, step)
 
     # -- records of arrays -----------------------------------------------------------------------------
+    def dropped(self, x: Array, key: Array, count: Array, shape: tuple[int, ...], least: int, scale: float) -> Array:
+        """Return x times a scale where a random word is at least a number, else 0.
+
+        shape: that of the words, behind the leading axes of key and counter; x may have further axes in front.
+        """
+        if least > _philox.MASK:
+            return self.xp.zeros_like(x)
+        return self.xp.where(self.draw(key, count, "at least", shape, "bool", least), x * scale, 0.0)
+
+    def gamma_sample(self, a: Array, x: Array) -> Array:
+        """Return x, in memory of its own: the operation is there for its derivative in `a`."""
+        return self.copy(x)
+
+    # -- what hides in an array ------------------------------------------------------------------------
 
     def outer_record(self, array: Array) -> Any:
         """Return the record of the Tensor inside a batched array of vmap; not for adapters of libraries.

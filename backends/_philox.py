@@ -116,7 +116,7 @@ class Words:
         return (high & MASK if self.wide else high), low
 
     def repeat(self, n: int, step: Callable[[list[Array]], list[Array]], state: list[Array]) -> list[Array]:
-        """Return arrays after n steps, which keep their shapes and dtypes."""
+        """Return what n steps make of some arrays, whose shapes and dtypes stay."""
         for _ in range(n):
             state = step(state)
         return state
@@ -127,8 +127,8 @@ class Words:
 
 
 def _arithmetic(backend: Any, like: Array) -> Words:
-    arithmetic: Words = backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(like))
-    return arithmetic
+    made: Words = backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(like))
+    return made
 
 
 def _sum_of(a: Words, words: list[Array], high: Array, low: Array) -> list[Array]:

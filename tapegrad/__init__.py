@@ -83,6 +83,7 @@ from tapegrad.ops.creation import (
     zeros,
     zeros_like,
 )
+from tapegrad.ops.dropout import dropout
 from tapegrad.ops.dtypes import (
     can_cast,
     finfo,
@@ -487,6 +488,7 @@ __all__ = [
     "unfold",
     # training
     "cross_entropy",
+    "dropout",
     "gelu",
     "log_softmax",
     "logsumexp",

@@ -16,6 +16,7 @@ from tapegrad.ops import _text
 
 STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
+SPACES = ["linalg", "fft", "special", "random", "nn", "optim", "backends"]
 HEADING = re.compile(r"^(\w+)\n(-+)$", re.MULTILINE)
 ITEM = re.compile(r"^(\S.*?)(?: : (.+))?$", re.MULTILINE)
 
@@ -56,10 +57,7 @@ def parsed(doc: str) -> Doc:
 def public() -> Iterator[tuple[str, Any]]:
     """Go through all that users call: functions, classes, and the methods and properties of these."""
     spaces: dict[str, Any] = {
-        **{
-            f"tg.{name}".rstrip("."): getattr(tg, name)
-            for name in ("linalg", "fft", "special", "nn", "optim", "backends")
-        },
+        **{f"tg.{name}": getattr(tg, name) for name in SPACES},
         "tg": tg,
         "tg.testing": testing,
     }
@@ -237,6 +235,8 @@ OTHERS: dict[str, Any] = {
     "stop": 2.0,
     "num_classes": 2,
     "groups": 1,
+    "rate": 0.5,
+    "rng": tg.random.Generator(0),
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {"axis": 0} for name in ("cumulative_prod", "cumulative_sum", "take")}
 OPTIONS |= {f"cumulative_{name}": {"axis": 0} for name in ("logsumexp", "max", "min")}

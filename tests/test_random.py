@@ -37,8 +37,8 @@ def before(counter: list[int]) -> list[int]:
 @pytest.mark.parametrize("case", range(3))
 def test_known_answers(xp: Any, case: int) -> None:
     counter, key, block = KNOWN[case]
-    start = tg.asarray(as_words(before(counter)), device=xp.device)
-    found = bits(tg.asarray(as_words(key), device=xp.device), start, 8)
+    words = [tg.asarray(as_words(x), device=xp.device) for x in (key, before(counter))]
+    found = bits(words[0], words[1], 8)
     assert found.dtype is tg.uint32
     assert np.asarray(found.tolist(), np.uint32).tolist() == as_words([int(x, 16) for x in block]).tolist()
 

@@ -302,9 +302,11 @@ def test_every_function_has_a_sample() -> None:
     # Of rules alone, and so tested with second derivatives:
     inner |= {"conv_weight", "gap", "pool_gather", "pool_scatter", "sigmoid_slope", "standardised", "tanh_slope"}
     inner |= {"window_spread", "window_sum"}
+    inner |= {"gamma_sample"}  # of generators of random numbers, in test_random
     assert not {name.partition(" ")[0] for name in rules.OPERATIONS} - inner - sampled, "add a sample of each"
     assert not rules.COMPOSED - {"asarray"} - sampled, "add a sample of each"
     inner = {"constant_sign", "cumulative_place", "imag_of_real", "from_dlpack"}  # of sign, of imag; in test_values
+    inner |= {"draw", "skip"}  # of generators of random numbers, in test_random
     inner |= {"can_cast", "fftfreq", "finfo", "iinfo", "isin", "result_type", "rfftfreq", "searchsorted", "matrix_rank"}
     assert not rules.CONSTANT - inner - sampled, "add a sample of each"  # the second line: in test_standard
 
@@ -342,6 +344,8 @@ def test_what_each_operation_saves() -> None:
         "copysign": "x1 out",
         "cross_entropy": "logits labels cache",
         "cross_entropy probabilities": "logits labels cache",
+        "dropout": "key count",
+        "gamma_sample": "a out",
         "gelu": "x cache",
         "polygamma orders": "n x",
         "silu": "x cache",

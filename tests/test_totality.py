@@ -51,8 +51,10 @@ def library_has(name: str) -> bool:
 
 # Nodes of programs beside the public functions: operators, reading and writing, slopes that adapters have, and what is
 # called for its effect.
-OTHER_NODES = ("T", "as_one", "draw", "index_add", "index_get", "index_set", "loop", "refuse", "skip")
-OTHER_NODES += ("sigmoid_slope", "tanh_slope")
+OTHER_NODES = (
+    *("T", "as_one", "draw", "dropped", "gamma_sample", "index_add", "index_get", "index_set", "loop", "refuse"),
+    *("sigmoid_slope", "skip", "tanh_slope"),
+)
 OTHER_NODES += ("convolution", "convolution_input", "convolution_weight", "max_pool", "pad_last", "pool_gather")
 OTHER_NODES += ("pool_scatter", "window_spread", "window_sum", "windows", "windows_sum")
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
@@ -181,7 +183,7 @@ TABLES = {
             "no function of arrays, so no node": "can_cast finfo from_dlpack iinfo result_type",
             "it looks at values": "as_one loop nonzero unique_all unique_counts unique_inverse unique_values",
             "planned by itself: the check is noted by a kernel": "refuse",
-            "many kernels, each of them one that may be captured": "draw skip",
+            "many kernels, each of them one that may be captured": "draw dropped gamma_sample skip",
         },
     ),
     "NumPy's protocols": Table(
@@ -220,8 +222,8 @@ TABLES = {
             "of the walk and of rules alone": "conv_weight cumulative_place gap index_add kink pool_gather "
             "pool_scatter sigmoid_slope tanh_slope window_spread window_sum",
             "a case of sign, of imag": "constant_sign imag_of_real",
-            "of generators of random numbers alone": "draw skip",
             "what all norms of layers stand on": "standardised",
+            "of generators of random numbers alone": "draw gamma_sample skip",
         },
     ),
     "vmap": Table(

@@ -90,7 +90,10 @@ TABLE: dict[str, OpInfo] = {
     **_rows(OpInfo("", "unknown", "a call of the library's sort or search"), "argsort isin searchsorted sort"),
     **_rows(OpInfo("", "unknown", "it looks at values, on which its work depends"), "as_one loop"),
     **_rows(OpInfo("", "none", "it looks at values, to refuse bad ones"), "refuse"),
-    **_rows(OpInfo("", "result", "random numbers: a function of a key and a counter, by an adapter"), "draw skip"),
+    **_rows(
+        OpInfo("", "result", "random numbers: a function of a key and a counter, by an adapter"),
+        "draw dropped gamma_sample skip",
+    ),
     **_rows(
         OpInfo("", "unknown", "no program has it: the shape of its result depends on values"),
         "argwhere nonzero unique unique_all unique_counts unique_inverse unique_values",

@@ -7,6 +7,7 @@ from functools import partial, wraps
 from typing import Any
 
 from tapegrad._engine.backward import collect, pulled
+from tapegrad._engine.counters import counts_put_back, noted_counts
 from tapegrad._engine.dispatch import backend_of, detached_array, on_level
 from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import capturing, mapping
@@ -26,9 +27,10 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 
     Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed
-    twice. `f` must compute the same again: it has no side effects, and things it uses from outside (parameters, which
-    get their gradients) are not changed in between. It draws no random numbers: draw them outside, and pass them in. It
-    may update Tensors that it is given in place: the caller's stay as they are. It can be differentiated to any order.
+    twice. `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which
+    get their gradients) is not changed in between. What it draws from a `tapegrad.random.Generator` is drawn again as
+    it was; random numbers of others are drawn outside, and passed in. It may update Tensors that it is given in place:
+    the caller's stay as they are. It can be differentiated to any order.
 
     Parameters
     ----------
@@ -66,10 +68,12 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
         inputs, put = inputs_of(args)
         first, level = next_seq(), mapping.get()
         links = [linked(x._array, x._record) for x in inputs]
-        outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
+        with noted_counts() as counts:
+            outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
         if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
             # A result from outside of the vmap may be differentiated after the vmap ends.
-            return compute(*args, **kwargs)
+            with counts_put_back(counts):  # they have gone on already
+                return compute(*args, **kwargs)
         outside, inside = _reached(outs, links, first)
         # An input that the results do not depend on is no parent, so that a transform sees the missing dependence.
         parents = (
@@ -80,7 +84,7 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
         def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
             create_graph = mode().recording
             first = next_seq()
-            with mode_set(recording=True), on_level(level), unnoticed():
+            with mode_set(recording=True), on_level(level), unnoticed(), counts_put_back(counts):
                 again = [linked(x._array, x._record) for x in tied]
                 ys = flatten(compute(*put(again), **kwargs))[0]
             reached = _reached(ys, again, first)[0]
@@ -117,7 +121,7 @@ def _refuse_others(name: str, results: list[Tensor], again: list[Any]) -> None:
 def _other(name: str) -> RuntimeError:
     return RuntimeError(
         f"checkpoint of {name}: computed again for the gradient, it gave other values than the first time. If it draws "
-        "random numbers, draw them outside and pass them in, as in f(x, tapegrad.asarray(rng.random(x.shape) < 0.9)); "
+        "random numbers, draw them from a tapegrad.random.Generator, which is put back for it, or draw them outside; "
         "and do not change values that it uses from outside before the gradient is taken"
     )
 

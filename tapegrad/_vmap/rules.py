@@ -340,6 +340,16 @@ def _draw(level: Level, f: Function, key: Batched, count: Batched, /, *static: A
     return f(*[x.spread() if mapped else x.whole for x in (key, count)], *static), mapped
 
 
+def _dropped(
+    level: Level, f: Function, x: Batched, key: Batched, count: Batched, shape: tuple[int, ...], /, *static: Any
+) -> Out:
+    """The rule of dropout: further axes of x stand between those of the examples and those of one mask."""
+    xp = bound.tensor_namespace
+    more = x.ndim - len(shape) - max(key.ndim, count.ndim) + 1
+    words = [xp.reshape(w.whole, (level.size, *(1,) * more, *w.shape)) if w.mapped else w.whole for w in (key, count)]
+    return f(x.whole, *words, shape, *static), x.mapped or key.mapped or count.mapped
+
+
 def _skip(level: Level, f: Function, count: Batched, /, *static: Any) -> Out:
     return f(count.whole, *static), count.mapped
 
@@ -371,6 +381,7 @@ RULES: dict[str, Function] = {
     "as_one": _as_one,
     "broadcast_to": _broadcast_to,
     "draw": _draw,
+    "dropped": _dropped,
     "expand_dims": _expand_dims,
     "index_get": _index_get,
     "isin": _isin,

@@ -15,6 +15,7 @@ from tapegrad.testing import (
     _samples_fft,
     _samples_linalg,
     _samples_normalisation,
+    _samples_random,
     _samples_special,
     _samples_windows,
 )
@@ -396,4 +397,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_windows.samples(),
     *_samples_constant.samples(),
     *_samples_normalisation.samples(),
+    *_samples_random.samples(),
 )
