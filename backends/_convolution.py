@@ -63,7 +63,7 @@ def convolution_input(
 def convolution_weight(
     xp: Any, x: Array, t: Array, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, groups: int
 ) -> Array:
-    """Return the adjoint by w: the sums over all windows of `t` times what is there, in the shape of the weights."""
+    """Return the adjoint by w: the sums over all windows of `t` times their elements, in the shape of the weights."""
     batch, channels, outputs = x.shape[0], x.shape[1], t.shape[1]
     out = tuple(t.shape[2:])
     rows, n = channels // groups * prod(size), prod(out)

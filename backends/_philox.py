@@ -116,7 +116,7 @@ class Words:
         return (high & MASK if self.wide else high), low
 
     def repeat(self, n: int, step: Callable[[list[Array]], list[Array]], state: list[Array]) -> list[Array]:
-        """Return what n steps make of some arrays, whose shapes and dtypes stay."""
+        """Return arrays after n steps, which keep shapes and dtypes."""
         for _ in range(n):
             state = step(state)
         return state

@@ -44,7 +44,7 @@ def segment_extreme(xp: Any, largest: bool, x: Array, ids: Array, n: int, /) -> 
 
 
 def least(xp: Any, dtype: Any, largest: bool) -> float | int:
-    """Return what no element is beyond: the extreme of no elements."""
+    """Return the extreme of no elements, which no element is beyond."""
     if xp.isdtype(dtype, "real floating"):
         return -float("inf") if largest else float("inf")
     info = xp.iinfo(dtype)

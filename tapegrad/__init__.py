@@ -8,7 +8,7 @@ import sys as _sys
 import typing as _typing
 from math import e, inf, nan, pi
 
-from tapegrad import backends, fft, linalg, nn, optim, random, special
+from tapegrad import backends, data, fft, linalg, loggers, metrics, nn, optim, random, special
 from tapegrad._bind import bind as _bind
 from tapegrad._compile.function import compile
 from tapegrad._engine.dispatch import CaptureError
@@ -24,6 +24,9 @@ from tapegrad._protocols.hints import of_function as _of_function
 from tapegrad._protocols.namespace_info import __array_namespace_info__
 from tapegrad._protocols.scipy_objective import scipy_objective
 from tapegrad._protocols.wrong_calls import published as _published
+from tapegrad._training.loop import Loop
+from tapegrad._training.run import Run
+from tapegrad._training.saving import load, save
 from tapegrad._transforms.checkpoint import checkpoint
 from tapegrad._transforms.custom_rules import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._transforms.forward import jvp, linearize
@@ -262,6 +265,13 @@ __all__ = [
     "linalg",
     "nn",
     "optim",
+    "data",
+    "loggers",
+    "metrics",
+    "Loop",
+    "Run",
+    "load",
+    "save",
     "default_device",
     "default_dtype",
     "deterministic",

@@ -16,7 +16,7 @@ from tapegrad.ops import _text
 
 STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
-SPACES = ["linalg", "fft", "special", "random", "nn", "optim", "backends"]
+SPACES = ("linalg", "fft", "special", "random", "nn", "optim", "data", "metrics", "loggers", "backends")
 HEADING = re.compile(r"^(\w+)\n(-+)$", re.MULTILINE)
 ITEM = re.compile(r"^(\S.*?)(?: : (.+))?$", re.MULTILINE)
 

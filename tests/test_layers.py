@@ -30,7 +30,8 @@ FLOORS = (
     ("tapegrad._compile",),
     ("tapegrad._protocols",),
     ("tapegrad.nn",),
-    ("tapegrad.optim",),
+    ("tapegrad.optim", "tapegrad.data", "tapegrad.metrics"),
+    ("tapegrad._training", "tapegrad.loggers"),
     ("tapegrad._bind",),
     ("tapegrad",),
     ("tapegrad.testing",),
@@ -65,6 +66,7 @@ OPTIONAL = {
     *("array_api_compat", "cuda", "cupy", "jax", "matplotlib", "ml_dtypes", "opt_einsum", "scipy"),
     *("threadpoolctl", "torch"),
     *("autograd", "mygrad"),  # peers in benchmarks
+    *("safetensors", "tqdm", "tensorboardX"),  # of the training kit
     "resource",  # which Windows lacks
 }
 

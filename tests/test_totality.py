@@ -51,7 +51,7 @@ def library_has(name: str) -> bool:
 
 # Nodes of programs beside the public functions: operators, reading and writing, slopes that adapters have, and what is
 # called for its effect.
-OTHER_NODES = (
+OTHER_NODES: tuple[str, ...] = (
     *("T", "as_one", "draw", "dropped", "gamma_sample", "index_add", "index_get", "index_set", "loop", "refuse"),
     *("sigmoid_slope", "skip", "tanh_slope"),
 )

@@ -10,12 +10,9 @@ from typing import Literal, NamedTuple
 
 from tapegrad._program.ir import Kind, Node
 
-# Floating-point operations of a call: none, for what only moves elements; one for each element of the result, of the
+# Floating-point operations of a call: none, for moves of elements; one for each element of the result, of the
 # first operand or of the last; those of a product of matrices, a convolution or attention; not known.
 Flops = Literal["none", "result", "operand", "last operand", "product", "convolution", "attention", "unknown"]
-# Floating-point operations of a call: none, for moves of elements; one for each element of the result, of the
-# first operand or of the last; those of a product of matrices or of attention; not known.
-Flops = Literal["none", "result", "operand", "last operand", "product", "attention", "unknown"]
 
 
 class OpInfo(NamedTuple):

@@ -135,7 +135,7 @@ def freeze(model: Any, *patterns: str, frozen: bool = True) -> None:
 
 
 def copy(model: M) -> M:
-    """Return a copy of a model whose Tensors are its own; what the model shares, the copy shares.
+    """Return a copy of a model with Tensors of its own, shared where those of the model are.
 
     Gradients are not copied.
 

@@ -199,7 +199,7 @@ def _bias(name: str, b: Tensor, outputs: int, w: Tensor) -> str:
 
 
 def _channels(name: str, x: Tensor, w: Tensor, groups: int, differ: int) -> str:
-    """Return the message for numbers of channels that do not fit, with what would."""
+    """Return the message for numbers of channels that do not fit, with the number that would."""
     if name == "conv":
         wanted = f"{w.shape[1] * groups} channels, {w.shape[1]} for each of {groups} groups"
         split, n = "outputs", w.shape[0]

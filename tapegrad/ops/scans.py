@@ -166,7 +166,7 @@ def cumulative_logsumexp(x: ArrayLike, /, *, axis: int | None = None) -> Tensor:
 
 
 def _leaves(name: str, xs: Any, axis: int) -> tuple[list[Tensor], Callable[[list[Any]], Any], int]:
-    """Return the leaves of a tree as Tensors, what rebuilds it, and the length that all have along an axis."""
+    """Return the leaves of a tree as Tensors, a function that rebuilds it, and their length along an axis."""
     leaves, rebuild = flatten(xs)
     tensors = [as_tensor(x) for x in leaves]
     if not tensors:
@@ -251,7 +251,7 @@ def _interleaved(even: Tensor, odd: Tensor, axis: int, n: int) -> Tensor:
     reverse="Whether to go from the end; the results stay in the order of `xs`.",
 )
 def scan(f: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, /, *, reverse: bool = False) -> tuple[Any, Any]:
-    """A loop that hands a carry from step to step, and stacks what the steps return.
+    """A loop that hands a carry from step to step, and stacks the results of the steps.
 
     Composed of the function: each step is recorded as it runs. In compiled functions steps that are alike run as one
     loop.

@@ -44,7 +44,7 @@ _UNFIT = (
 
 
 def _checked(name: str, x: Any, ids: Any, n: int, axis: int) -> tuple[Tensor, Tensor, int, int]:
-    """Return rows along the first axis, their ids, the number of segments and the axis; raise for what does not fit."""
+    """Return rows along the first axis, their ids, the number of segments and the axis; raise if they do not fit."""
     x, ids = as_tensors(name, x, ids)
     n = integer(name, "the number of segments", n)
     if n < 0:

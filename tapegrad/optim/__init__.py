@@ -1,4 +1,4 @@
-"""Optimisers: gradient descent in its variants, their rates, and what goes with them.
+"""Optimisers: gradient descent in its variants, with rates, clipping, averages and loss scaling.
 
 All are written in Tensors, which they update in place, so `tapegrad.compile` captures their steps.
 """

@@ -25,7 +25,7 @@ _SMALL = ("float16", "bfloat16")
 
 
 class Slot:
-    """A parameter with what an optimiser keeps of it.
+    """A parameter with the Tensors that an optimiser keeps of it.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Slot:
 
     @property
     def has_copy(self) -> bool:
-        """Whether the master is a Tensor of its own."""
+        """True if the master is a Tensor of its own."""
         return self.master is not self.tensor
 
     def gradient(self, g: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ class Optimiser:
     # -- state -------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on from here: the count, the moments, float32 copies, a Tensor as rate.
+        """Return the state for `restore`: the count, the moments, float32 copies, a Tensor as rate.
 
         The Tensors keep their values when training goes on.
 
@@ -403,7 +403,7 @@ class Optimiser:
 
 
 def _trained(what: str, model: Any) -> dict[str, Tensor]:
-    """Return the parameters by name: what requires a gradient, or all floating-point Tensors if nothing does."""
+    """Return the parameters by name: Tensors that require a gradient, or all floating-point ones if none does."""
     if isinstance(model, Iterable) and not hasattr(model, "__getitem__") and not hasattr(model, "__dict__"):
         model = list(model)
     all_found = found(model)

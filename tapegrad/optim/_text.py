@@ -36,7 +36,7 @@ TypeError
 
 
 def described(kind: C) -> C:
-    """Put what all optimisers share into the docstring of a class, at PARAMETERS and REST."""
+    """Put the text that all optimisers share into the docstring of a class, at PARAMETERS and REST."""
     doc = kind.__doc__ or ""
     for mark, text in (("    PARAMETERS", _FIRST), ("    REST", _LAST)):
         assert mark in doc, kind.__name__

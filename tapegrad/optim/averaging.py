@@ -113,7 +113,7 @@ class Average:
         return {"count": self.count} | {f"average.{name}": a for name, a in self._averages.items()}
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on from here.
+        """Return the state for `restore`.
 
         Returns
         -------

@@ -21,7 +21,7 @@ _MOST = 2.0**31
 
 
 class Scale:
-    """The factor that a loss is multiplied by before `backward`, adapted to what its gradients can hold.
+    """The factor that a loss is multiplied by before `backward`, adapted to the range of its gradients' dtype.
 
     A step whose gradients are not all finite changes nothing, neither parameters nor moments nor counts, and halves the
     factor; after `every` steps that are finite it doubles. All of it is computed on the device.
@@ -168,7 +168,7 @@ class Scale:
         self.good[...] = astype(where(full_run, 0.0, good), DTYPES["float32"])
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on from here.
+        """Return the state for `restore`.
 
         Returns
         -------

@@ -13,7 +13,7 @@ from tapegrad.optim._optimiser import number
 
 
 class Schedule:
-    """A rate as a function of the number of steps so far; what the functions of this module return.
+    """A rate as a function of the number of steps so far; the functions of this module return such ones.
 
     Parameters
     ----------

@@ -122,7 +122,7 @@ class Split:
         return list({id(x): x for part in self._parts() for x in part._changing()}.values())
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on from here.
+        """Return the state for `restore`.
 
         Returns
         -------

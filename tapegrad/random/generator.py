@@ -639,7 +639,7 @@ class Generator:
     # -- state ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to draw the same numbers again.
+        """Return the state for `restore`, which draws the same numbers again.
 
         Returns
         -------

@@ -51,7 +51,7 @@ def _scans() -> list[Sample]:
         (a, b), (c, d) = pair, other
         return a * c, b * c + d
 
-    def loop(a: Any, b: Any) -> Any:
+    def one_by_one(a: Any, b: Any) -> Any:
         out = [b[0]]
         for factor, term in zip(a[1:], b[1:], strict=True):
             out.append(factor * out[-1] + term)
@@ -63,13 +63,13 @@ def _scans() -> list[Sample]:
         Sample(
             "associative_scan",
             lambda a, b: tg.associative_scan(lambda x, y: decayed(tg, x, y), (a, b))[1],
-            loop,
+            one_by_one,
             (normal(5, 2), normal(5, 2)),
         ),
         Sample(
             "scan",
             lambda a, b: tg.scan(lambda c, x: (x[0] * c + x[1],) * 2, b[0] * 0, (a, b))[1],
-            loop,
+            one_by_one,
             (normal(4, 2), normal(4, 2)),
         ),
     ]

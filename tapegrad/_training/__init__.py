@@ -1,0 +1,1 @@
+"""The training kit's files, runs, loops, logs and metrics."""
