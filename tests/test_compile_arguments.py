@@ -80,9 +80,9 @@ def test_the_way_back_holds_no_container() -> None:
     def seen(tree: Any) -> Any:
         return [flatten(tree)[1], weakref.ref(tree)]
 
-    rebuild, tree = seen(Layer(w=1, b=2))
+    rebuild, tree = seen(Layer(w=1.0, b=2.0))
     assert tree() is None
-    assert rebuild([3, 4]) == Layer(w=3, b=4)
+    assert rebuild([3.0, 4.0]) == Layer(w=3.0, b=4.0)
 
 
 def test_new_shapes_and_interleaved_ones() -> None:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary, ref
 
 from tapegrad._engine.dispatch import find_backend
+from tapegrad._engine.settings import precision_mode, training_mode
 from tapegrad._engine.tensor import Tensor
-from tapegrad._engine.tree import leaf_fields, static_fields
+from tapegrad._engine.tree import is_function, leaf_fields, static_fields
 from tapegrad.backends import as_key
 
 # Modules whose hashable objects are equal only if they do the same.
@@ -51,11 +52,13 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
         return Array(a.shape, a.dtype, type(a), as_key(getattr(a, "device", None)), tree._record is not None)
     if tree is None:
         return None
-    if kind is tuple or kind is list:
+    if kind is tuple:
         return (kind, *[key_of(x, leaves) for x in tree])
+    if isinstance(tree, list):
+        return (kind, *[Static(type(x), _static(x)) if is_function(x) else key_of(x, leaves) for x in tree])
     if isinstance(tree, dict):
         return (kind, *[(k, key_of(x, leaves)) for k, x in tree.items()])
-    if isinstance(tree, (tuple, list)):
+    if isinstance(tree, tuple):
         return (kind, *[key_of(x, leaves) for x in tree])
     if is_dataclass(tree) and not isinstance(tree, type):
         values = [(n, getattr(tree, n)) for n in static_fields(tree)]
@@ -68,8 +71,18 @@ def key_of(tree: Any, leaves: list[Any]) -> Hashable:
     return Static(kind, _static(tree))
 
 
+def key_of_modes() -> Hashable:
+    """Return the part of the key of a call that stands for the modes of layers."""
+    training = training_mode.get()
+    return (None if training is None else Identity(training.rng), precision_mode.get())
+
+
 def _static(x: Any) -> Hashable:
     """Return a static argument as a part of a key: its value if that can never change, else the object itself."""
+    if type(x) is Tensor:  # state, as of batch norm
+        return Identity(x)
+    if type(x) is tuple or type(x) is list:
+        return (type(x), *map(_static, x))
     if isinstance(x, (float, complex)) or hasattr(x, "dtype"):
         return repr(x)  # tells -0.0 from 0.0, and NaN is NaN
     if isinstance(x, slice):

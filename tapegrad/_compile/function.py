@@ -9,7 +9,7 @@ from threading import RLock
 from typing import Any, overload
 from weakref import ref
 
-from tapegrad._compile.cache_key import changed, identities, key_of, same_ones
+from tapegrad._compile.cache_key import changed, identities, key_of, key_of_modes, same_ones
 from tapegrad._compile.capture.capture import captured, captured_tentatively
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.errors import random_numbers
@@ -121,6 +121,7 @@ class Compiled(Derived):
             chosen_device(),
             deterministic(),
             tf32(),
+            key_of_modes(),
         )
         if m.recording and any(_inner(x) for x in leaves):
             return self.function(*args, **kwargs)  # recorded from outside: that tape needs every operation

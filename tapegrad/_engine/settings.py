@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from tapegrad import backends
 from tapegrad._engine.dtypes import DType, as_dtype, isdtype
@@ -12,6 +13,19 @@ from tapegrad.typing import DTypeLike
 
 _device: Setting[str | None] = Setting("device", os.environ.get("TAPEGRAD_DEVICE") or None)  # None: was not set
 _dtype: Setting[DType] = Setting("dtype", as_dtype("float64"))
+
+
+class Training(NamedTuple):
+    """The mode of layers inside a block of `tapegrad.nn.training`.
+
+    rng: the generator that they draw from, None if there is none.
+    """
+
+    rng: Any
+
+
+training_mode: ContextVar[Training | None] = ContextVar("tapegrad.training", default=None)  # None: evaluation
+precision_mode: ContextVar[DType | None] = ContextVar("tapegrad.precision", default=None)  # None: that of operands
 
 
 def default_device(device: str | None = None) -> Any:

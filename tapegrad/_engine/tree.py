@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache, cached_property, partial
-from types import MemberDescriptorType
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
+
+from tapegrad._engine.dtypes import DType
 
 Rebuild = Callable[[list[Any]], Any]
 
@@ -17,8 +20,9 @@ Rebuild = Callable[[list[Any]], Any]
 def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
     """Return the leaves of dicts, lists, tuples, named tuples and dataclasses, and a function that rebuilds the tree.
 
-    None is an empty container. A dataclass field with metadata {"static": True} is not a leaf and keeps its value. The
-    function takes a list of as many leaves.
+    None is an empty container. A dataclass field is not a leaf and keeps its value if it has metadata {"static": True},
+    or its value is an integer, a string, a function or a container of such. So is a function in a list. The function
+    returned takes a list of as many leaves.
 
     >>> from tapegrad._engine.tree import flatten
     >>> leaves, rebuild = flatten({"w": 1.0, "b": (2.0, None)})
@@ -46,7 +50,10 @@ def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
     elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
         items = [_flatten(v, leaves) for v in tree]
         make = kind._make  # the class may have a __new__ with other arguments
-    elif isinstance(tree, (list, tuple)):
+    elif isinstance(tree, list):
+        items = [_kept(v) if is_function(v) else _flatten(v, leaves) for v in tree]
+        make = kind
+    elif isinstance(tree, tuple):
         items = [_flatten(v, leaves) for v in tree]
         make = kind
     elif is_dataclass(tree) and not isinstance(tree, type):
@@ -59,16 +66,61 @@ def _flatten(tree: Any, leaves: list[Any]) -> Rebuild:
     return lambda new: make([item(new) for item in items])
 
 
+def _kept(value: Any) -> Rebuild:
+    return lambda new: value
+
+
 def leaf_fields(tree: Any) -> list[str]:
-    """Return the names of a dataclass's fields that hold leaves, without unset fields."""
+    """Return the names of a dataclass's fields that hold leaves, without unset fields.
+
+    The fields of a layer, a class with the mark LAYER, are all attributes of the object.
+    """
     kind: Any = type(tree)
-    return [n for n in _fields(kind)[0] if hasattr(tree, n)]
+    layer = is_layer(kind)
+    names = _own_names(tree) if layer else [n for n in _fields(kind)[0] if hasattr(tree, n)]
+    return [n for n in names if not _is_static(getattr(tree, n), layer)]
 
 
 def static_fields(tree: Any) -> list[str]:
     """Return the names of a dataclass's static fields."""
     kind: Any = type(tree)
-    return [n for n in _fields(kind)[1] if hasattr(tree, n)]
+    layer = is_layer(kind)
+    names = _own_names(tree) if layer else [n for n in _fields(kind)[0] if hasattr(tree, n)]
+    return [n for n in _fields(kind)[1] if hasattr(tree, n)] + [n for n in names if _is_static(getattr(tree, n), layer)]
+
+
+LAYER = "_is_layer"  # the class attribute of layers
+
+
+def is_layer(kind: type) -> bool:
+    """Return whether a class is one of layers, which `tapegrad.nn.layer` makes."""
+    return getattr(kind, LAYER, False) is True
+
+
+def _own_names(tree: Any) -> list[str]:
+    """Return the attributes of a layer that are not marked as static, without cached ones."""
+    kind: Any = type(tree)
+    marked = _fields(kind)[1]
+    return [n for n in vars(tree) if n not in marked and not isinstance(getattr(kind, n, None), cached_property)]
+
+
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial, np.ufunc, type)
+_STATIC = (int, str, bytes, Enum, DType, np.integer, np.bool_)
+
+
+def is_function(value: Any) -> bool:
+    """Return whether a value is a function, which holds nothing to differentiate by."""
+    return isinstance(value, _FUNCTIONS)
+
+
+def _is_static(value: Any, layer: bool) -> bool:
+    """Return whether a field's value is no leaf: an integer, text, a function; in a layer also a float."""
+    if isinstance(value, (*_STATIC, *_FUNCTIONS)) or (layer and isinstance(value, (float, complex))):
+        return True
+    if isinstance(value, (list, tuple, dict)) and value and not hasattr(value, "shape"):
+        parts = value.values() if isinstance(value, dict) else value
+        return all([v is None or _is_static(v, layer) for v in parts]) and any([v is not None for v in parts])
+    return False
 
 
 @cache
@@ -84,6 +136,11 @@ def _maker(tree: Any, names: list[str]) -> Callable[[list[Any]], Any]:
     """
     kind: Any = type(tree)
     static = {n: getattr(tree, n) for n in static_fields(tree)}
+    if is_layer(kind):
+        order = [n for n in vars(tree) if n in static or n in names]
+        return lambda values: _set(
+            object.__new__(kind), {n: (static | dict(zip(names, values, strict=True)))[n] for n in order}
+        )
     others = {n: v for n, v in _attributes(tree).items() if n not in static and n not in names}
     others = {n: v for n, v in others.items() if not isinstance(getattr(kind, n, None), cached_property)}
     arrays = {n: v for n, v in others.items() if _holds_arrays(v)}

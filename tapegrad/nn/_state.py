@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from tapegrad._engine.dispatch import backend_of, native_device
 from tapegrad._engine.dtypes import KIND_RANKS
 from tapegrad._engine.mode import no_grad
 from tapegrad._engine.tensor import Tensor
 from tapegrad.nn._walk import listed
+from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import asarray
 
 
@@ -18,7 +22,11 @@ def fitted(what: str, name: str, target: Tensor, value: Any, exact: bool = True)
     exact: whether the dtype must be the same; else it is of the same kind, and is cast.
     """
     try:
-        x = value.detach() if type(value) is Tensor else asarray(value, device=target.device)
+        if type(value) is Tensor:
+            x = value.detach()
+        else:
+            of_host = isinstance(value, np.ndarray | np.generic) or not hasattr(value, "dtype")
+            x = asarray(value, device="cpu" if of_host else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {name!r} is no array ({error})") from error
     if x.shape != target.shape:
@@ -30,6 +38,8 @@ def fitted(what: str, name: str, target: Tensor, value: Any, exact: bool = True)
         else (x.dtype != target.dtype if exact else x.dtype.kind != target.dtype.kind)
     ):
         raise ValueError(f"{what}: {name!r} has dtype {x.dtype.name}, but {target.dtype.name} is needed")
+    if backend_of[type(x._array)].has_dtype(target.dtype.name, native_device(x._array)):
+        x = astype(x, target.dtype, copy=False)  # first, as the other device may lack the dtype of the value
     return asarray(x, dtype=target.dtype, device=target.device)
 
 

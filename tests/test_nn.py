@@ -1,0 +1,569 @@
+"""Models: functions of any tree of Tensors, layers beside PyTorch's, modes."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import tapegrad as tg
+from tapegrad import nn
+
+UNFIT: dict[str, Any] = {"float": 2.0, "int": 7, "list": [tg.relu], "function": lambda: 3}
+Pair = namedtuple("Pair", ("left", "right"))
+
+
+@dataclass
+class Data:
+    weight: tg.Tensor
+    scale: int = 3
+    name: str = "data"
+    activation: Callable[..., Any] = tg.tanh
+    flag: bool = True
+    sizes: tuple[int, ...] = (1, 2)
+    nothing: Any = None
+
+    def __call__(self, x: Any) -> tg.Tensor:
+        return tg.sum(self.activation(self.weight * x) * self.scale)
+
+
+class Plain:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.me = self  # a cycle
+
+
+class Slotted:
+    __slots__ = ("inner", "unset")
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+def leaf(*shape: int) -> tg.Tensor:
+    return tg.tensor(np.arange(1.0, 1.0 + int(np.prod(shape))).reshape(shape), requires_grad=True)
+
+
+def rng(device: str = "cpu") -> tg.random.Generator:
+    return tg.random.Generator(0, device=device)
+
+
+# -- functions of models -------------------------------------------------------------------------------------
+
+
+def test_any_tree_or_object_has_names() -> None:
+    shared = leaf(2)
+    model: Any = {
+        "list": [leaf(1), (leaf(2), None, 3.0)],
+        "pair": Pair(leaf(3), Plain({"deep": leaf(4)})),
+        "data": Data(leaf(5)),
+        "slots": Slotted([shared]),
+        "again": shared,
+        1: leaf(6),
+        "partial": partial(dict, leaf(7), x2=leaf(8)),
+        "array": np.ones(3),
+        "compiled": tg.compile(lambda x: x),
+    }
+    names = nn.named(model)
+    assert {name: x.size for name, x in names.items()} == {
+        "list.0": 1,
+        "list.1.0": 2,
+        "pair.left": 3,
+        "pair.right.value.deep": 4,
+        "data.weight": 5,
+        "slots.inner.0": 2,
+        "1": 6,
+        "partial.args.0": 7,
+        "partial.keywords.x2": 8,
+    }
+    assert names["slots.inner.0"] is shared
+    assert nn.named(shared) == {"": shared}
+    assert nn.named(None) == nn.named([]) == {}
+    model["list"].append(model)
+    assert nn.named(model) == names
+
+
+def test_objects_that_know_each_other_are_looked_at_once() -> None:
+    nodes = [Plain(leaf(1)) for _ in range(30)]
+    for node in nodes:
+        node.others = nodes  # type: ignore[attr-defined]
+    assert len(nn.named(nodes)) == 30
+    assert tg.optim.SGD(nodes, 0.1).step is not None
+
+
+def test_two_tensors_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two Tensors of the model have the name 'a.b'"):
+        nn.named({"a.b": leaf(1), "a": {"b": leaf(1)}})
+
+
+def test_freezing_by_patterns() -> None:
+    model: Any = {"body": {"weight": leaf(1), "bias": leaf(1)}, "head": {"weight": leaf(1)}, "n": tg.asarray(3)}
+    model["body"]["weight"].grad = tg.ones(1)
+    nn.freeze(model, "body.*")
+    assert [x.requires_grad for x in nn.named(model).values()] == [False, False, True, False]
+    assert nn.parameters(model) == [model["head"]["weight"]]
+    assert model["body"]["weight"].grad is None
+    nn.freeze(model, "*.weight", frozen=False)
+    assert [x.requires_grad for x in nn.named(model).values()] == [True, False, True, False]
+    nn.freeze(model)
+    assert nn.parameters(model) == []
+    with pytest.raises(ValueError, match="freeze: no name fits the pattern 'tail': the names are 'body.weight'"):
+        nn.freeze(model, "head*", "tail", frozen=False)
+    assert nn.parameters(model) == []
+
+
+def test_a_copy_shares_what_the_model_shares() -> None:
+    shared = leaf(2)
+    shared.grad = tg.ones(2)
+    model = Plain([shared, {"x": shared, "frozen": tg.ones(3)}])
+    other = nn.copy(model)
+    assert other.me is other
+    assert other.value[0] is other.value[1]["x"] is not shared
+    assert other.value[0].requires_grad
+    assert other.value[0].grad is None
+    assert not other.value[1]["frozen"].requires_grad
+    with tg.no_grad():
+        other.value[0] += 1.0
+    np.testing.assert_array_equal(shared.detach(), [1.0, 2.0])
+
+
+def test_loading_moves_and_casts(xp: Place) -> None:
+    model = {"w": xp.tensor(np.zeros((2, 2)), requires_grad=True), "n": xp.tensor(np.asarray(0))}
+    w, before = model["w"], model["w"].dtype
+    done = nn.load(model, {"module.w": np.ones((2, 2), np.float16), "n": 7}, rename={"module.w": "w"})
+    assert done == ((), ())
+    assert (model["w"] is w, w.dtype, w.requires_grad, model["n"].item()) == (True, before, True, 7)
+    xp.check(w.detach(), np.ones((2, 2)))
+    other = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True, device="cpu")
+    nn.load(model, {"w": other, "n": np.asarray(8)})
+    xp.check(w.detach(), [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_loading_accepts_either_name_of_a_shared_tensor() -> None:
+    shared = leaf(2)
+    model = {"emb": {"weight": shared}, "head": {"weight": shared}}
+    for names in (("emb.weight",), ("head.weight",), ("emb.weight", "head.weight")):
+        nn.load(model, {key: [5.0, 6.0] for key in names})
+        np.testing.assert_array_equal(shared.detach(), [5.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"w": np.ones((3, 2)), "b": np.ones(2)}, r"'w' has shape \(3, 2\), but \(2, 2\) is needed"),
+        ({"w": np.ones((2, 2)), "b": np.ones(2, np.complex64)}, "'b' has dtype complex64, but float64 is needed"),
+        ({"w": np.ones((2, 2)), "b": np.ones(2, np.int64)}, "'b' has dtype int64, but float64 is needed"),
+        ({"w": np.ones((2, 2)), "b": [1j, 2.0]}, "'b' has dtype complex128, but float64 is needed"),
+        ({"w": np.ones((2, 2))}, "missing are 'b': pass rename= for other names, or strict=False"),
+        ({"w": np.ones((2, 2)), "b": np.ones(2), "c": np.ones(1)}, "unexpected are 'c'"),
+        ({"w": np.ones((2, 2)), "bias": np.ones(2)}, "missing are 'b'; unexpected are 'bias'"),
+        ({"w": np.ones((2, 2)), "b": "text"}, "'b' is no array"),
+        ({"w": np.ones((2, 2)), "b": np.asarray(["x", "y"])}, "'b' is no array"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_changes(tensors: Any, message: str) -> None:
+    model = {"w": tg.zeros((2, 2)), "b": tg.zeros(2)}
+    with pytest.raises(ValueError, match=f"load: .*{message}"):
+        nn.load(model, tensors)
+    assert not tg.any(model["w"] != 0)
+    assert not tg.any(model["b"] != 0)
+
+
+def test_loading_what_fits() -> None:
+    model = {"w": tg.zeros(2), "b": tg.zeros(2)}
+    done = nn.load(model, {"w": [1.0, 2.0], "x": [1.0]}, strict=False)
+    assert (done.missing, done.unexpected) == (("b",), ("x",))
+    np.testing.assert_array_equal(model["w"], [1.0, 2.0])
+    with pytest.raises(TypeError, match="pass a dict of arrays by name, not list"):
+        nn.load(model, [1.0])  # type: ignore[arg-type]
+
+
+def test_casting_changes_floats_in_place() -> None:
+    model = {"w": leaf(2), "frozen": tg.ones(2), "n": tg.asarray(1), "z": tg.asarray(1j)}
+    w = model["w"]
+    w.grad = tg.ones(2)
+    assert nn.cast(model, tg.float32) is model
+    assert model["w"] is w
+    assert [x.dtype.name for x in model.values()] == ["float32", "float32", "int64", "complex128"]
+    assert (w.requires_grad, w.is_leaf) == (True, True)
+    assert w.grad is None
+    tg.sum(w * w).backward()
+    assert w.grad is not None
+    with pytest.raises(TypeError, match="cast: the dtype must be a real floating one, not int32"):
+        nn.cast(model, tg.int32)
+    with pytest.raises(RuntimeError, match="cast: 'y' is the result of a recorded operation"):
+        nn.cast({"w": w, "y": w * 2.0}, tg.float64)
+    assert w.dtype == tg.float32
+
+
+# -- dataclasses with static fields --------------------------------------------------------------------------
+
+
+def test_transforms_take_dataclasses_with_fields_that_are_no_arrays(xp: Place) -> None:
+    x = xp.tensor(np.asarray([0.5, -1.0]))
+    model = Data(xp.tensor(np.asarray([1.0, 2.0])))
+    expected = 3 * np.asarray([0.5, -1.0]) * (1 - np.tanh(np.asarray([0.5, -2.0])) ** 2)
+    g = tg.grad(lambda m: m(x))(model)
+    assert type(g) is Data
+    assert (g.scale, g.name, g.activation, g.flag, g.sizes, g.nothing) == (3, "data", tg.tanh, True, (1, 2), None)
+    xp.check(g.weight, expected)
+    compiled = tg.compile(tg.grad(lambda m, x: m(x)))
+    for _ in range(4):
+        xp.check(compiled(model, x).weight, expected)
+    assert compiled.program is not None
+    model.scale = 2  # another program
+    for _ in range(4):
+        xp.check(compiled(model, x).weight, expected * 2 / 3)
+    xp.check(tg.jvp(lambda m: m(x), (model,), (g,))[1], np.sum(expected * expected) * 2 / 3, rtol=1e-10)
+    many = tg.vmap(lambda m, x: m(x), in_axes=(None, 0))(model, tg.stack([x, 2.0 * x]))
+    xp.check(many[0], xp.values(model(x)))
+
+
+def test_a_float_of_a_plain_dataclass_is_differentiated_by_unless_marked() -> None:
+    @dataclass
+    class Mixed:
+        rate: float
+        fixed: float = nn.static(2.0)
+        items: list[Any] = field(default_factory=list)
+
+    g = tg.grad(lambda m: m.rate**2 * m.fixed * m.items[1](1.0))(Mixed(3.0, items=[5.0, tg.exp]))
+    assert (g.rate, g.fixed) == (pytest.approx(12.0 * np.e), 2.0)
+    assert g.items[1] is tg.exp
+
+
+def test_layers_are_trees_of_all_their_attributes() -> None:
+    @nn.layer
+    class Block:
+        first: nn.Linear
+        eps: float = 0.5
+        sizes: tuple[float, ...] = (1.0, 2.0)
+
+        def __call__(self, x: Any) -> Any:
+            return self.first(x) * self.eps
+
+    @nn.layer
+    class Net:
+        def __init__(self) -> None:
+            self.blocks: list[Any] = [Block(nn.Linear(2, 2, rng=rng())), tg.relu]
+            self.table = {"w": leaf(2), "f": tg.exp}["w"]
+            self.count = nn.static  # a function
+
+        def __call__(self, x: Any) -> Any:
+            for f in self.blocks:
+                x = f(x)
+            return tg.sum(x * self.table)
+
+    class Deeper(Net):
+        pass
+
+    kinds: list[Any] = [Net, nn.layer(Deeper)]
+    for kind in kinds:
+        model = kind()
+        g = tg.grad(lambda m: m(tg.ones(2)))(model)
+        assert type(g) is kind
+        assert g.blocks[0].eps == 0.5
+        assert list(nn.named(g)) == list(nn.named(model)) == ["blocks.0.first.weight", "blocks.0.first.bias", "table"]
+        model(tg.ones(2)).backward()
+        for x, y in zip(nn.named(model).values(), nn.named(g).values(), strict=True):
+            np.testing.assert_array_equal(x.grad, y.detach())
+    with pytest.raises(TypeError, match="__slots__"):
+        nn.layer(Slotted)
+    with pytest.raises(TypeError, match="a decorator of a class, not of function"):
+        nn.layer(UNFIT["function"])
+
+
+def test_the_text_of_a_model_fits_on_a_few_lines() -> None:
+    r = rng()
+    blocks = [nn.Sequential(nn.Linear(300, 200, rng=r), tg.relu, nn.Linear(200, 300, rng=r)) for _ in range(12)]
+    text = repr(nn.Sequential(nn.Embedding(5, 300, rng=r), nn.Sequential(*blocks), nn.Linear(300, 5, rng=r)))
+    assert text == (
+        "Sequential(\n"
+        "  Embedding(weight=float64[5, 300]),\n"
+        "  Sequential(\n"
+        "    12 x Sequential(\n"
+        "      Linear(weight=float64[200, 300], bias=float64[200]),\n"
+        "      relu,\n"
+        "      Linear(weight=float64[300, 200], bias=float64[300]),\n"
+        "    ),\n"
+        "  ),\n"
+        "  Linear(weight=float64[5, 300], bias=float64[5]),\n"
+        ")"
+    )
+
+
+# -- layers beside PyTorch's ---------------------------------------------------------------------------------
+
+Case = tuple[Callable[[tg.random.Generator], Any], Callable[[Any], Any], tuple[Any, ...]]
+
+
+def data(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(sum(shape)).normal(size=shape)
+
+
+LAYERS: dict[str, Case] = {
+    "Linear": (lambda r: nn.Linear(3, 5, rng=r), lambda t: t.Linear(3, 5), (data(2, 4, 3),)),
+    "Linear of a vector": (lambda r: nn.Linear(3, 5, rng=r), lambda t: t.Linear(3, 5), (data(3),)),
+    "Linear without bias": (
+        lambda r: nn.Linear(3, 5, bias=False, rng=r),
+        lambda t: t.Linear(3, 5, bias=False),
+        (data(2, 3),),
+    ),
+    "Embedding": (
+        lambda r: nn.Embedding(7, 3, rng=r),
+        lambda t: t.Embedding(7, 3),
+        (np.asarray([[1, 2, 2], [6, 0, 1]]),),
+    ),
+    "Sequential": (
+        lambda r: nn.Sequential(nn.Linear(3, 4, rng=r), tg.relu, nn.Linear(4, 2, rng=r)),
+        lambda t: t.Sequential(t.Linear(3, 4), t.ReLU(), t.Linear(4, 2)),
+        (data(5, 3),),
+    ),
+}
+
+
+def outputs(y: Any) -> list[Any]:
+    return [v for part in y for v in outputs(part)] if isinstance(y, (tuple, list)) else [y]
+
+
+def loss_of(xp: Any, ys: list[Any]) -> Any:
+    return sum((xp.sum(xp.sin(y)) for y in ys[1:]), start=xp.sum(xp.sin(ys[0])))
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_load_what_pytorch_saved_and_do_the_same(name: str, train: bool, tmp_path: Any) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors")
+    from safetensors.numpy import load_file
+    from safetensors.torch import save_file
+
+    assert safetensors
+    make, theirs, inputs = LAYERS[name]
+    torch.manual_seed(3)
+    module = theirs(torch.nn).double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, dtype=torch.float64) * 0.5)  # also biases and scales that begin as 0 and 1
+        for b in module.buffers():
+            if b.dtype.is_floating_point:
+                b.copy_(torch.rand(b.shape, dtype=torch.float64) + 0.5)
+    module.train(train)
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    model = make(rng())
+    assert nn.load(model, load_file(tmp_path / "model.safetensors")) == ((), ())
+    given = [torch.tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
+    mine = [tg.tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
+    expected = outputs(module(*given))
+    with nn.training(rng()) if train else nn.evaluation():
+        got = outputs(model(*mine))
+    for y, z in zip(got, expected, strict=True):
+        np.testing.assert_allclose(y.detach(), z.detach().numpy(), rtol=1e-9, atol=1e-12)
+    loss_of(torch, expected).backward()
+    loss_of(tg, got).backward()
+    gradients = dict(module.named_parameters())
+    for key, x in nn.named(model).items():
+        if x.requires_grad:
+            np.testing.assert_allclose(x.grad, gradients[key].grad.numpy(), rtol=1e-8, atol=1e-11, err_msg=key)  # type: ignore[arg-type]
+    for x, y in zip(mine, given, strict=True):
+        if x.requires_grad:
+            np.testing.assert_allclose(x.grad, y.grad.numpy(), rtol=1e-8, atol=1e-11)  # type: ignore[arg-type]
+    after = module.state_dict()  # running statistics
+    assert list(nn.named(model)) == list(after)
+    for key, x in nn.named(model).items():
+        np.testing.assert_allclose(x.detach(), after[key].numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_on_every_place_eager_compiled_and_by_tree(xp: Place, name: str) -> None:
+    make, _, inputs = LAYERS[name]
+    with tg.default_dtype("float64" if xp.double else "float32"):
+        model, host = make(rng(xp.device)), make(rng())
+    nn.load(model, {key: np.asarray(x.detach()) for key, x in nn.named(host).items()})
+    xs = [xp.tensor(x) for x in inputs]
+
+    def cost(model: Any, *xs: Any) -> tg.Tensor:
+        loss: tg.Tensor = loss_of(tg, outputs(model(*xs)))
+        return loss
+
+    reference = cost(host, *[tg.asarray(x, device="cpu") for x in inputs])
+    reference.backward()
+    expected = {key: np.asarray(x.grad) for key, x in nn.named(host).items() if x.requires_grad}
+    compiled = tg.no_grad()(tg.compile(tg.value_and_grad(cost)))  # else gradients are recorded for second ones
+    for _ in range(3):
+        value, g = compiled(model, *xs)
+        xp.check(value, np.asarray(reference.detach()), rtol=1e-9)
+    for key, x in nn.named(g).items():
+        if key in expected:
+            xp.check(x, expected[key], rtol=1e-9)
+    cost(model, *xs).backward()
+    for key, x in nn.named(model).items():
+        if x.requires_grad:
+            xp.check(x.grad, expected[key], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_keep_their_type_and_names(name: str) -> None:
+    make, _, inputs = LAYERS[name]
+    model = make(rng())
+    other = copy.deepcopy(model)
+    assert repr(other) == repr(model)
+    assert len(repr(model)) < 400
+    nn.load(other, nn.named(model))
+    nn.cast(other, tg.float32)
+    xs = [tg.asarray(x, dtype=tg.float32) if x.dtype.kind == "f" else tg.asarray(x) for x in inputs]
+    for y, z in zip(outputs(other(*xs)), outputs(model(*[tg.asarray(x) for x in inputs])), strict=True):
+        assert y.dtype == tg.float32
+        np.testing.assert_allclose(y.detach(), z.detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_a_seed_begin_alike_in_a_dtype(name: str) -> None:
+    make, _, _ = LAYERS[name]
+    with tg.default_dtype("float32"):
+        a, b = make(rng()), make(rng())
+    for x, y in zip(nn.named(a).values(), nn.named(b).values(), strict=True):
+        assert x.dtype.name in ("float32", "int64")
+        np.testing.assert_array_equal(x.detach(), y.detach())
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "Embedding" not in name])
+def test_layers_compute_in_the_precision_that_is_asked_for(name: str) -> None:
+    make, _, inputs = LAYERS[name]
+    model = make(rng())
+    xs = [tg.asarray(x) for x in inputs]
+
+    @tg.compile
+    def step() -> Any:
+        ys = outputs(model(*xs))
+        loss_of(tg, [tg.astype(y, tg.float64) for y in ys]).backward()
+        return [y.detach() for y in ys]
+
+    full = step()
+    for x in nn.parameters(model):
+        x.grad = None
+    with nn.precision("float16"):
+        for _ in range(4):  # the programs of either are kept apart
+            half = step()
+            for x in nn.parameters(model):
+                assert x.grad is not None
+                assert x.grad.dtype == tg.float64
+                x.grad = None
+    for y, z in zip(full, half, strict=True):
+        assert y.dtype == tg.float64
+        np.testing.assert_allclose(y, tg.astype(z, tg.float64), rtol=0.05, atol=0.05)
+    if "Norm" not in name:
+        assert half[0].dtype == tg.float16
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda r: nn.Linear(3, 2, rng=r)(tg.ones((2, 4))),
+            ValueError,
+            r"Linear: the input has shape \(2, 4\), but the last axis must have length 3",
+        ),
+        (lambda r: nn.Linear(3, 2, rng=r)(tg.ones(())), ValueError, r"Linear: the input has shape \(\)"),
+        (
+            lambda r: nn.Linear(3, 2, rng=r)([1.0, 2.0, 3.0]),
+            TypeError,
+            "Linear: the input is a Tensor or an array, not list",
+        ),
+        (lambda r: nn.Linear(0, 2, rng=r), ValueError, "Linear: n_in must be a positive integer, not 0"),
+        (
+            lambda r: nn.Linear(3, UNFIT["float"], rng=r),
+            ValueError,
+            "Linear: n_out must be a positive integer, not 2.0",
+        ),
+        (lambda r: nn.Linear(3, 2, rng=UNFIT["int"]), TypeError, "pass a generator"),
+        (
+            lambda r: nn.Embedding(3, 2, rng=r)(tg.ones(2)),
+            TypeError,
+            "Embedding: the input is a Tensor of integers, not float64",
+        ),
+        (lambda r: nn.Embedding(3, 2, rng=r)(tg.asarray([3])), IndexError, "3"),
+        (
+            lambda r: nn.Sequential(UNFIT["list"]),
+            TypeError,
+            r"layer 0 is not callable, but a list: write Sequential\(\*layers\)",
+        ),
+        (lambda r: nn.training(UNFIT["int"]).__enter__(), TypeError, "training: pass a generator"),
+        (lambda r: nn.precision("int8").__enter__(), TypeError, "precision: the dtype must be a real floating one"),
+        (lambda r: nn.init.orthogonal(r, 3), ValueError, "two axes or more"),
+    ],
+)
+def test_wrong_use_is_named(call: Callable[[Any], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(rng())
+
+
+# -- first values --------------------------------------------------------------------------------------------
+
+
+def test_first_values_have_their_moments(xp: Place) -> None:
+    r = tg.random.Generator(1, device=xp.device)
+    shape = (40, 30, 3)
+    for f, std in ((nn.init.glorot, (2 / (90 + 120)) ** 0.5), (nn.init.he, (2 / 90) ** 0.5), (nn.init.lecun, 90**-0.5)):
+        for uniform in (False, True):
+            x = xp.values(f(r, shape, tg.float32, uniform=uniform))
+            assert (x.shape, x.dtype) == (shape, np.float32)
+            assert abs(x.std() / std - 1) < 0.05
+            assert abs(x.mean()) < 0.05 * std
+            if uniform:
+                assert np.abs(x).max() <= 3**0.5 * std
+    for sizes in ((4, 6), (6, 4), (4, 2, 3), (0, 3)):
+        x = xp.values(nn.init.orthogonal(r, sizes, tg.float32, gain=2.0)).reshape(sizes[0], int(np.prod(sizes[1:])))
+        product = x @ x.T if sizes[0] <= x.shape[1] else x.T @ x
+        np.testing.assert_allclose(product, 4.0 * np.eye(len(product)), atol=1e-4)
+    assert not xp.values(nn.init.zeros(r, (2, 3), tg.float32)).any()
+
+
+# -- modes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_step_compiled_in_one_mode_is_not_replayed_in_another() -> None:
+    from tapegrad._engine.settings import training_mode
+
+    r, other = rng(), rng()
+
+    @tg.compile
+    def draw(x: tg.Tensor) -> tg.Tensor:
+        mode = training_mode.get()
+        return x if mode is None else x + mode.rng.uniform((2,))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):
+            np.testing.assert_array_equal(draw(tg.zeros(2)), [0.0, 0.0])
+            with nn.training(r):
+                a = draw(tg.zeros(2))
+            np.testing.assert_array_equal(a, other.uniform((2,)))
+            third = tg.random.Generator(5)
+            with nn.training(third):
+                a = draw(tg.zeros(2))
+            np.testing.assert_array_equal(a, tg.random.Generator(5).uniform((2,)))
+
+
+def test_modes_hold_for_their_thread_and_nest() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tapegrad._engine.settings import precision_mode, training_mode
+
+    with nn.training(), nn.precision("float32"):
+        assert training_mode.get() is not None
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(training_mode.get).result() is None
+            assert pool.submit(precision_mode.get).result() is None
+        with nn.evaluation(), nn.precision(None):
+            assert training_mode.get() is None
+            assert precision_mode.get() is None
+        assert training_mode.get() is not None
+    assert training_mode.get() is None
