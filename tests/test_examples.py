@@ -129,7 +129,7 @@ def test_a_wrong_derivative_is_found(run: Run, tmp_path: Path, monkeypatch: pyte
     assert "the tape and the closed form differ" in result.status
 
 
-# -- train_digits.py ---------------------------------------------------------------------------------------
+# -- 02_digits_from_scratch.py ---------------------------------------------------------------------------------------
 
 
 def last_accuracy(lines: list[str]) -> float:
@@ -141,7 +141,7 @@ def last_accuracy(lines: list[str]) -> float:
 def test_digits_reach_97_percent(run: Run, tmp_path: Path) -> None:
     need_digits()
     start = time.perf_counter()
-    result = run("train_digits.py", "--out", tmp_path)
+    result = run("02_digits_from_scratch.py", "--out", tmp_path)
     assert result.status == 0
     assert last_accuracy(result.out) >= 97
     assert time.perf_counter() - start < 60
@@ -153,7 +153,7 @@ def test_same_seed_same_weights_to_the_bit(run: Run, tmp_path: Path) -> None:
     need_digits()
     weights = []
     for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert run("train_digits.py", "--epochs", 1, "--seed", seed, "--out", tmp_path / folder).status == 0
+        assert run("02_digits_from_scratch.py", "--epochs", 1, "--seed", seed, "--out", tmp_path / folder).status == 0
         weights.append((tmp_path / folder / "digits.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
@@ -170,14 +170,14 @@ def test_digits_on_other_devices(run: Run, tmp_path: Path, device: str) -> None:
     need_digits()
     if not backends.is_available(device):
         pytest.skip(f"{device} is not available here")
-    result = run("train_digits.py", "--epochs", 1, "--device", device, "--out", tmp_path)
+    result = run("02_digits_from_scratch.py", "--epochs", 1, "--device", device, "--out", tmp_path)
     assert result.status == 0
     assert last_accuracy(result.out) >= 80
 
 
 def test_digits_compiled(run: Run, tmp_path: Path) -> None:
     need_digits()
-    result = run("train_digits.py", "--compile", "--out", tmp_path)
+    result = run("02_digits_from_scratch.py", "--compile", "--out", tmp_path)
     assert result.status == 0
     assert result.out[0].endswith("on cpu, compiled")
     assert last_accuracy(result.out) >= 97
@@ -189,7 +189,7 @@ def test_compiled_weights_are_the_same_to_the_bit_and_close_to_eager_ones(run: R
 
     weights = []
     for options in ((), ("--compile",), ("--compile",)):
-        assert run("train_digits.py", "--epochs", 3, *options, "--out", tmp_path).status == 0
+        assert run("02_digits_from_scratch.py", "--epochs", 3, *options, "--out", tmp_path).status == 0
         weights.append(load_file(tmp_path / "digits.safetensors"))
     for name, eager in weights[0].items():
         np.testing.assert_array_equal(weights[1][name], weights[2][name])
@@ -201,7 +201,7 @@ def test_digits_compiled_on_other_devices(run: Run, tmp_path: Path, device: str)
     need_digits()
     if not backends.is_available(device):
         pytest.skip(f"{device} is not available here")
-    result = run("train_digits.py", "--compile", "--epochs", 3, "--device", device, "--out", tmp_path)
+    result = run("02_digits_from_scratch.py", "--compile", "--epochs", 3, "--device", device, "--out", tmp_path)
     assert result.status == 0
     assert last_accuracy(result.out) >= 80
 
@@ -210,7 +210,7 @@ def test_digits_compiled_on_other_devices(run: Run, tmp_path: Path, device: str)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_the_weights(tmp_path: Path, number: signal.Signals, status: int) -> None:
     need_digits()
-    script = str(EXAMPLES / "train_digits.py")
+    script = str(EXAMPLES / "02_digits_from_scratch.py")
     command = [sys.executable, script, "--epochs", "100000", "--out", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -236,14 +236,14 @@ def test_an_interrupt_keeps_the_weights(tmp_path: Path, number: signal.Signals, 
 def test_signal_handlers_are_put_back(run: Run, tmp_path: Path) -> None:
     need_digits()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    run("train_digits.py", "--epochs", 1, "--out", tmp_path)
+    run("02_digits_from_scratch.py", "--epochs", 1, "--out", tmp_path)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_a_missing_package_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     need_digits()
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    status = run("train_digits.py").status
+    status = run("02_digits_from_scratch.py").status
     assert isinstance(status, str)
     assert "tqdm" in status
     assert status.endswith("pip install 'tapegrad[examples]'")
@@ -252,12 +252,12 @@ def test_a_missing_package_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("value", ["0", "-3", "many"])
 def test_bad_epochs(run: Run, value: str) -> None:
     need_digits()
-    result = run("train_digits.py", "--epochs", value)
+    result = run("02_digits_from_scratch.py", "--epochs", value)
     assert result.status == 2
     assert "--epochs" in result.err[-1]
 
 
-# -- 02_logistic_regression.py -----------------------------------------------------------------------------
+# -- 03_logistic_regression.py -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "torch:cpu"])
@@ -265,7 +265,7 @@ def test_optimisers_agree(run: Run, tmp_path: Path, device: str) -> None:
     need_scikit_learn()
     if not backends.is_available(device):
         pytest.skip(f"{device} is not available here")
-    status, out, _ = run("02_logistic_regression.py", "--device", device, "--ridge", 0.05, "--out", tmp_path)
+    status, out, _ = run("03_logistic_regression.py", "--device", device, "--ridge", 0.05, "--out", tmp_path)
     assert status == 0
     assert out[-1].endswith("they agree")
     costs = {line.split()[0]: float(line.split()[-1]) for line in out if " iterations, " in line}
@@ -280,7 +280,7 @@ def test_optimisers_agree(run: Run, tmp_path: Path, device: str) -> None:
 def test_a_fit_needs_no_matplotlib(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_scikit_learn()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = run("02_logistic_regression.py", "--ridge", 0.1, "--out", tmp_path)
+    result = run("03_logistic_regression.py", "--ridge", 0.1, "--out", tmp_path)
     assert result.status == 0
     assert "no picture: Matplotlib is not installed" in result.out
     assert list(tmp_path.iterdir()) == []
@@ -288,7 +288,7 @@ def test_a_fit_needs_no_matplotlib(run: Run, tmp_path: Path, monkeypatch: pytest
 
 def test_a_ridge_that_is_not_positive(run: Run) -> None:
     need_scikit_learn()
-    result = run("02_logistic_regression.py", "--ridge", 0)
+    result = run("03_logistic_regression.py", "--ridge", 0)
     assert result.status == 2
     assert "--ridge" in result.err[-1]
 
@@ -296,11 +296,11 @@ def test_a_ridge_that_is_not_positive(run: Run) -> None:
 # -- all --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["01_backpropagation.py", "02_logistic_regression.py", "train_digits.py"])
+@pytest.mark.parametrize("name", ["01_backpropagation.py", "03_logistic_regression.py", "02_digits_from_scratch.py"])
 def test_an_unknown_device_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
-    if name == "train_digits.py":
+    if name == "02_digits_from_scratch.py":
         need_digits()
-    elif name == "02_logistic_regression.py":
+    elif name == "03_logistic_regression.py":
         need_scikit_learn()
     status, out, err = run(name, "--device", "abacus", "--out", tmp_path)
     assert status == 2
@@ -309,11 +309,11 @@ def test_an_unknown_device_is_one_line(run: Run, tmp_path: Path, name: str) -> N
     assert line.startswith(f"{name}: zeros: unknown device 'abacus'")
 
 
-@pytest.mark.parametrize("name", ["01_backpropagation.py", "02_logistic_regression.py", "train_digits.py"])
+@pytest.mark.parametrize("name", ["01_backpropagation.py", "03_logistic_regression.py", "02_digits_from_scratch.py"])
 def test_an_impossible_folder_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
-    if name == "train_digits.py":
+    if name == "02_digits_from_scratch.py":
         need_digits()
-    elif name == "02_logistic_regression.py":
+    elif name == "03_logistic_regression.py":
         need_scikit_learn()
     (tmp_path / "file").touch()
     status, _, err = run(name, "--out", tmp_path / "file")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-VERSION = 1  # of what tapegrad adds to the format: the entries below of a file's metadata
-_VERSION, _VALUES, _COMPLEX, _NOTE = "tapegrad", "tapegrad.values", "tapegrad.complex", "note"
+VERSION = 1  # of the entry below of a file's metadata
+_ENTRY = "tapegrad"  # JSON of version, values, complex and note; one entry, as the library writes entries in any order
 
 Array = np.ndarray[Any, Any]
 
@@ -32,13 +32,13 @@ def write(path: Path, content: Content) -> None:
     """
     numpy_file = _library()
     stored = {name: _stored(x) for name, x in content.arrays.items()}
-    metadata = {
-        _VERSION: str(VERSION),
-        _VALUES: json.dumps(content.values),
-        _COMPLEX: json.dumps([name for name, x in content.arrays.items() if _is_complex128(x)]),
+    entry = {
+        "version": VERSION,
+        "values": content.values,
+        "complex": [name for name, x in content.arrays.items() if _is_complex128(x)],
+        "note": content.note,
     }
-    if content.note is not None:
-        metadata[_NOTE] = content.note
+    metadata = {_ENTRY: json.dumps(entry)}
     replace(path, lambda temporary: numpy_file.save_file(stored, temporary, metadata))
 
 
@@ -104,7 +104,7 @@ def read(path: Path) -> Content:
         raise IsADirectoryError(f"{path} is a folder, not a file")
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+            entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no dict
     except TypeError as error:
         raise ImportError(f"{path} holds {error}: pip install ml_dtypes, which NumPy needs for it") from error
@@ -112,15 +112,15 @@ def read(path: Path) -> Content:
         if not _is_of_library(error):
             raise
         raise ValueError(f"{path} cannot be read: {_fault(path)} ({error})") from error
-    version = metadata.get(_VERSION, "0")
-    if not version.isdigit() or int(version) > VERSION:
+    version = entry.get("version", 0)
+    if version > VERSION:
         raise ValueError(
             f"{path} was written by a later version of tapegrad (version {version} of its files; this one reads "
             f"up to {VERSION}): update tapegrad"
         )
-    for name in json.loads(metadata.get(_COMPLEX, "[]")):
+    for name in entry.get("complex", ()):
         arrays[name] = arrays[name].view(np.complex128)[..., 0]
-    return Content(arrays, json.loads(metadata.get(_VALUES, "{}")), metadata.get(_NOTE))
+    return Content(arrays, entry.get("values", {}), entry.get("note"))
 
 
 def _fault(path: Path) -> str:

@@ -6,8 +6,8 @@ Newton-CG from products of the Hessian with vectors as well, and scikit-learn's 
 says how they agree; with Matplotlib, the folder given by --out gets a picture of both descents.
 
     pip install 'tapegrad[examples]'
-    python examples/02_logistic_regression.py
-    python examples/02_logistic_regression.py --device torch:cpu --ridge 0.001
+    python examples/03_logistic_regression.py
+    python examples/03_logistic_regression.py --device torch:cpu --ridge 0.001
 """
 
 import argparse

@@ -1,0 +1,154 @@
+"""The examples of the training kit: each runs small, on several devices, compiled, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import tapegrad as tg
+from tapegrad import backends
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SMALL: dict[str, tuple[object, ...]] = {  # options that make a run short
+    "train_digits.py": ("--epochs", 2),
+}
+for _package in ("sklearn", "matplotlib", "tqdm", "safetensors"):
+    pytest.importorskip(_package)
+
+
+class Result(NamedTuple):
+    """The end of a program: its status, or the message that it ended with, and all that it printed."""
+
+    status: object
+    out: list[str]
+    err: list[str]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run an example in this process."""
+    monkeypatch.setenv("JAX_ENABLE_X64", os.environ.get("JAX_ENABLE_X64", "1"))  # so that it is put back
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def run(name: str, *options: object) -> Result:
+        script = str(EXAMPLES / name)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        out, err = capsys.readouterr()
+        return Result(ended.value.code, out.splitlines(), err.splitlines())
+
+    return run
+
+
+def pictures(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("*.png") if p.read_bytes().startswith(b"\x89PNG")]
+
+
+@pytest.mark.parametrize("compiled", [(), ("--compile",)])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "torch:cpu", "jax:cpu"])
+@pytest.mark.parametrize("name", SMALL)
+def test_each_runs(run: Run, tmp_path: Path, name: str, device: str, compiled: tuple[str, ...]) -> None:
+    if not backends.is_available(device):
+        pytest.skip(f"{device} is not available here")
+    if device == "torch:cpu" and compiled:
+        pytest.skip("torch.compile takes half a minute; its programs are tested elsewhere")
+    result = run(name, *SMALL[name], "--device", device, *compiled, "--out", tmp_path)
+    assert result.status == 0
+    assert pictures(tmp_path)
+    assert any("/s" in line for line in result.err)  # the progress bar
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_same_seed_gives_the_same_files(run: Run, tmp_path: Path, name: str) -> None:
+    for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert run(name, *SMALL[name], "--seed", seed, "--out", tmp_path / folder).status == 0
+    weights = [sorted(p.read_bytes() for p in (tmp_path / f).glob("*.safetensors")) for f in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_resumed_run_goes_on_to_the_bit(run: Run, tmp_path: Path, name: str) -> None:
+    def weights(folder: Path) -> list[bytes]:
+        return [p.read_bytes() for p in sorted(folder.glob("*.safetensors"))]
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(name, *SMALL[name], "--out", whole).status == 0
+    assert run(name, *SMALL[name], "--out", parts, "--stop", 3).status == 0
+    first = weights(parts)
+    result = run(name, *SMALL[name], "--out", parts, "--resume")
+    assert result.status == 0
+    assert "resumed at step 3" in result.out
+    assert weights(parts) == weights(whole) != first
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_folder_with_a_run_is_not_written_over(run: Run, tmp_path: Path, name: str) -> None:
+    assert run(name, *SMALL[name], "--out", tmp_path, "--stop", 2).status == 0
+    status, _, _ = run(name, *SMALL[name], "--out", tmp_path)
+    assert isinstance(status, str)
+    assert "--resume goes on with it" in status
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_unknown_devices_and_impossible_folders_are_one_line(run: Run, tmp_path: Path, name: str) -> None:
+    status, out, err = run(name, "--device", "abacus", "--out", tmp_path)
+    assert (status, out, len(err)) == (2, [], 1)
+    assert err[0].startswith(f"{name}: zeros: unknown device 'abacus'")
+    (tmp_path / "file").touch()
+    status, _, err = run(name, "--out", tmp_path / "file")
+    assert (status, len(err)) == (2, 1)
+    for value in ("0", "-3", "many"):
+        result = run(name, "--epochs", value)
+        assert result.status == 2
+        assert "--epochs" in result.err[-1]
+
+
+def test_a_missing_package_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tqdm" else object())
+    status = run("train_digits.py").status
+    assert status == "this example needs more packages (tqdm): pip install 'tapegrad[examples]'"
+
+
+def test_digits_reach_97_percent(run: Run, tmp_path: Path) -> None:
+    result = run("train_digits.py", "--compile", "--out", tmp_path)
+    match = re.fullmatch(r"test accuracy (\d+\.\d) %", result.out[-1])
+    assert match
+    assert float(match[1]) >= 97
+    assert len(tg.load(tmp_path / "digits.safetensors", device="cpu")) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a Ctrl-C to one process")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_the_weights_and_the_run(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    script = str(EXAMPLES / "train_digits.py")
+    command = [sys.executable, script, "--epochs", "100000", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        seen = b""
+        try:
+            while b"loss" not in seen:  # the bar shows the loss once there were some steps
+                byte = process.stderr.read(1)
+                assert byte, f"ended before it trained: {seen!r}"
+                seen += byte
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == status
+    assert b"Traceback" not in err
+    assert out.decode().splitlines()[-1].startswith("test accuracy")
+    assert (tmp_path / "digits.safetensors").exists()
+    assert list((tmp_path / "run").glob("step-*.safetensors"))
