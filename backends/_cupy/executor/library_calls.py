@@ -45,8 +45,9 @@ from tapegrad.backends._settings import DETERMINISTIC
 
 # Functions of CuPy that read no value on the host, besides those with a `kind`.
 _NAMES = """
-argmax argmin count_nonzero cumulative_prod cumulative_sum index_get index_set index_add linalg.diagonal
-linalg.vector_norm ones_like repeat roll searchsorted std take take_along_axis tile tril triu var vecdot zeros_like
+argmax argmin count_nonzero cumulative_prod cumulative_sum draw dropped gamma_sample index_get index_set index_add
+linalg.diagonal linalg.vector_norm ones_like repeat roll searchsorted skip std take take_along_axis tile tril triu var
+vecdot zeros_like
 """
 CAPTURED = frozenset(_NAMES.split())
 
