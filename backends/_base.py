@@ -775,7 +775,7 @@ class Backend:
         """
         if least > _philox.MASK:
             return self.xp.zeros_like(x)
-        return self.xp.where(self.draw(key, count, "at least", shape, "bool", least), x * scale, 0.0)
+        return self.xp.where(self.xp.draw(key, count, "at least", shape, "bool", least), x * scale, 0.0)
 
     def gamma_sample(self, a: Array, x: Array) -> Array:
         """Return x, in memory of its own: the operation is there for its derivative in `a`."""

@@ -183,7 +183,6 @@ TABLES = {
             "no function of arrays, so no node": "can_cast finfo from_dlpack iinfo result_type",
             "it looks at values": "as_one loop nonzero unique_all unique_counts unique_inverse unique_values",
             "planned by itself: the check is noted by a kernel": "refuse",
-            "many kernels, each of them one that may be captured": "draw dropped gamma_sample skip",
         },
     ),
     "NumPy's protocols": Table(

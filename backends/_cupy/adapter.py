@@ -22,7 +22,7 @@ from tapegrad._program.queries import is_put_where
 from tapegrad.backends._array import DEVICE_IDS, Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._cupy import attention as attention_calls
-from tapegrad.backends._cupy import bfloat16, functions
+from tapegrad.backends._cupy import bfloat16, functions, philox
 from tapegrad.backends._cupy import deferred_checks as checks
 from tapegrad.backends._cupy.codegen.cuda_types import BFLOAT16
 from tapegrad.backends._cupy.codegen.expressions import EXTRA
@@ -63,6 +63,7 @@ class Adapter(Backend):
         self.xp.replace(sign=functions.sign, floor_divide=functions.floor_divide, remainder=functions.remainder)
         self.xp.replace(bitwise_left_shift=functions.left_shift, bitwise_right_shift=functions.right_shift)
         self.xp.replace(note_outside=checks.note_outside)
+        self.xp.replace(draw=philox.Draw(), skip=philox.skip)
         self.xp.linalg.replace(solve=functions.solve)
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"
@@ -176,6 +177,10 @@ class Adapter(Backend):
 
     def special(self, name: str) -> Callable[..., Array]:
         return bfloat16.wide(find(self, name, cupyx.scipy.special, functions.SPECIAL))
+
+    def dropped(self, x: Array, key: Array, count: Array, shape: tuple[int, ...], least: int, scale: float) -> Array:
+        out = philox.dropped(x, key, count, shape, least, scale)
+        return super().dropped(x, key, count, shape, least, scale) if out is None else out
 
     def executor(self, program: Program, threads: int | None = None) -> PlanningExecutor:
         from tapegrad.backends._cupy.executor.executor import Executor

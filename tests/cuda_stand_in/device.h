@@ -98,6 +98,7 @@ template <class A, class B, class T = Common<A, B>> FN T min(A a, B b) {
   if constexpr (std::is_floating_point_v<T>) return std::fmin((T)a, (T)b);
   else return (T)a < (T)b ? (T)a : (T)b;
 }
+FN unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
 FN double rsqrt(double a) { return 1 / std::sqrt(a); }
 FN float rsqrt(float a) { return 1 / std::sqrt(a); }
 FN float rsqrtf(float a) { return 1 / std::sqrt(a); }

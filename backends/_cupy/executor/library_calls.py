@@ -46,9 +46,9 @@ from tapegrad.backends._settings import DETERMINISTIC
 # Functions of CuPy that read no value on the host, besides those with a `kind`.
 _NAMES = """
 argmax argmin convolution convolution_input convolution_weight count_nonzero cumulative_max cumulative_min
-cumulative_prod cumulative_sum index_add index_get index_set linalg.diagonal linalg.vector_norm max_pool ones_like
-pad_last pool_gather pool_scatter repeat roll searchsorted std take take_along_axis tile tril triu var vecdot
-window_spread window_sum windows windows_sum zeros_like
+cumulative_prod cumulative_sum draw dropped gamma_sample index_add index_get index_set linalg.diagonal
+linalg.vector_norm max_pool ones_like pad_last pool_gather pool_scatter repeat roll searchsorted skip std take
+take_along_axis tile tril triu var vecdot window_spread window_sum windows windows_sum zeros_like
 """
 CAPTURED = frozenset(_NAMES.split())
 
