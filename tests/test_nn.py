@@ -326,6 +326,58 @@ LAYERS: dict[str, Case] = {
         lambda t: t.Sequential(t.Linear(3, 4), t.ReLU(), t.Linear(4, 2)),
         (data(5, 3),),
     ),
+    "Conv": (lambda r: nn.Conv(3, 4, 3, rng=r), lambda t: t.Conv2d(3, 4, 3), (data(2, 3, 6, 5),)),
+    "Conv of one axis": (
+        lambda r: nn.Conv(4, 6, (3,), stride=2, padding=1, dilation=2, groups=2, bias=False, rng=r),
+        lambda t: t.Conv1d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2, bias=False),
+        (data(2, 4, 9),),
+    ),
+    "Conv of three axes": (
+        lambda r: nn.Conv(2, 3, (3, 1, 3), padding="same", rng=r),
+        lambda t: t.Conv3d(2, 3, (3, 1, 3), padding="same"),
+        (data(2, 2, 3, 4, 5),),
+    ),
+    "ConvTranspose": (
+        lambda r: nn.ConvTranspose(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, rng=r),
+        lambda t: t.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+        (data(2, 4, 3, 4),),
+    ),
+    "LayerNorm": (lambda r: nn.LayerNorm((3, 4)), lambda t: t.LayerNorm((3, 4)), (data(2, 3, 4),)),
+    "LayerNorm without bias": (
+        lambda r: nn.LayerNorm(4, bias=False, eps=0.1),
+        lambda t: t.LayerNorm(4, bias=False, eps=0.1),
+        (data(2, 3, 4),),
+    ),
+    "RMSNorm": (lambda r: nn.RMSNorm(4), lambda t: t.RMSNorm(4), (data(2, 3, 4),)),
+    "GroupNorm": (lambda r: nn.GroupNorm(2, 6), lambda t: t.GroupNorm(2, 6), (data(2, 6, 3),)),
+    "BatchNorm": (lambda r: nn.BatchNorm(3), lambda t: t.BatchNorm2d(3), (data(4, 3, 2, 2),)),
+    "BatchNorm of rows": (
+        lambda r: nn.BatchNorm(3, momentum=0.3),
+        lambda t: t.BatchNorm1d(3, momentum=0.3),
+        (data(5, 3),),
+    ),
+    "LSTM": (lambda r: nn.LSTM(3, 4, rng=r), lambda t: t.LSTM(3, 4, batch_first=True), (data(2, 5, 3),)),
+    "LSTM, all options": (
+        lambda r: nn.LSTM(3, 2, layers=2, bidirectional=True, bias=False, rng=r),
+        lambda t: t.LSTM(3, 2, 2, bidirectional=True, bias=False, batch_first=True),
+        (data(2, 4, 3),),
+    ),
+    "LSTM of one sequence": (lambda r: nn.LSTM(3, 4, rng=r), lambda t: t.LSTM(3, 4, batch_first=True), (data(5, 3),)),
+    "GRU": (lambda r: nn.GRU(3, 4, rng=r), lambda t: t.GRU(3, 4, batch_first=True), (data(2, 5, 3),)),
+    "GRU, all options": (
+        lambda r: nn.GRU(3, 2, layers=2, bidirectional=True, bias=False, rng=r),
+        lambda t: t.GRU(3, 2, 2, bidirectional=True, bias=False, batch_first=True),
+        (data(2, 4, 3), data(4, 2, 2)),
+    ),
+    "CNN": (
+        lambda r: nn.Sequential(
+            nn.Conv(1, 4, 3, padding=1, bias=False, rng=r), nn.BatchNorm(4), tg.relu, nn.Conv(4, 2, 3, stride=2, rng=r)
+        ),
+        lambda t: t.Sequential(
+            t.Conv2d(1, 4, 3, padding=1, bias=False), t.BatchNorm2d(4), t.ReLU(), t.Conv2d(4, 2, 3, stride=2)
+        ),
+        (data(3, 1, 6, 6),),
+    ),
 }
 
 
@@ -385,7 +437,9 @@ def test_layers_load_what_pytorch_saved_and_do_the_same(name: str, train: bool, 
 def test_layers_on_every_place_eager_compiled_and_by_tree(xp: Place, name: str) -> None:
     make, _, inputs = LAYERS[name]
     with tg.default_dtype("float64" if xp.double else "float32"):
-        model, host = make(rng(xp.device)), make(rng())
+        model = make(rng(xp.device))
+        with tg.default_device("cpu"):
+            host = make(rng())
     nn.load(model, {key: np.asarray(x.detach()) for key, x in nn.named(host).items()})
     xs = [xp.tensor(x) for x in inputs]
 
@@ -495,6 +549,30 @@ def test_layers_compute_in_the_precision_that_is_asked_for(name: str) -> None:
             TypeError,
             r"layer 0 is not callable, but a list: write Sequential\(\*layers\)",
         ),
+        (
+            lambda r: nn.Conv(3, 2, 3, rng=r)(tg.ones((2, 4, 5, 5))),
+            ValueError,
+            r"Conv: the input has shape \(2, 4, 5, 5\), but axis -3 must have length 3",
+        ),
+        (lambda r: nn.Conv(3, 2, (1, 1, 1, 1), rng=r), ValueError, "one to three axes"),
+        (lambda r: nn.Conv(3, 2, 3, groups=2, rng=r), ValueError, "groups=2 must divide n_in=3 and n_out=2"),
+        (lambda r: nn.ConvTranspose(3, 2, 3, rng=r)(tg.ones((2, 3, 5))), ValueError, "ConvTranspose: the input has"),
+        (lambda r: nn.LayerNorm(3)(tg.ones((2, 4))), ValueError, r"LayerNorm: .* but the last axes must be \(3,\)"),
+        (lambda r: nn.LayerNorm((4, 3))(tg.ones(3)), ValueError, r"LayerNorm: .* but the last axes must be \(4, 3\)"),
+        (lambda r: nn.RMSNorm(3)([1.0]), TypeError, "RMSNorm: the input is a Tensor or an array, not list"),
+        (lambda r: nn.LayerNorm(()), ValueError, "one last axis or more"),
+        (lambda r: nn.GroupNorm(2, 3), ValueError, "groups=2 must divide n=3"),
+        (lambda r: nn.BatchNorm(3)(tg.ones((2, 4))), ValueError, "BatchNorm: .* but axis 1 must have length 3"),
+        (lambda r: nn.BatchNorm(3, momentum=2.0), ValueError, "momentum is the share of the batch"),
+        (lambda r: nn.Dropout(1.5), ValueError, "from 0 to 1, not 1.5"),
+        (lambda r: nn.LSTM(3, 2, rng=r)(tg.ones((2, 5, 4))), ValueError, "LSTM: the input has shape .* length 3"),
+        (lambda r: nn.LSTM(3, 2, rng=r)(tg.ones((2, 0, 3))), ValueError, "with a time or more"),
+        (lambda r: nn.LSTM(3, 2, rng=r)(tg.ones((2, 5, 3)), tg.ones((1, 2, 2))), ValueError, r"a pair \(h, cell\)"),
+        (
+            lambda r: nn.GRU(3, 2, rng=r)(tg.ones((2, 5, 3)), tg.ones((1, 5, 2))),
+            ValueError,
+            r"GRU: the state has shape \(1, 5, 2\), but \(1, 2, 2\) is needed",
+        ),
         (lambda r: nn.training(UNFIT["int"]).__enter__(), TypeError, "training: pass a generator"),
         (lambda r: nn.precision("int8").__enter__(), TypeError, "precision: the dtype must be a real floating one"),
         (lambda r: nn.init.orthogonal(r, 3), ValueError, "two axes or more"),
@@ -567,3 +645,168 @@ def test_modes_hold_for_their_thread_and_nest() -> None:
             assert precision_mode.get() is None
         assert training_mode.get() is not None
     assert training_mode.get() is None
+
+
+def test_dropout_drops_inside_training_alone(xp: Place) -> None:
+    model, x = nn.Sequential(nn.Dropout(0.25), nn.Dropout(0.0)), xp.tensor(np.ones(4000))
+    xp.check(model(x), np.ones(4000))
+    r = rng(xp.device)
+    with nn.training(r):
+        first, second = xp.values(model(x)), xp.values(model(x))
+        with nn.evaluation():
+            xp.check(model(x), np.ones(4000))
+    np.testing.assert_allclose(np.unique(first), [0.0, 4 / 3], rtol=1e-6)
+    assert abs(first.mean() - 1.0) < 0.05
+    assert (first != second).any()
+    with nn.training(), pytest.raises(RuntimeError, match="with tapegrad.nn.training"):
+        model(x)
+
+
+def test_a_compiled_step_with_dropout_and_batch_norm_is_the_eager_one(xp: Place) -> None:
+    def program() -> tuple[Any, Callable[[], Any]]:
+        with tg.default_dtype("float64" if xp.double else "float32"):
+            r = rng(xp.device)
+            parts = nn.Linear(3, 8, rng=r), nn.BatchNorm(8), tg.relu, nn.Dropout(0.5), nn.Linear(8, 2, rng=r)
+        model = nn.Sequential(*parts)
+        opt = tg.optim.AdamW(model, 0.01, decay=["0.*"])
+        x = xp.tensor(np.random.default_rng(0).normal(size=(6, 3)))
+
+        def step() -> Any:
+            with nn.training(r):
+                loss = tg.sum(model(x) ** 2)
+            loss.backward()
+            opt.step()
+            return loss
+
+        return model, step
+
+    a, eager = program()
+    b, plain = program()
+    compiled = tg.compile(plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses = []
+        for _ in range(6):
+            value = compiled()
+            losses.append(value.item())
+            xp.check(value, xp.values(eager()), rtol=1e-9)
+    assert len(set(losses)) == 6
+    for x, y in zip(nn.named(a).values(), nn.named(b).values(), strict=True):
+        xp.check(x.detach(), xp.values(y.detach()), rtol=1e-8)
+    assert nn.named(b)["1.num_batches_tracked"].item() == 6
+
+
+def test_batch_norm_is_updated_inside_transforms() -> None:
+    model = nn.BatchNorm(2)
+    mean = model.running_mean
+    x = tg.asarray([[1.0, 2.0], [3.0, 6.0]])
+    with nn.training(), tg.no_grad():
+        g = tg.grad(lambda m: tg.sum(m(x) ** 3))(model)
+    np.testing.assert_allclose(mean, [0.2, 0.4])
+    assert g.running_mean is model.running_mean is mean
+    assert not mean.requires_grad
+    assert nn.parameters(model) == [model.weight, model.bias]
+    nn.freeze(model)
+    nn.freeze(model, frozen=False)
+    assert nn.parameters(model) == [model.weight, model.bias]
+    with nn.training(), pytest.raises(ValueError, match="1 values a channel, which have no variance"):
+        model(x[:1])
+
+
+def test_layers_under_vmap_and_in_forward_mode() -> None:
+    r = rng()
+    model = nn.Sequential(nn.Linear(3, 4, rng=r), nn.LayerNorm(4), tg.tanh)
+    x = tg.asarray(data(5, 3))
+    np.testing.assert_allclose(tg.vmap(model)(x).detach(), model(x).detach(), rtol=1e-12)
+    frozen = nn.copy(model)
+    nn.freeze(frozen)
+    value, tangent = tg.jvp(frozen, (x,), (tg.ones_like(x),))
+    shifted = frozen(x + 1e-6)
+    np.testing.assert_allclose(tangent, (shifted - value) / 1e-6, atol=1e-4)
+    many = tg.vmap(tg.grad(lambda m, x: tg.sum(m(x))), in_axes=(None, 0))(frozen, x)
+    assert nn.named(many)["0.weight"].shape == (5, 4, 3)  # a gradient for each example
+
+
+def test_an_object_of_python_is_a_model() -> None:
+    """No base class, no decorator."""
+
+    class Net:
+        def __init__(self, r: tg.random.Generator) -> None:
+            self.body = [nn.Linear(3, 16, rng=r), nn.Linear(16, 1, rng=r)]
+            self.shift = tg.tensor([0.5], requires_grad=True)
+
+        def __call__(self, x: tg.Tensor) -> tg.Tensor:
+            y: tg.Tensor = self.body[1](tg.tanh(self.body[0](x))) + self.shift
+            return y
+
+    r = rng()
+    model = Net(r)
+    opt = tg.optim.Adam(model, tg.optim.cosine(0.05, 200))
+    x = r.uniform((32, 3), -1.0, 1.0)
+    y = tg.sum(x * x, axis=1, keepdims=True)
+
+    @tg.compile
+    def step() -> tg.Tensor:
+        loss = tg.mean((model(x) - y) ** 2)
+        loss.backward()
+        opt.step()
+        return loss
+
+    losses = [step().item() for _ in range(200)]
+    assert losses[-1] < 0.05 * losses[0]
+
+
+# -- summary -------------------------------------------------------------------------------------------------
+
+
+def test_a_summary_counts_what_a_call_does() -> None:
+    r = rng()
+    shared = nn.Linear(4, 4, rng=r)
+    model = nn.Sequential(nn.Conv(2, 4, 3, padding=1, rng=r), nn.BatchNorm(4), tg.relu, shared, shared)
+    x = tg.asarray(data(3, 2, 5, 4))
+    found = nn.summary(model, x)
+    assert [(row.name, row.kind, row.shape) for row in found.rows] == [
+        ("", "Sequential", "(3, 4, 5, 4)"),
+        ("0", "Conv", "(3, 4, 5, 4)"),
+        ("1", "BatchNorm", "(3, 4, 5, 4)"),
+        ("3", "Linear", "(3, 4, 5, 4)"),
+    ]
+    rows = {row.name: row for row in found.rows}
+    elements = 3 * 4 * 5 * 4
+    assert rows["0"].flops == 2 * elements * 2 * 9 + elements  # products, and the bias
+    assert rows["3"].flops == 2 * (2 * elements * 4 + elements)
+    assert (rows["0"].parameters, rows["1"].parameters, rows["3"].parameters) == (4 * 2 * 9 + 4, 17, 20)
+    assert (found.parameters, found.others) == (76 + 8 + 20, 9)
+    assert found.flops == sum(row.flops for row in found.rows)
+    assert rows["0"].kept == 0  # the input and the weight are there anyway
+    assert rows["3"].kept == 8 * elements  # the input of the second call, as that of the first is relu's
+    assert rows[""].kept == 8 * elements
+    nn.freeze(model, "0.*")
+    frozen = nn.summary(model, x)
+    assert (frozen.parameters, frozen.kept) == (28, found.kept - 4 * 8)  # no gradient needs the norm's factors
+    nn.freeze(model)
+    assert nn.summary(model, x).kept == 0
+    text = repr(found).splitlines()
+    assert text[0].split() == ["result", "parameters", "FLOP", "kept", "for", "backward"]
+    assert text[-1] == "of the parameters 104 require a gradient"
+
+
+def test_a_summary_of_a_plain_object_and_of_several_arguments() -> None:
+    class Net:
+        def __init__(self) -> None:
+            self.table = {"first": nn.GRU(3, 4, rng=rng()), "second": [nn.Dropout(0.5)]}
+            self.me = self
+
+        def __call__(self, x: tg.Tensor, scale: float) -> Any:
+            y, h = self.table["first"](x)  # type: ignore[operator]
+            return {"y": self.table["second"][0](y) * scale, "h": h}  # type: ignore[index]
+
+    with nn.training(rng()):
+        found = nn.summary(Net(), tg.ones((2, 5, 3)), scale=2.0)
+    assert [(row.name, row.kind, row.shape) for row in found.rows] == [
+        ("", "Net", "(2, 5, 4), (1, 2, 4)"),
+        ("table.first", "GRU", "(2, 5, 4), (1, 2, 4)"),
+        ("table.second.0", "Dropout", "(2, 5, 4)"),
+    ]
+    with pytest.raises(TypeError, match="a dict is not callable"):
+        nn.summary({"w": tg.ones(2)})

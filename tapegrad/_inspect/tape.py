@@ -131,10 +131,11 @@ def saved_bytes(record: Record | None) -> int:
             arrays |= {id(out): out for out in v}
         elif hasattr(v, "shape") and source != STATIC:
             arrays[id(v)] = v
-    return sum(_bytes(a) for a in arrays.values())
+    return sum(bytes_of_array(a) for a in arrays.values())
 
 
-def _bytes(array: Any) -> int:
+def bytes_of_array(array: Any) -> int:
+    """Return the number of bytes of an array."""
     n: int = dtype_of(array).itemsize
     for length in array.shape:
         n *= length

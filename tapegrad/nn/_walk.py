@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.tensor import Tensor
-from tapegrad._engine.tree import static_fields
+from tapegrad._engine.tree import is_function, static_fields
 
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), range, slice))
 _SYSTEM = sys.stdlib_module_names | {"numpy"}
@@ -108,3 +108,19 @@ def listed(names: Sequence[str] | set[str], most: int = 8) -> str:
     """Return names as text, with the number of those that are left out."""
     shown = [repr(name) for name in list(names)[:most]]
     return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "") if shown else "none"
+
+
+def objects(model: Any) -> list[tuple[str, Any]]:
+    """Return the callable objects of a model, itself first, by name; without functions."""
+    seen: dict[int, Any] = {}
+    todo: list[tuple[Any, str]] = [(model, "")]
+    callables: list[tuple[str, Any]] = []
+    while todo:
+        x, name = todo.pop()
+        if type(x) in _PLAIN or type(x) in backend_of or type(x) is Tensor or id(x) in seen:
+            continue
+        seen[id(x)] = x
+        if not name or (callable(x) and not is_function(x)):
+            callables.append((name, x))
+        todo += reversed([(value, f"{name}.{key}" if name else key) for key, value in parts(x)])
+    return callables

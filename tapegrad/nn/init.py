@@ -34,7 +34,7 @@ def _spread(name: str, rng: Generator, shape: Any, dtype: Any, std: float, unifo
         raise TypeError(f"{name}: pass a generator, as in {name}(tapegrad.random.Generator(0), shape), not {rng!r}")
     if uniform:
         bound = sqrt(3.0) * std
-        return rng.uniform(sizes, dtype=dtype) * (2.0 * bound) - bound
+        return rng.uniform(sizes, -bound, bound, dtype=dtype)
     return rng.normal(sizes, 0.0, std, dtype=dtype)
 
 
@@ -201,6 +201,37 @@ def _as(x: Tensor, dtype: Any) -> Tensor:
 
 
 @_described
+def truncated_normal(rng: Generator, shape: Any, dtype: DTypeLike | None = None, *, std: float = 0.02) -> Tensor:
+    """Draw from a normal distribution around 0, cut off at two standard deviations.
+
+    Parameters
+    ----------
+    COMMON
+    std : float, default 0.02
+        The standard deviation before the cut.
+
+    Returns
+    -------
+    Tensor
+        The values, which require no gradient.
+
+    Raises
+    ------
+    TypeError
+        `rng` is no generator.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> x = tg.nn.init.truncated_normal(tg.random.Generator(0), 1000)
+    >>> (tg.max(tg.abs(x)) <= 0.04).item()
+    True
+    """
+    _spread("truncated_normal", rng, 0, dtype, 1.0, False)
+    return rng.truncated_normal(_shape(shape), dtype=dtype) * std
+
+
+@_described
 def zeros(rng: Generator, shape: Any, dtype: DTypeLike | None = None) -> Tensor:
     """Make zeros, on the device of the generator.
 
@@ -228,4 +259,4 @@ def parameter(value: Tensor) -> Tensor:
     return value
 
 
-__all__ = ["glorot", "he", "lecun", "orthogonal", "zeros"]
+__all__ = ["glorot", "he", "lecun", "orthogonal", "truncated_normal", "zeros"]
