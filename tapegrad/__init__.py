@@ -31,6 +31,7 @@ from tapegrad._transforms.implicit import fixed_point, root
 from tapegrad._transforms.jacobian import hessian, hvp, jacobian
 from tapegrad._transforms.reverse import grad, value_and_grad, vjp
 from tapegrad._vmap.transform import vmap
+from tapegrad.ops.attention import attention
 from tapegrad.ops.binary import (
     add,
     atan2,
@@ -161,6 +162,7 @@ from tapegrad.ops.reductions import (
     sum,
     var,
 )
+from tapegrad.ops.rotary import rope
 from tapegrad.ops.sets import (
     isin,
     unique_all,
@@ -439,6 +441,9 @@ __all__ = [
     "stack",
     "tile",
     "unstack",
+    # attention
+    "attention",
+    "rope",
     # training
     "cross_entropy",
     "gelu",

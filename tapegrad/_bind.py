@@ -16,7 +16,7 @@ from tapegrad._transforms.opaque import as_one
 from tapegrad._vmap.array import BatchedBackend
 from tapegrad._vmap.rules import BatchedNamespace
 from tapegrad.backends._base import Namespace
-from tapegrad.ops import _slopes, creation, indexing
+from tapegrad.ops import _slopes, attention, creation, indexing
 
 
 def bind(namespace: ModuleType) -> None:
@@ -24,6 +24,7 @@ def bind(namespace: ModuleType) -> None:
     bound.namespace = namespace
     own = {name: getattr(indexing, name) for name in ("index_get", "index_set", "index_add")}
     own |= {name: getattr(_slopes, name) for name in ("sigmoid_slope", "tanh_slope")}
+    own |= {name: getattr(attention, name) for name in ("attend", "attend_gradient")}
     bound.tensor_namespace = Namespace(namespace, as_one=as_one, **own)
     bound.asarray, bound.of_list = creation.asarray, creation.of_list
     bound.hint = hints.of_attribute

@@ -362,7 +362,7 @@ def test_what_each_operation_saves() -> None:
         "slogdet": "x outs",
         "standardised": "outs",
     }
-    expected |= {"vector_norm": "x out", "diagonal": ""}
+    expected |= {"vector_norm": "x out", "diagonal": "", "attention": "q k v mask out cache"}
     pairs = {n: (set(a.split()), set(expected[n].split()) if n in expected else None) for n, a in arrays.items()}
     assert {n: pair for n, pair in pairs.items() if pair[0] != pair[1]} == {}, "name: (what it saves, what is listed)"
     assert not expected.keys() - arrays.keys(), "listed, and no operation"

@@ -9,6 +9,7 @@ import numpy as np
 
 import tapegrad as tg
 from tapegrad.testing import (
+    _samples_attention,
     _samples_complex,
     _samples_constant,
     _samples_fft,
@@ -392,4 +393,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_special.samples(),
     *_samples_constant.samples(),
     *_samples_normalisation.samples(),
+    *_samples_attention.samples(),
 )
