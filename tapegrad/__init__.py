@@ -34,6 +34,7 @@ from tapegrad._transforms.implicit import fixed_point, root
 from tapegrad._transforms.jacobian import hessian, hvp, jacobian
 from tapegrad._transforms.reverse import grad, value_and_grad, vjp
 from tapegrad._vmap.transform import vmap
+from tapegrad.ops.attention import attention
 from tapegrad.ops.binary import (
     add,
     atan2,
@@ -170,6 +171,7 @@ from tapegrad.ops.reductions import (
     var,
 )
 from tapegrad.ops.resizing import pad, resize
+from tapegrad.ops.rotary import rope
 from tapegrad.ops.scans import (
     associative_scan,
     cumulative_logsumexp,
@@ -496,6 +498,9 @@ __all__ = [
     "pad",
     "resize",
     "unfold",
+    # attention
+    "attention",
+    "rope",
     # training
     "cross_entropy",
     "dropout",

@@ -16,7 +16,7 @@ from tapegrad._transforms.opaque import as_one
 from tapegrad._vmap.array import BatchedBackend
 from tapegrad._vmap.rules import BatchedNamespace
 from tapegrad.backends._base import Namespace
-from tapegrad.ops import _slopes, _trilinear, _windows, creation, draws, dropout, indexing
+from tapegrad.ops import _slopes, _trilinear, _windows, attention, creation, draws, dropout, indexing
 
 # Functions beyond the standard that rules on Tensors call.
 _ON_TENSORS: dict[ModuleType, str] = {
@@ -34,6 +34,7 @@ def bind(namespace: ModuleType) -> None:
         own |= {name: getattr(module, name) for name in names.split()}
     own |= {name: getattr(draws, name) for name in ("draw", "gamma_sample", "skip")}
     own["dropped"] = dropout.dropped
+    own |= {name: getattr(attention, name) for name in ("attend", "attend_gradient")}
     bound.tensor_namespace = Namespace(namespace, as_one=as_one, **own)
     bound.asarray, bound.of_list = creation.asarray, creation.of_list
     bound.hint = hints.of_attribute

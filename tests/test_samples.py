@@ -361,6 +361,7 @@ def test_what_each_operation_saves() -> None:
     expected |= dict.fromkeys(("fold", "max_pool", "pad", "pool_gather", "pool_scatter", "unfold"), "")
     expected |= {"conv": "x w", "conv_transpose": "x w", "conv_weight": "x1 x2", "window_spread": "", "window_sum": ""}
     expected |= {"vector_norm": "x out", "diagonal": ""}
+    expected |= {"attention": "q k v mask out cache"}
     pairs = {n: (set(a.split()), set(expected[n].split()) if n in expected else None) for n, a in arrays.items()}
     assert {n: pair for n, pair in pairs.items() if pair[0] != pair[1]} == {}, "name: (what it saves, what is listed)"
     assert not expected.keys() - arrays.keys(), "listed, and no operation"

@@ -17,7 +17,7 @@ from tapegrad.backends import _host_philox as philox
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
-from tapegrad.backends._numpy import functions
+from tapegrad.backends._numpy import attention, functions, standardise
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -51,6 +51,8 @@ class Adapter(Backend):
         self.xp.linalg.replace(vector_norm=checked(self.xp, compat.linalg.vector_norm))
         # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
+        self.xp.replace(standardise=standardise.standardise, standardise_gradient=standardise.standardise_gradient)
+        self.xp.replace(attend=attention.attend, attend_gradient=attention.attend_gradient)
         self.xp.replace(matmul=np.matmul, sign=np.sign, index_get=operator.getitem)
 
     def owns(self, array_type: type) -> bool:

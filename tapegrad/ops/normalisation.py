@@ -38,6 +38,13 @@ def _is_half(x: Any) -> bool:
     return as_dtype(x.dtype).itemsize == 2
 
 
+def _has_own(xp: Any, x: Any, axis: tuple[int, ...]) -> bool:
+    """Say whether the library has a function of its own for rows of x."""
+    if axis != tuple(range(-len(axis), 0)) or not x.size or not axis or not hasattr(xp, "standardise"):
+        return False
+    return not _is_half(x)
+
+
 @with_operators
 def _standardised_forward(xp: Any, x: Any, axis: tuple[int, ...], eps: float, centred: bool) -> tuple[Any, ...]:
     """Return (x - mean) / sqrt(var + eps), mean and var along axes; or x / sqrt(var + eps), where var is mean(x^2).
@@ -46,6 +53,8 @@ def _standardised_forward(xp: Any, x: Any, axis: tuple[int, ...], eps: float, ce
     the corrected two-pass algorithm of Chan, Golub and LeVeque, doi:10.1080/00031305.1983.10483115. Numbers of 16 bits
     are summed in single precision.
     """
+    if _has_own(xp, x, axis):
+        return xp.standardise(x, len(axis), eps, centred)  # type: ignore[no-any-return]
     z = xp.astype(x, xp.float32) if _is_half(x) else x
     mean = xp.mean if count(x.shape, axis) else xp.sum  # nothing has no mean: 0, without a warning
     means = []
@@ -65,6 +74,8 @@ def _slope(xp: Any, t: Any, out: Any, var: Any, axis: tuple[int, ...], eps: floa
     """Return (t - mean(t) - out mean(t out)) / sqrt(var + eps); without mean(t) where x was not centred."""
     if count(out.shape, axis) == 0:
         return t
+    if _has_own(xp, out, axis) and t.shape == out.shape and t.dtype == out.dtype:
+        return xp.standardise_gradient(t, out, var, len(axis), eps, centred)
     if _is_half(out):
         t, out = xp.astype(t, xp.float32), xp.astype(out, xp.float32)
     share = xp.mean(t * out, axis=axis, keepdims=True)

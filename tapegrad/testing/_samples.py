@@ -10,6 +10,7 @@ import numpy as np
 import tapegrad as tg
 from tapegrad.testing import (
     _samples_arrays,
+    _samples_attention,
     _samples_complex,
     _samples_constant,
     _samples_fft,
@@ -398,4 +399,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_constant.samples(),
     *_samples_normalisation.samples(),
     *_samples_random.samples(),
+    *_samples_attention.samples(),
 )
