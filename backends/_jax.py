@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 
+from tapegrad.backends import _jax_windows
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
 from tapegrad.backends._special import find
@@ -26,7 +27,7 @@ class Adapter(Backend):
 
     def __init__(self) -> None:
         super().__init__("jax", jnp)
-        self.xp.replace(searchsorted=_searchsorted)
+        self.xp.replace(searchsorted=_searchsorted, **_jax_windows.functions(self.xp))
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)

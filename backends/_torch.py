@@ -9,7 +9,7 @@ import array_api_compat.torch as compat
 import numpy as np
 import torch
 
-from tapegrad.backends import _torch_compile
+from tapegrad.backends import _torch_compile, _torch_windows
 from tapegrad.backends import _torch_functions as functions
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
@@ -25,6 +25,7 @@ class Adapter(Backend):
         self.xp.replace(std=scaled_std(self.xp, lambda x, **options: torch.sqrt(compat.var(x, **options))))
         self.xp.replace(take_along_axis=functions.take_along_axis)
         self.xp.replace(searchsorted=functions.searchsorted)
+        self.xp.replace(**_torch_windows.functions(self.xp))
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, torch.Tensor)

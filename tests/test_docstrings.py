@@ -228,9 +228,13 @@ OTHERS: dict[str, Any] = {
     "start": 1.0,
     "stop": 2.0,
     "num_classes": 2,
+    "size": (2,),
+    "space": (2,),
+    "widths": 1,
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {"axis": 0} for name in ("cumulative_prod", "cumulative_sum", "take")}
 SHAPES = {"searchsorted": (2,), "squeeze": (1, 2), "outer": (2,), "cross": (3,)}
+SHAPES |= {"conv": (2, 2, 2), "conv_transpose": (2, 2, 2), "fold": (2, 1)}
 Given = Callable[[int], Any]
 
 

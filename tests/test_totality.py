@@ -51,9 +51,11 @@ def library_has(name: str) -> bool:
 
 # Nodes of programs beside the public functions: operators, reading and writing, slopes that adapters have, and what is
 # called for its effect.
-OTHER_NODES = ("T", "as_one", "index_add", "index_get", "index_set", "loop", "refuse", "sigmoid_slope", "tanh_slope")
-OTHER_NODES += ("convolution", "convolution_input", "convolution_weight", "max_pool", "pad_last", "pool_gather")
-OTHER_NODES += ("pool_scatter", "window_spread", "window_sum", "windows", "windows_sum")
+OTHER_NODES = (
+    *("T", "as_one", "index_add", "index_get", "index_set", "loop", "refuse", "sigmoid_slope", "tanh_slope"),
+    *("convolution", "convolution_input", "convolution_weight", "max_pool", "pad_last", "pool_gather", "pool_scatter"),
+    *("window_spread", "window_sum", "windows", "windows_sum"),
+)
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
 NO_NODES = "broadcast_arrays clip diff linalg.outer linalg.trace meshgrid moveaxis pad repeat resize tensordot tile"
 NODES = [name for name in PUBLIC if library_has(name) and name not in NO_NODES.split()] + [*OTHER_NODES]

@@ -15,7 +15,7 @@ from tapegrad._program.ir import Program
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
-from tapegrad.backends._numpy import functions
+from tapegrad.backends._numpy import convolution, functions
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -43,6 +43,11 @@ class Adapter(Backend):
             tanh_slope=partial(own.tanh_slope, self.tanh_slope),
         )
         self.xp.linalg.replace(vector_norm=checked(self.xp, compat.linalg.vector_norm))
+        self.xp.replace(
+            convolution=convolution.convolution,
+            convolution_input=convolution.convolution_input,
+            convolution_weight=convolution.convolution_weight,
+        )
         # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
         self.xp.replace(matmul=np.matmul, sign=np.sign, index_get=operator.getitem)

@@ -81,7 +81,7 @@ def _convolution(node: Node) -> int:
         "convolution_input": (a, b),
         "convolution_weight": (b, out),
     }[node.op]
-    return 2 * places.size * (weights.size // max(weights.shape[0], 1))
+    return int(2 * places.size * (weights.size // max(weights.shape[0], 1)))
 
 
 def _attention(node: Node) -> int:
