@@ -12,8 +12,7 @@ from jax import lax
 
 from tapegrad.backends import _windows
 from tapegrad.backends._array import Array
-from tapegrad.backends._convolution import is_half
-from tapegrad.backends._windows import Padding, Sizes, padded
+from tapegrad.backends._windows import Padding, Sizes, is_half, padded
 
 # Functions in the words of the standard, and how many arrays each takes first; the rest is static.
 _COMPILED = {

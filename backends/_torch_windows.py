@@ -81,6 +81,8 @@ class _Functions:
     # -- windows ---------------------------------------------------------------------------------------
 
     def pad_last(self, x: Array, widths: Padding, value: Any) -> Array:
+        if not x.numel():
+            return _windows.pad_last(self.xp, x, widths, value)
         flat = [n for pair in reversed(widths) for n in pair]
         return functional.pad(x, flat, value=value) if any(flat) else x
 
