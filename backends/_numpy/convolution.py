@@ -27,7 +27,7 @@ from tapegrad.backends._windows import Padding, Sizes, padded, places
 
 STRIP = 1 << 18  # bytes of the matrix of a strip
 SHORT = 64  # bytes of a run along taps and channels from which channels come last
-WORTH = 2e6  # floating-point operations from which strips are shared among threads
+WORTH = 3e7  # floating-point operations from which strips are shared among threads: waking one takes 0.1 ms
 CHUNKS = 8  # sums over strips that are computed side by side
 PARTIAL = 1 << 25  # bytes of all these sums
 
@@ -195,11 +195,9 @@ def rows_of(t: Array, strip: Strip, buffer: Array, groups: int) -> Array:
 def share(work: float, count: int, threads: int | None, part: Callable[[range], None]) -> None:
     """Run a function of ranges of numbers below `count`, on as many threads as are of use."""
     n = min(thread_count(threads), count) if work >= WORTH and blas.can_hold() else 1
-    if work < WORTH or not blas.can_hold():
-        part(range(count))
-        return
+    # BLAS is held for little work, too: its threads would be woken for each strip.
     with blas.held():
-        if n == 1:
+        if n <= 1:
             part(range(count))
         else:
             run_all([[(part, (range(i * count // n, (i + 1) * count // n),))] for i in range(n)])
