@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from tapegrad.backends._array import Array
-from tapegrad.backends._windows import Padding, Sizes, places
+from tapegrad.backends._windows import Padding, Sizes, is_half, places
 
 
 def in_single(function: Any) -> Any:
@@ -27,11 +27,6 @@ def in_single(function: Any) -> Any:
         return xp.astype(out, a.dtype)
 
     return call
-
-
-def is_half(x: Array) -> bool:
-    """Say whether an array is of float16 or bfloat16."""
-    return str(x.dtype).rpartition(".")[2] in ("float16", "bfloat16")
 
 
 @in_single

@@ -13,7 +13,7 @@ import numpy as np
 
 from tapegrad._program.executor import Executor
 from tapegrad._program.ir import Program, nodes_only
-from tapegrad.backends import _philox
+from tapegrad.backends import _jax_windows, _philox
 from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
@@ -39,7 +39,6 @@ class Adapter(Backend):
 
     def __init__(self) -> None:
         super().__init__("jax", jnp)
-        self.xp.replace(searchsorted=_searchsorted)
         # Each is hundreds of operations, which XLA makes one loop of.
         self._jitted_draw = jax.jit(super().draw, static_argnums=(2, 3, 4, 5))
         self._jitted_skip = jax.jit(super().skip, static_argnums=(1, 2, 3))
@@ -49,6 +48,7 @@ class Adapter(Backend):
             segment_max=partial(_segment_extreme, True),
             segment_min=partial(_segment_extreme, False),
         )
+        self.xp.replace(searchsorted=_searchsorted, **_jax_windows.functions(self.xp))
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)

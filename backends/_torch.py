@@ -14,7 +14,7 @@ from tapegrad._program.executor import Executor
 from tapegrad._program.ir import Program, nodes_only
 from tapegrad.backends import _host_philox as philox
 from tapegrad.backends import _torch_attention as attention
-from tapegrad.backends import _torch_compile
+from tapegrad.backends import _torch_compile, _torch_windows
 from tapegrad.backends import _torch_functions as functions
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
@@ -37,6 +37,7 @@ class Adapter(Backend):
             segment_min=partial(functions.segment_extreme, False),
         )
         self.xp.replace(attend=attention.attend, attend_gradient=attention.attend_gradient)
+        self.xp.replace(**_torch_windows.functions(self.xp))
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, torch.Tensor)

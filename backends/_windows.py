@@ -8,9 +8,12 @@ lengths for each axis, before and behind.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import wraps
 from itertools import product
 from math import inf, prod
 from typing import Any
+
+import numpy as np
 
 from tapegrad.backends._array import Array
 
@@ -53,6 +56,23 @@ def pad_last(xp: Any, x: Array, widths: Padding, value: Any) -> Array:
     return x
 
 
+def in_single(function: Any) -> Any:
+    """Compute in single precision for an operand of half precision, which sums would lose."""
+
+    @wraps(function)
+    def call(xp: Any, x: Array, *args: Any) -> Array:
+        if not is_half(x):
+            return function(xp, x, *args)
+        return xp.astype(function(xp, xp.astype(x, xp.float32), *args), x.dtype)
+
+    return call
+
+
+def is_half(x: Array) -> bool:
+    """Say whether an array is of float16 or bfloat16."""
+    return str(x.dtype).rpartition(".")[2] in ("float16", "bfloat16")
+
+
 def _lead(x: Array, ndim: int) -> tuple[slice, ...]:
     return (ALL,) * (len(x.shape) - ndim)
 
@@ -67,6 +87,7 @@ def windows(xp: Any, x: Array, size: Sizes, stride: Sizes, padding: Padding, dil
     return xp.reshape(xp.stack(taps, axis=len(lead)), (*lead, *size, *out))
 
 
+@in_single
 def windows_sum(
     xp: Any, c: Array, space: Sizes, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes
 ) -> Array:
@@ -94,6 +115,7 @@ def cropped(xp: Any, x: Array, space: Sizes, padding: Padding) -> Array:
 # -- sums ------------------------------------------------------------------------------------------------
 
 
+@in_single
 def window_sum(xp: Any, x: Array, size: Sizes, stride: Sizes, padding: Padding) -> Array:
     """Return the sum of each window."""
     d, ones = len(size), (1,) * len(size)
@@ -106,6 +128,7 @@ def window_sum(xp: Any, x: Array, size: Sizes, stride: Sizes, padding: Padding) 
     return total
 
 
+@in_single
 def window_spread(xp: Any, t: Array, space: Sizes, size: Sizes, stride: Sizes, padding: Padding) -> Array:
     """Return an array (..., *space) with each element of `t` added all over its window: the adjoint of sums."""
     d, ones = len(size), (1,) * len(size)
@@ -129,30 +152,26 @@ def max_pool(xp: Any, x: Array, size: Sizes, stride: Sizes, padding: Padding, di
     for k, key in enumerate(keys(out, size, stride, dilation)):
         part = xp.index_get(x, (*_lead(x, d), *key))
         if best is None:
-            best, taps = part, _first_taps(xp, part, space, size, stride, padding, dilation)
+            best, device = part, getattr(x, "device", None)
+            dtype = xp.uint8 if prod(size) <= 256 else xp.int32
+            first = first_taps(out, space, size, stride, padding, dilation)
+            taps = xp.broadcast_to(xp.asarray(first.tolist(), dtype=dtype, device=device), part.shape)
         else:
             better = (part > best) | (part != part)
             best = xp.where(better, part, best)
-            taps = xp.where(better, xp.asarray(k, dtype=taps.dtype, device=getattr(x, "device", None)), taps)
+            taps = xp.where(better, xp.asarray(k, dtype=dtype, device=device), taps)
     return best, taps
 
 
-def _first_taps(
-    xp: Any, like: Array, space: Sizes, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes
-) -> Array:
-    """Return the first tap of each window that lies in the array itself, not in its padding."""
-    device = getattr(like, "device", None)
-    dtype = xp.uint8 if prod(size) <= 256 else xp.int32
-    out = tuple(like.shape[-len(size) :])
-    first = xp.zeros((1,) * len(out), dtype=dtype, device=device)
-    step = 1
+def first_taps(out: Sizes, space: Sizes, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes) -> Any:
+    """Return the first tap of each window that lies in the array itself, not in its padding; on the host."""
+    first, step = np.zeros((1,) * len(out), np.int64), 1
     for i in reversed(range(len(size))):
-        lo = padding[i][0]
-        taps = [min(max(0, -(-(lo - n * stride[i]) // dilation[i])), size[i] - 1) * step for n in range(out[i])]
-        shape = tuple([-1 if j == i else 1 for j in range(len(size))])
-        first = first + xp.reshape(xp.asarray(taps, dtype=dtype, device=device), shape)
+        begins = np.arange(out[i]) * stride[i]
+        taps = np.clip(-((begins - padding[i][0]) // dilation[i]), 0, size[i] - 1) * step
+        first = first + taps.reshape([-1 if j == i else 1 for j in range(len(size))])
         step *= size[i]
-    return xp.broadcast_to(first, like.shape)
+    return first
 
 
 def pool_gather(xp: Any, x: Array, taps: Array, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes) -> Array:
@@ -166,6 +185,7 @@ def pool_gather(xp: Any, x: Array, taps: Array, size: Sizes, stride: Sizes, padd
     return found
 
 
+@in_single
 def pool_scatter(
     xp: Any, t: Array, taps: Array, space: Sizes, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes
 ) -> Array:

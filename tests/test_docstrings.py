@@ -237,10 +237,14 @@ OTHERS: dict[str, Any] = {
     "groups": 1,
     "rate": 0.5,
     "rng": tg.random.Generator(0),
+    "size": (2,),
+    "space": (2,),
+    "widths": 1,
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {"axis": 0} for name in ("cumulative_prod", "cumulative_sum", "take")}
 OPTIONS |= {f"cumulative_{name}": {"axis": 0} for name in ("logsumexp", "max", "min")}
 SHAPES = {"searchsorted": (2,), "squeeze": (1, 2), "outer": (2,), "cross": (3,)}
+SHAPES |= {"conv": (2, 2, 2), "conv_transpose": (2, 2, 2), "fold": (2, 1)}
 Given = Callable[[int], Any]
 
 

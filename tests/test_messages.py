@@ -442,7 +442,7 @@ HINTED = [
     (tg, "dot", "use tapegrad.matmul, tapegrad.vecdot"),
     (tg, "einsum", "tapegrad.tensordot"),
     (tg, "random", "numpy.random.default_rng"),
-    (tg, "pad", "tapegrad.concat with tapegrad.zeros"),
+    (tg, "conv2d", r"tapegrad.conv\(x, w\)"),
     (tg, "inv", "use tapegrad.linalg.inv"),
     (tg, "nothing", "no attribute 'nothing'$"),
     (tg.ones(1), "numpy", r"no attribute 'numpy': use numpy.asarray\(x.detach\(\)\)"),

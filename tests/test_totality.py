@@ -54,9 +54,9 @@ def library_has(name: str) -> bool:
 OTHER_NODES: tuple[str, ...] = (
     *("T", "as_one", "draw", "dropped", "gamma_sample", "index_add", "index_get", "index_set", "loop", "refuse"),
     *("sigmoid_slope", "skip", "tanh_slope"),
+    *("convolution", "convolution_input", "convolution_weight", "max_pool", "pad_last", "pool_gather", "pool_scatter"),
+    *("window_spread", "window_sum", "windows", "windows_sum"),
 )
-OTHER_NODES += ("convolution", "convolution_input", "convolution_weight", "max_pool", "pad_last", "pool_gather")
-OTHER_NODES += ("pool_scatter", "window_spread", "window_sum", "windows", "windows_sum")
 # Plain code over others: a program holds these instead. A test runs them to see that it does.
 NO_NODES = """
 broadcast_arrays clip diff einsum kron linalg.outer linalg.trace meshgrid moveaxis pad repeat resize tensordot tile

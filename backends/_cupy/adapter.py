@@ -22,7 +22,7 @@ from tapegrad._program.queries import is_put_where
 from tapegrad.backends._array import DEVICE_IDS, Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._cupy import attention as attention_calls
-from tapegrad.backends._cupy import bfloat16, functions, philox
+from tapegrad.backends._cupy import bfloat16, functions, philox, windows
 from tapegrad.backends._cupy import deferred_checks as checks
 from tapegrad.backends._cupy.codegen.cuda_types import BFLOAT16
 from tapegrad.backends._cupy.codegen.expressions import EXTRA
@@ -64,6 +64,7 @@ class Adapter(Backend):
         self.xp.replace(bitwise_left_shift=functions.left_shift, bitwise_right_shift=functions.right_shift)
         self.xp.replace(note_outside=checks.note_outside)
         self.xp.replace(draw=philox.Draw(), skip=philox.skip)
+        self.xp.replace(**windows.functions(self.xp))
         self.xp.linalg.replace(solve=functions.solve)
         bfloat16.install(self.xp)
         self.dtype_names[BFLOAT16] = "bfloat16"

@@ -17,7 +17,7 @@ from tapegrad.backends import _host_philox as philox
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
-from tapegrad.backends._numpy import attention, functions, standardise
+from tapegrad.backends._numpy import attention, convolution, functions, standardise, windows
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -49,6 +49,19 @@ class Adapter(Backend):
             tanh_slope=partial(own.tanh_slope, self.tanh_slope),
         )
         self.xp.linalg.replace(vector_norm=checked(self.xp, compat.linalg.vector_norm))
+        self.xp.replace(
+            convolution=convolution.convolution,
+            convolution_input=convolution.convolution_input,
+            convolution_weight=convolution.convolution_weight,
+            max_pool=windows.max_pool,
+            pad_last=windows.pad_last,
+            pool_gather=windows.pool_gather,
+            pool_scatter=windows.pool_scatter,
+            window_spread=windows.window_spread,
+            window_sum=windows.window_sum,
+            windows=windows.windows,
+            windows_sum=windows.windows_sum,
+        )
         # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
         self.xp.replace(standardise=standardise.standardise, standardise_gradient=standardise.standardise_gradient)

@@ -12,7 +12,7 @@ from tapegrad._program.ir import Node, Value
 from tapegrad._program.op_kinds import VIEWS, info_of
 
 # Products of attention over elements of queries, and of values, for each pair of a query and a key.
-_ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3), "attend": (1, 1), "attend_gradient": (3, 2)}
+_ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3)}
 
 
 def dtype_of(v: Value) -> DType:
@@ -81,14 +81,13 @@ def _convolution(node: Node) -> int:
         "convolution_input": (a, b),
         "convolution_weight": (b, out),
     }[node.op]
-    return 2 * int(places.size) * (int(weights.size) // max(int(weights.shape[0]), 1))
+    return int(2 * places.size * (weights.size // max(weights.shape[0], 1)))
 
 
 def _attention(node: Node) -> int:
     """Return the floating-point operations of a node of attention, or of its gradient."""
-    queries, _, values, *_ = node.args[1:] if node.op == "attend_gradient" else node.args
-    (*_, count, size), depth = queries.shape, values.shape[-1]
-    number = values.shape[-2]
+    queries, keys, values, *_ = node.args
+    (*_, count, size), number, depth = queries.shape, keys.shape[-1], values.shape[-1]
     of_size, of_depth = _ATTENTION[node.op]
     batch = node.outs[0].size // (count * node.outs[0].shape[-1])
     return int(2 * batch * count * number * (of_size * size + of_depth * depth))

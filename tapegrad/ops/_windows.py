@@ -80,10 +80,10 @@ _pool_scatter = primitive(
 )
 
 
-def max_pool(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
-    """Return the maximum of each window; its tap is kept."""
+def max_pool(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Tensor, Tensor]:
+    """Return the maximum of each window, which keeps its tap, and the taps."""
     values, taps = namespace_of[type(x._array)].max_pool(x._array, size, stride, padding, dilation)
-    return _max_pool(x, values, taps, size, stride, padding, dilation)
+    return _max_pool(x, values, taps, size, stride, padding, dilation), wrap(taps)
 
 
 def _scatter(xp: Any, t: Any, taps: Any, *static: Any) -> Any:

@@ -199,7 +199,7 @@ def max_pool(
     space_of("max_pool", x.shape, window, steps, pads, gaps)
     if ceil_mode:
         pads = _ceiled(x.shape[x.ndim - d :], window, steps, pads, gaps)
-    return _windows.max_pool(x, window, steps, pads, gaps)
+    return _windows.max_pool(x, window, steps, pads, gaps)[0]
 
 
 def _ceiled(space: Sizes, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes) -> Padding:

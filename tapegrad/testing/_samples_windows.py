@@ -21,8 +21,8 @@ def _windows(x: HostArray, size: tuple[int, ...], stride: int, padding: int, val
     places = [(n - k) // stride + 1 for n, k in zip(x.shape[-d:], size, strict=True)]
     out = np.empty((*x.shape[:-d], *places, *size), x.dtype)
     for at in product(*map(range, places)):
-        key: tuple[Any, ...] = tuple([slice(i * stride, i * stride + k) for i, k in zip(at, size, strict=True)])
-        place: tuple[Any, ...] = (..., *at, *(slice(None),) * d)
+        key: Any = tuple([slice(i * stride, i * stride + k) for i, k in zip(at, size, strict=True)])
+        place: Any = (..., *at, *(slice(None),) * d)
         out[place] = x[(..., *key)]
     return out
 

@@ -117,8 +117,7 @@ def axpy(dtype: Any) -> Callable[..., None] | None:
     found = [b for b in blas.loaded() if b.internal_api == "openblas"]
     own = [b for b in found if any("numpy" in part for part in Path(b.filepath).parts[-3:-1])]
     for b in own or (found if len(blas.loaded()) == 1 else []):
-        # Wheels rename the symbols of the library that they bring, by whether its integers have 64 bits.
-        for before, after in (("", ""), ("scipy_", "64_"), ("scipy_", ""), ("", "64_")):
+        for before, after in blas.SYMBOLS:
             function = getattr(b.dynlib, f"{before}cblas_{name}{after}", None)
             if function is not None:
                 # A BLAS with integers of 32 bits takes them from registers of 64.

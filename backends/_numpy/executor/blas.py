@@ -6,10 +6,14 @@ of this process, the two sets would compete for the same cores, so that BLAS is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+
+# Wheels rename the symbols of the OpenBLAS that they bring: what they put before and behind, the latter if its integers
+# have 64 bits.
+SYMBOLS = (("", ""), ("scipy_", "64_"), ("scipy_", ""), ("", "64_"))
 
 
 @cache
@@ -32,11 +36,32 @@ def can_hold() -> bool:
 def held() -> Iterator[None]:
     """Hold BLAS to one thread inside this block."""
     # A process may have several: that of NumPy, and that of SciPy.
-    before = [blas.get_num_threads() for blas in loaded()]
-    for blas in loaded():
-        blas.set_num_threads(1)
+    switches = _switches()
+    before = [get() for get, _ in switches]
+    for _, put in switches:
+        put(1)
     try:
         yield
     finally:
-        for blas, n in zip(loaded(), before, strict=True):
-            blas.set_num_threads(n)
+        for (_, put), n in zip(switches, before, strict=True):
+            put(n)
+
+
+@cache
+def _switches() -> list[tuple[Callable[[], int], Callable[[int], object]]]:
+    """Return the functions that get and set the number of threads of each library.
+
+    Those of OpenBLAS are called directly: threadpoolctl looks up their symbols each time.
+    """
+    found = []
+    for blas in loaded():
+        get, put = blas.get_num_threads, blas.set_num_threads
+        if blas.internal_api == "openblas":
+            for before, after in SYMBOLS:
+                names = [f"{before}openblas_{what}_num_threads{after}" for what in ("get", "set")]
+                own = [getattr(blas.dynlib, name, None) for name in names]
+                if None not in own:
+                    get, put = own
+                    break
+        found.append((get, put))
+    return found

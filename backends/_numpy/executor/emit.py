@@ -36,6 +36,9 @@ BY_KIND: dict[str, EmitNode] = {
 }
 BY_OP: dict[str, EmitNode] = {
     "concat": nodes.emit_concat,
+    "convolution": nodes.emit_convolution,
+    "convolution_input": nodes.emit_convolution,
+    "convolution_weight": nodes.emit_convolution,
     "index_add": nodes.emit_index_write,
     "index_set": nodes.emit_index_write,
     "stack": nodes.emit_stack,

@@ -12,6 +12,7 @@ and copies the result to its place (`emit_stored`)::
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -156,6 +157,14 @@ def emit_copy(emitter: Emitter, out: Operand, x: Operand, shape: tuple[int, ...]
         args = placement.must_view(out, take(part)), placement.must_view(x, take(part))
         writer.emit(codes[-1], np.copyto, args)
     writer.emit_threads(code, codes)
+
+
+def emit_convolution(emitter: Emitter, node: Node, code: Code) -> bool:
+    """Append a convolution or an adjoint, which shares its strips among the threads that the program may use."""
+    args = put_in(node.args, emitter.placement.array)
+    function = partial(node.function, threads=emitter.sharing.threads)
+    emitter.writer.emit(code, kernels.store, (emitter.placement.target(node.out), function, args, {}))
+    return True
 
 
 def emit_unstack(emitter: Emitter, node: Node, code: Code) -> bool:
