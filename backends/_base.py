@@ -14,6 +14,7 @@ import numpy as np
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
 from tapegrad.backends import _deterministic_scatter as scatter
+from tapegrad.backends import _matrices as matrices
 from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
@@ -132,7 +133,12 @@ class Backend:
         )
         self.xp.replace(special=Special(self.special), std=scaled_std(self.xp, xp.std))
         if hasattr(xp, "linalg"):
-            self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
+            linalg = Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm))
+            linalg.replace(
+                expm=partial(matrices.expm, self.xp, self.to_host),
+                solve_triangular=partial(matrices.solve_triangular, self.xp),
+            )
+            self.xp.replace(linalg=linalg)
         if type(self).races is not Backend.races:
             self.xp.replace(
                 index_set=partial(scatter.index_set, self),

@@ -32,6 +32,7 @@ class Adapter(Backend):
             segment_max=partial(functions.segment_extreme, True),
             segment_min=partial(functions.segment_extreme, False),
         )
+        self.xp.linalg.replace(expm=torch.linalg.matrix_exp, solve_triangular=functions.solve_triangular)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, torch.Tensor)
