@@ -17,6 +17,7 @@ from tapegrad._program.ir import Node, Program, nodes_only
 from tapegrad._program.loops import Criterion, Round
 from tapegrad.backends import _convolution, _philox, _windows
 from tapegrad.backends import _deterministic_scatter as scatter
+from tapegrad.backends import _matrices as matrices
 from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import DTYPE_NAMES, Array
 from tapegrad.backends._norms import scaled, scaled_std
@@ -164,7 +165,12 @@ class Backend:
         for module, names in _COMPOSED.items():
             self.xp.replace(**{name: partial(getattr(module, name), self.xp) for name in names.split()})
         if hasattr(xp, "linalg"):
-            self.xp.replace(linalg=Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm)))
+            linalg = Namespace(xp.linalg, vector_norm=scaled(self.xp, xp.linalg.vector_norm))
+            linalg.replace(
+                expm=partial(matrices.expm, self.xp, self.to_host),
+                solve_triangular=partial(matrices.solve_triangular, self.xp),
+            )
+            self.xp.replace(linalg=linalg)
         if type(self).races is not Backend.races:
             self.xp.replace(
                 index_set=partial(scatter.index_set, self),

@@ -14,6 +14,7 @@ import numpy as np
 from tapegrad._program.executor import Executor
 from tapegrad._program.ir import Program, nodes_only
 from tapegrad.backends import _jax_windows, _philox
+from tapegrad.backends import _matrices as matrices
 from tapegrad.backends import _scans as scans
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
@@ -49,6 +50,7 @@ class Adapter(Backend):
             segment_min=partial(_segment_extreme, False),
         )
         self.xp.replace(searchsorted=_searchsorted, **_jax_windows.functions(self.xp))
+        self.xp.linalg.replace(expm=_expm, solve_triangular=_solve_triangular)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)
@@ -146,6 +148,40 @@ def _as_floats(x: Any) -> Any:
 def _segment_extreme(largest: bool, x: Array, ids: Array, n: int, /) -> Array:
     out = jnp.full((n, *x.shape[1:]), scans.least(jnp, x.dtype, largest), x.dtype)
     return out.at[ids].max(x) if largest else out.at[ids].min(x)
+
+
+def _exponential(x: Array, /) -> Array:
+    """Do as `matrices.expm` does, with the norms on the device; JAX's own has 6 digits for a norm of 1e4."""
+    if 0 in x.shape:
+        return x
+    norms = jnp.max(jnp.sum(jnp.abs(x), axis=-2), axis=-1)[..., None, None]
+    counts = jnp.ceil(jnp.log2(jnp.maximum(norms / matrices.NORM, 1)))
+    counts = jnp.where(jnp.isfinite(counts), counts, 0)
+
+    def squared(step: Any, out: Array) -> Array:
+        return jnp.where(counts > step, out @ out, out)
+
+    start = matrices.pade(jnp, x * (0.5**counts).astype(x.dtype))
+    return jax.lax.fori_loop(0, jnp.max(counts).astype(int), squared, start)
+
+
+_expm = jax.jit(_exponential)
+
+
+def _solve_triangular(
+    a: Array, b: Array, /, *, upper: bool = False, trans: str = "N", unit_diagonal: bool = False
+) -> Array:
+    lead = jnp.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    turned = trans == "C"
+    return jax.lax.linalg.triangular_solve(
+        jnp.broadcast_to(a, (*lead, *a.shape[-2:])),
+        jnp.broadcast_to(b, (*lead, *b.shape[-2:])),
+        left_side=True,
+        lower=not upper,
+        transpose_a=turned,
+        conjugate_a=turned and jnp.iscomplexobj(a),
+        unit_diagonal=unit_diagonal,
+    )
 
 
 def _searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:

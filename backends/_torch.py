@@ -38,6 +38,7 @@ class Adapter(Backend):
         )
         self.xp.replace(attend=attention.attend, attend_gradient=attention.attend_gradient)
         self.xp.replace(**_torch_windows.functions(self.xp))
+        self.xp.linalg.replace(expm=torch.linalg.matrix_exp, solve_triangular=functions.solve_triangular)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, torch.Tensor)

@@ -27,6 +27,13 @@ def segment_extreme(largest: bool, x: Array, ids: Array, n: int, /) -> Array:
     return out.scatter_reduce(0, places, x, "amax" if largest else "amin")
 
 
+def solve_triangular(
+    a: Array, b: Array, /, *, upper: bool = False, trans: str = "N", unit_diagonal: bool = False
+) -> Array:
+    a, upper = (a.mH, not upper) if trans == "C" else (a, upper)
+    return torch.linalg.solve_triangular(a, b, upper=upper, unitriangular=unit_diagonal)
+
+
 def one_array(key: tuple[Any, ...]) -> bool:
     """Return whether a key is one vector of integers among full slices."""
     arrays = [i for i in key if hasattr(i, "shape")]

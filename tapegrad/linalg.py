@@ -1,11 +1,15 @@
 """The linear algebra of the array API standard, differentiable: `tapegrad.linalg`."""
 
 from tapegrad.ops.decompositions import eig, eigh, eigvals, eigvalsh, qr, svd, svdvals
+from tapegrad.ops.matrix_functions import expm
 from tapegrad.ops.norms import cross, diagonal, matrix_norm, matrix_rank, outer, trace, vector_norm
-from tapegrad.ops.products import matmul, matrix_transpose, tensordot, vecdot
+from tapegrad.ops.products import block_diag, matmul, matrix_transpose, tensordot, vecdot
 from tapegrad.ops.solving import cholesky, det, inv, matrix_power, pinv, slogdet, solve
+from tapegrad.ops.triangular import cho_solve, lstsq, solve_triangular
 
 __all__ = [
+    "block_diag",
+    "cho_solve",
     "cholesky",
     "cross",
     "det",
@@ -14,7 +18,9 @@ __all__ = [
     "eigh",
     "eigvals",
     "eigvalsh",
+    "expm",
     "inv",
+    "lstsq",
     "matmul",
     "matrix_norm",
     "matrix_power",
@@ -25,6 +31,7 @@ __all__ = [
     "qr",
     "slogdet",
     "solve",
+    "solve_triangular",
     "svd",
     "svdvals",
     "tensordot",

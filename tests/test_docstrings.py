@@ -311,7 +311,8 @@ def that_say(pattern: str) -> list[str]:
 def test_the_dtype_of_the_result(name: str) -> None:
     f = FUNCTIONS[name]
     rule = CLAUSES[max((clause for clause in CLAUSES if clause in returned(name)), key=len)]
-    described = parsed(f.__doc__).items("Parameters")[operands(f)[0]]
+    listed = parsed(f.__doc__).items("Parameters")
+    described = listed.get(operands(f)[0]) or listed[f"*{operands(f)[0]}"]
     must, may = next((taken for kind, taken in TAKEN.items() if kind in described), (("float64",), DTYPES))
     for dtype in dict.fromkeys((*must, *may)):
         x = tg.ones(SHAPES[f.__name__]) if f.__name__ in SHAPES else tg.asarray([[2.0, 1.0], [1.0, 2.0]])

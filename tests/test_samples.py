@@ -360,6 +360,7 @@ def test_what_each_operation_saves() -> None:
     expected |= {"slogdet": "x outs"}
     expected |= dict.fromkeys(("fold", "max_pool", "pad", "pool_gather", "pool_scatter", "unfold"), "")
     expected |= {"conv": "x w", "conv_transpose": "x w", "conv_weight": "x1 x2", "window_spread": "", "window_sum": ""}
+    expected |= {"solve_triangular": "a out", "expm": "x"}
     expected |= {"vector_norm": "x out", "diagonal": ""}
     expected |= {"attention": "q k v mask out cache"}
     pairs = {n: (set(a.split()), set(expected[n].split()) if n in expected else None) for n, a in arrays.items()}

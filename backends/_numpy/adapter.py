@@ -18,6 +18,7 @@ from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
 from tapegrad.backends._numpy import attention, convolution, functions, standardise, windows
+from tapegrad.backends._numpy.triangular import solve_triangular
 from tapegrad.backends._special import find, scipy_special
 
 
@@ -48,7 +49,6 @@ class Adapter(Backend):
             std=checked_std(self.xp, compat.std),
             tanh_slope=partial(own.tanh_slope, self.tanh_slope),
         )
-        self.xp.linalg.replace(vector_norm=checked(self.xp, compat.linalg.vector_norm))
         self.xp.replace(
             convolution=convolution.convolution,
             convolution_input=convolution.convolution_input,
@@ -61,6 +61,10 @@ class Adapter(Backend):
             window_sum=windows.window_sum,
             windows=windows.windows,
             windows_sum=windows.windows_sum,
+        )
+        self.xp.linalg.replace(
+            vector_norm=checked(self.xp, compat.linalg.vector_norm),
+            solve_triangular=partial(solve_triangular, self.xp.linalg.solve_triangular),
         )
         # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)

@@ -14,7 +14,10 @@ from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops._text import PROMOTED, SAME, UNFIT, documented
 from tapegrad.ops.binary import multiply
-from tapegrad.ops.shaping import permute_dims, reshape
+from tapegrad.ops.conversion import astype
+from tapegrad.ops.creation import zeros
+from tapegrad.ops.dtypes import result_type
+from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, concat, permute_dims, reshape
 from tapegrad.typing import ArrayLike
 
 
@@ -214,3 +217,37 @@ def kron(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     left = reshape(x1, tuple(k for length in m for k in (length, 1)))
     right = reshape(x2, tuple(k for length in n for k in (1, length)))
     return reshape(multiply(left, right), tuple(i * j for i, j in zip(m, n, strict=True)))
+
+
+@composed
+@documented(
+    "The matrices (..., sum of rows, sum of columns), zero outside of the blocks. The dtype is that of the operands, "
+    "promoted.",
+    "ValueError: There is no block, or leading axes do not fit.",
+    arrays="Matrices (..., m, n), whose leading axes broadcast; a vector (n,) is one row, a number one element.",
+)
+def block_diag(*arrays: ArrayLike) -> Tensor:
+    """Matrix with given blocks along its diagonal.
+
+    Composed of `concat` with zeros.
+
+    >>> import tapegrad as tg
+    >>> tg.linalg.block_diag(tg.asarray([[1.0, 2.0]]), tg.asarray([[3.0], [4.0]]))
+    Tensor([[1., 2., 0.],
+            [0., 0., 3.],
+            [0., 0., 4.]])
+    """
+    if not arrays:
+        raise ValueError("block_diag: there is no block")
+    xs = [reshape(x, (1,) * (2 - x.ndim) + x.shape) if x.ndim < 2 else x for x in as_tensors("block_diag", *arrays)]
+    dtype, lead = result_type(*xs), broadcast_shapes(*[x.shape[:-2] for x in xs])
+    columns = sum([x.shape[-1] for x in xs])
+    rows, before = [], 0
+    for x in xs:
+        m, n = x.shape[-2:]
+        x = broadcast_to(astype(x, dtype, copy=False), (*lead, m, n))
+        left = zeros((*lead, m, before), dtype=dtype, device=x.device)
+        right = zeros((*lead, m, columns - before - n), dtype=dtype, device=x.device)
+        rows.append(concat([left, x, right], axis=-1))
+        before += n
+    return concat(rows, axis=-2)

@@ -43,7 +43,7 @@ def _check_square(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def _checked(name: str, operation: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+def checked(name: str, operation: Callable[..., Tensor], *xs: Tensor) -> Tensor:
     """Return the result of an operation; under `debug()`, raise ValueError for matrices that all should refuse.
 
     CuPy and JAX return numbers for singular matrices: a look at these would make the host wait.
@@ -80,7 +80,7 @@ def inv(x: ArrayLike, /) -> Tensor:
     Tensor([[0.5 , 0.  ],
             [0.  , 0.25]])
     """
-    return _checked("inv", _inv, square("inv", x))
+    return checked("inv", _inv, square("inv", x))
 
 
 def _solve_1(xp: Any, t: Any, x1: Any, x2: Any, out: Any) -> Any:
@@ -124,7 +124,7 @@ def solve(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     x1, x2 = square("solve", x1), as_floats(x2)
     if x2.ndim == 0 or x2.shape[0 if x2.ndim == 1 else -2] != x1.shape[-1]:
         raise ValueError(f"solve: matrices {x1.shape} do not fit a right-hand side of shape {x2.shape}")
-    return _checked("solve", _solve, x1, x2)
+    return checked("solve", _solve, x1, x2)
 
 
 _det = primitive(
@@ -214,7 +214,7 @@ def cholesky(x: ArrayLike, /, *, upper: bool = False) -> Tensor:
     Tensor([[2., 0.],
             [0., 3.]])
     """
-    lower = _checked("cholesky", _cholesky, square("cholesky", x))
+    lower = checked("cholesky", _cholesky, square("cholesky", x))
     return conj(matrix_transpose(lower)) if upper else lower
 
 

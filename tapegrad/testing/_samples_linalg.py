@@ -182,7 +182,89 @@ def _norms() -> list[Sample]:
     return rows
 
 
+def _triangular() -> list[Sample]:
+    """Return samples of systems that factors make; NumPy solves them whole."""
+    rng = np.random.default_rng(42)
+
+    def matrices(*shape: int, kind: str = "") -> Any:
+        x = rng.standard_normal(shape) + 3 * np.eye(shape[-2], shape[-1])
+        return x + 1j * rng.standard_normal(shape) if kind else x
+
+    def system(note: str, upper: bool, trans: str, unit: bool, *args: Any) -> Sample:
+        def reference(a: Any, b: Any) -> Any:
+            a = np.triu(a) if upper else np.tril(a)
+            a = np.where(np.eye(a.shape[-1], dtype=bool), 1, a) if unit else a
+            a = a if trans == "N" else a.mT if trans == "T" else np.conj(a.mT)
+            return np.linalg.solve(a, b)
+
+        return Sample(
+            f"solve_triangular{note}",
+            lambda a, b: tg.linalg.solve_triangular(a, b, upper=upper, trans=trans, unit_diagonal=unit),
+            reference,
+            args,
+        )
+
+    def positive(m: Any, x: Any) -> Any:
+        return m.linalg.cholesky(_positive(m, x))
+
+    rows = []
+    for kind in ("", " complex"):
+        x, b = matrices(3, 3, kind=kind), matrices(2, 3, 3, kind=kind)
+        y = matrices(3, 2, kind=kind)
+        rows += [
+            system(kind, False, "N", False, x, y),
+            system(f" upper adjoint batch{kind}", True, "C", False, b, y),
+            system(f" unit transposed vector{kind}", False, "T", True, x, y[:, 0]),
+            Sample(
+                f"cho_solve{kind}",
+                lambda a, b: tg.linalg.cho_solve(positive(tg, a), b),
+                lambda a, b: np.linalg.solve(_positive(np, a), b),
+                (x, y),
+            ),
+            Sample(
+                f"lstsq tall{kind}",
+                tg.linalg.lstsq,
+                lambda a, b: np.linalg.pinv(a) @ b,
+                (matrices(2, 4, 2, kind=kind), matrices(4, 3, kind=kind)),
+            ),
+            Sample(
+                f"lstsq wide{kind}",
+                tg.linalg.lstsq,
+                lambda a, b: np.linalg.pinv(a) @ b,
+                (matrices(2, 4, kind=kind), matrices(2, 1, kind=kind)[:, 0]),
+            ),
+            Sample(
+                f"expm{kind}",
+                tg.linalg.expm,
+                lambda x: np.stack([_series(v) for v in x.reshape(-1, *x.shape[-2:])]).reshape(x.shape),
+                (0.5 * b,),
+            ),
+        ]
+    blocks = (rng.standard_normal((2, 1)), rng.standard_normal((2, 1, 2)), rng.standard_normal(3))
+    return [
+        *rows,
+        Sample("block_diag", tg.linalg.block_diag, lambda *xs: _blocks(*xs), blocks),
+    ]
+
+
+def _series(x: Any) -> Any:
+    """Return the exponential of one matrix by its series, of which the terms fall fast here."""
+    term, total = np.eye(len(x)) + 0 * x, np.eye(len(x)) + 0 * x
+    for k in range(1, 60):
+        term = term @ x / k
+        total = total + term
+    return total
+
+
+def _blocks(a: Any, b: Any, c: Any) -> Any:
+    out = np.zeros((*b.shape[:-2], len(a) + b.shape[-2] + 1, a.shape[-1] + b.shape[-1] + c.shape[-1]))
+    m, n = a.shape
+    p, q = b.shape[-2:]
+    out[..., :m, :n], out[..., m : m + p, n : n + q], out[..., m + p, n + q :] = a, b, c
+    return out
+
+
 def samples() -> list[Sample]:
     """Return the rows of this family."""
     reseed(1)
-    return [*_linear(), *_factors(), *_norms()]
+    return [*_linear(), *_factors(), *_norms(), *_triangular()]
