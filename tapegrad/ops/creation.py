@@ -27,7 +27,7 @@ from tapegrad._engine.graph_breaks import cut
 from tapegrad._engine.host_constants import HOST, copied_to
 from tapegrad._engine.mode import mode, notify_use
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.rules import composed, constant
+from tapegrad._engine.rules import composed, nondifferentiable
 from tapegrad._engine.settings import chosen_device, default_device, float_dtype_on
 from tapegrad._engine.tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
@@ -313,7 +313,7 @@ def _like(x: Any, dtype: Any, device: str | None) -> tuple[Tensor, DType, str]:
     return x, x.dtype if dtype is None else as_dtype(dtype), x.device if device is None else device
 
 
-@constant
+@nondifferentiable
 @_documented("Zeros in the shape.")
 def zeros(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor of zeros.
@@ -325,7 +325,7 @@ def zeros(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = 
     return full(shape, 0, dtype=default_if(dtype, device), device=device)
 
 
-@constant
+@nondifferentiable
 @_documented("Ones in the shape.")
 def ones(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor of ones.
@@ -380,7 +380,7 @@ def default_if(dtype: Any, device: str | None) -> Any:
     return dtype_name(backend, native)
 
 
-@constant
+@nondifferentiable
 @_documented("A Tensor in the shape, whose values are not set.")
 def empty(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor whose values are not set.
@@ -420,7 +420,7 @@ def full(shape: Shape, fill_value: ArrayLike, *, dtype: DTypeLike | None = None,
     return wrap(backend.xp.full(_shape(shape), fill_value, dtype=to, device=native))
 
 
-@constant
+@nondifferentiable
 @_documented("Zeros in the shape of `x`.")
 def zeros_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make zeros of the shape, dtype and device of another Tensor.
@@ -433,7 +433,7 @@ def zeros_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str |
     return full(x.shape, 0, dtype=dtype, device=device)
 
 
-@constant
+@nondifferentiable
 @_documented("Ones in the shape of `x`.")
 def ones_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make ones of the shape, dtype and device of another Tensor.
@@ -446,7 +446,7 @@ def ones_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | 
     return full(x.shape, 1, dtype=dtype, device=device)
 
 
-@constant
+@nondifferentiable
 @_documented("A Tensor in the shape of `x`, whose values are not set.")
 def empty_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor of the shape, dtype and device of another one, whose values are not set.
@@ -476,7 +476,7 @@ def full_like(
     return full(x.shape, fill_value, dtype=dtype, device=device)
 
 
-@constant
+@nondifferentiable
 @_documented(
     "The numbers, a vector.",
     "TypeError: One of them is being recorded or mapped by `vmap`: how many numbers there are depends on its value.",
@@ -552,7 +552,7 @@ def linspace(
     return wrap(backend.xp.linspace(start, stop, num, dtype=to, device=native, endpoint=endpoint))
 
 
-@constant
+@nondifferentiable
 @_documented(
     "The matrix.",
     n_rows="The number of rows.",

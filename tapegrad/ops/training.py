@@ -15,7 +15,7 @@ from tapegrad._engine.dispatch import backend_of, dtype_of, native_device
 from tapegrad._engine.elementwise import unary
 from tapegrad._engine.mode import mode
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.rules import constant, with_operators
+from tapegrad._engine.rules import nondifferentiable, with_operators
 from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
@@ -280,7 +280,7 @@ def _one_hot(xp: Any, labels: Any, n: int, dtype: Any) -> Any:
     return xp.astype(labels[..., None] == xp.arange(n, dtype=labels.dtype, device=native_device(labels)), dtype)
 
 
-@constant
+@nondifferentiable
 @documented(
     "Zeros, with a one at each label: the shape of `labels` with `num_classes` along the new axis.",
     "TypeError: The labels are no integers.",
