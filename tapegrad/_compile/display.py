@@ -79,6 +79,11 @@ class View:
         """The values that stay: new state, gradients and results."""
         return self.program.outputs
 
+    @property
+    def how(self) -> str:
+        """The way in which the program is run, in words; "" for one without an executor."""
+        return "" if self._run is None else self._run.executor.how
+
     def __len__(self) -> int:
         """Return how many operations there are, grouped or not."""
         return len(self.nodes)
@@ -174,7 +179,7 @@ class View:
         if self.seconds is not None:
             what += f", {sum(self.seconds) * 1e3:.4g} ms one by one"
         if self._run is not None:
-            what += f"; {self._run.executor.how}"
+            what += f"; {self.how}"
             if isinstance(self._run.executor, PlanningExecutor):
                 what += f" of {_quantity(self._run.executor.nbytes, 'B')} at most"
         results = self._results(known, names)

@@ -119,7 +119,7 @@ class _Matching:
         if len(products) != 1:
             return None
         chain = [n for n in found if n.op != "matmul"]
-        # 4. AttentionKernels are for some dtypes and sizes only.
+        # 4. Kernels are for some dtypes and sizes only.
         forward = Forward(products[0], chain, x, [*softmax, *casts], node.out, weights, results[0])
         q, k, v = (*products[0].args, results[0].args[1])
         dtypes = {w.dtype.name for w in (q, k, v, products[0].out, weights, results[0].out)}
