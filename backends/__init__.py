@@ -121,6 +121,12 @@ def _why_not(prefix: str) -> str | None:
     return adapter.why_not()
 
 
+def _unknown(device: object) -> ValueError:
+    return ValueError(
+        f"unknown device {device!r}: it starts with one of {', '.join(_LIBRARIES)}, as in 'cpu', 'cuda:1', 'torch:cpu'"
+    )
+
+
 def load(prefix: str) -> Backend:
     """Return the adapter for a device prefix, importing its library on the first call.
 
@@ -138,7 +144,7 @@ def load(prefix: str) -> Backend:
     ------
     RuntimeError
         The library is not usable; the message has the reason and the install command.
-    KeyError
+    ValueError
         The prefix is unknown.
 
     Examples
@@ -149,6 +155,8 @@ def load(prefix: str) -> Backend:
     """
     backend = _loaded.get(prefix)
     if backend is None:
+        if prefix not in _LIBRARIES:
+            raise _unknown(prefix)
         why = _why_not(prefix)
         if why is not None:
             raise RuntimeError(f"device {prefix!r} is not available here: {why}")
@@ -233,10 +241,7 @@ def of_device(device: str) -> tuple[Backend, object]:
         )
     prefix, _, rest = device.partition(":")
     if prefix not in _LIBRARIES and prefix not in _loaded:
-        raise ValueError(
-            f"unknown device {device!r}: it starts with one of {', '.join(_LIBRARIES)}, "
-            "as in 'cpu', 'cuda:1', 'torch:cpu'"
-        )
+        raise _unknown(device)
     backend = load(prefix)
     return backend, backend.native_device(rest)
 

@@ -60,6 +60,15 @@ def check(formula: str, tape: Any, closed: Any) -> None:
         raise SystemExit(f"the tape and the closed form differ by {difference:.1e}: {formula}")
 
 
+def update(parameters: list[tg.Tensor], rate: float) -> None:
+    """Take a step down the gradients, in place, and clear them, as they add up."""
+    with tg.no_grad():  # an update is no part of the function whose derivative is wanted
+        for w in parameters:
+            if w.grad is not None:
+                w -= rate * w.grad
+                w.grad = None
+
+
 def walk_through(device: str, out: Path, seed: int) -> None:
     """Print the whole example, from the first forward pass to the picture of its graph."""
     rng = np.random.default_rng(seed)
@@ -138,15 +147,15 @@ def walk_through(device: str, out: Path, seed: int) -> None:
     wh, bh, bo, inputs, wanted = (numbers(v) for v in (w_h, b_h, b_o, xs, ys))
     cost_sum, w12_sum, b1_sum, w22_sum = 0.0, 0.0, 0.0, 0.0
     for s in range(n):
-        zh = [sum(wh[j, k] * inputs[s, k] for k in range(6)) + bh[j] for j in range(4)]
-        ah = [g(z) for z in zh]
-        zo = [sum(wo[j, k] * ah[k] for k in range(4)) + bo[j] for j in range(4)]
-        ao = [g(z) for z in zo]
-        delta = [2 * (ao[j] - wanted[s, j]) * dg(zo[j]) for j in range(4)]
-        cost_sum += sum((ao[j] - wanted[s, j]) ** 2 for j in range(4))
-        w12_sum += delta[0] * ah[1]
+        z_hidden = [sum(wh[j, k] * inputs[s, k] for k in range(6)) + bh[j] for j in range(4)]
+        a_hidden = [g(z) for z in z_hidden]
+        z_out = [sum(wo[j, k] * a_hidden[k] for k in range(4)) + bo[j] for j in range(4)]
+        a_out = [g(z) for z in z_out]
+        delta = [2 * (a_out[j] - wanted[s, j]) * dg(z_out[j]) for j in range(4)]
+        cost_sum += sum((a_out[j] - wanted[s, j]) ** 2 for j in range(4))
+        w12_sum += delta[0] * a_hidden[1]
         b1_sum += delta[0]
-        w22_sum += sum(delta[j] * wo[j, 1] for j in range(4)) * dg(zh[1]) * inputs[s, 1]
+        w22_sum += sum(delta[j] * wo[j, 1] for j in range(4)) * dg(z_hidden[1]) * inputs[s, 1]
     print(f"  {heading}")
     check("C = 1/n sum C0", cost.item(), cost_sum / n)
     check("output layer: dC/dw12 = 1/n sum dC0/dw12", numbers(w_o.grad)[0, 1], w12_sum / n)
@@ -157,9 +166,7 @@ def walk_through(device: str, out: Path, seed: int) -> None:
     print("5. THE UPDATE: w <- w - lr dC/dw")
     lr = 1.0
     start = [numbers(w) for w in parameters]  # values: the update below does not reach them
-    with tg.no_grad():  # an update is no part of the function whose derivative is wanted
-        for w in parameters:
-            w -= lr * w.grad
+    update(parameters, lr)
     print(f"  {heading}")
     check("output layer: w12 <- w12 - lr dC/dw12", numbers(w_o)[0, 1], start[2][0, 1] - lr * w12_sum / n)
     check("output layer: b1  <- b1  - lr dC/db1", numbers(b_o)[0], start[3][0] - lr * b1_sum / n)
@@ -177,10 +184,7 @@ def walk_through(device: str, out: Path, seed: int) -> None:
             a_o = tg.sigmoid(w_o @ a_h + b_o)
             cost = tg.sum((a_o - ys[s]) ** 2)
             cost.backward()
-            with tg.no_grad():
-                for w in parameters:
-                    w -= lr * w.grad
-                    w.grad = None
+            update(parameters, lr)
             costs.append(cost.item())
         mean_cost = sum(costs) / n
         if epoch == 1 or epoch % 2 == 0 or mean_cost <= GOAL:
@@ -202,10 +206,7 @@ def walk_through(device: str, out: Path, seed: int) -> None:
             a_o = tg.sigmoid(a_h @ w_o.T + b_o)
             cost = tg.sum((a_o - tg.take(ys, batch, axis=0)) ** 2) / BATCH
             cost.backward()
-            with tg.no_grad():
-                for w in parameters:
-                    w -= lr * w.grad
-                    w.grad = None
+            update(parameters, lr)
             costs.append(cost.item())
         mean_cost = sum(costs) / len(costs)
         if epoch == 1 or epoch % 10 == 0 or mean_cost <= GOAL:

@@ -111,7 +111,8 @@ def main() -> int:
         z = scores({k: w.to_device(arguments.device) for k, w in weights.items()}, x_there)
         # -log p where benign, -log(1 - p) where not, of p = sigmoid(z): log(1 + e^z) - y z
         entropy = tg.mean(tg.logaddexp(z, 0.0) - y_there * z)
-        return entropy.to_device("cpu") + 0.5 * arguments.ridge * tg.sum(weights["w"] ** 2)
+        penalty: tg.Tensor = tg.sum(weights["w"] ** 2) * (0.5 * arguments.ridge)
+        return entropy.to_device("cpu") + penalty
 
     fits, descents = {}, {}
     for method in METHODS:

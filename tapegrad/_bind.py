@@ -40,8 +40,8 @@ def bind(namespace: ModuleType) -> None:
     bound.hint = hints.of_attribute
     BatchedBackend.namespace = BatchedNamespace
     Graph.library, Graph.array_type = TraceBackend, tracer_type
-    operators.bind()  # the operators of Tensors
-    numpy_protocols.bind()  # NumPy's protocols
+    operators.install()  # the operators of Tensors
+    numpy_protocols.install()  # NumPy's protocols
     fusing.install(Fused)  # kernels of eager calls
     reverse.install_later(later.derivatives)
     known_libraries.watch()  # for imports of libraries with a list of array types

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("", "examples/guides", "tapegrad", "tapegrad/*", "backends", "backends/*", "tests", "tests/*", "benchmarks")
 FENCE = re.compile(r"^```(\w*) *([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRINTED = re.compile(r"\bprint\(.*\)  # (?!raises |warns )(.*)$")
-PACKAGES = ("scipy", "einops")  # that blocks may need; other names are devices
+PACKAGES = ("scipy", "einops", "dask")  # that blocks may need; other names are devices
 HAPPENS = re.compile(r"  # (raises|warns) (\w+): (.*)$")
 
 

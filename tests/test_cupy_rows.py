@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from kernel_bench import FLOATS, Bench, misaligned, node
 
-from tapegrad._program.queries import axes_of
+from tapegrad._program.queries import reduction_axes
 from tapegrad.backends._cupy.codegen import flat_kernels as kernels
 from tapegrad.backends._cupy.codegen import row_kernels as rows
 from tapegrad.backends._cupy.codegen.cuda_types import TYPES
@@ -74,7 +74,7 @@ def test_reductions_of_everything_rows_and_columns(op: str) -> None:
             expected = expected.astype(bool)
         n = node(op, (bench.value(x),), expected.shape, expected.dtype, axis=axis)
         ndim = len(shape)
-        axes = axes_of(n)
+        axes = reduction_axes(n)
         lead = shape[: len(axes)] if 0 in axes else shape[: ndim - len(axes)]
         run = rows.RowSchedule(lead, [n], [n.out])
         assert run.fits(lambda v: None), (op, dtype, shape)
@@ -301,7 +301,7 @@ def test_aligned_rows_are_read_and_written_by_16_bytes_without_guards(dtype: str
     assert text.count(f"*({pack}*)&r0") == 1
     assert text.count("__restrict__") == 2
     assert "j <" not in text
-    assert ("live" in text) == (run.rows % run.grid.groups > 0)
+    assert ("in_range" in text) == (run.rows % run.grid.groups > 0)
 
 
 def test_results_that_are_not_aligned_are_written_one_by_one() -> None:

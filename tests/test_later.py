@@ -165,9 +165,9 @@ def test_nothing_is_recorded_until_then(monkeypatch: pytest.MonkeyPatch, name: s
     create_graph: list[bool] = []
     start = Walk.__init__
 
-    def spy(self: Walk, seeds: Any, live: Any, recorded: bool, *rest: Any) -> None:
+    def spy(self: Walk, seeds: Any, path: Any, recorded: bool, *rest: Any) -> None:
         create_graph.append(recorded)
-        start(self, seeds, live, recorded, *rest)
+        start(self, seeds, path, recorded, *rest)
 
     monkeypatch.setattr(Walk, "__init__", spy)
     monkeypatch.setattr(later, "_again", WeakSet())

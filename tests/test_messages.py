@@ -80,6 +80,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("ragged", lambda: tg.tensor([[1.0], [1.0, 2.0]]), TypeError, "inhomogeneous"),
     ("list of Tensors", lambda: tg.tensor([leaf(1), leaf(2)]), TypeError, "tapegrad.stack"),
     ("unknown device", lambda: tg.zeros(1, device="gpu"), ValueError, "unknown device 'gpu'.*cuda.*torch"),
+    ("load", lambda: tg.backends.load("x"), ValueError, "unknown device 'x'.*cuda.*torch"),
     ("unknown strict", lambda: tg.zeros(1, device="strict:x"), ValueError, "unknown device 'strict:x'"),
     ("device type", lambda: tg.zeros(1, device=3), TypeError, "a device is a string"),  # type: ignore[arg-type]
     ("cpu:1", lambda: tg.zeros(1, device="cpu:1"), ValueError, "no 'cpu:1'"),
@@ -252,7 +253,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "out of range",
     ),
     ("astype complex", lambda: tg.astype(tg.asarray([1j]), tg.float64), TypeError, "imaginary parts"),
-    ("asarray complex", lambda: tg.asarray([1j], dtype=tg.float64), TypeError, "do not fit in float64"),
+    ("asarray complex", lambda: tg.asarray([1j], dtype=tg.float64), TypeError, "does not fit in float64"),
     (
         "asarray object",
         lambda: tg.asarray([tg.ones(()), "a"]),  # type: ignore[list-item]

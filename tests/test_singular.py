@@ -16,6 +16,7 @@ import pytest
 from places import WHOLE_SWEEPS, Place
 
 import tapegrad as tg
+from tapegrad import backends
 
 inf = np.inf
 
@@ -617,3 +618,23 @@ def test_a_regular_matrix_beside_a_singular_one(dtype: str, tolerance: float) ->
     slope = np.asarray(tg.hvp(tg.linalg.det, (tg.asarray(a),), (tg.asarray(d),)))
     slopes = tg.hvp(lambda x: tg.sum(tg.linalg.det(x)), (tg.asarray(both),), (tg.asarray(np.stack([d, d])),))
     np.testing.assert_allclose(np.asarray(slopes)[0], slope, rtol=0, atol=10 * tolerance * abs(slope).max())
+
+
+@pytest.mark.parametrize("f", [tg.silu, tg.gelu, gelu_tanh, tg.sigmoid, tg.relu], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_activations_have_their_limits_at_infinity(xp: Place, f: Callable[..., Any], dtype: str) -> None:
+    """First and second derivatives, forward and reverse, at infinities and the largest numbers."""
+    if not backends.of_device(xp.device)[0].has_dtype(dtype, backends.of_device(xp.device)[1]):
+        pytest.skip("the device lacks it")
+    most = float(tg.finfo(dtype).max)
+    x = tg.asarray([inf, most, most / 4, -inf, -most], dtype=dtype, device=xp.device)
+    one = tg.ones_like(x)
+    first = [0.0] * 5 if f is tg.sigmoid else [1.0] * 3 + [0.0] * 2
+    with np.errstate(all="ignore"):
+        assert tg.vjp(f, x)[1](one)[0].tolist() == first
+        assert tg.jvp(f, (x,), (one,))[1].tolist() == first
+        assert tg.grad(lambda x: tg.sum(f(x)))(x).tolist() == first
+        slope_of = tg.grad(lambda x: tg.sum(f(x)))
+        assert tg.grad(lambda x: tg.sum(slope_of(x)))(x).tolist() == [0.0] * 5
+        assert tg.jvp(slope_of, (x,), (one,))[1].tolist() == [0.0] * 5
+        assert tg.jvp(lambda x: tg.jvp(f, (x,), (one,))[1], (x,), (one,))[1].tolist() == [0.0] * 5

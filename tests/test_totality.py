@@ -214,7 +214,7 @@ TABLES = {
     ),
     "exports": Table(
         "an __all__: tapegrad/__init__.py, linalg.py, fft.py or special.py",
-        sorted({name.partition(" ")[0] for name in {*rules.OPERATIONS, *rules.COMPOSED, *rules.CONSTANT}}),
+        sorted({name.partition(" ")[0] for name in {*rules.OPERATIONS, *rules.COMPOSED, *rules.NONDIFFERENTIABLE}}),
         exported,
         {
             "written as operators and methods": "getitem setitem to_device",

@@ -145,7 +145,7 @@ def _time(kernel: Kernel) -> tuple[float, int]:
         step(*args)
     graphs = graphs_of(step)
     if not graphs:
-        raise RuntimeError(f"not captured: {step.program._run.executor.how}")
+        raise RuntimeError(f"not captured: {step.program.how}")
 
     def replay() -> None:
         for graph in graphs:

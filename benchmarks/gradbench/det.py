@@ -36,7 +36,7 @@ def prepare(given: Any, device: str) -> Task:
 @cache
 def expansion(n: int, device: str) -> tuple[Level, ...]:
     """Return the levels for n rows, from the minors of two rows up."""
-    numbers = {(j,): j for j in range(n)}
+    numbers: dict[tuple[int, ...], int] = {(j,): j for j in range(n)}
     levels = []
     for m in range(2, n + 1):
         row = (n - m) * n

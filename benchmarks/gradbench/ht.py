@@ -32,7 +32,7 @@ class Hand(NamedTuple):
     base: tg.Tensor
     weights: tg.Tensor
     mirrored: bool
-    rotations: tuple[tg.Tensor, tg.Tensor, tg.Tensor]
+    rotations: tuple[tg.Tensor, ...]
     cross: tg.Tensor
 
 

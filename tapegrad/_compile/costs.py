@@ -15,7 +15,7 @@ from tapegrad._program.op_kinds import VIEWS, info_of
 _ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3)}
 
 
-def dtype_of(v: Value) -> DType:
+def dtype_of_value(v: Value) -> DType:
     """Return the dtype of a value."""
     return dtype_like(v.dtype) or as_dtype(v.dtype)
 
@@ -32,7 +32,7 @@ def _root(x: object) -> str:
 
 def bytes_of(values: Iterable[Value]) -> int:
     """Return how many bytes some values take, each once."""
-    return sum(v.size * dtype_of(v).itemsize for v in dict.fromkeys(values))
+    return sum(v.size * dtype_of_value(v).itemsize for v in dict.fromkeys(values))
 
 
 def is_view(node: Node) -> bool:

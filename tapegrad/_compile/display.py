@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from tapegrad._compile.capture.slots import NewTensor, Slot
-from tapegrad._compile.costs import bytes_of, dtype_like, dtype_of, flops_of, is_view, total
+from tapegrad._compile.costs import bytes_of, dtype_like, dtype_of_value, flops_of, is_view, total
 from tapegrad._compile.run.bound_program import BoundProgram
 from tapegrad._engine.dispatch import backend_of, computed
 from tapegrad._engine.tensor import Tensor, host, wrap
@@ -78,6 +78,11 @@ class View:
     def outputs(self) -> list[Value]:
         """The values that stay: new state, gradients and results."""
         return self.program.outputs
+
+    @property
+    def how(self) -> str:
+        """The way in which the program is run, in words; "" for one without an executor."""
+        return "" if self._run is None else self._run.executor.how
 
     def __len__(self) -> int:
         """Return how many operations there are, grouped or not."""
@@ -148,7 +153,7 @@ class View:
         timed = self.seconds is not None
         rows = [("", "operation", "shape", "dtype", "bytes", "FLOP", *(_TIMED if timed else ()), "line")]
         blank = ("",) * (2 + 3 * timed)
-        rows += [(known[v], "input", str(v.shape), dtype_of(v).name, *blank, "") for v in self.program.inputs]
+        rows += [(known[v], "input", str(v.shape), dtype_of_value(v).name, *blank, "") for v in self.program.inputs]
         times: list[Any] = self.seconds or [None] * len(self.items)
         for item, seconds in zip(self.items, times, strict=True):
             moved, flops = _moved(item), _flops(item)
@@ -174,7 +179,7 @@ class View:
         if self.seconds is not None:
             what += f", {sum(self.seconds) * 1e3:.4g} ms one by one"
         if self._run is not None:
-            what += f"; {self._run.executor.how}"
+            what += f"; {self.how}"
             if isinstance(self._run.executor, PlanningExecutor):
                 what += f" of {_quantity(self._run.executor.nbytes, 'B')} at most"
         results = self._results(known, names)
@@ -223,7 +228,7 @@ class View:
         for n, v in enumerate(self.program.inputs):
             state = n < len(slots) and not slots[n].arguments
             made[v] = f"n{len(shapes)}"
-            shapes.append(Shape(made[v], "state" if state else "argument", [names[v], _kind_of(v)], []))
+            shapes.append(Shape(made[v], "state" if state else "argument", [names[v], _type_text(v)], []))
         for number, item in enumerate(self.items):
             group = f"{item.name} ({number})" if len(item.nodes) > 1 else ""
             for node in item.nodes:
@@ -231,7 +236,7 @@ class View:
                 made.update(dict.fromkeys(node.outs, f"n{len(shapes)}"))
                 line = ", ".join(names[v] for v in node.outs)
                 line = f"{line} = {_call(node, names)}" if line else _call(node, names)
-                lines = [shorten(line, LONGEST, placeholder=" ..."), *dict.fromkeys(map(_kind_of, node.outs))]
+                lines = [shorten(line, LONGEST, placeholder=" ..."), *dict.fromkeys(map(_type_text, node.outs))]
                 shapes.append(Shape(f"n{len(shapes)}", "operation", lines, inputs, group))
         for name, v in self._results(names, given):
             shapes.append(Shape(f"n{len(shapes)}", "result", [name], [made[v]] if v in made else []))
@@ -274,7 +279,7 @@ class View:
         ):
             raise ValueError(
                 "profile: pass the arguments of a call that runs this program, which takes "
-                + (", ".join(map(_kind_of, inputs)) or "none")
+                + (", ".join(map(_type_text, inputs)) or "none")
             )
         return arrays
 
@@ -325,7 +330,7 @@ def _compute(node: Node, env: dict[Value, Any]) -> None:
 
 def _row(node: Node, names: dict[Value, str], indent: str, costs: Any) -> tuple[str, ...]:
     shapes = ", ".join(dict.fromkeys(str(v.shape) for v in node.outs))
-    dtypes = ", ".join(dict.fromkeys(dtype_of(v).name for v in node.outs))
+    dtypes = ", ".join(dict.fromkeys(dtype_of_value(v).name for v in node.outs))
     made = ", ".join(names[v] for v in node.outs)
     return (indent + made, indent + _call(node, names), shapes, dtypes, *costs, node.line)
 
@@ -356,8 +361,8 @@ def _show(x: Any, names: dict[Value, str]) -> str:
     return dtype.name if dtype is not None else " ".join(show_static(x).split())
 
 
-def _kind_of(v: Value) -> str:
-    return f"{v.shape} {dtype_of(v).name}"
+def _type_text(v: Value) -> str:
+    return f"{v.shape} {dtype_of_value(v).name}"
 
 
 def _moved(item: Entry) -> int:

@@ -65,9 +65,9 @@ class Fused:
             result, entry, launches = traced(self.name, self.function, backend_of[type(args[0])], args)
         except CaptureError:  # it looks at values
             result, entry, launches = self.function(xp, *args), None, TRIES
-        identity = "called" if entry is None else entry.run.identity(numbers)
-        if identity is not None and (known is None or not known.agrees(identity, sizes)):
-            self.alike[pattern] = _Alike(entry, sizes, identity)
+        form = "called" if entry is None else entry.run.size_key(numbers)
+        if form is not None and (known is None or not known.agrees(form, sizes)):
+            self.alike[pattern] = _Alike(entry, sizes, form)
         if entry is not None:
             self.tries = TRIES
         elif not any(self.entries.values()):
@@ -93,12 +93,12 @@ class _Entry:
 class _Alike:
     """Knowledge of calls whose shapes have equal sizes in the same places.
 
-    sizes: those of a trace; identity: a key that its program has in common with that for other sizes; varied: the
+    sizes: those of a trace; key: one that its program shares with that for other sizes; varied: the
     places among the sizes of those that have been seen not to matter.
     """
 
-    def __init__(self, entry: _Entry | None, sizes: list[int], identity: Any) -> None:
-        self.entry, self.sizes, self.identity = entry, sizes, identity
+    def __init__(self, entry: _Entry | None, sizes: list[int], key: Any) -> None:
+        self.entry, self.sizes, self.key = entry, sizes, key
         self.varied: set[int] = set()
 
     def covers(self, sizes: list[int]) -> bool:
@@ -109,13 +109,13 @@ class _Alike:
         """Return the places of sizes that are not those of the trace."""
         return {i for i, (a, b) in enumerate(zip(self.sizes, sizes, strict=True)) if a != b}
 
-    def agrees(self, identity: Any, sizes: list[int]) -> bool:
+    def agrees(self, key: Any, sizes: list[int]) -> bool:
         """Say whether another trace gave the same program, and note which sizes do not matter.
 
         They are seen not to where all that are different have grown, or all have shrunk: a number that the program has
         from them, which may be a product of any of them, would be another.
         """
-        if identity != self.identity:
+        if key != self.key:
             return False
         different = self.different(sizes)
         if len({sizes[i] > self.sizes[i] for i in different}) == 1:

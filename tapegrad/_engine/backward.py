@@ -67,7 +67,7 @@ class Walk:
         A heap of these records, the latest first.
     owned : set of Record
         The records whose cotangent is a buffer of this walk alone, which may be written to.
-    live : collection of Record or None
+    path : collection of Record or None
         The records that get a cotangent; None for all.
     create_graph : bool
         Whether the walk is recorded: cotangents are Tensors then, else raw arrays.
@@ -90,9 +90,9 @@ class Walk:
         "create_graph",
         "debug",
         "fuses",
-        "live",
         "owned",
         "parts",
+        "path",
         "queue",
         "support",
         "supports",
@@ -102,7 +102,7 @@ class Walk:
     def __init__(
         self,
         seeds: dict[Record, Any],
-        live: Collection[Record] | None,
+        path: Collection[Record] | None,
         create_graph: bool,
         supports: dict[Record, Support] | None = None,
     ) -> None:
@@ -112,7 +112,7 @@ class Walk:
         self.supports = supports or {}
         self.support: Support | None = None
         self.parts: dict[Record, dict[int, Support]] = {}
-        self.live = live
+        self.path = path
         self.create_graph = create_graph
         self.debug = mode().debug
         self.xp: Any = bound.tensor_namespace if create_graph else namespace_of[type(next(iter(seeds.values())))]
@@ -128,10 +128,10 @@ class Walk:
         Where a cotangent is added to one that is there, the loop holds inlined copies of `accumulate`: a call for each
         record would cost more than the addition of small arrays.
         """
-        cotangents, owned, live, create_graph, queue = (
+        cotangents, owned, path, create_graph, queue = (
             self.cotangents,
             self.owned,
-            self.live,
+            self.path,
             self.create_graph,
             self.queue,
         )
@@ -199,7 +199,7 @@ class Walk:
                     shape = r.shape
                     dtype = r.dtype
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (same length, and this is the hot loop)
-                        if p is None or (live is not None and p not in live):
+                        if p is None or (path is not None and p not in path):
                             continue
                         rule, n, where = vjp
                         if n == 1:
@@ -230,7 +230,7 @@ class Walk:
                     self.apply(r, parents, t, saved, raw, None)
                 else:
                     for p, vjp in zip(parents, op.vjps):  # noqa: B905 (as above)
-                        if p is None or (live is not None and p not in live):
+                        if p is None or (path is not None and p not in path):
                             continue
                         rule, n, where = vjp
                         read = (saved[where],) if n == 1 else where(saved) if n > 1 else ()
@@ -271,8 +271,8 @@ class Walk:
             op.pull(self, r, t, saved)
             self.support = None
             return
-        live = self.live
-        wanted = tuple([p is not None and (live is None or p in live) for p in parents])
+        path = self.path
+        wanted = tuple([p is not None and (path is None or p in path) for p in parents])
         conjugated = op.holomorphic and op.reads and is_complex(r.dtype)
         read = saved
         if support is not None and op.elementwise and op.reads and op.selects is None:
@@ -362,7 +362,7 @@ class Walk:
 
     def wants(self, p: Record | None) -> bool:
         """Return whether a parent needs a cotangent."""
-        return p is not None and (self.live is None or p in self.live)
+        return p is not None and (self.path is None or p in self.path)
 
     def set_cotangent(self, p: Record, t: Any) -> None:
         """Set a parent's cotangent."""
@@ -507,30 +507,30 @@ def pulled(
     create_graph: bool,
     *,
     retain: bool,
-    live: Collection[Record] | None = None,
+    path: Collection[Record] | None = None,
     stops: Collection[Record] = (),
     supports: dict[int, Support] | None = None,
 ) -> dict[Record, Any]:
     """Walk from some Tensors and return the cotangents of the records that the walk reports.
 
-    cotangents: the cotangents of the Tensors, as Tensors, or None; create_graph: whether the walk is recorded; live,
+    cotangents: the cotangents of the Tensors, as Tensors, or None; create_graph: whether the walk is recorded; path,
     retain and stops: see `Walk` and its `run`; supports: the supports of some cotangents, by number.
     """
-    seeds = seeds_of(ys, [t if create_graph or t is None else t._array for t in cotangents], live)
+    seeds = seeds_of(ys, [t if create_graph or t is None else t._array for t in cotangents], path)
     if not seeds:
         return {}
-    return dict(walked(Walk(seeds, live, create_graph, supports_of(ys, supports) if supports else None), retain, stops))
+    return dict(walked(Walk(seeds, path, create_graph, supports_of(ys, supports) if supports else None), retain, stops))
 
 
-def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], live: Collection[Record] | None = None) -> dict[Record, Any]:
+def seeds_of(ys: Iterable[Any], cotangents: Iterable[Any], path: Collection[Record] | None = None) -> dict[Record, Any]:
     """Return the cotangents of Tensors by record, summed where two Tensors have the same record.
 
-    Tensors that have no record, no cotangent, or a record outside of `live` (None for all) are left out.
+    Tensors that have no record, no cotangent, or a record outside of `path` (None for all) are left out.
     """
     seeds: dict[Record, Any] = {}
     for y, t in zip(ys, cotangents, strict=True):
         r = y._record if isinstance(y, Tensor) else None
-        if r is not None and t is not None and (live is None or r in live):
+        if r is not None and t is not None and (path is None or r in path):
             seeds[r] = _total(seeds[r], t) if r in seeds else t
     return seeds
 

@@ -26,7 +26,7 @@ from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import bound
 from tapegrad._engine.mode import DEFAULT, mode, scopes
 from tapegrad._engine.record import OUT, Operation, Record, next_seq
-from tapegrad._engine.rules import BROADCASTING, CONSTANT, Rule, bind_rule, declare, new, publish, reads
+from tapegrad._engine.rules import BROADCASTING, NONDIFFERENTIABLE, Rule, bind_rule, declare, new, publish, reads
 from tapegrad._engine.tensor import Tensor
 from tapegrad.typing import ArrayLike
 
@@ -110,7 +110,7 @@ def unary(
     keep_x, keep_out = "x" in layout, "out" in layout
     same_dtype = analytic and extension != "special"  # of float16 SciPy makes float32
     if differential is None:
-        CONSTANT.add(name)
+        NONDIFFERENTIABLE.add(name)
     else:
         declare(operation)
 
@@ -194,7 +194,7 @@ def binary(
     if elementwise:
         BROADCASTING.add(name)
     if differential1 is None:
-        CONSTANT.add(name)
+        NONDIFFERENTIABLE.add(name)
     elif elementwise:
         declare(operation)
     differentiable = differential1 is not None
@@ -258,11 +258,11 @@ def binary(
                 if crossed:
                     r.saved = (a if p2 is not None else None, b if p1 is not None else None)
                 elif layout:
-                    live = (p1 is not None) + (2 if p2 is not None else 0)
+                    bits = (p1 is not None) + (2 if p2 is not None else 0)
                     r.saved = (
-                        a if live & keep1 else None,
-                        b if live & keep2 else None,
-                        out if live & keep_out else None,
+                        a if bits & keep1 else None,
+                        b if bits & keep2 else None,
+                        out if bits & keep_out else None,
                     )
                 else:
                     r.saved = ()

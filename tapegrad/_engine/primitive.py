@@ -15,7 +15,7 @@ from tapegrad._engine.dispatch import backend_of, namespace_of
 from tapegrad._engine.fusing import Forwards
 from tapegrad._engine.mode import DEFAULT, mode, scopes
 from tapegrad._engine.record import CACHE, LEAF, OUT, OUTS, STATIC, Operation, Record, next_seq
-from tapegrad._engine.rules import CONSTANT, Rule, bind_rule, declare, new, publish, reads, record
+from tapegrad._engine.rules import NONDIFFERENTIABLE, Rule, bind_rule, declare, new, publish, reads, record
 from tapegrad._engine.tensor import Tensor, wrap
 
 
@@ -80,7 +80,7 @@ def primitive(
     readers = [[i for i, rule in enumerate(vjps) if rule is None or n in reads(rule)] for n in layout]
 
     @cache
-    def plan(*dead: bool) -> tuple[int, ...]:
+    def kept_places(*dead: bool) -> tuple[int, ...]:
         """Return the place of each saved value; -1, the place of None, if only rules of dead operands read it."""
         return tuple(-1 if all(dead[k] for k in who) else i for i, who in zip(places, readers, strict=True))
 
@@ -106,7 +106,7 @@ def primitive(
     if differentiable:
         declare(operation, variant)
     else:
-        CONSTANT.add(name)
+        NONDIFFERENTIABLE.add(name)
 
     if operands == 1:
 
@@ -184,7 +184,7 @@ def primitive(
                 if with_shapes:
                     values += (*[getattr(a, "shape", ()) for a in arrays], out.shape)
                 values += (None,)
-                saved = tuple([values[i] for i in plan(*[p is None for p in parents])])
+                saved = tuple([values[i] for i in kept_places(*[p is None for p in parents])])
                 y._record = record(operation, tuple(parents), saved, out)
             if m.watch is not None:
                 m.watch(operation, args[:operands], static, y)

@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Every public function is in exactly one of these three (a test checks it).
 OPERATIONS: dict[str, Operation] = {}  # has a rule
 COMPOSED: set[str] = set()  # plain code over others
-CONSTANT: set[str] = set()  # no derivative, or zero wherever there is one: never recorded
+NONDIFFERENTIABLE: set[str] = set()  # no derivative, or zero wherever there is one: never recorded
 BROADCASTING: set[str] = set()  # takes operands whose shapes broadcast, and nothing else
 
 new = object.__new__
@@ -48,9 +48,9 @@ def with_operators(forward: Any) -> Any:
     return call
 
 
-def constant(function: F) -> F:
+def nondifferentiable(function: F) -> F:
     """Register a public function that has no derivative, or a derivative of zero."""
-    CONSTANT.add(function.__name__)
+    NONDIFFERENTIABLE.add(function.__name__)
     return function
 
 

@@ -94,7 +94,7 @@ class FusedProgram(Protocol):
     def __call__(self, arrays: Sequence[Any], /) -> Sequence[Any]:
         """Return the outputs of the program for the arrays of its inputs, all on one device."""
 
-    def identity(self, numbers: Mapping[int, int], /) -> Hashable:
+    def size_key(self, numbers: Mapping[int, int], /) -> Hashable:
         """Return a key that is equal for programs that differ in sizes alone.
 
         Parameters

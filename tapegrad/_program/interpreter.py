@@ -8,10 +8,10 @@ from typing import Any
 from tapegrad._program.ir import Node, Program, Value, put_in
 from tapegrad._program.op_kinds import LOOKING as LOOKING
 
-Call = Callable[[Callable[..., Any], Any, Any], Any]
+Caller = Callable[[Callable[..., Any], Any, Any], Any]
 
 
-def results_of(node: Node, content: Callable[[Value], Any], call: Call) -> tuple[Any, ...]:
+def results_of(node: Node, content: Callable[[Value], Any], call: Caller) -> tuple[Any, ...]:
     """Return the results of a node, from the contents of the values it reads; call: of `(function, args, kwargs)`."""
     kwargs = {k: put_in(v, content) for k, v in node.kwargs.items()}
     result = call(node.function, put_in(node.args, content), kwargs)

@@ -7,7 +7,7 @@ from typing import Any
 from tapegrad._program.ir import Node, Value
 
 
-def axes_of(node: Node) -> tuple[int, ...]:
+def reduction_axes(node: Node) -> tuple[int, ...]:
     """Return the axes that a reduction reduces, counted from the start."""
     axis, ndim = node.kwargs.get("axis"), len(node.args[0].shape)
     axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
@@ -16,7 +16,7 @@ def axes_of(node: Node) -> tuple[int, ...]:
 
 def is_total(node: Node) -> bool:
     """Say whether a node is a reduction over the rows."""
-    return node.kind == "reduction" and 0 in axes_of(node)
+    return node.kind == "reduction" and 0 in reduction_axes(node)
 
 
 def constant_of(v: Value) -> Any:

@@ -394,7 +394,7 @@ def _hosted(tree: Any) -> Any:
     return tree
 
 
-def bind() -> None:
+def install() -> None:
     """Give Tensor NumPy's protocols; done once, when tapegrad is imported."""
     Tensor.__array_ufunc__ = _array_ufunc  # type: ignore[method-assign]
     Tensor.__array_function__ = _array_function  # type: ignore[method-assign]

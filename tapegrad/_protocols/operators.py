@@ -119,7 +119,7 @@ def _reflected_matmul(x2: Any, x1: Any) -> Any:
     return x1 if x1 is NotImplemented else products.matmul(x1, x2)
 
 
-def bind() -> None:
+def install() -> None:
     """Give Tensor its operators and methods; done once, when tapegrad is imported."""
     e: Any = elementwise
     b: Any = binary

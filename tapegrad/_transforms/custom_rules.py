@@ -505,7 +505,7 @@ def transpose(
         outs = f(*us)
     leaves = {u._record for u in us if u._record is not None}
     path, _ = between([y._record for y in outs], leaves)
-    found = pulled(outs, ts, create_graph, retain=create_graph, live=set(path), supports=supports)
+    found = pulled(outs, ts, create_graph, retain=create_graph, path=set(path), supports=supports)
     return as_tensors([found.get(u._record) for u in us if u._record is not None], create_graph)
 
 

@@ -238,11 +238,11 @@ def _transposed(
         cotangents = walked(Walk({alone: seed}, None, True), True)
     seeds = seeds_of([s for _, s in cotangents], [given[back[leaf]] for leaf, _ in cotangents])
     path, _ = between(list(seeds), {u._record for u in us.values() if u._record is not None})
-    live = set(path)
-    seeds = {s: t for s, t in seeds.items() if s in live}
+    on_path = set(path)
+    seeds = {s: t for s, t in seeds.items() if s in on_path}
     if not seeds:
         return None
-    found: dict[Any, Any] = dict(walked(Walk(seeds, live, create_graph), create_graph))
+    found: dict[Any, Any] = dict(walked(Walk(seeds, on_path, create_graph), create_graph))
     return found.get(us[None]._record) if picks is None else [found.get(getattr(u, "_record", None)) for u in seed]
 
 

@@ -217,7 +217,7 @@ class TransformCall:
     ) -> list[Tensor]:
         """Return the cotangents of the inputs for those of the outputs, which may have extra leading axes."""
         with mode_set(recording=create_graph):
-            found = pulled(self.outputs, cotangents, create_graph, retain=retain, live=set(self.path))
+            found = pulled(self.outputs, cotangents, create_graph, retain=retain, path=set(self.path))
         shape = next((t.shape[:batch_ndim] for t in cotangents if t is not None), ())
         return [self._gradient(x, found, create_graph, shape) for x in self.inputs]
 

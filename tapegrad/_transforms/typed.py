@@ -53,6 +53,8 @@ class ProgramView(Protocol):
         The values that stay: new state, gradients and results.
     seconds : list of float or None
         The time of each item, once profiled.
+    how : str
+        The way in which the program is run, in words.
     """
 
     program: Program
@@ -66,6 +68,10 @@ class ProgramView(Protocol):
     @property
     def outputs(self) -> list[Value]:
         """The values that stay."""
+
+    @property
+    def how(self) -> str:
+        """The way in which the program is run."""
 
     def __len__(self) -> int:
         """Return the number of operations."""

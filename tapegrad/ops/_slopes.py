@@ -101,11 +101,21 @@ log_expit = slope("log_expit", lambda xp, x: xp.sigmoid(-x), lambda xp, t, x: -t
 logit = slope("logit", lambda xp, x: 1 / (x * (1 - x)), lambda xp, t, x, out: t * (2 * x - 1) * out * out)
 
 
-silu = slope(
-    "silu",
-    lambda xp, x: xp.sigmoid(x) + x * xp.sigmoid_slope(x),
-    lambda xp, t, x: t * xp.sigmoid_slope(x) * (2 - x * xp.tanh(0.5 * x)),
-)
+def silu_of(xp: Any, x: Any, share: Any) -> Any:
+    """Return the slope of silu, given the logistic function."""
+    return share + _logistic(xp, x) * xp.sigmoid_slope(x)
+
+
+def _logistic(xp: Any, x: Any) -> Any:
+    """Return x limited to where the slope of sigmoid is not 0, so that its multiples have no 0 * inf."""
+    return x if is_complex(x.dtype) else xp.minimum(xp.maximum(x, -800.0), 800.0)
+
+
+def _silu_differential(xp: Any, t: Any, x: Any) -> Any:
+    return t * xp.sigmoid_slope(x) * (2 - _logistic(xp, x) * xp.tanh(0.5 * x))
+
+
+silu = slope("silu", lambda xp, x: silu_of(xp, x, xp.sigmoid(x)), _silu_differential)
 
 
 # -- the normal distribution ---------------------------------------------------------------------------------

@@ -555,9 +555,14 @@ def _bound(bound: Any, x: Tensor) -> Any:
     return found
 
 
+def _is_complex(x: Any) -> bool:
+    return isinstance(x, complex) or (hasattr(x, "dtype") and is_complex(x.dtype))
+
+
 @documented(
     "The shape is the one that the three broadcast to. The dtype is that of `x`.",
     BROADCAST,
+    "TypeError: The values or a bound are complex.",
     x="The values, of any real dtype.",
     min="The lower bound; none for None.",
     max="The upper bound; none for None.",
@@ -585,6 +590,10 @@ def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = 
             low, high = [b if b is None or type(b) in _NUMBERS else given.pop(0) for b in (min, max)]
             return _clip_arrays(out, low, high)
     min, max = (bound if bound is None else _bound(bound, out) for bound in (min, max))
+    if any(_is_complex(v) for v in (out, min, max)):
+        raise TypeError(
+            "clip: complex numbers have no order: clip tapegrad.real(x), tapegrad.imag(x) or tapegrad.abs(x)"
+        )
     if min is not None:
         out = where((out < min) | (min != min), min, out)
     if max is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from tapegrad._engine.graph_breaks import cut
 from tapegrad._engine.host_constants import HOST, copied_to
 from tapegrad._engine.mode import mode, notify_use
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.rules import composed, constant
+from tapegrad._engine.rules import composed, nondifferentiable
 from tapegrad._engine.settings import chosen_device, default_device, float_dtype_on
 from tapegrad._engine.tensor import Tensor, make_leaf, wrap
 from tapegrad.backends import Array, Backend
@@ -36,6 +37,7 @@ from tapegrad.ops.conversion import astype, dtype_name, full_name, to_device, tr
 from tapegrad.ops.shaping import _sizes, broadcast_to, reshape, stack
 from tapegrad.typing import ArrayLike, DTypeLike, Shape
 
+COMPLEX = "TypeError: A number is complex, and `dtype` is not."
 FEW = "ValueError: `x` has fewer than two axes."
 DIAGONAL = "Up to which diagonal to keep: 0 for the main one, positive above it, negative below."
 _documented = partial(
@@ -100,7 +102,7 @@ def tensor(
 @composed
 @_documented(
     "A Tensor of the values, in the shape of the object.",
-    "TypeError: The object is none of these.",
+    "TypeError: The object is none of these, or it is complex and `dtype` is not.",
     "ValueError: `copy` is False and a copy is unavoidable.",
     obj=(
         "A Tensor, an array of any library, a number, or nested lists of numbers and Tensors, "
@@ -141,6 +143,8 @@ def asarray(
     backend.refuse_recorded(obj)
     array = backend.as_array(obj)
     checked = dtype_of(array)  # object and string arrays stop here
+    if dtype is not None and checked.kind == "complex floating":
+        _refuse_complex("asarray", dtype, 1j)
     if device is None and backend.prefix == HOST and not backend.depth:
         device = chosen_device()
         if device is not None and full_name(device) != HOST and dtype is None and copy is not False:
@@ -258,8 +262,8 @@ def _from_python(obj: Any, dtype: Any, backend: Backend, native: Any, copy: bool
     backend = innermost_backend(backend)
     if dtype is not None:
         to = checked_dtype(backend, as_dtype(dtype), native)
-        if values.dtype.kind == "c" and not isdtype(dtype, "complex floating"):
-            raise TypeError(f"asarray: complex numbers do not fit in {as_dtype(dtype).name}")
+        if values.dtype.kind == "c":
+            _refuse_complex("asarray", dtype, 1j)
     elif values.dtype.kind == "f":
         to = float_dtype_on(backend, native)
     elif values.dtype.kind == "c":
@@ -313,7 +317,7 @@ def _like(x: Any, dtype: Any, device: str | None) -> tuple[Tensor, DType, str]:
     return x, x.dtype if dtype is None else as_dtype(dtype), x.device if device is None else device
 
 
-@constant
+@nondifferentiable
 @_documented("Zeros in the shape.")
 def zeros(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor of zeros.
@@ -325,7 +329,7 @@ def zeros(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = 
     return full(shape, 0, dtype=default_if(dtype, device), device=device)
 
 
-@constant
+@nondifferentiable
 @_documented("Ones in the shape.")
 def ones(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor of ones.
@@ -345,6 +349,26 @@ def _number(name: str, value: Any) -> Any:
     if x._record is not None:  # the result has integers, or nothing is recorded here
         cut(f"{name}()", x._record)
     return wrap(x._array).item()
+
+
+def _refuse_complex(name: str, dtype: Any, *numbers: Any) -> None:
+    """Raise TypeError for complex numbers in an array of another dtype, which would lose their imaginary parts."""
+    if dtype is not None and any(isinstance(v, complex) for v in numbers) and not isdtype(dtype, "complex floating"):
+        raise TypeError(
+            f"{name}: a complex number does not fit in {as_dtype(dtype).name}: give a complex dtype, or its real part"
+        )
+
+
+def _check_range(start: Any, stop: Any, step: Any) -> None:
+    """Raise an error for numbers between which no range can be counted."""
+    numbers = (start, stop, step)
+    if any(isinstance(v, complex) for v in numbers):
+        raise TypeError("arange: complex numbers have no order: use tapegrad.linspace(start, stop, num)")
+    if step == 0 or any(v != v for v in numbers) or inf in (abs(start), abs(stop)):
+        raise ValueError(
+            f"arange: a step of {step} from {start} never ends at {stop}: give a number apart from 0, or the count of "
+            "numbers to tapegrad.linspace(start, stop, num)"
+        )
 
 
 def _is_recorded(value: Any) -> bool:
@@ -380,7 +404,7 @@ def default_if(dtype: Any, device: str | None) -> Any:
     return dtype_name(backend, native)
 
 
-@constant
+@nondifferentiable
 @_documented("A Tensor in the shape, whose values are not set.")
 def empty(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor whose values are not set.
@@ -396,6 +420,7 @@ def empty(shape: Shape, *, dtype: DTypeLike | None = None, device: str | None = 
 @composed
 @_documented(
     "The value, everywhere in the shape.",
+    COMPLEX,
     fill_value="A number, or a Tensor of one element.",
     dtype="The dtype; for None it follows the number, with the default one for floats and integers.",
 )
@@ -408,10 +433,15 @@ def full(shape: Shape, fill_value: ArrayLike, *, dtype: DTypeLike | None = None,
     >>> tg.full(2, 7)
     Tensor([7, 7])
     """
+    return _filled("full", shape, fill_value, dtype, device)
+
+
+def _filled(name: str, shape: Any, fill_value: Any, dtype: Any, device: str | None) -> Tensor:
     recorded = _differentiable((fill_value,), dtype, device)
     if recorded is not None:
         return broadcast_to(recorded[1][0], _shape(shape))
-    fill_value = _number("full", fill_value)
+    fill_value = _number(name, fill_value)
+    _refuse_complex(name, dtype, fill_value)
     if dtype is None and isinstance(fill_value, bool):
         dtype = "bool"
     if dtype is None and isinstance(fill_value, complex):
@@ -420,7 +450,7 @@ def full(shape: Shape, fill_value: ArrayLike, *, dtype: DTypeLike | None = None,
     return wrap(backend.xp.full(_shape(shape), fill_value, dtype=to, device=native))
 
 
-@constant
+@nondifferentiable
 @_documented("Zeros in the shape of `x`.")
 def zeros_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make zeros of the shape, dtype and device of another Tensor.
@@ -433,7 +463,7 @@ def zeros_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str |
     return full(x.shape, 0, dtype=dtype, device=device)
 
 
-@constant
+@nondifferentiable
 @_documented("Ones in the shape of `x`.")
 def ones_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make ones of the shape, dtype and device of another Tensor.
@@ -446,7 +476,7 @@ def ones_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | 
     return full(x.shape, 1, dtype=dtype, device=device)
 
 
-@constant
+@nondifferentiable
 @_documented("A Tensor in the shape of `x`, whose values are not set.")
 def empty_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Make a Tensor of the shape, dtype and device of another one, whose values are not set.
@@ -460,7 +490,7 @@ def empty_like(x: ArrayLike, /, *, dtype: DTypeLike | None = None, device: str |
 
 
 @composed
-@_documented("The value, everywhere in the shape of `x`.", fill_value="A number, or a Tensor of one element.")
+@_documented("The value, everywhere in the shape of `x`.", COMPLEX, fill_value="A number, or a Tensor of one element.")
 def full_like(
     x: ArrayLike, /, fill_value: ArrayLike, *, dtype: DTypeLike | None = None, device: str | None = None
 ) -> Tensor:
@@ -473,13 +503,14 @@ def full_like(
     Tensor([2.])
     """
     x, dtype, device = _like(x, dtype, device)
-    return full(x.shape, fill_value, dtype=dtype, device=device)
+    return _filled("full_like", x.shape, fill_value, dtype, device)
 
 
-@constant
+@nondifferentiable
 @_documented(
     "The numbers, a vector.",
-    "TypeError: One of them is being recorded or mapped by `vmap`: how many numbers there are depends on its value.",
+    "TypeError: One of them is complex, or is being recorded or mapped by `vmap`: the shape depends on its value.",
+    "ValueError: The step is 0, or a number is NaN, or the start or the end infinite.",
     start="The first number; where it is the only one, the end, and the first is 0.",
     stop="The end, which is left out.",
     step="The distance between neighbours.",
@@ -509,6 +540,7 @@ def arange(
         )
     start, step = _number("arange", start), _number("arange", step)
     start, stop = (0, start) if stop is None else (start, _number("arange", stop))
+    _check_range(start, stop, step)
     integer = all(isinstance(v, int) for v in (start, stop, step))
     backend, native, to = _place(dtype, device, integer)
     return wrap(backend.xp.arange(start, stop, step, dtype=to, device=native))
@@ -517,6 +549,7 @@ def arange(
 @composed
 @_documented(
     "The numbers, a vector.",
+    COMPLEX,
     start="The first number, or a Tensor of one element.",
     stop="The last number, or a Tensor of one element.",
     num="How many numbers there are.",
@@ -546,13 +579,14 @@ def linspace(
         weight = linspace(0.0, 1.0, num, dtype=to, device=device, endpoint=endpoint)
         return first * (1 - weight) + last * weight  # exact at both ends
     start, stop = _number("linspace", start), _number("linspace", stop)
+    _refuse_complex("linspace", dtype, start, stop)
     if dtype is None and (isinstance(start, complex) or isinstance(stop, complex)):
         dtype = _complex_dtype(device)
     backend, native, to = _place(dtype, device)
     return wrap(backend.xp.linspace(start, stop, num, dtype=to, device=native, endpoint=endpoint))
 
 
-@constant
+@nondifferentiable
 @_documented(
     "The matrix.",
     n_rows="The number of rows.",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tapegrad._engine.dispatch import dtype_of, find_backend, native_device
 from tapegrad._engine.dtypes import DTYPES, KIND_RANKS, SCALAR_RANKS, DType, as_dtype, bits_of, of_parts, promote
-from tapegrad._engine.rules import constant
+from tapegrad._engine.rules import nondifferentiable
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._text import documented
 from tapegrad.typing import ArrayLike, DTypeLike
@@ -39,7 +39,7 @@ class IInfo(NamedTuple):
     dtype: DType
 
 
-def _raw(x: Any) -> Any:
+def _raw_or_none(x: Any) -> Any:
     """Return the raw array that something is or holds, or None if it is a dtype."""
     if isinstance(x, Tensor):
         return x._array
@@ -47,7 +47,7 @@ def _raw(x: Any) -> Any:
 
 
 def _dtype(x: Any) -> DType:
-    array = _raw(x)
+    array = _raw_or_none(x)
     return as_dtype(x) if array is None else dtype_of(array)
 
 
@@ -61,7 +61,7 @@ def _with_number(dtype: DType, number: Any) -> DType:
     return DTYPES["int64" if type(number) is int else "float64"]
 
 
-@constant
+@nondifferentiable
 @documented(
     "The dtype.",
     "TypeError: One of them has no dtype.",
@@ -91,7 +91,7 @@ def result_type(*arrays_and_dtypes: ArrayLike | DTypeLike) -> DType:
         found = promote(found, dtype)
     for number in numbers:
         found = _with_number(found, number)
-    arrays = [a for a in map(_raw, others) if a is not None]
+    arrays = [a for a in map(_raw_or_none, others) if a is not None]
     return found if not arrays or _there(found, arrays[0]) else DTYPES[_NARROWER[found.name]]
 
 
@@ -108,7 +108,7 @@ def _there(dtype: DType, array: Any) -> bool:
     return backend is not None and backend.has_dtype(dtype.name, native_device(array))
 
 
-@constant
+@nondifferentiable
 @documented(
     "Whether promotion can lead there.",
     "TypeError: One of them has no dtype.",
@@ -124,11 +124,11 @@ def can_cast(from_: ArrayLike | DTypeLike, to: DTypeLike, /) -> bool:
     >>> tg.can_cast(tg.int8, tg.int16), tg.can_cast(tg.float64, tg.float32)
     (True, False)
     """
-    target, array = as_dtype(to), _raw(from_)
+    target, array = as_dtype(to), _raw_or_none(from_)
     return promote(_dtype(from_), target) is target and (array is None or _there(target, array))
 
 
-@constant
+@nondifferentiable
 @documented(
     "The limits: `bits`, `eps`, `max`, `min`, `smallest_normal` (Python numbers) and `dtype`.",
     "TypeError: The dtype is not floating.",
@@ -152,7 +152,7 @@ def finfo(type: ArrayLike | DTypeLike, /) -> FInfo:
     return FInfo(bits_of(dtype), eps, most, -most, 2.0 ** (1 - exponent), dtype)
 
 
-@constant
+@nondifferentiable
 @documented(
     "The limits: `bits`, `max`, `min` (Python integers) and `dtype`.",
     "TypeError: The dtype is not one of integers.",

@@ -15,7 +15,7 @@ from tapegrad._engine.coercion import as_tensor
 from tapegrad._engine.dispatch import native_device
 from tapegrad._engine.dtypes import as_dtype, isdtype
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.rules import composed, constant
+from tapegrad._engine.rules import composed, nondifferentiable
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops._text import SAME, documented
@@ -387,7 +387,7 @@ def _frequencies(name: str, start: int, stop: int, n: int, d: float, dtype: Any,
     return arange(start, stop, dtype=to, device=device) / (n * d)
 
 
-@constant
+@nondifferentiable
 @_frequencies_of("The frequencies 0, 1, ..., -2, -1, over d n: a vector.")
 def fftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Frequencies of the result of `fft`.
@@ -402,7 +402,7 @@ def fftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device
     return ifftshift(_frequencies("fftfreq", -(n // 2), (n + 1) // 2, n, d, dtype, device))
 
 
-@constant
+@nondifferentiable
 @_frequencies_of("The frequencies 0, 1, ..., n // 2, over d n: a vector.")
 def rfftfreq(n: int, /, *, d: float = 1.0, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Frequencies of the result of `rfft`.

@@ -7,7 +7,7 @@ from typing import Any
 from tapegrad import backends
 from tapegrad._engine.dispatch import backend_of, find_backend
 from tapegrad._engine.host_constants import HOST
-from tapegrad._engine.rules import CONSTANT
+from tapegrad._engine.rules import NONDIFFERENTIABLE
 from tapegrad._engine.tensor import Tensor, host
 from tapegrad.ops._text import documented
 from tapegrad.ops.creation import asarray
@@ -49,7 +49,7 @@ def from_dlpack(x: SupportsDLPack, /, *, device: str | None = None, copy: bool |
     return asarray(backends.load("cuda" if kind == _CUDA else HOST).xp.from_dlpack(x), device=device, copy=copy)
 
 
-CONSTANT.add("from_dlpack")
+NONDIFFERENTIABLE.add("from_dlpack")
 
 
 def _numbers(device: tuple[Any, int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from tapegrad._engine.coercion import SCALARS, as_tensor, as_tensors
 from tapegrad._engine.dispatch import native_device
 from tapegrad._engine.mode import notify_use
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.rules import composed, constant
+from tapegrad._engine.rules import composed, nondifferentiable
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axes_of, axis_of, count, integer, reduced, spread
 from tapegrad.ops._kinks import kink, unit
@@ -141,7 +141,7 @@ def _extreme(values: Tensor, ord: Any) -> Tensor:
     return max(values, axis=-1) if ord > 0 else min(values, axis=-1)
 
 
-@constant
+@nondifferentiable
 @documented(f"The ranks (...). {INDICES}", x="Matrices (..., m, n).", rtol=RTOL)
 def matrix_rank(x: ArrayLike, /, *, rtol: ArrayLike | None = None) -> Tensor:
     """Number of singular values of matrices that are not zero.

@@ -8,7 +8,7 @@ from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import namespace_of
 from tapegrad._engine.mode import notify_use
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.rules import CONSTANT, composed
+from tapegrad._engine.rules import NONDIFFERENTIABLE, composed
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops._text import INDICES, SAME, documented
@@ -143,7 +143,7 @@ def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
     return tuple(wrap(a) for a in namespace_of[type(x._array)].nonzero(x._array))
 
 
-CONSTANT.add("nonzero")
+NONDIFFERENTIABLE.add("nonzero")
 
 
 _searchsorted = primitive(

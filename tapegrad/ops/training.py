@@ -15,7 +15,7 @@ from tapegrad._engine.dispatch import backend_of, dtype_of, native_device
 from tapegrad._engine.elementwise import unary
 from tapegrad._engine.mode import mode
 from tapegrad._engine.primitive import primitive
-from tapegrad._engine.rules import constant, with_operators
+from tapegrad._engine.rules import nondifferentiable, with_operators
 from tapegrad._engine.source_line import user_line
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops import _slopes
@@ -68,7 +68,7 @@ def _silu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _silu_vjp(xp: Any, t: Any, x: Any, cache: Any) -> Any:
-    return t * (_slopes.silu(xp, x) if cache is None else cache + x * xp.sigmoid_slope(x))
+    return t * (_slopes.silu(xp, x) if cache is None else _slopes.silu_of(xp, x, cache))
 
 
 _silu = primitive("silu", _silu_forward, _silu_vjp, cached=True, fuses=True, elementwise=True)
@@ -104,10 +104,10 @@ def _gelu_forward(xp: Any, x: Any, approximate: str) -> tuple[Any, Any]:
 def _gelu_vjp(xp: Any, t: Any, x: Any, cache: Any, approximate: str) -> Any:
     if approximate == "none":
         return t * (_slopes.gelu(xp, x) if cache is None else _slopes.gelu_of(xp, x, cache))
-    # Where x * x overflows, 1 - th^2 is 0: any finite slope will do. Second derivatives have x cut there.
-    z = xp.minimum(xp.maximum(x, -32.0), 32.0) if cache is None else x
+    # Where x is infinite, or x * x overflows, 1 - th^2 is 0: the slope at the bound will do.
+    z = xp.minimum(xp.maximum(x, -32.0), 32.0)
     share = _gelu_share(xp, z, approximate) if cache is None else cache
-    slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * xp.minimum(x * x, 1024.0)
+    slope = _GELU_SCALE + (3 * _GELU_SCALE * _GELU_CUBE) * (z * z)
     half = 0.5 * share
     return t * (half + half * (2 - share) * z * slope)
 
@@ -280,7 +280,7 @@ def _one_hot(xp: Any, labels: Any, n: int, dtype: Any) -> Any:
     return xp.astype(labels[..., None] == xp.arange(n, dtype=labels.dtype, device=native_device(labels)), dtype)
 
 
-@constant
+@nondifferentiable
 @documented(
     "Zeros, with a one at each label: the shape of `labels` with `num_classes` along the new axis.",
     "TypeError: The labels are no integers.",

@@ -54,14 +54,14 @@ def _svd(m: Any, x: Any, full_matrices: bool) -> Any:
 def _qr(m: Any, x: Any, mode: str) -> Any:
     q, r = m.linalg.qr(x, mode=mode)
     k = min(x.shape[-2:])
-    out = _projector(m, q[..., :, :k] * m.asarray([1.0, 2.0, 3.0, 4.0, 5.0], **_like(m, q))[:k]) @ x
+    out = _projector(m, q[..., :, :k] * m.asarray([1.0, 2.0, 3.0, 4.0, 5.0], **_dtype_and_device(m, q))[:k]) @ x
     out = out + m.sum(m.abs(r[..., :k, :]) ** 2, axis=-2, keepdims=True)
     if mode == "complete":
         out = out + _projector(m, q[..., :, k:]) @ m.flip(x, axis=-2)
     return out
 
 
-def _like(m: Any, q: Any) -> dict[str, Any]:
+def _dtype_and_device(m: Any, q: Any) -> dict[str, Any]:
     return {"dtype": q.dtype} if m is np else {"dtype": q.dtype, "device": q.device}
 
 

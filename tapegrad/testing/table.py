@@ -39,7 +39,7 @@ def functions() -> Iterator[tuple[str, str, Any]]:
 
 def derivatives(name: str) -> list[str]:
     """Return how an operation gets its derivative: one of DERIVATIVES, if all is well."""
-    homes = (rules.OPERATIONS, rules.COMPOSED, rules.CONSTANT)
+    homes = (rules.OPERATIONS, rules.COMPOSED, rules.NONDIFFERENTIABLE)
     return [what for what, names in zip(DERIVATIVES, homes, strict=True) if name in names]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tapegrad._program.ir import Node
 from tapegrad.backends._cupy.codegen.cuda_types import c_type
 from tapegrad.backends._cupy.codegen.memory_access import Shape
-from tapegrad.backends._cupy.codegen.reductions import accumulator, combine, finished, identity
+from tapegrad.backends._cupy.codegen.reductions import accumulator, combine, finished, neutral
 
 MOST = 48  # reductions of one launch
 ROWS = 256  # partial results of a column up to which a block has as many threads, else LARGE
@@ -44,7 +44,7 @@ class Finish:
         result = c_type(self.out.dtype).store.format(finished(op, self.out.dtype, "s[threadIdx.x]", count))
         return f"""\
     const int y = threadIdx.x / {wide}, column = block * {wide} + threadIdx.x % {wide};
-    {self.kind.value} c = {identity(op, dtype)};
+    {self.kind.value} c = {neutral(op, dtype)};
     #pragma unroll 8
     for (int r = y; r < {rows}; r += {high}) if (column < {columns}) c = {both};
     {self.kind.value}* const s = ({self.kind.value}*)shared;

@@ -29,7 +29,7 @@ from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, ctype,
 from tapegrad.backends._cupy.codegen.expressions import Number, Operand, expression
 from tapegrad.backends._cupy.codegen.final_reductions import Finish
 from tapegrad.backends._cupy.codegen.memory_access import Access, Layout, Shape
-from tapegrad.backends._cupy.codegen.reductions import Partial, accumulator, combine, identity, over_block
+from tapegrad.backends._cupy.codegen.reductions import Partial, accumulator, combine, neutral, over_block
 
 THREADS = 256
 RESIDENT = 1 << 18  # threads at most of a kernel that ends in partial results: an H100's, the same on every device
@@ -257,7 +257,7 @@ def flat(
         steps += _lines(body.steps())
     else:
         grid = max(1, min(RESIDENT // THREADS, -(-n // (THREADS * width * TURNS))))
-        steps += _lines([f"{p.kind.value} {p.name} = {identity(p.op, p.dtype)};" for p in partials])
+        steps += _lines([f"{p.kind.value} {p.name} = {neutral(p.op, p.dtype)};" for p in partials])
         steps += f"  for ({index} i = {first}; i < {n}; i += {grid * THREADS * width}) {{\n"
         steps += _lines(body.steps(), 2) + "  }\n"
         steps += _lines(over_block(partials, THREADS))

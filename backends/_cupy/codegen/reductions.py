@@ -35,7 +35,7 @@ def accumulator(op: str, out: Any) -> tuple[Any, CType]:
     return dtype, c_type(dtype)
 
 
-def identity(op: str, out: Any) -> str:
+def neutral(op: str, out: Any) -> str:
     """Return the value that a reduction starts from."""
     kind = accumulator(op, out)[1]
     if op not in ("max", "min"):

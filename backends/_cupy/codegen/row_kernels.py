@@ -30,7 +30,7 @@ from tapegrad.backends._cupy.codegen import reductions
 from tapegrad.backends._cupy.codegen.cuda_types import c_type, converted, literal
 from tapegrad.backends._cupy.codegen.final_reductions import Finish
 from tapegrad.backends._cupy.codegen.memory_access import Layout, Shape
-from tapegrad.backends._cupy.codegen.reductions import WARP, Partial, accumulator, combine, finished, identity
+from tapegrad.backends._cupy.codegen.reductions import WARP, Partial, accumulator, combine, finished, neutral
 from tapegrad.backends._cupy.codegen.row_schedule import Form, Grid, RowSchedule, is_column
 
 __all__ = ["RowSchedule", "kernel"]
@@ -88,8 +88,10 @@ class _Writer:
         most = max(1, k.RESIDENT // (self.grid.block * self.grid.tiles))
         self.blocks = min(-(-needed // k.TURNS), most) if run.totals else needed
         self.whole = run.rows % self.grid.groups == 0  # whether all groups of threads always have a row
-        self.live = "" if self.whole else "live"
-        self.leader = " && ".join(filter(None, (self.live, "lane == 0", "tile == 0" if self.grid.tiles > 1 else "")))
+        self.in_range = "" if self.whole else "in_range"
+        self.leader = " && ".join(
+            filter(None, (self.in_range, "lane == 0", "tile == 0" if self.grid.tiles > 1 else ""))
+        )
         self.start: list[str] = []
         self.end: list[str] = []
         self.sums: list[Partial] = []  # totals of everything
@@ -139,7 +141,7 @@ class _Writer:
             self.text.names[key] = name = f"x{len(self.text.names)}"
             spot = " + ".join(x for x in (row, place) if x != "0") or "0"
             value = kind.load.format(f"{self.text.pointer(v)}[{spot}]")
-            value = value if self.whole else f"live ? {value} : ({kind.value})0"
+            value = value if self.whole else f"in_range ? {value} : ({kind.value})0"
             self.once[level].append(f"const {kind.value} {name} = {value};")
         return self.text.names[key]
 
@@ -289,7 +291,7 @@ class _Writer:
         name = f"c{len(self.text.names)}"
         source = self._source(n, into)
         self.text.names[n.outs[0], "part"] = name
-        self.once[at].append(f"{kind.value} {name} = {identity(n.op, dtype)};")
+        self.once[at].append(f"{kind.value} {name} = {neutral(n.op, dtype)};")
         total = next((total for total, top in run.passes.online.items() if top is n), None)
         if total is None:
             into.lines.append(f"{name} = {combine(n.op, dtype, name, source)};")
@@ -349,12 +351,12 @@ class _Writer:
         # Columns: a register for each of the thread's, over all its rows. Else one for everything.
         if columns > 1:
             self.start.append(f"{kind.value} {name}[{self.count}];")
-            self.start.append(f"TG_EACH(i, {self.count}) {name}[i] = {identity(n.op, dtype)};")
+            self.start.append(f"TG_EACH(i, {self.count}) {name}[i] = {neutral(n.op, dtype)};")
             slot = f"{name}[{self.slot}]"
             into.lines.append(f"{slot} = {combine(n.op, dtype, slot, self._source(n, into))};")
             self._columns(name, number, n.op, dtype)
         else:
-            self.start.append(f"{kind.value} {name} = {identity(n.op, dtype)};")
+            self.start.append(f"{kind.value} {name} = {neutral(n.op, dtype)};")
             if run.wide(n.args[0]):
                 into.lines.append(f"{name} = {combine(n.op, dtype, name, self._source(n, into))};")
             else:
@@ -402,7 +404,7 @@ class _Writer:
         g, length = self.grid, self.run.length
         first, guard = self._range()
         if g.form is not Form.STREAM:
-            return p.text(first, " && ".join(filter(None, (self.live, guard))))
+            return p.text(first, " && ".join(filter(None, (self.in_range, guard))))
         if not (p.loads or p.lines or p.stores):
             return []
         # Full spans without a bound check, then the rest of the row with one.
@@ -431,7 +433,7 @@ class _Writer:
         body += self.start
         # The loop over the rows of a block: for each pass the row's statements, then its elements'.
         inside = [f"const {index} row = first + member;"]
-        inside += [] if self.whole else [f"const bool live = row < {run.rows};"]
+        inside += [] if self.whole else [f"const bool in_range = row < {run.rows};"]
         for once, elements in zip(self.once, self.elements, strict=True):
             inside += once + self._over_row(elements)
         if g.lanes > WARP and run.crossing and self.blocks < run.rows:

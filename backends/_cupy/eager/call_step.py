@@ -28,7 +28,7 @@ class CallStep:
         shapes = node.op in ("reshape", "broadcast_to") and type(node.args[1]) is tuple
         return (node.args[0], rename(node.args[1]), *node.args[2:]) if shapes else node.args
 
-    def identity(self, rename: Rename, place: dict[Value, int]) -> Hashable:
+    def size_key(self, rename: Rename, place: dict[Value, int]) -> Hashable:
         """Return a key that is equal for programs that differ in sizes alone; KeyError for other calls than views."""
         if self.node.kind != "view":
             raise KeyError

@@ -74,7 +74,7 @@ class ElementwiseStep(KernelText):
             return lambda arrays: (kernel(*arrays[: len(reads)]),)
         return lambda arrays: (kernel(*[arrays[i] for i in reads], *scalars),)
 
-    def identity(self, rename: Rename, place: dict[Value, int]) -> Hashable:
+    def size_key(self, rename: Rename, place: dict[Value, int]) -> Hashable:
         """Return a key that is equal for programs that differ in sizes alone."""
         places = tuple([place[v] for v in (*self.reads, *self.outs)])
         return self.key, repr(self.numbers), places, rename(self.group.shape)

@@ -87,7 +87,7 @@ class Compiled:
             run(values)
         return [values[i] for i in self.outs]
 
-    def identity(self, numbers: Mapping[int, int]) -> Hashable:
+    def size_key(self, numbers: Mapping[int, int]) -> Hashable:
         """Return a key that is equal for programs that differ in sizes alone, None if this one has sizes in its text.
 
         numbers: of each size, the number in its place.
@@ -95,7 +95,7 @@ class Compiled:
         if self.constants:
             return None
         try:
-            return tuple([step.identity(_renaming(numbers, True), self.place) for step in self.steps]), tuple(self.outs)
+            return tuple([step.size_key(_renaming(numbers, True), self.place) for step in self.steps]), tuple(self.outs)
         except KeyError:
             return None
 

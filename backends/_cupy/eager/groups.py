@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tapegrad._program.ir import Node, Value
-from tapegrad._program.queries import axes_of
+from tapegrad._program.queries import reduction_axes
 from tapegrad.backends._cupy.codegen.flat_kernels import Numbers, can_compute
 from tapegrad.backends._cupy.codegen.memory_access import Shape
 from tapegrad.backends._cupy.codegen.reductions import can_reduce
@@ -49,11 +49,11 @@ class Group:
     def reduces(self, node: Node) -> bool:
         """Say whether a reduction may join."""
         x = node.args[0]
-        if not isinstance(x, Value) or not set(node.kwargs) <= {"axis", "keepdims"} or not axes_of(node):
+        if not isinstance(x, Value) or not set(node.kwargs) <= {"axis", "keepdims"} or not reduction_axes(node):
             return False
         if not can_reduce(node.op, x.dtype, node.outs[0].dtype):
             return False
-        shape, axes = tuple(x.shape), frozenset(axes_of(node))
+        shape, axes = tuple(x.shape), frozenset(reduction_axes(node))
         if self.full not in (None, shape) or self.axes not in (None, axes):
             return False
         # Try: with these axes, each result so far must have the full shape, or one element a row.

@@ -72,7 +72,7 @@ class RowStep(KernelText):
             return self.full  # as elementwise nodes read it
         return tuple(node.outs[0].shape if node.kind == "elementwise" else v.shape)
 
-    def identity(self, rename: Rename, place: dict[Value, int]) -> Hashable:
+    def size_key(self, rename: Rename, place: dict[Value, int]) -> Hashable:
         """Return a key that is equal for programs that differ in sizes alone; KeyError for sizes of its own."""
         with _writing:
             code, numbers = self.code(1, 1, 32, True, "int"), repr(self.numbers)
@@ -199,13 +199,13 @@ class RowStep(KernelText):
             self.top.append(loop.text(lanes))
         for i, v in enumerate(self.outs):
             if tuple(v.shape) != self.full:
-                self.top.append(f"if (live && lane == 0) r{i}[row] = {c_type(v.dtype).store.format(self.row(v))};")
+                self.top.append(f"if (in_range && lane == 0) r{i}[row] = {c_type(v.dtype).store.format(self.row(v))};")
         for i, node in enumerate(self.notes):
             indices, n = node.args[:2]
             wrong = (
                 f"(unsigned long long){self.row(indices, self.seen(indices, node))} >= {self.constant(n, np.uint64)}"
             )
-            self.top.append(f"if (live && lane == 0 && {wrong}) f{i}[0] = 1;")
+            self.top.append(f"if (in_range && lane == 0 && {wrong}) f{i}[0] = 1;")
         self.top.append("__syncthreads();")
         lane, member = (f"% {lanes}", f"/ {lanes}") if along else (f"/ {members}", f"% {members}")
         axes = [f"const {index} i{k} = {_digit('at', 'n', k, leading)};" for k in range(leading)]
@@ -214,8 +214,8 @@ class RowStep(KernelText):
             f"  const int lane = threadIdx.x {lane}, member = threadIdx.x {member};\n  " + "\n  ".join(shared) + "\n"
             f"  for ({index} first = ({index})blockIdx.x * {members}; first < rows; "
             f"first += ({index})gridDim.x * {members}) {{\n"
-            f"    const {index} row = first + member; const bool live = row < rows;\n"
-            f"    const {index} at = live ? row : 0, end = live ? length : 0;\n"
+            f"    const {index} row = first + member; const bool in_range = row < rows;\n"
+            f"    const {index} at = in_range ? row : 0, end = in_range ? length : 0;\n"
             f"    {lines}\n  }}\n"
         )
 
@@ -237,7 +237,7 @@ class RowStep(KernelText):
         x, v, i = node.args[0], node.outs[0], next(self.count)
         dtype, kind = reductions.accumulator(node.op, v.dtype)
         value = converted(self.element(x, tuple(x.shape), loop), x.dtype, dtype)
-        self.top.append(f"{kind.value} c_{i} = {reductions.identity(node.op, dtype)};")
+        self.top.append(f"{kind.value} c_{i} = {reductions.neutral(node.op, dtype)};")
         loop.lines.append(f"c_{i} = {reductions.combine(node.op, dtype, f'c_{i}', value)};")
         shared.append(f"__shared__ {kind.value} s_{i}[{THREADS}];")
         both = reductions.combine(node.op, dtype, f"s_{i}[threadIdx.x]", f"s_{i}[threadIdx.x + o * {step}]")

@@ -46,7 +46,7 @@ class Graphs:
             if graph is not None:
                 graph.launch(stream)
             else:
-                _run(segment)
+                _launch(segment)
 
     def launch_apart(self, stream: Any) -> None:
         """Launch all steps one by one on the stream that is captured later, which loads kernels and fills caches."""
@@ -54,7 +54,7 @@ class Graphs:
         self._stream.wait_event(stream.record())
         with self._stream, self.allocator():
             for segment in self.segments:
-                _run(segment)
+                _launch(segment)
         stream.wait_event(self._stream.record())
 
     def capture(self) -> None:
@@ -118,6 +118,6 @@ def segments(steps: list[Step]) -> list[list[Step]]:
     return pieces
 
 
-def _run(segment: list[Step]) -> None:
+def _launch(segment: list[Step]) -> None:
     for step in segment:
         step.function(*step.args)

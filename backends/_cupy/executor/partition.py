@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tapegrad._program.ir import Node, Program, Run, Value
-from tapegrad._program.queries import axes_of, is_total
+from tapegrad._program.queries import is_total, reduction_axes
 from tapegrad.backends._cupy.codegen import flat_kernels
 from tapegrad.backends._cupy.codegen.row_schedule import RowSchedule
 from tapegrad.backends._cupy.executor.kernel_groups import (
@@ -158,7 +158,7 @@ def _copy_of(node: Node) -> Node:
 
 def _lead_of(node: Node) -> tuple[int, ...] | None:
     """Return the axes that number the rows of a reduction of first or of last axes, None for other axes."""
-    shape, axes = tuple(node.args[0].shape), sorted(axes_of(node))
+    shape, axes = tuple(node.args[0].shape), sorted(reduction_axes(node))
     if axes and axes == list(range(len(axes))):
         return shape[: len(axes)]
     if axes and axes == list(range(len(shape) - len(axes), len(shape))):

@@ -21,7 +21,7 @@ from tapegrad.backends._numpy.executor.references import NDArray
 ALIGN = 64  # bytes of a cache line, and of the widest vector register
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> NDArray:
+def new_buffer(shape: tuple[int, ...], dtype: Any) -> NDArray:
     """Return a new array that begins at a multiple of ALIGN bytes; its `base` owns the memory."""
     nbytes = prod(shape) * dtype.itemsize
     raw = np.empty(nbytes + ALIGN, np.uint8)
@@ -34,7 +34,7 @@ class Pool(_pool.Pool):
     """A best-fit pool of aligned buffers, and the arrays that lie in them."""
 
     def __init__(self) -> None:
-        super().__init__(lambda nbytes: empty((nbytes,), np.dtype(np.uint8)))
+        super().__init__(lambda nbytes: new_buffer((nbytes,), np.dtype(np.uint8)))
         self._arrays: dict[tuple[int, tuple[int, ...], Any], NDArray] = {}
 
     def array(self, buffer: NDArray, shape: tuple[int, ...], dtype: Any) -> NDArray:

@@ -26,7 +26,7 @@ import numpy as np
 from tapegrad._program.ir import Program, Value
 from tapegrad.backends._array import Array
 from tapegrad.backends._numpy.executor import blas
-from tapegrad.backends._numpy.executor.buffers import empty
+from tapegrad.backends._numpy.executor.buffers import new_buffer
 from tapegrad.backends._numpy.executor.plan import plan_of
 from tapegrad.backends._numpy.executor.references import NDArray, Operand, Ref, actual
 from tapegrad.backends._numpy.executor.threads import run_code, thread_count
@@ -72,13 +72,13 @@ class _Output:
         """
         self.latest, self.before = self.before, self.latest
         if self.latest is None or self.is_held(UNHELD, lent):
-            self.latest = empty(self.value.shape, self.value.dtype)
+            self.latest = new_buffer(self.value.shape, self.value.dtype)
         return self.latest
 
 
 def _unheld() -> int:
     out = _Output(Value((), np.dtype(bool)))
-    out.latest = empty((), np.dtype(bool))
+    out.latest = new_buffer((), np.dtype(bool))
     return out.references()
 
 
@@ -149,7 +149,7 @@ class Executor:
 
     def _own(self, k: int, arrays: list[Array]) -> None:
         """Put a copy, which only this executor and the Tensor will hold, in the place of a state array."""
-        copy = empty(arrays[k].shape, arrays[k].dtype)
+        copy = new_buffer(arrays[k].shape, arrays[k].dtype)
         np.copyto(copy, arrays[k])
         self._bind(self.program.inputs[k], copy, k)
         self.bound[k] = arrays[k] = copy

@@ -20,7 +20,7 @@ import numpy as np
 
 from tapegrad._program.ir import Node, Value, put_in
 from tapegrad._program.op_kinds import is_plain_key
-from tapegrad._program.queries import axes_of
+from tapegrad._program.queries import reduction_axes
 from tapegrad.backends._array import Array
 from tapegrad.backends._numpy.executor import kernels
 from tapegrad.backends._numpy.executor.aliasing import part_keys
@@ -112,7 +112,7 @@ def emit_reduction(emitter: Emitter, node: Node, code: Code) -> bool:
     source = placement.array(x)
     # The number of elements in each sum of a mean is known here, so that it is no part of the call.
     count = x.size // max(v.size, 1)
-    calls = kernels.reduction(node.op, source, axes_of(node), keepdims, placement.target(v), count, v.dtype)
+    calls = kernels.reduction(node.op, source, reduction_axes(node), keepdims, placement.target(v), count, v.dtype)
     emitter.writer.emit_all(code, calls)
     return True
 

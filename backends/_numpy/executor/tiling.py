@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import prod
 
 from tapegrad._program.ir import Node, Run, Value
-from tapegrad._program.queries import axes_of, is_total
+from tapegrad._program.queries import is_total, reduction_axes
 
 TILE = 65536  # elements of the largest array of a tile, or more if all arrays of a tile fit into a core's cache
 CACHE = 7 << 18  # bytes of that
@@ -102,7 +102,7 @@ class Tiling:
 
     def axes(self, reduction: Node) -> tuple[int, ...]:
         """Return the axes of a tile that a reduction reduces: the rows are axis 0, of a total too."""
-        inner = tuple(i - self.ndim + 1 for i in axes_of(reduction) if i >= self.ndim)
+        inner = tuple(i - self.ndim + 1 for i in reduction_axes(reduction) if i >= self.ndim)
         return (0, *inner) if is_total(reduction) else inner
 
     def kept(self, reduction: Node) -> tuple[int, ...]:

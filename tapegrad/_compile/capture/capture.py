@@ -86,7 +86,7 @@ def captured(
                 args, kwargs = rebuild(list(given))
             # 2. The call: its array operations are recorded in the graph.
             try:
-                result = _run(lifted.graph, used, function, args, kwargs)
+                result = _run_function(lifted.graph, used, function, args, kwargs)
             finally:
                 stand_ins.put_back()
             _check_arguments(given, args, kwargs)
@@ -134,7 +134,7 @@ def captured_tentatively(function: Callable[..., Any], args: Any, kwargs: Any) -
             lifted.reached(tensors)
             del tensors
             records = _records(lifted)
-            result = _run(graph, used, function, args, kwargs)
+            result = _run_function(graph, used, function, args, kwargs)
             with _or_void(graph):
                 _check_arguments(leaves, args, kwargs)
                 _check_records(lifted, records)
@@ -169,7 +169,7 @@ def _or_void(graph: Graph) -> Iterator[None]:
         graph.void = True
 
 
-def _run(graph: Graph, used: Observer, function: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
+def _run_function(graph: Graph, used: Observer, function: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
     """Return the result of a call that is recorded, in a list so that no name holds it."""
     token = active.set(graph)
     try:

@@ -78,7 +78,7 @@ def effects_of(lifted: Tracers, result: list[Any], used: Observer, found: Guards
     for n in range(len(leaves)):
         if isinstance(leaves[n], Tensor):
             check_output(leaves[n], slots)
-    returned = [_raw(y, raw) if isinstance(y, Tracer) else y for y in leaves]
+    returned = [_apart(y, raw) if isinstance(y, Tracer) else y for y in leaves]
     outputs = [output(y) for y in leaves]
     grads: list[tuple[Slot, Any]] = []
     for x, slot in slots.values():
@@ -109,7 +109,7 @@ def own(x: Any) -> Any:
     return x if backend is None or backend.as_scalar(x) is not None else backend.copy(x)
 
 
-def _raw(y: Tracer, raw: dict[int, Value]) -> Any:
+def _apart(y: Tracer, raw: dict[int, Value]) -> Any:
     """Return a raw result: an argument as it is, others as arrays that nobody else holds."""
     return y.raw if y.value in raw.values() else backend_of[type(y.raw)].copy(y.raw)
 

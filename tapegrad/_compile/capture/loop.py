@@ -48,7 +48,7 @@ class Loop:
         return f"{self.until.name}: {len(self.nodes)} operations"
 
 
-def _run(loop: Loop, x: Array, *outer: Array) -> Array:
+def _run_loop(loop: Loop, x: Array, *outer: Array) -> Array:
     return loop(x, *outer)
 
 
@@ -73,7 +73,7 @@ def captured(graph: Graph, until: Criterion, step: Round, x: Tracer) -> Tracer:
     finally:
         graph.nodes = nodes
     loop = rounds[0]
-    node = Node("loop", _run, (loop, x.value, *loop.outer), {}, "" if graph.tentative else user_line())
+    node = Node("loop", _run_loop, (loop, x.value, *loop.outer), {}, "" if graph.tentative else user_line())
     graph.nodes.append(node)
     return graph.out(node, y.raw)
 

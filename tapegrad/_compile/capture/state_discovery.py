@@ -45,11 +45,11 @@ def reachable(roots: Iterable[Any], others: tuple[type, ...] = ()) -> tuple[list
         elif kind in others:
             found.append(x)
         elif kind not in backend_of:
-            todo.extend(islice(_parts(x, kind), left))
+            todo.extend(islice(_items_of(x, kind), left))
     return tensors, found
 
 
-def _parts(x: Any, kind: type) -> Iterable[Any]:
+def _items_of(x: Any, kind: type) -> Iterable[Any]:
     """Go through the parts of an object, by its own means and none that a class may have changed."""
     if kind is FunctionType:
         yield from _parts_of_function(x)

@@ -151,7 +151,7 @@ def _operator(op: str, function: Callable[..., Any]) -> tuple[Any, Any, Any]:
     return forward, reflected, in_place
 
 
-def _one(op: str, function: Callable[..., Any]) -> Any:
+def _unary(op: str, function: Callable[..., Any]) -> Any:
     return lambda x: graph_now().call(op, function, (x,), {})
 
 
@@ -165,7 +165,7 @@ for _symbol, _op in BINARY.items():
 for _symbol, _op in COMPARISONS.items():
     setattr(TracerArray, f"__{_symbol}__", _operator(_op, getattr(operator, _symbol))[0])
 for _symbol, _op in UNARY.items():
-    setattr(TracerArray, f"__{_symbol}__", _one(_op, getattr(operator, _symbol)))
+    setattr(TracerArray, f"__{_symbol}__", _unary(_op, getattr(operator, _symbol)))
 
 
 # Operators that NumPy is asked for first: an array of its own is on the left.

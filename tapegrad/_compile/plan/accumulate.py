@@ -74,7 +74,7 @@ def _make(schedule: Schedule, chain: list[Node]) -> None:
         schedule.group_of[node] = group
     # The cost: one call for each part of the operands, and of the results that are read as rows, that has to be moved.
     # The gain: one call for each link but one. Twice as much is asked for, as a moving call is not cheaper.
-    group.moves_in, group.moves_out = segments(group.others), segments(group.outs)
+    group.moves_in, group.moves_out = rows_at_once(group.others), rows_at_once(group.outs)
     moves = len(group.moves_in) + sum(vs[0].row is not None for _, vs in group.moves_out)
     own = set(group.outs)
     if 2 * moves > len(chain) or any(v in own for v in group.others) or schedule.reaches(group.values(), group):
@@ -82,7 +82,7 @@ def _make(schedule: Schedule, chain: list[Node]) -> None:
             del schedule.group_of[node]
 
 
-def segments(values: Iterable[Value]) -> list[tuple[list[int], list[Value]]]:
+def rows_at_once(values: Iterable[Value]) -> list[tuple[list[int], list[Value]]]:
     """Return which of some values can be moved by one call, with their places: one value again and again, or rows.
 
     The places, and the numbers of the rows, are in arithmetic progression; a value that is in no rows has no number.

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from tapegrad._compile.plan.dead_code import without_dead_code
 from tapegrad._program.executor import AttentionKernels
 from tapegrad._program.ir import Node, Program, Value
-from tapegrad._program.queries import axes_of
+from tapegrad._program.queries import reduction_axes
 
 _TRANSPOSES = ("matrix_transpose", "T")
 
@@ -119,7 +119,7 @@ class _Matching:
         if len(products) != 1:
             return None
         chain = [n for n in found if n.op != "matmul"]
-        # 4. AttentionKernels are for some dtypes and sizes only.
+        # 4. Kernels are for some dtypes and sizes only.
         forward = Forward(products[0], chain, x, [*softmax, *casts], node.out, weights, results[0])
         q, k, v = (*products[0].args, results[0].args[1])
         dtypes = {w.dtype.name for w in (q, k, v, products[0].out, weights, results[0].out)}
@@ -275,7 +275,7 @@ def _over_rows(node: Node | None, op: str, x: Value) -> bool:
     """Say whether a node reduces the last axis of a value and keeps it."""
     if node is None or node.op != op or node.args[0] is not x:
         return False
-    return axes_of(node) == (len(x.shape) - 1,) and bool(node.kwargs.get("keepdims"))
+    return reduction_axes(node) == (len(x.shape) - 1,) and bool(node.kwargs.get("keepdims"))
 
 
 def _is_transposed(a: object, b: object) -> bool:

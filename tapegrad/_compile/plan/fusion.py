@@ -20,7 +20,7 @@ from math import prod
 
 from tapegrad._compile.plan.schedule import Schedule
 from tapegrad._program.ir import Item, Node, Run, Value
-from tapegrad._program.queries import axes_of, is_total
+from tapegrad._program.queries import is_total, reduction_axes
 
 SMALLEST = 65536  # elements below which arrays stay in the cache anyway
 FEWEST_ROWS = 8
@@ -185,7 +185,7 @@ def _goes_along(node: Node, lead: tuple[int, ...], kernels: bool) -> bool:
         x = node.args[0]
         if type(x) is not Value or x.shape[:k] != lead:
             return False
-        axes = axes_of(node)
+        axes = reduction_axes(node)
         if min(axes, default=0) >= k:  # within rows
             return True
         # Over the rows themselves: blocks are reduced one after the other, where the order does not matter too much.

@@ -44,7 +44,7 @@ def merged(program: Program[Node], xp: Any) -> Program[Node]:
     """Return a program with products merged; xp: the library's namespace."""
     if sum([node.op == "matmul" for node in program.nodes]) < FEWEST:
         return program
-    nodes = _sums(_parts(program.nodes, xp), program.outputs, xp)
+    nodes = _sums(_by_blocks(program.nodes, xp), program.outputs, xp)
     return program.with_nodes(nodes)
 
 
@@ -80,7 +80,7 @@ def _part(v: Value) -> tuple[Value, int] | None:
 # -- products of the parts of an array with one matrix ----------------------------------------------------
 
 
-def _parts(nodes: list[Node], xp: Any) -> list[Node]:
+def _by_blocks(nodes: list[Node], xp: Any) -> list[Node]:
     """Return nodes where the products of all parts of an array with one matrix are one product."""
     # 1. Products by array and matrix, with the number of each part.
     groups: dict[tuple[Value, Value], dict[int, Node]] = {}
@@ -153,7 +153,7 @@ def _sums(nodes: list[Node], outputs: list[Value], xp: Any) -> list[Node]:
             products.insert(0, factors)
             start = None
         if len(products) >= FEWEST and _alike(products):
-            new[done[-1]] = _one(products, start, done[-1], xp)
+            new[done[-1]] = _one_product(products, start, done[-1], xp)
             new.update((link, []) for link in done[:-1])
     return [made for node in nodes for made in new.get(node, [node])]
 
@@ -176,7 +176,7 @@ def _alike(products: list[Factors]) -> bool:
     return same and len(products) * max(a.size, b.size) <= LARGEST
 
 
-def _one(products: list[Factors], start: Value | None, last: Node, xp: Any) -> list[Node]:
+def _one_product(products: list[Factors], start: Value | None, last: Node, xp: Any) -> list[Node]:
     """Return the nodes that compute a sum of products, added to `start`, as the last addition's result."""
     # 1. Parts of one array in their order: then the array itself, reshaped, holds all of them one below the other.
     parts = [part for p in products if (part := _part(p.left)) is not None]
