@@ -81,7 +81,7 @@ def on_jax(task: Task, device: Any) -> Step:
     weights, gradients = [jax.device_put(list(part), device) for part in (task.weights, task.gradients)]
     state = weights, [w * 0 for w in weights], [w * 0 for w in weights], jnp.zeros((), jnp.int32)
 
-    @jax.jit
+    @jax.jit  # type: ignore[untyped-decorator, unused-ignore]
     def update(state: Any, gradients: Any) -> Any:
         weights, means, squares, count = state
         count = count + 1

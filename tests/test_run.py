@@ -201,9 +201,9 @@ def test_a_part_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_not_written_over(tmp_path: Path) -> None:
     w = tg.tensor([1.0])
     tg.Run(tmp_path, model=[w]).save(100)
-    run = tg.Run(tmp_path, model=[w])
+    run, batches = tg.Run(tmp_path, model=[w]), Batches([1.0], size=1)
     with pytest.raises(ValueError, match=r"a save of step 100, and this run is at step 0: resume\(\) goes on"):
-        tg.Loop(Batches([1.0], size=1), run=tg.Run(tmp_path, model=[w], data=Batches([1.0], size=1)), log=())
+        tg.Loop(batches, run=tg.Run(tmp_path, model=[w], data=batches), log=())
     with pytest.raises(ValueError, match="needs an empty folder"):
         run.save(5)
     assert run.resume() == 100
