@@ -777,14 +777,43 @@ class Backend:
     def dropped(self, x: Array, key: Array, count: Array, shape: tuple[int, ...], least: int, scale: float) -> Array:
         """Return x times a scale where a random word is at least a number, else 0.
 
-        shape: that of the words, behind the leading axes of key and counter; x may have further axes in front.
+        Parameters
+        ----------
+        x : array
+            The array; it may have further axes in front of those of the words.
+        key, count : array
+            Key and counter: words of uint32 along their last axis.
+        shape : tuple of int
+            The shape of the words, behind the leading axes of key and counter.
+        least : int
+            The least word that keeps an element.
+        scale : float
+            The factor of elements that are kept.
+
+        Returns
+        -------
+        array
+            The result, of the shape of x.
         """
         if least > _philox.MASK:
             return self.xp.zeros_like(x)
         return self.xp.where(self.xp.draw(key, count, "at least", shape, "bool", least), x * scale, 0.0)
 
     def gamma_sample(self, a: Array, x: Array) -> Array:
-        """Return x, in memory of its own: the operation is there for its derivative in `a`."""
+        """Return x, in memory of its own: the operation is there for its derivative in `a`.
+
+        Parameters
+        ----------
+        a : array
+            The concentration of the gamma distribution.
+        x : array
+            Numbers drawn from it.
+
+        Returns
+        -------
+        array
+            The same numbers.
+        """
         return self.copy(x)
 
     # -- what hides in an array ------------------------------------------------------------------------

@@ -60,7 +60,7 @@ with tg.no_grad():
     predicted = np.asarray(tg.argmax(model(tg.asarray(test_pixels)), axis=-1).to_device("cpu"))
 accuracy = f"{100 * np.mean(predicted == test_labels):.1f} %"
 figure = Figure(figsize=(12, 4), layout="constrained")
-left, right = np.ravel(figure.subfigures(1, 2))
+left, right = figure.subfigures(1, 2)  # type: ignore[misc]
 left.suptitle("Training loss")
 left.subplots().semilogy(*np.transpose(loop.history.get("loss", [(0, 1.0)])))
 right.suptitle(f"Digits taken for others: {accuracy} are right")

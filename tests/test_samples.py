@@ -228,6 +228,8 @@ def test_length_zero(xp: Place, sample: Sample, axis: int) -> None:
     """With an axis cut to length zero, wherever NumPy takes that: the same shapes, and gradients of zeros."""
     if axis == -1 and sample.name == "getitem mask of rows":
         pytest.skip("the mask would not be of the rows")
+    if sample.operation == "top_k" or (axis == -1 and sample.operation.startswith("segment")):
+        pytest.skip("the count, or the numbers of segments, would not be those of the operand")
     args = [a[:0] if axis == 0 else a[..., :0] for a in map(np.atleast_1d, sample.args)]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a mean of nothing
