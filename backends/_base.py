@@ -301,9 +301,9 @@ class Backend:
 
     # -- random numbers --------------------------------------------------------------------------------
 
-    def philox_dtype(self, array: Array) -> str:
+    def philox_dtype(self, device: Any) -> str:
         """Return the dtype in which words of 32 bits are multiplied: uint64 or int64, else uint32."""
-        return "uint64" if self.has_dtype("uint64", getattr(array, "device", None)) else "uint32"
+        return "uint64" if self.has_dtype("uint64", device) else "uint32"
 
     words = _philox.Words  # the arithmetic of 32-bit words
 
