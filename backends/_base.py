@@ -710,20 +710,20 @@ class Backend:
 
     # -- random numbers --------------------------------------------------------------------------------
 
-    def philox_dtype(self, array: Array) -> str:
+    def philox_dtype(self, device: Any) -> str:
         """Return the dtype in which words of 32 bits are multiplied.
 
         Parameters
         ----------
-        array : array
-            An array on the device that computes.
+        device : object
+            The library's own device.
 
         Returns
         -------
         str
             'uint64' or 'int64', in which products are exact; 'uint32' on devices without these.
         """
-        return "uint64" if self.has_dtype("uint64", getattr(array, "device", None)) else "uint32"
+        return "uint64" if self.has_dtype("uint64", device) else "uint32"
 
     words = _philox.Words  # the arithmetic of 32-bit words
 

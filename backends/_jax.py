@@ -42,7 +42,6 @@ class Adapter(Backend):
         super().__init__("jax", jnp)
         # Each is hundreds of operations, which XLA makes one loop of.
         self._jitted_draw = jax.jit(super().draw, static_argnums=(2, 3, 4, 5))
-        self._jitted_skip = jax.jit(super().skip, static_argnums=(1, 2, 3))
         self.xp.replace(
             cumulative_max=lambda x, /, *, axis: jax.lax.cummax(x, axis % x.ndim),
             cumulative_min=lambda x, /, *, axis: jax.lax.cummin(x, axis % x.ndim),
@@ -51,6 +50,7 @@ class Adapter(Backend):
         )
         self.xp.replace(searchsorted=_searchsorted, **_jax_windows.functions(self.xp))
         self.xp.linalg.replace(expm=_expm, solve_triangular=_solve_triangular)
+        self._jitted_skip = jax.jit(partial(_philox.skip_by, self), static_argnums=1)
 
     def owns(self, array_type: type) -> bool:
         return issubclass(array_type, jax.Array) or issubclass(array_type, jax.core.Tracer)
@@ -127,7 +127,8 @@ class Adapter(Backend):
         return self._jitted_draw(key, count, form, tuple(shape), dtype, least)
 
     def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
-        return self._jitted_skip(count, shape, start, step)
+        numbers = [part for number in (start, step) for part in (number & _philox.MASK, number >> 32)]
+        return self._jitted_skip(count, tuple(shape), np.asarray(numbers, np.uint32))
 
     def races(self, array: Array) -> bool:
         traced = isinstance(array, jax.core.Tracer)  # it has no device yet; XLA has a flag for determinism

@@ -107,13 +107,12 @@ class Words:
         (h2, l2), (h3, l3) = self.multiply(x[1], y[0]), self.multiply(x[0], y[0])
         carry, middle = self.add(h0, l1, l2)
         carry, low = self.add(h1, h2, l3, carry)
-        return ((h3 + carry) & MASK if self.wide else h3 + carry, low), (middle, l0)
+        return (self.cut(h3 + carry), low), (middle, l0)
 
     def add_long(self, x: Pair, y: Pair) -> Pair:
         """Return the sum of two numbers of 64 bits, modulo 2^64."""
         carry, low = self.add(x[1], y[1])
-        high = x[0] + y[0] + carry
-        return (high & MASK if self.wide else high), low
+        return self.cut(x[0] + y[0] + carry), low
 
     def repeat(self, n: int, step: Callable[[list[Array]], list[Array]], state: list[Array]) -> list[Array]:
         """Return arrays after n steps, which keep shapes and dtypes."""
@@ -121,13 +120,23 @@ class Words:
             state = step(state)
         return state
 
+    def cut(self, x: Array) -> Array:
+        """Return words modulo 2^32."""
+        return x & MASK if self.wide else x
+
+    def table(self, numbers: tuple[tuple[int, int], ...], shape: tuple[int, ...], like: Array) -> Array:
+        """Return numbers, as pairs (high, low), as words in a shape beside an array, the lowest of each first."""
+        device = getattr(like, "device", None)
+        found = self.xp.asarray([list(pair[::-1]) for pair in numbers], dtype=self.dtype, device=device)
+        return self.xp.reshape(found, shape)
+
     def long(self, value: tuple[int, int], like: Array) -> Pair:
         """Return a number of 64 bits, given as two words, beside an array."""
         return self.constant(value[0], like), self.constant(value[1], like)
 
 
 def _arithmetic(backend: Any, like: Array) -> Words:
-    made: Words = backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(like))
+    made: Words = backend.words(backend.xp, backend.native_dtype, backend.philox_dtype(getattr(like, "device", None)))
     return made
 
 
@@ -142,49 +151,48 @@ def _sum_of(a: Words, words: list[Array], high: Array, low: Array) -> list[Array
     return out
 
 
-def blocks(a: Words, key: Array, count: Array, n: int) -> list[Array]:
-    """Return the 8 words of n blocks as arrays, with an axis of the blocks behind those of the counter.
+def blocks(a: Words, key: Array, count: Array, n: int) -> Array:
+    """Return the words of n blocks: axes of the 4 numbers and of their 2 words, leading axes, and one of the blocks.
 
     Each round multiplies the first and the third number by constants. The high halves of the products are combined with
-    the other two numbers and with the key, which goes on by a Weyl sequence.
+    the other two numbers and with the key, which goes on by a Weyl sequence. What is done to several words is done at
+    once, as calls cost more than elements, and a compiler takes long for many.
     """
-    key, count = a.of(key), a.of(count)
-    counters = [count[..., i][..., None] for i in range(BLOCK)]
+    xp, key, count = a.xp, a.of(key), a.of(count)
     index = a.range(n, count) + a.constant(1, count)
-    found = _sum_of(a, counters, a.constant(0, count), index)
-    shape = _broadcast([*found, key[..., 0][..., None]])
-    numbers = [a.xp.broadcast_to(word, shape) for word in found]
+    found = _sum_of(a, [count[..., i][..., None] for i in range(BLOCK)], a.constant(0, count), index)
     keys = [key[..., i][..., None] for i in range(4)]
-    first, second = (a.long(m, count) for m in MULTIPLIERS)
-    steps = [a.long(w, count) for w in WEYL]
+    shape = _broadcast([*found, *keys])
+    axes = len(shape)
+    numbers = xp.reshape(xp.stack([xp.broadcast_to(word, shape) for word in found]), (4, 2, *shape))
+    known = _broadcast(keys)
+    keys = xp.reshape(
+        xp.stack([xp.broadcast_to(word, known) for word in keys]), (2, 2, *(1,) * (axes - len(known)), *known)
+    )
+    factors = a.table(MULTIPLIERS, (2, 1, 2, *(1,) * axes), count)
+    steps = a.table(WEYL, (2, 2, *(1,) * axes), count)
 
     def once(state: list[Array]) -> list[Array]:
-        c, k = _pairs(state[:8]), _pairs(state[8:])
-        high0, low0 = a.multiply_long(c[0], first)
-        high1, low1 = a.multiply_long(c[2], second)
-        c = [
-            (high1[0] ^ c[1][0] ^ k[0][0], high1[1] ^ c[1][1] ^ k[0][1]),
-            low1,
-            (high0[0] ^ c[3][0] ^ k[1][0], high0[1] ^ c[3][1] ^ k[1][1]),
-            low0,
-        ]
-        k = [a.add_long(pair, step) for pair, step in zip(k, steps, strict=True)]
-        return [word for high, low in (*c, *k) for word in (low, high)]
+        c, k = state
+        high, low = a.multiply(c[0::2, ...][:, :, None, ...], factors)  # by word of the number, word of the factor
+        carry, second = a.add(high[:, 0, 0, ...], low[:, 1, 0, ...], low[:, 0, 1, ...])
+        carry, third = a.add(high[:, 1, 0, ...], high[:, 0, 1, ...], low[:, 1, 1, ...], carry)
+        fourth = a.cut(high[:, 1, 1, ...] + carry)
+        highs = xp.flip(xp.stack([third, fourth], axis=1), axis=0)
+        lows = xp.flip(xp.stack([low[:, 0, 0, ...], second], axis=1), axis=0)
+        c = xp.reshape(xp.stack([highs ^ c[1::2, ...] ^ k, lows], axis=1), (4, 2, *shape))
+        carry, first = a.add(k[:, 0, ...], steps[:, 0, ...])
+        return [c, xp.stack([first, a.cut(k[:, 1, ...] + steps[:, 1, ...] + carry)], axis=1)]
 
-    return a.repeat(ROUNDS, once, [*numbers, *keys])[:8]
-
-
-def _pairs(words: list[Array]) -> list[Pair]:
-    """Return words, the lowest first, as numbers of 64 bits."""
-    return [(high, low) for low, high in zip(words[::2], words[1::2], strict=True)]
+    return a.repeat(ROUNDS, once, [numbers, keys])[0]
 
 
 def words(a: Words, key: Array, count: Array, n: int) -> Array:
     """Return n words of the working dtype along a last axis, the low one of each number first."""
-    parts = blocks(a, key, count, -(-n // BLOCK))
-    shape = _broadcast(parts)
-    joined = a.xp.stack([a.xp.broadcast_to(p, shape) for p in parts], axis=-1)
-    return a.xp.reshape(joined, (*shape[:-1], shape[-1] * BLOCK))[..., :n]
+    found = blocks(a, key, count, -(-n // BLOCK))
+    lead, axes = found.shape[2:-1], len(found.shape)
+    joined = a.xp.permute_dims(found, (*range(2, axes), 0, 1))
+    return a.xp.reshape(joined, (*lead, found.shape[-1] * BLOCK))[..., :n]
 
 
 def _broadcast(arrays: list[Array]) -> tuple[int, ...]:
@@ -263,12 +271,19 @@ def _normal(a: Words, found: Array, n: int, dtype: str) -> Array:
 
 def skip(backend: Any, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
     """Return counters in a shape behind the leading axes of the given one: count + start + step * i for the i-th."""
+    numbers = [part for number in (start, step) for part in (number & MASK, number >> 32)]
+    xp, device = backend.xp, getattr(count, "device", None)
+    return skip_by(backend, count, shape, xp.asarray(numbers, dtype=backend.native_dtype("uint32"), device=device))
+
+
+def skip_by(backend: Any, count: Array, shape: tuple[int, ...], numbers: Array) -> Array:
+    """Return counters as `skip` does; numbers: the words of start and step."""
     a, n, xp = _arithmetic(backend, count), prod(shape), backend.xp
-    known = [a.of(count)[..., i][..., None] for i in range(BLOCK)]
-    high, low = a.multiply(a.range(n, count), a.constant(step & MASK, count))
-    high = high + a.range(n, count) * a.constant(step >> 32, count)
-    high, low = a.add_long((high, low), a.long((start >> 32, start & MASK), count))
-    parts = _sum_of(a, known, high, low)
+    known, given = a.of(count), a.of(numbers)
+    index = a.range(n, count)
+    high, low = a.multiply(index, given[2])
+    high, low = a.add_long((a.cut(high + a.multiply(index, given[3])[1]), low), (given[1], given[0]))
+    parts = _sum_of(a, [known[..., i][..., None] for i in range(BLOCK)], high, low)
     wide = _broadcast(parts)
     joined = xp.stack([xp.broadcast_to(p, wide) for p in parts], axis=-1)
     return a.cast(xp.reshape(joined, (*wide[:-1], *shape, BLOCK)), "uint32")

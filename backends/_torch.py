@@ -12,10 +12,10 @@ import torch
 
 from tapegrad._program.executor import Executor
 from tapegrad._program.ir import Program, nodes_only
-from tapegrad.backends import _host_philox as philox
 from tapegrad.backends import _torch_attention as attention
 from tapegrad.backends import _torch_compile, _torch_windows
 from tapegrad.backends import _torch_functions as functions
+from tapegrad.backends import _torch_philox as philox
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import Backend
 from tapegrad.backends._norms import scaled_std
@@ -28,6 +28,7 @@ class Adapter(Backend):
     def __init__(self) -> None:
         super().__init__("torch", compat)
         self.xp.replace(std=scaled_std(self.xp, lambda x, **options: torch.sqrt(compat.var(x, **options))))
+        philox.install(self)
         self.xp.replace(take_along_axis=functions.take_along_axis)
         self.xp.replace(searchsorted=functions.searchsorted)
         self.xp.replace(
@@ -98,19 +99,14 @@ class Adapter(Backend):
         own["log_expit"] = lambda x: torch.nn.functional.logsigmoid(x if x.is_floating_point() else x * 1.0)
         return find(self, name, torch.special, own, composed=("ndtr",))  # PyTorch's, by 1 + erf, is 0 below -9
 
-    def philox_dtype(self, array: Array) -> str:
+    def philox_dtype(self, device: Any) -> str:
         return "int64"  # PyTorch neither adds nor shifts unsigned integers
 
     def draw(self, key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str, least: int = 0) -> Array:
-        if not _on_host(count):
-            return super().draw(key, count, form, shape, dtype, least)
-        out = torch.from_numpy(philox.draw(key.numpy(), count.numpy(), form, shape, dtype, least))
-        return out.to(torch.bfloat16) if dtype == "bfloat16" else out
+        return philox.draw(self, key, count, form, shape, dtype, least)
 
     def skip(self, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
-        if not _on_host(count):
-            return super().skip(count, shape, start, step)
-        return torch.from_numpy(philox.skip(count.numpy(), shape, start, step))
+        return philox.skip(self, count, shape, start, step)
 
     def races(self, array: Array) -> bool:
         return bool(array.device.type != "cpu")
@@ -159,8 +155,3 @@ class Adapter(Backend):
             axis += not isinstance(i, int)
             out.append(i)
         return tuple(out), axes
-
-
-def _on_host(array: Array) -> bool:
-    """Return whether NumPy can read an array's memory, which it cannot where PyTorch traces a program."""
-    return array.device.type == "cpu" and not functions.tracing.depth

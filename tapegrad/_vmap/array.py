@@ -180,7 +180,7 @@ class BatchedBackend(Backend):
         self.depth, self._root = depth, root
         self.name, self.prefix, self.dtype_hint = root.name, root.prefix, root.dtype_hint
         self.dtype_names = root.dtype_names
-        for same in ("native_dtype", "has_dtype", "native_device", "devices", "full_name"):
+        for same in ("native_dtype", "has_dtype", "native_device", "devices", "full_name", "philox_dtype"):
             setattr(self, same, getattr(root, same))
         self.xp: Any = type(self).namespace(self)
 

@@ -336,8 +336,8 @@ def _write(level: Level, f: Function, x: Batched, key: tuple[Any, ...], value: B
 
 def _draw(level: Level, f: Function, key: Batched, count: Batched, /, *static: Any) -> Out:
     """The rule of random numbers: the axes of several keys and counters stand before the shape of the numbers."""
-    mapped = key.mapped or count.mapped
-    return f(*[x.spread() if mapped else x.whole for x in (key, count)], *static), mapped
+    n = max(key.ndim, count.ndim)
+    return f(key.lined_up(n), count.lined_up(n), *static), key.mapped or count.mapped
 
 
 def _dropped(

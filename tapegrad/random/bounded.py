@@ -33,7 +33,7 @@ def integers(rng: Source, shape: Any, low: Any, high: Any, dtype: Any) -> Tensor
     if (type(low) is int and low < info.min) or (type(high) is int and high - 1 > info.max):
         raise ValueError(f"integers: {low} to {high} do not fit in {to.name}: pass another dtype")
     like = rng.key._array
-    a = Words(bound.tensor_namespace, DTYPES.__getitem__, backend_of[type(like)].philox_dtype(like))
+    a = Words(bound.tensor_namespace, DTYPES.__getitem__, backend_of[type(like)].philox_dtype(native_device(like)))
     if type(low) is int and type(high) is int:
         number = _below(a, rng, sizes, high - low)
     else:

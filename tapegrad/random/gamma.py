@@ -48,28 +48,35 @@ def _standard(rng: Source, a: Tensor, shape: tuple[int, ...], dtype: str) -> Ten
     """
     n = prod(shape)
     normals, uniforms = (blocks_of(form, n, dtype) for form in ("normal", "open"))
-    key, count = rng.advance(ROUNDS * (normals + uniforms) + uniforms)
-
-    def numbers(form: str, place: int) -> Tensor:
-        return draw(key, skip(count, (), place, 0), form, shape, dtype, 0)
+    step = max(normals, uniforms)
+    key, count = rng.advance((2 * ROUNDS + 1) * step)
+    counts = skip(count, (2 * ROUNDS + 1,), 0, step)
 
     small = a < 1.0
     d = where(small, a + 1.0, a) - 1.0 / 3.0
     c = 1.0 / (3.0 * sqrt(d))
+    looks = _may_look(a)
+    if not looks:  # all rounds by one draw of each kind
+        zs = draw(key, counts[0 : 2 * ROUNDS : 2, :], "normal", shape, dtype, 0)
+        us = draw(key, counts[1 : 2 * ROUNDS : 2, :], "open", shape, dtype, 0)
     x: Any = None
     done: Any = None
     for k in range(ROUNDS):
-        place = k * (normals + uniforms)
-        z, u = numbers("normal", place), numbers("open", place + normals)
+        if looks:
+            z = draw(key, counts[2 * k, :], "normal", shape, dtype, 0)
+            u = draw(key, counts[2 * k + 1, :], "open", shape, dtype, 0)
+        else:
+            z, u = zs[k, ...], us[k, ...]
         v = 1.0 + c * z
         positive = v > 0.0
         v = where(positive, v * v * v, 1.0)
         accepted = positive & (log(u) < 0.5 * z * z + d * (1.0 - v + log(v)))
         x = v if x is None else where(done, x, v)
         done = accepted if done is None else done | accepted
-        if _may_look(a) and not holds(any_of(logical_not(done))._array):
+        if looks and not holds(any_of(logical_not(done))._array):
             break
-    power = exp(log(numbers("open", ROUNDS * (normals + uniforms))) / where(small, a, 1.0))
+    last = draw(key, counts[2 * ROUNDS, :], "open", shape, dtype, 0)
+    power = exp(log(last) / where(small, a, 1.0))
     return where(small, d * x * power, d * x)
 
 

@@ -78,6 +78,9 @@ class TraceBackend(Backend):
     def native_device(self, text: str) -> Any:
         return self.base.native_device(text)
 
+    def philox_dtype(self, device: Any) -> str:
+        return self.base.philox_dtype(device)
+
     def devices(self) -> list[str]:
         return self.base.devices()
 
