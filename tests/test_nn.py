@@ -696,6 +696,32 @@ def test_a_compiled_step_with_dropout_and_batch_norm_is_the_eager_one(xp: Place)
     assert nn.named(b)["1.num_batches_tracked"].item() == 6
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_checkpoint_trains_as_its_function_does(compiled: bool) -> None:
+    """The second computation drops the same elements, after the block too, and updates no statistics."""
+
+    def gradients(through: Callable[..., Any]) -> list[Any]:
+        r = rng()
+        model = nn.Sequential(nn.Linear(3, 4, rng=r), nn.BatchNorm(4), nn.Dropout(0.5), nn.Linear(4, 2, rng=r))
+        f, x = through(model), tg.asarray(data(6, 3))
+
+        def step() -> None:
+            with nn.training(r), nn.precision("float32"):
+                loss = tg.sum(f(x) ** 2)
+            loss.backward()
+
+        run = tg.compile(step) if compiled else step
+        for _ in range(4):
+            for x_ in nn.parameters(model):
+                x_.grad = None
+            run()
+        found = [x_.grad if x_.requires_grad else x_ for x_ in nn.named(model).values()]
+        return [np.asarray(x_) for x_ in found]
+
+    for x, y in zip(gradients(lambda f: f), gradients(tg.checkpoint), strict=True):
+        np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-6)
+
+
 def test_batch_norm_is_updated_inside_transforms() -> None:
     model = nn.BatchNorm(2)
     mean = model.running_mean
