@@ -81,7 +81,6 @@ def on_jax(task: Task, device: Any) -> Step:
     weights, gradients = [jax.device_put(list(part), device) for part in (task.weights, task.gradients)]
     state = weights, [w * 0 for w in weights], [w * 0 for w in weights], jnp.zeros((), jnp.int32)
 
-    @jax.jit  # type: ignore[untyped-decorator, unused-ignore]
     def update(state: Any, gradients: Any) -> Any:
         weights, means, squares, count = state
         count = count + 1
@@ -95,9 +94,11 @@ def on_jax(task: Task, device: Any) -> Step:
         ]
         return weights, means, squares, count
 
+    jitted = jax.jit(update)
+
     def step() -> Any:
         nonlocal state
-        state = update(state, gradients)
+        state = jitted(state, gradients)
         return state[0][0], state[0][-1]
 
     return step

@@ -308,6 +308,15 @@ def data(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(sum(shape)).normal(size=shape)
 
 
+def torch_attention(t: Any, width: int, heads: int, bias: bool = True) -> Any:
+    class Attention(t.MultiheadAttention):  # type: ignore[misc]
+        def forward(self, q: Any, k: Any = None, v: Any = None) -> Any:
+            k = q if k is None else k
+            return super().forward(q, k, k if v is None else v, need_weights=False)[0]
+
+    return Attention(width, heads, bias=bias, batch_first=True)
+
+
 LAYERS: dict[str, Case] = {
     "Linear": (lambda r: nn.Linear(3, 5, rng=r), lambda t: t.Linear(3, 5), (data(2, 4, 3),)),
     "Linear of a vector": (lambda r: nn.Linear(3, 5, rng=r), lambda t: t.Linear(3, 5), (data(3),)),
@@ -355,6 +364,17 @@ LAYERS: dict[str, Case] = {
         lambda r: nn.BatchNorm(3, momentum=0.3),
         lambda t: t.BatchNorm1d(3, momentum=0.3),
         (data(5, 3),),
+    ),
+    "Attention": (lambda r: nn.Attention(8, 2, rng=r), lambda t: torch_attention(t, 8, 2), (data(2, 5, 8),)),
+    "Attention without bias": (
+        lambda r: nn.Attention(6, 3, bias=False, rng=r),
+        lambda t: torch_attention(t, 6, 3, bias=False),
+        (data(5, 6),),
+    ),
+    "Attention to others": (
+        lambda r: nn.Attention(8, 2, rng=r),
+        lambda t: torch_attention(t, 8, 2),
+        (data(2, 5, 8), data(2, 3, 8), data(2, 3, 8) + 1.0),
     ),
     "LSTM": (lambda r: nn.LSTM(3, 4, rng=r), lambda t: t.LSTM(3, 4, batch_first=True), (data(2, 5, 3),)),
     "LSTM, all options": (
@@ -565,6 +585,13 @@ def test_layers_compute_in_the_precision_that_is_asked_for(name: str) -> None:
         (lambda r: nn.BatchNorm(3)(tg.ones((2, 4))), ValueError, "BatchNorm: .* but axis 1 must have length 3"),
         (lambda r: nn.BatchNorm(3, momentum=2.0), ValueError, "momentum is the share of the batch"),
         (lambda r: nn.Dropout(1.5), ValueError, "from 0 to 1, not 1.5"),
+        (lambda r: nn.Attention(6, 4, rng=r), ValueError, "heads=4 must divide width=6"),
+        (
+            lambda r: nn.Attention(6, 3, rng=r)(tg.ones((2, 4))),
+            ValueError,
+            "Attention: the input has shape .* length 6",
+        ),
+        (lambda r: nn.Attention(6, 3, rng=r)(tg.ones(6)), ValueError, r"Attention: .*\(6,\)"),
         (lambda r: nn.LSTM(3, 2, rng=r)(tg.ones((2, 5, 4))), ValueError, "LSTM: the input has shape .* length 3"),
         (lambda r: nn.LSTM(3, 2, rng=r)(tg.ones((2, 0, 3))), ValueError, "with a time or more"),
         (lambda r: nn.LSTM(3, 2, rng=r)(tg.ones((2, 5, 3)), tg.ones((1, 2, 2))), ValueError, r"a pair \(h, cell\)"),
@@ -696,6 +723,32 @@ def test_a_compiled_step_with_dropout_and_batch_norm_is_the_eager_one(xp: Place)
     assert nn.named(b)["1.num_batches_tracked"].item() == 6
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_checkpoint_trains_as_its_function_does(compiled: bool) -> None:
+    """The second computation drops the same elements, after the block too, and updates no statistics."""
+
+    def gradients(through: Callable[..., Any]) -> list[Any]:
+        r = rng()
+        model = nn.Sequential(nn.Linear(3, 4, rng=r), nn.BatchNorm(4), nn.Dropout(0.5), nn.Linear(4, 2, rng=r))
+        f, x = through(model), tg.asarray(data(6, 3))
+
+        def step() -> None:
+            with nn.training(r), nn.precision("float32"):
+                loss = tg.sum(f(x) ** 2)
+            loss.backward()
+
+        run = tg.compile(step) if compiled else step
+        for _ in range(4):
+            for x_ in nn.parameters(model):
+                x_.grad = None
+            run()
+        found = [x_.grad if x_.requires_grad else x_ for x_ in nn.named(model).values()]
+        return [np.asarray(x_) for x_ in found]
+
+    for x, y in zip(gradients(lambda f: f), gradients(tg.checkpoint), strict=True):
+        np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-6)
+
+
 def test_batch_norm_is_updated_inside_transforms() -> None:
     model = nn.BatchNorm(2)
     mean = model.running_mean
@@ -810,3 +863,18 @@ def test_a_summary_of_a_plain_object_and_of_several_arguments() -> None:
     ]
     with pytest.raises(TypeError, match="a dict is not callable"):
         nn.summary({"w": tg.ones(2)})
+
+
+def test_attention_with_a_mask_is_that_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.MultiheadAttention(8, 2, batch_first=True).double()
+    model = nn.Attention(8, 2, rng=rng())
+    nn.load(model, {key: x.numpy() for key, x in module.state_dict().items()})
+    x, seen = data(3, 5, 8), np.random.default_rng(0).random((5, 5)) < 0.7
+    seen |= np.eye(5, dtype=bool)
+    for mine, hidden in (({"causal": True}, np.triu(np.ones((5, 5), bool), 1)), ({"mask": tg.asarray(seen)}, ~seen)):
+        given = torch.tensor(x)
+        expected = module(given, given, given, attn_mask=torch.tensor(hidden), need_weights=False)[0]
+        np.testing.assert_allclose(
+            model(tg.asarray(x), **mine).detach(), expected.detach().numpy(), rtol=1e-9, atol=1e-12
+        )

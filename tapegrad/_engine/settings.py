@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -18,14 +20,35 @@ _dtype: Setting[DType] = Setting("dtype", as_dtype("float64"))
 class Training(NamedTuple):
     """The mode of layers inside a block of `tapegrad.nn.training`.
 
-    rng: the generator that they draw from, None if there is none.
+    rng: the generator that they draw from, None if there is none; again: whether this is a second computation, as of a
+    checkpoint, in which running statistics stay.
     """
 
     rng: Any
+    again: bool = False
 
 
 training_mode: ContextVar[Training | None] = ContextVar("tapegrad.training", default=None)  # None: evaluation
 precision_mode: ContextVar[DType | None] = ContextVar("tapegrad.precision", default=None)  # None: that of operands
+Modes = tuple[Training | None, DType | None]
+
+
+def modes_of_layers() -> Modes:
+    """Return the modes of layers in this context, for a second computation: see `modes_put_back`."""
+    return training_mode.get(), precision_mode.get()
+
+
+@contextmanager
+def modes_put_back(modes: Modes) -> Iterator[None]:
+    """A context in which layers compute again as they did in some modes."""
+    training, precision = modes
+    first = training_mode.set(None if training is None else training._replace(again=True))
+    second = precision_mode.set(precision)
+    try:
+        yield
+    finally:
+        precision_mode.reset(second)
+        training_mode.reset(first)
 
 
 def default_device(device: str | None = None) -> Any:

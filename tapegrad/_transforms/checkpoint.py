@@ -13,6 +13,7 @@ from tapegrad._engine.graph_breaks import unnoticed
 from tapegrad._engine.levels import capturing, mapping
 from tapegrad._engine.mode import mode, mode_set
 from tapegrad._engine.record import Record, next_seq
+from tapegrad._engine.settings import modes_of_layers, modes_put_back
 from tapegrad._engine.tensor import Tensor
 from tapegrad._engine.tree import flatten
 from tapegrad._transforms.custom_rules import SavedCall, as_tensors, inputs_of, isolated, outputs_of, recorded
@@ -66,13 +67,13 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
         if not mode().recording:
             return compute(*args, **kwargs)
         inputs, put = inputs_of(args)
-        first, level = next_seq(), mapping.get()
+        first, level, modes = next_seq(), mapping.get(), modes_of_layers()
         links = [linked(x._array, x._record) for x in inputs]
         with noted_counts() as counts:
             outs, rebuild = outputs_of(f"checkpoint of {name}", compute(*put(links), **kwargs), inputs)
         if level is not None and any(backend_of[type(y._array)].depth < level.depth for y in outs):
             # A result from outside of the vmap may be differentiated after the vmap ends.
-            with counts_put_back(counts):  # they have gone on already
+            with counts_put_back(counts), modes_put_back(modes):  # they have gone on already
                 return compute(*args, **kwargs)
         outside, inside = _reached(outs, links, first)
         # An input that the results do not depend on is no parent, so that a transform sees the missing dependence.
@@ -84,7 +85,7 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
         def rule(tied: list[Tensor], results: list[Tensor], ts: list[Tensor], supports: Any) -> list[Any]:
             create_graph = mode().recording
             first = next_seq()
-            with mode_set(recording=True), on_level(level), unnoticed(), counts_put_back(counts):
+            with mode_set(recording=True), on_level(level), unnoticed(), counts_put_back(counts), modes_put_back(modes):
                 again = [linked(x._array, x._record) for x in tied]
                 ys = flatten(compute(*put(again), **kwargs))[0]
             reached = _reached(ys, again, first)[0]

@@ -1,6 +1,7 @@
 """Models without a base class: layers, their first values, and functions of any tree or object that holds Tensors."""
 
 from tapegrad.nn import init
+from tapegrad.nn.attention import Attention
 from tapegrad.nn.convolution import Conv, ConvTranspose
 from tapegrad.nn.dropout import Dropout
 from tapegrad.nn.layer import layer, static
@@ -22,6 +23,7 @@ __all__ = [
     "GroupNorm",
     "BatchNorm",
     "Dropout",
+    "Attention",
     "LSTM",
     "GRU",
     "Sequential",

@@ -280,7 +280,8 @@ class BatchNorm:
 
     def __call__(self, x: Any) -> Tensor:
         check_axis("BatchNorm", x, 1, self.weight.shape[0])
-        if training_mode.get() is None:
+        mode = training_mode.get()
+        if mode is None:
             return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         count = prod(x.shape) // max(x.shape[1], 1)
         if count < 2:
@@ -289,10 +290,11 @@ class BatchNorm:
                 "train with larger batches, or evaluate, outside of training()"
             )
         out, mean, var = batch_norm_training(x, self.weight, self.bias, eps=self.eps)
-        with no_grad():
-            self._follow(self.running_mean, mean)
-            self._follow(self.running_var, var * (count / (count - 1)))
-            self.num_batches_tracked += 1
+        if not mode.again:
+            with no_grad():
+                self._follow(self.running_mean, mean)
+                self._follow(self.running_var, var * (count / (count - 1)))
+                self.num_batches_tracked += 1
         return out
 
     def _follow(self, running: Tensor, value: Tensor) -> None:
