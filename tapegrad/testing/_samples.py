@@ -16,6 +16,7 @@ from tapegrad.testing import (
     _samples_linalg,
     _samples_normalisation,
     _samples_special,
+    _samples_training,
 )
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
 
@@ -394,4 +395,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_constant.samples(),
     *_samples_normalisation.samples(),
     *_samples_attention.samples(),
+    *_samples_training.samples(),
 )
