@@ -34,6 +34,28 @@ from tapegrad._transforms.implicit import fixed_point, root
 from tapegrad._transforms.jacobian import hessian, hvp, jacobian
 from tapegrad._transforms.reverse import grad, value_and_grad, vjp
 from tapegrad._vmap.transform import vmap
+from tapegrad.ops.activations import (
+    celu,
+    elu,
+    geglu,
+    gelu,
+    glu,
+    hard_sigmoid,
+    hard_swish,
+    hard_tanh,
+    leaky_relu,
+    log_sigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    swiglu,
+)
 from tapegrad.ops.attention import attention
 from tapegrad.ops.binary import (
     add,
@@ -67,6 +89,7 @@ from tapegrad.ops.binary import (
     subtract,
     where,
 )
+from tapegrad.ops.classification import cross_entropy, one_hot
 from tapegrad.ops.contraction import einsum
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.convolution import conv, conv_transpose
@@ -87,6 +110,7 @@ from tapegrad.ops.creation import (
     zeros,
     zeros_like,
 )
+from tapegrad.ops.ctc import ctc_loss
 from tapegrad.ops.dropout import dropout
 from tapegrad.ops.dtypes import (
     can_cast,
@@ -140,6 +164,19 @@ from tapegrad.ops.indexing import (
     take_along_axis,
 )
 from tapegrad.ops.interchange import from_dlpack
+from tapegrad.ops.losses import (
+    bce_with_logits_loss,
+    cosine_embedding_loss,
+    hinge_loss,
+    huber_loss,
+    info_nce_loss,
+    kl_div_loss,
+    mae_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+    triplet_margin_loss,
+)
 from tapegrad.ops.normalisation import (
     batch_norm,
     batch_norm_training,
@@ -209,6 +246,12 @@ from tapegrad.ops.shaping import (
     tile,
     unstack,
 )
+from tapegrad.ops.softmax import (
+    log_softmax,
+    logsumexp,
+    softmax,
+    sparsemax,
+)
 from tapegrad.ops.sorting import (
     argmax,
     argmin,
@@ -217,17 +260,6 @@ from tapegrad.ops.sorting import (
     searchsorted,
     sort,
     top_k,
-)
-from tapegrad.ops.training import (
-    cross_entropy,
-    gelu,
-    log_softmax,
-    logsumexp,
-    one_hot,
-    relu,
-    sigmoid,
-    silu,
-    softmax,
 )
 
 __version__ = "0.1.0"
@@ -501,15 +533,47 @@ __all__ = [
     # attention
     "attention",
     "rope",
-    # training
-    "cross_entropy",
     "dropout",
+    # activations
+    "celu",
+    "elu",
+    "geglu",
     "gelu",
-    "log_softmax",
-    "logsumexp",
-    "one_hot",
+    "glu",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
+    "leaky_relu",
+    "log_sigmoid",
+    "mish",
+    "prelu",
     "relu",
+    "relu6",
+    "selu",
     "sigmoid",
     "silu",
+    "softplus",
+    "softsign",
+    "swiglu",
+    # softmax
+    "log_softmax",
+    "logsumexp",
     "softmax",
+    "sparsemax",
+    # classification
+    "cross_entropy",
+    "one_hot",
+    # losses
+    "bce_with_logits_loss",
+    "cosine_embedding_loss",
+    "ctc_loss",
+    "hinge_loss",
+    "huber_loss",
+    "info_nce_loss",
+    "kl_div_loss",
+    "mae_loss",
+    "mse_loss",
+    "nll_loss",
+    "smooth_l1_loss",
+    "triplet_margin_loss",
 ]

@@ -14,11 +14,11 @@ from tapegrad._engine.coercion import as_tensor
 from tapegrad._engine.mode import no_grad
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops.binary import equal
+from tapegrad.ops.classification import one_hot
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.reductions import sum as sum_
 from tapegrad.ops.shaping import reshape
 from tapegrad.ops.sorting import argmax
-from tapegrad.ops.training import one_hot
 from tapegrad.typing import ArrayLike
 
 __all__ = ["AUC", "Accuracy", "Confusion", "F1", "Mean"]

@@ -10,6 +10,7 @@ given.
 -0.5772156649015329
 """
 
+from tapegrad.ops.softmax import log_softmax, logsumexp, softmax
 from tapegrad.ops.special import (
     entr,
     erf,
@@ -27,7 +28,6 @@ from tapegrad.ops.special import (
     xlogy,
 )
 from tapegrad.ops.special_gamma import betaln, digamma, gammaln, i0, i0e, i1, i1e, polygamma, sinc
-from tapegrad.ops.training import log_softmax, logsumexp, softmax
 
 psi = digamma  # the name by which SciPy looks for it
 

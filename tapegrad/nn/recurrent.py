@@ -10,11 +10,11 @@ from tapegrad.nn.init import zeros as zero_parameter
 from tapegrad.nn.layer import layer
 from tapegrad.nn.linear import checked_size
 from tapegrad.nn.modes import check_axis, in_precision
+from tapegrad.ops.activations import sigmoid
 from tapegrad.ops.creation import zeros
 from tapegrad.ops.elementwise import tanh
 from tapegrad.ops.products import matmul, matrix_transpose
 from tapegrad.ops.shaping import concat, expand_dims, squeeze, stack
-from tapegrad.ops.training import sigmoid
 from tapegrad.random import Generator
 from tapegrad.typing import DTypeLike
 

@@ -20,7 +20,7 @@ from tapegrad.ops import _slopes
 from tapegrad.ops._kinks import ratio
 from tapegrad.ops._slopes import NORMAL, gaussian, normal, slope, within
 from tapegrad.ops._text import FLOATING, SPECIAL, documented, of_one, of_two
-from tapegrad.ops.training import sigmoid
+from tapegrad.ops.activations import sigmoid
 from tapegrad.typing import ArrayLike
 
 _BELL = 2 / sqrt(pi)  # the slope of erf at 0

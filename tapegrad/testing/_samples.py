@@ -18,6 +18,7 @@ from tapegrad.testing import (
     _samples_normalisation,
     _samples_random,
     _samples_special,
+    _samples_training,
     _samples_windows,
 )
 from tapegrad.testing._sample import Arrays, Sample, apart, between, integers, normal
@@ -400,4 +401,5 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_normalisation.samples(),
     *_samples_random.samples(),
     *_samples_attention.samples(),
+    *_samples_training.samples(),
 )
