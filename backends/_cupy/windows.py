@@ -15,14 +15,14 @@ import cupy
 
 from tapegrad.backends import _windows
 from tapegrad.backends._array import Array
-from tapegrad.backends._windows import Padding, Sizes, places
+from tapegrad.backends._windows import Padding, Sizes, padded, places
 
 _ARGUMENTS = "nksgpm"  # along an axis: elements, taps, stride, dilation, padding before, places
 
 
 def functions(xp: Any) -> dict[str, Callable[..., Any]]:
     """Return the functions of a namespace, by name."""
-    own = (max_pool, pool_gather, pool_scatter, window_spread, window_sum, windows, windows_sum)
+    own = (max_pool, pad_last, pool_gather, pool_scatter, window_spread, window_sum, windows, windows_sum)
     return {function.__name__: partial(function, xp) for function in own}
 
 
@@ -117,6 +117,17 @@ def _composed(x: Array, size: Sizes) -> bool:
 def _run(name: str, x: Array, taps: Any, numbers: Any, out: Array) -> Array:
     kernel = _kernel(name, len(numbers) // len(_ARGUMENTS), _half(x))
     kernel(cupy.ascontiguousarray(x), *taps, *numbers, out)
+    return out
+
+
+def pad_last(xp: Any, x: Array, widths: Padding, value: Any) -> Array:
+    d = len(widths)
+    if not any(map(any, widths)):
+        return x
+    space = x.shape[x.ndim - d :]
+    out = cupy.full((*x.shape[: x.ndim - d], *padded(space, widths)), value, x.dtype)
+    inside = [slice(lo, lo + n) for n, (lo, _) in zip(space, widths, strict=True)]
+    out[(..., *inside)] = x
     return out
 
 

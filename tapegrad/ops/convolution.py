@@ -193,9 +193,7 @@ def _operands(name: str, x: Any, w: Any, b: Any, at: int = 0) -> tuple[Tensor, T
 
 
 def _bias(name: str, b: Tensor, outputs: int, w: Tensor) -> str:
-    return (
-        f"{name}: b of shape {b.shape} beside weights of shape {w.shape}: it has a number for each of {outputs} outputs"
-    )
+    return f"{name}: b of shape {b.shape} beside weights of shape {w.shape}: its shape is ({outputs},), by outputs"
 
 
 def _channels(name: str, x: Tensor, w: Tensor, groups: int, differ: int) -> str:

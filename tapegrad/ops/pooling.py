@@ -16,8 +16,8 @@ from tapegrad.ops._axis_maps import HostArray, along, constant
 from tapegrad.ops._text import SAME, documented
 from tapegrad.ops._window_sizes import Padding, Sizes, padding_of, sizes_of, space_of
 from tapegrad.ops.binary import divide
-from tapegrad.ops.indexing import take
-from tapegrad.ops.shaping import reshape
+from tapegrad.ops.indexing import getitem
+from tapegrad.ops.shaping import broadcast_to, concat, reshape
 from tapegrad.typing import ArrayLike
 
 SIZE = (
@@ -285,6 +285,18 @@ def _parts(name: str, x: Tensor, size: Any) -> tuple[Sizes, Sizes]:
     return space, out
 
 
+def _of_length(x: Tensor, axis: int, start: int, stop: int, n: int) -> Tensor:
+    """Return a part of an axis, its last place repeated up to a length."""
+    rest = (slice(None),) * (-axis - 1)
+    part = getitem(x, (..., slice(start, stop), *rest))
+    if stop - start == n:
+        return part
+    last = getitem(x, (..., slice(stop - 1, stop), *rest))
+    at = x.ndim + axis
+    shape = (*x.shape[:at], n - stop + start, *x.shape[at + 1 :])
+    return concat([part, broadcast_to(last, shape)], axis=axis)
+
+
 @composed
 @documented(
     f"The maxima, (batch, channels, *size). {SAME}",
@@ -312,8 +324,7 @@ def adaptive_max_pool(x: ArrayLike, size: int | tuple[int, ...], /) -> Tensor:
         most = max(b - a for a, b in bounds)
         window.append(most)
         if n % m:  # each part as long as the longest, its last place repeated
-            places = [min(a + j, b - 1) for a, b in bounds for j in range(most)]
-            x = take(x, constant(np.asarray(places), x), axis=axis)
+            x = concat([_of_length(x, axis, a, b, most) for a, b in bounds], axis=axis)
     return max_pool(x, tuple(window))
 
 

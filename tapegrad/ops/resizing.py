@@ -18,7 +18,7 @@ from tapegrad.ops._text import SAME, documented
 from tapegrad.ops._window_sizes import Padding, sizes_of
 from tapegrad.ops.binary import where
 from tapegrad.ops.creation import ones
-from tapegrad.ops.indexing import getitem, take
+from tapegrad.ops.indexing import getitem, repeat, take
 from tapegrad.ops.shaping import broadcast_to, concat, flip
 from tapegrad.typing import ArrayLike
 
@@ -201,14 +201,23 @@ def resize(
     for axis, m in enumerate(lengths, -d):
         n = x.shape[axis]
         if mode == "nearest":
-            x = x if n == m else take(x, constant(_nearest(n, m), x), axis=axis)
+            x = x if n == m else _nearest(x, axis, n, m)
         elif n != m:
             x = along(x, _matrix(n, m, mode, antialias, align_corners), axis)
     return x
 
 
+def _nearest(x: Tensor, axis: int, n: int, m: int) -> Tensor:
+    """Resample an axis by whole elements; without looking them up where one length is a multiple of the other."""
+    if m % n == 0:
+        return repeat(x, m // n, axis=axis)
+    if n % m == 0:
+        return getitem(x, (..., slice(None, None, n // m), *(slice(None),) * (-axis - 1)))
+    return take(x, constant(_places(n, m), x), axis=axis)
+
+
 @cache
-def _nearest(n: int, m: int) -> HostArray:
+def _places(n: int, m: int) -> HostArray:
     """Return the place among n that each of m takes; PyTorch computes it in single precision."""
     scale = np.float32(n) / np.float32(m)
     return np.asarray(np.minimum(np.floor(np.arange(m, dtype=np.float32) * scale).astype(np.int64), n - 1))
