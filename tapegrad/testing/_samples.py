@@ -17,6 +17,7 @@ from tapegrad.testing import (
     _samples_linalg,
     _samples_normalisation,
     _samples_random,
+    _samples_signal,
     _samples_special,
     _samples_windows,
 )
@@ -394,6 +395,7 @@ SAMPLES: tuple[Sample, ...] = (
     *_samples_arrays.samples(),
     *_samples_linalg.samples(),
     *_samples_fft.samples(),
+    *_samples_signal.samples(),
     *_samples_special.samples(),
     *_samples_windows.samples(),
     *_samples_constant.samples(),
