@@ -8,7 +8,7 @@ import sys as _sys
 import typing as _typing
 from math import e, inf, nan, pi
 
-from tapegrad import backends, data, fft, linalg, loggers, metrics, nn, optim, random, special
+from tapegrad import backends, data, fft, linalg, loggers, metrics, nn, optim, random, signal, special
 from tapegrad._bind import bind as _bind
 from tapegrad._compile.function import compile
 from tapegrad._engine.dispatch import CaptureError
@@ -274,7 +274,7 @@ newaxis = None
 
 _bind(_sys.modules[__name__])
 _published(globals(), "tapegrad")
-for _module in (fft, linalg, random, special):
+for _module in (fft, linalg, random, signal, special):
     _published(vars(_module), _module.__name__)
 
 if not _typing.TYPE_CHECKING:  # a type checker would take any name for one that is there
@@ -294,6 +294,7 @@ __all__ = [
     "Tape",
     "Tensor",
     "backends",
+    "signal",
     "special",
     "debug",
     "linalg",

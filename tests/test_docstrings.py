@@ -16,7 +16,7 @@ from tapegrad.ops import _text
 
 STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
-SPACES = ("linalg", "fft", "special", "random", "nn", "optim", "data", "metrics", "loggers", "backends")
+SPACES = ("linalg", "fft", "signal", "special", "random", "nn", "optim", "data", "metrics", "loggers", "backends")
 HEADING = re.compile(r"^(\w+)\n(-+)$", re.MULTILINE)
 ITEM = re.compile(r"^(\S.*?)(?: : (.+))?$", re.MULTILINE)
 
@@ -216,6 +216,7 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 OTHERS: dict[str, Any] = {
     "n": 1,
     "k": 1,
+    "size": 2,
     "ids": [0, 0],
     "condition": True,
     "shape": (2, 2),

@@ -21,7 +21,7 @@ FLOORS = (
     ("tapegrad._engine", "tapegrad.typing"),
     ("tapegrad._inspect",),
     ("tapegrad.ops",),
-    ("tapegrad.fft", "tapegrad.linalg", "tapegrad.special"),
+    ("tapegrad.fft", "tapegrad.linalg", "tapegrad.signal", "tapegrad.special"),
     ("tapegrad._transforms", "tapegrad._vmap"),
     ("tapegrad.random",),
     ("tapegrad._compile.plan",),

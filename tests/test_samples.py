@@ -207,7 +207,9 @@ def test_layout_does_not_matter(sample: Sample) -> None:
             np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
 
 
-EXTENSIONS = {*tg.linalg.__all__, *tg.fft.__all__, *tg.special.__all__} - {n for n in tg.__all__ if n != "fft"}
+EXTENSIONS = {*tg.linalg.__all__, *tg.fft.__all__, *tg.signal.__all__, *tg.special.__all__} - {
+    n for n in tg.__all__ if n != "fft"
+}
 EXTENSIONS |= {"ctc_loss"}  # which needs a class for the blank
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapegrad import fft, linalg, special
+from tapegrad import fft, linalg, signal, special
 
 _RANDOM = "tapegrad.asarray(rng.normal(size=shape)), with rng = numpy.random.default_rng(seed)"
 _JOIN = "tapegrad.concat(xs, axis=axis) or tapegrad.stack(xs, axis=axis)"
@@ -95,7 +95,7 @@ def of_function(name: str) -> str:
     known = FUNCTIONS.get(name)
     if known is not None or name.startswith("_"):
         return known or ""
-    where = next((m.__name__ for m in (linalg, fft, special) if name in m.__all__), None)
+    where = next((m.__name__ for m in (linalg, fft, signal, special) if name in m.__all__), None)
     return f"{where}.{name}" if where else ""
 
 

@@ -16,7 +16,7 @@ from tapegrad._engine import rules
 from tapegrad._engine.record import STATIC
 from tapegrad.testing._samples import SAMPLES
 
-NAMESPACES = ("", "linalg", "fft", "special")  # of tapegrad, where they exist
+NAMESPACES = ("", "linalg", "fft", "signal", "special")  # of tapegrad, where they exist
 FILE = Path("examples", "guides", "functions.md")  # in a checkout
 START = "<!-- made by: python -m tapegrad.testing.table -->\n"
 END = "<!-- end of the generated part -->"
