@@ -43,6 +43,7 @@ def held() -> Iterator[None]:
     try:
         yield
     finally:
+        # The user's own setting comes back, also after an error.
         for (_, put), n in zip(switches, before, strict=True):
             put(n)
 
