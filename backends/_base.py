@@ -773,7 +773,6 @@ class Backend:
         """
         return _philox.skip(self, count, shape, start, step)
 
-    # -- records of arrays -----------------------------------------------------------------------------
     def dropped(self, x: Array, key: Array, count: Array, shape: tuple[int, ...], least: int, scale: float) -> Array:
         """Return x times a scale where a random word is at least a number, else 0.
 
@@ -816,7 +815,7 @@ class Backend:
         """
         return self.copy(x)
 
-    # -- what hides in an array ------------------------------------------------------------------------
+    # -- records of arrays -----------------------------------------------------------------------------
 
     def outer_record(self, array: Array) -> Any:
         """Return the record of the Tensor inside a batched array of vmap; not for adapters of libraries.

@@ -22,7 +22,7 @@ def solve_triangular(
 ) -> Array:
     """Return x of op(a) x = b, with op by `trans`: "N" for a itself, "C" for its conjugate transpose.
 
-    Of `a` one triangle is read. It is cut in blocks; what is left of each is one product. A block is made upper
+    Of `a` one triangle is read. It is cut in blocks; the part left of each is one product. A block is made upper
     triangular, of which an LU decomposition changes nothing, so that the library's solver substitutes back.
     """
     a = xp.triu(a) if upper else xp.tril(a)

@@ -65,7 +65,7 @@ def _masks(seen: Array, lead: Any) -> Array:
 
 
 def _seen(q: Array, k: Array, mask: Array | None, causal: bool, window: int | None) -> Array | None:
-    """Return the mask with what causality and the window hide; None if there is nothing but causality, or nothing."""
+    """Return the mask with keys hidden by causality and the window; None if causality is all, or there is nothing."""
     if mask is None and window is None:
         return None
     rows = torch.arange(q.shape[-2], device=q.device)[:, None]

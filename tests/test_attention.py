@@ -121,7 +121,7 @@ def test_size_0(xp: Place, sizes: tuple[int, ...]) -> None:
 
 
 def test_blocks_on_numpy_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of any size, with threads and without, give what one block gives."""
+    """Blocks of any size, with threads and without, agree with one block."""
     from tapegrad.backends._numpy import attention
 
     rng = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""Random numbers of a key and a counter on CuPy: Philox4x64-10, and what is made of its bits, in one kernel each.
+"""Random numbers of a key and a counter on CuPy: Philox4x64-10 and numbers of its bits, in one kernel each.
 
 See `tapegrad.backends._philox`, whose numbers these are. A thread computes a block of 8 words, or for normal numbers 8
 pairs of words.
@@ -222,7 +222,7 @@ def skip(count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
 
 
 def dropped(x: Array, key: Array, count: Array, shape: tuple[int, ...], least: int, scale: float) -> Array | None:
-    """Return what `Backend.dropped` does, of real numbers that the mask does not broadcast with; None for others."""
+    """Return the result of `Backend.dropped` for real numbers of the mask's shape; None for others."""
     lead, n = _lead_of(key, count), prod(shape)
     if x.shape != (*lead, *shape) or x.dtype.kind != "f" or least > MASK:
         return None

@@ -27,7 +27,7 @@ def functions(xp: Any) -> dict[str, Callable[..., Any]]:
 
 
 def _decoded(d: int, letters: str, names: Sequence[str]) -> str:
-    """Return text that takes an index of some axes apart, the last axis first; what is left is `r`."""
+    """Return text that takes an index of some axes apart, the last axis first; the rest is `r`."""
     lines = ["long long r = i;"]
     for letter, name in zip(letters, names, strict=True):
         lines += [f"long long {name}{a} = r % {letter}{a}; r /= {letter}{a};" for a in reversed(range(d))]

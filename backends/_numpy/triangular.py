@@ -33,7 +33,7 @@ def solve_triangular(
     trans: str = "N",
     unit_diagonal: bool = False,
 ) -> Array:
-    """Return x of op(a) x = b, matrix by matrix; general: the function for what is better done otherwise."""
+    """Return x of op(a) x = b, matrix by matrix; general: the function for matrices that are better done otherwise."""
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     call = _CALLS.get(a.dtype.char)
     lapack = _lapack()

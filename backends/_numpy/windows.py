@@ -33,7 +33,7 @@ def pad_last(x: Array, widths: Padding, value: Any) -> Array:
     d = len(widths)
     out = like_in_memory(x, (*x.shape[: x.ndim - d], *padded(x.shape[x.ndim - d :], widths)), x.dtype)
     inside = tuple([slice(lo, out.shape[i - d] - hi) for i, (lo, hi) in enumerate(widths)])
-    # The edges of an axis, along what the axes before it have inside: each element is written once.
+    # The edges of an axis, along the inner part of the axes before it: each element is written once.
     for i, (lo, hi) in enumerate(widths):
         for edge in (slice(0, lo), slice(out.shape[i - d] - hi, None)):
             if edge.stop != 0 and (edge.start == 0 or hi):

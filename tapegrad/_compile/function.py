@@ -443,10 +443,10 @@ def compile(
         then differ by rounding: by a few units in the last place of the largest term of each sum. Where a term is
         infinite, or its coefficient underflows, they may be NaN where an eager call's are not.
     rehearse : bool, default False
-        Whether the calls that are captured only rehearse: what they do to Tensors is taken back, and the first call
+        Whether the calls that are captured only rehearse: their effects on Tensors are taken back, and the first call
         that counts is a replay, too. A training that is stopped and goes on in another process is then equal to the
         bit to one without a break, where compilers round otherwise than eager calls do. The function runs two times,
-        or a few more, within its first call, and what it does beside computing it does as often.
+        or a few more, within its first call, and its other effects come as often.
 
     Returns
     -------

@@ -30,7 +30,7 @@ class _Scope:
 
     def __init__(self, outer: _Scope | None) -> None:
         self.outer = outer
-        self.first: Counts = {}  # what a first computation began with
+        self.first: Counts = {}  # the counts at the start of a first computation
         self.again: dict[Any, Tensor] = {}  # the counters of a second one
 
     def counter(self, generator: Counted) -> Tensor:

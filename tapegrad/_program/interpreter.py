@@ -27,10 +27,24 @@ def replay_of(
     """Return a function of the inputs' arrays that calls the nodes of a program one after the other, for its outputs.
 
     It is written out as straight code, which takes half the time of going through the nodes, and drops each array after
-    its last use. keep: applied to results that a library may return as scalars. apart: it takes the arrays of
-    `large_constants` too, and returns (outputs, conditions), where a node that raises if a condition holds only gives
-    that. loop: runs a loop on arrays, for its result and a condition: the last change if it did not end, else 0.
+    its last use. The program `a = multiply w x; b = tanh a; loss = sum b` becomes::
+
+        def replay(arrays, given=()):
+            [v0, v1] = arrays
+            [] = given
+            v2 = k1(v0, v1)
+            del v0, v1
+            v3 = k2(v2)
+            del v2
+            v4 = k3(v3)
+            del v3
+            return [v4]
+
+    keep: applied to results that a library may return as scalars. apart: it takes the arrays of `large_constants` too,
+    and returns (outputs, conditions), where a node that raises if a condition holds only gives that. loop: runs a loop
+    on arrays, for its result and a condition: the last change if it did not end, else 0.
     """
+    # 1. Names: a variable for each value, and a global for each object that has no literal.
     names: dict[Value, str] = {v: f"v{n}" for n, v in enumerate(program.inputs)}
     known: dict[str, Any] = {"keep": keep}
     given = large_constants(program) if apart else []
@@ -51,6 +65,7 @@ def replay_of(
         known[f"k{len(known)}"] = x
         return f"k{len(known) - 1}"
 
+    # 2. A line for each node: a call, a condition that is handed out in place of a check, or a loop on arrays.
     lines = [f"    [{', '.join(names[v] for v in program.inputs)}] = arrays"]
     lines.append(f"    [{', '.join(names[v] for v in given)}] = given")
     conditions = []
@@ -72,9 +87,11 @@ def replay_of(
             elif outs and keep is not None:
                 call = f"keep({call})"
             lines.append(f"    {outs} = {call}" if outs else f"    {call}")
+        # 3. Liveness: variables are dropped after their last use, so that their memory is free for the next call.
         dead = [names[v] for v in last.get(n, ()) if v not in given]
         if dead:
             lines.append(f"    del {', '.join(dead)}")
+    # 4. The text is compiled once; a call of it runs no loop over nodes.
     outputs = text(program.outputs)
     lines.append(f"    return {outputs}, [{', '.join(conditions)}]" if apart else f"    return {outputs}")
     exec("\n".join(["def replay(arrays, given=()):", *lines]), known)
@@ -84,6 +101,7 @@ def replay_of(
 
 def _last_uses(program: Program[Node]) -> dict[int, list[Value]]:
     """Return for each node the values that nothing after it reads."""
+    # Backward liveness analysis: the first reader met from the end is the last one.
     last: dict[int, list[Value]] = {}
     seen = set(program.outputs)
     for n in range(len(program.nodes) - 1, -1, -1):

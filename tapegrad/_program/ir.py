@@ -55,6 +55,7 @@ class Node:
     ) -> None:
         self.op, self.function, self.args, self.kwargs, self.line = op, function, args, kwargs, line
         self.effect = effect
+        # Found once: passes ask for the reads of a node many times.
         self.reads = reads_of(args, kwargs) if reads is None else reads
         self.outs: tuple[Value, ...] = ()
         self.many = False
@@ -92,6 +93,7 @@ class Run:
 
     def note_reads(self) -> None:
         """Note which values the nodes read from elsewhere."""
+        # In the order of first use, each once.
         own = {v for node in self.nodes for v in node.outs}
         self.ins = tuple(dict.fromkeys(v for node in self.nodes for v in node.reads if v not in own))
 

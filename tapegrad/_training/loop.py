@@ -28,13 +28,13 @@ class Loop:
     batches : Batches, or an iterable that begins anew for each epoch
         What is handed out.
     epochs : int, default 1
-        How often, in all: a resumed loop does what is left.
+        How often, in all: a resumed loop does the rest.
     run : Run or None, default None
         Saved at the end of each epoch, when the loop ends, and at each `save_every` steps. Its state must hold the
         batches. Call `run.resume()` before the loop to go on with it.
     every : int, default 100
-        Steps between two logs of what `log` was given: numbers are averaged over these steps, so that a GPU is waited
-        for only then.
+        Steps between two logs of the numbers given to `log`: numbers are averaged over these steps, so that a GPU is
+        waited for only then.
     save_every : int or None, default None
         Steps between saves; None for none but at the ends of epochs.
     log : logger, sequence of loggers, or None, default None

@@ -157,7 +157,7 @@ class Run:
         Raises
         ------
         ValueError
-            The file is damaged, or does not fit what the run was made with: it names what; nothing is changed then.
+            The file is damaged, or does not fit the objects of the run: it names them; nothing is changed then.
 
         Examples
         --------

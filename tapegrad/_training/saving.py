@@ -40,7 +40,7 @@ def save(path: Path_, tree: Any, *, note: str | None = None) -> None:
     Raises
     ------
     TypeError
-        A dict holds what cannot be saved.
+        A dict holds objects that cannot be saved.
     ValueError
         Two Tensors would have the same name.
     OSError

@@ -182,7 +182,7 @@ def load(
     model : object
         The model: see `named`.
     tensors : mapping of str to ArrayLike
-        New values by name: what `named` gives, a `state_dict` of PyTorch, or the contents of a safetensors file.
+        New values by name: the result of `named`, a `state_dict` of PyTorch, or the contents of a safetensors file.
     rename : mapping, callable or None, default None
         The name in the model for each given name: a function, or a dict of those that differ.
     strict : bool, default True

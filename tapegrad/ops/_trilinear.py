@@ -33,7 +33,7 @@ _SHARED = {"x": "o", "w": "b", "t": "c", "": "g"}
 def derivative(xp: Any, by: str, a: Any, b: Any, *static: Any) -> Any:
     """Return the derivative of the form by one array, for the two others, in the order x, w, t; t comes first by x.
 
-    static: the lengths of what is derived by, except for t, and then stride, padding, dilation and groups.
+    static: the lengths of the operand to derive by, except for t, and then stride, padding, dilation and groups.
     """
     function = getattr(xp, _OF[by])
     roles = ("t", "w") if by == "x" else ("x", "t") if by == "w" else ("x", "w")

@@ -82,7 +82,7 @@ def _single(xp: Any, *arrays: Any) -> tuple[Any, ...]:
 def _composed(
     xp: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, window: int | None, scale: float
 ) -> tuple[Any, Any]:
-    """Return attention, and None for what a library keeps for its gradient."""
+    """Return attention, and None for the values that a library keeps for its gradient."""
     dtype = q.dtype
     q, k, v, mask = _single(xp, q, k, v, mask)
     p, _, _, blind = _probabilities(xp, q, k, mask, causal, window, scale)
@@ -181,7 +181,7 @@ _attention = primitive(
 )
 
 
-# Inside vmap, these are what the library has: calls on all examples.
+# Inside vmap, these are the library's own: calls on all examples.
 
 
 def attend(

@@ -137,7 +137,7 @@ def conv_transpose(
             )
     space = _space(x.shape, size, strides, pads, dilations, more)
     # More than a stride of output padding: of the convolution behind it, x has fewer places than there are. So the last
-    # elements are left out, or zeros are put behind what the windows reach.
+    # elements are left out, or zeros are put behind the reach of the windows.
     left = [extra // s * s for extra, s in zip(more, strides, strict=True)]
     zeros = tuple([max(n - hi, 0) for n, (_, hi) in zip(left, pads, strict=True)])
     pads = tuple([(lo, max(hi - n, 0)) for n, (lo, hi) in zip(left, pads, strict=True)])

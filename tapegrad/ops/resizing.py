@@ -39,7 +39,7 @@ from tapegrad.typing import ArrayLike
 def pad(x: ArrayLike, widths: int | tuple[Any, ...], /, *, mode: str = "constant", value: ArrayLike = 0) -> Tensor:
     """Put elements before and behind an array along its axes.
 
-    Derivative: t without what was put there, to which that is added at the elements that it was copied from.
+    Derivative: t without the padding, which is added at the elements that it was copied from.
 
     >>> import tapegrad as tg
     >>> x = tg.asarray([1.0, 2.0, 3.0])

@@ -142,7 +142,7 @@ def segment_mean(x: ArrayLike, ids: ArrayLike, n: int, /, *, axis: int = 0) -> T
 
 
 def _extreme_vjp(xp: Any, t: Any, x: Any, ids: Any, out: Any, n: int) -> Any:
-    mask = (x == xp.take(out, ids, axis=-x.ndim)) | (x != x)  # NaN is the extreme of what holds one
+    mask = (x == xp.take(out, ids, axis=-x.ndim)) | (x != x)  # NaN is the extreme of a segment that holds one
     ones = xp.astype(mask, out.dtype)
     none = xp.zeros(tuple(out.shape), dtype=out.dtype, device=native_device(out))
     ties = xp.index_add(none, _rows_at(ids, x.ndim), ones)

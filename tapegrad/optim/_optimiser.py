@@ -141,7 +141,7 @@ class Optimiser:
         by_tensor = {id(slot.tensor): slot for slot in self.slots}
         self._names = {f.name: by_tensor.get(id(f.tensor)) for f in (*every_name(model), *found(model))}
 
-    # -- what a subclass says ----------------------------------------------------------------------------
+    # -- methods of a subclass ---------------------------------------------------------------------------
 
     def _prepare(self, slot: Slot) -> None:
         """Make the moments of a parameter."""
@@ -220,7 +220,7 @@ class Optimiser:
         Returns
         -------
         float or Tensor
-            The number or Tensor given, or what the schedule gives for the count of steps so far.
+            The number or Tensor given, or that of the schedule for the count of steps so far.
 
         Raises
         ------

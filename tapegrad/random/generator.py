@@ -507,7 +507,7 @@ class Generator:
         Parameters
         ----------
         logits : ArrayLike
-            Logarithms of the probabilities, up to a constant; -inf for what is never chosen.
+            Logarithms of the probabilities, up to a constant; -inf for a class that is never chosen.
         axis : int, default -1
             The axis of the categories.
 

@@ -34,6 +34,14 @@ TILES = (
 )  # warps of a block, and rows of the tiles that it goes over; best first
 DTYPES = ("float16", "bfloat16", "float32")
 
+# Products of a warp's 16 rows, in registers: `tg_rows` with the rows of b, c += a b^T; `tg_columns` with its columns,
+# c += a b. Each has three forms:
+# - float32: a thread has 2 x 2 elements of each 16 x 8 tile and goes over k, in packs where rows are contiguous. fmaf
+#   rounds once, as the fused multiply-add of a GEMM does.
+# - half precision on a GPU: `mma.m16n8k16` on tensor cores. `tg_left` loads the left factor in the instruction's
+# layout,
+#   two neighbouring halves in one register, and `tg_pair` two of the right one.
+# - half precision elsewhere: plain sums in the same layout, for the stand-in, which knows no PTX.
 HELPERS = r"""
 TG_FN float tg_float(float x) { return x; }
 template <int K, int N>
@@ -186,6 +194,7 @@ class Text:
         self.operands = [v for v in scores.operands(True) if number(v) is None]
         self.kind = TYPES[self.dtype.name]
         self.element = {"float16": "tg_half", "bfloat16": "tg_bfloat", "float32": "float"}[self.dtype.name]
+        # Rows are padded with zeros to multiples of 16, the depth of one `mma`.
         self.d, self.e = (-(-n // 16) * 16 for n in (sizes.size, sizes.depth))
         self.pad = 16 // self.dtype.itemsize  # keeps rows aligned, and neighbouring ones in other banks
         whole = prod((*sizes.lead, max(sizes.queries, sizes.keys), max(sizes.size, sizes.depth)))
@@ -307,6 +316,7 @@ class Text:
 
     def spread(self, count: int, rows: int) -> str:
         """Return the statement that gives a block its matrix `z` and its first row; those of one matrix are near."""
+        # Blocks of one matrix are neighbours: they share the other factor in the L2 cache.
         tiles = -(-count // rows)
         return f"const {self.index} z = blockIdx.x / {tiles}; const int first = blockIdx.x % {tiles} * {rows};"
 
@@ -318,18 +328,81 @@ class Text:
         """Return type and name of a matrix argument."""
         return self.kind.memory, name
 
+    # -- tiles -------------------------------------------------------------------------------------------
+
+    def over_tiles(self, count: int, step: int, skipped: list[str], loads: list[str], body: list[str]) -> list[str]:
+        """Return the loop over the tiles of `step` rows that all warps of a block share, from row `next` on.
+
+        skipped: the statements that pass over a tile; loads: those that fill shared memory; body: the work on a tile.
+        """
+        # A barrier before the loads, as other warps may still read the tile before, and one behind them.
+        return [
+            f"for (int next = 0; next < {count}; next += {step}) {{",
+            *skipped,
+            "  __syncthreads();",
+            *[f"  {line}" for line in loads],
+            "  __syncthreads();",
+            *[f"  {line}" for line in body],
+            "}",
+        ]
+
+    def each(self, step: int, spot: str, body: list[str]) -> list[str]:
+        """Return the loop over a thread's elements (n, c) of a tile of scores; spot: the statement for i and j."""
+        return [f"TG_EACH(n, {step // 8}) TG_EACH(c, 4) {{", f"  {spot}", *[f"  {line}" for line in body], "}"]
+
+    def inner(self, out: str, own: str, other: str, length: int, step: int) -> str:
+        """Return the call for products of a warp's rows with the rows of a tile: out (16, step) += own other^T."""
+        width = length + self.pad
+        return f"tg_rows<{length}, {step // 8}>({out}, &{own}[warp * {ROWS * width}], {width}, {other}, {width}, lane);"
+
+    def outer(self, out: str, weights: str, other: str, step: int, length: int) -> str:
+        """Return the call that adds a tile's rows by weights to a warp's rows: out (16, length) += weights other."""
+        own, width = step + self.pad, length + self.pad
+        return (
+            f"tg_columns<{step}, {length // 8}>({out}, &{weights}[warp * {ROWS * own}], {own}, {other}, {width}, lane);"
+        )
+
     # -- kernels -----------------------------------------------------------------------------------------
 
     def forward(self, name: str) -> Launch:
         """Return the kernel (q, k, v, operands, result, logarithms of the sums)."""
         # For each tile of keys: scores s = q k; the new maximum of each row; sum and result so far rescaled to it;
         # p = exp(s - top); result += p v. The result is divided by the sum at the end.
-        s, d, e, p = self.sizes, self.d, self.e, self.pad
+        s, d, e = self.sizes, self.d, self.e
         warps, step = self.tiles([d], [d, e], 1)
         rows = ROWS * warps
         names = {self.scores.product: "s[n][c]"}
         chain = self.chain(self.scores.nodes, names)
         masked = names[self.scores.masked]
+        spot = self.spot("first", "next")
+        loads = [self.fill("ks", "k", step, d, "next", turned=True), self.fill("vs", "v", step, e, "next")]
+        body = [
+            # 1. Scores of the tile, and the maximum of each row so far. A thread has elements of two rows.
+            f"float s[{step // 8}][4] = {{}}, high[2] = {{ top[0], top[1] }};",
+            self.inner("s", "qs", "ks", d, step),
+            *self.each(step, spot, [
+                f"if ({self.inside()}) {{",
+                *[f"  {line}" for line in chain],
+                f"  s[n][c] = {masked}; high[c / 2] = tg_max<float>(high[c / 2], {masked});",
+                "}",
+            ]),
+            # 2. The four threads of a row agree on the maximum. Sum and result are rescaled to it.
+            "TG_EACH(h, 2) {",
+            "  for (int o = 1; o < 4; o *= 2) {",
+            "    const float t = tg_shfl(high[h], o, 4); high[h] = tg_max<float>(high[h], t);",
+            "  }",
+            "  const float scale = tg_rescale<float>(top[h], high[h]);",
+            "  top[h] = high[h]; sum[h] *= scale;",
+            f"  TG_EACH(n, {e // 8}) {{ acc[n][2 * h] *= scale; acc[n][2 * h + 1] *= scale; }}",
+            "}",
+            # 3. Probabilities, through shared memory into the layout of a left factor, times the values.
+            *self.each(step, spot, [
+                f"s[n][c] = {self.inside()} ? tg_rescale<float>(s[n][c], top[c / 2]) : 0.0f; sum[c / 2] += s[n][c];",
+            ]),
+            self.put("ps", step, "s", step // 8),
+            "__syncwarp();",
+            self.outer("acc", "ps", "vs", step, e),
+        ]  # fmt: skip
         lines = [
             self.signature(name, warps, list(map(self.matrix, "qkv")), False, [self.matrix("out"), ("float", "logs")]),
             self.shared("qs", rows, d), self.shared("ks", step, d),
@@ -337,37 +410,7 @@ class Text:
             self.spread(s.queries, rows),
             self.fill("qs", "q", rows, d, "first"),
             f"float acc[{e // 8}][4] = {{}}, top[2] = {{ -TG_INF_f, -TG_INF_f }}, sum[2] = {{}};",
-            f"for (int next = 0; next < {s.keys}; next += {step}) {{",
-            *self.skipped("first", "next", step),
-            "  __syncthreads();",
-            "  " + self.fill("ks", "k", step, d, "next", turned=True),
-            "  " + self.fill("vs", "v", step, e, "next"),
-            "  __syncthreads();",
-            f"  float s[{step // 8}][4] = {{}}, high[2] = {{ top[0], top[1] }};",
-            f"  tg_rows<{d}, {step // 8}>(s, &qs[warp * {ROWS * (d + p)}], {d + p}, ks, {d + p}, lane);",
-            f"  TG_EACH(n, {step // 8}) TG_EACH(c, 4) {{",
-            f"    {self.spot('first', 'next')}",
-            f"    if ({self.inside()}) {{",
-            *[f"      {line}" for line in chain],
-            f"      s[n][c] = {masked}; high[c / 2] = tg_max<float>(high[c / 2], {masked});",
-            "    }",
-            "  }",
-            "  TG_EACH(h, 2) {",
-            "    for (int o = 1; o < 4; o *= 2) {",
-            "      const float t = tg_shfl(high[h], o, 4); high[h] = tg_max<float>(high[h], t);",
-            "    }",
-            "    const float scale = tg_rescale<float>(top[h], high[h]);",
-            "    top[h] = high[h]; sum[h] *= scale;",
-            f"    TG_EACH(n, {e // 8}) {{ acc[n][2 * h] *= scale; acc[n][2 * h + 1] *= scale; }}",
-            "  }",
-            f"  TG_EACH(n, {step // 8}) TG_EACH(c, 4) {{",
-            f"    {self.spot('first', 'next')}",
-            f"    s[n][c] = {self.inside()} ? tg_rescale<float>(s[n][c], top[c / 2]) : 0.0f; sum[c / 2] += s[n][c];",
-            "  }",
-            "  " + self.put("ps", step, "s", step // 8),
-            "  __syncwarp();",
-            f"  tg_columns<{step}, {e // 8}>(acc, &ps[warp * {ROWS * (step + p)}], {step + p}, vs, {e + p}, lane);",
-            "}",
+            *self.over_tiles(s.keys, step, self.skipped("first", "next", step), loads, body),
             "TG_EACH(h, 2) {",
             "  for (int o = 1; o < 4; o *= 2) { const float t = tg_shfl(sum[h], o, 4); sum[h] += t; }",
             "  sum[h] += top[h] - top[h];",  # NaN where the maximum is infinite
@@ -401,33 +444,25 @@ class Text:
     def for_queries(self, name: str) -> Launch:
         """Return the kernel (q, k, v, gradient, logarithms, sums, operands, dq)."""
         # For each tile of keys: p again from s = q k; dp = gradient v; ds = p * (dp - sum); dq += ds k.
-        s, d, e, p = self.sizes, self.d, self.e, self.pad
+        s, d, e = self.sizes, self.d, self.e
         warps, step = self.tiles([d, e], [d, e], 1)
         rows = ROWS * warps
+        loads = [self.fill("ks", "k", step, d, "next", turned=True), self.fill("vs", "v", step, e, "next")]
+        body = [
+            *self.products_again(("qs", "gs"), ("ks", "vs"), step, self.spot("first", "next")),
+            self.put("ds", step, "dp", step // 8),
+            "__syncwarp();",
+            self.outer("acc", "ds", "ks", step, d),
+        ]
         lines = [
             self.signature(name, warps, self.saved(), True, [self.matrix("dq")]),
             self.shared("qs", rows, d), self.shared("gs", rows, e),
             self.shared("ks", step, d), self.shared("vs", step, e), self.shared("ds", rows, step),
+            # The own rows are loaded once; those of the other factor pass through shared memory.
             self.spread(s.queries, rows),
             self.fill("qs", "q", rows, d, "first"), self.fill("gs", "grad", rows, e, "first"),
             f"float acc[{d // 8}][4] = {{}};",
-            f"for (int next = 0; next < {s.keys}; next += {step}) {{",
-            *self.skipped("first", "next", step, back=True),
-            "  __syncthreads();",
-            "  " + self.fill("ks", "k", step, d, "next", turned=True),
-            "  " + self.fill("vs", "v", step, e, "next"),
-            "  __syncthreads();",
-            f"  float s[{step // 8}][4] = {{}}, dp[{step // 8}][4] = {{}};",
-            f"  tg_rows<{d}, {step // 8}>(s, &qs[warp * {ROWS * (d + p)}], {d + p}, ks, {d + p}, lane);",
-            f"  tg_rows<{e}, {step // 8}>(dp, &gs[warp * {ROWS * (e + p)}], {e + p}, vs, {e + p}, lane);",
-            f"  TG_EACH(n, {step // 8}) TG_EACH(c, 4) {{",
-            f"    {self.spot('first', 'next')}",
-            *self.pulled_back(),
-            "  }",
-            "  " + self.put("ds", step, "dp", step // 8),
-            "  __syncwarp();",
-            f"  tg_columns<{step}, {d // 8}>(acc, &ds[warp * {ROWS * (step + p)}], {step + p}, ks, {d + p}, lane);",
-            "}",
+            *self.over_tiles(s.keys, step, self.skipped("first", "next", step, back=True), loads, body),
             self.result("dq", "acc", d // 8, s.queries, s.size),
         ]  # fmt: skip
         return Launch(_text(lines), (self.blocks(s.queries, rows),), (32 * warps,))
@@ -438,9 +473,19 @@ class Text:
         turned: whether dk is (..., keys, size), and not (..., size, keys).
         """
         # The same with queries and keys exchanged: dv += p gradient and dk += ds q, over tiles of queries.
-        s, d, e, p = self.sizes, self.d, self.e, self.pad
+        s, d, e = self.sizes, self.d, self.e
         warps, step = self.tiles([d, e], [d, e], 2)
         rows = ROWS * warps
+        skipped = self.skipped("next", "first", step, turned=True, back=True)
+        loads = [self.fill("qs", "q", step, d, "next"), self.fill("gs", "grad", step, e, "next")]
+        body = [
+            *self.products_again(("ks", "vs"), ("qs", "gs"), step, self.spot("next", "first", turned=True)),
+            self.put("ps", step, "s", step // 8),
+            self.put("ds", step, "dp", step // 8),
+            "__syncwarp();",
+            self.outer("values", "ps", "gs", step, e),
+            self.outer("keys", "ds", "qs", step, d),
+        ]
         lines = [
             self.signature(name, warps, self.saved(), True, [self.matrix("dk"), self.matrix("dv")]),
             self.shared("ks", rows, d), self.shared("vs", rows, e),
@@ -449,25 +494,7 @@ class Text:
             self.spread(s.keys, rows),
             self.fill("ks", "k", rows, d, "first", turned=True), self.fill("vs", "v", rows, e, "first"),
             f"float keys[{d // 8}][4] = {{}}, values[{e // 8}][4] = {{}};",
-            f"for (int next = 0; next < {s.queries}; next += {step}) {{",
-            *self.skipped("next", "first", step, turned=True, back=True),
-            "  __syncthreads();",
-            "  " + self.fill("qs", "q", step, d, "next"),
-            "  " + self.fill("gs", "grad", step, e, "next"),
-            "  __syncthreads();",
-            f"  float s[{step // 8}][4] = {{}}, dp[{step // 8}][4] = {{}};",
-            f"  tg_rows<{d}, {step // 8}>(s, &ks[warp * {ROWS * (d + p)}], {d + p}, qs, {d + p}, lane);",
-            f"  tg_rows<{e}, {step // 8}>(dp, &vs[warp * {ROWS * (e + p)}], {e + p}, gs, {e + p}, lane);",
-            f"  TG_EACH(n, {step // 8}) TG_EACH(c, 4) {{",
-            f"    {self.spot('next', 'first', turned=True)}",
-            *self.pulled_back(),
-            "  }",
-            "  " + self.put("ps", step, "s", step // 8),
-            "  " + self.put("ds", step, "dp", step // 8),
-            "  __syncwarp();",
-            f"  tg_columns<{step}, {e // 8}>(values, &ps[warp * {ROWS * (step + p)}], {step + p}, gs, {e + p}, lane);",
-            f"  tg_columns<{step}, {d // 8}>(keys, &ds[warp * {ROWS * (step + p)}], {step + p}, qs, {d + p}, lane);",
-            "}",
+            *self.over_tiles(s.queries, step, skipped, loads, body),
             self.result("dk", "keys", d // 8, s.keys, s.size, turned=not turned),
             self.result("dv", "values", e // 8, s.keys, s.depth),
         ]  # fmt: skip
@@ -523,6 +550,7 @@ class Text:
 
     def spot(self, rows: str, columns: str, turned: bool = False) -> str:
         """Return the statement that gives query i and key j of element (n, c) of a tile of scores."""
+        # The layout of a product in registers, as in `put`.
         own = f"+ warp * {ROWS} + lane / 4 + c / 2 * 8"
         other = "+ n * 8 + lane % 4 * 2 + c % 2"
         i, j = (other, own) if turned else (own, other)
@@ -531,6 +559,18 @@ class Text:
     def inside(self) -> str:
         """Return the condition that there are a query i and a key j."""
         return f"i < {self.sizes.queries} && j < {self.sizes.keys}"
+
+    def products_again(self, own: tuple[str, str], other: tuple[str, str], step: int, spot: str) -> list[str]:
+        """Return the statements that compute probabilities and gradients of scores again, in registers.
+
+        own, other: tiles of the warp's rows and of the other ones, those of the scores and those of their gradients.
+        """
+        return [
+            f"float s[{step // 8}][4] = {{}}, dp[{step // 8}][4] = {{}};",
+            self.inner("s", own[0], other[0], self.d, step),
+            self.inner("dp", own[1], other[1], self.e, step),
+            *self.each(step, spot, self.pulled_back()),
+        ]
 
     def pulled_back(self) -> list[str]:
         """Return the statements that put probabilities in the place of scores, and gradients of scores in `dp`."""
@@ -542,13 +582,13 @@ class Text:
         names[self.scores.gradient] = "g"
         back = self.chain(self.scores.back, names)
         return [
-            f"    if ({self.inside()}) {{",
-            *[f"      {line}" for line in chain],
-            f"      const float p = expf({names[self.scores.masked]} - logs[z * {self.sizes.queries} + i]);",
-            f"      const float g = p * (dp[n][c] - sums[z * {self.sizes.queries} + i]);",
-            *[f"      {line}" for line in back],
-            f"      dp[n][c] = {names[self.scores.end]}; s[n][c] = p;",
-            "    } else s[n][c] = dp[n][c] = 0.0f;",
+            f"if ({self.inside()}) {{",
+            *[f"  {line}" for line in chain],
+            f"  const float p = expf({names[self.scores.masked]} - logs[z * {self.sizes.queries} + i]);",
+            f"  const float g = p * (dp[n][c] - sums[z * {self.sizes.queries} + i]);",
+            *[f"  {line}" for line in back],
+            f"  dp[n][c] = {names[self.scores.end]}; s[n][c] = p;",
+            "} else s[n][c] = dp[n][c] = 0.0f;",
         ]
 
     def result(

@@ -35,6 +35,7 @@ class CType(NamedTuple):
     rounded: str = "{}"
 
 
+# Halves are kept as their bits, and computed as floats; booleans are bytes in memory.
 TYPES: dict[str, CType] = {
     "float16": CType("unsigned short", "float", "f", "tg_h2f({})", "tg_f2h({})", "tg_h2f(tg_f2h({}))"),
     "bfloat16": CType("unsigned short", "float", "f", "tg_b2f({})", "tg_f2b({})", "tg_b2f(tg_f2b({}))"),
@@ -54,6 +55,14 @@ TYPES: dict[str, CType] = {
 # No contraction to fused multiply-adds: a fused kernel rounds as its operations do one by one.
 OPTIONS = ("-std=c++17", "--fmad=false")
 
+# Functions of the text, in this order:
+# - conversions of halves by the hardware's instructions, and of bfloat16 by a rounding to even of the upper 16 bits;
+# - infinities and NaN by their bits, as NVRTC has no <math.h>;
+# - packs of elements for accesses of up to 16 bytes;
+# - maximum and minimum that pass NaN on, as NumPy's do;
+# - integers: powers by squaring, division towards minus infinity, and 0 where C leaves the result open;
+# - floats: `%` and `//` with the sign of the divisor, as Python has them;
+# - shuffles among the threads of a warp, and one step of an online softmax (Milakov and Gimelshein, arXiv:1805.02867).
 HELPERS = r"""
 #define TG_FN __device__ __forceinline__
 TG_FN float tg_h2f(unsigned short b) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(b)); return f; }
@@ -171,6 +180,7 @@ def literal(value: Any, dtype: Any) -> str:
         if n == -(2**63):
             return "(-9223372036854775807ll - 1)"
         return f"(({kind.value}){n}{'ull' if kind.kind == 'u' else 'll'})"
+    # `repr` of the rounded number has the shortest digits that give it back.
     with np.errstate(over="ignore"):
         x = float(np.asarray(value, dtype))
     if math.isnan(x):
@@ -189,6 +199,7 @@ def converted(text: str, source: Any, target: Any) -> str:
     a, b = ctype(source), ctype(target)
     assert a is not None
     assert b is not None
+    # C leaves conversions of floats out of range open: through a wider integer they wrap, as on NumPy's machines.
     if b.kind == "b":
         return f"({text} != ({a.value})0)"
     if target.name == "float16" and a.kind != "f":

@@ -42,6 +42,7 @@ _FLOAT: dict[str, str] = {
     "special.expit": "(({T})1 / (({T})1 + exp{s}(-{0})))",
     "special.gammaln": "lgamma{s}({0})",
 }  # fmt: skip
+# C widens small integers to int: the cast wraps the result, as NumPy does.
 _INTEGER: dict[str, str] = {
     "add": "({T})({0} + {1})",
     "bitwise_and": "({T})({0} & {1})",
@@ -61,6 +62,7 @@ _INTEGER: dict[str, str] = {
     "round": "{0}",
     "trunc": "{0}",
 }
+# Sums of booleans are "or", products "and".
 _BOOL: dict[str, str] = {
     "add": "({0} || {1})",
     "bitwise_and": "({0} && {1})",
@@ -73,6 +75,7 @@ _BOOL: dict[str, str] = {
     "trunc": "{0}",
     "abs": "{0}",
 }
+# The same text for floats and integers.
 _ANY: dict[str, str] = {
     "conj": "{0}",
     "maximum": "tg_max<{T}>({0}, {1})",
@@ -141,6 +144,7 @@ def expression(op: str, operands: Sequence[Operand], out: Any) -> str | None:
 
     operands: (text, dtype) for arrays, Python numbers as they are; out: dtype of the result.
     """
+    # 1. Dtypes and operands that C has, among them at least one array.
     target = ctype(out)
     if target is None or any(isinstance(x, tuple) and ctype(x[1]) is None for x in operands):
         return None
@@ -160,6 +164,7 @@ def expression(op: str, operands: Sequence[Operand], out: Any) -> str | None:
                 return None
             a, b = (_operand(x, out) for x in operands[1:])
             return f"({converted(cond[0], cond[1], np.bool)} ? {a} : {b})"
+        # 2. The dtype to compute in; operands are converted to it first.
         dtype = computed_in(op, [d for _, d in arrays], numbers, out)
         kind = ctype(dtype)
         if kind is None:
@@ -172,6 +177,7 @@ def expression(op: str, operands: Sequence[Operand], out: Any) -> str | None:
         texts = [_operand(x, dtype) for x in operands]
     except (OverflowError, TypeError, ValueError):
         return None  # a number that the dtype cannot hold: the library raises the right error
+    # 3. Half precision is rounded after each operation, as if it were a call of its own.
     text = form.format(*texts, s="f" if kind.kind == "f" else "", T=kind.value, k=kind.kind)
     return text if op in _TRUTH else target.rounded.format(text)
 

@@ -25,6 +25,7 @@ class CallStep:
     def arguments(self, rename: Rename) -> tuple[Any, ...]:
         """Return the arguments, with other sizes."""
         node = self.node
+        # Only these calls have sizes among their arguments.
         shapes = node.op in ("reshape", "broadcast_to") and type(node.args[1]) is tuple
         return (node.args[0], rename(node.args[1]), *node.args[2:]) if shapes else node.args
 

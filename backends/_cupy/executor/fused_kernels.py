@@ -1,4 +1,13 @@
-"""Launches of the generated kernels of groups: flat kernels, row kernels, and one kernel for a batch of updates."""
+"""Launches of the generated kernels of groups: flat kernels, row kernels, and one kernel for a batch of updates.
+
+A flat group is one launch, with a thread for each pack of elements. A row group is one launch, with threads that share
+a row. The updates of all parameters that have one form are a batch: their arrays go in a table::
+
+    groups                                            launches
+    flat: a = exp x; b = multiply a 2; t = sum b      flat_0(x, b, partial sums), then final_0(partial sums, t)
+    rows: softmax of b along the last axis            rows_1(b, p)
+    batch: w1 -= r g1; w2 -= r g2; w3 -= r g3         updates_2(r, table of (w, g), sizes)
+"""
 
 from __future__ import annotations
 

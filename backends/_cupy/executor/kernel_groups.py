@@ -1,6 +1,13 @@
 """Kernel groups: nodes that are computed by one launch, or by one call of a library.
 
 A group lists its nodes in order. Its `outs` are the results that are written to memory; the others stay in registers.
+
+    a = exp x                  FlatGroup: one element of each, by one thread
+    b = multiply a 2
+    m = max b, along rows      RowGroup: nodes that need whole rows
+    s = exp (b - m)
+    c = matmul s v             CallGroup: a call of cuBLAS
+    w' = w - 0.1 g             UpdateBatch: new state of many parameters, in one launch
 """
 
 from __future__ import annotations

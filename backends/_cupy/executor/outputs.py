@@ -1,4 +1,10 @@
-"""Outputs of a plan: updated state, gradients that are lent, and arrays that are copied to their owner at each call."""
+"""Outputs of a plan: updated state, gradients that are lent, and arrays that are copied to their owner at each call.
+
+output            its array after a call
+w' (state)        the buffer of w, which the Tensor holds already: nothing to do
+w.grad            a buffer of the plan that is lent, as the next call replaces the gradient
+loss (result)     a new array, copied from a buffer of the plan; one launch copies all of them
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,12 @@ Every value has one place for good, since a CUDA graph has pointers baked in:
 - state that the program only reads is read where it is, as long as it stays there;
 - state that it updates stays in a buffer of the plan, which its Tensor then holds (see `donation`);
 - a result lies in a buffer of the pool, which is used again when the result is dead (see `liveness`).
+
+For `a = exp x; b = a.T; c = matmul a b; w' = w - c`, with x an argument and w state that is updated::
+
+    x     buffer 1, copied in at each call          a     buffer 2 of the pool
+    b     a view of buffer 2                        c     buffer 3; buffer 2 is free from here on
+    w     its own buffer, which the Tensor holds    w'    written over w, its last reader
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class Analysis:
         self.number = Numbers()
         self._counts: dict[Value, bool] = {}
         self.groups = groups_of(program, self.number)
+        # Refusals are numbered in the order of the program: the first one that holds is raised.
         refused = [n for group in self.groups for n in group.all() if n.effect]
         self.errors: list[Callable[[], Exception]] = [n.args[1] for n in refused]
 

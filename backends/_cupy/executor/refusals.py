@@ -45,6 +45,7 @@ class Refusals(Flags):
 
 def kernel(name: str, count: int) -> str:
     """Return the text of the kernel that evaluates so many conditions."""
+    # One thread evaluates all: there are few, each of one element.
     flags = "".join(f", unsigned char* f{i}" for i in range(count))
     conditions = "".join(f", const bool* c{i}" for i in range(count))
     checks = "".join(f"  if (*c{i}) {{ *f{i} = 1; *stop = true; }}\n" for i in range(count))

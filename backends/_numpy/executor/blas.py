@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-# Wheels rename the symbols of the OpenBLAS that they bring: what they put before and behind, the latter if its integers
+# Wheels rename the symbols of the OpenBLAS that they bring: texts put before and behind, the latter if its integers
 # have 64 bits.
 SYMBOLS = (("", ""), ("scipy_", "64_"), ("scipy_", ""), ("", "64_"))
 
@@ -43,6 +43,7 @@ def held() -> Iterator[None]:
     try:
         yield
     finally:
+        # The user's own setting comes back, also after an error.
         for (_, put), n in zip(switches, before, strict=True):
             put(n)
 

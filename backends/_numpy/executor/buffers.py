@@ -23,6 +23,7 @@ ALIGN = 64  # bytes of a cache line, and of the widest vector register
 
 def new_buffer(shape: tuple[int, ...], dtype: Any) -> NDArray:
     """Return a new array that begins at a multiple of ALIGN bytes; its `base` owns the memory."""
+    # NumPy aligns to 16 bytes only: take ALIGN bytes more, and begin at the first multiple in them.
     nbytes = prod(shape) * dtype.itemsize
     raw = np.empty(nbytes + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN

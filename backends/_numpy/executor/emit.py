@@ -53,6 +53,7 @@ class Emission:
         self, program: Program, placement: Placement, sharing: Sharing, donated: Mapping[Value, Value]
     ) -> None:
         self.program, self.placement, self.sharing, self.donated = program, placement, sharing, donated
+        # The code so far, and the places in it that are patched where an array changes between calls.
         self.writer = Writer()
         self.row_numbers = RowNumbers(program)
 
@@ -63,6 +64,7 @@ class Emission:
             return
         if isinstance(item, Node):
             self.emit_node(item, self.writer.code)
+        # Groups have one emitter each; the class tells.
         elif isinstance(item, Run):
             TiledRun(self, item).emit()
         elif isinstance(item, Stack):

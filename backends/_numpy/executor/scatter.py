@@ -34,6 +34,7 @@ class RowNumbers:
                 where = _rows_of(item)
                 if where is not None:
                     seen.setdefault(where, []).append(item)
+        # Rows that a single node adds at are not kept: computing the numbers costs as much as it saves.
         self._where = {node: where for where, nodes in seen.items() if len(nodes) > 1 for node in nodes}
         self._numbers: dict[Where, NDArray] = {}
 

@@ -3,6 +3,10 @@
 BLAS shares a large product among its own threads, but not the many small products of a batch. Where batches matter,
 all products are split among threads of this process, and BLAS is held to one. Elsewhere products are left to BLAS, as
 the two sets of threads would compete for the same cores.
+
+    a = matmul (64, 128, 128) (64, 128, 128)  a batch of products: half of them on each of two threads
+    b = matmul (512, 512) (512, 512)          a large one beside it: split by rows, BLAS is held to one thread
+    b alone, without a                        left to the threads of BLAS
 """
 
 from __future__ import annotations

@@ -85,6 +85,7 @@ class Team:
                 run_code(code)
             return
         try:
+            # Helpers are made at first use and stay: starting a thread takes longer than most programs.
             while len(self.helpers) < len(codes) - 1:
                 self.helpers.append(Helper())
             helping = self.helpers[: len(codes) - 1]

@@ -241,8 +241,8 @@ def _explained(error: BaseException, raw: bool) -> BaseException:
         tb = tb.tb_next
     if written:
         return CaptureError(
-            f"at {line} a raw array from outside is updated in place, which replay cannot do: keep what changes in a "
-            "Tensor, or write to the array outside"
+            f"at {line} a raw array from outside is updated in place, which replay cannot do: keep changing values in "
+            "a Tensor, or write to the array outside"
         )
     return CaptureError(
         f"at {line} the values of a raw array are needed, which a compiled function does not know: use the function of "

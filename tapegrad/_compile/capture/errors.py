@@ -13,8 +13,8 @@ _PACKAGES = "site-packages"  # in the names of files of libraries
 def unknown_tensor() -> CaptureError:
     """Return the error for a Tensor that turned up in a later call only."""
     return CaptureError(
-        f"at {user_line()} a Tensor is used that the call before did not use: pass what changes from call to call as "
-        "an argument, and keep state in the same Tensors, updated in place"
+        f"at {user_line()} a Tensor is used that the call before did not use: pass changing values as arguments, "
+        "and keep state in the same Tensors, updated in place"
     )
 
 
@@ -53,8 +53,8 @@ def written_to() -> CaptureError:
 def written_in(name: str) -> CaptureError:
     """Return the error for a raw array that a library has written to, known by its place."""
     return CaptureError(
-        f"the function updates {name} in place, a raw array from outside, which replay cannot do: keep what changes in "
-        "a Tensor, or write to the array outside"
+        f"the function updates {name} in place, a raw array from outside, which replay cannot do: keep changing values "
+        "in a Tensor, or write to the array outside"
     )
 
 

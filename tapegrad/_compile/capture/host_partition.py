@@ -1,4 +1,15 @@
-"""Partition of a program: the part that the host computes runs first, and its results are copied to the device."""
+"""Partition of a program: the part that the host computes runs first, and its results are copied to the device.
+
+A step `loss(w, np.log(batch))` on a GPU has one operation of the host. It is cut at the copy::
+
+    before                                    after, on the host             after, on the device
+    inputs w (device), batch (host)           inputs batch                   inputs w, h
+    a = log batch           on the host       a = log batch                  c = multiply w h
+    b = to_device a         a copy            outputs a: copied as h         outputs c
+    c = multiply w b        on the device
+
+The program is left whole where the device's part reads an array of the host's in another way.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""Capture of a loop that ends when values say so: one round is recorded, as one operation of a program."""
+"""Capture of a loop that ends when values say so: one round is recorded, as one operation of a program.
+
+`fixed_point(lambda x: cos(x) * a, x0)` runs its rounds eagerly while it is captured. The first is recorded, the others
+must do the same::
+
+    round 1:  b = cos x; y = multiply b a; change = max |y - x|; size = max |y|        the program of the loop
+    round 2:  the same nodes on other values                                          compared, and dropped
+    program:  z = loop(round, criterion, x0, a)
+"""
 
 from __future__ import annotations
 

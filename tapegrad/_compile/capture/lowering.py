@@ -1,4 +1,16 @@
-"""Lowering: a captured call becomes a program from all that it reads to all that it leaves."""
+"""Lowering: a captured call becomes a program from all that it reads to all that it leaves.
+
+For a step with the result `loss = sum(w * x)` that then updates w by its gradient, which is x::
+
+    capture                                   program
+    slots: w, v (state), x (argument)         inputs: w, x, as v is not read
+    a = multiply w x                          a = multiply w x
+    loss = sum a                              loss = sum a
+    p = multiply v x                          nothing needs p: dead code
+    s = multiply 0.1 x                        s = multiply 0.1 x
+    u = subtract w s                          u = subtract w s
+    effect: w becomes u; result: loss         outputs: u, which replaces the input w, and loss
+"""
 
 from __future__ import annotations
 

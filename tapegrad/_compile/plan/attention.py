@@ -76,6 +76,7 @@ class _Matching:
 
     def fused(self) -> Program[Node]:
         """Replace each attention that is found."""
+        # Softmax is the rarest part of the pattern, so that its last operation is the place to begin.
         nodes: dict[int, Node] = {}
         gone: set[Node] = set()
         for node in self.program.nodes:
@@ -213,6 +214,7 @@ class _Matching:
 
     def _is_alone(self, forward: Forward, backward: Backward | None) -> bool:
         """Say whether nothing else reads scores or probabilities."""
+        # Else the scores would be stored all the same, and computed twice.
         inside = {forward.product, *forward.chain, *forward.softmax}
         users = {*inside, forward.result}
         if backward is not None:
