@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from math import prod
 from threading import local
@@ -14,6 +15,10 @@ from tapegrad.backends._array import Array
 
 # NumPy lacks bfloat16, whose numbers are then given in float32.
 _NUMPY = _philox.Words(np, lambda name: np.dtype("float32" if name == "bfloat16" else name), "uint32")
+_LITTLE = sys.byteorder == "little"
+_LONG = np.dtype("<u8")
+_CHUNK = 1 << 14
+_MOST = (1 << 64) - 1
 _UNUSED = np.zeros(4, np.uint64)
 
 
@@ -30,7 +35,9 @@ _own = _Own()
 
 def _as_longs(words: Array) -> Array:
     """Return words, the lowest first, as integers of 64 bits."""
-    return np.ascontiguousarray(words, "<u4").view("<u8").astype(np.uint64, copy=False)
+    if not words.flags.c_contiguous or not _LITTLE:
+        words = np.ascontiguousarray(words, "<u4")
+    return words.view(_LONG) if _LITTLE else words.view(_LONG).astype(np.uint64)
 
 
 def _set(key: Array, count: Array) -> _Own:
@@ -63,8 +70,23 @@ def draw(key: Array, count: Array, form: str, shape: tuple[int, ...], dtype: str
         found = _words(key, count, _philox.words_of(form, n, dtype))
     else:
         found = _of_several(key, count, _philox.words_of(form, n, dtype))
+    if form == "normal" and n > _CHUNK and found.ndim == 1:
+        return _normals(found, n, dtype).reshape(shape)
     out = _philox.numbers_of(_NUMPY, found, form, n, dtype, least)
-    return out.reshape(*out.shape[:-1], *shape)
+    return out.reshape((*out.shape[:-1], *shape))
+
+
+def _normals(found: Array, n: int, dtype: str) -> Array:
+    """Return words as n normal numbers, a part at a time, which stays in the cache."""
+    out = np.empty(n, _NUMPY.native(dtype))
+    half = len(found) // 2
+    words = half // ((n + 1) // 2)  # for a number
+    for start in range(0, half, _CHUNK * words):
+        parts = [found[at : at + _CHUNK * words] for at in (start, half + start)]
+        pair = _philox.pair_of_normals(_NUMPY, parts[0][: half - start], parts[1], dtype)
+        for at, x in zip((start // words, half // words + start // words), pair, strict=True):
+            out[at : at + len(x)] = x[: n - at]
+    return out
 
 
 def _of_several(key: Array, count: Array, n: int) -> Array:
@@ -88,6 +110,10 @@ def _of_several(key: Array, count: Array, n: int) -> Array:
 def skip(count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
     """Return counters in a shape behind the leading axes of the given one; see `_philox.skip`."""
     longs = _as_longs(count)
+    if not shape and longs.ndim == 1 and (low := int(longs[0]) + start) <= _MOST:  # the frequent case
+        out = longs.copy()
+        out[0] = low
+        return out.astype(_LONG, copy=False).view("<u4").astype(np.uint32, copy=False)
     more = np.arange(prod(shape), dtype=np.uint64) * np.uint64(step) + np.uint64(start)
     out = np.repeat(longs[..., None, :], len(more), axis=-2)
     out[..., 0] += more
@@ -97,7 +123,9 @@ def skip(count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:
             break
         out[..., i] += carry
         carry &= out[..., i] == 0
-    return out.astype("<u8", copy=False).view("<u4").astype(np.uint32, copy=False).reshape(*count.shape[:-1], *shape, 8)
+    return (
+        out.astype("<u8", copy=False).view("<u4").astype(np.uint32, copy=False).reshape((*count.shape[:-1], *shape, 8))
+    )
 
 
 def through_host(backend: Any, function: Callable[..., Array], arrays: tuple[Array, ...], *static: Any) -> Array:

@@ -247,15 +247,18 @@ def _open(a: Words, found: Array, dtype: str) -> Array:
 
 
 def _normal(a: Words, found: Array, n: int, dtype: str) -> Array:
-    """Return standard normal numbers by the method of Box and Muller (1958).
+    half = words_of("normal", n, dtype) // 2
+    return a.xp.concat(pair_of_normals(a, found[..., :half], found[..., half:], dtype), axis=-1)[..., :n]
+
+
+def pair_of_normals(a: Words, radius: Array, octant: Array, dtype: str) -> list[Array]:
+    """Return two arrays of standard normal numbers by the method of Box and Muller (1958), of two arrays of words.
 
     A radius sqrt(-2 log(u)) and an angle give two numbers. The three lowest bits of the angle choose one of eight
     octants. The others give an angle within an octant, where both sine and cosine keep their digits.
     """
     xp = a.xp
-    half = words_of("normal", n, dtype) // 2
-    radius = xp.sqrt(-2.0 * xp.log(_open(a, found[..., :half], dtype)))
-    octant = found[..., half:]
+    radius = xp.sqrt(-2.0 * xp.log(_open(a, radius, dtype)))
     if dtype == "float64":
         high, octant = octant[..., 1::2], octant[..., 0::2]
         angle = (_joined(a, high, octant) + 0.5) * (pi / 4 * 2.0**-53)
@@ -265,8 +268,7 @@ def _normal(a: Words, found: Array, n: int, dtype: str) -> Array:
     swap = (octant & 1) == 0
     first, second = xp.where(swap, cos, sin), xp.where(swap, sin, cos)
     first = xp.where((octant & 2) == 0, first, -first)
-    second = xp.where((octant & 4) == 0, second, -second)
-    return xp.concat([first, second], axis=-1)[..., :n]
+    return [first, xp.where((octant & 4) == 0, second, -second)]
 
 
 def skip(backend: Any, count: Array, shape: tuple[int, ...], start: int, step: int) -> Array:

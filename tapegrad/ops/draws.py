@@ -54,7 +54,7 @@ def gamma_slope(xp: Any, a: Any, x: Any) -> Any:
 def _slope_by_integral(xp: Any, a: Any, x: Any) -> Any:
     """Return the slope by the integral on the side of x where there is less; a little beyond a still the left one."""
     left = x <= a + xp.sqrt(a)
-    sign = xp.where(left, 1.0, -1.0)
+    sign = xp.where(left, xp.ones_like(x), -1.0)
     ratio = x / a
     near = ratio > 0.5
     logarithm = xp.where(near, xp.log1p((xp.where(near, x, a) - a) / a), xp.log(xp.where(near, 1.0, ratio)))

@@ -589,21 +589,29 @@ class Generator:
             counter = counter_of(self)
             notify_use(counter)
             start = wrap(counter._array)
-            levels: list[Any] = []
             level = mapping.get()
+            if level is None:
+                self._go_on(counter, start, blocks)
+                return self.key, start
+            levels: list[Any] = []
             while level is not None and level.depth > backend_of[type(start._array)].depth:
                 levels.insert(0, level)
                 level = level.outer
             sizes = tuple([inner.size for inner in levels])
             with on_level(level):
-                after = skip(start, (), blocks * prod(sizes), 0)
-                _refuse_jit(start, after)
-                counter[...] = after
+                self._go_on(counter, start, blocks * prod(sizes))
                 if levels:
                     start = skip(start, sizes, 0, blocks)
         for inner in levels:
             start = wrap(inner.array(start, mapped=True))
         return self.key, start
+
+    @staticmethod
+    def _go_on(counter: Tensor, start: Tensor, blocks: int) -> None:
+        """Advance a counter, of which a Tensor has the value so far."""
+        after = skip(start, (), blocks, 0)
+        _refuse_jit(start, after)
+        counter[...] = after
 
     def split(self, n: int) -> list[Generator]:
         """Return new generators, whose keys are the next random bits of this one.
