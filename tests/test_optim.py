@@ -297,6 +297,29 @@ def test_gradients_of_a_shared_tensor_are_added() -> None:
     np.testing.assert_array_equal(w, [1.0 - 2.5, 2.0 - 2.5])
 
 
+def test_parameters_come_from_any_iterable() -> None:
+    weights = {"a": tg.tensor([1.0], requires_grad=True), "b": tg.tensor([2.0], requires_grad=True)}
+    for given in (weights.values(), (w for w in weights.values()), tuple(weights.values()), iter(weights.values())):
+        opt = optim.SGD(given, 0.5)
+        assert [slot.name for slot in opt.slots] == ["0", "1"]
+        opt.step([tg.ones(1), tg.zeros(1)])
+    np.testing.assert_array_equal(weights["a"].detach(), [-1.0])
+
+
+def test_a_copy_of_model_and_optimiser_goes_on_alike() -> None:
+    weights = leaves(numbers(13))
+    opt = ALL["AdamW"](weights)
+    give(weights, list(numbers(1)))
+    opt.step()
+    others, twin = copy.deepcopy((weights, opt))
+    for xs, o in ((weights, opt), (others, twin)):
+        give(xs, list(numbers(2)))
+        o.step()
+    for x, y in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(x.detach(), y.detach())
+    assert (opt.count.item(), twin.count.item()) == (2, 2)
+
+
 def test_tensors_that_require_no_gradient_are_trained_if_none_does() -> None:
     model = {"w": tg.ones(2), "n": tg.asarray(3)}
     assert [s.name for s in optim.SGD(model, 0.1).slots] == ["w"]

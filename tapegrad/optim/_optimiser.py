@@ -10,7 +10,7 @@ from tapegrad._engine.dtypes import DTYPES, DType, isdtype
 from tapegrad._engine.mode import no_grad
 from tapegrad._engine.tensor import Tensor
 from tapegrad.nn._state import fitted, restored, same_names, write
-from tapegrad.nn._walk import every_name, found, listed, matching
+from tapegrad.nn._walk import every_name, found, listed, matching, settled
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import asarray, full, zeros, zeros_like
 from tapegrad.ops.elementwise import imag, real
@@ -107,6 +107,7 @@ class Optimiser:
         masters: bool = True,
     ) -> None:
         what = type(self).__name__
+        model = settled(model)
         trained = _trained(what, model)
         first = next(iter(trained.values()))
         for name, x in trained.items():
@@ -404,8 +405,6 @@ class Optimiser:
 
 def _trained(what: str, model: Any) -> dict[str, Tensor]:
     """Return the parameters by name: Tensors that require a gradient, or all floating-point ones if none does."""
-    if isinstance(model, Iterable) and not hasattr(model, "__getitem__") and not hasattr(model, "__dict__"):
-        model = list(model)
     all_found = found(model)
     chosen = [f for f in all_found if f.tensor.requires_grad]
     if not chosen:
