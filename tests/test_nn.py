@@ -673,6 +673,32 @@ def test_a_step_compiled_in_one_mode_is_not_replayed_in_another() -> None:
             np.testing.assert_array_equal(a, tg.random.Generator(5).uniform((2,)))
 
 
+def test_a_compiled_call_sees_numbers_of_layers_that_are_changed() -> None:
+    r = rng()
+    model = nn.Sequential(nn.LayerNorm(4), nn.Dropout(0.0), nn.Linear(4, 2, rng=r))
+    nn.freeze(model)
+    x = tg.asarray(data(3, 4))
+
+    @tg.compile
+    def call() -> tg.Tensor:
+        y: tg.Tensor = model(x)
+        return y
+
+    for eps in (1e-5, 1.0):
+        model[0].eps = eps
+        for _ in range(4):
+            np.testing.assert_allclose(call(), model(x), rtol=1e-12)
+    with nn.training(r):
+        for rate in (0.0, 1.0):
+            model[1].rate = rate
+            for _ in range(4):
+                np.testing.assert_allclose(call(), model(x), rtol=1e-12)
+    setattr(model, "2", nn.Linear(4, 2, bias=False, rng=r))
+    nn.freeze(model)
+    for _ in range(4):
+        np.testing.assert_allclose(call(), model(x), rtol=1e-12)
+
+
 def test_modes_hold_for_their_thread_and_nest() -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -96,6 +96,7 @@ class Optimiser:
     """
 
     moments: tuple[str, ...] = ()
+    _unguarded = ("slots", "_names", "count")  # others may be changed between calls of a compiled step
 
     def __init__(
         self,

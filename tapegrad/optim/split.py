@@ -53,6 +53,8 @@ class Split:
     Split(head=SGD(1 parameters of 2 elements, rate 0.1), rest=Lion(1 parameters of 4 elements, rate 0.001))
     """
 
+    _unguarded = ()
+
     def __init__(self, model: Any, patterns: Mapping[str, Make], rest: Make | None = None) -> None:
         what = type(self).__name__
         model = settled(model)
