@@ -130,6 +130,7 @@ class Optimiser:
         number(what, "weight_decay", weight_decay)
         self.rate: Rate = checked_rate(what, rate, first)
         self.count = counter(first)
+        self._late: tuple[str, ...] = ()  # parameters with counts of their own: a compiled step is for these
         decayed = _decayed(what, decay, trained)
         self.slots = [
             Slot(name, x, self.count, weight_decay if name in decayed else 0.0, masters) for name, x in trained.items()
@@ -201,6 +202,7 @@ class Optimiser:
         for slot, g in gradients:
             if g is None and slot.count is self.count:
                 slot.count = +self.count  # from here on it has missed steps
+                self._late = (*self._late, slot.name)
         self.count += 1.0
         shared: dict[tuple[int, DType], Scalars] = {}
         for slot, g in gradients:
@@ -395,6 +397,7 @@ class Optimiser:
                     slot.count = asarray(count, copy=True)
                 else:
                     write([(slot.count, count)])
+            self._late = tuple([slot.name for slot in self.slots if slot.count is not self.count])
 
         return [change]
 
