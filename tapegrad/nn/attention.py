@@ -75,7 +75,7 @@ class Attention:
     def __call__(
         self, x: Any, keys: Any = None, values: Any = None, *, mask: Any = None, causal: bool = False
     ) -> Tensor:
-        """Return what queries x take of values, by keys; both are x, or keys, where they are not given.
+        """Return the attention of queries x to values, by keys; both are x, or keys, where they are not given.
 
         mask: what broadcasts to (batch, heads, time of x, time of keys), see `tapegrad.attention`.
         """
