@@ -34,6 +34,7 @@ from tapegrad._transforms.implicit import fixed_point, root
 from tapegrad._transforms.jacobian import hessian, hvp, jacobian
 from tapegrad._transforms.reverse import grad, value_and_grad, vjp
 from tapegrad._vmap.transform import vmap
+from tapegrad.nn import init
 from tapegrad.ops.activations import (
     celu,
     elu,
@@ -298,6 +299,7 @@ __all__ = [
     "special",
     "debug",
     "linalg",
+    "init",
     "nn",
     "optim",
     "data",

@@ -71,6 +71,7 @@ def test_any_tree_or_object_has_names() -> None:
         "partial": partial(dict, leaf(7), x2=leaf(8)),
         "array": np.ones(3),
         "compiled": tg.compile(lambda x: x),
+        "transformed": tg.checkpoint(Data(leaf(9))),
     }
     names = nn.named(model)
     assert {name: x.size for name, x in names.items()} == {
@@ -83,6 +84,7 @@ def test_any_tree_or_object_has_names() -> None:
         "1": 6,
         "partial.args.0": 7,
         "partial.keywords.x2": 8,
+        "transformed.weight": 9,
     }
     assert names["slots.inner.0"] is shared
     assert nn.named(shared) == {"": shared}
@@ -145,6 +147,20 @@ def test_loading_moves_and_casts(xp: Place) -> None:
     other = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True, device="cpu")
     nn.load(model, {"w": other, "n": np.asarray(8)})
     xp.check(w.detach(), [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_loading_tensors_of_pytorch_as_they_are(xp: Place) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    with tg.default_dtype("float32"):
+        model = nn.Sequential(nn.Linear(3, 2, rng=rng(xp.device)), nn.BatchNorm(2))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        nn.load(model, module.to(dtype).state_dict())
+        expected = module[0].weight.detach().float().numpy()
+        np.testing.assert_array_equal(xp.values(nn.named(model)["0.weight"]), expected)
+    with pytest.raises(ValueError, match="'0.weight' is no array"):
+        nn.load(model, dict(module.named_parameters()) | dict(module.named_buffers()))  # recorded by PyTorch
+    nn.load(model, nn.named(nn.copy(model)))
 
 
 def test_loading_accepts_either_name_of_a_shared_tensor() -> None:
@@ -655,6 +671,32 @@ def test_a_step_compiled_in_one_mode_is_not_replayed_in_another() -> None:
             with nn.training(third):
                 a = draw(tg.zeros(2))
             np.testing.assert_array_equal(a, tg.random.Generator(5).uniform((2,)))
+
+
+def test_a_compiled_call_sees_numbers_of_layers_that_are_changed() -> None:
+    r = rng()
+    model = nn.Sequential(nn.LayerNorm(4), nn.Dropout(0.0), nn.Linear(4, 2, rng=r))
+    nn.freeze(model)
+    x = tg.asarray(data(3, 4))
+
+    @tg.compile
+    def call() -> tg.Tensor:
+        y: tg.Tensor = model(x)
+        return y
+
+    for eps in (1e-5, 1.0):
+        model[0].eps = eps
+        for _ in range(4):
+            np.testing.assert_allclose(call(), model(x), rtol=1e-12)
+    with nn.training(r):
+        for rate in (0.0, 1.0):
+            model[1].rate = rate
+            for _ in range(4):
+                np.testing.assert_allclose(call(), model(x), rtol=1e-12)
+    setattr(model, "2", nn.Linear(4, 2, bias=False, rng=r))
+    nn.freeze(model)
+    for _ in range(4):
+        np.testing.assert_allclose(call(), model(x), rtol=1e-12)
 
 
 def test_modes_hold_for_their_thread_and_nest() -> None:

@@ -297,6 +297,29 @@ def test_gradients_of_a_shared_tensor_are_added() -> None:
     np.testing.assert_array_equal(w, [1.0 - 2.5, 2.0 - 2.5])
 
 
+def test_parameters_come_from_any_iterable() -> None:
+    weights = {"a": tg.tensor([1.0], requires_grad=True), "b": tg.tensor([2.0], requires_grad=True)}
+    for given in (weights.values(), (w for w in weights.values()), tuple(weights.values()), iter(weights.values())):
+        opt = optim.SGD(given, 0.5)
+        assert [slot.name for slot in opt.slots] == ["0", "1"]
+        opt.step([tg.ones(1), tg.zeros(1)])
+    np.testing.assert_array_equal(weights["a"].detach(), [-1.0])
+
+
+def test_a_copy_of_model_and_optimiser_goes_on_alike() -> None:
+    weights = leaves(numbers(13))
+    opt = ALL["AdamW"](weights)
+    give(weights, list(numbers(1)))
+    opt.step()
+    others, twin = copy.deepcopy((weights, opt))
+    for xs, o in ((weights, opt), (others, twin)):
+        give(xs, list(numbers(2)))
+        o.step()
+    for x, y in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(x.detach(), y.detach())
+    assert (opt.count.item(), twin.count.item()) == (2, 2)
+
+
 def test_tensors_that_require_no_gradient_are_trained_if_none_does() -> None:
     model = {"w": tg.ones(2), "n": tg.asarray(3)}
     assert [s.name for s in optim.SGD(model, 0.1).slots] == ["w"]
@@ -377,6 +400,64 @@ def test_a_rate_is_a_number_a_tensor_or_a_function() -> None:
     step()
     np.testing.assert_array_equal(w.detach(), [-1.0])
     assert opt.state()["rate"].item() == 1.0
+
+
+@pytest.mark.parametrize("changed", ["rate", "schedule", "momentum", "inside"])
+def test_a_compiled_step_sees_what_is_changed_between_calls(changed: str) -> None:
+    def program(through: Callable[..., Any]) -> list[float]:
+        w = tg.tensor([1.0, 2.0], requires_grad=True)
+        opt = optim.SGD([w], 0.1, momentum=0.5)
+        both = optim.Split({"w": w}, {"w": lambda part: opt})
+
+        def step() -> tg.Tensor:
+            loss = tg.sum(w * w)
+            loss.backward()
+            (both if changed == "inside" else opt).step()
+            return loss
+
+        run, losses = through(step), []
+        for n in range(12):
+            if n == 6:
+                if changed == "momentum":
+                    opt.momentum = 0.9
+                else:
+                    opt.rate = optim.constant(0.3) if changed == "schedule" else 0.3
+            losses.append(run().item())
+        return losses
+
+    np.testing.assert_allclose(program(tg.compile), program(lambda f: f), rtol=1e-12)
+
+
+def test_a_compiled_step_with_parameters_that_come_late_is_the_eager_one() -> None:
+    def program(through: Callable[..., Any]) -> tuple[list[float], float, float]:
+        a, b = tg.tensor(np.ones(3), requires_grad=True), tg.tensor(np.ones(2), requires_grad=True)
+        opt, scale = optim.AdamW({"a": a, "b": b}, 0.1), optim.Scale(start=4.0)
+
+        def without() -> tg.Tensor:
+            loss = tg.sum(a**2)
+            scale.up(loss).backward()
+            scale.step(opt)
+            return loss
+
+        def whole() -> tg.Tensor:
+            loss = tg.sum(a**2) + tg.sum(b**3)
+            loss.backward()
+            opt.step()
+            return loss
+
+        first, second = through(without), through(whole)
+        losses = [f().item() for f in [first] * 5 + [second] * 5 + [first] * 3 + [second] * 2]
+        for frozen in (True, False):  # back to what there is a program for, except for the counts
+            tg.nn.freeze([a], frozen=frozen)
+            losses += [second().item() for _ in range(5)]
+        return losses, opt.slots[0].count.item(), opt.slots[1].count.item()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses, *counts = program(tg.compile)
+    expected, *others = program(lambda f: f)
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+    assert counts == others == [20.0, 17.0]
 
 
 # -- decay, splits, masters ----------------------------------------------------------------------------------

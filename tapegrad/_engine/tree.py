@@ -90,6 +90,8 @@ def static_fields(tree: Any) -> list[str]:
 
 
 LAYER = "_is_layer"  # the class attribute of layers
+# The class attribute of our own objects whose attributes a compiled function looks at: the names of those that stay.
+UNGUARDED = "_unguarded"
 
 
 def is_layer(kind: type) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from dataclasses import is_dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -26,10 +26,15 @@ class Found(NamedTuple):
     static: bool
 
 
+def settled(model: Any) -> Any:
+    """Return a model that can be looked at again: a list in place of an iterator or of a view of a dict."""
+    return list(model) if isinstance(model, (Iterator, ValuesView)) else model
+
+
 def found(model: Any) -> list[Found]:
     """Return the Tensors of a model, each once, in the order of attributes and items."""
     seen: dict[int, Any] = {}
-    todo: list[tuple[Any, str, bool]] = [(model, "", False)]
+    todo: list[tuple[Any, str, bool]] = [(settled(model), "", False)]
     tensors: list[Found] = []
     while todo:
         x, name, static = todo.pop()
@@ -80,8 +85,12 @@ def parts(x: Any) -> Iterator[tuple[str, Any]]:
         yield from ((str(i), value) for i, value in enumerate(x))
     elif isinstance(x, partial):
         yield from (("func", x.func), ("args", x.args), ("keywords", x.keywords))
-    elif not isinstance(x, (type, ModuleType)) and type(x).__module__.partition(".")[0] not in _SYSTEM:
-        yield from list(getattr(x, "__dict__", {}).items()) if not callable(getattr(x, "__wrapped__", None)) else ()
+    elif isinstance(x, (type, ModuleType)) or type(x).__module__.partition(".")[0] in _SYSTEM:
+        return
+    elif callable(getattr(x, "__wrapped__", None)):  # a transform of a layer, as by tapegrad.checkpoint
+        yield from parts(x.__wrapped__)
+    else:
+        yield from list(getattr(x, "__dict__", {}).items())
         for base in reversed(type(x).__mro__):
             for key, member in list(vars(base).items()):
                 if type(member) is MemberDescriptorType and hasattr(x, key):

@@ -10,7 +10,7 @@ from tapegrad._engine.dtypes import DTYPES, DType, isdtype
 from tapegrad._engine.mode import no_grad
 from tapegrad._engine.tensor import Tensor
 from tapegrad.nn._state import fitted, restored, same_names, write
-from tapegrad.nn._walk import every_name, found, listed, matching
+from tapegrad.nn._walk import every_name, found, listed, matching, settled
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import asarray, full, zeros, zeros_like
 from tapegrad.ops.elementwise import imag, real
@@ -96,6 +96,7 @@ class Optimiser:
     """
 
     moments: tuple[str, ...] = ()
+    _unguarded = ("slots", "_names", "count")  # others may be changed between calls of a compiled step
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class Optimiser:
         masters: bool = True,
     ) -> None:
         what = type(self).__name__
+        model = settled(model)
         trained = _trained(what, model)
         first = next(iter(trained.values()))
         for name, x in trained.items():
@@ -128,6 +130,7 @@ class Optimiser:
         number(what, "weight_decay", weight_decay)
         self.rate: Rate = checked_rate(what, rate, first)
         self.count = counter(first)
+        self._late: tuple[str, ...] = ()  # parameters with counts of their own: a compiled step is for these
         decayed = _decayed(what, decay, trained)
         self.slots = [
             Slot(name, x, self.count, weight_decay if name in decayed else 0.0, masters) for name, x in trained.items()
@@ -199,6 +202,7 @@ class Optimiser:
         for slot, g in gradients:
             if g is None and slot.count is self.count:
                 slot.count = +self.count  # from here on it has missed steps
+                self._late = (*self._late, slot.name)
         self.count += 1.0
         shared: dict[tuple[int, DType], Scalars] = {}
         for slot, g in gradients:
@@ -393,6 +397,7 @@ class Optimiser:
                     slot.count = asarray(count, copy=True)
                 else:
                     write([(slot.count, count)])
+            self._late = tuple([slot.name for slot in self.slots if slot.count is not self.count])
 
         return [change]
 
@@ -404,8 +409,6 @@ class Optimiser:
 
 def _trained(what: str, model: Any) -> dict[str, Tensor]:
     """Return the parameters by name: Tensors that require a gradient, or all floating-point ones if none does."""
-    if isinstance(model, Iterable) and not hasattr(model, "__getitem__") and not hasattr(model, "__dict__"):
-        model = list(model)
     all_found = found(model)
     chosen = [f for f in all_found if f.tensor.requires_grad]
     if not chosen:

@@ -53,6 +53,8 @@ class Average:
     Tensor([3.], requires_grad=True)
     """
 
+    _unguarded = ("_parameters", "_averages", "count")
+
     def __init__(self, model: Any, decay: float | None = 0.999) -> None:
         self.decay = None if decay is None else number("Average", "decay", decay, high=1.0)
         self._parameters = _trained("Average", model)

@@ -60,6 +60,8 @@ class Scale:
     (Tensor([0.5], requires_grad=True), Tensor(2., dtype=float32), Tensor(1.))
     """
 
+    _unguarded = ("scale", "good")
+
     def __init__(self, start: float = 2.0**15, every: int = 2000, *, device: str | None = None) -> None:
         if not 0 < start <= _MOST or not every > 0:
             raise ValueError(f"Scale: start must be positive, at most 2**31, and every positive, not {start}, {every}")

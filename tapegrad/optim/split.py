@@ -9,7 +9,7 @@ from typing import Any
 from tapegrad._engine.tensor import Tensor
 from tapegrad.linalg import vector_norm
 from tapegrad.nn._state import same_names
-from tapegrad.nn._walk import listed, matches, matching
+from tapegrad.nn._walk import listed, matches, matching, settled
 from tapegrad.ops.binary import maximum
 from tapegrad.ops.products import matmul, matrix_transpose
 from tapegrad.ops.shaping import reshape
@@ -53,8 +53,11 @@ class Split:
     Split(head=SGD(1 parameters of 2 elements, rate 0.1), rest=Lion(1 parameters of 4 elements, rate 0.001))
     """
 
+    _unguarded = ()
+
     def __init__(self, model: Any, patterns: Mapping[str, Make], rest: Make | None = None) -> None:
         what = type(self).__name__
+        model = settled(model)
         trained = _trained(what, model)
         matching(what, list(patterns), list(trained))
         shares: dict[str, dict[str, Tensor]] = {pattern: {} for pattern in patterns}
@@ -253,6 +256,7 @@ class Muon(Split):
         masters: bool = True,
     ) -> None:
         number("Muon", "momentum", momentum, high=1.0)
+        model = settled(model)
         trained = _trained("Muon", model)
         matrices = {name: x for name, x in trained.items() if x.ndim >= 2 and x.dtype.kind == "real floating"}
         if not matrices:

@@ -32,6 +32,7 @@ from weakref import ref
 from tapegrad import backends
 from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tree import UNGUARDED, is_layer
 from tapegrad.backends import Array
 
 LIMIT = 5_000  # places that are looked at
@@ -405,6 +406,11 @@ class Places:
         own = _own(x)
         if "__wrapped__" in own:
             self._function(own["__wrapped__"])
+        unguarded = () if is_layer(kind) else getattr(kind, UNGUARDED, None)
+        if unguarded is not None:  # numbers of layers and optimisers, which our code names
+            for name in own:
+                if name not in unguarded:
+                    self._attribute(place, name)
         if _is_ours(kind):  # a function that holds one of the user's
             for f in list(own.values()):
                 if type(f) in (FunctionType, MethodType, partial):
