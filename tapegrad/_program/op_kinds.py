@@ -62,7 +62,10 @@ TABLE: dict[str, OpInfo] = {
     ),
     **_rows(OpInfo("", "none", "an array is moved or copied as a whole"), "copy to_device"),
     **_rows(OpInfo("", "operand", "computed along an axis, in order"), "cumulative_prod cumulative_sum"),
-    **_rows(OpInfo("", "operand", "an adapter's own passes over rows"), "standardise standardise_gradient"),
+    **_rows(
+        OpInfo("", "operand", "an adapter's own passes over rows"),
+        "layer_norm_rows layer_norm_rows_gradient standardise standardise_gradient",
+    ),
     **_rows(OpInfo("", "operand", "a mean and a sum of squares in one call"), "std var"),
     **_rows(OpInfo("", "operand", "an integer from any dtype"), "argmax argmin count_nonzero"),
     **_rows(OpInfo("", "operand", "composed in most libraries"), "linalg.trace linalg.vector_norm"),
