@@ -541,6 +541,7 @@ TESTED: dict[str, Any] = {
     "cumulative_max, cumulative_min in a tie": "test_scans.test_first_of_a_tie_gets_the_gradient",
     "top_k in a tie": "test_scans.test_top_k",
     "cumulative_logsumexp where the result is -inf": "test_scans.test_singular_values",
+    "max_pool, adaptive_max_pool in a tie": "test_windows.test_the_gradient_goes_to_the_first_maximum",
     "sort in a tie": test_sort_ties_descending_follow_the_stable_order,
     "clip at its bounds": test_documented_values,
     "clip with a bound of NaN": test_clip_gives_the_gradient_to_what_it_took,

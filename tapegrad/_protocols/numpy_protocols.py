@@ -296,11 +296,12 @@ def _outer(a: Any, b: Any, **options: Any) -> Any:
     return _find("multiply")(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
-def _pad(array: Any, pad_width: Any, mode: Any = "constant", constant_values: Any = 0, **options: Any) -> Any:
-    if options or mode not in ("constant", "edge", "reflect", "wrap") or _ndim(constant_values):
+def _pad(array: Any, pad_width: Any, mode: Any = "constant", kwargs: Any = None) -> Any:
+    options = dict(kwargs or {})
+    value = options.pop("constant_values", 0)
+    if options or mode not in ("constant", "edge", "reflect", "wrap") or _ndim(value):
         return NotImplemented
-    value = {"value": constant_values} if mode == "constant" else {}
-    return _find("pad")(array, pad_width, mode=mode, **value)
+    return _find("pad")(array, pad_width, mode=mode, value=value)
 
 
 def _ravel(a: Any, **options: Any) -> Any:

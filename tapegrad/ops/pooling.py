@@ -41,9 +41,7 @@ def _window(name: str, x: Tensor, size: Any) -> Sizes:
     """Return the lengths of a window; an integer is for the axes behind the first two."""
     if isinstance(size, (tuple, list)):
         if not 0 < len(size) <= x.ndim:
-            raise ValueError(
-                f"{name}: size {tuple(size)} has {len(size)} entries, and x of shape {x.shape} {x.ndim} axes"
-            )
+            raise ValueError(f"{name}: size {tuple(size)} is for {len(size)} axes, x of shape {x.shape} has {x.ndim}")
         return sizes_of(name, "size", size, len(size))
     if x.ndim < 3:
         raise ValueError(
