@@ -216,7 +216,6 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 OTHERS: dict[str, Any] = {
     "n": 1,
     "k": 1,
-    "size": 2,
     "ids": [0, 0],
     "condition": True,
     "shape": (2, 2),
@@ -239,6 +238,7 @@ OTHERS: dict[str, Any] = {
     "rate": 0.5,
     "rng": tg.random.Generator(0),
     "size": (2,),
+    "frame": 2,
     "space": (2,),
     "widths": 1,
 }
