@@ -216,7 +216,6 @@ TAKEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 OTHERS: dict[str, Any] = {
     "n": 1,
     "k": 1,
-    "size": 2,
     "ids": [0, 0],
     "condition": True,
     "shape": (2, 2),
@@ -240,6 +239,7 @@ OTHERS: dict[str, Any] = {
     "rng": tg.random.Generator(0),
     **{f"{name}.size": (2,) for name in ("max_pool", "mean_pool", "adaptive_max_pool", "adaptive_mean_pool")},
     **{f"{name}.size": (2,) for name in ("fold", "resize", "unfold")},
+    "frame": 2,
     "space": (2,),
     "widths": 1,
 }

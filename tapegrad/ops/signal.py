@@ -14,6 +14,7 @@ from tapegrad.ops._axes import axis_of, integer
 from tapegrad.ops._text import documented
 from tapegrad.ops.binary import divide, maximum, multiply
 from tapegrad.ops.conversion import as_floats, astype
+from tapegrad.ops.convolution import conv
 from tapegrad.ops.creation import arange, ones, zeros
 from tapegrad.ops.dtypes import result_type
 from tapegrad.ops.elementwise import conj
@@ -115,6 +116,16 @@ def _by_products(x1: Tensor, x2: Tensor, d: int) -> Tensor:
     """Return the full convolution along the last axes: windows of the longer operand, times the other one reversed."""
     if prod(x1.shape[-d:]) < prod(x2.shape[-d:]):
         x1, x2 = x2, x1
+    space, size = x1.shape[-d:], x2.shape[-d:]
+    if "floating" not in x1.dtype.kind or d > 3 or prod(x2.shape[:-d]) != 1 or not x1.size:
+        return _by_gathering(x1, x2, d)
+    taps = reshape(flip(x2, axis=tuple(range(-d, 0))), (1, 1, *size))
+    out = conv(reshape(x1, (prod(x1.shape[:-d]), 1, *space)), taps, padding=tuple([n - 1 for n in size]))
+    return reshape(out, (*x1.shape[:-d], *out.shape[2:]))
+
+
+def _by_gathering(x1: Tensor, x2: Tensor, d: int) -> Tensor:
+    """Return the full convolution of any axes, kernels and dtypes: windows are copied, and one product is taken."""
     key: list[Any] = [...]
     for i in range(-d, 0):
         k = x2.shape[i]
@@ -164,7 +175,7 @@ _METHOD = (
 def convolve(x1: ArrayLike, x2: ArrayLike, /, *, mode: str = "full", method: str = "auto", axes: Axis = None) -> Tensor:
     """Convolution of arrays of any number of axes, as `scipy.signal.convolve`: sums of x1[i] x2[k - i] over i.
 
-    Composed of indexing and `matmul`, or of Fourier transforms; the derivative in an operand is a correlation of t with
+    Composed of `conv`, or of Fourier transforms; the derivative in an operand is a correlation of t with
     the other.
 
     >>> import tapegrad as tg
@@ -214,12 +225,12 @@ def fftconvolve(x1: ArrayLike, x2: ArrayLike, /, *, mode: str = "full", axes: Ax
 # -- short-time Fourier transforms -----------------------------------------------------------------------
 
 _WINDOW = (
-    "The window, a vector of at most `size` numbers, which is put in the middle of `size` zeros; ones for None. "
+    "The window, a vector of at most `frame` numbers, which is put in the middle of `frame` zeros; ones for None. "
     "Windows are those of `scipy.signal.get_window`."
 )
-_HOP = "The distance between frames; a quarter of `size` for None."
+_HOP = "The distance between frames; a quarter of `frame` for None."
 _CENTER = "Whether frame i is centred on sample i hop, the signal being continued by reflection at its ends."
-_NORMALIZED = "Whether to divide by the square root of `size`, which makes each transform keep the sum of squares."
+_NORMALIZED = "Whether to divide by the square root of `frame`, which makes each transform keep the sum of squares."
 
 
 def _settings(name: str, x: Tensor, size: Any, hop: Any, window: Any) -> tuple[int, int, Tensor | None]:
@@ -271,13 +282,13 @@ def _overlapped(frames: Tensor, hop: int) -> Tensor:
 
 @composed
 @documented(
-    "The transforms (..., frequencies, frames): size // 2 + 1 frequencies of real signals, else `size`. The dtype is "
+    "The transforms (..., frequencies, frames): frame // 2 + 1 frequencies of real signals, else `frame`. The dtype is "
     "complex, of the precision of `x`.",
-    "ValueError: The signal is shorter than a frame, or with `center` than half of one; or `size`, `hop` or `window` "
+    "ValueError: The signal is shorter than a frame, or with `center` than half of one; or `frame`, `hop` or `window` "
     "do not fit.",
-    "TypeError: `size` or `hop` is no integer.",
+    "TypeError: `frame` or `hop` is no integer.",
     x="Signals (..., n), real or complex.",
-    size="The length of a frame.",
+    frame="The length of a frame.",
     hop=_HOP,
     window=_WINDOW,
     center=_CENTER,
@@ -285,7 +296,7 @@ def _overlapped(frames: Tensor, hop: int) -> Tensor:
 )
 def stft(
     x: ArrayLike,
-    size: int,
+    frame: int,
     /,
     *,
     hop: int | None = None,
@@ -304,7 +315,7 @@ def stft(
     x = as_floats(x)
     if x.ndim == 0:
         raise ValueError("stft: a signal has an axis, and this is one number")
-    size, hop, window = _settings("stft", x, size, hop, window)
+    size, hop, window = _settings("stft", x, frame, hop, window)
     half, n = size // 2, x.shape[-1]
     if n < (half + 1 if center else size):
         least = f"with center more than {half}" if center else f"at least {size}"
@@ -321,25 +332,25 @@ def stft(
 @composed
 @documented(
     "The signals (..., n): `length` samples, or as many as the frames cover, with `center` without the halves of "
-    "frames at both ends. The dtype is real, of the precision of `x`. If `x` has `size` frequencies, it is complex.",
-    "ValueError: The number of frequencies fits no frame of `size`, the windows leave out a sample, or `size`, `hop` "
+    "frames at both ends. The dtype is real, of the precision of `x`. If `x` has `frame` frequencies, it is complex.",
+    "ValueError: The number of frequencies fits no frame of `frame`, the windows leave out a sample, or `frame`, `hop` "
     "or `window` do not fit.",
-    "TypeError: `size`, `hop` or `length` is no integer.",
+    "TypeError: `frame`, `hop` or `length` is no integer.",
     x="Transforms (..., frequencies, frames), as of `stft`.",
-    size="The length of a frame.",
+    frame="The length of a frame.",
     hop=_HOP,
     window=_WINDOW,
     center="Whether `stft` was called with it.",
     normalized="Whether `stft` was called with it.",
     onesided=(
-        "Whether these are transforms of a real signal, with size // 2 + 1 frequencies; for None their number "
-        "tells, and where `size` is 1 or 2 they are."
+        "Whether these are transforms of a real signal, with frame // 2 + 1 frequencies; for None their number "
+        "tells, and where `frame` is 1 or 2 they are."
     ),
     length="The number of samples of the signal; zeros stand where no frame covers it.",
 )
 def istft(
     x: ArrayLike,
-    size: int,
+    frame: int,
     /,
     *,
     hop: int | None = None,
@@ -363,7 +374,7 @@ def istft(
     x = as_tensor(x)
     if x.ndim < 2 or x.shape[-1] == 0:
         raise ValueError(f"istft: transforms have shape (..., frequencies, frames), not {x.shape}")
-    size, hop, window = _settings("istft", x, size, hop, window)
+    size, hop, window = _settings("istft", x, frame, hop, window)
     norm, frequencies, count = "ortho" if normalized else "backward", *x.shape[-2:]
     onesided = frequencies == size // 2 + 1 if onesided is None else onesided
     if frequencies != (size // 2 + 1 if onesided else size):
