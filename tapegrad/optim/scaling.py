@@ -78,7 +78,7 @@ class Scale:
         Returns
         -------
         Tensor
-            What to call `backward` of.
+            The Tensor to call `backward` of.
 
         Raises
         ------
@@ -189,7 +189,7 @@ class Scale:
         Parameters
         ----------
         state : mapping
-            What `state` gave.
+            The result of `state`.
 
         Raises
         ------
