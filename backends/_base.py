@@ -111,9 +111,9 @@ class Backend:
     name : str
         The name of the library.
     prefix : str
-        What its device strings start with.
+        The start of its device strings.
     xp : Namespace
-        What rules compute with.
+        The namespace that rules compute with.
     dtype_names : dict
         The standard's name of each native dtype.
 

@@ -232,7 +232,7 @@ def test_a_damaged_save_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "kind", "text"),
     [
-        (lambda p: tg.Run(p), TypeError, "name what is saved"),
+        (lambda p: tg.Run(p), TypeError, "name the objects to save"),
         (lambda p: tg.Run(p, keep=0, model=[tg.ones(1)]), ValueError, "keep must be 1 or more"),
         (lambda p: tg.Run(p, count=3), TypeError, "count is of type int, holds no Tensor"),
         (lambda p: tg.Run(p, model=[tg.ones(1)]).best(1.0, mode="up"), ValueError, "not 'up'"),

@@ -159,7 +159,7 @@ def test_a_file_of_a_later_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "kind", "text"),
     [
-        ({"f": {1, 2}}, TypeError, "'f' holds no Tensor, in what is of type set"),
+        ({"f": {1, 2}}, TypeError, "'f' holds no Tensor, in an object of type set"),
         ({"a.b": tg.ones(1), "a": {"b": tg.ones(1)}}, ValueError, "would have the name 'a.b'"),
         ([], TypeError, "there is no Tensor"),
     ],

@@ -34,7 +34,7 @@ SCALAR_RANKS: dict[type, int] = {bool: 0, int: 1, float: 3, complex: 4}
 class DType:
     """A dtype of the array API standard, the same object whichever library holds the data.
 
-    Equal to itself, and to a library's own dtype of the same name, so that `x.dtype == np.float32` says what it seems
+    Equal to itself, and to a library's own dtype of the same name, so that `x.dtype == np.float32` holds as it seems
     to say. NumPy takes it for its own dtype, and so do libraries that ask NumPy. Those of the standard are
     `tapegrad.float32` and the like.
 

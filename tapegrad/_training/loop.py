@@ -26,9 +26,9 @@ class Loop:
     Parameters
     ----------
     batches : Batches, or an iterable that begins anew for each epoch
-        What is handed out.
+        The batches to hand out.
     epochs : int, default 1
-        How often, in all: a resumed loop does the rest.
+        The number of epochs in all: a resumed loop does the rest.
     run : Run or None, default None
         Saved at the end of each epoch, when the loop ends, and at each `save_every` steps. Its state must hold the
         batches. Call `run.resume()` before the loop to go on with it.

@@ -57,7 +57,7 @@ class Run:
         if keep < 1:
             raise ValueError(f"Run: keep must be 1 or more, not {keep}")
         if not state:
-            raise TypeError("Run: name what is saved, as in tg.Run(folder, model=model, optimiser=optimiser)")
+            raise TypeError("Run: name the objects to save, as in tg.Run(folder, model=model, optimiser=optimiser)")
         self.folder, self.keep = Path(folder), keep
         self._parts = {name: _part(name, x) for name, x in state.items()}
         self._best = Best()

@@ -70,7 +70,7 @@ def _named(prefix: str, model: Any) -> dict[str, Tensor]:
     tensors = named(model)
     if not tensors:
         where = f"{prefix!r} holds" if prefix else "there is"
-        raise TypeError(f"save: {where} no Tensor, in what is of type {type(model).__name__}")
+        raise TypeError(f"save: {where} no Tensor, in an object of type {type(model).__name__}")
     return tensors
 
 

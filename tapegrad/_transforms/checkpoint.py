@@ -28,8 +28,8 @@ def checkpoint(f: Callable[P, R]) -> Transformed[P, R]:
     """Return `f` so that its records are dropped after the call, and made again when they are needed.
 
     Between the forward and the backward pass only its arguments and results are kept; in exchange it is computed
-    twice. `f` must compute the same again: it has no side effects, and what it uses from outside (parameters, which
-    get their gradients) is not changed in between. What it draws from a `tapegrad.random.Generator` is drawn again as
+    twice. `f` must compute the same again: it has no side effects, and things it uses from outside (parameters, which
+    get their gradients) are not changed in between. What it draws from a `tapegrad.random.Generator` is drawn again as
     it was; random numbers of others are drawn outside, and passed in. It may update Tensors that it is given in place:
     the caller's stay as they are. It can be differentiated to any order.
 

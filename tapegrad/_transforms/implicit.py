@@ -46,7 +46,7 @@ def fixed_point(
     x0 : ArrayLike
         The start, which gets no gradient.
     *args : ArrayLike or tree
-        What else `f` takes: arrays, Tensors, or containers of them, which get gradients.
+        Further arguments of `f`: arrays, Tensors, or containers of them, which get gradients.
     tolerance : float or None, default None
         The largest change of an element, relative to the largest element or 1, at which the iteration ends; 64 units
         of rounding for None.
@@ -107,7 +107,7 @@ def root(f: Equation, x0: ArrayLike, *args: Any, tolerance: float | None = None,
     x0 : ArrayLike
         The start, of n elements, which gets no gradient.
     *args : ArrayLike or tree
-        What else `f` takes: arrays, Tensors, or containers of them, which get gradients.
+        Further arguments of `f`: arrays, Tensors, or containers of them, which get gradients.
     tolerance : float or None, default None
         The largest element of a Newton step, relative to the largest of x or 1, at which it ends; 64 units of rounding
         for None.

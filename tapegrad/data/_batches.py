@@ -158,7 +158,7 @@ class Batches:
         Parameters
         ----------
         state : dict
-            What `state` returned, perhaps in another process.
+            The result of `state`, perhaps of another process.
 
         Raises
         ------

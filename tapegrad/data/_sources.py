@@ -12,7 +12,7 @@ from tapegrad._engine.tensor import Tensor
 from tapegrad.ops.creation import asarray
 from tapegrad.ops.indexing import take
 
-# What a batch holds before it goes to the device: arrays and other values in tuples and dicts.
+# Contents of a batch before it goes to the device: arrays and other values in tuples and dicts.
 Batch = Any
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -29,7 +29,7 @@ class Attention:
     bias : bool, default True
         Whether the projections add vectors, which begin as zeros.
     rng : Generator
-        What the weights are drawn from, which says the device too.
+        The generator of the weights, which says the device too.
     dtype : DTypeLike or None, default None
         The dtype of parameters; the default one for None.
 
@@ -77,7 +77,7 @@ class Attention:
     ) -> Tensor:
         """Return the values that queries x attend to, by keys; keys and values are x where they are not given.
 
-        mask: what broadcasts to (batch, heads, time of x, time of keys), see `tapegrad.attention`.
+        mask: an array that broadcasts to (batch, heads, time of x, time of keys), see `tapegrad.attention`.
         """
         width = self.in_proj_weight.shape[1]
         for given in (x, keys, values):

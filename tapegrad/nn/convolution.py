@@ -52,7 +52,7 @@ class Conv:
     bias : bool, default True
         Whether to add a number for each channel, which begins as zero.
     rng : Generator
-        What the weight is drawn from, which says the device too.
+        The generator of the weight, which says the device too.
     init : callable, default lecun
         A function (rng, shape, dtype) that draws it.
     dtype : DTypeLike or None, default None
@@ -139,7 +139,7 @@ class ConvTranspose:
     bias : bool, default True
         Whether to add a number for each channel, which begins as zero.
     rng : Generator
-        What the weight is drawn from, which says the device too.
+        The generator of the weight, which says the device too.
     init : callable, default lecun
         A function (rng, shape, dtype) that draws it.
     dtype : DTypeLike or None, default None

@@ -44,7 +44,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
 
 COMMON = """
     rng : Generator
-        What is drawn from, which says the device too.
+        The generator to draw from, which says the device too.
     shape : int or tuple of int
         The shape, (outputs, inputs, *kernel) for weights.
     dtype : DTypeLike or None, default None

@@ -31,7 +31,7 @@ def static(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
     Returns
     -------
     dataclasses.Field
-        What to assign to the field in the class.
+        The value to assign to the field in the class.
 
     Examples
     --------

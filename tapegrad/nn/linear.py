@@ -36,7 +36,7 @@ class Linear:
     bias : bool, default True
         Whether to add a vector, which begins as zeros.
     rng : Generator
-        What the weight is drawn from, which says the device too.
+        The generator of the weight, which says the device too.
     init : callable, default lecun
         A function (rng, shape, dtype) that draws it.
     dtype : DTypeLike or None, default None
@@ -97,7 +97,7 @@ class Embedding:
     width : int
         The length of a row.
     rng : Generator
-        What the table is drawn from, which says the device too.
+        The generator of the table, which says the device too.
     std : float, default 1.0
         The standard deviation of its entries.
     dtype : DTypeLike or None, default None

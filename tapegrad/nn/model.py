@@ -191,7 +191,7 @@ def load(
     Returns
     -------
     Loaded
-        What was passed over.
+        The names that were passed over.
 
     Raises
     ------

@@ -23,7 +23,7 @@ def training(rng: Generator | None = None) -> Iterator[None]:
     Parameters
     ----------
     rng : Generator or None, default None
-        What dropout draws from; None if no layer draws.
+        The generator of dropout; None if no layer draws.
 
     Returns
     -------

@@ -45,7 +45,7 @@ class LayerNorm:
     shape : int or tuple of int
         The lengths of the last axes, over which mean and variance are taken.
     eps : float, default 1e-5
-        What is added to the variance.
+        The number added to the variance.
     bias : bool, default True
         Whether to add a number for each element, which begins as zero.
     device : str or None, default None
@@ -58,7 +58,7 @@ class LayerNorm:
     weight : Tensor
         The factors, which begin as ones, of that shape.
     bias : Tensor or None
-        What is added.
+        The addend.
 
     Raises
     ------
@@ -104,7 +104,7 @@ class RMSNorm:
     shape : int or tuple of int
         The lengths of the last axes.
     eps : float or None, default None
-        What is added to the mean square; the spacing of 1.0 in the dtype of the input for None.
+        The number added to the mean square; the spacing of 1.0 in the dtype of the input for None.
     device : str or None, default None
         The device of parameters; the default one for None.
     dtype : DTypeLike or None, default None
@@ -157,7 +157,7 @@ class GroupNorm:
     n : int
         The number of channels, axis 1 of inputs.
     eps : float, default 1e-5
-        What is added to the variance.
+        The number added to the variance.
     device : str or None, default None
         The device of parameters; the default one for None.
     dtype : DTypeLike or None, default None
@@ -168,7 +168,7 @@ class GroupNorm:
     weight : Tensor
         The factors, which begin as ones, of shape (n,).
     bias : Tensor
-        What is added, zeros at first, of shape (n,).
+        The addend, zeros at first, of shape (n,).
 
     Raises
     ------
@@ -217,7 +217,7 @@ class BatchNorm:
     momentum : float, default 0.1
         The share of the batch in the running statistics.
     eps : float, default 1e-5
-        What is added to the variance.
+        The number added to the variance.
     device : str or None, default None
         The device of parameters; the default one for None.
     dtype : DTypeLike or None, default None
@@ -228,7 +228,7 @@ class BatchNorm:
     weight : Tensor
         The factors, which begin as ones, of shape (n,).
     bias : Tensor
-        What is added, zeros at first, of shape (n,).
+        The addend, zeros at first, of shape (n,).
     running_mean : Tensor
         The running mean, zeros at first, of shape (n,).
     running_var : Tensor

@@ -32,7 +32,7 @@ _TEXT = """
     bias : bool, default True
         Whether gates have biases, which begin as zeros.
     rng : Generator
-        What the weights are drawn from, which says the device too.
+        The generator of the weights, which says the device too.
     dtype : DTypeLike or None, default None
         The dtype of parameters; the default one for None.
 

@@ -302,10 +302,10 @@ def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
     k="Keys, of shape (..., heads, T_k, width). They may have fewer heads than `q`, whose number these divide: each is "
     "for several neighbouring heads of `q`.",
     v="Values, of shape (..., heads, T_k, any width).",
-    mask="What broadcasts to the scores, (..., heads, T_q, T_k): boolean, True where a query sees a key, or floating, "
-    "to be added to scores.",
+    mask="An array that broadcasts to the scores, (..., heads, T_q, T_k): boolean, True where a query sees a key, or "
+    "floating, to be added to scores.",
     causal="Whether query i sees keys 0 to i only.",
-    scale="What scores are multiplied by; 1 / sqrt(width) for None.",
+    scale="The factor of the scores; 1 / sqrt(width) for None.",
     window="Query i sees keys at a distance below this only; all for None.",
 )
 def attention(

@@ -28,7 +28,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # NumPy plans
 @documented(
     f"The sums, with the axes that the output names, in its order. {PROMOTED}",
     "ValueError: The subscripts do not fit the operands, or an output or a path is not one.",
-    "TypeError: The subscripts are neither a text nor lists of integers, or `optimize` is none of what it may be.",
+    "TypeError: The subscripts are neither a text nor lists of integers, or `optimize` is no known option.",
     spec=(
         "The labels of the axes: a letter for each, as in 'ij,jk->ik'. `...` stands for further axes, which broadcast. "
         "Without '->' the output has the axes of `...`, and then those whose letter comes once, in alphabetical order. "

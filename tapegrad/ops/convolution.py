@@ -90,8 +90,8 @@ def conv(
     stride="The step from the window of one element to that of the next: an integer, or one for each space axis.",
     padding="How much to leave out before and behind each space axis of the result: an integer, or one or a pair "
     "(before, behind) for each axis.",
-    output_padding="What is added to the length of each space axis of the result, at its end: the convolution of which "
-    "this is the adjoint has the same shape for several lengths.",
+    output_padding="The number added to the length of each space axis of the result, at its end: the convolution of "
+    "which this is the adjoint has the same shape for several lengths.",
     dilation=DILATION,
     groups=GROUPS,
 )

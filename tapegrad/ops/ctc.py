@@ -164,7 +164,7 @@ def _error(message: str, line: str) -> ValueError:
     "another one. On a GPU, values out of range are found when a result is read.",
     "TypeError: Labels or lengths are no integers, or `x` is complex.",
     x="Logarithms of probabilities, (time, batch, classes), or (time, classes) of one example.",
-    labels="The labels of each example, (batch, most labels) or (labels,); what is behind its own is not read.",
+    labels="The labels of each example, (batch, most labels) or (labels,); those behind its own are not read.",
     input_lengths="How many times of each example count, (batch,); all for None.",
     label_lengths="How many labels each example has, (batch,); all for None.",
     blank="The class that stands for no label.",

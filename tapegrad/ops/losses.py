@@ -298,7 +298,7 @@ def kl_div_loss(x: ArrayLike, y: ArrayLike, /, *, log_target: bool = False, redu
     COMPLEX,
     x="Scores, real floating.",
     y="Labels -1 and 1, of the shape of `x`.",
-    margin="What x y must reach.",
+    margin="The least x y without a loss.",
     reduction=REDUCTION,
 )
 def hinge_loss(x: ArrayLike, y: ArrayLike, /, *, margin: float = 1.0, reduction: str = "mean") -> Tensor:
@@ -325,7 +325,7 @@ def hinge_loss(x: ArrayLike, y: ArrayLike, /, *, margin: float = 1.0, reduction:
     negative="Vectors that are to be far, of the same shape.",
     margin="By how much the negative is to be farther.",
     p="The order of the norm.",
-    eps="What to add to each difference, so that equal vectors have a slope.",
+    eps="The number to add to each difference, so that equal vectors have a slope.",
     swap="Whether the negative's distance is the lesser one of those from anchor and positive.",
     reduction=REDUCTION,
 )
@@ -406,7 +406,7 @@ def cosine_embedding_loss(
     "ValueError: `temperature` is not positive.",
     x1="Vectors of shape (..., n, width), real floating.",
     x2="Their partners, in the same order; all others are negatives.",
-    temperature="What cosines are divided by: a number, or a Tensor that is learnt.",
+    temperature="The divisor of cosines: a number, or a Tensor that is learnt.",
     normalise="Whether vectors are divided by their norms; else their products are taken as they are.",
     reduction=REDUCTION,
 )

@@ -24,13 +24,13 @@ from tapegrad.ops.elementwise import sqrt
 from tapegrad.ops.shaping import reshape
 from tapegrad.typing import ArrayLike
 
-BIAS = "What to add, in the shape of `w`; nothing for None."
+BIAS = "The addend, in the shape of `w`; nothing for None."
 LIKE_X = f"The shape is that of `x`. {FLOATED}"
-EPS = "What to add to the variance, so that equal values give zeros."
+EPS = "The number to add to the variance, so that equal values give zeros."
 UNFIT = "ValueError: The shapes do not fit, or `eps` is negative."
 COMPLEX = "TypeError: `x` is complex, or `eps` is no number."
 IN_CHANNELS = "Real floating, of shape (batch, channels, ...)."
-FOR_CHANNELS = "What to multiply with, of shape (channels,); nothing for None."
+FOR_CHANNELS = "The factor, of shape (channels,); nothing for None."
 
 
 # -- the operation -----------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _beside_channels(x: Tensor) -> tuple[int, ...]:
     UNFIT,
     COMPLEX,
     x="Real floating; integers and booleans count as floating.",
-    w="What to multiply with, of the lengths of `x` along the axes; nothing for None.",
+    w="The factor, of the lengths of `x` along the axes; nothing for None.",
     b=BIAS,
     axis="The axis or axes of a layer, over which mean and variance are taken.",
     eps=EPS,
@@ -269,9 +269,9 @@ def layer_norm(
     UNFIT,
     COMPLEX,
     x="Real floating; integers and booleans count as floating.",
-    w="What to multiply with, of the lengths of `x` along the axes; nothing for None.",
+    w="The factor, of the lengths of `x` along the axes; nothing for None.",
     axis="The axis or axes of a layer, over which the mean square is taken.",
-    eps="What to add to the mean square; the distance from 1 to the next number of the dtype for None.",
+    eps="The number to add to the mean square; the distance from 1 to the next number of the dtype for None.",
 )
 def rms_norm(
     x: ArrayLike, /, w: ArrayLike | None = None, *, axis: int | tuple[int, ...] = -1, eps: float | None = None
@@ -335,7 +335,7 @@ def group_norm(
     var="Their variances, of shape (channels,).",
     w=FOR_CHANNELS,
     b=BIAS,
-    eps="What to add to the variances.",
+    eps="The number to add to the variances.",
 )
 def batch_norm(
     x: ArrayLike,

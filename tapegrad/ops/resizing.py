@@ -32,7 +32,7 @@ from tapegrad.typing import ArrayLike
     "TypeError: A width is no integer, or `value` does not fit in the dtype of `x`.",
     widths="How many elements to put before and behind, as in `numpy.pad`: a number for all axes, a pair (before, "
     "behind) for all axes, or a pair for each axis.",
-    mode="What to put there: 'constant' the value; 'reflect' the elements mirrored at the last one, which is not "
+    mode="The padding: 'constant' the value; 'reflect' the elements mirrored at the last one, which is not "
     "repeated; 'edge' the last one; 'wrap' the elements from the other end.",
     value="The value for 'constant': a number, or a Tensor without axes.",
 )

@@ -246,7 +246,7 @@ def _interleaved(even: Tensor, odd: Tensor, axis: int, n: int) -> Tensor:
     "The carry after the last step, and the tree of the results of all steps, stacked along a new first axis.",
     "ValueError: There is no array in `xs`, or no step, or their lengths differ.",
     f="A function of the carry and of one element of `xs`, which returns the next carry and a result, a tree or None.",
-    carry="What the first step gets, of any kind.",
+    carry="The argument of the first step, of any kind.",
     xs="An array, or a tree of arrays, gone through along the first axis.",
     reverse="Whether to go from the end; the results stay in the order of `xs`.",
 )

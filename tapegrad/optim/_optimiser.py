@@ -34,8 +34,8 @@ class Slot:
     tensor : Tensor
         The parameter.
     master : Tensor
-        What is updated: the parameter itself; its copy in float32 where it has 16 bits; its real and imaginary parts,
-        along a last axis, where it is complex.
+        The Tensor to update: the parameter itself; its copy in float32 where it has 16 bits; its real and imaginary
+        parts, along a last axis, where it is complex.
     state : dict of str to Tensor
         The moments.
     decay : float
@@ -291,7 +291,7 @@ class Optimiser:
         if missing or strangers:
             raise ValueError(
                 f"{what}: the tree is not like the model: gradients are missing for {listed(missing)}; unknown are "
-                f"{listed(strangers)}: pass what tapegrad.grad gives for the model that the optimiser was made of"
+                f"{listed(strangers)}: pass the result of tapegrad.grad for the model that the optimiser was made of"
             )
         return [(slot, given[id(slot)]) for slot in self.slots]
 
@@ -348,7 +348,7 @@ class Optimiser:
         Parameters
         ----------
         state : mapping
-            What `state` gave, its arrays on any device.
+            The result of `state`, its arrays on any device.
 
         Raises
         ------

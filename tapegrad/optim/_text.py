@@ -11,12 +11,12 @@ _FIRST = """\
 Parameters
 ----------
 model : object
-    What holds the parameters: a model, or a list of Tensors.
+    The holder of the parameters: a model, or a list of Tensors.
 rate : float, Tensor or callable
     The step size; a callable is a schedule, a function of the Tensor that counts steps."""
 _LAST = """\
 decay : str, iterable of str, callable or None, default None
-    What decays: patterns of names such as '*.weight', or a function of name and Tensor; all for None.
+    The parameters that decay: patterns of names such as '*.weight', or a function of name and Tensor; all for None.
 masters : bool, default True
     Whether parameters of 16 bits are updated by way of copies in float32; they cannot be without.
 

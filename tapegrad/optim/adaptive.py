@@ -29,7 +29,7 @@ class Adam(Optimiser):
     betas : tuple of float, default (0.9, 0.999)
         The shares of the two means that are kept.
     eps : float, default 1e-8
-        What is added to the divisor.
+        The number added to the divisor.
     weight_decay : float, default 0.0
         The coefficient of the penalty of squares. That of `AdamW` is decoupled from the gradient.
     REST
@@ -104,7 +104,7 @@ class AdamW(Adam):
     betas : tuple of float, default (0.9, 0.999)
         The shares of the two means that are kept.
     eps : float, default 1e-8
-        What is added to the divisor.
+        The number added to the divisor.
     weight_decay : float, default 0.01
         The coefficient of decay.
     REST
@@ -147,7 +147,7 @@ class LAMB(Adam):
     betas : tuple of float, default (0.9, 0.999)
         The shares of the two means that are kept.
     eps : float, default 1e-6
-        What is added to the divisor.
+        The number added to the divisor.
     weight_decay : float, default 0.01
         The coefficient of decay.
     REST
@@ -201,7 +201,7 @@ class RMSprop(Optimiser):
     smoothing : float, default 0.99
         The share of the mean that is kept.
     eps : float, default 1e-8
-        What is added to the divisor.
+        The number added to the divisor.
     momentum : float, default 0.0
         The share of the velocity that is kept.
     centred : bool, default False
@@ -273,7 +273,7 @@ class Adagrad(Optimiser):
     start : float, default 0.0
         The sum before the first step.
     eps : float, default 1e-10
-        What is added to the divisor.
+        The number added to the divisor.
     weight_decay : float, default 0.0
         The coefficient of the penalty of squares.
     REST

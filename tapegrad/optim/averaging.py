@@ -23,7 +23,7 @@ class Average:
     Parameters
     ----------
     model : object
-        What holds the parameters.
+        The holder of the parameters.
     decay : float or None, default 0.999
         The share that is kept; None for the mean.
 
@@ -136,7 +136,7 @@ class Average:
         Parameters
         ----------
         state : mapping
-            What `state` gave.
+            The result of `state`.
 
         Raises
         ------

@@ -23,7 +23,7 @@ def clip_norm(model: Any, limit: float, *, grads: Any = None) -> Tensor:
     Parameters
     ----------
     model : object
-        What holds the parameters, whose `.grad` is scaled.
+        The holder of the parameters, whose `.grad` is scaled.
     limit : float
         The largest norm.
     grads : tree of Tensor or None, default None
@@ -66,7 +66,7 @@ def clip_value(model: Any, limit: float, *, grads: Any = None) -> None:
     Parameters
     ----------
     model : object
-        What holds the parameters, whose `.grad` is clipped.
+        The holder of the parameters, whose `.grad` is clipped.
     limit : float
         The largest size of an element.
     grads : tree of Tensor or None, default None

@@ -80,7 +80,7 @@ class Scale:
         Returns
         -------
         Tensor
-            What to call `backward` of.
+            The Tensor to call `backward` of.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class Scale:
         Parameters
         ----------
         state : mapping
-            What `state` gave.
+            The result of `state`.
 
         Raises
         ------

@@ -26,7 +26,7 @@ class Split:
     Parameters
     ----------
     model : object
-        What holds the parameters.
+        The holder of the parameters.
     patterns : mapping of str to callable
         For each pattern of names a function of the parameters, a dict by name, that returns their optimiser. The first
         pattern that a name fits holds.
@@ -147,7 +147,7 @@ class Split:
         Parameters
         ----------
         state : mapping
-            What `state` gave.
+            The result of `state`.
 
         Raises
         ------

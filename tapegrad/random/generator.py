@@ -673,7 +673,7 @@ class Generator:
         Parameters
         ----------
         state : dict
-            What `state` returned.
+            The result of `state`.
 
         Raises
         ------
