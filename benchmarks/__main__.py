@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("rows", "overhead", "mlp", "lstm", "gelu", "gpt", "optimisers")
+NAMES = ("rows", "overhead", "mlp", "lstm", "gelu", "layers", "gpt", "optimisers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 import tapegrad as tg
 
-NAMES = ("rows", "overhead", "mlp", "lstm", "gelu", "gpt", "optimisers")
+NAMES = ("rows", "overhead", "mlp", "lstm", "gelu", "layers", "gpt", "optimisers")
 TINY = ("--tiny", "--no-peers", "--device", "cpu", "--repeat", "2")
 
 
