@@ -69,6 +69,9 @@ class Adapter(Backend):
         # Without the frames that array_api_compat puts around them.
         self.xp.replace(zeros=np.zeros, ones=np.ones, empty=np.empty, full=np.full, arange=np.arange)
         self.xp.replace(standardise=standardise.standardise, standardise_gradient=standardise.standardise_gradient)
+        self.xp.replace(
+            layer_norm_rows=standardise.layer_norm_rows, layer_norm_rows_gradient=standardise.layer_norm_rows_gradient
+        )
         self.xp.replace(attend=attention.attend, attend_gradient=attention.attend_gradient)
         self.xp.replace(matmul=np.matmul, sign=np.sign, index_get=operator.getitem)
 

@@ -66,7 +66,10 @@ TABLE: dict[str, OpInfo] = {
         "cumulative_max cumulative_min cumulative_prod cumulative_sum",
     ),
     **_rows(OpInfo("", "operand", "its rows go where their numbers say"), "segment_max segment_min"),
-    **_rows(OpInfo("", "operand", "an adapter's own passes over rows"), "standardise standardise_gradient"),
+    **_rows(
+        OpInfo("", "operand", "an adapter's own passes over rows"),
+        "layer_norm_rows layer_norm_rows_gradient standardise standardise_gradient",
+    ),
     **_rows(OpInfo("", "operand", "a mean and a sum of squares in one call"), "std var"),
     **_rows(OpInfo("", "operand", "an integer from any dtype"), "argmax argmin count_nonzero"),
     **_rows(OpInfo("", "operand", "composed in most libraries"), "linalg.trace linalg.vector_norm"),

@@ -5,13 +5,15 @@ All stand on one operation, `standardised`. It keeps its results alone: the valu
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
 from tapegrad._engine.coercion import as_tensors
+from tapegrad._engine.dispatch import namespace_of
 from tapegrad._engine.dtypes import as_dtype
 from tapegrad._engine.fusing import Forwards
-from tapegrad._engine.primitive import several
+from tapegrad._engine.primitive import primitive, several
 from tapegrad._engine.rules import composed, with_operators
 from tapegrad._engine.tensor import Tensor
 from tapegrad.ops._axes import axes_of, count, integer
@@ -112,6 +114,55 @@ def _standardised_vjp(
 _standardised = several("standardised", _standardised_forward, _standardised_vjp, fuses=True)
 
 
+# With weights, where the library has a function of its own for all passes: it keeps x, w and two numbers a row.
+
+
+def _layer_norm_forward(xp: Any, x: Any, w: Any, b: Any, axis: tuple[int, ...], eps: float) -> tuple[Any, Any]:
+    return xp.layer_norm_rows(x, w, b, len(axis), eps)  # type: ignore[no-any-return]
+
+
+def _layer_norm_pull(walk: Any, r: Any, t: Any, saved: tuple[Any, ...]) -> None:
+    x, w, axis, eps, kept = saved
+    wanted = tuple([walk.wants(p) for p in r.parents])
+    own = hasattr(walk.xp, "layer_norm_rows_gradient")
+    if own and kept is not None and t.shape == x.shape and t.dtype == x.dtype:
+        found = list(walk.xp.layer_norm_rows_gradient(t, x, w, kept, len(axis), wanted))
+    else:
+        found = _layer_norm_cotangents(walk.xp, t, x, w, axis, eps, wanted)
+    for p, want in zip(r.parents, wanted, strict=True):
+        if want:
+            walk.accumulate(p, walk.fit(found.pop(0), p, r, t))
+
+
+@with_operators
+def _layer_norm_cotangents(
+    xp: Any, t: Any, x: Any, w: Any, axis: tuple[int, ...], eps: float, wanted: tuple[bool, ...]
+) -> list[Any]:
+    """Return the cotangents that are wanted, of x, w and b, on Tensors or for a cotangent with batch axes."""
+    found = []
+    if wanted[0] or wanted[1]:
+        forward = _standardised if type(x) is Tensor else partial(_standardised_forward, xp)
+        z, _, var = forward(x, axis, eps, True)
+        if wanted[0]:
+            found.append(_slope(xp, t * w, z, var, axis, eps, True))
+        if wanted[1]:
+            found.append(t * z)
+    return [*found, t] if wanted[2] else found
+
+
+_layer_norm = primitive(
+    "layer_norm",
+    _layer_norm_forward,
+    None,
+    None,
+    None,
+    saves=("x", "w", "axis", "eps", "cache"),
+    pull=_layer_norm_pull,
+    broadcasts=True,
+    cached=True,
+)
+
+
 # -- operands ----------------------------------------------------------------------------------------------
 
 
@@ -172,7 +223,6 @@ def _beside_channels(x: Tensor) -> tuple[int, ...]:
 # -- public functions --------------------------------------------------------------------------------------
 
 
-@composed
 @documented(
     LIKE_X,
     UNFIT,
@@ -203,7 +253,13 @@ def layer_norm(
     """
     data, weight, bias = _operands("layer_norm", x, w, b)
     axes, shape, spread = _in_rows("layer_norm", data, axis)
-    out = _standardised(data, axes, _epsilon("layer_norm", eps), True)[0]
+    least = _epsilon("layer_norm", eps)
+    if weight is not None and bias is not None and weight.shape == bias.shape == shape == spread:
+        array = data._array
+        alike = array.dtype == weight._array.dtype == bias._array.dtype
+        if alike and _has_own(namespace_of[type(array)], array, axes):
+            return _layer_norm(data, weight, bias, axes, least)
+    out = _standardised(data, axes, least, True)[0]
     return _scaled("layer_norm", data, out, weight, bias, shape, spread)
 
 
