@@ -127,7 +127,7 @@ def network_by_hand(task: Network, xp: Any) -> Step:
     n = len(x)
 
     def layer(x: Any, w: Any, b: Any) -> tuple[Any, Any]:
-        """Return the pooled result, and what its gradient needs."""
+        """Return the pooled result with the arrays for its gradient."""
         height = x.shape[2]
         columns = _columns(_padded(x, 1, xp), 3)
         h = xp.maximum(columns @ w.reshape(len(w), -1).T + b, 0).reshape(n, height // 2, 2, height // 2, 2, len(w))

@@ -301,7 +301,7 @@ def test_half_precision_is_summed_in_single(xp: Place) -> None:
 
 
 def test_channels_last_in_memory_stay_there() -> None:
-    """What convolution leaves on NumPy, so that the next one finds it."""
+    """The layout that convolution leaves on NumPy is found by the next one, with the same values."""
     x = tg.tensor(normal(2, 5, 6, 3).transpose(0, 3, 1, 2), requires_grad=True)
     y = tg.max_pool(tg.asarray(np.asarray(x.detach()), copy=False), 2)
     assert y.shape == (2, 3, 2, 3)
