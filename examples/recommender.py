@@ -54,8 +54,10 @@ class Factors:
         return self.mean + biases + tg.sum(self.user(user) * self.item(item), axis=-1)
 
 
-shapes = ((USERS, RANK), (ITEMS, RANK), (USERS, 1), (ITEMS, 1))
-model = Factors(*[nn.Embedding(n, width, rng=rng, std=0.1) for n, width in shapes], mean=float(np.mean(ratings)))
+user, item, generous, good = (
+    nn.Embedding(n, width, rng=rng, std=0.1) for n, width in ((USERS, RANK), (ITEMS, RANK), (USERS, 1), (ITEMS, 1))
+)
+model = Factors(user, item, generous, good, mean=float(np.mean(ratings)))
 optimiser = optim.AdamW(model, optim.linear(0.02, args.epochs * len(batches)), weight_decay=0.1)
 run = run_of(args, model=model, optimiser=optimiser, rng=rng, data=batches)
 
