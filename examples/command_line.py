@@ -20,18 +20,19 @@ def needs(*packages: str) -> None:
         sys.exit(f"this example needs more packages ({', '.join(missing)}): pip install 'tapegrad[examples]'")
 
 
-def arguments(description: str, *, epochs: int, out: str, **others: Any) -> Namespace:
+def arguments(description: str, *, epochs: int, out: str, resume: bool = True, **others: Any) -> Namespace:
     """Read the command line, make the device and float32 the defaults; end the program with a line if it is wrong.
 
-    epochs: the default of --epochs; out: the folder of results, beside the examples; others: further options and their
-    defaults.
+    epochs: the default of --epochs; out: the folder of results, beside the examples; resume: whether there are --resume
+    and --stop, which a loop of SciPy has not; others: further options and their defaults.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, torch:cpu, jax:cpu, ... (default: cpu)")
     parser.add_argument("--compile", action="store_true", help="compile the training step")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder of --out")
+    if resume:
+        parser.add_argument("--resume", action="store_true", help="go on with the run in the folder of --out")
+        parser.add_argument("--stop", type=int, metavar="STEP", help="stop at a step, as Ctrl-C does")
     parser.add_argument("--epochs", type=int, default=epochs, help=f"default: {epochs}")
-    parser.add_argument("--stop", type=int, metavar="STEP", help="stop at a step, as Ctrl-C does")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "output" / out, metavar="DIR")
     for name, value in others.items():

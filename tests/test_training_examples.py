@@ -20,6 +20,8 @@ from tapegrad import backends
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL: dict[str, tuple[object, ...]] = {  # options that make a run short
     "train_digits.py": ("--epochs", 2),
+    "private_gradients.py": ("--epochs", 1),
+    "recommender.py": ("--epochs", 1, "--size", 3000),
 }
 for _package in ("sklearn", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(_package)
