@@ -17,7 +17,7 @@ EPS = 1e-5
 
 
 class Task(NamedTuple):
-    """Which part, its operands, and the cotangent of its result."""
+    """A part by its name, with its operands and the cotangent of its result."""
 
     part: str
     operands: tuple[Any, ...]

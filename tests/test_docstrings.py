@@ -237,8 +237,7 @@ OTHERS: dict[str, Any] = {
     "groups": 1,
     "rate": 0.5,
     "rng": tg.random.Generator(0),
-    **{f"{name}.size": (2,) for name in ("max_pool", "mean_pool", "adaptive_max_pool", "adaptive_mean_pool")},
-    **{f"{name}.size": (2,) for name in ("fold", "resize", "unfold")},
+    "size": (2,),
     "frame": 2,
     "space": (2,),
     "widths": 1,
@@ -275,7 +274,7 @@ def call(f: Any, given: Given, **options: Any) -> Any:
         if name == "arrays":
             args += [given(0), given(1)] if p.kind is p.VAR_POSITIONAL else [[given(0), given(1)]]
         elif name in OTHERS:
-            args.append(OTHERS.get(f"{f.__name__}.{name}", OTHERS[name]))
+            args.append(OTHERS[name])
         else:
             args.append(given(k))
             k += 1

@@ -110,7 +110,7 @@ def _scale(z: Array, n: int, eps: float, one: Any, out: Array) -> None:
 def layer_norm_rows_gradient(
     t: Array, x: Array, w: Array, kept: Array, ndim: int, wanted: tuple[bool, ...]
 ) -> tuple[Array, ...]:
-    """Return the cotangents of those of x, w and b that are wanted, given what `layer_norm_rows` has kept."""
+    """Return the cotangents of those of x, w and b that are wanted, by the statistics of `layer_norm_rows`."""
     ts, rows = _rows(t, ndim), _rows(x, ndim)
     n = rows.shape[1]
     found = np.empty(rows.shape, x.dtype)
