@@ -765,6 +765,43 @@ def test_a_compiled_step_with_dropout_and_batch_norm_is_the_eager_one(xp: Place)
     assert nn.named(b)["1.num_batches_tracked"].item() == 6
 
 
+@pytest.mark.parametrize("how", ["stored", "computed"])
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", "float16"), ("torch:cpu", "bfloat16")])
+def test_training_in_16_bits(device: str, dtype: str, how: str) -> None:
+    """With parameters of 16 bits, and with products of 16 bits beside parameters of 32; compiled to the bit."""
+    if device != "cpu":
+        pytest.importorskip("torch")
+
+    def losses(through: Callable[..., Any]) -> list[float]:
+        with tg.default_dtype("float32"), tg.default_device(device):
+            r = rng(device)
+            parts = nn.Linear(3, 16, rng=r), nn.LayerNorm(16), tg.gelu, nn.Dropout(0.1), nn.Linear(16, 1, rng=r)
+            model = nn.Sequential(*parts)
+            x = r.uniform((64, 3), -1.0, 1.0)
+            y = tg.sum(x * x, axis=1, keepdims=True)
+            if how == "stored":
+                nn.cast(model, dtype)
+                x = tg.astype(x, dtype)
+            opt = tg.optim.AdamW(model, tg.optim.cosine(0.02, 60, warmup=5))
+            scale = tg.optim.Scale(device=device)
+
+        def step() -> tg.Tensor:
+            with nn.training(r), nn.precision(dtype if how == "computed" else None):
+                out = model(x)
+            assert out.dtype.name == dtype
+            loss = tg.mean((tg.astype(out, "float32") - y) ** 2)
+            scale.up(loss).backward()
+            scale.step(opt, clip=1.0)
+            return loss
+
+        run = through(step)
+        return [run().item() for _ in range(60)]
+
+    found = losses(lambda f: f)
+    assert found[-1] < 0.15 * found[0]
+    assert losses(tg.compile) == found
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_checkpoint_trains_as_its_function_does(compiled: bool) -> None:
     """The second computation drops the same elements, after the block too, and updates no statistics."""
@@ -806,6 +843,9 @@ def test_batch_norm_is_updated_inside_transforms() -> None:
     assert nn.parameters(model) == [model.weight, model.bias]
     with nn.training(), pytest.raises(ValueError, match="1 values a channel, which have no variance"):
         model(x[:1])
+    with nn.training(), pytest.raises(RuntimeError, match="inside vmap each example would have running statistics"):
+        tg.vmap(model)(tg.stack([x, x]))
+    np.testing.assert_allclose(mean, [0.2, 0.4])
 
 
 def test_layers_under_vmap_and_in_forward_mode() -> None:

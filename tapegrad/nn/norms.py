@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from tapegrad._engine.dispatch import backend_of
 from tapegrad._engine.dtypes import DTYPES
 from tapegrad._engine.mode import no_grad
 from tapegrad._engine.settings import training_mode
@@ -240,6 +241,8 @@ class BatchNorm:
     ------
     ValueError
         A number does not fit; at a call, the input has other channels, or one value a channel while training.
+    RuntimeError
+        At a call inside `vmap`, while training.
 
     Examples
     --------
@@ -290,6 +293,11 @@ class BatchNorm:
                 "train with larger batches, or evaluate, outside of training()"
             )
         out, mean, var = batch_norm_training(x, self.weight, self.bias, eps=self.eps)
+        if backend_of[type(mean._array)].depth > backend_of[type(self.running_mean._array)].depth:
+            raise RuntimeError(
+                "BatchNorm: inside vmap each example would have running statistics of its own: call it outside with "
+                "the whole batch, evaluate, outside of training(), or use GroupNorm or LayerNorm"
+            )
         if not mode.again:
             with no_grad():
                 self._follow(self.running_mean, mean)
