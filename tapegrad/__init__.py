@@ -4,11 +4,12 @@
 functions (`tg.grad`), and the settings (`tg.default_device`, `tg.default_dtype`, `tg.no_grad`, `tg.Tape`).
 """
 
+import importlib as _importlib
 import sys as _sys
 import typing as _typing
 from math import e, inf, nan, pi
 
-from tapegrad import backends, data, fft, linalg, loggers, metrics, nn, optim, random, signal, special
+from tapegrad import backends, fft, linalg, random, signal, special
 from tapegrad._bind import bind as _bind
 from tapegrad._compile.function import compile
 from tapegrad._engine.dispatch import CaptureError
@@ -24,9 +25,6 @@ from tapegrad._protocols.hints import of_function as _of_function
 from tapegrad._protocols.namespace_info import __array_namespace_info__
 from tapegrad._protocols.scipy_objective import scipy_objective
 from tapegrad._protocols.wrong_calls import published as _published
-from tapegrad._training.loop import Loop
-from tapegrad._training.run import Run
-from tapegrad._training.saving import load, save
 from tapegrad._transforms.checkpoint import checkpoint
 from tapegrad._transforms.custom_rules import custom_jvp, custom_vjp, stop_gradient
 from tapegrad._transforms.forward import jvp, linearize
@@ -34,7 +32,6 @@ from tapegrad._transforms.implicit import fixed_point, root
 from tapegrad._transforms.jacobian import hessian, hvp, jacobian
 from tapegrad._transforms.reverse import grad, value_and_grad, vjp
 from tapegrad._vmap.transform import vmap
-from tapegrad.nn import init
 from tapegrad.ops.activations import (
     celu,
     elu,
@@ -278,13 +275,36 @@ _published(globals(), "tapegrad")
 for _module in (fft, linalg, random, signal, special):
     _published(vars(_module), _module.__name__)
 
-if not _typing.TYPE_CHECKING:  # a type checker would take any name for one that is there
+# The training kit, which an import of tapegrad does not need: each part is loaded at its first use.
+_KIT = {
+    **{name: f"tapegrad.{name}" for name in ("data", "loggers", "metrics", "nn", "optim")},
+    "init": "tapegrad.nn",
+    "Loop": "tapegrad._training.loop",
+    "Run": "tapegrad._training.run",
+    **dict.fromkeys(("load", "save"), "tapegrad._training.saving"),
+}
+
+if _typing.TYPE_CHECKING:
+    from tapegrad import data, loggers, metrics, nn, optim
+    from tapegrad._training.loop import Loop
+    from tapegrad._training.run import Run
+    from tapegrad._training.saving import load, save
+    from tapegrad.nn import init
+else:  # a type checker would take any name for one that is there
 
     def __getattr__(name: str) -> object:
-        """Raise AttributeError; for a name of NumPy, PyTorch or JAX the message names ours."""
+        """Return a part of the training kit; else raise AttributeError, with our name for one of NumPy or PyTorch."""
+        if name in _KIT:
+            module = _importlib.import_module(_KIT[name])
+            part = globals()[name] = module if _KIT[name] == f"tapegrad.{name}" else getattr(module, name)
+            return part
         hint = _of_function(name)
         message = f"module 'tapegrad' has no attribute {name!r}{': use ' + hint if hint else ''}"
         raise AttributeError(message, name=name, obj=_sys.modules[__name__])
+
+    def __dir__() -> list[str]:
+        """Return all names, those of parts that are not loaded yet too."""
+        return sorted({*globals(), *_KIT})
 
 
 __all__ = [
