@@ -205,7 +205,7 @@ TRANSFORMS: dict[str, Callable[[Any, Any], Any]] = {
 def test_a_checkpoint_that_draws_random_numbers_raises(xp: Place, transform: str) -> None:
     """It would give the value of one draw and the gradient of another."""
     f = tg.checkpoint(dropped(np.random.default_rng(0)))
-    match = r"<lambda>: computed again.*other values than the first time. If it draws random numbers, draw them outside"
+    match = r"<lambda>: computed again.*other values than the first time. If it draws random numbers, draw them from a"
     with pytest.raises(RuntimeError, match=match):
         xp.values(TRANSFORMS[transform](f, xp.tensor(np.ones(32))))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -627,3 +628,54 @@ def test_bad_input_is_refused(case: int) -> None:
         call(rng)
     if "restore" in message or "state" in message or "has shape" in message:
         assert all(np.array_equal(state[k], v) for k, v in rng.state().items())
+
+
+def _drawn_by(backend: Any, form: str, dtype: str, key: Any, count: Any) -> Any:
+    return backend.xp.draw(key, count, form, (3, 3), dtype, 2**31)
+
+
+def test_the_form_of_pytorch_on_other_devices_and_in_its_programs() -> None:
+    torch = pytest.importorskip("torch")
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from tapegrad.backends import _philox
+    from tapegrad.backends._torch_functions import tracing
+
+    numpy, backend = backends.load("cpu"), backends.load("torch")
+    key, count = np.arange(4, dtype=np.uint32), np.full((2, 8), 0xFFFFFFFF, np.uint32)
+    given = torch.from_numpy(key), torch.from_numpy(count)
+    for form, dtype in (("bits", "uint32"), ("uniform", "float64"), ("uniform", "float16"), ("at least", "bool")):
+        expected = numpy.xp.draw(key, count, form, (3, 3), dtype, 2**31)
+        found = _philox.draw(backend, *given, form, (3, 3), dtype, 2**31)  # in integers with a sign, as on a GPU
+        assert found.numpy().tolist() == expected.tolist()
+        with tracing:
+            graph = make_fx(partial(_drawn_by, backend, form, dtype))(*given)
+        assert [str(node.target) for node in graph.graph.nodes if node.op == "call_function"] == [
+            "tapegrad.draw.default"
+        ]
+        out = graph(*given)
+        assert out.is_contiguous()
+        assert out.numpy().tolist() == expected.tolist()
+    normal = _philox.draw(backend, *given, "normal", (9,), "float64").numpy()
+    np.testing.assert_allclose(normal, numpy.xp.draw(key, count, "normal", (9,), "float64"), rtol=1e-15)
+    skipped = _philox.skip(backend, given[1], (2,), 2**63 + 1, 2**63).numpy()
+    assert skipped.tolist() == numpy.xp.skip(count, (2,), 2**63 + 1, 2**63).tolist()
+
+
+def test_half_precision() -> None:
+    rng = Generator(1, device="cpu")
+    for x in (
+        rng.uniform(2000, dtype="float16"),
+        rng.normal(2000, dtype="float16"),
+        rng.gamma(50, 2.0, dtype="float16"),
+    ):
+        assert x.dtype is tg.float16
+        assert bool(tg.all(tg.isfinite(x)))
+    u = np.asarray(Generator(1, device="cpu").uniform(2000, dtype="float16"), np.float64)
+    assert u.max() < 1
+    assert (u * 2**11 == np.round(u * 2**11)).all()
+    torch = pytest.importorskip("torch")
+    y = Generator(1, device="torch:cpu").uniform(2000, dtype="bfloat16")
+    assert y.array.dtype is torch.bfloat16
+    expected = Generator(1, device="cpu").numbers("bits", (2000,), "uint32")
+    assert np.asarray(y.array.float()).tolist() == (np.asarray(expected >> 24) / 256).tolist()
