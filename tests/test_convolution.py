@@ -20,10 +20,10 @@ def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
-CASES = {1 << 18: 200, 300: 60}  # by the bytes of a strip
+CASES = {1 << 19: 200, 300: 60}  # by the bytes of a strip
 
 
-@pytest.fixture(params=[1 << 18, 300], ids=["one strip", "many strips"])
+@pytest.fixture(params=[1 << 19, 300], ids=["one strip", "many strips"])
 def strip(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The bytes of a strip on NumPy, so few that small pictures have many of them."""
     monkeypatch.setattr(strips, "STRIP", request.param)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from math import inf, prod
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tapegrad.backends._array import Array
-from tapegrad.backends._numpy.functions import masked
+from tapegrad.backends._numpy.functions import SAME_SIZE, masked
 from tapegrad.backends._windows import Padding, Sizes, first_taps, keys, padded, places
 
 DOTS: Any = ...
@@ -19,12 +18,7 @@ DOTS: Any = ...
 
 def like_in_memory(x: Array, shape: Sizes, dtype: Any) -> Array:
     """Return a new array of a shape whose axes have the order in memory that those of `x` have."""
-    order = sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]) if x.shape[i] > 1 else 0)
-    # Axes of length 1 have no place of their own: they keep it among the others.
-    if len(shape) != x.ndim or all(a < b for a, b in pairwise(order)):
-        return np.empty(shape, dtype)
-    made = np.empty([shape[i] for i in order], dtype)
-    return made.transpose(np.argsort(order))
+    return np.empty_like(x, dtype, order="K", shape=shape)
 
 
 def pad_last(x: Array, widths: Padding, value: Any) -> Array:
@@ -116,12 +110,15 @@ def pool_scatter(
     tiled = apart and all(s == k for s, k in zip(stride, size, strict=True))
     if not tiled or any(n * k != m for n, k, m in zip(out, size, padded(space, padding), strict=True)):
         total[...] = 0
+    bits = SAME_SIZE.get(single.dtype.type) if apart else None
     for k, key in enumerate(keys(out, size, stride, dilation)):
-        spot, part = total[(DOTS, *key)], masked(taps == k, single)
-        if apart:
-            spot[...] = part
+        spot, chosen = total[(DOTS, *key)], taps == k
+        if bits is not None:  # an integer times 1 or 0, written in its place
+            np.multiply(single.view(bits), chosen, out=spot.view(bits))
+        elif apart:
+            spot[...] = masked(chosen, single)
         else:
-            spot += part
+            spot += masked(chosen, single)
     return cropped(total, space, padding).astype(t.dtype, copy=False)
 
 
