@@ -28,6 +28,7 @@ from tapegrad.ops.special import (
     xlogy,
 )
 from tapegrad.ops.special_gamma import betaln, digamma, gammaln, i0, i0e, i1, i1e, polygamma, sinc
+from tapegrad.ops.special_incomplete import gammainc, gammaincc
 
 psi = digamma  # the name by which SciPy looks for it
 
@@ -40,6 +41,8 @@ __all__ = [
     "erfcx",
     "erfinv",
     "expit",
+    "gammainc",
+    "gammaincc",
     "gammaln",
     "i0",
     "i0e",

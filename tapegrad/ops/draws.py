@@ -30,10 +30,18 @@ skip = primitive("skip", lambda xp, count, shape, start, step: xp.skip(count, sh
 # digamma(a)), becomes one over y > 0 of a smooth function. Its exponent is -|a - x| y - x h(+-y) with
 # h(z) = exp(-z) - 1 + z.
 
-_STEP = 7.6 / 39
-_NODES = [-3.5 + _STEP * k for k in range(40)]
-# The quadrature of Takahasi and Mori (1974) for exponential decay: nodes exp(u - exp(-u)) for equidistant u.
-_RULE = [(exp(u - exp(-u)), _STEP * exp(u - exp(-u)) * (1 + exp(-u))) for u in _NODES]
+Quadrature = list[tuple[float, float]]  # nodes with their weights
+
+
+def _quadrature(count: int) -> Quadrature:
+    """Return the quadrature of Takahasi and Mori (1974) for exponential decay: exp(u - exp(-u)) for equidistant u."""
+    step = 7.6 / (count - 1)
+    nodes = [-3.5 + step * k for k in range(count)]
+    return [(exp(u - exp(-u)), step * exp(u - exp(-u)) * (1 + exp(-u))) for u in nodes]
+
+
+_RULE = _quadrature(40)  # to 7 digits
+FINE = _quadrature(80)  # to 13
 _TERMS = 20
 
 
@@ -41,17 +49,17 @@ def _by_concentration(xp: Any, t: Any, a: Any, out: Any) -> Any:
     return t * gamma_slope(xp, a, out)
 
 
-def gamma_slope(xp: Any, a: Any, x: Any) -> Any:
+def gamma_slope(xp: Any, a: Any, x: Any, rule: Quadrature = _RULE) -> Any:
     """Return the derivative of a number x of the gamma distribution in its concentration a; 0 where x is 0."""
     positive = x > 0
     x = xp.where(positive, x, 1.0)
     small = (a < 1) & (x < 1)
     by_series = _slope_by_series(xp, xp.where(small, a, 0.5), xp.where(small, x, 0.5))
-    by_integral = _slope_by_integral(xp, xp.where(small, 1.0, a), xp.where(small, 1.0, x))
+    by_integral = _slope_by_integral(xp, xp.where(small, 1.0, a), xp.where(small, 1.0, x), rule)
     return xp.where(positive, xp.where(small, by_series, by_integral), 0.0)
 
 
-def _slope_by_integral(xp: Any, a: Any, x: Any) -> Any:
+def _slope_by_integral(xp: Any, a: Any, x: Any, rule: Quadrature) -> Any:
     """Return the slope by the integral on the side of x where there is less; a little beyond a still the left one."""
     left = x <= a + xp.sqrt(a)
     sign = xp.where(left, xp.ones_like(x), -1.0)
@@ -63,7 +71,7 @@ def _slope_by_integral(xp: Any, a: Any, x: Any) -> Any:
     scale = 1.0 / (xp.abs(gap) + xp.sqrt(x))
     gap, signed = gap * scale, sign * scale
     total = 0.0
-    for node, weight in _RULE:
+    for node, weight in rule:
         y = signed * node
         total = total + weight * xp.exp(-node * gap - x * _h(xp, y)) * (logarithm - y)
     return -signed * x * total

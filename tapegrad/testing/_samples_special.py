@@ -49,8 +49,12 @@ def samples() -> list[Sample]:
     poles = np.asarray([-0.3, -1.4, -2.5])
     near = np.asarray([-0.26, -0.1, -1e-3, 0.0, 0.01, 0.24, 0.26])
     tail = np.asarray([-30.0, -12.0, -5.0, 0.0, 4.0])
+    own = np.random.default_rng(44)
+    incomplete = own.uniform(0.4, 4.0, (3, 4)), own.uniform(0.4, 4.0, (4,))
     return [
         *rows,
+        Sample("gammainc", tg.special.gammainc, scipy.gammainc, incomplete),
+        Sample("gammaincc", tg.special.gammaincc, scipy.gammaincc, incomplete),
         Sample("gelu", tg.gelu, lambda x: x * scipy.ndtr(x), (np.linspace(-4.0, 3.0, 12).reshape(3, 4),)),
         Sample("erf 0-d", tg.special.erf, scipy.erf, (between(0.5, 0.8),)),
         Sample("erf size-0", tg.special.erf, scipy.erf, (normal(0, 3),)),
