@@ -24,10 +24,16 @@ SMALL: dict[str, tuple[object, ...]] = {  # options that make a run short
     "heat_pinn.py": ("--width", 4, "--iterations", 2),
     "neural_ode.py": ("--epochs", 2, "--points", 100, "--width", 4),
     "train_digits.py": ("--epochs", 2),
+    "bundle_adjustment.py": ("--epochs", 2, "--points", 20),
+    "gaussian_process.py": ("--epochs", 2, "--points", 20),
     "private_gradients.py": ("--epochs", 1),
     "recommender.py": ("--epochs", 1, "--size", 3000),
     "variational_autoencoder.py": ("--epochs", 1, "--width", 8),
+    "wave_inversion.py": ("--epochs", 1, "--cells", 16),
 }
+# SciPy's loops keep their state to themselves: these have no --resume, and no run to write over.
+NOT_RESUMED = ("bundle_adjustment.py", "gaussian_process.py")
+RESUMED = [name for name in SMALL if name not in NOT_RESUMED]
 for _package in ("sklearn", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(_package)
 
@@ -88,7 +94,7 @@ def test_the_same_seed_gives_the_same_files(run: Run, tmp_path: Path, name: str)
     assert weights[0] == weights[1] != weights[2]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_goes_on_to_the_bit(run: Run, tmp_path: Path, name: str) -> None:
     def weights(folder: Path) -> list[bytes]:
         return [p.read_bytes() for p in sorted(folder.glob("*.safetensors"))]
@@ -103,7 +109,7 @@ def test_a_resumed_run_goes_on_to_the_bit(run: Run, tmp_path: Path, name: str) -
     assert weights(parts) == weights(whole) != first
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_folder_with_a_run_is_not_written_over(run: Run, tmp_path: Path, name: str) -> None:
     assert run(name, *SMALL[name], "--out", tmp_path, "--stop", 2).status == 0
     status, _, _ = run(name, *SMALL[name], "--out", tmp_path)

@@ -13,6 +13,7 @@ from tapegrad import loggers
 from tapegrad._engine.mode import no_grad
 from tapegrad._engine.tensor import Tensor
 from tapegrad._training.run import Best, Run
+from tapegrad.ops._axes import integer
 from tapegrad.ops.reductions import mean
 from tapegrad.ops.shaping import reshape, stack
 
@@ -86,8 +87,12 @@ class Loop:
         patience: int | None = None,
     ) -> None:
         for name, number in (("epochs", epochs), ("every", every), ("save_every", save_every), ("patience", patience)):
-            if number is not None and number < 1:
+            if number is not None and integer("Loop", name, number) < 1:
                 raise ValueError(f"Loop: {name} must be 1 or more, not {number}")
+        if not isinstance(batches, Iterable):
+            raise TypeError(f"Loop: batches are tg.data.Batches or another iterable, not {type(batches).__name__}")
+        if run is not None and not isinstance(run, Run):
+            raise TypeError(f"Loop: run is a tg.Run or None, not {type(run).__name__}")
         if isinstance(batches, Iterator):
             raise TypeError(
                 "Loop: an iterator is used up after one epoch; give it tg.data.Batches, or another iterable that "

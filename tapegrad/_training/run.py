@@ -8,9 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tapegrad._training.saving import content_of, is_array, on_host
+from tapegrad._training.saving import as_path, content_of, is_array, on_host
 from tapegrad._training.tensor_file import Content, flat, nested, read, write
 from tapegrad.nn import load, named
+from tapegrad.ops._axes import integer
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 _STEP, _BEST = "run.step", "run.best"
@@ -54,11 +55,11 @@ class Run:
     """
 
     def __init__(self, folder: str | PathLike[str], *, keep: int = 3, **state: Any) -> None:
-        if keep < 1:
+        if integer("Run", "keep", keep) < 1:
             raise ValueError(f"Run: keep must be 1 or more, not {keep}")
         if not state:
             raise TypeError("Run: name the objects to save, as in tg.Run(folder, model=model, optimiser=optimiser)")
-        self.folder, self.keep = Path(folder), keep
+        self.folder, self.keep = as_path("Run", folder), keep
         self._parts = {name: _part(name, x) for name, x in state.items()}
         self._best = Best()
         self.step = 0

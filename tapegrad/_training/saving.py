@@ -63,7 +63,7 @@ def save(path: Path_, tree: Any, *, note: str | None = None) -> None:
         found = flat(tree, ".")
     else:
         found = dict(_named("", tree))
-    write(Path(path), content_of(found, note))
+    write(as_path("save", path), content_of(found, note))
 
 
 def _named(prefix: str, model: Any) -> dict[str, Tensor]:
@@ -111,8 +111,16 @@ def load(path: Path_, *, device: str | None = None) -> dict[str, Any]:
     ...     tg.load(path)
     {'layers.0': Tensor([1., 2.])}
     """
-    content = read(Path(path))
+    content = read(as_path("load", path))
     return {name: asarray(x, device=device) for name, x in content.arrays.items()} | content.values
+
+
+def as_path(name: str, path: Any) -> Path:
+    """Return a path; raise TypeError with the name of the function if it is none."""
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise TypeError(f"{name}: a path is a string or a pathlib.Path, not {type(path).__name__}") from error
 
 
 def content_of(leaves: Mapping[str, Any], note: str | None) -> Content:

@@ -165,6 +165,12 @@ def cumulative_logsumexp(x: ArrayLike, /, *, axis: int | None = None) -> Tensor:
 # -- functions of users ----------------------------------------------------------------------------------
 
 
+def _check_function(name: str, f: Any) -> None:
+    """Raise TypeError unless a user's function can be called."""
+    if not callable(f):
+        raise TypeError(f"{name}: f is a function, not {type(f).__name__}")
+
+
 def _leaves(name: str, xs: Any, axis: int) -> tuple[list[Tensor], Callable[[list[Any]], Any], int]:
     """Return the leaves of a tree as Tensors, a function that rebuilds it, and their length along an axis."""
     leaves, rebuild = flatten(xs)
@@ -199,6 +205,7 @@ def associative_scan(f: Callable[[Any, Any], Any], xs: Any, /, *, axis: int = 0,
     >>> tg.associative_scan(tg.multiply, tg.asarray([1.0, 2.0, 3.0, 4.0]))
     Tensor([ 1.,  2.,  6., 24.])
     """
+    _check_function("associative_scan", f)
     leaves, rebuild, _ = _leaves("associative_scan", xs, axis)
     places = [axis_of("associative_scan", x.ndim, axis) for x in leaves]
     if reverse:
@@ -260,6 +267,7 @@ def scan(f: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, /, *, re
     >>> tg.scan(lambda total, x: (total + x, total), 0.0, tg.asarray([1.0, 2.0, 3.0]))
     (Tensor(6.), Tensor([0., 1., 3.]))
     """
+    _check_function("scan", f)
     leaves, rebuild, n = _leaves("scan", xs, 0)
     if n == 0:
         raise ValueError("scan: there is no step to take the shape of the results from: the arrays have length 0")
