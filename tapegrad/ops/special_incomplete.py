@@ -22,11 +22,6 @@ def _density(xp: Any, a: Any, x: Any) -> Any:
     return xp.exp((a - 1) * xp.log(x) - x - xp.special.gammaln(a))
 
 
-def _slope(xp: Any, a: Any, x: Any) -> Any:
-    """Return the slope of a quantile; as one opaque operation, since no compiler is to unroll so many nodes."""
-    return gamma_slope(xp, a, x, FINE)
-
-
 def _by_x(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
     """Return t times the density; at 0 it is inf, 1 or 0, as a is below 1, 1 or above."""
     inside, a, x = _inside(xp, x1, x2)
@@ -41,9 +36,9 @@ def _by_a(xp: Any, t: Any, x1: Any, x2: Any) -> Any:
     half = as_dtype(a.dtype).itemsize == 2
     if half:  # in which terms of the series overflow
         wide = xp.astype(a, xp.float32), xp.astype(x, xp.float32)
-        slope = xp.astype(xp.as_one(_slope, *wide) * _density(xp, *wide), a.dtype)
+        slope = xp.astype(gamma_slope(xp, *wide, FINE) * _density(xp, *wide), a.dtype)
     else:
-        slope = xp.as_one(_slope, a, x) * _density(xp, a, x)
+        slope = gamma_slope(xp, a, x, FINE) * _density(xp, a, x)
     return t * xp.where(inside, -slope, 0)
 
 
