@@ -322,4 +322,6 @@ def of_array(array: object) -> Backend | None:
 def _looks_like_an_array(array: object) -> bool:
     if isinstance(array, type):  # np.float32 has an array's attributes, for its instances
         return False
+    if type(array).__module__.startswith("tapegrad."):  # a Tensor is no array of a library
+        return False
     return hasattr(array, "__array_namespace__") or type(array).__module__.startswith("dask.array")

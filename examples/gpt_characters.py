@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import tapegrad as tg
 from tapegrad import nn, optim
 
-sizes = {"width": 64, "context": 64, "letters": 400_000, "sample": 400}
+sizes: dict[str, Any] = {"width": 64, "context": 64, "letters": 400_000, "sample": 400}
 args = arguments("Train a small GPT on Python's documentation.", epochs=4, out="gpt_characters", **sizes)
 
 # 1. Data: letters as numbers, cut into windows. Topics repeat each other, so each paragraph is taken once, and the last

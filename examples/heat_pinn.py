@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 import tapegrad as tg
 from tapegrad import nn
 
-sizes = {"width": 32, "iterations": 200}
+sizes: dict[str, Any] = {"width": 32, "iterations": 200}
 args = arguments("Solve the heat equation by a network.", epochs=2, out="heat_pinn", **sizes)
 tg.default_dtype(tg.float64)  # the line search of L-BFGS compares values of the loss that are very close
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 import tapegrad as tg
 from tapegrad import nn, optim
 
-sizes = {"width": 64, "points": 500}
+sizes: dict[str, Any] = {"width": 64, "points": 500}
 args = arguments("Learn how a pendulum moves from noisy observations.", epochs=40, out="neural_ode", **sizes)
 LENGTH, DT = 20, 0.05  # steps in a stretch of the path; the time of a step
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
+from tapegrad._engine.dispatch import backend_of
 
 X: Any = tg.asarray([[1.0, 2.0], [3.0, 4.0]])
 INTEGERS: Any = tg.asarray([1, 2])
@@ -42,6 +43,10 @@ OTHERS = {
     "Tensor",
     "fixed_point",
     "root",
+    "Loop",
+    "Run",
+    "associative_scan",
+    "scan",
 }
 FUNCTIONS = {
     f"{module}.{name}": getattr(space, name)
@@ -81,9 +86,19 @@ def test_an_error_names_the_function(name: str) -> None:
         error = error_of(f, args, kwargs)
         if error is not None:
             # The standard names the errors of from_dlpack.
-            assert isinstance(error, (TypeError, ValueError, AttributeError if short == "from_dlpack" else TypeError))
-            assert short in str(error), (what, error)
+            other = {"from_dlpack": AttributeError, "load": OSError, "save": OSError}.get(short, TypeError)
+            assert isinstance(error, (TypeError, ValueError, other))
+            assert short in str(error) or isinstance(error, OSError), (what, error)
             assert "tapegrad._" not in str(error), (what, error)
+
+
+def test_a_tensor_in_the_place_of_a_number_is_not_taken_for_an_array_of_a_library() -> None:
+    """It was, from the first such call on, and no function that looks for Tensors found one any more."""
+    assert tg.backends.of_array(X) is None
+    with pytest.raises((TypeError, ValueError), match="tril"):
+        tg.tril(X, k=tg.asarray([1, 2]))
+    assert type(X) not in backend_of
+    assert list(tg.nn.named([X])) == ["0"]
 
 
 CALLS = {
