@@ -96,7 +96,7 @@ def test_a_tensor_in_the_place_of_a_number_is_not_taken_for_an_array_of_a_librar
     """It was, from the first such call on, and no function that looks for Tensors found one any more."""
     assert tg.backends.of_array(X) is None
     with pytest.raises((TypeError, ValueError), match="tril"):
-        tg.tril(X, k=tg.asarray([1, 2]))
+        tg.tril(X, k=tg.asarray([1, 2]))  # type: ignore[arg-type]
     assert type(X) not in backend_of
     assert list(tg.nn.named([X])) == ["0"]
 
