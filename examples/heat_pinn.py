@@ -40,7 +40,8 @@ print(f"runs of up to {args.iterations} iterations on {args.where}")
 
 # 2. The loss: the mean squares of all that should be zero.
 def u_of(model: Any, t: Any, x: Any) -> Any:
-    return model(tg.stack([t, x], axis=-1))[..., 0]
+    # A network learns fastest if what it sees lies evenly about zero, and if its tanh bends well within that range.
+    return model(tg.stack([2.0 * t - 1.0, 4.0 * x - 2.0], axis=-1))[..., 0]
 
 
 def along(f: Any, x: Any) -> Any:
@@ -92,7 +93,7 @@ for axes, values, title, colours in (
 for i in (0, 10, 30, 60, 100):
     (line,) = third.plot(side, found[i], label=f"t = {side[i]:.1f}")
     third.plot(side[::5], exact[i, ::5], "o", ms=3, color=line.get_color())
-third.set(title="The network (lines) and the exact solution (dots)", xlabel="place x", ylabel="temperature u")
+third.set(title="Network (lines), exact solution (dots)", xlabel="place x", ylabel="temperature u")
 third.legend(frameon=False)
 figure.savefig(args.out / "heat_pinn.png", dpi=120)
 print(f"wrote {args.out / 'heat_pinn.safetensors'} and {args.out / 'heat_pinn.png'}")
