@@ -63,10 +63,11 @@ def loss_of(model: Any, points: Any) -> Any:
 
 
 # 3. The loop. SciPy sees one vector of all weights; the objective turns it into a model, and its gradient back.
-objective = tg.scipy_objective(loss_of, model, compile=args.compile)
+loss = tg.compile(loss_of, rehearse=True) if args.compile else loss_of
+objective = tg.scipy_objective(loss, model)
 loop = tg.Loop(batches, epochs=args.epochs, run=run, every=1)
 for points in steps_of(loop, args):
-    weights = tg.scipy_objective(loss_of, model).x0
+    weights = tg.scipy_objective(loss, model).x0  # where the last run ended
     options = {"maxiter": args.iterations, "maxcor": 30, "ftol": 0.0, "gtol": 0.0}
     result = minimize(objective.fun, weights, args=(points,), jac=True, method="L-BFGS-B", options=options)
     nn.load(model, nn.named(objective.unflatten(result.x)))
