@@ -46,7 +46,8 @@ model = nn.Sequential(
     *(lambda x: tg.reshape(x, (x.shape[0], -1)), nn.Linear(8 * n, 128, rng=rng), tg.relu),
     *(nn.Dropout(0.3), nn.Linear(128, 10, rng=rng)),
 )
-optimiser = optim.AdamW(model, optim.cosine(3e-3, args.epochs * len(batches), warmup=20), decay="*.weight")
+rate = optim.cosine(3e-3, args.epochs * len(batches), warmup=20)
+optimiser = optim.AdamW(model, rate, decay=lambda name, x: x.ndim > 1)  # neither biases nor norms decay
 average = optim.Average(model, decay=0.98)  # about the last 50 steps: less noise than the last step alone
 run = run_of(args, model=model, average=average, optimiser=optimiser, rng=rng, data=batches)
 

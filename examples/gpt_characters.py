@@ -44,7 +44,7 @@ class Block:
     norm: nn.LayerNorm
     inward: nn.Linear
     outward: nn.Linear
-    perceptron: nn.Sequential
+    perceptron: Any
 
     def heads(self, x: Any) -> Any:
         """Return queries, keys and values, each of shape (..., 4 heads, time, width / 4)."""
@@ -67,7 +67,8 @@ embedding = nn.Embedding(len(letters), w, rng=rng)
 perceptrons = [nn.Sequential(nn.LayerNorm(w), linear(w, 4 * w), tg.gelu, linear(4 * w, w)) for _ in range(2)]
 blocks = [Block(nn.LayerNorm(w), linear(w, 3 * w), linear(w, w), perceptron) for perceptron in perceptrons]
 model = nn.Sequential(embedding, *blocks, nn.LayerNorm(w), linear(w, len(letters)))
-optimiser = optim.AdamW(model, optim.cosine(3e-3, total, warmup=total // 20), decay="*.weight")
+rate = optim.cosine(3e-3, total, warmup=total // 20)
+optimiser = optim.AdamW(model, rate, decay=lambda name, x: x.ndim > 1)  # neither biases nor norms decay
 run = run_of(args, model=model, optimiser=optimiser, rng=rng, data=batches)
 
 
@@ -84,18 +85,18 @@ def step(window: Any) -> Any:
     return loss
 
 
-def next_window(window: Any) -> Any:
-    """Return a window moved on by a letter, which is drawn by its scores; 0.8: likely ones a little more often."""
+def moved_on(window: Any) -> Any:
+    """Return a window with one more letter, drawn by its scores; / 0.8 makes the likely ones more likely."""
     return tg.concat([window[1:], rng.categorical(model(window)[-1:] / 0.8)])
 
 
 compiled = (lambda f: tg.compile(f, rehearse=True)) if args.compile else (lambda f: f)
-train, test, move_on = compiled(step), compiled(loss_of), compiled(next_window)
+train, test, move_on = compiled(step), compiled(loss_of), compiled(moved_on)
 loop = tg.Loop(batches, epochs=args.epochs, run=run, every=20)
 for window in steps_of(loop, args):
     loop.log(loss=train(window))
 
-# 4. The weights, the loss on the held-out text, and a sample, which goes on from the end of that text.
+# 4. The weights, the loss on held-out text, and a sample that goes on from the end of that text.
 tg.save(args.out / "gpt_characters.safetensors", model)
 bits = loop.evaluate(lambda window: {"test": test(window) / np.log(2)}, held_out)["test"]
 window, written = tg.asarray(test_windows[-1][1:]), []

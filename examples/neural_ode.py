@@ -22,7 +22,7 @@ import tapegrad as tg
 from tapegrad import nn, optim
 
 sizes: dict[str, Any] = {"width": 64, "points": 500}
-args = arguments("Learn how a pendulum moves from noisy observations.", epochs=40, out="neural_ode", **sizes)
+args = arguments("Learn how a pendulum moves from noisy observations.", epochs=80, out="neural_ode", **sizes)
 LENGTH, DT = 20, 0.05  # steps in a stretch of the path; the time of a step
 
 

@@ -145,6 +145,13 @@ def test_digits_reach_97_percent(run: Run, tmp_path: Path) -> None:
     assert len(tg.load(tmp_path / "digits.safetensors", device="cpu")) == 4
 
 
+def test_the_convolutional_network_reaches_99_percent(run: Run, tmp_path: Path) -> None:
+    result = run("cnn_digits.py", "--compile", "--seed", 1, "--out", tmp_path)
+    match = re.fullmatch(r"test accuracy (\d+\.\d) %", result.out[-1])
+    assert match
+    assert float(match[1]) >= 99
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a Ctrl-C to one process")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_the_weights_and_the_run(tmp_path: Path, number: signal.Signals, status: int) -> None:
