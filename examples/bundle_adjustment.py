@@ -100,15 +100,15 @@ places = {"cameras": found.x[: 6 * CAMERAS].reshape(-1, 6), "points": found.x[6 
 tg.save(args.out / "bundle_adjustment.safetensors", places)
 
 # 5. The picture: a camera's place c is where R c + t = 0, so c is -t, turned back.
-figure = Figure(figsize=(11, 5.5), layout="constrained")
+figure = Figure(figsize=(11, 4.6), layout="constrained")
 for i, (x, error, title) in enumerate(((start, errors[0], "Before"), (found.x, after, "After"))):
     cameras, points = x[: 6 * CAMERAS].reshape(-1, 6), x[6 * CAMERAS :].reshape(-1, 3)
     at = np.asarray(rotated(tg.asarray(-cameras[:, :3]), tg.asarray(-cameras[:, 3:])).to_device("cpu"))
     axes = figure.add_subplot(1, 2, i + 1, projection="3d")
     axes.scatter(points[:, 0], points[:, 2], points[:, 1], c=t, cmap="hsv", s=8)
     axes.scatter(at[:, 0], at[:, 2], at[:, 1], color="tab:red", marker="s", s=30, label="cameras")
-    axes.set(title=f"{title}: {error:.2f} pixels", xlim=(-4, 4), ylim=(-4, 4), zlim=(-2, 2))
-    axes.set_box_aspect((2, 2, 1), zoom=1.4)
+    axes.set(title=f"{title}: {error:.2f} pixels", xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), zlim=(-2, 2))
+    axes.set_box_aspect((2, 2, 1), zoom=1.3)
     axes.view_init(elev=30)
 figure.savefig(args.out / "bundle_adjustment.png", dpi=120)
 print(f"wrote {args.out / 'bundle_adjustment.safetensors'} and {args.out / 'bundle_adjustment.png'}")
