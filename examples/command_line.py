@@ -20,7 +20,7 @@ def needs(*packages: str) -> None:
         sys.exit(f"this example needs more packages ({', '.join(missing)}): pip install 'tapegrad[examples]'")
 
 
-def arguments(description: str, *, epochs: int, out: str, resume: bool = True, **others: Any) -> Namespace:
+def arguments(description: str, *, epochs: int, out: str, resume: Any = True, **others: Any) -> Namespace:
     """Read the command line, make the device and float32 the defaults; end the program with a line if it is wrong.
 
     epochs: the default of --epochs; out: the folder of results, beside the examples; resume: whether there are --resume
