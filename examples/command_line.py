@@ -6,7 +6,9 @@ import argparse
 import importlib.util
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,20 @@ def steps_of(loop: tg.Loop, args: Namespace) -> Iterator[Any]:
         yield batch
         if args.stop is not None and loop.step + 1 >= args.stop:
             loop.stop()
+
+
+@contextmanager
+def bar_of(args: Namespace) -> Iterator[Callable[..., None]]:
+    """Draw a bar for a loop of others, of --epochs steps at most; yield what ends a step, and shows numbers by name."""
+    bar, steps = tg.loggers.Bar(), count(1)
+
+    def advance(**numbers: float) -> None:
+        step = next(steps)
+        bar.log(numbers, step=step)
+        bar.advance(step)
+
+    bar.begin(0, args.epochs)
+    try:
+        yield advance
+    finally:
+        bar.end()
