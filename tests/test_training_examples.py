@@ -145,6 +145,24 @@ def test_digits_reach_97_percent(run: Run, tmp_path: Path) -> None:
     assert len(tg.load(tmp_path / "digits.safetensors", device="cpu")) == 4
 
 
+@pytest.mark.parametrize(
+    ("command", "line", "low", "high"),
+    [
+        ("bundle_adjustment.py", r"error .* before, ([\d.]+) after", 0.3, 0.5),  # less than the noise: it fits
+        ("gaussian_process.py", r"within two standard deviations for (\d+) %", 75, 100),
+        ("private_gradients.py --epochs 10 --compile", r"noise 1.0: .* accuracy ([\d.]+) %", 88, 100),
+        ("private_gradients.py --epochs 10 --compile", r"noise 8.0: .* accuracy ([\d.]+) %", 30, 80),
+        ("recommender.py --epochs 10 --compile", r"never seen ([\d.]+)", 0, 0.25),  # 1.1 by the mean rating
+        ("wave_inversion.py --epochs 10 --compile", r"(\d+) % of the inclusions is not explained", 0, 30),
+    ],
+    ids=["bundle adjustment", "Gaussian process", "privacy", "too much privacy", "recommender", "waves"],
+)
+def test_it_finds_what_it_seeks(run: Run, tmp_path: Path, command: str, line: str, low: float, high: float) -> None:
+    result = run(*command.split(), "--out", tmp_path)
+    (found,) = [match for text in result.out if (match := re.search(line, text))]
+    assert low <= float(found[1]) <= high
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a Ctrl-C to one process")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_the_weights_and_the_run(tmp_path: Path, number: signal.Signals, status: int) -> None:
