@@ -13,13 +13,12 @@ computed many at once. The folder given by --out gets the cameras and points, an
 import sys
 from typing import Any
 
-from command_line import arguments, needs
+from command_line import arguments, bar_of, needs
 
 needs("scipy", "matplotlib", "safetensors", "tqdm")
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import least_squares
-from scipy.sparse import coo_array
 
 import tapegrad as tg
 
@@ -48,7 +47,8 @@ t = np.linspace(0, 2 * np.pi, args.points, endpoint=False)
 knot = [np.sin(t) + 2 * np.sin(2 * t), np.cos(t) - 2 * np.cos(2 * t), -1.5 * np.sin(3 * t)]
 true_points = np.stack(knot, axis=1) / 2.5 + 0.03 * draws.normal(size=(args.points, 3))
 angles = np.linspace(0, 2 * np.pi, CAMERAS, endpoint=False) + 0.1
-true_cameras = np.stack([0 * angles, angles, 0 * angles, 0 * angles, 0 * angles, 4 + 0 * angles], axis=1)
+true_cameras = np.zeros((CAMERAS, 6))
+true_cameras[:, 1], true_cameras[:, 5] = angles, 4.0
 point, camera = np.divmod(np.arange(4 * args.points), 4)  # of each observation
 camera = draws.permuted(np.tile(np.arange(CAMERAS), (args.points, 1)), axis=1)[point, camera]
 clean = projected(tg.asarray(true_cameras[camera]), tg.asarray(true_points[point]))
@@ -63,14 +63,6 @@ def residuals(x: Any) -> Any:
     return tg.reshape(projected(cameras[camera], points[point]) - seen, (-1,))
 
 
-# Where the Jacobian is not zero: each observation has two rows, with 6 columns of its camera and 3 of its point. With
-# sparsity="detect" tapegrad finds that on the tape; a pattern that is known saves the search at each call.
-columns = np.concatenate([6 * camera[:, None] + np.arange(6), 6 * CAMERAS + 3 * point[:, None] + np.arange(3)], axis=1)
-columns = np.repeat(columns, 2, axis=0)
-rows = np.broadcast_to(np.arange(len(columns))[:, None], columns.shape)
-shape = (len(columns), 6 * CAMERAS + 3 * args.points)
-pattern = coo_array((np.ones(rows.size, dtype=bool), (rows.ravel(), columns.ravel())), shape=shape)
-sparse = tg.jacobian(residuals, sparsity=pattern)
 computed = tg.compile(residuals) if args.compile else residuals
 
 
@@ -78,39 +70,39 @@ def value(x: Any) -> Any:
     return np.asarray(computed(tg.asarray(x)).to_device("cpu"))
 
 
-def jacobian(x: Any) -> Any:
-    errors.append(float(np.sqrt(np.mean(value(x) ** 2))))
-    bar.log({"pixels": errors[-1]}, step=len(errors))
-    bar.advance(len(errors))
-    return sparse(tg.asarray(x))
-
-
-# 4. The search, from cameras and points that are far off. The scene as a whole may turn, shift and grow without any
-# change in the pictures: lsmr takes the least of all steps that do the same.
+# 4. The search, from cameras and points that are far off. tapegrad finds on the tape where the Jacobian is not zero:
+# an observation has two rows, with 6 columns of its camera and 3 of its point. Later calls are given that pattern.
 truth = np.concatenate([true_cameras.ravel(), true_points.ravel()])
 start = truth + draws.normal(size=len(truth)) * np.repeat([0.05, 0.3], [6 * CAMERAS, 3 * args.points])
-errors: list[float] = []
-bar = tg.loggers.Bar()
-bar.begin(0, args.epochs)
-found = least_squares(value, start, jacobian, x_scale="jac", tr_solver="lsmr", max_nfev=args.epochs)
-bar.end()
+pattern = tg.jacobian(residuals, sparsity="detect")(tg.asarray(start))
+sparse = tg.jacobian(residuals, sparsity=pattern)
+before = np.sqrt(np.mean(value(start) ** 2))
+print(f"Jacobian of {' x '.join(map(str, pattern.shape))}, {100 * pattern.nnz / np.prod(pattern.shape):.1f} % not zero")
+
+# The scene as a whole may turn, shift and grow without a change in the pictures: lsmr takes the least of equal steps.
+with bar_of(args) as advance:
+
+    def jacobian(x: Any) -> Any:
+        advance(pixels=np.sqrt(np.mean(value(x) ** 2)))
+        return sparse(tg.asarray(x))
+
+    found = least_squares(value, start, jacobian, x_scale="jac", tr_solver="lsmr", max_nfev=args.epochs)
 after = np.sqrt(np.mean(found.fun**2))
-print(f"Jacobian of {shape[0]} x {shape[1]}, {100 * pattern.nnz / np.prod(shape):.1f} % of it not zero")
 places = {"cameras": found.x[: 6 * CAMERAS].reshape(-1, 6), "points": found.x[6 * CAMERAS :].reshape(-1, 3)}
 tg.save(args.out / "bundle_adjustment.safetensors", places)
 
 # 5. The picture: a camera's place c is where R c + t = 0, so c is -t, turned back.
-figure = Figure(figsize=(11, 5.5), layout="constrained")
-for i, (x, error, title) in enumerate(((start, errors[0], "Before"), (found.x, after, "After"))):
+figure = Figure(figsize=(11, 4.6), layout="constrained")
+for i, (x, error, title) in enumerate(((start, before, "Before"), (found.x, after, "After"))):
     cameras, points = x[: 6 * CAMERAS].reshape(-1, 6), x[6 * CAMERAS :].reshape(-1, 3)
     at = np.asarray(rotated(tg.asarray(-cameras[:, :3]), tg.asarray(-cameras[:, 3:])).to_device("cpu"))
     axes = figure.add_subplot(1, 2, i + 1, projection="3d")
     axes.scatter(points[:, 0], points[:, 2], points[:, 1], c=t, cmap="hsv", s=8)
     axes.scatter(at[:, 0], at[:, 2], at[:, 1], color="tab:red", marker="s", s=30, label="cameras")
-    axes.set(title=f"{title}: {error:.2f} pixels", xlim=(-4, 4), ylim=(-4, 4), zlim=(-2, 2))
-    axes.set_box_aspect((2, 2, 1), zoom=1.4)
+    axes.set(title=f"{title}: {error:.2f} pixels", xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), zlim=(-2, 2))
+    axes.set_box_aspect((2, 2, 1), zoom=1.3)
     axes.view_init(elev=30)
 figure.savefig(args.out / "bundle_adjustment.png", dpi=120)
 print(f"wrote {args.out / 'bundle_adjustment.safetensors'} and {args.out / 'bundle_adjustment.png'}")
-print(f"error {errors[0]:.2f} pixels before, {after:.2f} after {len(errors)} steps; noise was {NOISE}")
+print(f"error {before:.2f} pixels before, {after:.2f} after {found.njev} steps; noise was {NOISE}")
 sys.exit(0)

@@ -6,7 +6,9 @@ import argparse
 import importlib.util
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ def needs(*packages: str) -> None:
         sys.exit(f"this example needs more packages ({', '.join(missing)}): pip install 'tapegrad[examples]'")
 
 
-def arguments(description: str, *, epochs: int, out: str, resume: bool = True, **others: Any) -> Namespace:
+def arguments(description: str, *, epochs: int, out: str, resume: Any = True, **others: Any) -> Namespace:
     """Read the command line, make the device and float32 the defaults; end the program with a line if it is wrong.
 
     epochs: the default of --epochs; out: the folder of results, beside the examples; resume: whether there are --resume
@@ -72,3 +74,20 @@ def steps_of(loop: tg.Loop, args: Namespace) -> Iterator[Any]:
         yield batch
         if args.stop is not None and loop.step + 1 >= args.stop:
             loop.stop()
+
+
+@contextmanager
+def bar_of(args: Namespace) -> Iterator[Callable[..., None]]:
+    """Draw a bar for a loop of others, of --epochs steps at most; yield what ends a step, and shows numbers by name."""
+    bar, steps = tg.loggers.Bar(), count(1)
+
+    def advance(**numbers: float) -> None:
+        step = next(steps)
+        bar.log(numbers, step=step)
+        bar.advance(step)
+
+    bar.begin(0, args.epochs)
+    try:
+        yield advance
+    finally:
+        bar.end()

@@ -12,7 +12,7 @@ Cholesky factor (Rasmussen and Williams, "Gaussian processes for machine learnin
 import sys
 from typing import Any
 
-from command_line import arguments, needs
+from command_line import arguments, bar_of, needs
 
 needs("scipy", "matplotlib", "safetensors", "tqdm")
 import numpy as np
@@ -65,30 +65,24 @@ def cost(logs: dict[str, Any], x: Any, y: Any) -> Any:
 first = {"bend": 1.0, "bend length": 3.0, "wave": 1.0, "period": 1.5, "wave life": 5.0, "noise": 0.5}
 start = {name: tg.log(tg.asarray(scale)) for name, scale in first.items()}
 objective = tg.scipy_objective(cost, start, compile=args.compile)
-costs = [float(cost(start, x_there, y_there))]
-bar = tg.loggers.Bar()
-bar.begin(0, args.epochs)
-
-
-def progress(intermediate_result: Any) -> None:
-    costs.append(intermediate_result.fun)
-    bar.log({"cost": costs[-1]}, step=len(costs) - 1)
-    bar.advance(len(costs) - 1)
-
-
-options = {"maxiter": args.epochs}
-found = minimize(**objective, args=(x_there, y_there), method="L-BFGS-B", callback=progress, options=options)
-bar.end()
+with bar_of(args) as advance:
+    found = minimize(
+        **objective,
+        args=(x_there, y_there),
+        method="L-BFGS-B",
+        callback=lambda intermediate_result: advance(cost=intermediate_result.fun),  # SciPy goes by this name
+        options={"maxiter": args.epochs},
+    )
 logs = objective.unflatten(found.x)
-print(f"-log likelihood {costs[0]:.1f} at the start, {found.fun:.1f} after {found.nit} iterations")
+print(f"-log likelihood {found.fun:.1f} after {found.nit} iterations")
 print(", ".join(f"{name} {np.exp(float(log)):.3g}" for name, log in logs.items()))
 
 # 4. The prediction, with k the kernel of measured and new places: mean k' K^-1 y, variance k** - |L^-1 k|^2.
 with tg.no_grad():
     lower, between = factor(logs, x_there), kernel(logs, x_there, new_there)
     mean = between.T @ tg.linalg.cho_solve(lower, y_there)
-    explained = tg.sum(tg.linalg.solve_triangular(lower, between) ** 2, axis=0)
-    variance = tg.linalg.diagonal(kernel(logs, new_there, new_there)) - explained
+    known = tg.sum(tg.linalg.solve_triangular(lower, between) ** 2, axis=0)
+    variance = tg.linalg.diagonal(kernel(logs, new_there, new_there)) - known
 mean, std = (np.asarray(t.to_device("cpu")) for t in (mean, tg.sqrt(variance)))
 inside = 100 * np.mean(np.abs(mean - curve(new)) < 2 * std)
 tg.save(args.out / "gaussian_process.safetensors", logs)

@@ -54,6 +54,17 @@ def test_every_guide_is_listed() -> None:
     assert set(re.findall(r"\]\(examples/guides/(\w+\.md)", contents)) >= guide - {"README.md"}
 
 
+def test_the_gallery_shows_every_example() -> None:
+    """With the command, and small pictures, each of which is shown."""
+    examples, folder = guides.ROOT / "examples", guides.ROOT / "examples/guides/pictures"
+    text = (examples / "guides/gallery.md").read_text(encoding="utf-8")
+    for path in examples.glob("*.py"):
+        if path.name != "command_line.py":
+            assert re.search(rf"^    python examples/{path.name}( --compile)?$", text, re.MULTILINE), path.name
+    assert set(re.findall(r"\(pictures/(\w+\.png)\)", text)) == {p.name for p in folder.iterdir()}
+    assert max(p.stat().st_size for p in folder.iterdir()) <= 60_000
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [

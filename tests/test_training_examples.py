@@ -19,17 +19,17 @@ from tapegrad import backends
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL: dict[str, tuple[object, ...]] = {  # options that make a run short
+    "bundle_adjustment.py": ("--epochs", 2, "--points", 20),
     "cnn_digits.py": ("--epochs", 1, "--width", 2),
+    "gaussian_process.py": ("--epochs", 2, "--points", 20),
     "gpt_characters.py": ("--epochs", 1, "--letters", 3000, "--width", 8, "--context", 16, "--sample", 3),
     "heat_pinn.py": ("--width", 4, "--iterations", 2),
     "neural_ode.py": ("--epochs", 2, "--points", 100, "--width", 4),
-    "train_digits.py": ("--epochs", 2),
-    "bundle_adjustment.py": ("--epochs", 2, "--points", 20),
-    "gaussian_process.py": ("--epochs", 2, "--points", 20),
     "private_gradients.py": ("--epochs", 1),
     "recommender.py": ("--epochs", 1, "--size", 3000),
+    "train_digits.py": ("--epochs", 2),
     "variational_autoencoder.py": ("--epochs", 1, "--width", 8),
-    "wave_inversion.py": ("--epochs", 1, "--cells", 16),
+    "wave_inversion.py": ("--epochs", 1, "--cells", 8),
 }
 # SciPy's loops keep their state to themselves: these have no --resume, and no run to write over.
 NOT_RESUMED = ("bundle_adjustment.py", "gaussian_process.py")
@@ -150,6 +150,24 @@ def test_the_convolutional_network_reaches_99_percent(run: Run, tmp_path: Path) 
     match = re.fullmatch(r"test accuracy (\d+\.\d) %", result.out[-1])
     assert match
     assert float(match[1]) >= 99
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "low", "high"),
+    [
+        ("bundle_adjustment.py", r"error .* before, ([\d.]+) after", 0.3, 0.5),  # less than the noise: it fits
+        ("gaussian_process.py", r"within two standard deviations for (\d+) %", 75, 100),
+        ("private_gradients.py --epochs 10 --compile", r"noise 1.0: .* accuracy ([\d.]+) %", 88, 100),
+        ("private_gradients.py --epochs 10 --compile", r"noise 8.0: .* accuracy ([\d.]+) %", 30, 80),
+        ("recommender.py --epochs 10 --compile", r"never seen ([\d.]+)", 0, 0.25),  # 1.1 by the mean rating
+        ("wave_inversion.py --epochs 10 --compile", r"(\d+) % of the inclusions is not explained", 0, 30),
+    ],
+    ids=["bundle adjustment", "Gaussian process", "privacy", "too much privacy", "recommender", "waves"],
+)
+def test_it_finds_what_it_seeks(run: Run, tmp_path: Path, command: str, line: str, low: float, high: float) -> None:
+    result = run(*command.split(), "--out", tmp_path)
+    (found,) = [match for text in result.out if (match := re.search(line, text))]
+    assert low <= float(found[1]) <= high
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a Ctrl-C to one process")
