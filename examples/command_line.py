@@ -78,7 +78,7 @@ def steps_of(loop: tg.Loop, args: Namespace) -> Iterator[Any]:
 
 @contextmanager
 def bar_of(args: Namespace) -> Iterator[Callable[..., None]]:
-    """Draw a bar for a loop of others, of --epochs steps at most; yield what ends a step, and shows numbers by name."""
+    """Draw a bar for a loop of others, of --epochs steps at most; yield the function that ends a step."""
     bar, steps = tg.loggers.Bar(), count(1)
 
     def advance(**numbers: float) -> None:

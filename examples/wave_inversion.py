@@ -1,4 +1,4 @@
-"""Find how fast waves go at each place of a medium, from what microphones at its border hear.
+"""Find the speed of waves at each place of a medium, from the records of microphones at its border.
 
 This is how seismic surveys see underground and how ultrasound sees a body: full-waveform inversion (Tarantola,
 "Inversion of seismic reflection data in the acoustic approximation", 1984). A finite-difference scheme computes waves
@@ -25,11 +25,8 @@ from tapegrad import optim
 SOURCES, BETWEEN, NOISE = 16, 12, 0.02  # sources around the medium; steps between two that are kept
 
 args = arguments("Find the speed of waves.", epochs=25, out="wave_inversion", cells=48)
-n, steps, slow = (
-    args.cells,
-    args.cells // 4 * BETWEEN,
-    0.4,
-)  # the speed of the background, in cells a step: below 0.7, or the scheme is unstable
+n, steps = args.cells, args.cells // 4 * BETWEEN
+slow = 0.4  # the speed of the background, in cells a step: below 0.7, or the scheme is unstable
 
 # 1. The medium: a fast and a slow inclusion. Microphones stand all around it, where sources are, too.
 across, down = np.meshgrid(np.linspace(-1, 1, n), np.linspace(-1, 1, n))
