@@ -647,7 +647,9 @@ def test_a_regular_matrix_beside_a_singular_one(dtype: str, tolerance: float) ->
     np.testing.assert_allclose(np.asarray(slopes)[0], slope, rtol=0, atol=10 * tolerance * abs(slope).max())
 
 
-@pytest.mark.parametrize("f", [tg.silu, tg.gelu, gelu_tanh, tg.sigmoid, tg.relu], ids=["silu", "gelu", "gelu tanh", "sigmoid", "relu"])
+@pytest.mark.parametrize(
+    "f", [tg.silu, tg.gelu, gelu_tanh, tg.sigmoid, tg.relu], ids=["silu", "gelu", "gelu tanh", "sigmoid", "relu"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_activations_have_their_limits_at_infinity(xp: Place, f: Callable[..., Any], dtype: str) -> None:
     """First and second derivatives, forward and reverse, at infinities and the largest numbers."""
