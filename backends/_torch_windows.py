@@ -98,7 +98,7 @@ class _Functions:
         self, c: Array, space: Sizes, size: Sizes, stride: Sizes, padding: Padding, dilation: Sizes
     ) -> Array:
         d = len(size)
-        if d > 2 or not _by_torch(c):
+        if d > 2 or 0 in space or not _by_torch(c):
             return _windows.windows_sum(self.xp, c, space, size, stride, padding, dilation)
         lead, out = c.shape[: -2 * d], c.shape[-d:]
         columns = c.reshape(prod(lead), prod(size), prod(out))

@@ -183,12 +183,13 @@ class CSV:
 
     Examples
     --------
-    >>> import tapegrad as tg, tempfile, os
+    >>> import tapegrad as tg, tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "log.csv")
+    ...     path = Path(folder, "log.csv")
     ...     log = tg.loggers.CSV(path)
     ...     log.log({"loss": 0.5}, step=1)
-    ...     print(open(path).read())
+    ...     print(path.read_text())
     step,loss
     1,0.5
     <BLANKLINE>

@@ -850,4 +850,4 @@ def test_derivatives_in_two_operands_have_all_digits(name: str, dtype: str) -> N
 def test_every_operation_on_two_operands_is_measured() -> None:
     public = {name: op for name, op in OPERATIONS.items() if hasattr(tg, name) or hasattr(sp, name)}
     two = {name for name, op in public.items() if op.elementwise and op.broadcasts and len(op.vjps) == 2}
-    assert two == set(PAIRS)
+    assert two == {*PAIRS, "gammainc", "gammaincc"}  # the latter in test_incomplete_gamma

@@ -14,6 +14,7 @@ from tapegrad._engine.dtypes import as_dtype
 from tapegrad._engine.mode import no_grad
 from tapegrad._engine.tensor import Tensor
 from tapegrad._training.tensor_file import Array, Content, flat, read, write
+from tapegrad.backends import of_device
 from tapegrad.nn import named
 from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import asarray
@@ -111,6 +112,8 @@ def load(path: Path_, *, device: str | None = None) -> dict[str, Any]:
     ...     tg.load(path)
     {'layers.0': Tensor([1., 2.])}
     """
+    if device is not None:
+        of_device(device)  # raises for an unknown one
     content = read(as_path("load", path))
     return {name: asarray(x, device=device) for name, x in content.arrays.items()} | content.values
 

@@ -70,7 +70,7 @@ class LayerNorm:
     --------
     >>> import tapegrad as tg
     >>> tg.nn.LayerNorm(2)(tg.asarray([1.0, 3.0]))
-    Tensor([-0.999995,  0.999995], op=add)
+    Tensor([-0.999995,  0.999995], op=layer_norm)
     """
 
     weight: Tensor

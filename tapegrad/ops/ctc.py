@@ -116,7 +116,7 @@ def _ctc_vjp(xp: Any, t: Any, x: Any, states: Any, lengths: Any, counts: Any) ->
         if i + 1 < x.shape[0]:
             b = xp.where((lengths > i + 1)[:, None], _moved(xp, b + steps[i + 1, ...], skips, -1), start)
         shares.append(xp.where(inside & possible[:, None], xp.exp(forward[i] + b - total), 0))
-    occupancy = xp.stack(shares[::-1])
+    occupancy = xp.stack(shares[::-1], axis=-3)
     classes = xp.arange(x.shape[-1], dtype=states.dtype, device=native_device(states))
     members = xp.astype(states[..., None] == classes, x.dtype)
     found = xp.permute_dims(xp.matmul(xp.permute_dims(occupancy, (1, 0, 2)), members), (1, 0, 2))

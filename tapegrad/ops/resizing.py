@@ -17,6 +17,7 @@ from tapegrad.ops._axis_maps import HostArray, along, constant
 from tapegrad.ops._text import SAME, documented
 from tapegrad.ops._window_sizes import Padding, sizes_of
 from tapegrad.ops.binary import where
+from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import ones
 from tapegrad.ops.indexing import getitem, repeat, take
 from tapegrad.ops.shaping import broadcast_to, concat, flip
@@ -63,7 +64,7 @@ def pad(x: ArrayLike, widths: int | tuple[Any, ...], /, *, mode: str = "constant
                 )
             before, behind = _PIECES[mode](x, axis, lo, hi)
             x = concat([*before, x, *behind], axis=axis)
-    return x
+    return x if any(map(any, pairs)) else astype(x, x.dtype)
 
 
 def _widths(widths: Any, shape: tuple[int, ...]) -> Padding:
@@ -103,7 +104,7 @@ def _constant(x: Tensor, pairs: Padding, value: Any) -> Tensor:
         isinstance(value, float) and "floating" not in kind and value != int(value)
     ):
         raise TypeError(f"pad: the value {value} does not fit in an array of {x.dtype.name} and shape {x.shape}")
-    return _windows.pad_last(x, pairs, value) if any(map(any, pairs)) else x
+    return _windows.pad_last(x, pairs, value) if any(map(any, pairs)) else astype(x, x.dtype)  # a Tensor of its own
 
 
 def _part(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
@@ -198,13 +199,14 @@ def resize(
     lengths = sizes_of("resize", "size", size, d)
     if 0 in x.shape[x.ndim - d :]:
         raise ValueError(f"resize: x of shape {x.shape} has a space axis of length 0, without anything to resample")
+    same = tuple(lengths) == x.shape[x.ndim - d :]
     for axis, m in enumerate(lengths, -d):
         n = x.shape[axis]
         if mode == "nearest":
             x = x if n == m else _nearest(x, axis, n, m)
         elif n != m:
             x = along(x, _matrix(n, m, mode, antialias, align_corners), axis)
-    return x
+    return astype(x, x.dtype) if same else x  # a Tensor of its own
 
 
 def _nearest(x: Tensor, axis: int, n: int, m: int) -> Tensor:

@@ -7,7 +7,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from tapegrad._engine.coercion import as_tensor
+from tapegrad._engine.coercion import as_tensor, as_tensors
 from tapegrad._engine.dispatch import native_device
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed, with_operators
@@ -174,9 +174,9 @@ def _check_function(name: str, f: Any) -> None:
 def _leaves(name: str, xs: Any, axis: int) -> tuple[list[Tensor], Callable[[list[Any]], Any], int]:
     """Return the leaves of a tree as Tensors, a function that rebuilds it, and their length along an axis."""
     leaves, rebuild = flatten(xs)
-    tensors = [as_tensor(x) for x in leaves]
-    if not tensors:
+    if not leaves:
         raise ValueError(f"{name}: there is no array to go along")
+    tensors = list(as_tensors(name, *leaves))
     lengths = {x.shape[axis_of(name, x.ndim, axis)] for x in tensors}
     if len(lengths) > 1:
         shapes = ", ".join(str(x.shape) for x in tensors)

@@ -312,6 +312,8 @@ def stft(
     >>> tg.signal.stft(tg.ones(16), 8, hop=4).shape
     (5, 5)
     """
+    if window is not None:
+        x, window = as_tensors("stft", x, window)
     x = as_floats(x)
     if x.ndim == 0:
         raise ValueError("stft: a signal has an axis, and this is one number")
@@ -371,6 +373,8 @@ def istft(
     >>> tg.signal.istft(tg.signal.stft(x, 4), 4)
     Tensor([1., 2., 3., 4., 5., 6., 7., 8.])
     """
+    if window is not None:
+        x, window = as_tensors("istft", x, window)
     x = as_tensor(x)
     if x.ndim < 2 or x.shape[-1] == 0:
         raise ValueError(f"istft: transforms have shape (..., frequencies, frames), not {x.shape}")
