@@ -69,8 +69,8 @@ STEPS = {
 5 add
 8 add add mean subtract multiply mean add sqrt divide multiply add multiply
 1 add max subtract exp sum take_along_axis log subtract sum divide equal astype subtract multiply sum
-4 add multiply multiply add multiply tanh add multiply multiply minimum multiply add multiply subtract multiply
-  multiply multiply add
+4 add multiply multiply add multiply tanh add multiply multiply maximum minimum multiply multiply add multiply
+  subtract multiply multiply multiply add
 4 attention
 4 attention_gradient
 1 commit

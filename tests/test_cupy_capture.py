@@ -26,6 +26,7 @@ WARM = 5  # calls: two eager ones, two launched one by one, one that captures
 APART = {
     "argsort": "the sort of Thrust waits for the device",
     "linalg.": "cuSOLVER cannot be captured",
+    "segment_": "a scan by doubling behind a sort, composed of many functions",
     "fft.": "cuFFT's work areas would have to be the graph's",
 }
 

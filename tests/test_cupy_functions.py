@@ -256,7 +256,7 @@ SHARED = {"expit", "psi", "softmax", "log_softmax", "logsumexp"}  # under anothe
 
 
 def test_every_special_function_is_compared() -> None:
-    assert set(sp.__all__) - set(EXACT) <= SHARED
+    assert set(sp.__all__) - set(EXACT) <= SHARED | {"gammainc", "gammaincc"}  # in test_incomplete_gamma
 
 
 def at_no_pole(exact: Callable[..., Any], point: tuple[float, ...]) -> float:

@@ -396,7 +396,7 @@ def istft(
     raw = squares._array[start:stop]
     if stop > start and "complex" not in squares.dtype.kind:
         xp, backend = namespace_of[type(raw)], backend_of[type(raw)]
-        backend.refuse(xp.any(raw < _SMALLEST), _left_out)
+        backend.refuse(xp.any(xp.less(raw, _SMALLEST)), _left_out)
         squares = maximum(squares, _SMALLEST)
     out = divide(total, squares)[..., start:stop]
     if n > stop - start:
