@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from tapegrad._engine.coercion import as_tensors
-from tapegrad._engine.dispatch import backend_of, dtype_of, native_device
+from tapegrad._engine.dispatch import backend_of, dtype_of
 from tapegrad._engine.mode import mode
 from tapegrad._engine.primitive import primitive
 from tapegrad._engine.rules import composed
@@ -144,8 +144,7 @@ def segment_mean(x: ArrayLike, ids: ArrayLike, n: int, /, *, axis: int = 0) -> T
 def _extreme_vjp(xp: Any, t: Any, x: Any, ids: Any, out: Any, n: int) -> Any:
     mask = (x == xp.take(out, ids, axis=-x.ndim)) | (x != x)  # NaN is the extreme of a segment that holds one
     ones = xp.astype(mask, out.dtype)
-    none = xp.zeros(tuple(out.shape), dtype=out.dtype, device=native_device(out))
-    ties = xp.index_add(none, _rows_at(ids, x.ndim), ones)
+    ties = xp.index_add(xp.zeros_like(out), _rows_at(ids, x.ndim), ones)
     return xp.where(mask, xp.take(t / xp.where(ties == 0, 1, ties), ids, axis=-x.ndim), 0)
 
 
