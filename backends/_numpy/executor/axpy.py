@@ -76,6 +76,7 @@ def _update_of(emitter: Emitter, item: Item) -> _Update | None:
     if emitter.donated.get(state) is not v or v.size < LARGE or axpy(v.dtype) is None:
         return None
     x, step = nodes[-1].args
+    # A sum may name the state second; a difference cannot, as its sign would change.
     if step is state and nodes[-1].op == "add":
         x, step = step, x
     if x is not state or not _is_like(step, v) or aliases.root_of(step) is state:
@@ -114,6 +115,7 @@ def axpy(dtype: Any) -> Callable[..., None] | None:
     if str(dtype) not in AXPY or maxsize < 1 << 32:
         return None
     name, number = AXPY[str(dtype)]
+    # NumPy's own library first; another one only if it is alone, so that there are no two pools of threads.
     found = [b for b in blas.loaded() if b.internal_api == "openblas"]
     own = [b for b in found if any("numpy" in part for part in Path(b.filepath).parts[-3:-1])]
     for b in own or (found if len(blas.loaded()) == 1 else []):

@@ -82,6 +82,7 @@ def emit_elementwise(emitter: Emitter, node: Node, code: Code) -> bool:
     placement, v = emitter.placement, node.out
     reuse = None
     if v not in placement:  # in no place that it must have
+        # Buffer reuse: the result takes over the buffer of an operand that dies here, and of which no view lives.
         for x in kernels.overwritable(node):
             if (
                 isinstance(x, Value)
