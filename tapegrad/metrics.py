@@ -12,7 +12,7 @@ import numpy as np
 
 from tapegrad._engine.coercion import as_tensor
 from tapegrad._engine.mode import no_grad
-from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tensor import Tensor, host
 from tapegrad.ops.binary import equal
 from tapegrad.ops.classification import one_hot
 from tapegrad.ops.conversion import astype
@@ -213,7 +213,7 @@ class Confusion(_Metric):
         """
         if self._counts is None:
             raise _nothing(self)
-        return np.asarray(self._counts.to_device("cpu")).astype(np.int64).reshape(self.classes, self.classes)
+        return host(self._counts).astype(np.int64).reshape(self.classes, self.classes)
 
 
 class Accuracy(_Metric):
@@ -437,9 +437,7 @@ class AUC(_Metric):
         """
         if not self._kept:
             raise _nothing(self)
-        scores, labels = (
-            np.concatenate([np.asarray(pair[k].to_device("cpu")).ravel() for pair in self._kept]) for k in (0, 1)
-        )
+        scores, labels = (np.concatenate([host(pair[k]).ravel() for pair in self._kept]) for k in (0, 1))
         positive = labels.astype(bool)
         n, m = int(positive.sum()), int((~positive).sum())
         if not n or not m:

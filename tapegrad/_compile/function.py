@@ -163,15 +163,13 @@ class Compiled(Derived):
         """Run captured calls, and take back their effects, until a program fits; None where there will be none."""
         for _ in range(MOST):
             pending = self._pending.get(key)
-            known = [x for r in (pending.known.tensors if pending and pending.known else ()) if (x := r()) is not None]
-            before = Snapshot(self.function, flatten((args, kwargs))[0], known)
+            before = Snapshot(self.function, flatten((args, kwargs))[0], [] if pending is None else pending.tensors())
             try:
                 self._eager(key, args, kwargs)
             finally:
                 before.restore()
             pending = self._pending.get(key)
-            lasting = pending.known.lasting if pending is not None and pending.known is not None else ()
-            if before.lacks([x for r in lasting if (x := r()) is not None]):
+            if pending is not None and before.lacks(pending.tensors(lasting=True)):
                 raise unknown_state()
             replay, xs = self._fitting(key, leaves)
             if replay is not None or pending is None:  # without pending calls there will be no program
@@ -242,7 +240,7 @@ class Compiled(Derived):
 
         like: captures that it may agree with; missed: programs whose guards failed, though it may do the same.
         """
-        known = [x for r in (pending.known.tensors if pending.known else ()) if (x := r()) is not None]
+        known = pending.tensors()
         known += [c.tensor.tensor for a in like for c in a.capture.slots if c.tensor is not None]
         chance = RngGuard(pending.generators)
         result, capture = captured(self.function, args, kwargs, known, fresh=self._fresh)

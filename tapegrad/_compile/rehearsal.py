@@ -25,7 +25,10 @@ class Snapshot:
         for x in found:
             if hasattr(x, "_grad") and x._grad is not None:
                 tensors[id(x._grad)] = x._grad
-        self._kept = {i: (x, x._array, _copy(x._array), getattr(x, "_grad", None)) for i, x in tensors.items()}
+        self._kept = {
+            i: (x, x._array, backend_of[type(x._array)].copy(x._array), getattr(x, "_grad", None))
+            for i, x in tensors.items()
+        }
 
     def restore(self) -> None:
         """Put the values back into the same buffers, where a library's arrays can be written to."""
@@ -39,11 +42,6 @@ class Snapshot:
     def lacks(self, tensors: Iterable[Tensor]) -> bool:
         """Return whether there are Tensors that it does not hold."""
         return any([id(x) not in self._kept for x in tensors])
-
-
-def _copy(array: Any) -> Any:
-    backend = backend_of[type(array)]
-    return backend.xp.asarray(array, copy=True) if backend.mutable else array
 
 
 def unknown_state() -> CaptureError:

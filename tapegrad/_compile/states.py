@@ -9,6 +9,7 @@ from tapegrad._compile.capture.capture import Known
 from tapegrad._compile.capture.captured_call import Capture
 from tapegrad._compile.capture.trace_equivalence import difference
 from tapegrad._engine.dispatch import CaptureError
+from tapegrad._engine.tensor import Tensor
 
 ATTEMPTS = 3  # captured calls, except for tentative ones, that two in a row must have done the same in
 KEPT = 8  # attempts of one key
@@ -67,6 +68,11 @@ class Pending:
         self.generators: list[Any] = []
         self.draws = 0
         self.attempts: list[Attempt] = []
+
+    def tensors(self, lasting: bool = False) -> list[Tensor]:
+        """Return the Tensors that the tentative call used and that are still there; lasting: see `Known`."""
+        held = () if self.known is None else self.known.lasting if lasting else self.known.tensors
+        return [x for r in held if (x := r()) is not None]
 
     def keep(self, attempt: Attempt) -> None:
         """Keep an attempt, and forget the oldest ones."""

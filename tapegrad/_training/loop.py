@@ -123,7 +123,6 @@ class Loop:
         with _Signals(self):
             try:
                 yield from self._epochs()
-                self._flush()
                 if self.run is not None and self.run.step != self.step:
                     self.run.save(self.step)
             finally:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from tapegrad._engine.dispatch import backend_of
-from tapegrad._engine.dtypes import as_dtype
 from tapegrad._engine.mode import no_grad
-from tapegrad._engine.tensor import Tensor
+from tapegrad._engine.tensor import Tensor, host
 from tapegrad._training.tensor_file import Array, Content, flat, read, write
 from tapegrad.backends import of_device
 from tapegrad.nn import named
-from tapegrad.ops.conversion import astype
 from tapegrad.ops.creation import asarray
 
 Path_ = str | PathLike[str]
@@ -160,10 +158,10 @@ def on_host(x: Any) -> Array:
         return x
     with no_grad():
         tensor = asarray(x)
-        if tensor.dtype.name != "bfloat16":
-            return np.asarray(tensor.to_device("cpu"))
-        try:
-            import ml_dtypes
-        except ImportError as error:
-            raise ImportError("saving bfloat16 needs ml_dtypes: pip install ml_dtypes") from error
-        return np.asarray(astype(tensor, as_dtype("float32")).to_device("cpu")).astype(ml_dtypes.bfloat16)
+    if tensor.dtype.name != "bfloat16":
+        return host(tensor)
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("saving bfloat16 needs ml_dtypes: pip install ml_dtypes") from error
+    return host(tensor).astype(ml_dtypes.bfloat16)

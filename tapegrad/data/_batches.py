@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad._engine.settings import chosen_device
+from tapegrad._engine.tensor import host
 from tapegrad.backends import of_device
 from tapegrad.data._prefetch import prefetched
 from tapegrad.data._sources import Batch, Columns, Dataset, Indices, source_of
@@ -128,7 +129,7 @@ class Batches:
     def _order(self) -> Indices:
         if self._rng is None:
             return np.arange(self._length)
-        return np.asarray(self._rng.permutation(self._length).to_device("cpu"))
+        return host(self._rng.permutation(self._length))
 
     def _drawn(self) -> dict[str, Any]:
         return {} if self._rng is None else self._rng.state()
