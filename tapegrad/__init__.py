@@ -296,8 +296,10 @@ else:  # a type checker would take any name for one that is there
         """Return a part of the training kit; else raise AttributeError, with our name for one of NumPy or PyTorch."""
         if name in _KIT:
             module = _importlib.import_module(_KIT[name])
-            part = globals()[name] = module if _KIT[name] == f"tapegrad.{name}" else getattr(module, name)
-            return part
+            part = {name: module if _KIT[name] == f"tapegrad.{name}" else getattr(module, name)}
+            _published(part, "tapegrad")
+            globals().update(part)
+            return part[name]
         hint = _of_function(name)
         message = f"module 'tapegrad' has no attribute {name!r}{': use ' + hint if hint else ''}"
         raise AttributeError(message, name=name, obj=_sys.modules[__name__])

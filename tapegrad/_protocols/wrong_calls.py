@@ -54,7 +54,10 @@ def published(names: dict[str, Any], module: str) -> None:
             names[name] = _explained(f, module)
 
 
-_MODULES = ("tapegrad.ops.", "tapegrad._engine.dtypes", "tapegrad._inspect.drawing", "tapegrad._engine.settings")
+_MODULES = (
+    *("tapegrad.ops.", "tapegrad._engine.dtypes", "tapegrad._engine.settings", "tapegrad._inspect.drawing"),
+    "tapegrad._training.saving",
+)
 _HOT = {elementwise.__file__, primitive.__file__}  # files that make functions of the hot path
 _MISSING: Any = object()
 _FILE = str(Path(__file__).parent.with_name("<calls>"))  # in the package, so that it is not taken for the user's line

@@ -111,10 +111,7 @@ def load(path: Path_, *, device: str | None = None) -> dict[str, Any]:
     {'layers.0': Tensor([1., 2.])}
     """
     if device is not None:
-        try:
-            of_device(device)
-        except (TypeError, ValueError) as error:  # before the file is read
-            raise type(error)(f"load: {error}") from error
+        of_device(device)  # raises for an unknown one, before the file is read
     content = read(as_path("load", path))
     return {name: asarray(x, device=device) for name, x in content.arrays.items()} | content.values
 
