@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from example_runs import run as run  # a fixture of tests of the examples
 from places import WHOLE_SWEEPS, Place, why_not
 
 import tapegrad as tg

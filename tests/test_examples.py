@@ -2,50 +2,18 @@
 
 import os
 import re
-import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from example_runs import Run, interrupted
 
 import tapegrad as tg
 from tapegrad import backends, to_dot, to_mermaid
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-class Result(NamedTuple):
-    """The end of a program, with its output."""
-
-    status: object  # an exit status, or the message that the program ended with
-    out: list[str]
-    err: list[str]
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run an example in this process."""
-    monkeypatch.setenv("JAX_ENABLE_X64", os.environ.get("JAX_ENABLE_X64", "1"))  # so that it is put back
-
-    def run(name: str, *options: object) -> Result:
-        script = str(EXAMPLES / name)
-        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(script, run_name="__main__")
-        out, err = capsys.readouterr()
-        return Result(ended.value.code, out.splitlines(), err.splitlines())
-
-    return run
 
 
 def need_digits() -> None:
@@ -210,25 +178,11 @@ def test_digits_compiled_on_other_devices(run: Run, tmp_path: Path, device: str)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_the_weights(tmp_path: Path, number: signal.Signals, status: int) -> None:
     need_digits()
-    script = str(EXAMPLES / "02_digits_from_scratch.py")
-    command = [sys.executable, script, "--epochs", "100000", "--out", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        seen = b""
-        try:
-            while b"loss" not in seen:  # the bar shows the loss once there was a step
-                byte = process.stderr.read(1)
-                assert byte, f"ended before it trained: {seen!r}"
-                seen += byte
-            process.send_signal(number)
-            out, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == status
-    assert b"Traceback" not in err
-    lines = out.decode().splitlines()
-    assert any(re.fullmatch(r"stopped after \d+ of \d+ steps", line) for line in lines)
-    last_accuracy(lines)
+    result = interrupted("02_digits_from_scratch.py", tmp_path, number)
+    assert result.status == status
+    assert not any("Traceback" in line for line in result.err)
+    assert any(re.fullmatch(r"stopped after \d+ of \d+ steps", line) for line in result.out)
+    last_accuracy(result.out)
     assert (tmp_path / "digits.safetensors").stat().st_size > 30_000
     assert (tmp_path / "digits.png").exists()
 

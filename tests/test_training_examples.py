@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from example_runs import Run, interrupted
 
 import tapegrad as tg
 from tapegrad import backends
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL: dict[str, tuple[object, ...]] = {  # options that make a run short
     "bundle_adjustment.py": ("--epochs", 2, "--points", 20),
     "cnn_digits.py": ("--epochs", 1, "--width", 2),
@@ -36,34 +31,6 @@ NOT_RESUMED = ("bundle_adjustment.py", "gaussian_process.py")
 RESUMED = [name for name in SMALL if name not in NOT_RESUMED]
 for _package in ("sklearn", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(_package)
-
-
-class Result(NamedTuple):
-    """The end of a program: its status, or the message that it ended with, and all that it printed."""
-
-    status: object
-    out: list[str]
-    err: list[str]
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run an example in this process."""
-    monkeypatch.setenv("JAX_ENABLE_X64", os.environ.get("JAX_ENABLE_X64", "1"))  # so that it is put back
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-
-    def run(name: str, *options: object) -> Result:
-        script = str(EXAMPLES / name)
-        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(script, run_name="__main__")
-        out, err = capsys.readouterr()
-        return Result(ended.value.code, out.splitlines(), err.splitlines())
-
-    return run
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -173,22 +140,9 @@ def test_it_finds_what_it_seeks(run: Run, tmp_path: Path, command: str, line: st
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a Ctrl-C to one process")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_the_weights_and_the_run(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    script = str(EXAMPLES / "train_digits.py")
-    command = [sys.executable, script, "--epochs", "100000", "--out", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        seen = b""
-        try:
-            while b"loss" not in seen:  # the bar shows the loss once there were some steps
-                byte = process.stderr.read(1)
-                assert byte, f"ended before it trained: {seen!r}"
-                seen += byte
-            process.send_signal(number)
-            out, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == status
-    assert b"Traceback" not in err
-    assert out.decode().splitlines()[-1].startswith("test accuracy")
+    result = interrupted("train_digits.py", tmp_path, number)
+    assert result.status == status
+    assert not any("Traceback" in line for line in result.err)
+    assert result.out[-1].startswith("test accuracy")
     assert (tmp_path / "digits.safetensors").exists()
     assert list((tmp_path / "run").glob("step-*.safetensors"))
