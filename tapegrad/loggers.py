@@ -294,7 +294,7 @@ class TensorBoard:
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         try:
-            from tensorboardX import SummaryWriter  # type: ignore[import-not-found, unused-ignore]
+            from tensorboardX import SummaryWriter
         except ImportError:
             try:
                 from torch.utils.tensorboard import SummaryWriter

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,36 @@ def test_an_error_here_waits_for_the_helpers() -> None:
     seen: list[int] = []
     with pytest.raises(ZeroDivisionError):
         threads.run_all([[(divmod, (1, 0))], [(seen.append, (1,))]])
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while it waits", "beside its own work"])
+def test_ctrl_c_waits_for_the_helpers(late: bool) -> None:
+    """What they still write would be read, or written over, by the next call."""
+    order: list[str] = []
+    begun = threading.Event()
+
+    def interrupt() -> None:
+        begun.wait(10)
+        signal.raise_signal(signal.SIGINT)
+
+    def work() -> None:
+        begun.set()
+        if not late:
+            time.sleep(0.05)  # the caller waits by now
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.2)
+        order.append("helper")
+
+    own = [(interrupt, ())] if late else []
+    for n in range(1, 4):
+        begun.clear()
+        with pytest.raises(KeyboardInterrupt):
+            threads.run_all([own, [(work, ())]])
+        order.append("raised")
+        assert order == ["helper", "raised"] * n
+    seen: list[int] = []
+    threads.run_all([[], [(time.sleep, (0.05,)), (seen.append, (1,))]])
     assert seen == [1]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from threading import Lock, Thread
 from typing import Any
 
@@ -32,42 +32,69 @@ def run_code(code: Code) -> None:
         function(*args)
 
 
+class Job:
+    """Code that a helper runs once.
+
+    ended: false while a helper has it; over: a lock that the helper unlocks then; error: the one that the code raised.
+    """
+
+    __slots__ = ("code", "context", "ended", "error", "over")
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        self.context = copy_context()  # np.errstate of the calling thread is a variable of its context
+        self.ended = True
+        self.error: BaseException | None = None
+        self.over = Lock()
+        self.over.acquire()
+
+
 class Helper:
     """A thread that runs code for others.
 
-    It is handed over by two locks, which takes a tenth of the time of a queue.
+    A job is handed over by a lock, which takes a tenth of the time of a queue.
     """
 
     def __init__(self) -> None:
-        self._go, self._done = Lock(), Lock()
-        # Both begin locked: `start` unlocks the first for the helper, which unlocks the second for `wait`.
+        self._go = Lock()
         self._go.acquire()
-        self._done.acquire()
-        self._code: Code = []
-        self._context = Context()
-        self._error: BaseException | None = None
+        self._job: Any = None
         Thread(target=self._loop, name="tapegrad", daemon=True).start()
 
     def _loop(self) -> None:
         while True:
             self._go.acquire()
+            job = self._job
             try:
-                self._context.run(run_code, self._code)
+                job.context.run(run_code, job.code)
             # Any error is handed to who waits, so that the helper lives on.
             except BaseException as error:
-                self._error = error
-            self._done.release()
+                job.error = error
+            job.ended = True
+            job.over.release()
 
-    def start(self, code: Code) -> None:
-        """Run code under the np.errstate of the calling thread, which is a variable of its context."""
-        self._code, self._context = code, copy_context()
+    def start(self, job: Job) -> None:
+        """Run a job beside the calling thread."""
+        # Python looks for Ctrl-C after calls: a job that has begun is known as such.
+        job.ended = False
+        self._job = job
         self._go.release()
 
-    def wait(self) -> BaseException | None:
-        """Return when the code has run: the error it raised, if any."""
-        self._done.acquire()
-        error, self._error, self._code = self._error, None, []
-        return error
+
+def _wait(jobs: list[Job]) -> None:
+    """Return when no helper has one of these jobs; raise Ctrl-C not before."""
+    # Helpers write to buffers of the program, whose next call must find them at rest.
+    interrupted: BaseException | None = None
+    while True:
+        try:
+            for job in jobs:
+                if not job.ended:
+                    job.over.acquire()
+            break
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 class Team:
@@ -88,16 +115,16 @@ class Team:
             # Helpers are made at first use and stay: starting a thread takes longer than most programs.
             while len(self.helpers) < len(codes) - 1:
                 self.helpers.append(Helper())
-            helping = self.helpers[: len(codes) - 1]
-            for helper, code in zip(helping, codes[1:], strict=True):
-                helper.start(code)
-            # Helpers are waited for in any case, as they write to buffers of this program.
+            jobs = [Job(code) for code in codes[1:]]
             try:
+                for helper, job in zip(self.helpers, jobs, strict=False):
+                    helper.start(job)
                 run_code(codes[0])
             finally:
-                errors = [error for helper in helping if (error := helper.wait()) is not None]
-            if errors:
-                raise errors[0]
+                _wait(jobs)
+            for job in jobs:
+                if job.error is not None:
+                    raise job.error
         finally:
             self.free.release()
 
