@@ -17,6 +17,7 @@ from places import WHOLE_SWEEPS, why_not
 
 import tapegrad as tg
 from tapegrad import nn, optim
+from tapegrad._training.tensor_file import read, write
 from tapegrad.data import Batches
 
 pytest.importorskip("safetensors")
@@ -135,6 +136,43 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(device: str, tmp_path: Path) ->
     second.train()
     assert second.loop.step == unbroken.loop.step == EPOCHS * 7
     assert second.weights() == unbroken.weights()
+
+
+def test_history_and_patience_go_on_with_the_run(tmp_path: Path) -> None:
+    def trained(folder: Path, stops: int) -> tuple[Any, int]:
+        """Train until one of the stops, in so many programs; return the history and the steps done."""
+        for last in (*range(stops), None):
+            batches = tg.data.Batches([3.0, 2.0, 4.0, 5.0, 6.0, 1.0, 0.0, 9.0], size=1)
+            run = tg.Run(folder, model=[tg.zeros(2)], data=batches)
+            run.resume()
+            loop = tg.Loop(batches, run=run, every=2, save_every=2, patience=3, log=())
+            for x in loop:
+                loop.log(x=x[0])
+                loop.best(x[0])
+                if last is not None and loop.step == 2 * last + 1:
+                    loop.stop()
+        return loop.history, loop.step
+
+    whole = trained(tmp_path / "a", 0)
+    assert whole == ({"x": [(2, 2.5), (4, 4.5), (5, 6.0)]}, 5)
+    assert trained(tmp_path / "b", 2) == whole
+    fresh = tg.Loop([1.0, 2.0], every=1, log=())
+    for x in fresh:
+        fresh.log(x=x)
+    assert fresh.history == {"x": [(1, 1.0), (2, 2.0)]}
+
+
+def test_a_save_from_before_there_was_a_history_resumes(tmp_path: Path) -> None:
+    run = tg.Run(tmp_path, model=[tg.ones(2)])
+    run.save(3)
+    path = tmp_path / "step-000000003.safetensors"
+    content = read(path)
+    for name in ("run.history", "run.worse"):
+        del content.values[name]
+    write(path, content)
+    run.history = {"x": [(1, 2.0)]}
+    assert run.resume() == 3
+    assert run.history == {}
 
 
 def test_saves_are_few_and_the_best_one_stays(tmp_path: Path) -> None:

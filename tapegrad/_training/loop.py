@@ -50,7 +50,7 @@ class Loop:
     epoch : int
         The epoch under way, from 1.
     history : dict of str to list of (int, float)
-        All that was logged: pairs of step and value by name.
+        All that was logged: pairs of step and value by name. With a run it is the run's, which saves it.
     interrupted : int
         The number of the signal that ended the loop, else 0.
 
@@ -108,13 +108,17 @@ class Loop:
         if run is not None:
             run.check(self.step)
         self.epoch = 0
-        self.history: dict[str, list[tuple[int, float]]] = {}
+        self._history: dict[str, list[tuple[int, float]]] = {}  # of a loop without a run
         self.interrupted = 0
         self._loggers = _loggers(log)
         self._collected: dict[str, list[Any]] = {}
         self._stopped = False
-        self._best = Best()  # of a loop without a run
-        self._worse = 0  # calls of best() since the last better value
+        self._best = Best() if run is None else run._best
+
+    @property
+    def history(self) -> dict[str, list[tuple[int, float]]]:
+        """All that was logged; see the class."""
+        return self._history if self.run is None else self.run.history
 
     def __iter__(self) -> Iterator[Any]:
         """Go through the batches; see the class."""
@@ -123,7 +127,8 @@ class Loop:
         with _Signals(self):
             try:
                 yield from self._epochs()
-                if self.run is not None and self.run.step != self.step:
+                flushed = self._flush()
+                if self.run is not None and (flushed or self.run.step != self.step):
                     self.run.save(self.step)
             finally:
                 self._flush()
@@ -185,11 +190,12 @@ class Loop:
                 )
             self._collected.setdefault(name, []).append(x.detach() if isinstance(x, Tensor) else x)
 
-    def _flush(self) -> None:
-        """Log the means of the numbers noted since the last time."""
-        if self._collected:
-            noted, self._collected = self._collected, {}
+    def _flush(self) -> bool:
+        """Log the means of the numbers noted since the last time; return whether there were any."""
+        noted, self._collected = self._collected, {}
+        if noted:
             self._log({name: _mean(xs) for name, xs in noted.items()})
+        return bool(noted)
 
     def _log(self, numbers: Mapping[str, float]) -> None:
         for name, x in numbers.items():
@@ -279,8 +285,7 @@ class Loop:
         better = (
             self._best.take(value, mode) if self.run is None else self.run.best(value, mode=mode, step=self.step + 1)
         )
-        self._worse = 0 if better else self._worse + 1
-        if self.patience is not None and self._worse >= self.patience:
+        if self.patience is not None and self._best.worse >= self.patience:
             self.stop()
         return better
 

@@ -14,7 +14,7 @@ from tapegrad.nn import load, named
 from tapegrad.ops._axes import integer
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
-_STEP, _BEST = "run.step", "run.best"
+_STEP, _BEST, _WORSE, _HISTORY = "run.step", "run.best", "run.worse", "run.history"
 
 
 class Run:
@@ -32,6 +32,13 @@ class Run:
     **state
         Parts to save, by names of your choice: objects with `state` and `restore` (optimisers, generators, batches),
         and models: any tree or object that holds Tensors.
+
+    Attributes
+    ----------
+    step : int
+        The number of steps done at the latest save.
+    history : dict of str to list of (int, float)
+        All that a `tg.Loop` with this run logged: pairs of step and value by name. It is saved, too.
 
     Raises
     ------
@@ -63,6 +70,7 @@ class Run:
         self._parts = {name: _part(name, x) for name, x in state.items()}
         self._best = Best()
         self.step = 0
+        self.history: dict[str, list[tuple[int, float]]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def holds(self, x: Any) -> bool:
@@ -204,13 +212,13 @@ class Run:
         ...     run.best(0.5), run.best(0.6), run.best(0.4)
         (True, False, True)
         """
-        before = self._best.value
+        before = self._best.value, self._best.worse
         if not self._best.take(value, mode):
             return False
         try:
             write(self.folder / "best.safetensors", self._content(self.step if step is None else step))
         except BaseException:
-            self._best.value = before
+            self._best.value, self._best.worse = before
             raise
         return True
 
@@ -246,14 +254,16 @@ class Run:
 
     def _content(self, step: int) -> Content:
         leaves = {f"{name}/{key}": x for name, part in self._parts.items() for key, x in flat(part.state()).items()}
-        return content_of(leaves | {_STEP: int(step), _BEST: self._best.value}, None)
+        own = {_STEP: int(step), _BEST: self._best.value, _WORSE: self._best.worse, _HISTORY: _listed(self.history)}
+        return content_of(leaves | own, None)
 
     def _restore(self, path: Path) -> int:
         content = read(path)
         leaves = content.arrays | content.values
         if _STEP not in leaves:
             raise ValueError(f"{path} was not written by tg.Run: load it with tg.load")
-        step, best = leaves.pop(_STEP), leaves.pop(_BEST)
+        step, best, worse = leaves.pop(_STEP), leaves.pop(_BEST), leaves.pop(_WORSE, 0)
+        history = leaves.pop(_HISTORY, [])
         state = nested(leaves)
         for text, names in (("lacks", self._parts.keys() - state), ("has also", state.keys() - self._parts)):
             if names:
@@ -272,8 +282,8 @@ class Run:
                 self._parts[name].restore(before[name])
             error.add_note(f"The state of {done[-1]!r} in {path} does not fit; nothing was changed.")
             raise
-        self._best.value = best
-        self.step = int(step)
+        self._best.value, self._best.worse = best, worse
+        self.step, self.history = int(step), {name: [(n, x) for n, x in pairs] for name, pairs in history}
         return self.step
 
     def _path(self, step: int) -> Path:
@@ -294,10 +304,11 @@ class Run:
 
 
 class Best:
-    """The best of the values that it was given."""
+    """The best of the values that it was given; worse: how many came after it."""
 
     def __init__(self) -> None:
         self.value: float | None = None
+        self.worse = 0
 
     def take(self, value: Any, mode: str) -> bool:
         """Return whether a value is better than all before, and keep it if so."""
@@ -307,8 +318,9 @@ class Best:
         if found != found or (
             self.value is not None and not (found < self.value if mode == "min" else found > self.value)
         ):
+            self.worse += 1
             return False
-        self.value = found
+        self.value, self.worse = found, 0
         return True
 
 
@@ -335,6 +347,11 @@ def _part(name: str, x: Any) -> Any:
             "numbers that change belong in a Tensor"
         )
     return _Model(x)
+
+
+def _listed(history: Mapping[str, list[tuple[int, float]]]) -> list[Any]:
+    """Return a history in lists, as a file has it."""
+    return [[name, [list(pair) for pair in pairs]] for name, pairs in history.items()]
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
