@@ -7,8 +7,11 @@ A call of a compiled function goes through `Executor.run`:
 3. Double buffering: an output whose latest array somebody still holds gets another one.
 4. The code is run.
 
-Whether others hold an array is told by its reference count, in CPython's terms. A program in which `w -= 0.1 * g`, with
-the gradient g an output too, so writes into the same two arrays at each call, if the user keeps neither::
+Whether others hold an array is told by its reference count, in CPython's terms, and by that of the `base` that owns its
+memory, as views have one. Such a count is read where the array is a local variable, and never of an argument: a call
+holds its arguments once more while something evaluates frames in CPython's place, as torch.compile does. A program in
+which `w -= 0.1 * g`, with the gradient g an output too, so writes into the same two arrays at each call, if the user
+keeps neither::
 
     call 1    w is the user's: copied to W     g is written to G
     call 2    w is W: written in place         the Tensor of g holds G: g is written to H
@@ -34,11 +37,6 @@ from tapegrad.backends._numpy.executor.threads import run_code, thread_count
 TENSOR = 1  # the reference to a state array that its Tensor will hold once a call is done
 
 
-def references(a: NDArray) -> int:
-    """Return how many references there are to an array, and to the `base` that owns its memory, as views have one."""
-    return getrefcount(a) + getrefcount(a.base)
-
-
 class _Output:
     """An output that gets an array which nobody else holds at each call (double buffering).
 
@@ -53,8 +51,8 @@ class _Output:
 
     def references(self) -> int:
         """Return how many references there are to the latest array or its memory."""
-        assert self.latest is not None
-        return references(self.latest)
+        a: Any = self.latest
+        return getrefcount(a) + getrefcount(a.base)
 
     def is_held(self, ours: int, lent: Collection[int]) -> bool:
         """Say whether somebody else holds the latest array; ours: the references of this executor.
@@ -120,7 +118,7 @@ class Executor:
     def run(self, arrays: list[Array]) -> list[Array]:
         """Return the outputs for these inputs; write updated state in its place."""
         inputs, bound, lent = self.program.inputs, self.bound, self.lent
-        # `references` and `is_held` are written out below: these are loops over all parameters at each call.
+        # `is_held` is written out below: these are loops over all parameters at each call.
         for k, count in self.owned.items():
             a: Any = arrays[k]
             if a is not bound[k] or getrefcount(a) + getrefcount(a.base) != count:
@@ -153,8 +151,7 @@ class Executor:
         np.copyto(copy, arrays[k])
         self._bind(self.program.inputs[k], copy, k)
         self.bound[k] = arrays[k] = copy
-        del copy  # so that it is not counted
-        self.owned[k] = references(self.bound[k]) + TENSOR
+        self.owned[k] = getrefcount(copy) + getrefcount(copy.base) + TENSOR
 
     def _renew(self, out: _Output) -> None:
         """Have an output written to another array, as somebody holds the latest."""

@@ -20,7 +20,7 @@ from tapegrad._compile.states import State
 from tapegrad._engine.dispatch import as_array, backend_of, computed
 from tapegrad._engine.host_constants import HOST
 from tapegrad._engine.record import LEAF
-from tapegrad._engine.tensor import Hooks, Tensor
+from tapegrad._engine.tensor import Hooks, Tensor, new
 from tapegrad._program.executor import Executor, PlanningExecutor
 from tapegrad._program.interpreter import PlainExecutor
 from tapegrad._program.ir import Node, Program
@@ -28,7 +28,6 @@ from tapegrad._transforms.typed import ProgramView
 from tapegrad.backends import Backend
 
 ALTERNATIVES = 4  # sets of guards, for one program
-UNSEEN = 3  # references to a gradient that only its Tensor knows, while a name and a call hold it too
 
 
 class StateGuard(NamedTuple):
@@ -75,6 +74,17 @@ def _other_guard(g: SlotGuard, number: dict[Slot, int]) -> OtherGuard:
     argument = slot.arguments[0] if slot.arguments else -1
     owner = -1 if slot.arguments else number[slot.owners[0]]
     return OtherGuard(argument, owner, slot.tensor, g.grad is None, g.record, g.shape, g.dtype, g.type)
+
+
+def _unseen() -> int:
+    """Return the references to a gradient that only its Tensor knows, read as a replay reads them."""
+    x: Any = new(Tensor)
+    x._grad = new(Tensor)
+    g = getattr(x, "_grad", None)
+    return getrefcount(g)
+
+
+UNSEEN = _unseen()
 
 
 class BoundProgram:
