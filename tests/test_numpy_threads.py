@@ -39,7 +39,7 @@ def test_an_error_here_waits_for_the_helpers() -> None:
 
 @pytest.mark.parametrize("late", [False, True], ids=["while it waits", "beside its own work"])
 def test_ctrl_c_waits_for_the_helpers(late: bool) -> None:
-    """What they still write would be read, or written over, by the next call."""
+    """The next call would read, or write over, buffers that they still write to."""
     order: list[str] = []
     begun = threading.Event()
 
