@@ -3,8 +3,8 @@
 Layer norm before attention and before the perceptron, gelu by tanh, a causal mask, the next token by
 cross-entropy. A step returns the loss and a few of the gradients.
 
-In mixed precision (`compute`) the layers work on rounded copies of the weights; layer norm, the loss and the update are
-in float32.
+The first row is written out in tensors, the second in the libraries' layers and optimisers. In mixed precision
+(`compute`) the layers work on rounded copies of the weights; layer norm, the loss and the update are in float32.
 """
 
 from __future__ import annotations
@@ -301,7 +301,126 @@ def on_jax(task: Task, device: Any) -> Step:
     return step
 
 
+def in_layers_of_tapegrad(task: Task, device: str) -> Step:
+    rng = tg.random.Generator(0, device=device)
+    vocabulary, width = task.weights["tokens"].shape
+
+    class Block:
+        def __init__(self) -> None:
+            self.norm1, self.norm2 = (tg.nn.LayerNorm(width, device=device) for _ in range(2))
+            self.attention = tg.nn.Attention(width, task.heads, rng=rng)
+            self.up = tg.nn.Linear(width, 4 * width, rng=rng)
+            self.down = tg.nn.Linear(4 * width, width, rng=rng)
+
+        def __call__(self, x: Any) -> Any:
+            x = x + self.attention(self.norm1(x), causal=True)
+            return x + self.down(tg.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+    class Model:
+        def __init__(self) -> None:
+            self.tokens = tg.nn.Embedding(vocabulary, width, rng=rng)
+            self.places = tg.tensor(task.weights["places"], device=device, requires_grad=True)
+            self.blocks = tg.nn.Sequential(*[Block() for _ in range(task.layers)])
+            self.norm, self.head = tg.nn.LayerNorm(width, device=device), tg.nn.Linear(width, vocabulary, rng=rng)
+
+        def __call__(self, tokens: Any) -> Any:
+            return self.head(self.norm(self.blocks(self.tokens(tokens) + self.places)))
+
+    with tg.default_dtype(tg.float32):
+        model = Model()
+    tg.nn.load(model, {_in_layers(name): _turned(a, name) for name, a in task.weights.items()})
+    shown = [(name, tg.nn.named(model)[_in_layers(name)]) for name in _shown(task)]
+    optimiser = tg.optim.AdamW(model, RATE, betas=(BETA1, BETA2), eps=EPS, weight_decay=DECAY)
+    tokens = tg.tensor(task.tokens.tolist(), device=device)
+    labels = tg.tensor(task.labels.reshape(task.tokens.shape).tolist(), device=device)
+
+    def step() -> Any:
+        loss = tg.cross_entropy(model(tokens), labels)
+        loss.backward()
+        found = [_turned(p.grad, name) for name, p in shown]
+        optimiser.step()
+        return loss, *found
+
+    return step
+
+
+def in_layers_of_torch(task: Task, device: str) -> Step:
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    vocabulary, width = task.weights["tokens"].shape
+
+    class Attention(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+            self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+            self.out_proj = nn.Linear(width, width)
+
+        def forward(self, x: Any) -> Any:
+            parts = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+            q, k, u = parts.reshape(*x.shape[:2], 3, task.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+            y = F.scaled_dot_product_attention(q, k, u, is_causal=True)
+            return self.out_proj(y.transpose(1, 2).reshape(x.shape))
+
+    class Block(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.norm2, self.attention = nn.LayerNorm(width), nn.LayerNorm(width), Attention()
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x: Any) -> Any:
+            x = x + self.attention(self.norm1(x))
+            return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+    class Model(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places = (
+                nn.Embedding(vocabulary, width),
+                nn.Parameter(torch.empty(task.tokens.shape[1], width)),
+            )
+            self.blocks = nn.Sequential(*[Block() for _ in range(task.layers)])
+            self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
+
+        def forward(self, tokens: Any) -> Any:
+            return self.head(self.norm(self.blocks(self.tokens(tokens) + self.places)))
+
+    model = Model()
+    model.load_state_dict({_in_layers(name): torch.tensor(_turned(a, name)) for name, a in task.weights.items()})
+    model.to(device)
+    shown = [(name, dict(model.named_parameters())[_in_layers(name)]) for name in _shown(task)]
+    optimiser = torch.optim.AdamW(model.parameters(), RATE, betas=(BETA1, BETA2), eps=EPS, weight_decay=DECAY)
+    tokens, labels = torch.tensor(task.tokens, device=device), torch.tensor(task.labels, device=device)
+
+    def step() -> Any:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(model(tokens).flatten(0, 1), labels)
+        loss.backward()
+        optimiser.step()
+        return loss, *[_turned(p.grad, name) for name, p in shown]
+
+    return step
+
+
+def _in_layers(name: str) -> str:
+    """Return the name in a model of layers of a weight: "0 qkv w" is blocks.0.attention.in_proj_weight."""
+    if name in ("tokens", "places"):
+        return {"tokens": "tokens.weight"}.get(name, name)
+    *block, layer, kind = name.split()
+    parts = {"qkv": "attention.in_proj_", "out": "attention.out_proj."}
+    kinds = {"w": "weight", "gain": "weight", "b": "bias", "bias": "bias"}
+    return "".join([f"blocks.{n}." for n in block]) + parts.get(layer, f"{layer}.") + kinds[kind]
+
+
+def _turned(a: Any, name: str) -> Any:
+    """Return a weight of shape (in, out) as layers have it, (out, in), and back; other weights as they are."""
+    return a.T if name.endswith(" w") else a
+
+
 PROGRAMS: dict[str, Program] = {"hand": by_hand, "tapegrad": on_tapegrad, "torch": on_torch, "jax": on_jax}
+IN_LAYERS: dict[str, Program] = {**PROGRAMS, "tapegrad": in_layers_of_tapegrad, "torch": in_layers_of_torch}
 
 
 def _shown(task: Task) -> list[str]:
@@ -352,4 +471,8 @@ def cases(tiny: bool) -> list[Case]:
     batch, length, width, heads, layers = (2, 6, 8, 2, 2) if tiny else (8, 128, 256, 8, 4)
     name = f"{layers} layers, width {width}, {length} tokens, batch {batch}"
     chosen = task(batch, length, width, heads, layers, 11 if tiny else 256)
-    return [Case("gpt", name, chosen, PROGRAMS, targets=(Target(1.0, COMPILED, "jax.jit"),))]
+    targets = (Target(1.0, COMPILED, "jax.jit"),)
+    return [
+        Case("gpt", name, chosen, PROGRAMS, targets=targets),
+        Case("gpt", f"{name}, in layers", chosen, IN_LAYERS, targets=targets),
+    ]

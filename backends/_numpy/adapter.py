@@ -17,7 +17,7 @@ from tapegrad.backends import _host_philox as philox
 from tapegrad.backends._array import Array
 from tapegrad.backends._base import PRIVATE_COUNT, Backend
 from tapegrad.backends._norms import checked, checked_std
-from tapegrad.backends._numpy import attention, convolution, functions, standardise, windows
+from tapegrad.backends._numpy import attention, convolution, functions, softmax, standardise, windows
 from tapegrad.backends._numpy.triangular import solve_triangular
 from tapegrad.backends._special import find, scipy_special
 
@@ -72,6 +72,7 @@ class Adapter(Backend):
         self.xp.replace(
             layer_norm_rows=standardise.layer_norm_rows, layer_norm_rows_gradient=standardise.layer_norm_rows_gradient
         )
+        self.xp.replace(softmax_rows=softmax.softmax_rows, softmax_rows_gradient=softmax.softmax_rows_gradient)
         self.xp.replace(attend=attention.attend, attend_gradient=attention.attend_gradient)
         self.xp.replace(matmul=np.matmul, sign=np.sign, index_get=operator.getitem)
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from tapegrad.backends._numpy.executor.threads import run_all, thread_count
-
-Array = np.ndarray[Any, Any]
-BLOCK = 1 << 16  # elements of some rows
-SHARED = 1 << 17  # elements from which on threads share the work
+from tapegrad.backends._numpy.rows import BLOCK, Array, blocks, rows_of, share
 
 
 def standardise(x: Array, ndim: int, eps: float, centred: bool) -> tuple[Array, ...]:
@@ -22,13 +15,13 @@ def standardise(x: Array, ndim: int, eps: float, centred: bool) -> tuple[Array, 
     Without centring, nothing is subtracted and no mean returned. A mean is corrected by that of the differences from
     it.
     """
-    rows = _rows(x, ndim)
+    rows = rows_of(x, ndim)
     n = rows.shape[1]
     out = np.empty(rows.shape, x.dtype)
     mean, var = (np.empty((len(rows), 1), x.dtype) for _ in range(2))
 
     def work(first: int, last: int) -> None:
-        for a, z, m, v in _blocks(n, first, last, rows, out, mean, var):
+        for a, z, m, v in blocks(n, first, last, rows, out, mean, var):
             if centred:
                 np.divide(np.add.reduce(a, axis=1, keepdims=True), n, out=m)
                 np.subtract(a, m, out=z)
@@ -40,7 +33,7 @@ def standardise(x: Array, ndim: int, eps: float, centred: bool) -> tuple[Array, 
             np.divide(np.einsum("ij,ij->i", a, a)[:, None], n, out=v)
             np.multiply(a, 1 / np.sqrt(v + x.dtype.type(eps)), out=z)
 
-    _share(work, rows)
+    share(work, rows)
     kept = (*x.shape[: x.ndim - ndim], *(1,) * ndim)
     numbers = (mean, var) if centred else (var,)
     return (out.reshape(x.shape), *[a.reshape(kept) for a in numbers])
@@ -48,13 +41,13 @@ def standardise(x: Array, ndim: int, eps: float, centred: bool) -> tuple[Array, 
 
 def standardise_gradient(t: Array, out: Array, var: Array, ndim: int, eps: float, centred: bool) -> Array:
     """Return (t - mean(t) - out mean(t out)) / sqrt(var + eps); without mean(t) if x was not centred."""
-    ts, outs = _rows(t, ndim), _rows(out, ndim)
+    ts, outs = rows_of(t, ndim), rows_of(out, ndim)
     n = ts.shape[1]
     found = np.empty(ts.shape, out.dtype)
     scale = 1 / np.sqrt(var.reshape(-1, 1) + out.dtype.type(eps))
 
     def work(first: int, last: int) -> None:
-        for a, z, s, r in _blocks(n, first, last, ts, outs, found, scale):
+        for a, z, s, r in blocks(n, first, last, ts, outs, found, scale):
             share = np.einsum("ij,ij->i", a, z)[:, None]
             share /= -n
             np.multiply(z, share, out=s)
@@ -63,13 +56,13 @@ def standardise_gradient(t: Array, out: Array, var: Array, ndim: int, eps: float
                 s -= np.add.reduce(a, axis=1, keepdims=True) / n
             s *= r
 
-    _share(work, ts)
+    share(work, ts)
     return found.reshape(out.shape)
 
 
 def layer_norm_rows(x: Array, w: Array, b: Array, ndim: int, eps: float) -> tuple[Array, Array]:
     """Return the standardised rows times w, plus b, and for each row its mean and 1 / sqrt(var + eps)."""
-    rows = _rows(x, ndim)
+    rows = rows_of(x, ndim)
     n = rows.shape[1]
     out = np.empty(rows.shape, x.dtype)
     kept = np.empty((len(rows), 2), x.dtype)
@@ -78,7 +71,7 @@ def layer_norm_rows(x: Array, w: Array, b: Array, ndim: int, eps: float) -> tupl
     small = np.finfo(x.dtype).eps
 
     def work(first: int, last: int) -> None:
-        for a, z, numbers in _blocks(n, first, last, rows, out, kept):
+        for a, z, numbers in blocks(n, first, last, rows, out, kept):
             mean, scale = numbers[:, :1], numbers[:, 1:]
             np.divide(np.add.reduce(a, axis=1, keepdims=True), n, out=mean)
             np.subtract(a, mean, out=z)
@@ -92,7 +85,7 @@ def layer_norm_rows(x: Array, w: Array, b: Array, ndim: int, eps: float) -> tupl
             z *= factor[: len(z)]
             z += term[: len(z)]
 
-    _share(work, rows)
+    share(work, rows)
     return out.reshape(x.shape), kept
 
 
@@ -111,7 +104,7 @@ def layer_norm_rows_gradient(
     t: Array, x: Array, w: Array, kept: Array, ndim: int, wanted: tuple[bool, ...]
 ) -> tuple[Array, ...]:
     """Return the cotangents of those of x, w and b that are wanted, by the statistics of `layer_norm_rows`."""
-    ts, rows = _rows(t, ndim), _rows(x, ndim)
+    ts, rows = rows_of(t, ndim), rows_of(x, ndim)
     n = rows.shape[1]
     found = np.empty(rows.shape, x.dtype)
     factor = _tiles(w, len(rows), n)
@@ -121,7 +114,7 @@ def layer_norm_rows_gradient(
         of_w, of_b = (np.zeros(n, x.dtype) for _ in range(2))
         parts.append((of_w, of_b))
         buffer = np.empty((max(1, BLOCK // n), n), x.dtype)
-        for a, r, s, numbers in _blocks(n, first, last, ts, rows, found, kept):
+        for a, r, s, numbers in blocks(n, first, last, ts, rows, found, kept):
             mean, scale = numbers[:, :1], numbers[:, 1:]
             z = np.subtract(r, mean, out=buffer[: len(r)])
             z *= scale
@@ -138,26 +131,6 @@ def layer_norm_rows_gradient(
                 s -= z
                 s *= scale
 
-    _share(work, rows)
+    share(work, rows)
     sums = [sum(column[1:], column[0]).reshape(w.shape) for column in zip(*parts, strict=True)]
     return tuple([a for a, want in zip((found.reshape(x.shape), *sums), wanted, strict=True) if want])
-
-
-def _rows(x: Array, ndim: int) -> Array:
-    return x.reshape(-1, prod(x.shape[x.ndim - ndim :]))
-
-
-def _blocks(n: int, first: int, last: int, *arrays: Array) -> Any:
-    size = max(1, BLOCK // n)
-    for i in range(first, last, size):
-        yield [a[i : min(i + size, last)] for a in arrays]
-
-
-def _share(work: Callable[[int, int], None], rows: Array) -> None:
-    """Call work(first, last) for all rows, on threads if it is much."""
-    threads = min(thread_count(None), len(rows))
-    if threads < 2 or rows.size < SHARED:
-        work(0, len(rows))
-        return
-    bounds = [len(rows) * i // threads for i in range(threads + 1)]
-    run_all([[(work, pair)] for pair in pairwise(bounds)])

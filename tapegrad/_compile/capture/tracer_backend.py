@@ -19,6 +19,7 @@ class TraceNamespace:
     """A library's namespace whose functions record their calls."""
 
     elsewhere = None  # a program has one device
+    softmax_rows = softmax_rows_gradient = None  # a program has the parts of softmax, which passes look for
 
     def __init__(self, base: Any, prefix: str = "") -> None:
         self._base, self._prefix = base, prefix
