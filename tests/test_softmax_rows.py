@@ -11,8 +11,6 @@ import tapegrad as tg
 from tapegrad.backends._numpy import rows, softmax
 from tapegrad.testing import gradgradcheck
 
-RTOL = {"float32": 3e-6, "float64": 1e-14}
-
 
 def written_out(x: Any, t: Any) -> tuple[Any, Any]:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -34,7 +32,7 @@ SHAPES: list[tuple[int, ...]] = [(7, 130), (3, 5, 64), (1, 4096), (4097, 1), (2,
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_blocks_give_what_one_pass_gives(shape: tuple[int, ...], dtype: str) -> None:
+def test_blocks_give_the_bits_of_whole_passes(shape: tuple[int, ...], dtype: str) -> None:
     rng = np.random.default_rng(0)
     x, t = (4 * rng.normal(size=(2, *shape))).astype(dtype)
     assert softmax.softmax_rows(x, -1) is not None
@@ -43,7 +41,7 @@ def test_blocks_give_what_one_pass_gives(shape: tuple[int, ...], dtype: str) -> 
     y.backward(tg.asarray(t))
     for found, right in zip((y.detach(), w.grad), written_out(x, t), strict=True):
         assert found is not None
-        np.testing.assert_allclose(found, right, rtol=RTOL[dtype], atol=RTOL[dtype], strict=True)
+        np.testing.assert_array_equal(found, right, strict=True)
 
 
 @pytest.mark.usefixtures("threads")
@@ -63,21 +61,31 @@ def test_second_order_maps_and_compiled_calls() -> None:
     np.testing.assert_allclose(mapped, written_out(x, t)[1], rtol=1e-12, atol=1e-15)
     (slopes,) = tg.vmap(lambda u: tg.vjp(tg.softmax, tg.asarray(x))[1](u))(tg.asarray(np.stack([t, 2 * t])))
     np.testing.assert_allclose(slopes[1], 2 * written_out(x, t)[1], rtol=1e-12, atol=1e-15)
-    compiled = tg.compile(tg.grad(lambda x: tg.sum(tg.softmax(x) * tg.asarray(t))))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_compiled_calls_give_the_bits_of_eager_ones(dtype: str) -> None:
+    x, t = (tg.asarray(a.astype(dtype)) for a in 3 * np.random.default_rng(2).normal(size=(2, 300, 700)))
+
+    def step(x: tg.Tensor) -> Any:
+        return tg.value_and_grad(lambda x: tg.sum(tg.softmax(x) * t))(x)
+
+    compiled, right = tg.compile(step), step(x)
     for _ in range(4):
-        np.testing.assert_allclose(compiled(tg.asarray(x)), written_out(x, t)[1], rtol=1e-12, atol=1e-15)
+        found = compiled(x)
+    np.testing.assert_array_equal(found[1], right[1])
 
 
 @pytest.mark.parametrize(
     ("x", "axis"),
     [
-        (np.zeros((300, 300), np.float16), -1),  # too few digits to add up
-        (np.zeros((2, 20000), np.float32), -1),  # einsum would lose digits
+        (np.zeros((300, 300), np.float16), -1),
         (np.zeros((300, 300)).T, -1),  # its rows do not lie in a row
         (np.zeros((300, 300)), 0),
         (np.zeros((4, 4)), -1),
     ],
-    ids=["halves", "long rows", "transposed", "columns", "small"],
+    ids=["halves", "transposed", "columns", "small"],
 )
 def test_arrays_that_gain_nothing_go_the_other_way(x: Any, axis: int) -> None:
     assert softmax.softmax_rows(x, axis) is None

@@ -19,7 +19,7 @@ from tapegrad._program.queries import is_total, reduction_axes
 TILE = 65536  # elements of the largest array of a tile, or more if all arrays of a tile fit into a core's cache
 CACHE = 7 << 18  # bytes of that
 MANY = 32  # tiles that a run has at least, if larger ones would do
-PARALLEL = 64 * TILE  # elements times operations from which a run is worth two threads
+PARALLEL = 16 * TILE  # elements times operations from which a run is worth two threads
 
 
 class RunLiveness:

@@ -31,7 +31,7 @@ def fuse(schedule: Schedule, smallest: int = SMALLEST, kernels: bool = False) ->
     """Put nodes that can be run together into runs.
 
     kernels: whether a run becomes a kernel. A kernel reads any element of an operand from outside, so that it may
-    broadcast along some of the leading axes only. A reduction may begin it, which saves a pass over its operand.
+    broadcast along some of the leading axes only.
     """
     _Fusion(schedule, smallest, kernels).fuse(smallest)
 
@@ -86,8 +86,8 @@ class _Fusion:
                 self.add(node, Run(lead), lead)
 
     def begins(self, node: Node) -> bool:
-        """Say whether a node is a reduction within rows that begins a run."""
-        return self.kernels and node.kind == "reduction" and type(node.args[0]) is Value and not is_total(node)
+        """Say whether a node is a reduction within rows, which begins a run: that saves a pass over its operand."""
+        return node.kind == "reduction" and type(node.args[0]) is Value and not is_total(node)
 
     def reads_whole(self, node: Node, run: Run, lead: tuple[int, ...]) -> bool:
         """Say whether a node reads all of something that a run makes row by row, or that is there when it has ended."""
