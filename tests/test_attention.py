@@ -12,6 +12,7 @@ from against_torch import CONFIGURATIONS, SECOND_ORDER, compare, values
 from places import Place
 
 import tapegrad as tg
+from tapegrad.testing import gradgradcheck
 
 
 def _configuration(rng: Any) -> tuple[Any, Any, list[Any]]:
@@ -211,6 +212,56 @@ def test_compiled(xp: Place) -> None:
             xp.check(a, xp.values(b), rtol=1e-9)
 
 
+DROPPED: dict[str, dict[str, Any]] = {
+    "all": {},
+    "causal": {"causal": True},
+    "window": {"window": 2, "causal": True},
+    "mask": {"mask": [[True, False, True, True], [False] * 4, [True] * 4, [True, True, False, False]]},
+}
+
+
+@pytest.mark.parametrize("kind", DROPPED)
+def test_dropout_is_between_softmax_and_values(xp: Place, kind: str) -> None:
+    rng = np.random.default_rng(9)
+    arrays = [rng.standard_normal((2, heads, 4, 3)) for heads in (4, 2, 2)]
+    options = dict(DROPPED[kind])
+    if "mask" in options:
+        options["mask"] = xp.tensor(np.asarray(options["mask"]))
+
+    def step(seed: int, *xs: Any, written: bool = False) -> Any:
+        chance = tg.random.Generator(seed, device=xp.device)
+        q, k, v = xs
+        if not written:
+            return tg.attention(q, k, v, **options, dropout=0.4, rng=chance)
+        k, v = (tg.repeat(x, 2, axis=1) for x in (k, v))  # each head of keys is for two of queries
+        ones = tg.broadcast_to(tg.eye(4, dtype=v.dtype, device=v.device), (2, 4, 4, 4))
+        p = tg.attention(q, k, ones, **options)
+        return tg.dropout(p, 0.4, chance) @ v
+
+    xs = [xp.tensor(a) for a in arrays]
+    for seed in range(3):
+        pairs = []
+        for written in (False, True):
+            f = lambda *xs: tg.sum(tg.sin(step(seed, *xs, written=written)))  # noqa: B023, E731
+            pairs.append(tg.value_and_grad(f, argnums=(0, 1, 2))(*xs))
+        (value, slopes), (right, expected) = pairs
+        xp.check(value, xp.values(right), rtol=1e-5)
+        for a, b in zip(slopes, expected, strict=True):
+            xp.check(a, xp.values(b), rtol=1e-5)
+
+
+def test_dropout_draws_anew_in_compiled_calls_and_not_at_rate_0() -> None:
+    q = tg.tensor(np.random.default_rng(10).standard_normal((5, 4)))
+    eager, other = tg.random.Generator(3), tg.random.Generator(3)
+    compiled = tg.compile(lambda q: tg.attention(q, q, q, dropout=0.5, rng=other))
+    seen = [tg.attention(q, q, q, dropout=0.5, rng=eager) for _ in range(5)]
+    for right in seen:
+        np.testing.assert_allclose(compiled(q), right, rtol=1e-12)
+    assert not np.array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(tg.attention(q, q, q, dropout=0.0), tg.attention(q, q, q))
+    gradgradcheck(lambda q: tg.attention(q, q, q, dropout=0.5, rng=tg.random.Generator(1)), [q[:3, :2]])
+
+
 def test_a_scale_may_be_learnt() -> None:
     q = tg.tensor(np.random.default_rng(7).standard_normal((3, 4)))
     scale = tg.tensor(0.7)
@@ -264,6 +315,12 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "complex": (lambda: tg.attention(X * 1j, X, X), TypeError, "q, k and v are real, not complex"),
     "window": (lambda: tg.attention(X, X, X, window=0), ValueError, "window is at least 1"),
+    "no generator": (lambda: tg.attention(X, X, X, dropout=0.1), TypeError, "attention: dropout needs a generator"),
+    "rate": (
+        lambda: tg.attention(X, X, X, dropout=1.5, rng=tg.random.Generator(0)),
+        ValueError,
+        "rate is from 0 to 1, not 1.5",
+    ),
     "no window": (lambda: tg.attention(X, X, X, window=cast("Any", 1.5)), TypeError, "window is an integer"),
     "odd width": (lambda: tg.rope(tg.ones((3, 5))), ValueError, r"the width, the last axis, must be even, not 5"),
     "rope of a vector": (lambda: tg.rope(tg.ones(4)), ValueError, r"x has shape \(\.\.\., T, width\), not \(4,\)"),

@@ -602,6 +602,7 @@ def test_layers_compute_in_the_precision_that_is_asked_for(name: str) -> None:
         (lambda r: nn.BatchNorm(3, momentum=2.0), ValueError, "momentum is the share of the batch"),
         (lambda r: nn.Dropout(1.5), ValueError, "from 0 to 1, not 1.5"),
         (lambda r: nn.Attention(6, 4, rng=r), ValueError, "heads=4 must divide width=6"),
+        (lambda r: nn.Attention(6, 3, dropout=1.5, rng=r), ValueError, "Attention: .* from 0 to 1, not 1.5"),
         (
             lambda r: nn.Attention(6, 3, rng=r)(tg.ones((2, 4))),
             ValueError,
@@ -729,6 +730,19 @@ def test_dropout_drops_inside_training_alone(xp: Place) -> None:
     assert (first != second).any()
     with nn.training(), pytest.raises(RuntimeError, match="with tapegrad.nn.training"):
         model(x)
+
+
+def test_attention_drops_in_training_only() -> None:
+    layer = nn.Attention(8, 2, dropout=0.5, rng=tg.random.Generator(0))
+    same = nn.Attention(8, 2, rng=tg.random.Generator(0))
+    x = tg.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)))
+    np.testing.assert_array_equal(layer(x).detach(), same(x).detach())
+    with nn.training(tg.random.Generator(1)):
+        first, second = layer(x), layer(x)
+        np.testing.assert_array_equal(same(x).detach(), same(x).detach())
+    assert not np.array_equal(first.detach(), second.detach())
+    with nn.training(), pytest.raises(RuntimeError, match="Attention: inside training.. there is no generator"):
+        layer(x)
 
 
 def test_a_compiled_step_with_dropout_and_batch_norm_is_the_eager_one(xp: Place) -> None:

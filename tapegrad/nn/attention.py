@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad._engine.tensor import Tensor
+from tapegrad.nn.dropout import checked_rate, generator_of
 from tapegrad.nn.init import glorot, parameter, zeros
 from tapegrad.nn.layer import layer
 from tapegrad.nn.linear import Linear, checked_size
@@ -28,6 +29,8 @@ class Attention:
         The number of heads, which divides the width.
     bias : bool, default True
         Whether the projections add vectors, which begin as zeros.
+    dropout : float, default 0.0
+        The share of attention that is dropped while training, from 0 to 1. The scores are stored then.
     rng : Generator
         The generator of the weights, which says the device too.
     dtype : DTypeLike or None, default None
@@ -43,11 +46,15 @@ class Attention:
         The projection of results.
     heads : int
         The number of heads.
+    dropout : float
+        The share of attention that is dropped while training.
 
     Raises
     ------
     ValueError
-        The heads do not divide the width; at a call, shapes do not fit.
+        The heads do not divide the width, or `dropout` is not from 0 to 1; at a call, shapes do not fit.
+    RuntimeError
+        At a call with dropout inside `training` without a generator.
 
     Examples
     --------
@@ -61,13 +68,22 @@ class Attention:
     in_proj_bias: Tensor | None
     out_proj: Linear
     heads: int
+    dropout: float = 0.0
 
     def __init__(
-        self, width: int, heads: int, *, bias: bool = True, rng: Generator, dtype: DTypeLike | None = None
+        self,
+        width: int,
+        heads: int,
+        *,
+        bias: bool = True,
+        dropout: float = 0.0,
+        rng: Generator,
+        dtype: DTypeLike | None = None,
     ) -> None:
         width, self.heads = checked_size("Attention", "width", width), checked_size("Attention", "heads", heads)
         if width % self.heads:
             raise ValueError(f"Attention: heads={heads} must divide width={width}")
+        self.dropout = checked_rate("Attention", dropout)
         self.in_proj_weight = parameter(glorot(rng, (3 * width, width), dtype))
         self.in_proj_bias = parameter(zeros(rng, 3 * width, dtype)) if bias else None
         self.out_proj = Linear(width, width, bias=bias, rng=rng, dtype=dtype)
@@ -102,7 +118,9 @@ class Attention:
                 )
                 for i, part in enumerate(parts)
             )
-        y = moveaxis(attention(q, k, v, mask=mask, causal=causal), -3, -2)
+        rng = generator_of("Attention", self.dropout)
+        dropped: dict[str, Any] = {} if rng is None else {"dropout": self.dropout, "rng": rng}
+        y = moveaxis(attention(q, k, v, mask=mask, causal=causal, **dropped), -3, -2)
         return self.out_proj(reshape(y, (*y.shape[:-2], width)))
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from tapegrad._engine.coercion import as_tensor
 from tapegrad._engine.settings import training_mode
 from tapegrad._engine.tensor import Tensor
 from tapegrad.nn.layer import layer
-from tapegrad.ops.dropout import dropout
+from tapegrad.ops.dropout import Generator, dropout
 
 
 @layer
@@ -44,18 +44,31 @@ class Dropout:
     rate: float
 
     def __init__(self, rate: float) -> None:
-        self.rate = float(rate)
-        if not 0.0 <= self.rate <= 1.0:
-            raise ValueError(f"Dropout: the rate is the share that is dropped, from 0 to 1, not {rate}")
+        self.rate = checked_rate("Dropout", rate)
 
     def __call__(self, x: Any) -> Tensor:
         given = as_tensor(x)
-        mode = training_mode.get()
-        if mode is None or self.rate == 0.0:
-            return given
-        if mode.rng is None:
-            raise RuntimeError(
-                "Dropout: inside training() there is no generator to draw from: write "
-                "with tapegrad.nn.training(rng), with rng = tapegrad.random.Generator(0)"
-            )
-        return dropout(given, self.rate, mode.rng)
+        rng = generator_of("Dropout", self.rate)
+        return given if rng is None else dropout(given, self.rate, rng)
+
+
+def checked_rate(layer: str, rate: Any) -> float:
+    """Return a rate of dropout as a float; raise ValueError unless it is from 0 to 1."""
+    found = float(rate)
+    if not 0.0 <= found <= 1.0:
+        raise ValueError(f"{layer}: the rate is the share that is dropped, from 0 to 1, not {rate}")
+    return found
+
+
+def generator_of(layer: str, rate: float) -> Generator | None:
+    """Return the generator that a layer draws from; None where it drops nothing."""
+    mode = training_mode.get()
+    if mode is None or rate == 0.0:
+        return None
+    if mode.rng is None:
+        raise RuntimeError(
+            f"{layer}: inside training() there is no generator to draw from: write "
+            "with tapegrad.nn.training(rng), with rng = tapegrad.random.Generator(0)"
+        )
+    rng: Generator = mode.rng
+    return rng

@@ -20,7 +20,10 @@ from tapegrad._engine.rules import with_operators
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import integer
 from tapegrad.ops._text import documented
+from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_floats, astype
+from tapegrad.ops.dropout import Generator
+from tapegrad.ops.dropout import dropout as drop
 from tapegrad.ops.dtypes import result_type
 from tapegrad.ops.products import matmul, matrix_transpose
 from tapegrad.ops.shaping import broadcast_shapes, broadcast_to, expand_dims, reshape
@@ -219,6 +222,31 @@ def attend_gradient(
     return tuple([wrap(a) for a in found])
 
 
+def _with_dropout(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    window: int | None,
+    scale: float,
+    rate: float,
+    rng: Generator | None,
+) -> Tensor:
+    """Return attention with dropout between softmax and the product with values."""
+    if rng is None:
+        raise TypeError(
+            "attention: dropout needs a generator: write attention(q, k, v, dropout=0.1, rng=rng), "
+            "with rng = tapegrad.random.Generator(0)"
+        )
+    dtype = v.dtype
+    q, k, v, mask = _single(bound.tensor_namespace, q, k, v, mask)
+    p, _, _, blind = _probabilities(bound.tensor_namespace, q, k, mask, causal, window, scale)
+    out = matmul(drop(p, rate, rng), v)
+    out = out if blind is None else where(blind, 0, out)
+    return out if out.dtype == dtype else astype(out, dtype)
+
+
 # -- the public function -----------------------------------------------------------------------------------
 
 
@@ -297,7 +325,8 @@ def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
     "Attention, of shape (..., heads, T_q, width of `v`), in the dtype of `q`, `k` and `v`, promoted; for "
     "integers and booleans in the default floating one.",
     "ValueError: The shapes do not fit, or `window` is below 1.",
-    "TypeError: `q`, `k` or `v` is complex, the mask is neither boolean nor real floating, or `window` is no integer.",
+    "TypeError: `q`, `k` or `v` is complex, the mask is neither boolean nor real floating, `window` is no integer, or "
+    "there is dropout without a generator.",
     q="Queries, of shape (..., heads, T_q, width).",
     k="Keys, of shape (..., heads, T_k, width). They may have fewer heads than `q`, whose number these divide: each is "
     "for several neighbouring heads of `q`.",
@@ -307,6 +336,8 @@ def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
     causal="Whether query i sees keys 0 to i only.",
     scale="The factor of the scores; 1 / sqrt(width) for None.",
     window="Query i sees keys at a distance below this only; all for None.",
+    dropout="The probability of each element of softmax to become 0, while the others are divided by 1 - `dropout`.",
+    rng="The generator of dropout, a `tapegrad.random.Generator`; None without dropout.",
 )
 def attention(
     q: ArrayLike,
@@ -318,11 +349,14 @@ def attention(
     causal: bool = False,
     scale: float | Tensor | None = None,
     window: int | None = None,
+    dropout: float = 0.0,
+    rng: Generator | None = None,
 ) -> Tensor:
     """Scaled dot-product attention: softmax(scale q k^T + mask) v, with softmax over keys.
 
     Vaswani et al., arXiv:1706.03762. It keeps q, k, v, the result and one number for each query; the backward pass
-    computes scores again (Rabe and Staats, arXiv:2112.05682; Dao et al., arXiv:2205.14135). A query that sees no key
+    computes scores again (Rabe and Staats, arXiv:2112.05682; Dao et al., arXiv:2205.14135), except with dropout, where
+    all scores are kept. A query that sees no key
     gets zeros, and no gradient. With p = softmax(...), the derivative in v is p^T t; that in scores is d = p (t v^T -
     sum(p t v^T)), and those in q and k are scale d k and scale d^T q.
 
@@ -357,6 +391,8 @@ def attention(
     factor = 1 / sqrt(width or 1) if scale is None else float(scale)
     if keys.shape[-2] == 0:  # zeros, which depend on all operands
         out = matmul(matmul(queries, matrix_transpose(keys)), values)
+    elif dropout != 0:
+        out = _with_dropout(queries, keys, values, added, bool(causal), window, factor, dropout, rng)
     else:
         out = _attention(queries, keys, values, added, bool(causal), window, factor)
     return out if groups == 1 else reshape(out, (*out.shape[:-4], heads, *out.shape[-2:]))
