@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,75 @@ def test_a_program_that_fails_is_reduced(users: dict[tuple[str, int], list[int]]
         text = "\n".join(reduced_programs.described(q))
     assert [s.kind for s in q.steps] == ["pointwise"]
     assert "getattr(tg, name)(x)  # float64" in text or "getattr(tg, name)(x)  # complex128" in text
+
+
+# -- points where differences are hard -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class After(random_programs.Program):
+    """Lines over a function of the only argument, which comes first, and the argument."""
+
+    start: Callable[[Any], Any]
+
+    def variables(self, *xs: Any) -> list[Any]:
+        env = [self.start(xs[0]), *xs]
+        for s in self.steps:
+            env.append(s.run(self.choices, env))
+        return env
+
+
+def point(seed: int, n: int) -> Any:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.15, 1.2, n) * rng.choice([-1.0, 1.0], n)
+
+
+EQUAL: dict[str, Callable[[Any], Any]] = {
+    "the spectrum of a real product": lambda x: tg.fft.ifftn(tg.linalg.outer(x, x[:3])),
+    "complex numbers that are real": lambda x: tg.fft.ifft(tg.fft.fft(x)),
+}
+
+
+@pytest.mark.parametrize("start", EQUAL)
+def test_no_line_jumps_at_numbers_equal_but_for_rounding(start: str) -> None:
+    """An order of such numbers, or the sign of an imaginary part, is chance: differences across it are of jumps."""
+    tried: Counter[str] = Counter()
+    with random_programs.quiet():
+        for kind in random_programs.KINDS:
+            for seed in range(40):
+                step = random_programs.Step(kind, 0, seed % 2, seed)
+                p = After(seed, random_programs.Random, (point(seed, 6),), (step,), (2,), EQUAL[start])
+                try:
+                    if not random_programs.fine(p(tg.asarray(p.args[0]))[0]):
+                        continue
+                except random_programs.REFUSALS:
+                    continue
+                tried[kind] += 1
+                assert (error := reduced_programs.failure(p, "differences")) is None, f"{kind} {seed}: {error}"
+    assert min(tried.values()) > 10
+
+
+STEEP: dict[str, Callable[[Any], Any]] = {
+    "waves": lambda x: tg.sin(300.0 * x),
+    "poles": lambda x: 1.0 / (1.1 + tg.sin(120.0 * x)),
+    "corners": lambda x: tg.hypot(tg.sin(120.0 * x), tg.asarray(0.3)),
+}
+
+
+@pytest.mark.parametrize("check", ["differences", "second"])
+@pytest.mark.parametrize("start", STEEP)
+def test_steep_functions_are_compared_by_finer_steps(start: str, check: str) -> None:
+    """Differences of a coarse step are off there, at all points; a wrong rule is found nevertheless."""
+    ps = [After(s, random_programs.Random, (point(s, 3),), (), (0,), STEEP[start]) for s in range(6)]
+    for p in ps:
+        assert reduced_programs.failure(p, check) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_programs, "STEPS", random_programs.STEPS[:1])
+        assert any(reduced_programs.failure(p, check) for p in ps)
+    wrong = off_by_one_percent if check == "differences" else second_is_off
+    with rule_instead("sin", 0, lambda rule, xp, t, *saved: wrong(xp, rule(xp, t, *saved))):
+        for p in ps:
+            assert type(reduced_programs.failure(p, check)) is random_programs.Disagreement
 
 
 # -- findings -----------------------------------------------------------------------------------------------------
