@@ -256,3 +256,11 @@ def test_transforms_of_nothing_are_of_zeros(xp: Place, name: str) -> None:
             assert not np.any(xp.values(tg.abs(y)))
             g = tg.grad(lambda x, axis=axis: tg.sum(tg.abs(f(x, n=4, axis=axis) + 1.0)))(x)
             assert g.shape == shape
+
+
+def test_a_jump_of_a_complex_number_is_apart_from_0_at_kinks_too() -> None:
+    r = random_programs.AtKinks(0)
+    assert random_programs.jump(r, tg.asarray([1.0])) == 0.0
+    assert random_programs.jump(r, tg.asarray([1j])) > 0.0
+    for check in random_programs.CHECKS.values():
+        check(random_programs.made(10028474))
