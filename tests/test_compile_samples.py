@@ -101,7 +101,9 @@ def test_value_and_gradients(xp: Place, sample: Sample) -> None:
         with pytest.raises(CaptureError, match=r"at \w+\.py:\d+ .*(shape depends on values|needs the value)"):
             compiled(*arguments(xp, sample, 1))
     else:
-        assert compare(xp, sample, step).program.outputs
+        program = compare(xp, sample, step).program
+        assert program.outputs
+        assert "operation" in str(program)  # shown, with costs
 
 
 @pytest.mark.parametrize("sample", [s for s in SAMPLES if s.name in FIRST], ids=lambda s: s.name)

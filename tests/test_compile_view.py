@@ -177,6 +177,7 @@ def test_what_numpy_plans_is_shown_and_timed_as_planned() -> None:
         (lambda a, b: a * b, ((2, 3), (3,)), 6),
         (lambda a, b: tg.sum(a, axis=0) + b, ((2, 3), (3,)), 6 + 3),
         (lambda a, b: tg.concat([a, b]), ((2, 3), (2, 3)), 0),
+        (lambda q, k: tg.attention(q, k, k), ((2, 5, 3), (4, 3)), 2 * 2 * 5 * 4 * (3 + 3)),
     ],
 )
 def test_flops(f: Any, shapes: Any, flops: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from tapegrad.backends._numpy.executor.threads import run_all, thread_count
 
 Array = np.ndarray[Any, Any]
-BLOCK = 1 << 16  # elements of some rows
+BLOCK = 1 << 17  # elements of some rows; with fewer, threads wait for each other between calls
 SHARED = 1 << 17  # elements from which on threads share the work
 
 

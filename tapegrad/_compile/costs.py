@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
+
+import numpy as np
 
 from tapegrad import backends
 from tapegrad._engine.dtypes import DTYPES, DType, as_dtype
 from tapegrad._program.ir import Node, Value
 from tapegrad._program.op_kinds import VIEWS, info_of
 
-# Products of attention over elements of queries, and of values, for each pair of a query and a key.
-_ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3)}
+# Products of attention over elements of queries, and of values, for each pair of a query and a key. The last two are an
+# adapter's own, whose keys have the layout of queries.
+_ATTENTION = {"attention": (1, 1), "attention_gradient": (4, 3), "attend": (1, 1), "attend_gradient": (3, 2)}
 
 
 def dtype_of_value(v: Value) -> DType:
@@ -86,11 +89,17 @@ def _convolution(node: Node) -> int:
 
 def _attention(node: Node) -> int:
     """Return the floating-point operations of a node of attention, or of its gradient."""
-    queries, keys, values, *_ = node.args
-    (*_, count, size), number, depth = queries.shape, keys.shape[-1], values.shape[-1]
+    if node.op.startswith("attend"):
+        queries, keys, values = node.args[1:4] if node.op == "attend_gradient" else node.args[:3]
+        number = keys.shape[-2]
+        batch = prod(np.broadcast_shapes(queries.shape[:-2], keys.shape[:-2], values.shape[:-2]))
+    else:
+        queries, keys, values, *_ = node.args
+        number = keys.shape[-1]
+        batch = node.outs[0].size // (queries.shape[-2] * node.outs[0].shape[-1])
     of_size, of_depth = _ATTENTION[node.op]
-    batch = node.outs[0].size // (count * node.outs[0].shape[-1])
-    return int(2 * batch * count * number * (of_size * size + of_depth * depth))
+    count, size = queries.shape[-2:]
+    return int(2 * batch * count * number * (of_size * size + of_depth * values.shape[-1]))
 
 
 def total(numbers: Iterable[Any]) -> Any:

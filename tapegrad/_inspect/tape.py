@@ -178,6 +178,8 @@ def show_static(s: Any) -> str:
     if isinstance(s, slice):
         parts = ["" if v is None else str(v) for v in (s.start, s.stop)]
         return ":".join(parts if s.step is None else [*parts, str(s.step)])
+    if isinstance(s, type):  # such as a dtype of NumPy's: its `shape` is no shape
+        return s.__name__
     return f"array{tuple(s.shape)}" if hasattr(s, "shape") else str(s)
 
 

@@ -12,7 +12,7 @@ from tapegrad.nn.linear import Linear, checked_size
 from tapegrad.nn.modes import check_axis, in_precision
 from tapegrad.ops.attention import attention
 from tapegrad.ops.products import matmul, matrix_transpose
-from tapegrad.ops.shaping import moveaxis, reshape
+from tapegrad.ops.shaping import moveaxis, reshape, unstack
 from tapegrad.random import Generator
 from tapegrad.typing import DTypeLike
 
@@ -108,7 +108,8 @@ class Attention:
         if keys is None and values is None:
             (x,) = in_precision(x)
             y = _linear(x, w, b)
-            q, k, v = (self._heads(y[..., i * width : (i + 1) * width]) for i in range(3))
+            parts = reshape(y, (*y.shape[:-1], 3, self.heads, width // self.heads))
+            q, k, v = (moveaxis(part, -2, -3) for part in unstack(parts, axis=-3))
         else:
             keys = x if keys is None else keys
             parts = in_precision(x, keys, keys if values is None else values)

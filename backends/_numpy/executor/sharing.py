@@ -40,9 +40,12 @@ class Sharing(NamedTuple):
 
 def sharing_of(program: Program, threads: int) -> Sharing:
     """Return how a program shares work among at most so many threads."""
-    products = [item for item in program.items if isinstance(item, Node) and item.kind == "matmul"]
-    flops = sum(map(flops_of, products))
-    batched = sum(flops_of(n) for n in products if len(n.out.shape) > 2 and is_worth_threads(n))
+    nodes = [item for item in program.items if isinstance(item, Node)]
+    products = [n for n in nodes if n.kind == "matmul"]
+    # Kernels of attention are batches of products, on threads of this process.
+    attention = sum(_attention_flops(n) for n in nodes if n.op in ("attend", "attend_gradient"))
+    flops = sum(map(flops_of, products)) + attention
+    batched = sum(flops_of(n) for n in products if len(n.out.shape) > 2 and is_worth_threads(n)) + attention
     splits = blas.can_hold() and 0 < flops <= MOST_OUTSIDE * batched
     return Sharing(threads, splits, threads > 1 and not splits and flops >= WAKES_BLAS)
 
@@ -50,6 +53,13 @@ def sharing_of(program: Program, threads: int) -> Sharing:
 def flops_of(product: Node) -> float:
     """Return the floating-point operations of a matrix product."""
     return 2.0 * float(product.out.size * product.args[0].shape[-1])
+
+
+def _attention_flops(node: Node) -> float:
+    """Return about how many floating-point operations of products a kernel of attention takes."""
+    gradient = node.op == "attend_gradient"
+    queries, keys = node.args[1:3] if gradient else node.args[:2]
+    return (5.0 if gradient else 4.0) * float(queries.size * keys.shape[-2])
 
 
 def is_worth_threads(product: Node) -> bool:
