@@ -123,3 +123,22 @@ def test_split_products(monkeypatch: pytest.MonkeyPatch, count: int, shapes: Any
         np.testing.assert_allclose(x, y, rtol=1e-12)
     batched = len(shapes[0]) > 2
     assert compiled._last.executor.plan.writer.threaded is (batched and count > 1 and blas.can_hold())
+
+
+def test_attention_beside_products_counts_as_batches_of_products() -> None:
+    """Its kernels run on threads of this process, with which those of BLAS would compete."""
+    x, w = (tg.asarray(np.random.default_rng(i).normal(size=(4, 16, 16))) for i in range(2))
+
+    def step(x: Any, w: Any) -> Any:
+        q = x @ w
+        return tg.grad(lambda q: tg.sum(tg.attention(q, q, q)))(q)
+
+    compiled = tg.compile(step, threads=2)
+    for _ in range(4):
+        found = compiled(x, w)
+    np.testing.assert_allclose(found, step(x, w), rtol=1e-12)
+    assert sharing.sharing_of(compiled._last.executor.program, 2).splits is blas.can_hold()
+    alone = tg.compile(lambda x, w: x @ w, threads=2)
+    for _ in range(4):
+        alone(x, w)
+    assert not sharing.sharing_of(alone._last.executor.program, 2).splits

@@ -168,7 +168,7 @@ def show(x: Any, names: dict[int, str]) -> str:
     if isinstance(x, Tensor):
         return names[id(x._array)]
     shape = getattr(x, "shape", None)
-    return repr(x) if shape is None else f"array{tuple(shape)}"
+    return repr(x) if shape is None or isinstance(x, type) else f"array{tuple(shape)}"
 
 
 def show_static(s: Any) -> str:
