@@ -928,7 +928,8 @@ def test_a_summary_counts_what_a_call_does() -> None:
     assert (found.parameters, found.others) == (76 + 8 + 20, 9)
     assert found.flops == sum(row.flops for row in found.rows)
     assert rows["0"].kept == 0  # the input and the weight are there anyway
-    assert rows["3"].kept == 8 * elements  # the input of the second call, as that of the first is relu's
+    # The inputs of both calls: that of the first is relu's, whose channels lie last, copied as rows.
+    assert rows["3"].kept == 2 * 8 * elements
     assert rows[""].kept == 8 * elements
     nn.freeze(model, "0.*")
     frozen = nn.summary(model, x)

@@ -8,10 +8,9 @@ from tapegrad._engine.tensor import Tensor
 from tapegrad.nn.dropout import checked_rate, generator_of
 from tapegrad.nn.init import glorot, parameter, zeros
 from tapegrad.nn.layer import layer
-from tapegrad.nn.linear import Linear, checked_size
+from tapegrad.nn.linear import Linear, checked_size, linear_map
 from tapegrad.nn.modes import check_axis, in_precision
 from tapegrad.ops.attention import attention
-from tapegrad.ops.products import matmul, matrix_transpose
 from tapegrad.ops.shaping import moveaxis, reshape, unstack
 from tapegrad.random import Generator
 from tapegrad.typing import DTypeLike
@@ -107,7 +106,7 @@ class Attention:
         w, b = in_precision(self.in_proj_weight, self.in_proj_bias)
         if keys is None and values is None:
             (x,) = in_precision(x)
-            y = _linear(x, w, b)
+            y = linear_map(x, w, b)
             parts = reshape(y, (*y.shape[:-1], 3, self.heads, width // self.heads))
             q, k, v = (moveaxis(part, -2, -3) for part in unstack(parts, axis=-3))
         else:
@@ -115,7 +114,9 @@ class Attention:
             parts = in_precision(x, keys, keys if values is None else values)
             q, k, v = (
                 self._heads(
-                    _linear(part, w[i * width : (i + 1) * width], None if b is None else b[i * width : (i + 1) * width])
+                    linear_map(
+                        part, w[i * width : (i + 1) * width], None if b is None else b[i * width : (i + 1) * width]
+                    )
                 )
                 for i, part in enumerate(parts)
             )
@@ -127,8 +128,3 @@ class Attention:
     def _heads(self, x: Tensor) -> Tensor:
         """Return x with an axis of heads before that of time."""
         return moveaxis(reshape(x, (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)), -2, -3)
-
-
-def _linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    y = matmul(x, matrix_transpose(w))
-    return y if b is None else y + b

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 from tapegrad._engine.dtypes import isdtype
@@ -12,6 +13,7 @@ from tapegrad.nn.layer import layer
 from tapegrad.nn.modes import check_axis, in_precision
 from tapegrad.ops.indexing import getitem
 from tapegrad.ops.products import matmul, matrix_transpose
+from tapegrad.ops.shaping import reshape
 from tapegrad.random import Generator
 from tapegrad.typing import DTypeLike
 
@@ -81,9 +83,17 @@ class Linear:
 
     def __call__(self, x: Any) -> Tensor:
         check_axis("Linear", x, -1, self.weight.shape[1])
-        x, w, b = in_precision(x, self.weight, self.bias)
-        y = matmul(x, matrix_transpose(w))
-        return y if b is None else y + b
+        return linear_map(*in_precision(x, self.weight, self.bias))
+
+
+def linear_map(x: Any, w: Tensor, b: Tensor | None) -> Tensor:
+    """Return x W^T + b, a map of the last axis."""
+    # One product of matrices: a batch of products with the same one on the right takes longer in most libraries.
+    lead = x.shape[:-1]
+    rows = x if len(lead) < 2 else reshape(x, (prod(lead), x.shape[-1]))
+    y = matmul(rows, matrix_transpose(w))
+    y = y if b is None else y + b
+    return y if len(lead) < 2 else reshape(y, (*lead, y.shape[-1]))
 
 
 @layer
