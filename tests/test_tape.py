@@ -7,6 +7,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad._engine import rules
+from tapegrad._inspect.tape import show, show_static
 
 
 def test_it_lists_every_operation_in_order() -> None:
@@ -121,3 +122,10 @@ def test_names_and_static_arguments_in_the_table() -> None:
     assert "x, (1:2:1, 0)" in lines[4]
     assert "x, (-2,)" in lines[5]
     assert lines[-1].endswith("from outside: x")
+
+
+def test_a_dtype_of_numpy_is_shown_by_its_name() -> None:
+    """A class has an attribute `shape`, too, which is no shape."""
+    assert show_static(np.float64) == "float64"
+    assert show_static((np.float32, 1, slice(None, 2))) == "(float32, 1, :2)"
+    assert "float64" in show(np.float64, {})
