@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,10 @@ PLACES = {
     "torch-cuda": Place("torch:cuda"),
     "jax": Place("jax:cpu"),
 }
+
+# A shell that starts pytest in the background has it ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Code that XLA compiles here runs once or twice, on a few numbers.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
