@@ -407,7 +407,7 @@ def in_layers_of_torch(task: Task, device: str) -> Step:
 def _in_layers(name: str) -> str:
     """Return the name in a model of layers of a weight: "0 qkv w" is blocks.0.attention.in_proj_weight."""
     if name in ("tokens", "places"):
-        return {"tokens": "tokens.weight"}.get(name, name)
+        return "tokens.weight" if name == "tokens" else name
     *block, layer, kind = name.split()
     parts = {"qkv": "attention.in_proj_", "out": "attention.out_proj."}
     kinds = {"w": "weight", "gain": "weight", "b": "bias", "bias": "bias"}

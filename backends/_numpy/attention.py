@@ -7,14 +7,13 @@ that they see, so that softmax needs one pass. The gradient computes a block of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tapegrad.backends._numpy.executor import blas
-from tapegrad.backends._numpy.executor.threads import run_all, thread_count
+from tapegrad.backends._numpy.executor.threads import run_ranges, thread_count
 
 Array = np.ndarray[Any, Any]
 BLOCK = 1 << 16  # scores of a block
@@ -125,9 +124,8 @@ class Problem:
         if threads < 2 or self.count * self.queries * self.keys < SHARED or not blas.can_hold():
             work(range(self.count))
             return
-        bounds = [self.count * i // threads for i in range(threads + 1)]
         with blas.held():
-            run_all([[(work, (range(*pair),))] for pair in pairwise(bounds)])
+            run_ranges(work, self.count, threads)
 
 
 def attend(

@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from tapegrad.backends._array import Array
 from tapegrad.backends._numpy.executor import blas
-from tapegrad.backends._numpy.executor.threads import run_all, thread_count
+from tapegrad.backends._numpy.executor.threads import run_ranges, thread_count
 from tapegrad.backends._windows import Padding, Sizes, padded, places
 
 STRIP = 1 << 19  # bytes of the matrix of a strip
@@ -206,10 +206,7 @@ def share(work: float, count: int, threads: int | None, part: Callable[[range], 
     n = min(thread_count(threads), count) if work >= WORTH and blas.can_hold() else 1
     # BLAS is held for little work, too: its threads would be woken for each strip.
     with blas.held():
-        if n <= 1:
-            part(range(count))
-        else:
-            run_all([[(part, (range(i * count // n, (i + 1) * count // n),))] for i in range(n)])
+        run_ranges(part, count, n)
 
 
 def working_dtype(a: Array, b: Array) -> Any:

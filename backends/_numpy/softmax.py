@@ -19,8 +19,8 @@ def softmax_rows(x: Array, axis: int) -> Array | None:
     rows = rows_of(x, 1)
     out = np.empty(rows.shape, x.dtype)
 
-    def work(first: int, last: int) -> None:
-        for a, e in blocks(rows.shape[1], first, last, rows, out):
+    def work(part: range) -> None:
+        for a, e in blocks(rows.shape[1], part, rows, out):
             np.subtract(a, np.maximum.reduce(a, axis=1, keepdims=True), out=e)
             np.exp(e, out=e)
             e /= np.add.reduce(e, axis=1, keepdims=True)
@@ -36,8 +36,8 @@ def softmax_rows_gradient(t: Array, out: Array, axis: int) -> Array | None:
     ts, outs = rows_of(t, 1), rows_of(out, 1)
     found = np.empty(ts.shape, out.dtype)
 
-    def work(first: int, last: int) -> None:
-        for a, p, z in blocks(ts.shape[1], first, last, ts, outs, found):
+    def work(part: range) -> None:
+        for a, p, z in blocks(ts.shape[1], part, ts, outs, found):
             np.multiply(a, p, out=z)
             np.subtract(a, np.add.reduce(z, axis=1, keepdims=True), out=z)
             z *= p

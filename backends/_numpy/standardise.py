@@ -20,8 +20,8 @@ def standardise(x: Array, ndim: int, eps: float, centred: bool) -> tuple[Array, 
     out = np.empty(rows.shape, x.dtype)
     mean, var = (np.empty((len(rows), 1), x.dtype) for _ in range(2))
 
-    def work(first: int, last: int) -> None:
-        for a, z, m, v in blocks(n, first, last, rows, out, mean, var):
+    def work(part: range) -> None:
+        for a, z, m, v in blocks(n, part, rows, out, mean, var):
             if centred:
                 np.divide(np.add.reduce(a, axis=1, keepdims=True), n, out=m)
                 np.subtract(a, m, out=z)
@@ -46,8 +46,8 @@ def standardise_gradient(t: Array, out: Array, var: Array, ndim: int, eps: float
     found = np.empty(ts.shape, out.dtype)
     scale = 1 / np.sqrt(var.reshape(-1, 1) + out.dtype.type(eps))
 
-    def work(first: int, last: int) -> None:
-        for a, z, s, r in blocks(n, first, last, ts, outs, found, scale):
+    def work(part: range) -> None:
+        for a, z, s, r in blocks(n, part, ts, outs, found, scale):
             share = np.einsum("ij,ij->i", a, z)[:, None]
             share /= -n
             np.multiply(z, share, out=s)
@@ -70,8 +70,8 @@ def layer_norm_rows(x: Array, w: Array, b: Array, ndim: int, eps: float) -> tupl
     one = x.dtype.type(1)
     small = np.finfo(x.dtype).eps
 
-    def work(first: int, last: int) -> None:
-        for a, z, numbers in blocks(n, first, last, rows, out, kept):
+    def work(part: range) -> None:
+        for a, z, numbers in blocks(n, part, rows, out, kept):
             mean, scale = numbers[:, :1], numbers[:, 1:]
             np.divide(np.add.reduce(a, axis=1, keepdims=True), n, out=mean)
             np.subtract(a, mean, out=z)
@@ -110,11 +110,11 @@ def layer_norm_rows_gradient(
     factor = _tiles(w, len(rows), n)
     parts: list[tuple[Array, Array]] = []  # sums over the rows of each thread
 
-    def work(first: int, last: int) -> None:
+    def work(part: range) -> None:
         of_w, of_b = (np.zeros(n, x.dtype) for _ in range(2))
         parts.append((of_w, of_b))
         buffer = np.empty((max(1, BLOCK // n), n), x.dtype)
-        for a, r, s, numbers in blocks(n, first, last, ts, rows, found, kept):
+        for a, r, s, numbers in blocks(n, part, ts, rows, found, kept):
             mean, scale = numbers[:, :1], numbers[:, 1:]
             z = np.subtract(r, mean, out=buffer[: len(r)])
             z *= scale

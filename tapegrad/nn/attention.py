@@ -121,8 +121,8 @@ class Attention:
                 for i, part in enumerate(parts)
             )
         rng = generator_of("Attention", self.dropout)
-        dropped: dict[str, Any] = {} if rng is None else {"dropout": self.dropout, "rng": rng}
-        y = moveaxis(attention(q, k, v, mask=mask, causal=causal, **dropped), -3, -2)
+        rate = 0.0 if rng is None else self.dropout
+        y = moveaxis(attention(q, k, v, mask=mask, causal=causal, dropout=rate, rng=rng), -3, -2)
         return self.out_proj(reshape(y, (*y.shape[:-2], width)))
 
     def _heads(self, x: Tensor) -> Tensor:

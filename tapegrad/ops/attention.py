@@ -6,6 +6,7 @@ is composed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
@@ -20,7 +21,6 @@ from tapegrad._engine.rules import with_operators
 from tapegrad._engine.tensor import Tensor, wrap
 from tapegrad.ops._axes import integer
 from tapegrad.ops._text import documented
-from tapegrad.ops.binary import where
 from tapegrad.ops.conversion import as_floats, astype
 from tapegrad.ops.dropout import Generator
 from tapegrad.ops.dropout import dropout as drop
@@ -83,13 +83,21 @@ def _single(xp: Any, *arrays: Any) -> tuple[Any, ...]:
 
 @with_operators
 def _composed(
-    xp: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, window: int | None, scale: float
+    xp: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    causal: bool,
+    window: int | None,
+    scale: float,
+    drop: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Return attention, and None for the values that a library keeps for its gradient."""
+    """Return attention, and None for the values that a library keeps for its gradient; drop: of probabilities."""
     dtype = q.dtype
     q, k, v, mask = _single(xp, q, k, v, mask)
     p, _, _, blind = _probabilities(xp, q, k, mask, causal, window, scale)
-    out = xp.matmul(p, v)
+    out = xp.matmul(p if drop is None else drop(p), v)
     out = out if blind is None else xp.where(blind, 0, out)
     return (out if out.dtype == dtype else xp.astype(out, dtype)), None
 
@@ -222,31 +230,6 @@ def attend_gradient(
     return tuple([wrap(a) for a in found])
 
 
-def _with_dropout(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    window: int | None,
-    scale: float,
-    rate: float,
-    rng: Generator | None,
-) -> Tensor:
-    """Return attention with dropout between softmax and the product with values."""
-    if rng is None:
-        raise TypeError(
-            "attention: dropout needs a generator: write attention(q, k, v, dropout=0.1, rng=rng), "
-            "with rng = tapegrad.random.Generator(0)"
-        )
-    dtype = v.dtype
-    q, k, v, mask = _single(bound.tensor_namespace, q, k, v, mask)
-    p, _, _, blind = _probabilities(bound.tensor_namespace, q, k, mask, causal, window, scale)
-    out = matmul(drop(p, rate, rng), v)
-    out = out if blind is None else where(blind, 0, out)
-    return out if out.dtype == dtype else astype(out, dtype)
-
-
 # -- the public function -----------------------------------------------------------------------------------
 
 
@@ -356,9 +339,8 @@ def attention(
 
     Vaswani et al., arXiv:1706.03762. It keeps q, k, v, the result and one number for each query; the backward pass
     computes scores again (Rabe and Staats, arXiv:2112.05682; Dao et al., arXiv:2205.14135), except with dropout, where
-    all scores are kept. A query that sees no key
-    gets zeros, and no gradient. With p = softmax(...), the derivative in v is p^T t; that in scores is d = p (t v^T -
-    sum(p t v^T)), and those in q and k are scale d k and scale d^T q.
+    all scores are kept. A query that sees no key gets zeros, and no gradient. With p = softmax(...), the derivative in
+    v is p^T t; that in scores is d = p (t v^T - sum(p t v^T)), and those in q and k are scale d k and scale d^T q.
 
     >>> import tapegrad as tg
     >>> q, v = tg.asarray([[0.0], [0.0]]), tg.asarray([[1.0], [3.0]])
@@ -392,7 +374,14 @@ def attention(
     if keys.shape[-2] == 0:  # zeros, which depend on all operands
         out = matmul(matmul(queries, matrix_transpose(keys)), values)
     elif dropout != 0:
-        out = _with_dropout(queries, keys, values, added, bool(causal), window, factor, dropout, rng)
+        if rng is None:
+            raise TypeError(
+                "attention: dropout needs a generator: write attention(q, k, v, dropout=0.1, rng=rng), "
+                "with rng = tapegrad.random.Generator(0)"
+            )
+        chance = rng
+        options = added, bool(causal), window, factor, lambda p: drop(p, dropout, chance)
+        out, _ = _composed(bound.tensor_namespace, queries, keys, values, *options)
     else:
         out = _attention(queries, keys, values, added, bool(causal), window, factor)
     return out if groups == 1 else reshape(out, (*out.shape[:-4], heads, *out.shape[-2:]))

@@ -137,3 +137,11 @@ if hasattr(os, "register_at_fork"):
 def run_all(codes: list[Code]) -> None:
     """Run codes at once, on as many threads."""
     team.run(codes)
+
+
+def run_ranges(work: Callable[[range], None], count: int, threads: int) -> None:
+    """Call a function for all numbers below `count`, with a range of about equal length on each thread."""
+    if threads < 2:
+        work(range(count))
+        return
+    run_all([[(work, (range(t * count // threads, (t + 1) * count // threads),))] for t in range(threads)])
